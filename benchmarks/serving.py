@@ -252,6 +252,15 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield "| " + " | ".join([name, *cells, *ratios, ", ".join(row["versions"])]) + " |"
 
 
+def same_size(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Requests per second of boosting libraries, divided by those of scikit-learn's boosting of the same size."""
+    measured = {row["model"]: row["loads"] for row in rows if "loads" in row and row["model"] in prepare.SAME_SIZE}
+    reference = measured.pop("boosting-100", {})
+    for model, loads in measured.items() if reference else ():
+        ratios = [f"{loads[at]['rate'] / reference[at]['rate']:.2f} at {at}" for at in reference]
+        yield f"\n{model}, compiled, x boosting, compiled, of the same size: {', '.join(ratios)} connections"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[""], help="servers whose names hold one of these words")
@@ -266,10 +275,8 @@ def main() -> None:
     given.cache.mkdir(parents=True, exist_ok=True)
     store = given.cache / "store"
     try:
-        samples = {
-            "boosting": prepare.train(store, "bench-boosting", prepare.BOOSTING),
-            "uncompiled": prepare.train(store, "bench-uncompiled", prepare.UNCOMPILED),
-        }
+        models = dict.fromkeys(["boosting", *(server.model for server in chosen)])
+        samples = {model: prepare.train(store, f"bench-{model}", prepare.MODELS[model]) for model in models}
         key = prepare.key(store)
     finally:
         prepare.stop_servers(store)
@@ -285,6 +292,7 @@ def main() -> None:
         if given.json:
             given.json.write_text(json.dumps(rows, indent=1))
     print("\n".join(table(rows)))
+    print("\n".join(same_size(rows)))
     print(f"\n{os.cpu_count()} cores; load average before the first server {busy:.1f}, over the last minute")
     print(f"\n{wrong_embedded(samples['boosting'], given.rows)}")
 

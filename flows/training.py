@@ -8,7 +8,16 @@ from prefect import flow
 from tasks.data import load, split, validate
 from tasks.registry import decide_promotion, register, update_mlflow
 from tasks.release import apply_gate, build_image, package, smoke_test
-from tasks.training import choose_history, cross_validate, evaluate, fit, plot, refit
+from tasks.training import (
+    choose_history,
+    compare_with_reference,
+    cross_validate,
+    evaluate,
+    fit,
+    plan_fits,
+    plot,
+    refit,
+)
 from towline.config import ConfigOrPath, PipelineConfig, Settings
 from towline.orchestration.end_states import training_end_state
 from towline.promotion.outcome import Outcome, find_finished, summarize
@@ -51,13 +60,17 @@ def training_flow(
         check_candidates(config, work.contract())
         sizes = split(work, training)
         candidates = (baseline_candidate(training), *training.candidates)
-        scores = tuple(cross_validate(work, training, candidate) for candidate in candidates)
+        plan = plan_fits(work, training)
+        scores = tuple(cross_validate(work, training, candidate, plan) for candidate in candidates)
         chosen = choose_candidate(scores, training, work.contract().task)
+        comparison = compare_with_reference(work, training, scores, chosen)
         history = choose_history(work, training, chosen)
         evaluated = fit(work, training, chosen, history)
         evaluation = evaluate(work, training, evaluated)
         model = refit(work, training, chosen, evaluated)
-        result = TrainingResult(candidates=scores, model=model, evaluation=evaluation, validation=validation)
+        result = TrainingResult(
+            candidates=scores, model=model, evaluation=evaluation, validation=validation, comparison=comparison
+        )
         with start_tester() as tester:
             plot(work, training, result)
             version = register(work, config, settings, result, provenance)

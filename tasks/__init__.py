@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from prefect import Task, task
-from prefect.cache_policies import INPUTS
+from prefect.cache_policies import INPUTS, CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
 from prefect.tasks import exponential_backoff
 
 from towline.errors import TransientError
@@ -35,6 +36,8 @@ def retrying_task(name: str, **options: Any) -> TaskDecorator:
 def cached_task(name: str, *, ignored_input: str = "", **options: Any) -> TaskDecorator:
     """A retrying task whose result is stored: with equal inputs, the stored result is used instead of running it again.
 
+    The name of the task is a part of the key, since several tasks have the same inputs.
+
     Among the inputs is the workspace, whose token is drawn when its folder is created: results of a workspace that was
     removed are never used.
 
@@ -43,8 +46,13 @@ def cached_task(name: str, *, ignored_input: str = "", **options: Any) -> TaskDe
         ignored_input: name of a parameter that is left out of the comparison.
         options: of Prefect's ``task``.
     """
-    policy = INPUTS - ignored_input if ignored_input else INPUTS
+    inputs = INPUTS - ignored_input if ignored_input else INPUTS
+    policy = inputs + CachePolicy.from_cache_key_fn(_name_of)
     return retrying_task(name, persist_result=True, result_serializer="json", cache_policy=policy, **options)
+
+
+def _name_of(context: TaskRunContext, _inputs: dict[str, Any]) -> str:
+    return context.task.name
 
 
 def _is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

@@ -4,21 +4,32 @@ from tasks import artifacts, cached_task
 from towline.config import Candidate, TrainingConfig, format_duration
 from towline.data.workspace import Workspace
 from towline.steps import step
-from towline.training import cross_validation, final_fit, history, plots
+from towline.training import budget, cross_validation, final_fit, history, plots, reference_model
 from towline.training.evaluation import holdout
+from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.predictions import Interval
 from towline.training.result import TrainingResult
 
 
+@cached_task("plan fits")
+def plan_fits(work: Workspace, config: TrainingConfig) -> budget.FitPlan:
+    if not budget.find_slow_candidates(work, config):
+        return budget.FitPlan()
+    with step("plan fits", work.path) as progress:
+        plan = budget.plan_fits(work, config)
+        progress.note = str(plan)
+    return plan
+
+
 @cached_task("cross-validate", task_run_name="cross-validate {candidate.name}")
 def cross_validate(
-    work: Workspace, config: TrainingConfig, candidate: Candidate
+    work: Workspace, config: TrainingConfig, candidate: Candidate, plan: budget.FitPlan
 ) -> cross_validation.CrossValidationResult:
     with step(f"cross-validate {candidate.name}", work.path) as progress:
-        scores = cross_validation.cross_validate(work, config, candidate)
-        metric = cross_validation.primary_metric(config, work.contract().task)
+        scores = cross_validation.cross_validate(work, config, candidate, plan)
+        metric = primary_metric(config, work.contract().task)
         if scores.failed:
-            progress.note = f"could not be fitted: {scores.failed}"
+            progress.note = f"not fitted: {scores.failed}"
         else:
             progress.note = f"{metric} {scores.mean[metric]:.4g} ± {scores.sd[metric]:.2g}"
             if scores.rows < scores.rows_available:
@@ -30,6 +41,21 @@ def cross_validate(
     description = f"{candidate.name}, fold by fold: {progress.note}"
     artifacts.table(rows, key=f"{config.name}-cross-validation", description=description)
     return scores
+
+
+@cached_task("compare with boosting")
+def compare_with_reference(
+    work: Workspace,
+    config: TrainingConfig,
+    scores: tuple[cross_validation.CrossValidationResult, ...],
+    chosen: cross_validation.CrossValidationResult,
+) -> reference_model.ReferenceComparison | None:
+    if not reference_model.is_comparison_needed(scores, config):
+        return None
+    with step("compare with boosting", work.path) as progress:
+        comparison = reference_model.compare_with_reference(work, config, scores, chosen)
+        progress.note = str(comparison)
+    return comparison
 
 
 @cached_task("choose history")

@@ -16,6 +16,10 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+#: libraries of boosted trees: candidates, extras and modules with the same names
+BOOSTING_LIBRARIES = ("catboost", "lightgbm", "xgboost")
+
+
 def require(command: str, *extras: str) -> None:
     """Checks that the packages of these extras are installed, before a command starts.
 

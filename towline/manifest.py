@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, StringConstraints, ValidationError
 
 from towline import files
-from towline.config import Frozen, Metric, Task
+from towline.config import Frozen, Task
 from towline.errors import ReleaseError
 from towline.training.evaluation.predictions import Interval
 
@@ -64,7 +64,7 @@ class Manifest(Frozen):
     estimator: str
     params: dict[str, Any]
     metrics: dict[str, Interval]
-    primary: Metric
+    primary: str
     commit: str
     towline: str
     python: str

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 from towline import origins
 from towline.config import Frozen, PipelineConfig, TrainingConfig, read_config
 from towline.errors import TowlineError
+from towline.extras import BOOSTING_LIBRARIES
 
 _PACKAGE = Path(__file__).parent
 _MAX_LISTED = 10
@@ -123,7 +124,12 @@ def project_code(config: TrainingConfig, project: Path) -> set[Path]:
 
 
 def _candidate_packages(config: TrainingConfig) -> set[str]:
-    return {candidate.estimator.partition(".")[0] for candidate in config.candidates if "." in candidate.estimator}
+    estimators = [candidate.estimator.partition(".") for candidate in config.candidates]
+    functions = [metric.function for metric in config.evaluation.custom]
+    if isinstance(config, PipelineConfig):
+        functions += [check.function for check in config.gate.custom]
+    libraries = {package for package, dot, _ in estimators if dot or package in BOOSTING_LIBRARIES}
+    return libraries | {function.partition(".")[0] for function in functions}
 
 
 def find_commit(config: PipelineConfig, project: Path) -> Commit:

@@ -25,6 +25,19 @@ CUT = ("data.time=null", "data.drop=[id, date, duration]")
 BOOSTING = ("candidates=[boosting]",)
 #: scikit-learn's older boosting, which is not compiled
 UNCOMPILED = ("candidates=[sklearn.ensemble.GradientBoostingClassifier]",)
+#: models of the same size: 100 trees of up to 32 leaves
+SAME_SIZE = {
+    "boosting-100": "{estimator: boosting, params: {max_iter: 100, early_stopping: false, max_leaf_nodes: 31}}",
+    "lightgbm": "{estimator: lightgbm, params: {n_estimators: 100, early_stopping_rounds: 0, num_leaves: 31}}",
+    "xgboost": "{estimator: xgboost, params: {n_estimators: 100, early_stopping_rounds: 0, max_depth: 5}}",
+    "catboost": "{estimator: catboost, params: {iterations: 100, early_stopping_rounds: 0, depth: 5}}",
+}
+#: model → changes of the config
+MODELS = {
+    "boosting": BOOSTING,
+    "uncompiled": UNCOMPILED,
+    **{name: (f"candidates=[{candidate}]",) for name, candidate in SAME_SIZE.items()},
+}
 
 
 @dataclass(frozen=True)

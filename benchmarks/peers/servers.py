@@ -141,6 +141,10 @@ SERVERS = (
     ),
     Server("BentoML", _bentoml, "bentoml", ("bentoml",), labels=lambda answer: answer),
     Server("LitServe", _litserve, "litserve", ("litserve",)),
+    Server("towline, boosting of 100 trees", _towline("boosting-100", 1), versions=("towline",), model="boosting-100"),
+    Server("towline, LightGBM of 100 trees", _towline("lightgbm", 1), versions=("towline",), model="lightgbm"),
+    Server("towline, XGBoost of 100 trees", _towline("xgboost", 1), versions=("towline",), model="xgboost"),
+    Server("towline, CatBoost of 100 trees", _towline("catboost", 1), versions=("towline",), model="catboost"),
     Server("towline, not compiled", _towline("uncompiled", 1), versions=("towline",), model="uncompiled"),
     Server("Flask, the same", _gunicorn, "flask", ("flask", "gunicorn"), model="uncompiled"),
 )  # fmt: skip

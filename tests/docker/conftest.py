@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,3 +25,29 @@ def engine() -> "Iterator[DockerClient]":
         pytest.skip(f"no Docker engine: {error}")
     yield client
     client.close()
+
+
+@pytest.fixture
+def untagged_images_are_removed(engine: "DockerClient") -> Iterator[None]:
+    """Removes the build stages of the test's images, which stay without a tag: with a library, 0.5 GB each."""
+    with remove_untagged_images(engine):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _untagged_images_of_the_module_are_removed(engine: "DockerClient") -> Iterator[None]:
+    with remove_untagged_images(engine):
+        yield
+
+
+@contextmanager
+def remove_untagged_images(engine: "DockerClient") -> Iterator[None]:
+    """Afterwards, the untagged images are removed that did not exist before; others may be the user's."""
+    from docker.errors import APIError
+
+    before = {image.id for image in engine.images.list(all=True)}
+    yield
+    for image in engine.images.list(filters={"dangling": True}):
+        if image.id not in before:
+            with suppress(APIError):  # a container uses it
+                engine.images.remove(image.id)

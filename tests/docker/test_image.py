@@ -95,11 +95,15 @@ def test_image_of_a_release_that_uses_scikit_learn(engine: "DockerClient", fallb
         engine.images.remove(built.tag, force=True)
 
 
+@pytest.mark.usefixtures("untagged_images_are_removed")
 @pytest.mark.parametrize(
-    "estimator", ["lightgbm.LGBMClassifier", "xgboost.XGBClassifier", "catboost.CatBoostClassifier"]
+    "estimator", ["lightgbm.LGBMClassifier", "xgboost.XGBClassifier", "catboost.CatBoostClassifier", "xgboost"]
 )
-def test_image_includes_the_library_of_the_estimator(engine: "DockerClient", estimator: str, tmp_path: Path) -> None:
-    """Its container predicts as the release does, without options and without the ledger."""
+def test_image_of_a_boosting_library(engine: "DockerClient", estimator: str, tmp_path: Path) -> None:
+    """Its container predicts as the release does, without options and without the ledger.
+
+    It includes the library; with a compiled scorer, NumPy is enough.
+    """
     run = train_run(tmp_path, make_house_table(200).drop(columns=["value", "at"]), estimator, target="sold")
     directory = release(run)
     built = image.build_release_image(directory, digest=read_manifest(directory).digest)

@@ -1,5 +1,6 @@
 """The scripts in examples/ run as they are."""
 
+import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,7 @@ def sample_store(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> 
 def test_readme_lists_every_example() -> None:
     """No script is forgotten, none is missing."""
     page = (EXAMPLES / "README.md").read_text()
-    scripts = {path.name for path in EXAMPLES.glob("*.py")} - {"my_models.py"}
+    scripts = {path.name for path in EXAMPLES.glob("*.py")} - {"my_models.py", "my_metrics.py"}
     assert scripts == {line.split("](")[1].split(")")[0] for line in page.splitlines() if line.startswith("| [")}
 
 
@@ -64,6 +65,14 @@ def test_custom_estimator(towline: Callable[..., CommandResult], example: Exampl
     out = example("custom_estimator.py")
     assert "example-clipped@1 was promoted" in out
     assert "smallest prediction: 0.0" in out
+
+
+def test_custom_metric(towline: Callable[..., CommandResult], example: Example) -> None:
+    """A function of the project rejects the first model, and the metric of the project is measured."""
+    out = example("custom_metric.py")
+    assert re.search(r"refused: fail: at 2012-.* the error is \d+ bikes, at most 5", out)
+    assert "promoted: pass: my_metrics.largest_error has no objection" in out
+    assert re.search(r"empty_stations: 0\.\d+", out)
 
 
 def test_custom_expectation(store: Path, example: Example) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -154,3 +155,51 @@ def test_end_states_in_prefect(towline: Command, config: Path, prefect: str) -> 
     assert (code, state["name"], state["type"]) == (3, "Data refused", "FAILED")
     assert "casual + registered = rentals" in state["message"]
     assert state["tag"].startswith("data refused: the table breaks")
+
+
+def test_a_candidate_beyond_the_budget_is_left_out_and_named(towline: Command, config: Path, store: Path) -> None:
+    """The run promotes the other candidate; screen, model card and MLflow name the one that was left out."""
+    candidates = "candidates=[linear, {estimator: forest, params: {n_estimators: 3000}}]"
+    done = towline("run", config, "--set", candidates, "--set", "budget=2s")
+    assert done.code == 0, done.err
+    reduction = "forest is left out: its fits on all 1,400 rows would take about"
+    assert f"  · {reduction}" in done.out
+    assert "left out (budget)" in done.out
+    (card,) = store.glob("releases/**/card.html")
+    assert reduction in card.read_text()
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{store}/mlflow.db", f"sqlite:///{store}/mlflow.db")
+    version = client.get_model_version_by_alias("bikes", "champion")
+    run = client.get_run(version.run_id)
+    assert run.data.params["candidate"] == "linear"
+    assert run.data.params["budget"] == "2s"
+    assert run.data.tags["training_notes"].startswith(reduction)
+    assert reduction in version.description
+
+
+def test_a_small_table_is_trained_as_without_a_budget(towline: Command, config: Path) -> None:
+    """The default budget changes neither scores nor metrics, and there is no step that measures fits."""
+    limited = towline("run", config, "--json")
+    free = towline("run", config, "--set", "budget=null", "--json")
+    for done in (limited, free):
+        assert done.json["training_notes"] == []
+        assert "plan fits" not in done.err
+    assert free.json["metrics"] == limited.json["metrics"]
+    scores = [[each["mean"] for each in done.json["candidates"]] for done in (limited, free)]
+    assert scores[0] == scores[1]
+
+
+def test_a_model_far_below_boosting_is_reported(towline: Command, tmp_path: Path) -> None:
+    """A linear model of the sign of a product is compared with boosting, and the summary says what to do."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(800, 3)), columns=["a", "b", "c"])
+    table["y"] = np.where(table.a * table.b + 0.3 * table.c > 0, "yes", "no")
+    table.to_csv(tmp_path / "signs.csv", index=False)
+    raw = {"name": "signs", "data": {"source": str(tmp_path / "signs.csv"), "target": "y"}, "candidates": ["linear"]}
+    (tmp_path / "signs.yaml").write_text(yaml.safe_dump(raw))
+    done = towline("run", tmp_path / "signs.yaml")
+    assert "compare with boosting" in done.err
+    assert "linear is far below boosting" in done.out
+    assert "add boosting to candidates" in done.out

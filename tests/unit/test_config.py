@@ -128,6 +128,25 @@ def test_aliases_within_the_limits_still_work(tmp_path: Path) -> None:
     assert [one.params for one in read_config(write(tmp_path, GOOD + text)).candidates] == [{"alpha": 1}] * 2
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("10m", 600), ("90s", 90), ("2h", 7200), ("1d", 86_400), ("5 minutes", 300), ("null", None)]
+)
+def test_a_budget_is_a_duration_or_null(tmp_path: Path, text: str, seconds: int | None) -> None:
+    """A budget is read in any unit, and is equal after it was written as JSON."""
+    config = read_config(write(tmp_path, GOOD + f"budget: {text}\n"))
+    assert config.budget == (None if seconds is None else timedelta(seconds=seconds))
+    assert PipelineConfig.model_validate(config.model_dump(mode="json")).budget == config.budget
+
+
+@pytest.mark.parametrize("text", ["fast", "10", "0m", "-5m", "true", "all", "[10m]", "''"])
+def test_a_budget_that_is_no_duration_is_rejected(tmp_path: Path, text: str) -> None:
+    """The error gives the line and an example."""
+    with pytest.raises(ConfigError, match="must be a duration such as 10m or 2h, or null for no limit") as caught:
+        read_config(write(tmp_path, GOOD + f"budget: {text}\n"))
+    assert "budget" in str(caught.value)
+    assert caught.value.where.endswith("demo.yaml:7")
+
+
 def test_missing_config_suggests_a_similar_name(tmp_path: Path) -> None:
     """A wrong path suggests a file with a similar name."""
     write(tmp_path, GOOD)

@@ -5,10 +5,11 @@ from typing import Literal, get_args
 
 import pandas as pd
 
-from towline.config import GREATER_IS_BETTER, Frozen, Metric
+from towline.config import Frozen
 from towline.monitoring.policy import Action, Trigger
 from towline.monitoring.results import DriftState, QualityState
 from towline.notebook import format_number, render_table
+from towline.training.evaluation.definitions import Metric
 
 PolicyName = Literal["never", "schedule", "drift", "quality", "both"]
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
@@ -99,7 +100,7 @@ class BacktestResult(Frozen):
     """
 
     model: str
-    metric: Metric
+    metric: str
     start: dt.datetime
     end: dt.datetime
     step: str
@@ -125,7 +126,7 @@ class BacktestResult(Frozen):
 
 
 def find_best(results: list[PolicyResult], metric: Metric) -> PolicyName:
-    sign = -1 if GREATER_IS_BETTER[metric] else 1
+    sign = -1 if metric.greater_is_better else 1
     measured = [result for result in results if result.value is not None] or results
     return min(measured, key=lambda result: (sign * (result.value or 0.0), result.retrainings)).policy
 

@@ -34,7 +34,7 @@ from towline.errors import ConfigError, DataError
 from towline.monitoring.policy import Decision, Evidence, decide
 from towline.monitoring.results import DriftResult, QualityResult
 from towline.steps import step
-from towline.training.cross_validation import primary_metric
+from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.metrics import compute_metrics
 from towline.training.evaluation.predictions import Predictions
 
@@ -316,5 +316,7 @@ class BacktestContext:
             aligned = np.zeros((len(predictions.labels), len(classes)))
             aligned[:, [classes.index(label) for label in trained.model.contract.classes]] = predictions.probabilities
             predictions = Predictions(predictions.labels, aligned)
-        value = compute_metrics(predicted.truth.to_numpy(), predictions, self._contract)[self.metric]
+        value = compute_metrics(predicted.truth.to_numpy(), predictions, self._contract, metrics=[self.metric])[
+            self.metric
+        ]
         return float(value) if np.isfinite(value) else None

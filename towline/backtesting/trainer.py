@@ -23,6 +23,7 @@ from towline.provenance import Provenance
 from towline.release.packaging import package_release
 from towline.release.smoke_test import SmokeTestResult
 from towline.steps import step
+from towline.training.budget import plan_fits
 from towline.training.cross_validation import (
     baseline_candidate,
     check_candidates,
@@ -146,7 +147,8 @@ class Trainer:
         check_candidates(config, contract)
         splits.split_table(work, config)
         candidates = (baseline_candidate(config), *config.candidates)
-        scores = tuple(cross_validate(work, config, candidate) for candidate in candidates)
+        plan = plan_fits(work, config)
+        scores = tuple(cross_validate(work, config, candidate, plan) for candidate in candidates)
         chosen = choose_candidate(scores, config, contract.task)
         measured = fit(work, config, chosen, choose_history(work, config, chosen))
         evaluation = evaluate(work, config, measured)

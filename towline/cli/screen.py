@@ -216,12 +216,7 @@ def _candidate_table(outcome: "Outcome") -> str:
         for candidate in outcome.candidates
     ]
     text = table(["candidate", f"{outcome.primary}, cross-validated", "seconds", "trials"], rows, "  ")
-    sampled = next((each for each in outcome.candidates if each["rows"] < each["rows_available"]), None)
-    if sampled:
-        text += (
-            f"\n  folds fitted on {sampled['rows']:,} of {sampled['rows_available']:,} rows (cross_validation.max_rows)"
-        )
-    return text
+    return "\n".join([text, *(_hanging("  · ", note) for note in outcome.training_notes)])
 
 
 def _metric_table(metrics: "Mapping[str, Interval]") -> str:

@@ -4,6 +4,7 @@
 """
 
 import csv
+import datetime as dt
 import difflib
 import gzip
 import hashlib
@@ -30,9 +31,10 @@ from towline.config.monitoring import (
     SloConfig,
 )
 from towline.config.passwords import has_hidden_password
-from towline.config.record import Frozen
+from towline.config.record import Budget, Frozen
 from towline.config.settings import Settings
 from towline.config.training import (
+    GREATER_IS_BETTER,
     Candidate,
     CandidateOrName,
     CrossValidationConfig,
@@ -46,6 +48,7 @@ from towline.config.training import (
     SqlSource,
     Task,
     ValidationConfig,
+    custom_metric_names,
 )
 from towline.errors import ConfigError
 from towline.expressions.syntax import ExpressionError, list_columns, parse
@@ -69,6 +72,10 @@ class TrainingConfig(Frozen):
     candidates: tuple[CandidateOrName, ...] = Field(
         (Candidate(estimator="linear"), Candidate(estimator="forest"), Candidate(estimator="boosting")), min_length=1
     )
+    budget: Budget = Field(
+        dt.timedelta(minutes=10),
+        description="time for cross-validation and the fits on all rows, e.g. 10m; null: no limit",
+    )
     cross_validation: CrossValidationConfig = CrossValidationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     privacy: PrivacyConfig = PrivacyConfig()
@@ -84,6 +91,15 @@ class TrainingConfig(Frozen):
         if "baseline" in names:
             raise ValueError("'baseline' is always a candidate; remove it from the list")
         return candidates
+
+    @field_validator("evaluation")
+    @classmethod
+    def _check_metric_names(cls, evaluation: EvaluationConfig) -> EvaluationConfig:
+        names = [metric.name for metric in evaluation.custom]
+        duplicates = sorted({name for name in names if names.count(name) > 1 or name in GREATER_IS_BETTER})
+        if duplicates:
+            raise ValueError(f"two metrics have the name {duplicates[0]!r}; set another name in evaluation.custom")
+        return evaluation
 
     @model_validator(mode="after")
     def _check_columns(self) -> Self:
@@ -254,7 +270,7 @@ def build_config(raw: dict[str, Any], where: str, tree: yaml.Node | None = None)
         ConfigError: keys or values are invalid; one detail line for each.
     """
     try:
-        return PipelineConfig.model_validate(raw)
+        return PipelineConfig.model_validate(raw, context={"custom_metrics": custom_metric_names(raw)})
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
     unknown = [error["loc"][:-1] for error in errors if error["type"] == "extra_forbidden"]

@@ -16,10 +16,11 @@ class Frozen(BaseModel):
 
 
 def _as_duration(value: object) -> object:
-    match = re.fullmatch(r"\s*(\d+)\s*(d|days?|h|hours?|w|weeks?)\s*", value) if isinstance(value, str) else None
+    units = r"d|days?|h|hours?|w|weeks?|m|min|minutes?|s|seconds?"
+    match = re.fullmatch(rf"\s*(\d+)\s*({units})\s*", value) if isinstance(value, str) else None
     if not match:
         return value
-    unit = {"d": "days", "h": "hours", "w": "weeks"}[match[2][0]]
+    unit = {"d": "days", "h": "hours", "w": "weeks", "m": "minutes", "s": "seconds"}[match[2][0]]
     return dt.timedelta(**{unit: int(match[1])})
 
 
@@ -27,13 +28,13 @@ Duration = Annotated[dt.timedelta, BeforeValidator(_as_duration)]
 
 
 def format_duration(length: dt.timedelta | None) -> str:
-    """A duration as in a config: 90d, 36h; None is ``all``."""
+    """A duration as in a config: 90d, 36h, 10m, 30s; None is ``all``."""
     if length is None:
         return "all"
-    hours, rest = divmod(length, dt.timedelta(hours=1))
-    if rest:
-        return str(length)
-    return f"{hours // 24}d" if hours % 24 == 0 else f"{hours}h"
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        if not length % dt.timedelta(seconds=size):
+            return f"{length // dt.timedelta(seconds=size)}{unit}"
+    return str(length)
 
 
 def _as_span(value: object) -> object:
@@ -41,6 +42,13 @@ def _as_span(value: object) -> object:
     if isinstance(value, dt.timedelta) and value <= dt.timedelta(0):
         raise ValueError("a duration must be positive")
     return value
+
+
+def _as_budget(value: object) -> object:
+    length = _as_duration(value)
+    if length is not None and (not isinstance(length, dt.timedelta) or length < dt.timedelta(seconds=1)):
+        raise ValueError(f"must be a duration such as 10m or 2h, or null for no limit, not {value!r}")
+    return length
 
 
 def _as_tuple(value: object) -> object:
@@ -61,6 +69,11 @@ def _as_share(value: object) -> object:
 
 
 OptionalDuration = Annotated[dt.timedelta | None, BeforeValidator(_as_span), PlainSerializer(format_duration)]
+Budget = Annotated[
+    dt.timedelta | None,
+    BeforeValidator(_as_budget, json_schema_input_type=str | None),
+    PlainSerializer(lambda budget: None if budget is None else format_duration(budget)),
+]
 Durations = Annotated[
     tuple[OptionalDuration, ...], BeforeValidator(_as_tuple, json_schema_input_type=str | list[str] | None)
 ]

@@ -11,10 +11,18 @@ from pydantic import (
     BeforeValidator,
     Field,
     FiniteFloat,
+<<<<<<< HEAD
+=======
+    ValidationInfo,
+>>>>>>> main
     field_serializer,
     field_validator,
     model_validator,
 )
+<<<<<<< HEAD
+=======
+from pydantic_core import PydanticCustomError
+>>>>>>> main
 
 from towline.config.passwords import hide_passwords, mask_passwords
 from towline.config.record import Durations, Frozen, OptionalDuration, Share, format_duration, format_share
@@ -22,13 +30,14 @@ from towline.expressions.syntax import ExpressionError, parse
 
 Kind = Literal["numeric", "category", "boolean", "datetime", "text", "ignore"]
 Task = Literal["regression", "binary", "multiclass"]
-Metric = Literal[
+MetricName = Literal[
     "accuracy", "precision", "recall", "f1", "roc_auc", "average_precision", "log_loss", "brier",
     "mae", "rmse", "r2", "mape",
 ]  # fmt: skip
 Severity = Literal["error", "warn"]
 LoggingPolicy = Literal["keep", "drop", "hash", "bucket"]
 
+_FUNCTION = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"
 GREATER_IS_BETTER: Mapping[str, bool] = {
     "accuracy": True, "precision": True, "recall": True, "f1": True, "roc_auc": True, "average_precision": True,
     "log_loss": False, "brier": False, "mae": False, "rmse": False, "r2": True, "mape": False,
@@ -38,7 +47,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "binary": ("roc_auc", "average_precision", "f1", "precision", "recall", "accuracy", "log_loss", "brier"),
     "multiclass": ("f1", "precision", "recall", "accuracy", "roc_auc", "log_loss"),
 }
-DEFAULT_METRIC: Mapping[str, Metric] = {"regression": "mae", "binary": "roc_auc", "multiclass": "f1"}
+DEFAULT_METRIC: Mapping[str, MetricName] = {"regression": "mae", "binary": "roc_auc", "multiclass": "f1"}
 
 
 class HistoryConfig(Frozen):
@@ -290,8 +299,74 @@ class CrossValidationConfig(Frozen):
     )
 
 
+class CustomMetric(Frozen):
+    """A metric that is a function of the user's project or of a trusted package."""
+
+    function: str = Field(pattern=_FUNCTION, examples=["my_metrics.profit"], description="of y_true and y_pred")
+    name: str = Field("", pattern=r"^[A-Za-z_]\w{0,59}$", description="its name in reports; default: the function's")
+    higher_is_better: bool = True
+    response: Literal["labels", "probabilities"] = Field(
+        "labels", description="what y_pred is: values or labels, or in a classification the probabilities"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: object) -> object:
+        return _name_function(value, "function")
+
+
+class CustomCheck(Frozen):
+    """A check of the gate that is a function of the user's project or of a trusted package."""
+
+    function: str = Field(pattern=_FUNCTION, examples=["my_checks.no_negative_prices"])
+    name: str = Field("", pattern=r"^[A-Za-z_]\w{0,59}$", description="its name in reports; default: the function's")
+    params: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the function")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: object) -> object:
+        return _name_function(value, "function")
+
+
+def _name_function(value: object, key: str) -> object:
+    """A path alone as a mapping; the name of its function as the default of ``name``; ``package.module:name`` too."""
+    value = {key: value} if isinstance(value, str) else value
+    if isinstance(value, dict) and isinstance(value.get(key), str):
+        path = value[key].replace(":", ".")
+        return {**value, key: path, "name": value.get("name") or path.rpartition(".")[2]}
+    return value
+
+
+def custom_metric_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names in ``evaluation.custom`` of a config that is not validated yet."""
+    evaluation = raw.get("evaluation")
+    entries = evaluation.get("custom") if isinstance(evaluation, dict) else None
+    named = [_name_function(entry, "function") for entry in (entries if isinstance(entries, list | tuple) else [])]
+    return tuple(str(entry["name"]) for entry in named if isinstance(entry, dict) and entry.get("name"))
+
+
+def _check_metric_name(name: str, info: ValidationInfo) -> str:
+    """Rejects a name that is no built-in metric, and none of the custom ones that the context holds."""
+    known = (*GREATER_IS_BETTER, *(info.context or {}).get("custom_metrics", ()))
+    if name in known or info.context is None:
+        return name
+    raise PydanticCustomError("literal_error", "unknown metric", {"expected": ", ".join(map(repr, known))})
+
+
+MetricOrCustom = Annotated[str, AfterValidator(_check_metric_name)]
+CustomMetricOrPath = Annotated[
+    CustomMetric, BeforeValidator(lambda value: value, json_schema_input_type=str | CustomMetric)
+]
+CustomCheckOrPath = Annotated[
+    CustomCheck, BeforeValidator(lambda value: value, json_schema_input_type=str | CustomCheck)
+]
+
+
 class EvaluationConfig(Frozen):
-    metric: Metric | None = Field(None, description="decides between candidates; default mae, roc_auc or f1 by task")
+    metric: MetricOrCustom | None = Field(
+        None, description="decides between candidates; default mae, roc_auc or f1 by task; or the name of a custom one"
+    )
+    custom: tuple[CustomMetricOrPath, ...] = Field((), description="metrics of your own; docs/extending.md")
     slices: tuple[str, ...] | None = Field(None, description="columns to report by; default: those with few values")
     threshold: Literal["f1", "precision", "recall", "accuracy", "none"] = Field(
         "f1", description="binary: metric the decision threshold maximises on CV"
@@ -302,8 +377,13 @@ class EvaluationConfig(Frozen):
 class GateConfig(Frozen):
     """Bounds and margins that a model must satisfy to be promoted."""
 
-    max: dict[Metric, FiniteFloat] = Field(default_factory=dict)
-    min: dict[Metric, FiniteFloat] = Field(default_factory=dict)
+    max: dict[MetricOrCustom, FiniteFloat] = Field(
+        default_factory=dict, description="metric → its greatest accepted value"
+    )
+    min: dict[MetricOrCustom, FiniteFloat] = Field(
+        default_factory=dict, description="metric → its least accepted value"
+    )
+    custom: tuple[CustomCheckOrPath, ...] = Field((), description="checks of your own; docs/extending.md")
     baseline_margin: FiniteFloat = Field(0.0, ge=0, description="relative improvement over the baseline")
     champion_margin: FiniteFloat = Field(
         0.02, ge=0, description="relative loss against the champion that is still accepted"

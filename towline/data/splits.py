@@ -3,6 +3,7 @@
 import datetime as dt
 import hashlib
 import warnings
+from collections import Counter
 from typing import Literal
 
 import numpy as np
@@ -108,6 +109,26 @@ def is_held_out(
     """
     hashes = hash_rows(features, seed)
     return _is_below(hashes if copies == "together" else _number_copies(hashes), share)
+
+
+def sample_rows(positions: np.ndarray, rows: int, seed: int, labels: np.ndarray | None = None) -> np.ndarray:
+    """At most so many of the positions, in order: a seeded sample.
+
+    Args:
+        positions: to draw from.
+        rows: size of the sample.
+        seed: of the sample.
+        labels: (n,) classes (object) of all rows: if the sample has fewer than two rows of a class, two are added.
+    """
+    if len(positions) <= rows:
+        return positions
+    sample = np.random.default_rng(seed).choice(positions, rows, replace=False)
+    if labels is not None and labels.dtype == object:
+        classes, counts = labels[positions], Counter(labels[sample])
+        rare = sorted((label for label in set(classes) if counts[label] < 2), key=str)
+        added = [positions[np.flatnonzero(classes == label)[:2]] for label in rare]
+        sample = np.unique(np.concatenate([sample, *added]))
+    return np.sort(sample)
 
 
 def make_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConfig) -> list[Fold]:

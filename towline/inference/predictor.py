@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from towline import origins
 from towline.data.schema.contract import Contract
 from towline.data.schema.rows import Row, RowReader
 from towline.data.schema.values import LARGEST
 from towline.errors import DataError, ReleaseError
+from towline.extras import BOOSTING_LIBRARIES
 from towline.inference.compiled import codec
 from towline.inference.compiled.codec import PLAN_FILE
 from towline.inference.compiled.scorer import CompiledScorer
@@ -158,9 +160,20 @@ def open_release(directory: Path, trusted: Sequence[str] = (), digest: str = "")
     else:
         from towline.training import model_io
 
+        _check_library_version(manifest, directory)
         recorded = manifest.trusted if digest else ()
         scorer = SklearnScorer(model_io.load_model(directory / "model.skops", trusted, recorded), contract, reader)
     return Model(metadata=manifest, directory=directory, contract=contract, reader=reader, scorer=scorer)
+
+
+def _check_library_version(manifest: Manifest, directory: Path) -> None:
+    """Refuses another version of a boosting library than at training; a missing one is an error of ``load_model``."""
+    for package in BOOSTING_LIBRARIES:
+        for name, version in origins.installed_versions((package,)).items():
+            trained = next((manifest.libraries[key] for key in (name, package) if key in manifest.libraries), version)
+            if trained != version:
+                what = f"the model was trained with {package} {trained}, {version} is installed"
+                raise ReleaseError(what, where=str(directory), remedy=f"pip install '{name}=={trained}'")
 
 
 def _as_dicts(rows: Rows) -> Sequence[Mapping[str, Any]] | None:

@@ -6,7 +6,9 @@ They are stored in the journal of a model and read by the policy, the status pag
 import datetime as dt
 from typing import Literal
 
-from towline.config import Frozen
+from pydantic import Field
+
+from towline.config import GREATER_IS_BETTER, Frozen
 from towline.training.evaluation.predictions import Interval
 
 CLOCK = "clock"  # name of the check of timestamps
@@ -98,6 +100,7 @@ class QualityResult(Frozen):
     state: QualityState
     version: int
     metric: str
+    greater_is_better: bool = Field(default_factory=lambda fields: GREATER_IS_BETTER.get(fields["metric"], False))
     value: Interval
     holdout: float | None
     bound: float

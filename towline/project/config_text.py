@@ -35,7 +35,8 @@ def write_config_text(proposal: Proposal) -> str:
         "candidates:",
         _line("  - linear", "the baseline is always added"),
         "  - forest",
-        "  - boosting",
+        _line("  - boosting", "also, if they are installed: lightgbm, xgboost, catboost"),
+        _line("budget: 10m", "time for cross-validation and the fits; slower candidates are reduced or left out"),
         "",
     ]
     if proposal.folds != 5:

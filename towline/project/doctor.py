@@ -91,7 +91,7 @@ def _wrong_versions() -> Iterator[str]:
     for requirement in requirements:
         if requirement.name == "towline":
             continue
-        environments = [{"extra": extra} for extra in ("", "all", *extras.EXTRAS, "lightgbm", "xgboost", "catboost")]
+        environments = [{"extra": extra} for extra in ("", "all", *extras.EXTRAS, *extras.BOOSTING_LIBRARIES)]
         if requirement.marker and not any(requirement.marker.evaluate(names) for names in environments):
             continue
         try:

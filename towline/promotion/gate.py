@@ -19,6 +19,7 @@ Checks:
 * **slices**: the same tests for each slice, against the baseline (without a margin) and against the champion
   (``slice_margin``). The 5 % are divided by the number of tests (Bonferroni): a sound model fails the check with a
   probability of at most 5 %.
+* **custom**: functions of the user, in ``gate.custom``, get the holdout and return a reason to reject, or nothing.
 * **smoke** and **latency**: the packaged release answers correctly, and fast enough, in a process of its own.
 
 Error rates of the champion check: a challenger exactly at the margin fails with a probability of 5 %, one equal to the
@@ -29,20 +30,23 @@ holdout is too small for that margin.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from towline.config import GREATER_IS_BETTER, METRICS, Frozen, GateConfig, PipelineConfig
+from towline.config import METRICS, CustomCheck, Frozen, GateConfig, PipelineConfig
 from towline.data.schema.contract import Contract
+from towline.errors import FitError
 from towline.notebook import render_table
 from towline.release.smoke_test import SmokeTestResult
 from towline.training.evaluation.bootstrap import draw_weights, resample_metric, resampling_units
+from towline.training.evaluation.definitions import Metric, primary_metric
 from towline.training.evaluation.holdout import MIN_ROWS, Evaluation, SliceRows, find_slices
 from towline.training.evaluation.predictions import Predictions
+from towline.training.user_code import describe_error, import_function
 
 VerdictOutcome = Literal["pass", "fail", "inconclusive"]
 SIGNIFICANCE = 0.05
@@ -80,7 +84,8 @@ class Check(Frozen):
     def key(self) -> str:
         """The config key that sets the condition; empty if no key does."""
         kind, _, metric = self.name.partition(" ")
-        return f"gate.{kind}.{metric}" if metric and kind in ("max", "min") else _CONFIG_KEYS.get(self.name, "")
+        keyed = metric and kind in ("max", "min", "custom")
+        return f"gate.{kind}.{metric}" if keyed else _CONFIG_KEYS.get(self.name, "")
 
 
 class Verdict(Frozen):
@@ -138,7 +143,7 @@ class ComparedRows(NamedTuple):
 
 
 class Holdout(NamedTuple):
-    """The n holdout rows and the predictions of all models that are compared on them.
+    """The n holdout rows and the predictions of all models that are compared on them; custom checks get it too.
 
     Attributes:
         contract: task and classes.
@@ -187,12 +192,12 @@ class _Comparison(NamedTuple):
     """All comparisons share the primary metric and one set of resamples, so that they are paired."""
 
     holdout: Holdout
-    metric: str
+    metric: Metric
     units: np.ndarray
     draws: np.ndarray
 
     @classmethod
-    def of(cls, config: PipelineConfig, holdout: Holdout, metric: str) -> "_Comparison":
+    def of(cls, config: PipelineConfig, holdout: Holdout, metric: Metric) -> "_Comparison":
         units = resampling_units(holdout.rows, config)
         draws = draw_weights(len(holdout.rows), config.evaluation.resamples, config.seed, units)
         return cls(holdout, metric, units, draws)
@@ -238,7 +243,7 @@ class _Comparison(NamedTuple):
             resample_metric(self.holdout.truth[rows], part.take(rows), self.holdout.contract, self.metric, draws)
             for part in (model, reference)
         )
-        sign = 1 if GREATER_IS_BETTER[self.metric] else -1
+        sign = 1 if self.metric.greater_is_better else -1
         return scored, against, sign * (against - scored) - margin * np.abs(against)
 
 
@@ -251,13 +256,14 @@ def apply_gate(config: PipelineConfig, evaluation: Evaluation, smoke: SmokeTestR
         smoke: result of the smoke test of the challenger's release.
         holdout: rows, truth and predictions.
     """
-    comparison = _Comparison.of(config, holdout, evaluation.primary)
+    comparison = _Comparison.of(config, holdout, primary_metric(config, holdout.contract.task))
     slices = find_slices(holdout.rows, holdout.contract, config)[0]
     checks = [
         *_check_bounds(config.gate, evaluation),
         _check_baseline(config, comparison),
         *([_check_champion(comparison, holdout.champion, config.gate.champion_margin)] if holdout.champion else []),
         _check_slices(comparison, slices, config.gate.slice_margin),
+        *(_check_custom(check, config.package.trusted, holdout) for check in config.gate.custom),
         _check_smoke_test(smoke),
         _check_latency(smoke.latency_ms, config.gate.latency_ms),
     ]
@@ -285,7 +291,7 @@ def _check_bounds(gate: GateConfig, evaluation: Evaluation) -> Iterator[Check]:
         for name, bound in bounds.items():
             label, value = f"{side} {name}", finite_value(name)
             if value is None:
-                known = name in METRICS[evaluation.task]
+                known = name in evaluation.metrics or name in METRICS[evaluation.task]
                 reason = "undefined on the holdout" if known else f"not a metric of the task {evaluation.task}"
                 yield Check(name=label, outcome="fail", detail=f"{name} is {reason}", bound=bound)
             else:
@@ -406,6 +412,22 @@ def _slice_tests(comparison: _Comparison, slices: tuple[SliceRows, ...], margin:
             name = f"version {champion.version}"
             against_champion.append(_SliceTest(part, unseen, champion.predictions, margin, name))
     yield from against_champion
+
+
+def _check_custom(check: CustomCheck, trusted: Sequence[str], holdout: Holdout) -> Check:
+    where = f"gate.custom.{check.name}"
+    function = import_function(check.function, where, trusted)
+    try:
+        reason = function(holdout, **check.params)
+    except Exception as error:
+        what = f"the check {check.name} failed: {describe_error(error)}"
+        remedy = f"correct {check.function}: it gets the holdout and the params, and returns a text or None"
+        raise FitError(what, where=where, remedy=remedy) from error
+    if not isinstance(reason, str | None):
+        what = f"the check {check.name} returned {type(reason).__name__}"
+        raise FitError(what, where=where, remedy="return the reason for a rejection as a text, or None")
+    outcome: VerdictOutcome = "fail" if reason else "pass"
+    return Check(name=f"custom {check.name}", outcome=outcome, detail=reason or f"{check.function} has no objection")
 
 
 def _check_latency(latency_ms: float, bound: float) -> Check:

@@ -32,6 +32,7 @@ class Outcome(Frozen):
         run_key: identifies the run.
         release: folder of the release, relative to the store.
         dataset, checked, split, candidates: summaries of the steps; empty for a repeated run.
+        training_notes: what the budget reduced, and whether the selected candidate is far below the reference model.
         chosen: name of the selected candidate.
         primary, metrics: the metric that decides; all holdout metrics.
         verdict: all checks of the gate; None for a repeated run.
@@ -52,6 +53,7 @@ class Outcome(Frozen):
     checked: dict[str, Any] = Field(default_factory=dict)
     split: dict[str, Any] = Field(default_factory=dict)
     candidates: tuple[dict[str, Any], ...] = ()
+    training_notes: tuple[str, ...] = ()
     chosen: str = ""
     primary: str = ""
     metrics: dict[str, Interval] = Field(default_factory=dict)
@@ -124,6 +126,7 @@ def summarize(entry: Entry, work: Workspace, split: SplitSummary, result: Traini
             }
             for scores in result.candidates
         ),
+        training_notes=result.notes,
         chosen=result.chosen.candidate,
         primary=evaluation.primary,
         metrics=evaluation.metrics,

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 from towline.config import Frozen
 from towline.errors import ReleaseError, TransientError
+from towline.extras import BOOSTING_LIBRARIES
 from towline.inference.compiled.codec import PLAN_FILE
 from towline.inference.predictor import open_release
 from towline.manifest import Manifest, verify_release
@@ -190,7 +191,7 @@ def _build_image(client: "DockerClient", directory: Path, manifest: Manifest) ->
 def _unlocked_packages(manifest: Manifest) -> list[str]:
     """Packages that the model needs and that are in no lock file of towline."""
     paths = [*manifest.trusted, *([manifest.estimator] if "." in manifest.estimator else [])]
-    return sorted({path.partition(".")[0] for path in paths} - {"sklearn", *runtime.LIBRARIES})
+    return sorted({path.partition(".")[0] for path in paths} - {"sklearn", *BOOSTING_LIBRARIES})
 
 
 def _container_command(manifest: Manifest) -> list[str]:

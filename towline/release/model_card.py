@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from towline.config import GREATER_IS_BETTER, PipelineConfig
+from towline.config import PipelineConfig
 from towline.data.schema.contract import Column, Contract
 from towline.html import environment, format_number, render_page
 from towline.inference.compiled.parity import ParityCertificate
 from towline.manifest import Manifest
 from towline.markdown import escape
+from towline.training.evaluation.definitions import Metric, primary_metric
 from towline.training.evaluation.holdout import Evaluation, SliceResult
 from towline.training.result import TrainingResult
 
@@ -48,6 +49,7 @@ def render_card(
         certificate: of the compiled scorer.
     """
     evaluation, fitted = result.evaluation, result.model
+    primary = primary_metric(config, contract.task)
     values = {
         "manifest": manifest,
         "config": config,
@@ -61,12 +63,13 @@ def render_card(
             (score.candidate, score.mean.get(evaluation.primary), score.sd.get(evaluation.primary), score.failed)
             for score in result.candidates
         ],
-        "slices": _sort_worst_first(evaluation)[:MAX_SLICES],
+        "notes": result.notes,
+        "slices": _sort_worst_first(evaluation, primary)[:MAX_SLICES],
         "importance": evaluation.importance[:MAX_COLUMNS],
         "columns": [(column.name, column.kind, _describe_values(column)) for column in contract.input_columns],
         "derived": [(column.name, column.expression, column.kind) for column in contract.derived_features],
         "ignored": [(c.name, c.note) for c in (*contract.columns, *contract.derived) if c.role == "ignored"],
-        "better": "higher" if GREATER_IS_BETTER[evaluation.primary] else "lower",
+        "better": "higher" if primary.greater_is_better else "lower",
         "plots": [(name, format_title(name), base64.b64encode(content).decode()) for name, content in plots.items()],
     }
 
@@ -83,11 +86,9 @@ def format_title(name: str) -> str:
     return name.removesuffix(".png").replace("_", " ").capitalize()
 
 
-def _sort_worst_first(evaluation: Evaluation) -> list[SliceResult]:
+def _sort_worst_first(evaluation: Evaluation, primary: Metric) -> list[SliceResult]:
     measured = [part for part in evaluation.slices if part.metric.value is not None]
-    return sorted(
-        measured, key=lambda part: part.metric.value or 0.0, reverse=not GREATER_IS_BETTER[evaluation.primary]
-    )
+    return sorted(measured, key=lambda part: part.metric.value or 0.0, reverse=not primary.greater_is_better)
 
 
 def _describe_values(column: Column) -> str:

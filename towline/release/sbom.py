@@ -48,6 +48,10 @@ def build_sbom(manifest: Manifest, requirements: str) -> str:
                 "properties": [
                     {"name": "towline:run_key", "value": manifest.run_key},
                     {"name": "towline:commit", "value": manifest.commit or "none"},
+                    *(
+                        {"name": f"towline:trained_with:{library}", "value": version}
+                        for library, version in sorted(manifest.libraries.items())
+                    ),
                 ],
             },
         },

@@ -7,7 +7,9 @@ from typing import Any
 from towline.config import METRICS, Candidate, PipelineConfig, Task
 from towline.errors import ConfigError
 from towline.training import estimators
+from towline.training.evaluation.definitions import Metric, metric_error
 from towline.training.tuning import check_space
+from towline.training.user_code import import_function
 
 TASKS: tuple[Task, ...] = ("regression", "binary", "multiclass")
 
@@ -29,6 +31,10 @@ def check_config(config: PipelineConfig, task: Task | None = None) -> None:
     tasks = _tasks_of_keys(config, (task,) if task else TASKS, known=task is not None)
     for candidate in config.candidates:
         tasks = _tasks_of_candidate(candidate, tasks, config)
+    for metric in config.evaluation.custom:
+        Metric.custom(metric, config.package.trusted)
+    for check in config.gate.custom:
+        import_function(check.function, f"gate.custom.{check.name}", config.package.trusted)
     _check_schedule(config)
 
 
@@ -55,16 +61,12 @@ def _task_specific_keys(config: PipelineConfig) -> Iterator[tuple[str, str, tupl
     """Each key that fits some tasks only, with its metric, if it is one, and these tasks."""
     metrics = {"evaluation.metric": config.evaluation.metric} if config.evaluation.metric else {}
     metrics |= {f"gate.{side}.{metric}": metric for side in ("max", "min") for metric in getattr(config.gate, side)}
+    custom = {metric.name for metric in config.evaluation.custom}
     for where, metric in metrics.items():
-        yield where, metric, tuple(task for task in TASKS if metric in METRICS[task])
+        if metric not in custom:
+            yield where, metric, tuple(task for task in TASKS if metric in METRICS[task])
     if config.data.detrend:
         yield "data.detrend", "", ("regression",)
-
-
-def metric_error(where: str, metric: str, task: Task) -> ConfigError:
-    """The error for a metric of another task."""
-    remedy = f"the task is {task}: use one of {', '.join(METRICS[task])}"
-    return ConfigError(f"{metric} is not a metric of this task", where=where, remedy=remedy)
 
 
 def _tasks_of_candidate(candidate: Candidate, tasks: Sequence[Task], config: PipelineConfig) -> tuple[Task, ...]:

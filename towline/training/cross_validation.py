@@ -21,31 +21,29 @@ from threadpoolctl import ThreadpoolController
 
 from towline import files
 from towline.config import (
-    DEFAULT_METRIC,
-    GREATER_IS_BETTER,
-    METRICS,
     Candidate,
     Frozen,
-    Metric,
     PipelineConfig,
     Task,
     TrainingConfig,
 )
 from towline.data.schema.contract import Contract
-from towline.data.splits import Fold, make_folds
+from towline.data.splits import Fold, make_folds, sample_rows
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError, TowlineError
+from towline.extras import BOOSTING_LIBRARIES
 from towline.training import model_io
-from towline.training.config_checks import check_config, metric_error
-from towline.training.estimator_import import describe_error
+from towline.training.budget import CandidateLimits, FitPlan, count_workers
+from towline.training.config_checks import check_config
 from towline.training.estimators import Model, build_model, default_search_space, pipeline_of
+from towline.training.evaluation.definitions import metrics_of, primary_metric
 from towline.training.evaluation.metrics import compute_metrics, predict
 from towline.training.evaluation.predictions import Predictions
 from towline.training.tuning import search_parameters
+from towline.training.user_code import describe_error
 
 log = logging.getLogger("towline.steps")
 _COMPARED_ROWS = 100  # rows that a model predicts before and after it was stored
-_SINGLE_THREADED = ("baseline", "linear")  # most of their time is preparation, which holds the interpreter's lock
 
 # base classes of scikit-learn whose fitted estimators contain rows of the table
 ROW_STORING_CLASSES = frozenset({
@@ -66,6 +64,8 @@ class CrossValidationResult(Frozen):
         seconds, cpu_seconds: wall and process time, including the search.
         trials: of the search.
         rows, rows_available: rows that the largest fold was fitted on, and could have been.
+        final_rows: the final model is fitted on a sample of so many rows; None: on all rows.
+        reductions: what the budget or ``cross_validation.max_rows`` reduced, each in one line.
         failed: why the candidate could not be fitted, in one line; else empty.
         notes: warnings of the libraries, each once.
     """
@@ -82,6 +82,8 @@ class CrossValidationResult(Frozen):
     trials: int = 0
     rows: int = 0
     rows_available: int = 0
+    final_rows: int | None = None
+    reductions: tuple[str, ...] = ()
     failed: str = ""
     notes: tuple[str, ...] = ()
 
@@ -110,6 +112,7 @@ class _CrossValidation:
     features: pd.DataFrame
     labels: np.ndarray
     folds: list[Fold]
+    max_rows: int  # that a fold is fitted on
     untested: threading.Lock  # free until the first fitted model was stored and read back
 
     def score(self, params: dict[str, Any]) -> _FoldScores:
@@ -122,10 +125,11 @@ class _CrossValidation:
             chances = _positive_probabilities(predictions, self.contract)
             threshold = best_threshold(np.concatenate(truth), chances, self.contract.positive, metric)
             predictions = [_apply_threshold(part, threshold, self.contract) for part in predictions]
+        names = metrics_of(self.config, self.contract.task)
         metrics = [
             {
                 name: value
-                for name, value in compute_metrics(fold_truth, part, self.contract).items()
+                for name, value in compute_metrics(fold_truth, part, self.contract, metrics=names).items()
                 if np.isfinite(value)
             }
             for fold_truth, part in zip(truth, predictions, strict=True)
@@ -142,7 +146,7 @@ class _CrossValidation:
 
         def predict_fold(fold: int) -> Predictions:
             started, (train, test) = time.perf_counter(), self.folds[fold]
-            train = self._sample_rows(train)
+            train = sample_rows(train, self.max_rows, self.config.seed, self.labels)
             with pools.limit(limits=1, user_api="openmp"):  # OpenMP keeps its limit by thread
                 trusted = self.config.package.trusted
                 model = build_model(self.candidate, self.contract, self.config.seed, params, trusted)
@@ -152,8 +156,7 @@ class _CrossValidation:
             log.debug("%s: fold %d in %.1f s", self.candidate.name, fold + 1, time.perf_counter() - started)
             return predictions
 
-        parallel = self.candidate.estimator not in _SINGLE_THREADED
-        workers = min(len(self.folds), joblib.cpu_count()) if parallel else 1
+        workers = count_workers(self.candidate, len(self.folds))
         with pools.limit(limits=1):
             # the longest first: the last of expanding folds would else run alone at the end
             order = sorted(range(len(self.folds)), key=lambda fold: -len(self.folds[fold][0]))
@@ -161,16 +164,10 @@ class _CrossValidation:
             by_fold = dict(zip(order, joblib.Parallel(n_jobs=workers, backend="threading")(jobs), strict=True))
             return [by_fold[fold] for fold in range(len(self.folds))]
 
-    def _sample_rows(self, train: np.ndarray) -> np.ndarray:
-        """At most ``cross_validation.max_rows`` of the positions, in order."""
-        limit = self.config.cross_validation.max_rows
-        if len(train) <= limit:
-            return train
-        return np.sort(np.random.default_rng(self.config.seed).choice(train, limit, replace=False))
-
     def _check_storage(self, model: Model) -> None:
-        """Stores the first fitted model and reads it back; towline's own candidates need no such check."""
-        if "." in self.candidate.estimator and self.untested.acquire(blocking=False):
+        """Stores the first fitted model and reads it back; those of linear, forest and boosting need no check."""
+        estimator = self.candidate.estimator
+        if ("." in estimator or estimator in BOOSTING_LIBRARIES) and self.untested.acquire(blocking=False):
             path, rows = self.work.file(f"trial-{self.candidate.name}.skops"), self.features.head(_COMPARED_ROWS)
             trusted, where = model_io.trusted_packages(self.config), f"candidates.{self.candidate.name}"
             model_io.check_round_trip(model, path, where, trusted, lambda model: predict(model, rows, self.contract))
@@ -207,18 +204,6 @@ def load_out_of_fold_predictions(work: Workspace, candidate: str) -> OutOfFoldPr
     return OutOfFoldPredictions(arrays["rows"], arrays["fold"], predictions)
 
 
-def primary_metric(config: TrainingConfig, task: Task) -> Metric:
-    """The metric that decides between candidates and in the gate.
-
-    Raises:
-        ConfigError: the configured metric is not one of the task.
-    """
-    metric = config.evaluation.metric or DEFAULT_METRIC[task]
-    if metric not in METRICS[task]:
-        raise metric_error("evaluation.metric", metric, task)
-    return metric
-
-
 def check_candidates(config: PipelineConfig, contract: Contract) -> None:
     """Checks that all candidates can be used with these columns and this task, before anything is fitted.
 
@@ -250,7 +235,9 @@ def baseline_candidate(config: TrainingConfig) -> Candidate:
     return Candidate(estimator="baseline", params={"strategy": "mean"} if squared else {})
 
 
-def cross_validate(work: Workspace, config: TrainingConfig, candidate: Candidate) -> CrossValidationResult:
+def cross_validate(
+    work: Workspace, config: TrainingConfig, candidate: Candidate, plan: FitPlan | None = None
+) -> CrossValidationResult:
     """Fits and scores a candidate on the folds of the train part, after its hyperparameter search if it has one.
 
     Saves the out-of-fold predictions as ``oof-<name>.npz``. In a binary task the labels are decided by the threshold
@@ -260,6 +247,7 @@ def cross_validate(work: Workspace, config: TrainingConfig, candidate: Candidate
         work: the run's workspace.
         config: of the training.
         candidate: to score.
+        plan: the limits of the time budget; default: none.
 
     Raises:
         ConfigError: an estimator, parameter, search space or metric that cannot be used.
@@ -271,28 +259,26 @@ def cross_validate(work: Workspace, config: TrainingConfig, candidate: Candidate
     metric = primary_metric(config, contract.task)
     features, labels, rows = work.subset("train")
     folds = make_folds(rows, labels, config)
-    run = _CrossValidation(work, config, candidate, contract, features, labels, folds, threading.Lock())
+    limits, available = (plan or FitPlan()).limits_of(candidate), max(len(train) for train, _ in folds)
+    max_rows = limits.fold_rows or config.cross_validation.max_rows
+    run = _CrossValidation(work, config, candidate, contract, features, labels, folds, max_rows, threading.Lock())
     build_model(candidate, contract, config.seed, trusted=config.package.trusted)  # raises before anything is fitted
 
-    failed, params, trials, scores = "", candidate.params, 0, _FoldScores([], None, [])
+    params, trials, scores, failed = candidate.params, 0, _FoldScores([], None, []), ""
     with _collect_warnings() as notes:
         try:
-            if candidate.search:
-
-                def objective(params: dict[str, Any]) -> float:
-                    return run.score(params).summary(np.mean).get(metric, np.nan)
-
-                file, space = work.file(f"search-{candidate.name}.json"), default_search_space(candidate, contract.task)
-                params, trials = search_parameters(file, candidate, space, metric, config.seed, objective)
-            scores = run.score(params)
-            run.save(scores.predictions)
-            if metric not in scores.summary(np.mean):
-                failed = f"{metric} is undefined in every fold"
+            if limits.left_out:
+                failed = "left out (budget)"
+            else:
+                params, trials = _search(run, limits.trials)
+                scores = run.score(params)
+                run.save(scores.predictions)
+                if metric not in scores.summary(np.mean):
+                    failed = f"{metric} is undefined in every fold"
         except TowlineError:
             raise
         except Exception as error:  # noqa: BLE001 - an estimator may raise anything; the other candidates continue
             failed = describe_error(error)
-    available = max(len(train) for train, _ in folds)
     return CrossValidationResult(
         candidate=candidate.name,
         estimator=candidate.estimator,
@@ -304,11 +290,67 @@ def cross_validate(work: Workspace, config: TrainingConfig, candidate: Candidate
         seconds=round(time.perf_counter() - started[0], 3),
         cpu_seconds=round(time.process_time() - started[1], 3),
         trials=trials,
-        rows=min(available, config.cross_validation.max_rows),
+        rows=min(available, max_rows),
         rows_available=available,
+        final_rows=limits.final_rows,
+        reductions=_describe_reductions(candidate, limits, min(available, max_rows), available),
         failed=failed,
         notes=tuple(notes),
     )
+
+
+def _describe_reductions(candidate: Candidate, limits: CandidateLimits, rows: int, available: int) -> tuple[str, ...]:
+    """What is reduced for this candidate: it is left out, or has fewer rows or trials."""
+    name = candidate.name
+    if limits.left_out:
+        return (f"{name} is left out: {limits.left_out}",)
+    reductions = []
+    if limits.fold_rows:
+        reductions.append(f"{name}: folds fitted on {rows:,} of {available:,} rows (budget)")
+    elif rows < available and candidate.estimator != "baseline":
+        reductions.append(f"folds fitted on {rows:,} of {available:,} rows (cross_validation.max_rows)")
+    if limits.trials and candidate.search:
+        reductions.append(f"{name}: {limits.trials} of {candidate.search.trials} trials of the search (budget)")
+    if limits.final_rows:
+        reductions.append(f"{name}: the model is fitted on a sample of {limits.final_rows:,} rows (budget)")
+    return tuple(reductions)
+
+
+def _search(run: _CrossValidation, max_trials: int | None) -> tuple[dict[str, Any], int]:
+    """The best hyperparameters and the number of trials; without a search, the candidate's own and 0."""
+    candidate, task = run.candidate, run.contract.task
+    if not candidate.search:
+        return candidate.params, 0
+    if max_trials is not None:
+        search = candidate.search.model_copy(update={"trials": max_trials})
+        candidate = candidate.model_copy(update={"search": search})
+    metric = primary_metric(run.config, task)
+
+    def objective(params: dict[str, Any]) -> float:
+        return run.score(params).summary(np.mean).get(metric, np.nan)
+
+    file, space = run.work.file(f"search-{candidate.name}.json"), default_search_space(candidate, task)
+    return search_parameters(file, candidate, space, metric, run.config.seed, objective)
+
+
+def score_on_last_folds(
+    work: Workspace, config: TrainingConfig, candidate: Candidate, folds: int, max_rows: int
+) -> list[float]:
+    """The primary metric of a candidate, with its own parameters, in each of the last folds; NaN if it is undefined.
+
+    Args:
+        work: the run's workspace.
+        config: of the training.
+        candidate: to score.
+        folds: number of folds.
+        max_rows: a fold is fitted on at most so many rows.
+    """
+    contract = work.contract()
+    metric = primary_metric(config, contract.task)
+    features, labels, rows = work.subset("train")
+    last = make_folds(rows, labels, config)[-folds:]
+    run = _CrossValidation(work, config, candidate, contract, features, labels, last, max_rows, threading.Lock())
+    return [fold.get(metric, np.nan) for fold in run.score({}).metrics]
 
 
 def choose_candidate(
@@ -329,7 +371,7 @@ def choose_candidate(
             remedy="correct their params, or use others: linear, forest, boosting",
             details=tuple(f"{result.candidate}: {result.failed}" for result in candidates),
         )
-    sign = 1 if GREATER_IS_BETTER[metric] else -1
+    sign = 1 if metric.greater_is_better else -1
     return max(fitted, key=lambda result: sign * result.mean[metric])
 
 

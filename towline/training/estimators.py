@@ -1,10 +1,11 @@
 """Estimators: builds the scikit-learn pipeline of a candidate, with preprocessing by column kind.
 
-A candidate names a built-in estimator (linear, forest, boosting) or a class by its dotted path.
+A candidate names a built-in estimator (linear, forest, boosting), a boosting library (lightgbm, xgboost, catboost) or a
+class by its dotted path.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -26,8 +27,9 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 from towline.config import Candidate, Task, suggest
 from towline.data.schema.contract import Contract
 from towline.errors import ConfigError, FitError
-from towline.training.estimator_import import describe_error, import_estimator
-from towline.training.pipeline_components import CalendarParts, Classifier, DateAges, TextEncoder
+from towline.training.boosters import CLASSIFIERS, REGRESSORS
+from towline.training.pipeline_components import CalendarParts, Classifier, DateAges, NamedColumns, TextEncoder
+from towline.training.user_code import describe_error, import_estimator
 
 Model: TypeAlias = Pipeline | Classifier
 ONE_HOT_LEVELS = 20
@@ -36,12 +38,33 @@ MAX_TEXT_COMPONENTS = 240
 
 
 class _EstimatorSpec(NamedTuple):
-    """An estimator with its default parameters and search space; ``scaled``: needs scaled and one-hot columns."""
+    """An estimator with its default parameters and search space.
+
+    Attributes:
+        scaled: whether it needs scaled columns, and one-hot columns of calendar parts.
+        parameters: of a boosting library's class, to which an estimator of ``boosters`` passes them on.
+    """
 
     estimator: Callable[..., BaseEstimator]
     defaults: Mapping[str, Any] = MappingProxyType({})
     space: Mapping[str, Any] = MappingProxyType({})
     scaled: bool = True
+    parameters: frozenset[str] = frozenset()
+
+    @property
+    def is_booster(self) -> bool:
+        """Whether it is of ``boosters``: it is given missing numbers as NaN, and names of the features."""
+        return bool(self.parameters)
+
+    def create(self, class_weight: str | None = None, **params: Any) -> BaseEstimator:
+        """The unfitted estimator."""
+        if self.is_booster:
+            return self.estimator(params, class_weight)
+        return self.estimator(**params, **({"class_weight": class_weight} if class_weight else {}))
+
+    def constructor_parameters(self) -> tuple[Set[str], bool]:
+        """The parameters that it knows, and whether it takes others."""
+        return (self.parameters, False) if self.is_booster else _constructor_parameters(self.estimator)
 
 
 _FOREST = {"min_samples_leaf": [1, 20], "max_features": [0.1, 1.0]}
@@ -54,17 +77,42 @@ _BOOSTING = {
 # chosen on real tables (benchmarks/defaults.py): without regularization, boosting diverges on rare classes
 _STOPPED = {"max_iter": 500, "early_stopping": True, "n_iter_no_change": 20, "l2_regularization": 1.0}
 _LEAVES = {"max_leaf_nodes": 4000}  # limits the stored forest to about 13 MB
-# defaults of the boosting libraries: no output and no files. Like scikit-learn's trees they need no scaled columns
+# defaults of the boosting libraries' classes: no output and no files. They need no scaled columns
 _BOOSTING_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "lightgbm": {"verbose": -1},
     "xgboost": {},
     "catboost": {"verbose": False, "allow_writing_files": False},
 }
 _SYNONYMS = (
-    {"verbose", "verbose_eval", "silent", "logging_level"},
+    {"verbose", "verbose_eval", "verbosity", "silent", "logging_level"},
     {"random_state", "random_seed", "seed"},
     {"n_jobs", "nthread", "num_threads", "thread_count"},
+    {"learning_rate", "eta"},
+    {"max_depth", "depth"},
+    {"reg_lambda", "lambda", "lambda_l2", "l2_leaf_reg"},
 )
+_LEARNING_RATE = {"low": 0.02, "high": 0.3, "log": True}
+_L2 = {"low": 1e-3, "high": 10.0, "log": True}
+# boosting libraries as candidates: defaults and search space of each
+_BOOSTERS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+    "lightgbm": (
+        {"verbose": -1, "learning_rate": 0.1, "reg_lambda": 1.0, "deterministic": True, "force_col_wise": True},
+        {"learning_rate": _LEARNING_RATE, "num_leaves": [8, 64], "min_child_samples": [5, 60], "reg_lambda": _L2},
+    ),
+    "xgboost": (
+        {"verbosity": 0, "learning_rate": 0.1, "max_depth": 6, "reg_lambda": 1.0},
+        {
+            "learning_rate": _LEARNING_RATE,
+            "max_depth": [3, 8],
+            "min_child_weight": {"low": 1.0, "high": 30.0, "log": True},
+            "reg_lambda": _L2,
+        },
+    ),
+    "catboost": (  # it derives its learning rate from the number of rows and trees
+        {"verbose": False, "allow_writing_files": False},
+        {"learning_rate": _LEARNING_RATE, "depth": [4, 8], "l2_leaf_reg": {"low": 1.0, "high": 30.0, "log": True}},
+    ),
+}
 _REGRESSORS: Mapping[str, _EstimatorSpec] = {
     "baseline": _EstimatorSpec(DummyRegressor, {"strategy": "median"}),
     "linear": _EstimatorSpec(Ridge, {}, {"alpha": {"low": 1e-3, "high": 1e3, "log": True}}),
@@ -93,7 +141,8 @@ def build_model(
     Missing numbers and booleans are imputed with the median, and an indicator is added. Categories are one-hot encoded
     up to 20 levels, else target-encoded with cross-fitting. Datetimes become calendar parts and ages, texts become
     components and scores of their TF-IDF weights. Linear and other
-    estimators get scaled columns, trees do not. The pipeline uses one thread, because folds run in parallel.
+    estimators get scaled columns, trees do not. lightgbm, xgboost and catboost get missing numbers as NaN, and names of
+    the features. The pipeline uses one thread, because folds run in parallel.
 
     Args:
         candidate: a built-in name or the path of a class, with its parameters.
@@ -107,7 +156,9 @@ def build_model(
         FitError: there is no feature column.
     """
     spec = _find_estimator(candidate, contract.task, trusted)
-    estimate = _create_estimator(candidate, spec, contract.task, seed, {**candidate.params, **(params or {})})
+    params = {**candidate.params, **(params or {})}
+    _check_constraints(candidate, params, spec, contract)
+    estimate = _create_estimator(candidate, spec, contract.task, seed, params)
     pipeline = Pipeline([("prepare", _create_preprocessor(contract, spec, seed)), ("estimate", estimate)])
     return Classifier(pipeline, contract.classes, contract.positive) if contract.classes else pipeline
 
@@ -161,7 +212,8 @@ def _create_preprocessor(contract: Contract, spec: _EstimatorSpec, seed: int) ->
         return ColumnTransformer([])
 
     scale = [StandardScaler()] if spec.scaled else []
-    impute = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
+    median = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
+    impute = [] if spec.is_booster else [median]
     one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
     # of classes "auto": rows of a fold may have only two of three
     target = "continuous" if contract.task == "regression" else "auto"
@@ -170,22 +222,42 @@ def _create_preprocessor(contract: Contract, spec: _EstimatorSpec, seed: int) ->
     kinds["age"] = [*(column.name for column in contract.age_columns), *([reference] if reference else [])]
     components = max(4, min(TEXT_COMPONENTS, MAX_TEXT_COMPONENTS // max(1, len(kinds["text"]))))
     blocks = {
-        "number": make_pipeline(impute, *scale),
+        "number": make_pipeline(*impute, *scale) if impute else "passthrough",
         "category": one_hot,
         "levels": make_pipeline(encode, *scale),
         "text": make_pipeline(TextEncoder(contract.task, components, random_state=seed), *scale),
-        "age": make_pipeline(DateAges(reference is not None), impute, *scale),
-        "calendar": make_pipeline(CalendarParts(tuple(parts)), one_hot if spec.scaled else impute),
+        "age": make_pipeline(DateAges(reference is not None), *impute, *scale),
+        "calendar": make_pipeline(CalendarParts(tuple(parts)), *([one_hot] if spec.scaled else impute)),
     }
-    return ColumnTransformer([(kind, blocks[kind], names) for kind, names in kinds.items() if names])
+    columns = NamedColumns if spec.is_booster else ColumnTransformer
+    return columns([(kind, blocks[kind], names) for kind, names in kinds.items() if names])
+
+
+def _check_constraints(
+    candidate: Candidate, params: Mapping[str, Any], spec: _EstimatorSpec, contract: Contract
+) -> None:
+    """Checks that monotone constraints by column name numbers or booleans of the contract."""
+    constraints = params.get("monotone_constraints")
+    if not spec.is_booster or not isinstance(constraints, dict):
+        return
+    where = f"candidates.{candidate.name}.params.monotone_constraints"
+    numbers = [column.name for column in contract.feature_columns if column.kind in ("numeric", "boolean")]
+    for column, sign in constraints.items():
+        if column not in numbers:
+            what = f"{column!r} is not a feature of numbers or booleans"
+            raise ConfigError(what, where=where, remedy=suggest(str(column), numbers))
+        if sign not in (-1, 0, 1):
+            raise ConfigError(f"{column}: {sign!r} is not a constraint", where=where, remedy="write 1, 0 or -1")
 
 
 def _find_estimator(candidate: Candidate, task: Task, trusted: Sequence[str] = ()) -> _EstimatorSpec:
     name, where = candidate.estimator, f"candidates.{candidate.name}.estimator"
     built_in = _REGRESSORS if task == "regression" else _CLASSIFIERS
+    if name in _BOOSTERS:
+        return _find_booster(name, task, where)
     if "." not in name:
         if name not in built_in:
-            remedy = f"{suggest(name, built_in)} (or a class such as sklearn.svm.SVR or lightgbm.LGBMRegressor)"
+            remedy = f"{suggest(name, [*built_in, *_BOOSTERS])} (or a class such as sklearn.svm.SVR)"
             raise ConfigError(f"unknown estimator {name!r}", where=where, remedy=remedy)
         return built_in[name]
 
@@ -194,11 +266,20 @@ def _find_estimator(candidate: Candidate, task: Task, trusted: Sequence[str] = (
     return _EstimatorSpec(estimator, _BOOSTING_DEFAULTS.get(library, {}), scaled=library not in _BOOSTING_DEFAULTS)
 
 
+def _find_booster(name: str, task: Task, where: str) -> _EstimatorSpec:
+    booster = (REGRESSORS if task == "regression" else CLASSIFIERS)[name]
+    path = f"{name}.{booster.regressor if task == 'regression' else booster.classifier}"
+    known, _ = _constructor_parameters(import_estimator(path, where, ()))
+    defaults, space = _BOOSTERS[name]
+    parameters = frozenset({*known, *booster.other_parameters(), "class_weight"})
+    return _EstimatorSpec(booster, defaults, space, scaled=False, parameters=parameters)
+
+
 def _create_estimator(
     candidate: Candidate, spec: _EstimatorSpec, task: Task, seed: int, params: Mapping[str, Any]
 ) -> BaseEstimator:
     name, where = candidate.estimator, f"candidates.{candidate.name}"
-    known, takes_others = _constructor_parameters(spec.estimator)
+    known, takes_others = spec.constructor_parameters()
     unknown = [] if takes_others else [key for key in params if key not in known]
     if unknown:
         what = f"{name} has no parameter {unknown[0]!r}"
@@ -215,7 +296,7 @@ def _create_estimator(
     defaults = dict(spec.defaults) | {key: value for key, value in fixed.items() if key in known}
     defaults = {key: value for key, value in defaults.items() if not _synonyms(key) & params.keys()}
     try:
-        estimator = spec.estimator(**defaults, **params)
+        estimator = spec.create(**defaults, **params)
     except Exception as error:  # a constructor may raise anything; its parameters are the cause
         what = f"{name} cannot be created: {describe_error(error)}"
         remedy = "give the parameters that its constructor needs"

@@ -13,11 +13,11 @@ from towline.errors import FitError, TowlineError
 from towline.training import model_io
 from towline.training.cross_validation import CrossValidationResult, baseline_candidate
 from towline.training.detrend import Trend
-from towline.training.estimator_import import describe_error
 from towline.training.estimators import build_model
 from towline.training.evaluation.metrics import predict
 from towline.training.evaluation.predictions import Predictions
 from towline.training.history import History, choose_history, fit_history, load_rows
+from towline.training.user_code import describe_error
 
 EVALUATED_MODEL = "model.skops"
 REFITTED_MODEL = "refitted.skops"
@@ -75,7 +75,8 @@ def fit(
         FitError: the candidate cannot be fitted on these rows, or the model cannot be stored.
     """
     train = work.subset("train")
-    model = _fit_rows(work, config, chosen, history or History(), train, EVALUATED_MODEL)
+    history = history or History(sample=chosen.final_rows)
+    model = _fit_rows(work, config, chosen, history, train, EVALUATED_MODEL)
     baseline = build_model(baseline_candidate(config), work.contract(), config.seed).fit(train.features, train.labels)
     model_io.save_model(baseline, work.file(BASELINE_MODEL), "candidates.baseline")
     return model

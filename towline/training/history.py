@@ -16,15 +16,17 @@ import pandas as pd
 from sklearn.utils.validation import has_fit_parameter
 from threadpoolctl import ThreadpoolController
 
-from towline.config import GREATER_IS_BETTER, HistoryConfig, TrainingConfig
+from towline.config import HistoryConfig, TrainingConfig
 from towline.data.schema.contract import Contract
+from towline.data.splits import sample_rows
 from towline.data.workspace import Subset, Workspace
-from towline.training.cross_validation import CrossValidationResult, primary_metric
+from towline.training.cross_validation import CrossValidationResult
 from towline.training.detrend import Trend, remove_trend
-from towline.training.estimator_import import describe_error
 from towline.training.estimators import Model, build_model, pipeline_of
+from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.metrics import compute_metrics, predict
 from towline.training.pipeline_components import Classifier
+from towline.training.user_code import describe_error
 
 MIN_ROWS = 200
 MIN_CLASS_ROWS = 10
@@ -45,6 +47,7 @@ class History(HistoryConfig):
         metric, rows, start, end: the selection's metric, its recent rows and their times (ISO); empty if there was only
             one history.
         trials: every configured history with its score.
+        sample: a model is fitted on at most so many rows, a random sample; None: on all rows of the history.
     """
 
     metric: str = ""
@@ -52,9 +55,13 @@ class History(HistoryConfig):
     start: str = ""
     end: str = ""
     trials: tuple[HistoryTrial, ...] = ()
+    sample: int | None = None
+
+    def __str__(self) -> str:
+        return super().__str__() + (f", a sample of {self.sample:,}" if self.sample else "")
 
     def select_rows(self, times: pd.Series | None, labels: np.ndarray) -> np.ndarray:
-        """Positions of the rows to learn from, oldest first.
+        """Positions of the rows to learn from, oldest first; a sample of them if there are more than ``sample``.
 
         A window with few rows is extended into the past, to 200 rows and 10 of each class, or to all rows.
 
@@ -62,9 +69,18 @@ class History(HistoryConfig):
             times: (n,) time of each row; None if the table has no time column.
             labels: (n,) target values; object for classification.
         """
-        if times is None or self.window is None:
+        positions = self._select_window(times, labels)
+        if self.sample is None:
+            return positions
+        sample = sample_rows(np.arange(len(positions)), self.sample, seed=0, labels=labels[positions])
+        return np.asarray(positions[sample])
+
+    def _select_window(self, times: pd.Series | None, labels: np.ndarray) -> np.ndarray:
+        if times is None or (self.window is None and self.sample is None):
             return np.arange(len(labels))
         order = np.argsort(times.to_numpy(), kind="stable")
+        if self.window is None:
+            return order
         ordered = times.to_numpy()[order]
         start = int(np.searchsorted(ordered, ordered[-1] - np.timedelta64(self.window), side="right"))
         start = min(start, max(0, len(order) - MIN_ROWS))
@@ -122,14 +138,14 @@ def choose_history(
     """
     options = config.data.histories
     if len(options) == 1:
-        return History(**dict(options[0]))
+        return History(**dict(options[0]), sample=chosen.final_rows)
     metric, subset = primary_metric(config, work.contract().task), load_rows(work, config, all_rows=all_rows)
     times = subset.rows[config.data.time]
     recent_span = min(_holdout_length(work, config), (times.max() - times.min()) / 3)
     recent = (times > times.max() - recent_span).to_numpy()
     trials = [_try_history(option, work.contract(), config, chosen, subset, recent) for option in options]
     scored = [trial for trial in trials if trial.value is not None]
-    sign = 1 if GREATER_IS_BETTER[metric] else -1
+    sign = 1 if metric.greater_is_better else -1
     best = max(scored, key=lambda trial: sign * (trial.value or 0.0)) if scored else _longest_history(trials)
     return History(
         **{name: getattr(best, name) for name in HistoryConfig.model_fields},
@@ -138,6 +154,7 @@ def choose_history(
         start=times[recent].min().isoformat(),
         end=times[recent].max().isoformat(),
         trials=tuple(trials),
+        sample=chosen.final_rows,
     )
 
 
@@ -197,10 +214,10 @@ def _try_history(
     before = Subset(subset.features.iloc[older], subset.labels[older], subset.rows.iloc[older])
     value, failed, rows = None, "", 0
     try:
-        trained = fit_history(config, contract, chosen, History(**dict(option)), before)
+        trained = fit_history(config, contract, chosen, History(**dict(option), sample=chosen.final_rows), before)
         rows = len(trained.positions)
         predictions = predict(trained.model, subset.features[recent], contract)
-        score = compute_metrics(subset.labels[recent], predictions, contract)[metric]
+        score = compute_metrics(subset.labels[recent], predictions, contract, metrics=[metric])[metric]
         value, failed = (float(score), "") if np.isfinite(score) else (None, f"{metric} is undefined")
     except Exception as error:  # noqa: BLE001 - an estimator may raise anything; the other histories continue
         failed = describe_error(error)

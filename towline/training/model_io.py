@@ -16,9 +16,15 @@ import numpy as np
 from towline import files, origins
 from towline.config import TrainingConfig
 from towline.errors import FitError, ReleaseError, TowlineError
-from towline.training.estimator_import import LIBRARIES, describe_error
+from towline.training import boosters
 from towline.training.evaluation.predictions import Predictions
+from towline.training.user_code import LIBRARIES, describe_error
 
+#: type of a boosting candidate → its library
+_BOOSTER_LIBRARIES = {
+    f"{booster.__module__}.{booster.__name__}": booster.library
+    for booster in (*boosters.REGRESSORS.values(), *boosters.CLASSIFIERS.values())
+}
 TRUSTED_TYPES = (
     "catboost.core.CatBoostClassifier",
     "catboost.core.CatBoostRegressor",
@@ -37,9 +43,11 @@ TRUSTED_TYPES = (
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.tree._tree.Tree",
+    *_BOOSTER_LIBRARIES,
     "towline.training.pipeline_components.Classifier",
     "towline.training.pipeline_components.CalendarParts",
     "towline.training.pipeline_components.DateAges",
+    "towline.training.pipeline_components.NamedColumns",
     "towline.training.pipeline_components.TextEncoder",
     "xgboost.core.Booster",
     "xgboost.sklearn.XGBClassifier",
@@ -124,7 +132,7 @@ def packages_in_model(path: Path) -> set[str]:
     """The packages of the types in a model file that skops does not trust."""
     from skops.io import get_untrusted_types
 
-    return {name.partition(".")[0] for name in get_untrusted_types(file=path)}
+    return {_BOOSTER_LIBRARIES.get(name, name.partition(".")[0]) for name in get_untrusted_types(file=path)}
 
 
 def untrusted_types(path: Path) -> tuple[str, ...]:

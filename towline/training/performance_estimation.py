@@ -20,16 +20,17 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import ThreadpoolController
 
-from towline.config import Candidate, Frozen, Metric, PipelineConfig, Task
+from towline.config import METRICS, Candidate, Frozen, PipelineConfig, Task
 from towline.data.schema.contract import Column, Contract
 from towline.data.workspace import Workspace
 from towline.training import model_io
-from towline.training.cross_validation import load_out_of_fold_predictions, primary_metric
-from towline.training.estimator_import import describe_error
+from towline.training.cross_validation import load_out_of_fold_predictions
 from towline.training.estimators import build_model
 from towline.training.evaluation.bootstrap import percentile_interval, resample_metric
+from towline.training.evaluation.definitions import Metric, primary_metric
 from towline.training.evaluation.holdout import load_evaluation_predictions
 from towline.training.evaluation.predictions import Interval, Predictions, decode_labels
+from towline.training.user_code import describe_error
 
 LOSSES = ("mae", "rmse", "mape")
 ESTIMATE, LOSS = "estimate.json", "loss.skops"
@@ -63,7 +64,7 @@ class EstimatorState(Frozen):
         unavailable: why there is no estimate; else empty.
     """
 
-    metric: Metric
+    metric: str
     rows: int = 0
     curves: tuple[CalibrationCurve, ...] = ()
     noise: float = 0.0
@@ -130,8 +131,9 @@ def load_estimator(release: Path) -> tuple[EstimatorState, Any] | None:
 def _fit(
     work: Workspace, config: PipelineConfig, candidate: str, contract: Contract, metric: Metric
 ) -> tuple[EstimatorState, Any]:
-    if contract.task == "regression" and metric not in LOSSES:
-        reason = f"{metric} cannot be estimated without labels, only {', '.join(LOSSES)}"
+    if metric.function is not None or (contract.task == "regression" and metric not in LOSSES):
+        estimated = LOSSES if contract.task == "regression" else METRICS[contract.task]
+        reason = f"{metric} cannot be estimated without labels, only {', '.join(estimated)}"
         return EstimatorState(metric=metric, unavailable=reason), None
     folds = _load_folds(work, config, candidate)
     if contract.task != "regression" and any(fold.predictions.probabilities is None for fold in folds):
@@ -358,7 +360,7 @@ def _loss_noise(fold: _ScoredRows, state: EstimatorState, model: Any, contract: 
     return float(blocks.mean(axis=1).var(ddof=1) * length)
 
 
-def _row_losses(fold: _ScoredRows, metric: Metric) -> np.ndarray:
+def _row_losses(fold: _ScoredRows, metric: str) -> np.ndarray:
     """(n,) losses whose mean is the metric (rmse: its square); NaN for rows that do not count."""
     errors: np.ndarray = np.abs(fold.truth - fold.predictions.labels)
     if metric == "rmse":

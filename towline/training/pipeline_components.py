@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
@@ -19,6 +20,16 @@ from towline.config import Task
 from towline.data.schema.ages import compute_ages
 from towline.data.text_features import Analyzer, TextProjection, choose_analyzer, list_ngrams
 from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
+
+
+class NamedColumns(ColumnTransformer):  # type: ignore[misc]
+    """A ColumnTransformer that returns a DataFrame with the name of each feature, e.g. ``number__price``."""
+
+    def fit_transform(self, X: pd.DataFrame, y: object = None, **params: Any) -> pd.DataFrame:
+        return pd.DataFrame(super().fit_transform(X, y, **params), columns=self.get_feature_names_out())
+
+    def transform(self, X: pd.DataFrame, **params: Any) -> pd.DataFrame:
+        return pd.DataFrame(super().transform(X, **params), columns=self.get_feature_names_out())
 
 
 class CalendarParts(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -235,7 +246,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 expected = f"{len(features)} x {len(self.positions_)}"
                 raise ValueError(f"probabilities have the shape {raw.shape}, {expected} was expected")
             probabilities = np.zeros((len(features), len(self.classes)))
-            probabilities[:, self.positions_] = raw / raw.sum(axis=1, keepdims=True)
+            probabilities[:, self.positions_] = raw / raw.cumsum(axis=1)[:, -1:]  # added in the order of the plan
         if self.threshold is None:
             codes = np.asarray(last.predict(rows)).reshape(len(features)).astype(np.int64)
         else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from towline.config import GREATER_IS_BETTER, TrainingConfig
+from towline.config import TrainingConfig
 from towline.data.workspace import Workspace
 from towline.plot_style import (
     BEFORE,
@@ -27,6 +27,7 @@ from towline.plot_style import (
 )
 from towline.training.cross_validation import CrossValidationResult
 from towline.training.detrend import Trend
+from towline.training.evaluation.definitions import Metric, primary_metric
 from towline.training.evaluation.holdout import Evaluation, load_evaluation_predictions
 from towline.training.evaluation.metrics import EncodedPredictions
 from towline.training.result import TrainingResult
@@ -59,10 +60,11 @@ def _figures(work: Workspace, config: TrainingConfig, result: TrainingResult) ->
     contract, evaluation = work.contract(), result.evaluation
     truth, predictions, _ = load_evaluation_predictions(work)
     encoded = EncodedPredictions.of(truth, predictions, contract)
+    primary = primary_metric(config, contract.task)
     drawn: list[tuple[str, Figure | None]] = [
-        ("fold_scores", plot_fold_scores(result.candidates, evaluation.primary)),
+        ("fold_scores", plot_fold_scores(result.candidates, primary)),
         ("importance", plot_importance(evaluation)),
-        ("slices", plot_slices(evaluation)),
+        ("slices", plot_slices(evaluation, primary)),
     ]
     if encoded.task == "regression":
         drawn += [
@@ -86,9 +88,9 @@ def _figures(work: Workspace, config: TrainingConfig, result: TrainingResult) ->
     return [(name, figure) for name, figure in drawn if figure is not None]
 
 
-def plot_fold_scores(scores: Sequence[CrossValidationResult], metric: str) -> Figure | None:
+def plot_fold_scores(scores: Sequence[CrossValidationResult], metric: Metric) -> Figure | None:
     """The scores of each candidate: its folds and their mean."""
-    greater = GREATER_IS_BETTER[metric]
+    greater = metric.greater_is_better
     scored = [result for result in scores if metric in result.mean]
     if not scored:
         return None
@@ -125,9 +127,9 @@ def plot_importance(evaluation: Evaluation) -> Figure | None:
     return figure
 
 
-def plot_slices(evaluation: Evaluation) -> Figure | None:
+def plot_slices(evaluation: Evaluation, primary: Metric) -> Figure | None:
     """The primary metric of the model, with its interval, and of the baseline, by slice."""
-    sign = 1 if GREATER_IS_BETTER[evaluation.primary] else -1
+    sign = 1 if primary.greater_is_better else -1
     defined = [part for part in evaluation.slices if part.metric.value is not None]
     weakest = sorted(defined, key=lambda part: sign * (part.metric.value or 0.0))[:MAX_SLICES]
     slices = [part for part in defined if part in weakest][::-1]

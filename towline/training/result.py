@@ -5,6 +5,7 @@ from towline.data.validation.suite import Validation
 from towline.training.cross_validation import CrossValidationResult
 from towline.training.evaluation.holdout import Evaluation
 from towline.training.final_fit import FittedModel
+from towline.training.reference_model import ReferenceComparison
 
 
 class TrainingResult(Frozen):
@@ -15,12 +16,21 @@ class TrainingResult(Frozen):
         model: the model to release.
         evaluation: of the selected candidate on the holdout.
         validation: of the table.
+        comparison: of the selected candidate with the reference model; None if the reference model is a candidate.
     """
 
     candidates: tuple[CrossValidationResult, ...]
     model: FittedModel
     evaluation: Evaluation
     validation: Validation
+    comparison: ReferenceComparison | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was reduced for the candidates, and the advice of the comparison; each once."""
+        notes = [note for scores in self.candidates for note in scores.reductions]
+        advice = [self.comparison.advice] if self.comparison and self.comparison.far_below else []
+        return tuple(dict.fromkeys([*notes, *advice]))
 
     @property
     def chosen(self) -> CrossValidationResult:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from towline import files
-from towline.config import GREATER_IS_BETTER, Candidate, Metric, SearchConfig
+from towline.config import Candidate, SearchConfig
 from towline.errors import ConfigError, TowlineError
+from towline.training.evaluation.definitions import Metric
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -49,7 +50,7 @@ def search_parameters(
     specs = search.space or default
     space = _space(specs, f"candidates.{candidate.name}.search.space")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="maximize" if GREATER_IS_BETTER[metric] else "minimize")
+    study = optuna.create_study(direction="maximize" if metric.greater_is_better else "minimize")
     trials: list[dict[str, Any]] = json.loads(trials_file.read_bytes()) if trials_file.exists() else []
     for saved in trials:
         state = TrialState.PRUNED if saved["score"] is None else TrialState.COMPLETE

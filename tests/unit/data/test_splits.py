@@ -15,7 +15,7 @@ from tests.support.checks import at_least_one
 from towline.config import DataConfig, PipelineConfig
 from towline.data.schema.inference import infer_contract
 from towline.data.sources import Dataset, load_dataset
-from towline.data.splits import SplitSummary, make_folds, split_table
+from towline.data.splits import SplitSummary, make_folds, sample_rows, split_table
 from towline.data.workspace import Workspace
 from towline.errors import DataValidationError
 
@@ -257,3 +257,18 @@ def test_rows_that_differ_in_the_target_alone_are_in_one_part() -> None:
     base = pd.concat([base, pd.DataFrame({"x": rng.normal(size=400), "y": "no"})], ignore_index=True)
     _, train, holdout = parts(base, config(by="random"))
     assert set(base["x"].iloc[train]) & set(base["x"].iloc[holdout]) == set()
+
+
+def test_a_sample_of_rows_has_two_rows_of_each_class() -> None:
+    """The sample is seeded and ordered; rows of rare classes are added to it, and one row remains one."""
+    positions = np.arange(1_000, 11_000)
+    labels = np.full(11_000, "common", dtype=object)
+    labels[[1_200, 5_000, 9_000]], labels[7_000], labels[:1_000] = "rare", "single", "elsewhere"
+    sample = sample_rows(positions, 50, 1, labels)
+    assert list(sample) == sorted(set(sample))
+    assert set(sample) <= set(positions)
+    assert 53 <= len(sample) <= 54
+    assert sorted(labels[sample])[-3:] == ["rare", "rare", "single"]
+    assert (sample == sample_rows(positions, 50, 1, labels)).all()
+    assert len(sample_rows(positions, 50, 1)) == 50
+    assert sample_rows(positions, 10_000, 1, labels) is positions

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.releases import TrainedRun
 from towline.errors import ReleaseError
+from towline.extras import BOOSTING_LIBRARIES
 from towline.manifest import verify_release
 from towline.release import runtime
 
@@ -57,7 +58,7 @@ def test_other_versions_than_at_training_are_refused() -> None:
     runtime.check_versions(text, {"scikit-learn": "0.1"}, compiled=True)  # which the compiled scorer does not need
 
 
-@pytest.mark.parametrize("library", runtime.LIBRARIES)
+@pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
 def test_the_lock_file_of_a_boosting_library_contains_it(library: str) -> None:
     """It also contains scikit-learn. Another version than at training is refused; XGBoost has two names."""
     text = runtime.select_lock_file(compiled=False, packages={"collections", library, "sklearn"})

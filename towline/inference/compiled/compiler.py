@@ -6,7 +6,6 @@ It fills the tables of the plan by calling each transformer of the preprocessing
 import dataclasses
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from towline.data.schema.contract import Contract
+from towline.inference.compiled.booster_trees import NotCompiledError, Tree, read_trees
 from towline.inference.compiled.plan import (
     CALENDAR_VALUES,
     NARROW_LEAVES,
@@ -44,6 +44,7 @@ from towline.inference.compiled.plan import (
     TraversedForest,
     TreeNodes,
 )  # fmt: skip
+from towline.training.boosters import Booster
 from towline.training.pipeline_components import CalendarParts, Classifier, DateAges, TextEncoder
 
 _LINEAR = (Ridge, LinearRegression, Lasso, ElasticNet, LogisticRegression)
@@ -56,26 +57,6 @@ _LINKS: dict[str, LinkFunction] = {
     "MultinomialLogit": "softmax",
 }
 MAX_MASK_BYTES = 64 * 2**20  # bytes of masks; larger ensembles become a TraversedForest
-
-
-class NotCompiledError(Exception):
-    """A part of the pipeline cannot be compiled; the message names it."""
-
-
-@dataclass(frozen=True)
-class _Tree:
-    """One tree: ``values`` are (nodes, width), the children of a leaf are -1."""
-
-    feature: np.ndarray
-    threshold: np.ndarray
-    left: np.ndarray
-    right: np.ndarray
-    missing_left: np.ndarray
-    values: np.ndarray
-    leaf: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "leaf", self.left < 0)
 
 
 def compile_plan(model: Any, contract: Contract) -> Plan:
@@ -115,12 +96,12 @@ def _compile_scorer(estimator: Any, blocks: Sequence[DesignColumns]) -> tuple[Ra
             raise NotCompiledError(f"the loss {estimator.loss!r}")
         trees = [_boosted_tree(predictor.nodes) for iteration in estimator._predictors for predictor in iteration]
         start = np.asarray(estimator._baseline_prediction, dtype=np.float64).ravel()
-        fits = max(int(tree.leaf.sum()) for tree in trees) <= 64
-        nodes = sum(len(tree.leaf) for tree in trees)
-        bits = fits and 8 * len(trees) * (nodes // 2 + 64 * len(blocks)) <= MAX_MASK_BYTES
-        if bits:
-            return _compile_bitmasks(start, blocks, trees), link
-        return _compile_traversal(start, blocks, width, trees, single=False), link
+        return _compile_boosted(start, blocks, width, trees), link
+    if isinstance(estimator, Booster):
+        if estimator.link is None:
+            raise NotCompiledError(f"the objective {estimator.objective_!r}")
+        start, trees = read_trees(estimator)
+        return _compile_boosted(start, blocks, width, trees), estimator.link
     raise NotCompiledError(f"{type(estimator).__name__} is not one of the estimators that are compiled")
 
 
@@ -151,7 +132,8 @@ def _encode_blocks(
         begin = prepare.output_indices_[name].start
         at = [names.index(column) for column in columns]
         if name == "number":
-            blocks += _encode_numbers(transformer, at, begin, columns)
+            imputed = isinstance(transformer, Pipeline)
+            blocks += _encode_numbers(transformer, at, begin, columns) if imputed else _pass_numbers(at, begin)
         elif name in ("category", "levels"):
             blocks += _encode_categories(transformer, columns, at, begin)
         elif name == "text" and isinstance(transformer[0], TextEncoder):
@@ -161,13 +143,21 @@ def _encode_blocks(
         elif name == "age" and isinstance(transformer[0], DateAges):
             time = at.pop() if transformer[0].has_time else None
             derived += [AgeColumn(column, time) for column in at]
-            blocks += _encode_numbers(transformer[1:], range(first, first + len(at)), begin)
+            ages = range(first, first + len(at))
+            imputed = len(transformer) > 1
+            blocks += _encode_numbers(transformer[1:], ages, begin) if imputed else _pass_numbers(ages, begin)
             first += len(at)
         elif name == "calendar" and isinstance(transformer[0], CalendarParts):
             blocks += _encode_calendar(transformer, at, begin)
         else:
             raise NotCompiledError(f"the preprocessing block {name!r}")
     return blocks, tuple(derived)
+
+
+def _pass_numbers(columns: Sequence[int], begin: int) -> Iterator[DesignColumns]:
+    """Numbers as they are, also if they are missing."""
+    for position, column in enumerate(columns, begin):
+        yield DesignColumns(NumericLookup(column), np.array([position]), np.array([[0.0], [np.nan]]), number=True)
 
 
 def _encode_numbers(
@@ -224,15 +214,17 @@ def _encode_texts(transformer: Pipeline, first: int, begin: int) -> list[DesignC
 
 def _encode_calendar(transformer: Pipeline, columns: Sequence[int], begin: int) -> Iterator[DesignColumns]:
     pairs = [(column, part) for column, parts in zip(columns, transformer[0].parts, strict=True) for part in parts]
-    encoder = transformer[1]
+    encoder = transformer[1] if len(transformer) > 1 else None
     one_hot = isinstance(encoder, OneHotEncoder)
     usual = [float(CALENDAR_VALUES[part][0]) for _, part in pairs]
     for position, (column, part) in enumerate(pairs):
         values = [np.nan, *map(float, CALENDAR_VALUES[part])]
         cells = np.array([usual] * len(values))
         cells[:, position] = values
-        table = np.asarray(encoder.transform(cells), dtype=np.float64)
-        if one_hot:
+        table = np.asarray(cells if encoder is None else encoder.transform(cells), dtype=np.float64)
+        if encoder is None:
+            at = np.array([position])
+        elif one_hot:
             widths = [len(levels) for levels in encoder.categories_]
             at = sum(widths[:position]) + np.arange(widths[position])
         else:
@@ -260,8 +252,19 @@ def _compile_linear(estimator: Any, blocks: Sequence[DesignColumns]) -> LinearSu
     return LinearSum(start, shares)
 
 
+def _compile_boosted(
+    start: np.ndarray, blocks: Sequence[DesignColumns], width: int, trees: Sequence[Tree]
+) -> BitmaskForest | TraversedForest:
+    """Boosted trees, as bitmasks if each tree has at most 64 leaves and the masks are small enough."""
+    nodes = sum(len(tree.leaf) for tree in trees)
+    is_small = 8 * len(trees) * (nodes // 2 + 64 * len(blocks)) <= MAX_MASK_BYTES
+    if is_small and max(int(tree.leaf.sum()) for tree in trees) <= 64:
+        return _compile_bitmasks(start, blocks, trees)
+    return _compile_traversal(start, blocks, width, trees, single=False)
+
+
 def _compile_traversal(
-    start: np.ndarray, blocks: Sequence[DesignColumns], width: int, trees: Sequence[_Tree], *, single: bool
+    start: np.ndarray, blocks: Sequence[DesignColumns], width: int, trees: Sequence[Tree], *, single: bool
 ) -> TraversedForest:
     sizes = [len(tree.leaf) for tree in trees]
     roots = np.cumsum([0, *sizes[:-1]])
@@ -283,8 +286,8 @@ def _compile_traversal(
     return TraversedForest(start, blocks, width, nodes, max(map(_tree_depth, trees)), single)
 
 
-def _compile_bitmasks(start: np.ndarray, blocks: Sequence[DesignColumns], trees: Sequence[_Tree]) -> BitmaskForest:
-    leaves = np.zeros((len(trees), 64))
+def _compile_bitmasks(start: np.ndarray, blocks: Sequence[DesignColumns], trees: Sequence[Tree]) -> BitmaskForest:
+    leaves = np.zeros((len(trees), 64), dtype=start.dtype)
     cuts: dict[int, list[tuple[float, int, np.uint64, bool]]] = {}
     for number, tree in enumerate(trees):
         count = 0
@@ -343,7 +346,7 @@ def _goes_left(value: float, threshold: float, missing_left: bool) -> bool:
     return missing_left if np.isnan(value) else bool(value <= threshold)
 
 
-def _postorder(tree: _Tree) -> Iterator[int]:
+def _postorder(tree: Tree) -> Iterator[int]:
     """The nodes, children before their parent and left before right."""
     pending = [(0, False)]
     while pending:
@@ -354,7 +357,7 @@ def _postorder(tree: _Tree) -> Iterator[int]:
             pending += [(node, True), (int(tree.right[node]), False), (int(tree.left[node]), False)]
 
 
-def _tree_depth(tree: _Tree) -> int:
+def _tree_depth(tree: Tree) -> int:
     depth, level = 0, np.array([0])
     while len(level := level[~tree.leaf[level]]):
         level = np.concatenate([tree.left[level], tree.right[level]])
@@ -362,9 +365,9 @@ def _tree_depth(tree: _Tree) -> int:
     return depth
 
 
-def _boosted_tree(nodes: np.ndarray) -> _Tree:
+def _boosted_tree(nodes: np.ndarray) -> Tree:
     leaf = nodes["is_leaf"].astype(bool)
-    return _Tree(
+    return Tree(
         feature=nodes["feature_idx"].astype(np.intp),
         threshold=nodes["num_threshold"].astype(np.float64),
         left=np.where(leaf, -1, nodes["left"].astype(np.int64)),
@@ -374,10 +377,10 @@ def _boosted_tree(nodes: np.ndarray) -> _Tree:
     )
 
 
-def _sklearn_tree(tree: Any) -> _Tree:
+def _sklearn_tree(tree: Any) -> Tree:
     if tree.value.shape[1] != 1:
         raise NotCompiledError("it has several targets")
-    return _Tree(
+    return Tree(
         feature=np.asarray(tree.feature, dtype=np.intp),
         threshold=np.asarray(tree.threshold, dtype=np.float64),
         left=np.asarray(tree.children_left, dtype=np.int64),

@@ -15,10 +15,12 @@ from towline.config import Frozen
 from towline.data.schema.contract import Column, Contract
 from towline.data.schema.rows import RowReader
 from towline.inference.compiled import codec
-from towline.inference.compiled.compiler import NotCompiledError, compile_plan
+from towline.inference.compiled.booster_trees import NotCompiledError
+from towline.inference.compiled.compiler import compile_plan
 from towline.inference.compiled.plan import BitmaskForest, LinearSum, NumericLookup, Plan, TraversedForest
 from towline.inference.compiled.scorer import CompiledScorer
 from towline.inference.scorer import TOLERANCE
+from towline.training.estimators import pipeline_of
 from towline.training.evaluation.metrics import predict
 from towline.training.evaluation.predictions import Predictions
 
@@ -27,11 +29,12 @@ CHUNK_ROWS = 20_000
 
 
 class ParityCertificate(Frozen):
-    """The result of compiling a model and comparing it with scikit-learn.
+    """The result of compiling a model and comparing it with its library.
 
     Attributes:
         compiled: whether the release holds a plan that agrees with scikit-learn.
         reason: why it holds none; empty if it holds one.
+        library: of the estimator: scikit-learn or a boosting library.
         scorer: kind of the plan.
         rows: number of compared rows by source: ``train``, ``holdout``, ``generated``.
         wrong_labels: number of rows with another class.
@@ -43,6 +46,7 @@ class ParityCertificate(Frozen):
 
     compiled: bool
     reason: str = ""
+    library: str = "scikit-learn"
     scorer: str = "scikit-learn"
     rows: dict[str, int] = Field(default_factory=dict)
     wrong_labels: int = 0
@@ -52,9 +56,9 @@ class ParityCertificate(Frozen):
 
     def __str__(self) -> str:
         if not self.compiled:
-            return f"scikit-learn itself: {self.reason}"
+            return f"{self.library} itself: {self.reason}"
         apart = "to the last bit" if self.identical == 1 else f"within {self.largest_difference:.1g}"
-        return f"compiled ({self.scorer}): {sum(self.rows.values()):,} rows answered as scikit-learn does, {apart}"
+        return f"compiled ({self.scorer}): {sum(self.rows.values()):,} rows answered as {self.library} does, {apart}"
 
 
 def certify(
@@ -72,10 +76,11 @@ def certify(
     Returns:
         The certificate, and the content of the plan file; empty if the plan is not used.
     """
+    library = getattr(pipeline_of(model)[-1], "library", "scikit-learn")
     try:
         plan = compile_plan(model, contract)
     except NotCompiledError as unknown:
-        return ParityCertificate(compiled=False, reason=f"cannot be compiled: {unknown}"), b""
+        return ParityCertificate(compiled=False, library=library, reason=f"cannot be compiled: {unknown}"), b""
     written = io.BytesIO()
     codec.write_plan(plan, written)
     rows = {**tables, "generated": _generate_rows(plan, contract, tables["train"], seed)}
@@ -95,6 +100,7 @@ def certify(
     holds = wrong == 0 and largest <= TOLERANCE
     certificate = ParityCertificate(
         compiled=holds,
+        library=library,
         reason="" if holds else f"{wrong:,} rows have another class, values differ by up to {largest:.3g}",
         scorer=codec.KINDS[type(plan.scorer)] if holds else "scikit-learn",
         rows={name: len(table) for name, table in rows.items()},

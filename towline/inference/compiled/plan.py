@@ -9,11 +9,10 @@ depends on the scorer:
   precomputed comparisons, for trees of at most 64 leaves.
 - ``TraversedForest``: the column's values in the design matrix. All trees are then traversed at once, level by level.
 
-Trees are summed in scikit-learn's order, so the sums are equal to the last bit. One row and many rows go through the
-same operations, so their predictions are equal too.
+Trees are summed in the order and precision of their library, so the sums are equal to the last bit. One row and many
+rows go through the same operations, so their predictions are equal too.
 """
 
-import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import numpy as np
 from towline.data.schema.ages import compute_age, compute_ages
 from towline.data.text_features import TextProjection
 from towline.errors import DataError
+from towline.training.link_functions import add, expit, exponential, softmax
 
 LinkFunction = Literal["identity", "exp", "expit", "softmax", "mean"]
 NULL, UNKNOWN_LEVEL = 0, 1  # rows of a category's table; in a calendar table row 0 is null too
@@ -358,7 +358,8 @@ class TraversedForest:
             if holes:
                 left |= np.isnan(value) & missing_left.take(at)
             at = kids.take(2 * at + left)
-        steps = np.empty((len(design), 1 + values.shape[1] * len(roots) // len(self.start), len(self.start)))
+        shape = (len(design), 1 + values.shape[1] * len(roots) // len(self.start), len(self.start))
+        steps = np.empty(shape, dtype=values.dtype)
         steps[:, 0] = self.start
         steps[:, 1:] = values.take(at, axis=0).reshape(len(design), -1, len(self.start))
         total: np.ndarray = np.cumsum(steps, axis=1)[:, -1]
@@ -390,7 +391,7 @@ class OutputTransform:
 
     def value(self, raw: float) -> float:
         if self.link == "exp":
-            return _exp(raw)
+            return exponential(raw)
         return raw / self.trees if self.link == "mean" else raw
 
     def label(self, raw: Sequence[float]) -> tuple[int, list[float]]:
@@ -402,7 +403,7 @@ class OutputTransform:
             best = int(raw[0] > 0)
         else:
             best = _argmax(raw if self.by_score else shares)
-        total = sum(shares)
+        total = add(shares)
         if self.classes == len(shares):
             return self.order[best], [share / total for share in shares]
         spread = [0.0] * self.classes
@@ -412,14 +413,8 @@ class OutputTransform:
 
     def _probabilities(self, raw: Sequence[float]) -> list[float]:
         if self.link == "expit":
-            chance = 1 / (1 + _exp(-raw[0]))
-            return [1 - chance, chance]
-        if self.link == "mean":
-            return [score / self.trees for score in raw]
-        highest = max(raw)
-        shares = [_exp(score - highest) for score in raw]
-        total = sum(shares)
-        return [share / total for share in shares]
+            return expit(raw[0])
+        return [score / self.trees for score in raw] if self.link == "mean" else softmax(raw)
 
 
 @dataclass(frozen=True)
@@ -457,13 +452,6 @@ class Plan:
         labels = [self.output.label(scores) for scores in raw]
         positions = np.array([position for position, _ in labels], dtype=np.int64)
         return positions, np.array([shares for _, shares in labels]).reshape(len(raw), self.output.classes)
-
-
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf
 
 
 def _argmax(shares: Sequence[float]) -> int:

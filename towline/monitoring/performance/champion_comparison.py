@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from towline.config import GREATER_IS_BETTER, PipelineConfig
+from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.errors import DataError, ReleaseError
 from towline.inference.predictor import Model, open_release
@@ -24,8 +24,8 @@ from towline.monitoring.performance.logged_predictions import (
 from towline.monitoring.performance.quality import evenly_spaced, resampled_interval, resampling_units
 from towline.monitoring.results import ChampionComparison, DriftResult
 from towline.prediction_log.parquet_store import INPUT_PREFIX
-from towline.training.cross_validation import primary_metric
 from towline.training.evaluation.bootstrap import draw_weights, resample_metric
+from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.predictions import Predictions
 
 MIN_DRAWS = 500  # a limit at 2.5 % needs more draws than an interval that is only shown
@@ -89,7 +89,7 @@ def compare(
     draws = draw_weights(count, max(MIN_DRAWS, config.evaluation.resamples), config.seed, units)
     values = [float(score(each, weights=np.ones((1, count)))[0]) for each in padded]
     resampled = [score(each, weights=draws) for each in padded]
-    sign = 1.0 if GREATER_IS_BETTER[metric] else -1.0
+    sign = 1.0 if metric.greater_is_better else -1.0
     gain = resampled_interval(
         sign * (values[1] - values[0]), sign * (resampled[1] - resampled[0]), len(np.unique(units))
     )

@@ -13,16 +13,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from towline.config import Metric
 from towline.data.schema.contract import Contract
 from towline.data.schema.values import category_name, parse_number
 from towline.prediction_log.label_store import REQUEST, TIME
 from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.prediction_log.privacy import HashKeys, read_privacy_filter
+from towline.training.evaluation.definitions import Metric
 from towline.training.evaluation.predictions import Predictions
-
-#: metrics that need probabilities
-PROBABILITY_METRICS: frozenset[Metric] = frozenset(("roc_auc", "average_precision", "log_loss", "brier"))
 
 
 class LoggedPredictions(NamedTuple):
@@ -110,7 +107,7 @@ def select_predictions(
     if not readable.all():
         notes.append(f"{int((~readable).sum())} rows have no readable prediction")
     usable = readable
-    if metric in PROBABILITY_METRICS and predictions.probabilities is not None:
+    if metric.needs_probabilities and predictions.probabilities is not None:
         usable = readable & np.isfinite(predictions.probabilities).all(axis=1)
         if (missing := int((readable & ~usable).sum())) > 0:
             notes.append(f"{missing} rows have no probabilities")

@@ -17,13 +17,12 @@ import pandas as pd
 import pyarrow as pa
 from scipy.stats import t as student
 
-from towline.config import GREATER_IS_BETTER, Metric, PipelineConfig
+from towline.config import PipelineConfig
 from towline.config.monitoring import QualityConfig
 from towline.data.schema.contract import Contract
 from towline.errors import DataError
 from towline.manifest import read_manifest
 from towline.monitoring.performance.logged_predictions import (
-    PROBABILITY_METRICS,
     LoggedLabels,
     LoggedPredictions,
     logged_features,
@@ -38,8 +37,8 @@ from towline.monitoring.performance.logged_predictions import (
 from towline.monitoring.results import QualityResult, QualityState, SliceMetric
 from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.training import performance_estimation
-from towline.training.cross_validation import primary_metric
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
+from towline.training.evaluation.definitions import Metric, primary_metric
 from towline.training.evaluation.holdout import SLICE_RESAMPLES, find_slices
 from towline.training.evaluation.predictions import Interval, Predictions
 
@@ -61,7 +60,7 @@ class PerformanceBound(NamedTuple):
         return 0.0 if self.holdout is None else abs(self.bound - self.holdout)
 
     def text(self) -> str:
-        side = "at least" if GREATER_IS_BETTER[self.metric] else "at most"
+        side = "at least" if self.metric.greater_is_better else "at most"
         text = f"bound: {side} {self.bound:.4g}"
         return text if self.holdout is None else f"{text} ({self.holdout:.4g} on the holdout)"
 
@@ -69,11 +68,11 @@ class PerformanceBound(NamedTuple):
 def performance_bound(release: Path, config: PipelineConfig, contract: Contract) -> PerformanceBound:
     """``slo.metric`` if it is set, else the holdout's value worsened by ``quality.tolerance``.
 
-    A loss (mae, log loss, …) may grow by that share of itself. A score may fall by that share of its distance to 1, or
-    to the value without skill (roc_auc: 0.5, others: 0), whichever is nearer: a roc_auc of 0.95 to 0.9375, of 0.6 to
-    0.575. The bound is never stricter than the holdout can tell: not stricter than the worse end of the holdout's
-    interval; and if the holdout had (nearly) no errors, it allows 3/n errors of n rows (rule of three: Hanley and
-    Lippman-Hand, 1983), for losses 3/n of the baseline's value.
+    A loss (mae, log loss, …) and a custom metric may worsen by that share of itself. A score may fall by that share of
+    its distance to 1, or to the value without skill (roc_auc: 0.5, others: 0), whichever is nearer: a roc_auc of 0.95
+    to 0.9375, of 0.6 to 0.575. The bound is never stricter than the holdout can tell: not stricter than the worse
+    end of the holdout's interval; and if the holdout had (nearly) no errors, it allows 3/n errors of n rows (rule of
+    three: Hanley and Lippman-Hand, 1983), for losses 3/n of the baseline's value.
 
     Raises:
         ConfigError: the metric does not fit the task.
@@ -87,7 +86,12 @@ def performance_bound(release: Path, config: PipelineConfig, contract: Contract)
     if holdout is None:
         return PerformanceBound(metric, None, 0.0)
     resolution = _RULE_OF_THREE / max(1, evaluation["rows"])
-    if GREATER_IS_BETTER[metric]:
+    if metric.function is not None:
+        worsened = config.quality.tolerance * abs(holdout)
+        low, high = (holdout if end is None else end for end in (measured.low, measured.high))
+        bound = min(low, holdout - worsened) if metric.greater_is_better else max(high, holdout + worsened)
+        return PerformanceBound(metric, holdout, bound)
+    if metric.greater_is_better:
         no_skill = 0.5 if metric == "roc_auc" else 0.0
         decrease = config.quality.tolerance * min(abs(holdout - no_skill), abs(1.0 - holdout))
         low = holdout if measured.low is None else measured.low
@@ -130,6 +134,7 @@ def measure_quality(
         state=state,
         version=version,
         metric=bound.metric,
+        greater_is_better=bound.metric.greater_is_better,
         value=value,
         holdout=bound.holdout,
         bound=bound.bound,
@@ -167,7 +172,7 @@ class _MeasuredRows:
         self.truth = labels.truth[positions]
         self.logged = logged.predictions.take(positions)
         padded = pad_probabilities(self.logged, self.contract)
-        self.predictions = padded if metric in PROBABILITY_METRICS else Predictions(padded.labels)
+        self.predictions = padded if metric.needs_probabilities else Predictions(padded.labels)
         self.units = resampling_units(self.rows, config)
         self.weights = draw_weights(len(positions), config.evaluation.resamples, config.seed, self.units)
 
@@ -240,7 +245,7 @@ def _judge(
     reason = f"{bound.metric} {value.text()} on {counts.labelled:,} labels"
     if bound.holdout is None and config.slo.metric is None:
         return "unknown", f"{reason}; there is no bound: the release has no holdout value, and slo.metric is not set"
-    sign = 1.0 if GREATER_IS_BETTER[bound.metric] else -1.0
+    sign = 1.0 if bound.metric.greater_is_better else -1.0
     worst, best = sorted((sign * value.low, sign * value.high))
     if best < sign * bound.bound:
         return "degraded", f"{reason}; {bound.text()}"
@@ -296,8 +301,8 @@ def evenly_spaced(positions: np.ndarray) -> np.ndarray:
 
 def _clip_to_range(value: Interval, metric: Metric) -> Interval:
     """Limits an interval to the range of the metric."""
-    if value.low is None or value.high is None:
+    if value.low is None or value.high is None or metric.function is not None:
         return value
     low = value.low if metric == "r2" else max(0.0, value.low)
-    high = min(1.0, value.high) if GREATER_IS_BETTER[metric] else value.high
+    high = min(1.0, value.high) if metric.greater_is_better else value.high
     return Interval(value=value.value, low=low, high=high)

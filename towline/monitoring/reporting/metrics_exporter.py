@@ -9,7 +9,7 @@ import threading
 import zoneinfo
 from collections.abc import Iterable, Iterator, Sequence
 
-from towline.config import GREATER_IS_BETTER, Frozen, PipelineConfig, ScheduleConfig, Settings, SloConfig
+from towline.config import Frozen, PipelineConfig, ScheduleConfig, Settings, SloConfig
 from towline.config.monitoring import LATENCY_BUCKETS_S
 from towline.errors import ReleaseError, TowlineError
 from towline.manifest import read_manifest
@@ -274,8 +274,7 @@ def _quality_metrics(quality: QualityResult) -> Iterator[_Metric]:
     yield "quality_high", metric, quality.value.high
     yield "quality_bound", metric, bound
     if value is not None:
-        greater_is_better = GREATER_IS_BETTER.get(quality.metric, False)
-        yield "quality_headroom", metric, value - bound if greater_is_better else bound - value
+        yield "quality_headroom", metric, value - bound if quality.greater_is_better else bound - value
     yield "quality_degraded", (), None if quality.state == "unknown" else quality.state == "degraded"
     yield "quality_coverage", (), quality.labelled / quality.due if quality.due else None
     if quality.estimate is not None:

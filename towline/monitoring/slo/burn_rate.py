@@ -259,7 +259,8 @@ def _evaluate_metric(
     ended = [(window.end, window) for window in windows if window.end and now - config.period < window.end <= now]
     measured = [window for _, window in sorted(ended, key=lambda pair: pair[0]) if window.value.value is not None]
     name = metric or (windows[-1].metric if windows else "the metric")
-    side = "at least" if GREATER_IS_BETTER.get(name, False) else "at most"
+    greater_is_better = windows[-1].greater_is_better if windows else GREATER_IS_BETTER.get(name, False)
+    side = "at least" if greater_is_better else "at most"
     goal = f"{name} {side} {bound:g} in {_format_share(METRIC_TARGET)} of windows"
     status = partial(SloStatus, name="metric", goal=goal, target=METRIC_TARGET, period=config.period)
     days = config.period.days
@@ -287,7 +288,7 @@ def _evaluate_metric(
 
 def _misses_bound(window: QualityResult, bound: float) -> bool:
     value = window.value
-    if GREATER_IS_BETTER.get(window.metric, False):
+    if window.greater_is_better:
         best = value.value if value.high is None else value.high
         return best is not None and best < bound
     best = value.value if value.low is None else value.low

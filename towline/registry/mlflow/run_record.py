@@ -47,6 +47,7 @@ def tags(work: Workspace, config: PipelineConfig, result: TrainingResult, proven
         "dataset": work.dataset.digest,
         "candidate": result.chosen.candidate,
         "seed": str(config.seed),
+        "training_notes": "; ".join(result.notes)[:5000],
         "mlflow.source.name": "towline run",
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": provenance.git_commit,
@@ -84,6 +85,7 @@ def params(work: Workspace, config: PipelineConfig, result: TrainingResult) -> d
         "data_end": work.dataset.end,
         "folds": config.cross_validation.folds,
         "seed": config.seed,
+        "budget": format_duration(config.budget) if config.budget else "no limit",
         "candidates": [candidate.name for candidate in config.candidates],
     }
     settings = config.masked().model_dump(mode="json")
@@ -146,6 +148,8 @@ def describe(work: Workspace, result: TrainingResult) -> str:
         label = f"**{name}**" if name == evaluation.primary else name
         interval = f"{_number(metric.low)} to {_number(metric.high)}"
         lines.append(f"| {label} | {_number(metric.value)} | {interval} | {_number(evaluation.baseline.get(name))} |")
+    if result.notes:
+        lines += ["", *(f"- {escape(note)}" for note in result.notes)]
     return "\n".join(lines)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from towline.errors import ReleaseError
+from towline.extras import BOOSTING_LIBRARIES
 
 NAME = "requirements.txt"
-LIBRARIES = ("catboost", "lightgbm", "xgboost")
 _HERE = Path(__file__).parent
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)(?:\s*;\s*(?P<marker>[^\\\n]+?))?\s*(?:\\|$)")
 
@@ -32,7 +32,7 @@ def select_lock_file(*, compiled: bool, packages: Collection[str] = ()) -> str:
         compiled: whether the release is scored by its compiled scorer.
         packages: packages of the types in the model.
     """
-    library = next((library for library in LIBRARIES if library in packages), "sklearn")
+    library = next((library for library in BOOSTING_LIBRARIES if library in packages), "sklearn")
     return (_HERE / f"{'compiled' if compiled else library}.txt").read_text(encoding="utf-8")
 
 
@@ -58,7 +58,7 @@ def check_versions(text: str, libraries: Mapping[str, str], *, compiled: bool) -
     versions: dict[str, set[str]] = {}
     for package in parse_lock_file(text):
         versions.setdefault(_library(package.name), set()).add(package.version)
-    needed = {"numpy"} if compiled else {"numpy", "pandas", "scikit-learn", "skops", *LIBRARIES}
+    needed = {"numpy"} if compiled else {"numpy", "pandas", "scikit-learn", "skops", *BOOSTING_LIBRARIES}
     differences = [
         f"{name} {version}, the image would hold {' or '.join(sorted(versions.get(_library(name), {'none'})))}"
         for name, version in libraries.items()

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from towline import files
-from towline.config import GREATER_IS_BETTER, Frozen, Metric, Task, TrainingConfig, suggest
+from towline.config import Frozen, Task, TrainingConfig, suggest
 from towline.data.schema.contract import Contract
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError
 from towline.training import model_io
-from towline.training.cross_validation import primary_metric
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric, resampling_units
+from towline.training.evaluation.definitions import Metric, metrics_of, primary_metric
 from towline.training.evaluation.metrics import compute_metrics, predict
 from towline.training.evaluation.predictions import Interval, Predictions
 from towline.training.final_fit import BASELINE_MODEL, EVALUATION_PREDICTIONS, FittedModel
@@ -55,7 +55,7 @@ class Evaluation(Frozen):
     """
 
     task: Task
-    primary: Metric
+    primary: str
     rows: int
     candidate: str = ""
     metrics: dict[str, Interval]
@@ -107,17 +107,20 @@ def evaluate(work: Workspace, config: TrainingConfig, fitted: FittedModel) -> Ev
             baseline=_finite(reference),
         )
 
-    points = compute_metrics(truth, predictions, contract)
+    names = metrics_of(config, contract.task)
+    points = compute_metrics(truth, predictions, contract, metrics=names)
     evaluation = Evaluation(
         task=contract.task,
         primary=primary,
         rows=len(rows),
         candidate=fitted.candidate,
         metrics={
-            name: percentile_interval(value, resample_metric(truth, predictions, contract, name, weights))
-            for name, value in points.items()
+            name: percentile_interval(points[name], resample_metric(truth, predictions, contract, name, weights))
+            for name in names
         },
-        baseline={name: _finite(value) for name, value in compute_metrics(truth, baseline, contract).items()},
+        baseline={
+            name: _finite(value) for name, value in compute_metrics(truth, baseline, contract, metrics=names).items()
+        },
         slices=tuple(map(evaluate_slice, slices)),
         importance=importance,
         notes=_notes(points, truth, int(units.max()) + 1, config) + slice_notes + importance_notes,
@@ -204,7 +207,7 @@ def _importance(
     sample = np.sort(rng.choice(len(features), size, replace=False))
     features, truth, once = features.iloc[sample].reset_index(drop=True), truth[sample], np.ones((1, size))
     unshuffled = resample_metric(truth, predict(model, features, contract), contract, metric, once)[0]
-    sign = 1 if GREATER_IS_BETTER[metric] else -1
+    sign = 1 if metric.greater_is_better else -1
 
     losses = np.empty((len(names), repeats))
     batch_size = max(1, 20_000 // (size * repeats))

@@ -4,7 +4,8 @@ A *weighting* says how often each row counts. All rows once is the metric itself
 too, so that an interval needs one pass over the predictions, not one call of scikit-learn for each resample.
 """
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,11 @@ import pandas as pd
 from scipy import sparse
 
 from towline.config import METRICS, Task
-from towline.data.schema.contract import Contract
-from towline.training.evaluation.predictions import Predictions, encode_labels
+from towline.data.schema.contract import Contract, Label
+from towline.errors import FitError
+from towline.training.evaluation.definitions import Metric
+from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
+from towline.training.user_code import describe_error
 
 _CHUNK_CELLS = 100_000  # weights of a chunk, which fit into the cache of a core
 Statistic = Callable[[np.ndarray], np.ndarray]  # (B, n) weights → (B,) values
@@ -36,12 +40,14 @@ class EncodedPredictions:
         task: of the contract.
         truth, predicted: (n,).
         probabilities: (n, classes); None if there are none or one is not finite.
+        classes: of a classification, in the order of their positions.
     """
 
     task: Task
     truth: np.ndarray
     predicted: np.ndarray
     probabilities: np.ndarray | None
+    classes: tuple[Label, ...] = ()
 
     @classmethod
     def of(cls, truth: np.ndarray, predictions: Predictions, contract: Contract) -> "EncodedPredictions":
@@ -57,13 +63,17 @@ class EncodedPredictions:
             if probabilities is not None:
                 probabilities = probabilities[:, encode_labels(np.array(classes, dtype=object), contract.classes)]
         predicted = encode_labels(predictions.labels, classes)
-        return cls(contract.task, encode_labels(truth, classes), predicted, probabilities)
+        return cls(contract.task, encode_labels(truth, classes), predicted, probabilities, classes)
 
 
 def compute_metrics(
-    truth: np.ndarray, predictions: Predictions, contract: Contract, weights: np.ndarray | None = None
+    truth: np.ndarray,
+    predictions: Predictions,
+    contract: Contract,
+    weights: np.ndarray | None = None,
+    metrics: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """All metrics of the contract's task (``config.METRICS``); NaN for a metric that is undefined.
+    """Metrics of predictions; NaN for a metric that is undefined.
 
     Precision, recall and F1 are those of the positive class in a binary task, else the macro average over the classes
     that occur in the rows or their predictions; a ratio 0/0 counts as 0. ROC AUC of several classes is the mean of
@@ -77,6 +87,10 @@ def compute_metrics(
         predictions: for the same rows.
         contract: task, classes and positive class.
         weights: (n,) how often each row counts; default: once.
+        metrics: to compute; default: all built-in ones of the task (``config.METRICS``).
+
+    Raises:
+        FitError: a custom metric raised an error.
 
     Example:
         >>> contract = Contract(target="y", task="regression", columns=())
@@ -85,7 +99,8 @@ def compute_metrics(
     """
     encoded = EncodedPredictions.of(truth, predictions, contract)
     weighting = (np.ones(len(truth)) if weights is None else weights)[None, :]
-    return {metric: float(evaluate_metric(encoded, metric, weighting)[0]) for metric in METRICS[encoded.task]}
+    names = METRICS[encoded.task] if metrics is None else metrics
+    return {str(metric): float(evaluate_metric(encoded, metric, weighting)[0]) for metric in names}
 
 
 def evaluate_metric(encoded: EncodedPredictions, metric: str, weights: np.ndarray) -> np.ndarray:
@@ -103,6 +118,8 @@ def evaluate_metric(encoded: EncodedPredictions, metric: str, weights: np.ndarra
 
 def _statistic(encoded: EncodedPredictions, metric: str) -> Statistic:
     truth, predicted, probabilities = encoded.truth, encoded.predicted, encoded.probabilities
+    if isinstance(metric, Metric) and metric.function is not None:
+        return _custom_metric(encoded, metric)
     if encoded.task == "regression":
         return _error_metric(truth, predicted, metric)
     if metric == "accuracy":
@@ -120,6 +137,35 @@ def _statistic(encoded: EncodedPredictions, metric: str) -> Statistic:
         return _rank_metric(truth == 1, probabilities[:, 1], metric)
     by_class = [_rank_metric(truth == label, probabilities[:, label], metric) for label in np.unique(truth)]
     return lambda w: _nanmean(np.array([statistic(w) for statistic in by_class]))
+
+
+def _custom_metric(encoded: EncodedPredictions, metric: Metric) -> Statistic:
+    """Calls the user's function once for each weighting; without ``sample_weight``, rows are repeated or left out."""
+    truth, predicted = encoded.truth, encoded.predicted
+    if encoded.classes:
+        truth, predicted = (decode_labels(codes, encoded.classes) for codes in (truth, predicted))
+    if metric.response == "probabilities":
+        if encoded.probabilities is None:
+            return lambda w: np.full(len(w), np.nan)
+        predicted = encoded.probabilities[:, 1] if encoded.task == "binary" else encoded.probabilities
+
+    def evaluate(weights: np.ndarray) -> float:
+        if not weights.any():
+            return np.nan
+        try:
+            if metric.weighted:
+                return float(metric.function(truth, predicted, sample_weight=weights))  # type: ignore[misc]
+            rows = np.repeat(np.arange(len(truth)), weights.astype(np.intp))
+            return float(metric.function(truth[rows], predicted[rows]))  # type: ignore[misc]
+        except (ValueError, ZeroDivisionError) as error:  # such as one class only
+            warnings.warn(f"{metric} is undefined: {describe_error(error)}", stacklevel=2)
+            return np.nan
+        except Exception as error:
+            what = f"the metric {metric} failed: {describe_error(error)}"
+            remedy = "correct the function: it gets y_true and y_pred as arrays, and returns a number"
+            raise FitError(what, where=f"evaluation.custom.{metric}", remedy=remedy) from error
+
+    return lambda w: np.array([evaluate(weights) for weights in w])
 
 
 def _mean(values: np.ndarray) -> Statistic:

@@ -1,4 +1,4 @@
-"""Import of a candidate's estimator by its dotted path, with a check that the config may use it.
+"""Import of code that a config names by its dotted path, with a check that the config may use it.
 
 A config is data, and must not be able to call any code. It may name estimator classes of the known libraries, and
 classes and functions of the user's project or of a package in ``package.trusted``.
@@ -7,6 +7,7 @@ classes and functions of the user's project or of a package in ``package.trusted
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 from towline import origins
@@ -34,11 +35,7 @@ def import_estimator(path: str, where: str, trusted: Sequence[str]) -> Callable[
     module_name, _, attribute = path.rpartition(".")
     package = path.partition(".")[0]
     _check_permission(package, path, where, trusted)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # an imported module may raise anything
-        what = f"cannot import {module_name!r}: {describe_error(error)}"
-        raise ConfigError(what, where=where, remedy="check the spelling, and that its package is installed") from error
+    module = _import_module(module_name, where)
     imported = getattr(module, attribute, None)
     may_be_function = package not in LIBRARIES
     if not (isinstance(imported, type) or (may_be_function and inspect.isfunction(imported))):
@@ -56,6 +53,40 @@ def import_estimator(path: str, where: str, trusted: Sequence[str]) -> Callable[
     if not isinstance(imported, type) and not may_be_function:
         raise ConfigError(f"{path} is a function of {LIBRARIES[home]}", where=where, remedy="name one of its classes")
     return imported
+
+
+def import_function(path: str, where: str, trusted: Sequence[str]) -> Callable[..., Any]:
+    """The function at ``package.module.name``, of the project or of a trusted package.
+
+    Args:
+        path: with at least one dot.
+        where: config key, for errors.
+        trusted: ``package.trusted`` of the config.
+
+    Raises:
+        ConfigError: the package may not be used or cannot be imported, or the object is not a function.
+    """
+    module_name, _, attribute = path.rpartition(".")
+    package = path.partition(".")[0]
+    if package in LIBRARIES and package not in trusted:
+        remedy = f"write a function in your project that calls it, or set package: {{trusted: [{package}]}}"
+        raise ConfigError(f"{path} is not in your project", where=where, remedy=remedy)
+    if package not in LIBRARIES:
+        _check_permission(package, path, where, trusted)
+    module = _import_module(module_name, where)
+    function = getattr(module, attribute, None)
+    if not inspect.isfunction(function):
+        names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
+        raise ConfigError(f"{module_name} has no function {attribute!r}", where=where, remedy=suggest(attribute, names))
+    return function
+
+
+def _import_module(name: str, where: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # an imported module may raise anything
+        what = f"cannot import {name!r}: {describe_error(error)}"
+        raise ConfigError(what, where=where, remedy="check the spelling, and that its package is installed") from error
 
 
 def _check_permission(package: str, path: str, where: str, trusted: Sequence[str]) -> None:

@@ -1,0 +1,205 @@
+"""The time budget: which candidates are measured, and which of their fits are reduced."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import Ridge
+
+from tests.support.training import prepare_workspace
+from towline.config import Candidate, PipelineConfig
+from towline.data.workspace import Workspace
+from towline.training.budget import CandidateLimits, FitPlan, find_slow_candidates, plan_fits
+from towline.training.cross_validation import baseline_candidate, choose_candidate, cross_validate
+from towline.training.final_fit import fit, training_rows
+
+ROWS = 6_000  # 4,808 of them in the train part, about 3,200 in each of three folds
+
+
+class VirtualClock:
+    """Seconds that only ``SlowRidge`` adds to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+CLOCK = VirtualClock()
+
+
+class SlowRidge(Ridge):
+    """Ridge regression whose fit takes so many virtual seconds for 1,000 rows; fails if they are negative."""
+
+    def __init__(self, alpha: float = 1.0, seconds: float = 0.0) -> None:
+        super().__init__(alpha=alpha)
+        self.seconds = seconds
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "SlowRidge":
+        if self.seconds < 0:
+            raise ValueError("negative seconds")
+        CLOCK.now += self.seconds * len(X) / 1_000
+        return super().fit(X, y, sample_weight)  # type: ignore[no-any-return]
+
+
+def _candidate(name: str, seconds: float, trials: int | None = None) -> dict[str, Any]:
+    search = {"search": {"trials": trials, "space": {"alpha": [1, 100]}}} if trials else {}
+    return {"estimator": f"{__name__}.SlowRidge", "name": name, "params": {"seconds": seconds}, **search}
+
+
+def _prepare(tmp_path: Path, *candidates: Any, rows: int = ROWS, **config: Any) -> tuple[Workspace, PipelineConfig]:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(rows, 3)), columns=["a", "b", "c"])
+    table["y"] = table.a - table.b + rng.normal(size=rows)
+    return prepare_workspace(tmp_path, table, candidates=list(candidates), **config)
+
+
+def _plan(tmp_path: Path, *candidates: Any, **config: Any) -> FitPlan:
+    return plan_fits(*_prepare(tmp_path, *candidates, **config), CLOCK)
+
+
+def test_a_table_that_is_small_for_the_budget_is_not_measured(tmp_path: Path) -> None:
+    """No clock is read, however slow the candidate is, and there are no limits."""
+
+    def no_clock() -> float:
+        raise AssertionError
+
+    work, config = _prepare(tmp_path, _candidate("slow", 1e9), budget="10m")
+    assert plan_fits(work, config, no_clock) == FitPlan()
+
+
+@pytest.mark.parametrize(
+    ("rows", "candidate", "budget", "measured"),
+    [
+        (600, "linear", "1s", True),  # 1,800 cells
+        (500, "linear", "1s", False),  # 1,500 cells
+        (600, "linear", "2s", False),
+        (600, {"estimator": "linear", "search": {"trials": 2}}, "2s", True),
+        (600, _candidate("slow", 1), "30s", True),  # 600 rows, of an estimator by its path
+        (600, _candidate("slow", 1), "40s", False),
+        (600, "linear", None, False),
+    ],
+)
+def test_measured_candidates(tmp_path: Path, rows: int, candidate: Any, budget: str | None, measured: bool) -> None:
+    """The cells, trials and rows for each second of the budget decide which candidates are measured."""
+    work, config = _prepare(tmp_path, candidate, rows=rows, budget=budget)
+    assert [each.name for each in find_slow_candidates(work, config)] == [config.candidates[0].name] * measured
+
+
+def test_more_than_two_classes_multiply_the_cells(tmp_path: Path) -> None:
+    """A table of 20 classes has pilot fits from a twentieth of the rows on."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"a": rng.normal(size=600), "y": [f"class {row % 20}" for row in range(600)]})
+    work, config = prepare_workspace(tmp_path, table, candidates=["linear"], budget="6s")
+    assert find_slow_candidates(work, config)
+    longer = config.model_copy(update={"budget": 2 * config.budget if config.budget else None})
+    assert not find_slow_candidates(work, longer)
+
+
+def test_nothing_is_reduced_within_the_budget(tmp_path: Path) -> None:
+    """One candidate may take more than an equal share; the scores are those of a run without a budget."""
+    work, config = _prepare(tmp_path, _candidate("fast", 0.01), _candidate("slow", 1), budget="60s")
+    plan = plan_fits(work, config, CLOCK)
+    assert [each.candidate for each in plan.limits] == ["fast", "slow"]
+    for candidate in config.candidates:
+        limits = plan.limits_of(candidate)
+        assert limits == CandidateLimits(candidate=candidate.name, seconds=limits.seconds)
+        planned, free = (cross_validate(work, config, candidate, each) for each in (plan, None))
+        assert planned.mean == free.mean
+        assert planned.reductions == ()
+
+
+def test_a_candidate_with_slow_final_fits_is_left_out(tmp_path: Path) -> None:
+    """It is not fitted, another one is chosen, and the budget of the message is sufficient."""
+    work, config = _prepare(tmp_path, _candidate("fast", 0.01), _candidate("slow", 30), budget="60s")
+    plan = plan_fits(work, config, CLOCK)
+    scores = [cross_validate(work, config, each, plan) for each in (baseline_candidate(config), *config.candidates)]
+    slow = scores[-1]
+    assert slow.failed == "left out (budget)"
+    assert slow.folds == ()
+    (reduction,) = slow.reductions
+    assert reduction.startswith("slow is left out: its fits on all 4,808 rows would take about")
+    assert choose_candidate(scores, config, "regression").candidate == "fast"
+    assert not plan.limits_of(config.candidates[0]).left_out
+
+    budget = re.findall(r"set budget: (\w+),", reduction)[0]
+    again = PipelineConfig.model_validate({**config.model_dump(mode="json"), "budget": budget})
+    assert not any(limits.left_out for limits in plan_fits(work, again, CLOCK).limits)
+
+
+def test_the_fastest_candidate_remains_if_all_are_slow(tmp_path: Path) -> None:
+    """Its final model is fitted on a sample, which is recorded with the model."""
+    work, config = _prepare(tmp_path, _candidate("slow", 30), _candidate("slower", 60), budget="60s")
+    plan = plan_fits(work, config, CLOCK)
+    scores = [cross_validate(work, config, each, plan) for each in config.candidates]
+    assert [bool(each.failed) for each in scores] == [False, True]
+    rows = scores[0].final_rows
+    assert rows
+    assert 1_000 <= rows < 4_808
+    assert scores[0].reductions[-1] == f"slow: the model is fitted on a sample of {rows:,} rows (budget)"
+    model = fit(work, config, scores[0])
+    assert model.rows == rows
+    assert len(training_rows(work, config, model)) == rows
+
+
+def test_a_candidate_without_pilot_fits_does_not_count_as_remaining(tmp_path: Path) -> None:
+    """If the only other candidate cannot be fitted, the slow one remains."""
+    plan = _plan(tmp_path, _candidate("slow", 30), _candidate("invalid", -1), budget="60s")
+    limits, failed = plan.limits
+    assert failed == CandidateLimits(candidate="invalid")
+    assert limits.candidate == "slow"
+    assert not limits.left_out
+    assert limits.final_rows
+
+
+def test_rows_of_the_slowest_candidate_are_reduced(tmp_path: Path) -> None:
+    """The faster candidate keeps all rows; the reduction is named."""
+    work, config = _prepare(tmp_path, _candidate("fast", 0.01), _candidate("slow", 0.3), budget="60s")
+    config = config.model_copy(update={"cross_validation": config.cross_validation.model_copy(update={"folds": 40})})
+    plan = plan_fits(work, config, CLOCK)
+    fast, slow = (cross_validate(work, config, each, plan) for each in config.candidates)
+    assert (fast.rows, fast.reductions) == (fast.rows_available, ())
+    assert 1_000 <= slow.rows < slow.rows_available
+    expected = f"slow: folds fitted on {slow.rows:,} of {slow.rows_available:,} rows (budget)"
+    assert slow.reductions == (expected,)
+
+
+def test_trials_of_a_search_are_reduced_before_rows(tmp_path: Path) -> None:
+    """All rows of a fold remain as long as ten trials are possible."""
+    work, config = _prepare(tmp_path, _candidate("searched", 0.15, trials=60), budget="60s")
+    limits = plan_fits(work, config, CLOCK).limits[0]
+    assert limits.trials
+    assert 10 <= limits.trials < 60
+    assert limits.fold_rows is None
+    result = cross_validate(work, config, config.candidates[0], FitPlan(limits=(limits,)))
+    assert result.trials == limits.trials
+    assert result.reductions == (f"searched: {limits.trials} of 60 trials of the search (budget)",)
+
+
+def test_a_candidate_whose_pilot_fits_fail_has_no_limits(tmp_path: Path) -> None:
+    """Cross-validation reports the error."""
+    work, config = _prepare(tmp_path, "linear", _candidate("invalid", -1), budget="60s")
+    plan = plan_fits(work, config, CLOCK)
+    assert plan.limits == (CandidateLimits(candidate="invalid"),)
+    assert "invalid: no estimate" in str(plan)
+    assert "negative seconds" in cross_validate(work, config, config.candidates[1], plan).failed
+
+
+def test_max_rows_is_named_in_place_of_the_budget(tmp_path: Path) -> None:
+    """If ``cross_validation.max_rows`` limits the rows, the note names that key."""
+    work, config = _prepare(tmp_path, "linear", cross_validation={"folds": 3, "max_rows": 1_000})
+    (note,) = cross_validate(work, config, Candidate(estimator="linear")).reductions
+    assert note == "folds fitted on 1,000 of 3,206 rows (cross_validation.max_rows)"
+
+
+def test_boosting_of_many_classes_is_measured(tmp_path: Path) -> None:
+    """Its early stopping needs two rows of each class in a pilot fit."""
+    rng = np.random.default_rng(0)
+    labels = [f"class {row % 30}" for row in range(1_998)] + ["rare"] * 6
+    table = pd.DataFrame({"a": rng.normal(size=2_004), "y": labels})
+    boosting = {"estimator": "boosting", "params": {"max_iter": 3}}
+    work, config = prepare_workspace(tmp_path, table, candidates=[boosting], budget="5s")
+    assert plan_fits(work, config).limits[0].seconds

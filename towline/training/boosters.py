@@ -1,0 +1,438 @@
+"""Boosting candidates: LightGBM, XGBoost and CatBoost as scikit-learn estimators that store the library's own format.
+
+A fitted estimator holds the model as the library writes it: the text of LightGBM, the JSON of XGBoost and CatBoost. It
+predicts with the model that the library reads from this text, so that a stored model predicts the same as a fitted one.
+The library computes raw scores. Probabilities, and values of a log link, are computed from them in float64 by
+``link_functions``, as in the compiled plan. (XGBoost itself computes them in float32.)
+
+Training stops early: the loss on a tenth of the training rows is watched, and the trees after the best one are left
+out. Missing numbers are passed as NaN; each library learns the direction that they take at a split.
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.class_weight import compute_sample_weight
+
+from towline.training.link_functions import expit, exponential, softmax
+
+EARLY_STOPPING_ROUNDS = 20
+STOPPING_SHARE = 10  # one of so many training rows is for early stopping
+MIN_STOPPING_ROWS = 10  # with fewer rows the loss on them says little: training does not stop early
+TREES, TREES_WITHOUT_STOPPING = 500, 100  # default numbers of trees
+_TREE_PARAMS = {"n_estimators", "iterations", "num_iterations", "num_boost_round", "num_trees"}
+# parameters of XGBoost that its scikit-learn classes take without listing them
+_XGBOOST_PARAMS = (
+    "alpha", "eta", "huber_slope", "lambda", "max_cached_hist_node", "normalize_type", "nthread", "one_drop",
+    "quantile_alpha", "rate_drop", "sample_type", "seed", "skip_drop", "tweedie_variance_power",
+)  # fmt: skip
+_LARGEST = float(np.finfo(np.float32).max)
+
+Link = Literal["identity", "exp", "expit", "softmax"]
+
+
+class TrainingRows(NamedTuple):
+    """Rows to fit on or to watch: features with names that each library accepts, targets, and weights or None."""
+
+    features: pd.DataFrame
+    targets: np.ndarray
+    weights: np.ndarray | None
+
+
+class Booster(BaseEstimator):  # type: ignore[misc]
+    """A model of a boosting library.
+
+    Args:
+        params: of the library's scikit-learn class, e.g. ``lightgbm.LGBMRegressor``. ``monotone_constraints`` may be
+            given by column: ``{"price": -1}``. ``early_stopping_rounds``: default 20; 0 or None fits all trees.
+        class_weight: ``balanced`` or None, for a classification.
+
+    Attributes:
+        model_: the fitted model in the library's own format.
+        objective_: the objective in the model file.
+        feature_names_in_: the names of the features in the model file.
+    """
+
+    library: ClassVar[str]
+    file: ClassVar[str]  # name of the model file
+    regressor: ClassVar[str]
+    classifier: ClassVar[str]
+    links: ClassVar[Mapping[str, Link]]  # by objective; any other one is transformed by the library
+    task_links: ClassVar[frozenset[str]] = frozenset()
+    unstoppable: ClassVar[frozenset[str]] = frozenset()  # kinds of boosting whose later trees change earlier ones
+
+    def __init__(
+        self, params: Mapping[str, Any] | None = None, class_weight: Literal["balanced"] | None = None
+    ) -> None:
+        self.params, self.class_weight = params, class_weight
+
+    def fit(self, X: pd.DataFrame | np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None) -> Self:
+        features = pd.DataFrame(X)
+        params = {**(self.params or {})}
+        constraints = params.get("monotone_constraints")
+        if isinstance(constraints, Mapping):
+            params["monotone_constraints"] = _constraint_list(constraints, features.columns)
+        features = features.astype(np.float64).clip(-_LARGEST, _LARGEST)
+        features.columns = _model_file_names(features.columns)
+        codes = self._encode(np.asarray(y))
+        weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+        if self.class_weight:
+            balanced = compute_sample_weight(self.class_weight, codes)
+            weights = balanced if weights is None else weights * balanced
+        rounds = params.pop("early_stopping_rounds", EARLY_STOPPING_ROUNDS)
+        if not self.unstoppable.isdisjoint(value for value in params.values() if isinstance(value, str)):
+            rounds = 0
+        watched = _stopping_rows(codes, params, classes=isinstance(self, ClassifierMixin)) if rounds else np.array([])
+        train, stopping = _split_rows(features, codes, weights, watched)
+        if not _TREE_PARAMS & params.keys():
+            params["n_estimators"] = TREES if stopping else TREES_WITHOUT_STOPPING
+        self.n_features_in_ = features.shape[1]
+        self.feature_names_in_ = features.columns.to_numpy(dtype=object)
+        self.model_: bytes = self._train(params, train, stopping, rounds)
+        self.objective_ = self._read_objective(self.model_)
+        self._model = self._read(self.model_)
+        return self
+
+    def raw_scores(self, X: pd.DataFrame | np.ndarray) -> np.ndarray:
+        """(n, outputs) sums of the trees, float64; XGBoost adds them in float32."""
+        values = np.asarray(X, dtype=np.float64).clip(-_LARGEST, _LARGEST)
+        return np.asarray(self._raw_scores(values), dtype=np.float64).reshape(len(values), -1)
+
+    @property
+    def link(self) -> Link | None:
+        """From raw scores to values or probabilities; None: only the library can transform them."""
+        link = self.links.get(self.objective_)
+        return link if link in self.task_links else None
+
+    @classmethod
+    def other_parameters(cls) -> Iterable[str]:
+        """Parameters that the constructor of the library's class takes without listing them."""
+        return ("early_stopping_rounds",)
+
+    def _encode(self, y: np.ndarray) -> np.ndarray:
+        return y.astype(np.float64)
+
+    def _train(self, params: dict[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int) -> bytes:
+        raise NotImplementedError
+
+    def _read(self, content: bytes) -> Any:
+        raise NotImplementedError
+
+    def _read_objective(self, content: bytes) -> str:
+        raise NotImplementedError
+
+    def _raw_scores(self, values: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def _transformed(self, values: np.ndarray) -> np.ndarray:
+        """Values or probabilities as the library computes them."""
+        raise NotImplementedError
+
+    def _library_class(self) -> Any:
+        """The library's scikit-learn class."""
+        from importlib import import_module
+
+        name = self.classifier if isinstance(self, ClassifierMixin) else self.regressor
+        return getattr(import_module(self.library), name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_model"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "model_" in state:
+            self._model = self._read(self.model_)
+
+
+class _Regressor(RegressorMixin, Booster):  # type: ignore[misc]
+    task_links = frozenset({"identity", "exp"})
+
+    def predict(self, X: pd.DataFrame | np.ndarray) -> np.ndarray:
+        """(n,) values."""
+        if self.link is None:
+            return np.asarray(self._transformed(np.asarray(X, dtype=np.float64)), dtype=np.float64).reshape(len(X))
+        raw = self.raw_scores(X)[:, 0]
+        return raw if self.link == "identity" else np.array([exponential(score) for score in raw.tolist()])
+
+
+class _Classifier(ClassifierMixin, Booster):  # type: ignore[misc]
+    task_links = frozenset({"expit", "softmax"})
+    classes_: np.ndarray
+
+    def _encode(self, y: np.ndarray) -> np.ndarray:
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError("the rows have one class only")
+        return codes
+
+    def predict_proba(self, X: pd.DataFrame | np.ndarray) -> np.ndarray:
+        """(n, classes) probabilities in the order of ``classes_``."""
+        if self.link is None:
+            chances = np.asarray(self._transformed(np.asarray(X, dtype=np.float64)), dtype=np.float64)
+            return np.column_stack([1 - chances, chances]) if chances.ndim == 1 else chances
+        raw = self.raw_scores(X).tolist()
+        shares = [expit(scores[0]) if self.link == "expit" else softmax(scores) for scores in raw]
+        return np.array(shares).reshape(len(raw), len(self.classes_))
+
+    def predict(self, X: pd.DataFrame | np.ndarray) -> np.ndarray:
+        """(n,) the class with the largest probability; the first one on a tie."""
+        labels: np.ndarray = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return labels
+
+
+class LightGBM(Booster):
+    library, file = "lightgbm", "booster.txt"
+    regressor, classifier = "LGBMRegressor", "LGBMClassifier"
+    unstoppable = frozenset({"dart", "rf", "random_forest"})
+    links: ClassVar[Mapping[str, Link]] = {
+        **dict.fromkeys(("regression", "regression_l1", "huber", "fair", "quantile", "mape"), "identity"),
+        **dict.fromkeys(("poisson", "gamma", "tweedie"), "exp"),
+        "binary sigmoid:1": "expit",
+        "multiclass": "softmax",
+    }
+
+    @classmethod
+    def other_parameters(cls) -> Iterable[str]:
+        from lightgbm.basic import _ConfigAliases
+
+        return {alias for aliases in _ConfigAliases._get_all_param_aliases().values() for alias in aliases}
+
+    def _train(self, params: dict[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int) -> bytes:
+        import lightgbm
+
+        watch: dict[str, Any] = {}
+        if stopping:
+            watch = {
+                "eval_X": stopping.features,
+                "eval_y": stopping.targets,
+                "eval_sample_weight": None if stopping.weights is None else [stopping.weights],
+                "callbacks": [lightgbm.early_stopping(rounds, verbose=False)],
+            }
+        model = self._library_class()(**params)
+        model.fit(train.features, train.targets, sample_weight=train.weights, **watch)
+        trees = model.best_iteration_ if stopping and model.best_iteration_ else -1
+        return str(model.booster_.model_to_string(num_iteration=trees)).encode()
+
+    def _read(self, content: bytes) -> Any:
+        import lightgbm
+
+        return lightgbm.Booster(model_str=content.decode())
+
+    def _read_objective(self, content: bytes) -> str:
+        words = re.search(r"^objective=(.*)$", content.decode(), re.MULTILINE)
+        return re.sub(r" num_class:\d+$", "", words[1]) if words else ""
+
+    def _raw_scores(self, values: np.ndarray) -> np.ndarray:
+        return np.asarray(self._model.predict(values, raw_score=True, num_threads=1, validate_features=False))
+
+    def _transformed(self, values: np.ndarray) -> np.ndarray:
+        return np.asarray(self._model.predict(values, num_threads=1, validate_features=False))
+
+
+class XGBoost(Booster):
+    library, file = "xgboost", "booster.json"
+    regressor, classifier = "XGBRegressor", "XGBClassifier"
+    unstoppable = frozenset({"dart", "gblinear"})
+    links: ClassVar[Mapping[str, Link]] = {
+        **{
+            f"reg:{name}": "identity" for name in ("squarederror", "absoluteerror", "pseudohubererror", "quantileerror")
+        },
+        **dict.fromkeys(("count:poisson", "reg:gamma", "reg:tweedie"), "exp"),
+        "binary:logistic": "expit",
+        "multi:softprob": "softmax",
+    }
+
+    @classmethod
+    def other_parameters(cls) -> Iterable[str]:
+        return _XGBOOST_PARAMS
+
+    def _train(self, params: dict[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int) -> bytes:
+        watch: dict[str, Any] = {}
+        if isinstance(params.get("monotone_constraints"), list):
+            params["monotone_constraints"] = tuple(params["monotone_constraints"])
+        if stopping:
+            params["early_stopping_rounds"] = rounds
+            watch = {
+                "eval_set": [(stopping.features, stopping.targets)],
+                "sample_weight_eval_set": None if stopping.weights is None else [stopping.weights],
+            }
+        model = self._library_class()(**params)
+        model.fit(train.features, train.targets, sample_weight=train.weights, verbose=False, **watch)
+        booster = model.get_booster()
+        if stopping:
+            booster = booster[: model.best_iteration + 1]
+        return bytes(booster.save_raw("json"))
+
+    def _read(self, content: bytes) -> Any:
+        import xgboost
+
+        model = xgboost.Booster({"nthread": 1})
+        model.load_model(bytearray(content))
+        return model
+
+    def _read_objective(self, content: bytes) -> str:
+        return str(json.loads(content)["learner"]["objective"]["name"])
+
+    def base_margins(self) -> np.ndarray:
+        """(outputs,) float32: the raw scores before the first tree, which depend on the objective and ``base_score``.
+
+        They are the raw scores of this model with one tree of a single leaf with the value 0 for each output.
+        """
+        document = json.loads(self.model_)
+        booster = document["learner"]["gradient_booster"]["model"]
+        outputs = max(1, int(document["learner"]["learner_model_param"]["num_class"]))
+        booster["trees"] = [_zero_tree(booster["trees"][0], at) for at in range(outputs)]
+        booster["tree_info"] = list(range(outputs))
+        booster["iteration_indptr"] = [0, outputs]
+        booster["gbtree_model_param"] |= {"num_trees": str(outputs), "num_parallel_tree": "1"}
+        scores = _xgboost_scores(self._read(json.dumps(document).encode()), np.zeros((1, self.n_features_in_)))
+        return np.asarray(scores, dtype=np.float32).ravel()
+
+    def _raw_scores(self, values: np.ndarray) -> np.ndarray:
+        return _xgboost_scores(self._model, values)
+
+    def _transformed(self, values: np.ndarray) -> np.ndarray:
+        return _xgboost_scores(self._model, values, raw=False)
+
+
+class CatBoost(Booster):
+    library, file = "catboost", "booster.json"
+    regressor, classifier = "CatBoostRegressor", "CatBoostClassifier"
+    links: ClassVar[Mapping[str, Link]] = {
+        **dict.fromkeys(("RMSE", "MAE", "Quantile", "MAPE", "Huber", "LogCosh", "Lq", "Expectile"), "identity"),
+        **dict.fromkeys(("Poisson", "Tweedie"), "exp"),
+        "Logloss": "expit",
+        "MultiClass": "softmax",
+    }
+
+    def _train(self, params: dict[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int) -> bytes:
+        import catboost
+
+        watch: dict[str, Any] = {}
+        if stopping:
+            pool = catboost.Pool(stopping.features, stopping.targets, weight=stopping.weights)
+            watch = {"eval_set": pool, "early_stopping_rounds": rounds, "use_best_model": True}
+        model = self._library_class()(**params)
+        model.fit(train.features, train.targets, sample_weight=train.weights, **watch)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / self.file
+            model.save_model(str(path), format="json")
+            return path.read_bytes()
+
+    def _read(self, content: bytes) -> Any:
+        """CatBoost reads numbers of its JSON with an error in the last bit, so they are set once more."""
+        model = self._library_class()()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / self.file
+            path.write_bytes(content)
+            model.load_model(str(path), format="json")
+        document = json.loads(content)
+        if trees := document.get("oblivious_trees"):
+            model.set_leaf_values(np.concatenate([tree["leaf_values"] for tree in trees]))
+            model.set_scale_and_bias(*document["scale_and_bias"])
+        return model
+
+    def _read_objective(self, content: bytes) -> str:
+        return str(json.loads(content)["model_info"]["params"]["loss_function"]["type"])
+
+    def _raw_scores(self, values: np.ndarray) -> np.ndarray:
+        return np.asarray(self._model.predict(values, prediction_type="RawFormulaVal", thread_count=1))
+
+    def _transformed(self, values: np.ndarray) -> np.ndarray:
+        predict = self._model.predict_proba if isinstance(self, ClassifierMixin) else self._model.predict
+        return np.asarray(predict(values, thread_count=1))
+
+
+class LightGBMRegressor(_Regressor, LightGBM):
+    """LightGBM for a regression."""
+
+
+class LightGBMClassifier(_Classifier, LightGBM):
+    """LightGBM for a classification."""
+
+
+class XGBoostRegressor(_Regressor, XGBoost):
+    """XGBoost for a regression."""
+
+
+class XGBoostClassifier(_Classifier, XGBoost):
+    """XGBoost for a classification."""
+
+
+class CatBoostRegressor(_Regressor, CatBoost):
+    """CatBoost for a regression."""
+
+
+class CatBoostClassifier(_Classifier, CatBoost):
+    """CatBoost for a classification."""
+
+
+REGRESSORS: Mapping[str, type[Booster]] = {
+    booster.library: booster for booster in (LightGBMRegressor, XGBoostRegressor, CatBoostRegressor)
+}
+CLASSIFIERS: Mapping[str, type[Booster]] = {
+    booster.library: booster for booster in (LightGBMClassifier, XGBoostClassifier, CatBoostClassifier)
+}
+
+
+def _model_file_names(columns: Iterable[Any]) -> pd.Index:
+    """Different names of letters, digits and underscores: LightGBM and XGBoost accept no brackets and quotes."""
+    names: dict[str, None] = {}
+    for column in columns:
+        name = plain = re.sub(r"\W+", "_", str(column))
+        number = 2
+        while name in names:
+            name, number = f"{plain}_{number}", number + 1
+        names[name] = None
+    return pd.Index(list(names), dtype=object)
+
+
+def _constraint_list(constraints: Mapping[str, int], columns: Iterable[Any]) -> list[int]:
+    """The constraint of each column; a column of the table is the feature ``number__<column>``."""
+    by_feature = {f"number__{column}": int(sign) for column, sign in constraints.items()}
+    return [by_feature.get(str(column), 0) for column in columns]
+
+
+def _stopping_rows(codes: np.ndarray, params: Mapping[str, Any], *, classes: bool) -> np.ndarray:
+    """Positions of the rows for early stopping: a tenth, of each class if there are classes; empty if they are few."""
+    seed = next((params[name] for name in ("random_state", "random_seed", "seed") if name in params), 0)
+    order = np.random.default_rng(seed).permutation(len(codes))
+    groups = [order[codes[order] == code] for code in np.unique(codes)] if classes else [order]
+    chosen = np.sort(np.concatenate([group[: len(group) // STOPPING_SHARE] for group in groups]))
+    return chosen if len(chosen) >= MIN_STOPPING_ROWS else chosen[:0]
+
+
+def _split_rows(
+    features: pd.DataFrame, targets: np.ndarray, weights: np.ndarray | None, watched: np.ndarray
+) -> tuple[TrainingRows, TrainingRows | None]:
+    """The rows to fit on, and the rows for early stopping if there are any."""
+    if len(watched) == 0:
+        return TrainingRows(features, targets, weights), None
+    rest = np.setdiff1d(np.arange(len(targets)), watched)
+    train, stopping = (
+        TrainingRows(features.iloc[rows], targets[rows], None if weights is None else weights[rows])
+        for rows in (rest, watched)
+    )
+    return train, stopping
+
+
+def _xgboost_scores(model: Any, values: np.ndarray, *, raw: bool = True) -> np.ndarray:
+    import xgboost
+
+    rows = xgboost.DMatrix(values.astype(np.float32), nthread=1)
+    return np.asarray(model.predict(rows, output_margin=raw, validate_features=False))
+
+
+def _zero_tree(tree: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """An XGBoost tree of one leaf with the value 0."""
+    kinds = {name: type(value[0]) if value else None for name, value in tree.items() if isinstance(value, list)}
+    lists = {name: [] if kind is None else [kind(0)] for name, kind in kinds.items()}
+    leaf = {"id": number, "left_children": [-1], "right_children": [-1], "parents": [2147483647]}
+    return {**lists, **leaf, "tree_param": {**tree["tree_param"], "num_nodes": "1"}}

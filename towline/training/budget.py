@@ -1,0 +1,365 @@
+"""The time budget of training: which fits are reduced if training would take longer than the budget.
+
+Each candidate is fitted on small samples first (*pilot fits*), and the seconds of larger fits are estimated as a power
+law of the rows. They are seconds of the processor, so other programs on the machine change them little. One half of the
+budget is for the cross-validation of all candidates, the other half for the fits of the selected one on all rows.
+Nothing is reduced if the estimates are within the budget. If cross-validation would take longer, its slowest candidates
+get fewer trials of their search, then fewer rows in each fold. A candidate whose fits on all rows would take longer is
+left out.
+
+A table that is small for the budget has no pilot fits, so its results never depend on the speed of the machine.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import joblib
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from towline.config import Candidate, Frozen, TrainingConfig, format_duration
+from towline.data.schema.contract import Contract
+from towline.data.splits import Fold, make_folds, sample_rows
+from towline.data.workspace import Subset, Workspace
+from towline.errors import TowlineError
+from towline.training.estimators import build_model, pipeline_of
+from towline.training.evaluation.metrics import predict
+
+CELLS_A_SECOND = 1_700  # a table with fewer cells for each second of the budget has no pilot fits
+MIN_FOLD_ROWS = 1_000  # a fold is fitted on so many rows at least
+MIN_TRIALS = 10  # trials of a search that remain at least
+_ROWS_A_SECOND = 17  # with more rows, an estimator given by its path may be slow even if there are few columns
+_TEXT_CELLS = 50  # a text takes about as long as so many numbers
+_WARM_UP_ROWS = 100  # the first fit is not measured: it imports modules
+_PILOT_ROWS = (500, 2_000, 8_000)
+_PILOT_SHARE = 0.1  # of a candidate's share of cross-validation; a pilot fit that would take longer is not made
+_EXPONENTS = (1.0, 3.0)  # bounds of the exponent that is estimated from two pilot fits
+_DEFAULT_EXPONENT = 1.5  # after a single pilot fit
+_THREAD_EFFICIENCY = 0.8
+_SINGLE_THREADED = ("baseline", "linear")  # most of their time is preparation, which holds the interpreter's lock
+# base classes of scikit-learn whose time grows faster than small samples show
+_MIN_EXPONENTS = {
+    "BaseLibSVM": 2.0, "BaseLabelPropagation": 2.0, "GaussianProcessClassifier": 3.0, "GaussianProcessRegressor": 3.0,
+    "KernelRidge": 3.0,
+}  # fmt: skip
+
+
+class CandidateLimits(Frozen):
+    """How the budget limits one candidate; None means that it does not.
+
+    Attributes:
+        candidate: its name.
+        seconds: estimate of the fits on all rows; None without pilot fits.
+        fold_rows: a fold is fitted on at most so many rows.
+        trials: of its hyperparameter search.
+        final_rows: the final model is fitted on a sample of so many rows.
+        left_out: why the candidate is not fitted, in one line; else empty.
+    """
+
+    candidate: str
+    seconds: float | None = None
+    fold_rows: int | None = None
+    trials: int | None = None
+    final_rows: int | None = None
+    left_out: str = ""
+
+    def __str__(self) -> str:
+        parts = [
+            "no estimate" if self.seconds is None else format_seconds(self.seconds),
+            *(["left out"] if self.left_out else []),
+            *([f"folds of {self.fold_rows:,} rows"] if self.fold_rows else []),
+            *([f"{self.trials} trials"] if self.trials else []),
+            *([f"fitted on {self.final_rows:,} rows"] if self.final_rows else []),
+        ]
+        return f"{self.candidate}: {', '.join(parts)}"
+
+
+class FitPlan(Frozen):
+    """How the budget limits the candidates; without pilot fits it has no limits."""
+
+    limits: tuple[CandidateLimits, ...] = ()
+
+    def __str__(self) -> str:
+        return "estimates of the fits on all rows: " + "; ".join(map(str, self.limits))
+
+    def limits_of(self, candidate: Candidate) -> CandidateLimits:
+        """The limits of a candidate."""
+        named = (limits for limits in self.limits if limits.candidate == candidate.name)
+        return next(named, CandidateLimits(candidate=candidate.name))
+
+
+@dataclass
+class FitCost:
+    """The seconds of a fit and of a prediction by the number of rows, estimated from pilot fits.
+
+    Attributes:
+        exponents: smallest and largest exponent of the power law.
+        rows, fit_seconds, row_seconds: of each pilot fit: its rows, its seconds, and the seconds to predict one row.
+    """
+
+    exponents: tuple[float, float] = _EXPONENTS
+    rows: list[int] = field(default_factory=list)
+    fit_seconds: list[float] = field(default_factory=list)
+    row_seconds: list[float] = field(default_factory=list)
+
+    def add(self, rows: int, fit_seconds: float, row_seconds: float) -> None:
+        """Adds a pilot fit that is larger than the ones before."""
+        self.rows.append(rows)
+        self.fit_seconds.append(fit_seconds)
+        self.row_seconds.append(row_seconds)
+
+    def fit(self, rows: int) -> float:
+        """Seconds of a fit on so many rows."""
+        return self._extrapolate(self.fit_seconds, rows, self.exponents, _DEFAULT_EXPONENT)
+
+    def predict(self, rows: int, fitted_rows: int) -> float:
+        """Seconds to predict rows by a model that was fitted on ``fitted_rows``."""
+        return rows * self._extrapolate(self.row_seconds, fitted_rows, (0.0, 1.0), 0.5)
+
+    def _extrapolate(self, seconds: list[float], rows: int, bounds: tuple[float, float], default: float) -> float:
+        exponent = default
+        if len(seconds) > 1:
+            last, before = max(seconds[-1], 1e-6), max(seconds[-2], 1e-6)
+            exponent = math.log(last / before) / math.log(self.rows[-1] / self.rows[-2])
+        exponent = min(max(exponent, bounds[0]), bounds[1])
+        return float(seconds[-1] * (rows / self.rows[-1]) ** exponent)
+
+
+@dataclass(frozen=True)
+class _Estimates:
+    """Estimated seconds of one candidate.
+
+    Attributes:
+        folds: of cross-validation.
+        max_rows: rows that the largest fold is fitted on without a budget.
+        final_fits: rows of each fit of the selected candidate.
+        holdout: rows that are predicted after each of them.
+    """
+
+    candidate: Candidate
+    cost: FitCost
+    folds: list[Fold]
+    max_rows: int
+    final_fits: tuple[int, ...]
+    holdout: int
+
+    @property
+    def trials(self) -> int:
+        """Trials of the search; 0 without a search."""
+        return self.candidate.search.trials if self.candidate.search else 0
+
+    def cross_validation(self, max_rows: int | None = None, trials: int | None = None) -> float:
+        """Seconds of cross-validation with at most so many rows in a fold, after so many trials of a search."""
+        trials, seconds = self.trials if trials is None else trials, 0.0
+        for train, test in self.folds:
+            rows = min(len(train), max_rows or self.max_rows)
+            seconds += self.cost.fit(rows) + self.cost.predict(len(test), rows)
+        workers = count_workers(self.candidate, len(self.folds))
+        return (trials + 1) * seconds / (workers * _THREAD_EFFICIENCY if workers > 1 else 1)
+
+    def all_rows(self, max_rows: float = math.inf) -> float:
+        """Seconds of the fits of the selected candidate on all rows, or on a sample of so many."""
+        sizes = [int(min(rows, max_rows)) for rows in self.final_fits]
+        return sum(self.cost.fit(rows) + self.cost.predict(self.holdout, rows) for rows in sizes)
+
+
+def count_workers(candidate: Candidate, folds: int) -> int:
+    """The number of folds that are fitted at the same time, in threads."""
+    return 1 if candidate.estimator in _SINGLE_THREADED else min(folds, joblib.cpu_count())
+
+
+def find_slow_candidates(work: Workspace, config: TrainingConfig) -> list[Candidate]:
+    """The candidates that need pilot fits: the table is large for the budget, or their estimator may be slow."""
+    if config.budget is None:
+        return []
+    contract, seconds = work.contract(), config.budget.total_seconds()
+    columns = sum(_TEXT_CELLS if column.kind == "text" else 1 for column in contract.feature_columns)
+    classes = len(contract.classes) if len(contract.classes) > 2 else 1
+    cells = work.dataset.rows * columns * classes
+    return [
+        candidate
+        for candidate in config.candidates
+        if cells * (candidate.search.trials if candidate.search else 1) > CELLS_A_SECOND * seconds
+        or ("." in candidate.estimator and work.dataset.rows > _ROWS_A_SECOND * seconds)
+    ]
+
+
+def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float] = time.process_time) -> FitPlan:
+    """Measures pilot fits, and limits the slowest candidates if training would take longer than the budget.
+
+    If every candidate would be left out, the fastest one remains; its final model is fitted on a sample of the rows.
+
+    Args:
+        work: the run's workspace, with a split table.
+        config: of the training.
+        clock: seconds of the processor; for tests.
+
+    Raises:
+        DataValidationError: the rows cannot be split into the folds.
+    """
+    slow = find_slow_candidates(work, config)
+    if config.budget is None or not slow:
+        return FitPlan()
+    contract, train, half = work.contract(), work.subset("train"), config.budget.total_seconds() / 2
+    folds, holdout = make_folds(train.rows, train.labels, config), len(work.split_positions()["holdout"])
+    longest = _PILOT_SHARE * half / len(config.candidates)
+    max_rows = min(config.cross_validation.max_rows, max(len(rows) for rows, _ in folds))
+    estimates = []
+    for candidate in slow:
+        cost = measure_cost(candidate, contract, config, train, longest, clock)
+        if cost:
+            final_fits = _final_fits(len(train.labels), holdout, config)
+            estimates.append(_Estimates(candidate, cost, folds, max_rows, final_fits, holdout))
+    dropped = {each.candidate.name for each in estimates if each.all_rows() > half}
+    failed = {candidate.name for candidate in slow} - {each.candidate.name for each in estimates}
+    fastest = None
+    if dropped and {candidate.name for candidate in config.candidates} <= dropped | failed:
+        fastest = min(estimates, key=_Estimates.all_rows).candidate.name
+    share = _fair_share([each.cross_validation() for each in estimates if each.candidate.name not in dropped], half)
+    limits = [
+        _limit_final_fits(each, config.budget, sampled=each.candidate.name == fastest)
+        if each.candidate.name in dropped
+        else _limit_cross_validation(each, share)
+        for each in estimates
+    ]
+    limits += [CandidateLimits(candidate=name) for name in sorted(failed)]
+    return FitPlan(limits=tuple(limits))
+
+
+def measure_cost(
+    candidate: Candidate,
+    contract: Contract,
+    config: TrainingConfig,
+    train: Subset,
+    longest: float,
+    clock: Callable[[], float],
+) -> FitCost | None:
+    """The cost of a candidate, from pilot fits on samples of the train part; None if none of them succeeded.
+
+    Args:
+        candidate: to fit.
+        contract: of the rows.
+        config: of the training.
+        train: the train part.
+        longest: seconds; a larger pilot fit is not made if it would take longer.
+        clock: seconds of the processor.
+    """
+    cost, pools = FitCost(_exponents_of(candidate, contract, config)), ThreadpoolController()
+    positions = np.arange(len(train.labels))
+    for rows in (_WARM_UP_ROWS, *_PILOT_ROWS):
+        if rows > len(positions) / 2 or (cost.rows and cost.fit(rows) + cost.predict(rows, rows) > longest):
+            break
+        sample = sample_rows(positions, rows, config.seed, train.labels)
+        test = train.features.iloc[sample_rows(positions, rows, config.seed + 1)]
+        try:
+            with pools.limit(limits=1), warnings.catch_warnings(action="ignore"):
+                model = build_model(candidate, contract, config.seed, trusted=config.package.trusted)
+                started = clock()
+                model.fit(train.features.iloc[sample], train.labels[sample])
+                fitted = clock()
+                predict(model, test, contract)
+                if rows != _WARM_UP_ROWS:
+                    cost.add(rows, fitted - started, (clock() - fitted) / rows)
+        except TowlineError:
+            raise
+        except Exception:  # noqa: BLE001, S112 - an estimator may raise anything; cross-validation reports it
+            continue
+    return cost if cost.rows else None
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration to read: 40 s, 25 min, 3 h."""
+    for unit, size in (("s", 1), ("min", 60), ("h", 3600)):
+        if seconds < 100 * size:
+            return f"{max(1, round(seconds / size))} {unit}"
+    return f"{round(seconds / 86400):,} days"
+
+
+def _final_fits(train: int, holdout: int, config: TrainingConfig) -> tuple[int, ...]:
+    """The rows of each fit of the selected candidate; several histories are compared by a fit of each."""
+    histories = len(config.data.histories)
+    fits = histories + 1 if histories > 1 else 1
+    return (*([train] * fits), *([train + holdout] * fits if config.refits else []))
+
+
+def _fair_share(seconds: Sequence[float], total: float) -> float:
+    """The limit for each of these durations with which they sum to the total; infinite if they sum to less.
+
+    Example:
+        >>> _fair_share([1, 10, 20], 15)
+        7.0
+        >>> _fair_share([1, 2], 15)
+        inf
+    """
+    rest = float(total)
+    for number, shortest in enumerate(sorted(seconds)):
+        share = rest / (len(seconds) - number)
+        if shortest > share:
+            return share
+        rest -= shortest
+    return math.inf
+
+
+def _limit_cross_validation(estimates: _Estimates, share: float) -> CandidateLimits:
+    """Reduces the trials of a search first, then the rows of the folds."""
+    trials: int | None = None
+    fold_rows: int | None = None
+    if estimates.cross_validation() > share:
+        if estimates.trials > MIN_TRIALS:
+            trials = max(MIN_TRIALS, int(share / estimates.cross_validation(trials=0)) - 1)
+        fold_rows = _largest_rows(
+            estimates.max_rows, MIN_FOLD_ROWS, lambda rows: estimates.cross_validation(rows, trials) <= share
+        )
+    return CandidateLimits(
+        candidate=estimates.candidate.name,
+        seconds=round(estimates.all_rows(), 3),
+        fold_rows=fold_rows if fold_rows != estimates.max_rows else None,
+        trials=trials,
+    )
+
+
+def _limit_final_fits(estimates: _Estimates, budget: timedelta, *, sampled: bool) -> CandidateLimits:
+    """Leaves a candidate out, or fits it on a sample that takes half of the budget."""
+    half, seconds, name = budget.total_seconds() / 2, estimates.all_rows(), estimates.candidate.name
+    if sampled:
+        rows = _largest_rows(max(estimates.final_fits), MIN_FOLD_ROWS, lambda rows: estimates.all_rows(rows) <= half)
+        limits = _limit_cross_validation(estimates, half)
+        return limits.model_copy(update={"final_rows": rows})
+    enough = timedelta(minutes=math.ceil(1.3 * 2 * seconds / 60))
+    if enough > timedelta(hours=2):
+        enough = timedelta(hours=math.ceil(enough / timedelta(hours=1)))
+    remedy = f"set budget: {format_duration(enough)}, or remove it from candidates"
+    left_out = (
+        f"its fits on all {max(estimates.final_fits):,} rows would take about {format_seconds(seconds)}, more than "
+        f"half of the budget ({format_duration(budget)}); {remedy}"
+    )
+    return CandidateLimits(candidate=name, seconds=round(seconds, 3), left_out=left_out)
+
+
+def _largest_rows(most: int, least: int, is_fast: Callable[[int], bool]) -> int:
+    """The largest number of rows that is fast, from ``most`` down to ``least``; ``least`` if none is."""
+    rows = most
+    for rows in _row_counts(most, least):
+        if is_fast(rows):
+            break
+    return rows
+
+
+def _row_counts(most: int, least: int) -> Iterator[int]:
+    """Row counts with two digits below ``most``: small differences of the clock seldom change the choice."""
+    yield most
+    rows = most
+    while rows > least:
+        digits = 10 ** max(0, len(str(rows - 1)) - 2)
+        rows = max(least, (rows - 1) // digits * digits)
+        yield rows
+
+
+def _exponents_of(candidate: Candidate, contract: Contract, config: TrainingConfig) -> tuple[float, float]:
+    model = build_model(candidate, contract, config.seed, trusted=config.package.trusted)
+    bases = type(pipeline_of(model).named_steps["estimate"]).__mro__
+    return max([_EXPONENTS[0], *(_MIN_EXPONENTS.get(base.__name__, 0.0) for base in bases)]), _EXPONENTS[1]
