@@ -11,18 +11,12 @@ from pydantic import (
     BeforeValidator,
     Field,
     FiniteFloat,
-<<<<<<< HEAD
-=======
     ValidationInfo,
->>>>>>> main
     field_serializer,
     field_validator,
     model_validator,
 )
-<<<<<<< HEAD
-=======
 from pydantic_core import PydanticCustomError
->>>>>>> main
 
 from towline.config.passwords import hide_passwords, mask_passwords
 from towline.config.record import Durations, Frozen, OptionalDuration, Share, format_duration, format_share
