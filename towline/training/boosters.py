@@ -79,8 +79,7 @@ class Booster(BaseEstimator):  # type: ignore[misc]
         constraints = params.get("monotone_constraints")
         if isinstance(constraints, Mapping):
             params["monotone_constraints"] = _constraint_list(constraints, features.columns)
-        features = features.astype(np.float64).clip(-_LARGEST, _LARGEST)
-        features.columns = _model_file_names(features.columns)
+        features = pd.DataFrame(_design(features), columns=_model_file_names(features.columns))
         codes = self._encode(np.asarray(y))
         weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
         if self.class_weight:
@@ -102,8 +101,7 @@ class Booster(BaseEstimator):  # type: ignore[misc]
 
     def raw_scores(self, X: pd.DataFrame | np.ndarray) -> np.ndarray:
         """(n, outputs) sums of the trees, float64; XGBoost adds them in float32."""
-        values = np.asarray(X, dtype=np.float64).clip(-_LARGEST, _LARGEST)
-        return np.asarray(self._raw_scores(values), dtype=np.float64).reshape(len(values), -1)
+        return np.asarray(self._raw_scores(_design(X)), dtype=np.float64).reshape(len(X), -1)
 
     @property
     def link(self) -> Link | None:
@@ -157,7 +155,7 @@ class _Regressor(RegressorMixin, Booster):  # type: ignore[misc]
     def predict(self, X: pd.DataFrame | np.ndarray) -> np.ndarray:
         """(n,) values."""
         if self.link is None:
-            return np.asarray(self._transformed(np.asarray(X, dtype=np.float64)), dtype=np.float64).reshape(len(X))
+            return np.asarray(self._transformed(_design(X)), dtype=np.float64).reshape(len(X))
         raw = self.raw_scores(X)[:, 0]
         return raw if self.link == "identity" else np.array([exponential(score) for score in raw.tolist()])
 
@@ -175,7 +173,7 @@ class _Classifier(ClassifierMixin, Booster):  # type: ignore[misc]
     def predict_proba(self, X: pd.DataFrame | np.ndarray) -> np.ndarray:
         """(n, classes) probabilities in the order of ``classes_``."""
         if self.link is None:
-            chances = np.asarray(self._transformed(np.asarray(X, dtype=np.float64)), dtype=np.float64)
+            chances = np.asarray(self._transformed(_design(X)), dtype=np.float64)
             return np.column_stack([1 - chances, chances]) if chances.ndim == 1 else chances
         raw = self.raw_scores(X).tolist()
         shares = [expit(scores[0]) if self.link == "expit" else softmax(scores) for scores in raw]
@@ -380,6 +378,12 @@ REGRESSORS: Mapping[str, type[Booster]] = {
 CLASSIFIERS: Mapping[str, type[Booster]] = {
     booster.library: booster for booster in (LightGBMClassifier, XGBoostClassifier, CatBoostClassifier)
 }
+
+
+def _design(X: pd.DataFrame | np.ndarray) -> np.ndarray:
+    """The features, limited to the range of float32, in which XGBoost and CatBoost compare them."""
+    values: np.ndarray = np.asarray(X, dtype=np.float64).clip(-_LARGEST, _LARGEST)
+    return values
 
 
 def _model_file_names(columns: Iterable[Any]) -> pd.Index:

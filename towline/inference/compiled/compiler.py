@@ -256,9 +256,14 @@ def _compile_boosted(
     start: np.ndarray, blocks: Sequence[DesignColumns], width: int, trees: Sequence[Tree]
 ) -> BitmaskForest | TraversedForest:
     """Boosted trees, as bitmasks if each tree has at most 64 leaves and the masks are small enough."""
-    nodes = sum(len(tree.leaf) for tree in trees)
-    is_small = 8 * len(trees) * (nodes // 2 + 64 * len(blocks)) <= MAX_MASK_BYTES
-    if is_small and max(int(tree.leaf.sum()) for tree in trees) <= 64:
+    leaves = max(int(tree.leaf.sum()) for tree in trees)
+    cuts = {
+        cut
+        for tree in trees
+        for cut in zip(tree.feature[~tree.leaf].tolist(), tree.threshold[~tree.leaf].tolist(), strict=True)
+    }
+    rows = len(cuts) + sum(len(block.rows) for block in blocks)
+    if leaves <= 64 and len(trees) * rows * (4 if leaves <= NARROW_LEAVES else 8) <= MAX_MASK_BYTES:
         return _compile_bitmasks(start, blocks, trees)
     return _compile_traversal(start, blocks, width, trees, single=False)
 
