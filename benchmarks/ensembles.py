@@ -96,7 +96,7 @@ def measure_model(work: Workspace, config: PipelineConfig, chosen: CrossValidati
 
 
 def _as_rows(rows: pd.DataFrame, contract: Contract) -> list[dict[str, Any]]:
-    features = rows[[column.name for column in contract.feature_columns]].astype(object)
+    features = rows[[column.name for column in contract.input_columns]].astype(object)
     return features.where(features.notna(), None).to_dict("records")  # type: ignore[return-value]
 
 

@@ -121,7 +121,7 @@ def _error_scales(plan: Plan, features: pd.DataFrame, contract: Contract) -> np.
     scales = np.ones(len(features))
     if contract.classes:
         return scales
-    columns = [features[column.name].to_numpy() for column in contract.feature_columns]
+    columns = [features[column.name].to_numpy() for column in contract.canonical_columns]
     for part in plan.scorer.parts if isinstance(plan.scorer, WeightedMean) else (plan,):
         if isinstance(part.scorer, LinearSum):
             scales = np.maximum(scales, part.scorer.sum_of_absolute_terms(part.derive(columns)).max(axis=1))
@@ -154,7 +154,7 @@ def _generate_rows(plan: Plan, contract: Contract, train: pd.DataFrame, seed: in
     for number, thresholds in _thresholds(plan):
         cuts[number] = [*cuts.get(number, ()), *thresholds]
     columns = {}
-    for at, column in enumerate(contract.feature_columns):
+    for at, column in enumerate(contract.canonical_columns):
         drawn = train[column.name].to_numpy()[rng.integers(0, len(train), GENERATED_ROWS)].copy()
         pool = _edge_values(column, cuts.get(at, ()))
         chosen = rng.random(GENERATED_ROWS) < 0.5
