@@ -81,7 +81,7 @@ def train(store: Path, name: str, changes: tuple[str, ...]) -> Sample:
     contract = contract_of(release)
     answers = estimator.predict(contract.features(table))
     chosen = np.sort(np.concatenate([np.flatnonzero(answers == label)[:100] for label in contract.classes]))
-    picked = table.iloc[chosen][[column.name for column in contract.feature_columns]]
+    picked = table.iloc[chosen][[column.name for column in contract.input_columns]]
     return Sample(name, release, model, json.loads(picked.to_json(orient="records")), list(answers[chosen]))
 
 

@@ -75,7 +75,7 @@ def test_completed_steps_are_cached_after_a_kill(commands: StoreCommands) -> Non
     assert "✓ load" in err
     assert "✓ plot" in err
     assert "cross-validate" not in err
-    assert commands.count_task_states()["Cached"] == 9  # load is never cached, and plot had not ended
+    assert commands.count_task_states()["Cached"] == 11  # load is never cached, and plot had not ended
     assert commands.find_faults() == NOTHING
 
 

@@ -52,6 +52,14 @@ def test_train(towline: Callable[..., CommandResult], example: Example) -> None:
     assert "mae" in out
 
 
+def test_features(towline: Callable[..., CommandResult], example: Example) -> None:
+    """A model is trained with computed features and predicts for a row without them."""
+    out = example("features.py")
+    assert "example-features@1 was promoted" in out
+    assert "comfort         category  case when" in out
+    assert "prediction: " in out
+
+
 def test_custom_estimator(towline: Callable[..., CommandResult], example: Example) -> None:
     """An estimator of the project is trained, stored, and answers from the release."""
     out = example("custom_estimator.py")

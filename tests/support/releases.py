@@ -68,9 +68,8 @@ def make_house_table(rows: int = 400) -> pd.DataFrame:
 def train_run(folder: Path, frame: pd.DataFrame, estimator: str = "boosting", **data: object) -> TrainedRun:
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(folder / "table.parquet", index=False)
-    split = data.pop("split", {})
     raw = {
-        "split": split,
+        **{section: data.pop(section) for section in ("split", "features", "privacy") if section in data},
         "name": "house-value",
         "description": "Made for <script>alert(1)</script> tests.",
         "data": {"source": "table.parquet", **data},

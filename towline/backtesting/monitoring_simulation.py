@@ -38,7 +38,7 @@ class PredictedRows:
         return PredictedRows(self.rows[inside], self.times[inside], self.truth[inside], self.predictions.take(inside))
 
     def features(self, contract: Contract) -> pa.Table:
-        names = [column.name for column in contract.feature_columns]
+        names = [column.name for column in contract.input_columns]
         return pa.Table.from_pandas(self.rows[names], preserve_index=False)
 
     def drift_table(self, contract: Contract) -> pa.Table:

@@ -40,6 +40,8 @@ from towline.config.training import (
     CrossValidationConfig,
     DataConfig,
     EvaluationConfig,
+    FeatureExpression,
+    FeatureName,
     GateConfig,
     PrivacyConfig,
     SplitConfig,
@@ -49,6 +51,7 @@ from towline.config.training import (
     custom_metric_names,
 )
 from towline.errors import ConfigError
+from towline.expressions.syntax import ExpressionError, list_columns, parse
 
 _logger = logging.getLogger(__name__)
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq", ".xlsx", ".xls", ".json", ".jsonl", ".feather")
@@ -61,13 +64,17 @@ class TrainingConfig(Frozen):
     task: Task | None = Field(None, description="default: inferred from the target")
     seed: int = Field(42, ge=0, lt=2**32)
     data: DataConfig
+    features: dict[FeatureName, FeatureExpression] = Field(
+        default_factory=dict,
+        description="features computed from columns of the row: name → expression",
+    )
     split: SplitConfig = SplitConfig()
     candidates: tuple[CandidateOrName, ...] = Field(
         (Candidate(estimator="linear"), Candidate(estimator="forest"), Candidate(estimator="boosting")), min_length=1
     )
     budget: Budget = Field(
         dt.timedelta(minutes=10),
-        description="time for cross-validation and the fits on all rows, e.g. 10m; null: no limit",
+        description="time for a training, e.g. 10m; null: no limit",
     )
     cross_validation: CrossValidationConfig = CrossValidationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -110,11 +117,29 @@ class TrainingConfig(Frozen):
             raise ValueError(
                 f"evaluation.slices names {min(pii_slices)!r}, which is pii: reports would show its values"
             )
+        self._check_features()
         if self.split.by == "time" and not self.data.time:
             raise ValueError("split.by is time but data.time names no column")
         if not (isinstance(self.split.holdout, float) or self.by_time):
             raise ValueError("split.holdout is a duration, which needs a split by data.time; write a share such as 0.2")
         return self
+
+    def _check_features(self) -> None:
+        """Rejects features of columns that are not read."""
+        for name, text in self.features.items():
+            for column in list_columns(parse(text)):
+                error = None
+                if column.name == self.data.target:
+                    remedy = "use other columns: a request does not hold the target"
+                    error = ExpressionError(f"{column.name!r} is the target", column.at, remedy)
+                elif column.name in self.data.drop:
+                    remedy = "remove it from data.drop; if no model may use it, it cannot be in a feature either"
+                    error = ExpressionError(f"{column.name!r} is in data.drop", column.at, remedy)
+                elif column.name in self.features:
+                    remedy = "write its expression instead"
+                    error = ExpressionError(f"{column.name!r} is a feature itself", column.at, remedy)
+                if error:
+                    raise ValueError(f"features.{name}: {error.describe(text)}")
 
     @property
     def by_time(self) -> bool:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import itertools
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from towline.config.passwords import hide_passwords, mask_passwords
 from towline.config.record import Durations, Frozen, OptionalDuration, Share, format_duration, format_share
+from towline.expressions.syntax import ExpressionError, parse
 
 Kind = Literal["numeric", "category", "boolean", "datetime", "text", "ignore"]
 Task = Literal["regression", "binary", "multiclass"]
@@ -184,6 +186,24 @@ class DataConfig(Frozen):
         return tuple(
             dict.fromkeys(HistoryConfig(window=w, half_life=half_life, detrend=d) for w, half_life, d in options)
         )
+
+
+def _check_expression(text: str) -> str:
+    try:
+        parse(text)
+    except ExpressionError as error:
+        raise ValueError(error.describe(text)) from None
+    return text
+
+
+def _check_feature_name(name: str) -> str:
+    if not re.fullmatch(r"\w{1,100}", name):
+        raise ValueError("the name of a feature must be letters, digits and underscores, at most 100")
+    return name
+
+
+FeatureName = Annotated[str, AfterValidator(_check_feature_name)]
+FeatureExpression = Annotated[str, AfterValidator(_check_expression)]
 
 
 class ColumnRule(Frozen):

@@ -32,7 +32,7 @@ def profile_features(features: pd.DataFrame, contract: Contract) -> dict[str, An
         and max. Undefined values are None.
         Columns with personal data have counts only.
     """
-    columns = contract.feature_columns
+    columns = contract.input_columns
     kinds = {column.name: column.kind for column in columns}
     return describe_columns(features, kinds, without=[column.name for column in columns if column.pii])
 

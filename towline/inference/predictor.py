@@ -115,7 +115,7 @@ class Model:
             DataError: as ``contract.features``; also if a number is larger than a training table may hold.
         """
         features = self.contract.features(_to_frame(rows))
-        for column in self.contract.feature_columns:
+        for column in self.contract.input_columns:
             if column.kind == "numeric" and (features[column.name].abs() > LARGEST).any():
                 raise DataError(
                     f"column {column.name!r} holds numbers beyond {LARGEST:g}",

@@ -41,6 +41,7 @@ class SklearnScorer:
 
     def __init__(self, estimator: Any, contract: Contract, reader: RowReader) -> None:
         self.estimator, self._contract, self._reader = estimator, contract, reader
+        self._names = [column.name for column in contract.canonical_columns]
 
     def predict_rows(self, rows: Sequence[Row]) -> RowPredictions:
         import pandas as pd
@@ -51,7 +52,7 @@ class SklearnScorer:
                 column[[value is None for value in column]] = math.nan
         series = {
             name: pd.Series(values, dtype=object) if values.dtype == object else values
-            for name, values in zip(self._reader.fields, columns, strict=True)
+            for name, values in zip(self._names, columns, strict=True)
         }
         return to_row_predictions(self.predict_frame(pd.DataFrame(series, index=pd.RangeIndex(len(rows)))))
 

@@ -118,8 +118,8 @@ class PrivacyFilter:
     def __init__(
         self, contract: Contract, privacy: PrivacyConfig, profile: Mapping[str, Any] | None, keys: HashKeys
     ) -> None:
-        columns = {column.name: column for column in contract.feature_columns}
-        ranges = {column.name: (column.min, column.max) for column in contract.feature_columns}
+        columns = {column.name: column for column in contract.input_columns}
+        ranges = {column.name: (column.min, column.max) for column in contract.input_columns}
         profiles = (profile or {}).get("columns", {})
         self._keys = keys
         self._hashed: list[tuple[int, str, ValueReader]] = []

@@ -66,8 +66,9 @@ def render_card(
         "notes": result.notes,
         "slices": _sort_worst_first(evaluation, primary)[:MAX_SLICES],
         "importance": evaluation.importance[:MAX_COLUMNS],
-        "columns": [(column.name, column.kind, _describe_values(column)) for column in contract.feature_columns],
-        "ignored": [(column.name, column.note) for column in contract.columns if column.role == "ignored"],
+        "columns": [(column.name, column.kind, _describe_values(column)) for column in contract.input_columns],
+        "derived": [(column.name, column.expression, column.kind) for column in contract.derived_features],
+        "ignored": [(c.name, c.note) for c in (*contract.columns, *contract.derived) if c.role == "ignored"],
         "better": "higher" if primary.greater_is_better else "lower",
         "plots": [(name, format_title(name), base64.b64encode(content).decode()) for name, content in plots.items()],
     }

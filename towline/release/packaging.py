@@ -241,7 +241,7 @@ def _probe(work: Workspace, config: PipelineConfig, model: Any) -> dict[str, Any
     chosen = np.unique(np.linspace(0, len(holdout) - 1, PROBES).astype(int))
     rng = np.random.default_rng(config.seed)
     columns: dict[str, list[Any]] = {}
-    for column in contract.feature_columns:
+    for column in contract.input_columns:
         values = holdout[column.name].iloc[rng.permutation(chosen)]
         columns[column.name] = [example_value(column)] * len(chosen) if column.pii else _to_json_values(values)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -65,7 +65,8 @@ def build_reference(work: "Workspace", config: PipelineConfig, training_rows: "p
         times, groups = (rows[column] if column else None for column in (config.data.time, config.data.group))
         kind, unit = blocks.assign_blocks(times, groups, len(profile["columns"]))
         counts[name] = blocks.count_blocks(frame, profile["columns"], kind, unit)
-    text = json.dumps({**inputs, "repeated": duplicate_share(features), "answers": predictions}, ensure_ascii=False)
+    repeated = duplicate_share(features[list(inputs["columns"])])
+    text = json.dumps({**inputs, "repeated": repeated, "answers": predictions}, ensure_ascii=False)
     return {PROFILE: text, BLOCKS: blocks.serialize_blocks(counts)}
 
 

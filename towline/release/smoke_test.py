@@ -96,7 +96,7 @@ def finish_smoke_test(
     Labels must be equal. Numbers must be equal to the last bit, or within 1e-12 with a compiled scorer. A process
     without a result is a failed smoke test with the cause as its detail, not an error.
     """
-    rows = work.subset("holdout").rows[[column.name for column in work.contract().feature_columns]]
+    rows = work.subset("holdout").rows[[column.name for column in work.contract().input_columns]]
     rows.to_parquet(work.file("smoke-rows.parquet"), index=False)
     job = {
         "release": str(StoreLayout(work.store).release(package.path)),

@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # a service that needs the columns alone does not load them
     import numpy as np
     import pandas as pd
 
+    from towline.expressions.compilation import Expression
+    from towline.expressions.operations import Type
+
 Role = Literal["feature", "target", "time", "group", "ignored"]
 Label = str | int | bool | float
 
@@ -63,14 +66,39 @@ class Column(Frozen):
         return ValueReader(self.kind, self.format)
 
 
+class DerivedColumn(Column):
+    """A feature that is computed from other columns of its row; requests and tables do not hold it.
+
+    Attributes:
+        expression: its definition, docs/features.md.
+        inputs: the columns that the expression reads.
+    """
+
+    expression: str
+    inputs: tuple[str, ...]
+
+
+def column_types(columns: Iterable[Column]) -> "dict[str, tuple[Type, int]]":
+    """For each column its type in expressions, and its position."""
+    types: dict[Kind, Type] = {"numeric": "number", "boolean": "boolean", "datetime": "datetime"}
+    return {column.name: (types.get(column.kind, "text"), place) for place, column in enumerate(columns)}
+
+
 class Contract(Frozen):
-    """The columns of a table, and what is predicted; ``salt`` is that of the pseudonyms."""
+    """The columns of a table, and what is predicted from them.
+
+    Attributes:
+        columns: of the table.
+        derived: the features of the config, computed from columns of the table.
+        salt: of the pseudonyms.
+    """
 
     FILE: ClassVar[str] = "contract.json"
 
     target: str
     task: Task
     columns: tuple[Column, ...]
+    derived: tuple[DerivedColumn, ...] = ()
     classes: tuple[Label, ...] = ()
     positive: Label | None = None
     salt: str = ""
@@ -82,28 +110,60 @@ class Contract(Frozen):
 
     @property
     def feature_columns(self) -> tuple[Column, ...]:
-        """The columns that a model uses: the features, and the time if calendar parts are derived from it."""
-        return tuple(column for column in self.columns if column.role == "feature" or column.derive)
+        """The columns that a model uses: features, the time if calendar parts are derived from it, derived columns."""
+        of_table = (column for column in self.columns if column.role == "feature" or column.derive)
+        return (*of_table, *self.derived_features)
+
+    @property
+    def derived_features(self) -> tuple[DerivedColumn, ...]:
+        """The derived columns that a model uses."""
+        return tuple(column for column in self.derived if column.role == "feature")
+
+    @property
+    def input_columns(self) -> tuple[Column, ...]:
+        """The columns that a row must have: those that a model uses or from which features are computed."""
+        inputs = {name for column in self.derived_features for name in column.inputs}
+        return tuple(
+            column for column in self.columns if column.role == "feature" or column.derive or column.name in inputs
+        )
+
+    @property
+    def canonical_columns(self) -> tuple[Column, ...]:
+        """The columns of a canonical row or frame, in their order: the inputs, then the derived features."""
+        return (*self.input_columns, *self.derived_features)
 
     @property
     def age_columns(self) -> tuple[Column, ...]:
         """The columns whose age or days a model uses."""
-        return tuple(column for column in self.columns if {"age", "days"} & set(column.derive))
+        return tuple(column for column in self.feature_columns if {"age", "days"} & set(column.derive))
 
     @property
     def age_reference(self) -> str | None:
         """The time column, up to which ages are counted; None: dates are counted from 1970."""
-        has_ages = any("age" in column.derive for column in self.columns)
+        has_ages = any("age" in column.derive for column in self.feature_columns)
         return next((column.name for column in self.columns if has_ages and column.role == "time"), None)
+
+    def compile_features(self) -> "tuple[Expression, ...]":
+        """The compiled expressions of the derived features, which read canonical rows or columns.
+
+        Raises:
+            ExpressionError: an expression does not fit the columns.
+        """
+        if not self.derived_features:  # the language is not imported
+            return ()
+        from towline.expressions.compilation import Expression
+
+        types = column_types(self.input_columns)
+        return tuple(Expression(column.expression, types) for column in self.derived_features)
 
     def features(self, rows: "pd.DataFrame") -> "pd.DataFrame":
         """The canonical frame: equal values give an equal frame, whatever their types are.
 
         Args:
-            rows: any frame with the feature columns; other columns are ignored.
+            rows: any frame with the input columns; other columns are ignored.
 
         Returns:
-            Columns in the contract's order, index 0…n-1. Numeric and boolean are float64 (NaN for null), category and
+            ``canonical_columns``, index 0…n-1. Numeric and boolean are float64 (NaN for null), category and
             text are object of str (NaN for null), datetime is datetime64[us] (naive UTC, NaT for null). Personal data
             are replaced by pseudonyms.
 
@@ -115,7 +175,7 @@ class Contract(Frozen):
         from towline.data.schema.columns import convert_column, list_examples
         from towline.data.schema.pseudonyms import pseudonymize_column
 
-        columns = self.feature_columns
+        columns = self.input_columns
         missing = [column.name for column in columns if column.name not in rows.columns]
         if missing:
             what = f"columns are missing: {', '.join(map(repr, missing[:10]))}"
@@ -127,22 +187,33 @@ class Contract(Frozen):
             if isinstance(values, pd.DataFrame):
                 raise DataError(f"column {column.name!r} occurs twice", where="rows", remedy="rename one")
             converted[column.name], bad = convert_column(values, column.kind, column.format)
-            if column.pii:
-                converted[column.name] = pseudonymize_column(
-                    converted[column.name], column.name, column.kind, self.salt
-                )
             if len(bad):
                 examples = list_examples(values, bad, hidden=column.pii)
                 details.append(f"column {column.name!r} ({column.kind}): {examples}")
         if details:
             what, lines = "values do not fit the contract", tuple(details[:10])
             raise DataError(what, where="rows", remedy="correct the values", details=lines)
+        converted |= self._derive(list(converted.values()), len(rows))
+        for column in self.canonical_columns:
+            if column.pii:
+                real = converted[column.name]
+                converted[column.name] = pseudonymize_column(real, column.name, column.kind, self.salt)
         index = pd.RangeIndex(len(rows))
         series = {  # pandas would convert an array of strings to its own string type
             name: pd.Series(values, index=index, dtype=object) if values.dtype == object else values
             for name, values in converted.items()
         }
         return pd.DataFrame(series, index=index)
+
+    def _derive(self, inputs: "list[np.ndarray]", count: int) -> "dict[str, np.ndarray]":
+        """The derived features of ``count`` rows."""
+        expressions = self.compile_features()
+        if not expressions:
+            return {}
+        from towline.expressions.parts import Columns
+
+        columns, names = Columns(inputs, count), (column.name for column in self.derived_features)
+        return {name: expression.evaluate_columns(columns) for name, expression in zip(names, expressions, strict=True)}
 
     @property
     def target_column(self) -> Column:

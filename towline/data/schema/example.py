@@ -10,7 +10,7 @@ _TIME = "2026-01-15T12:00:00"
 
 def example_row(contract: Contract) -> dict[str, Any]:
     """A JSON value for each feature: the middle of its range or its first category; a constant for personal data."""
-    return {column.name: example_value(column) for column in contract.feature_columns}
+    return {column.name: example_value(column) for column in contract.input_columns}
 
 
 def example_value(column: Column) -> Any:

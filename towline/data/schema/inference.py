@@ -1,8 +1,8 @@
 """Inference of the contract from a table: kind, role, range and levels of each column, the task and its classes."""
 
 import re
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -11,12 +11,16 @@ import pyarrow as pa
 from towline.config import Kind, Task, TrainingConfig
 from towline.data.schema import text_columns
 from towline.data.schema.columns import convert_column, list_examples
-from towline.data.schema.contract import Column, Contract, Label, Role
+from towline.data.schema.contract import Column, Contract, DerivedColumn, Label, Role, column_types
 from towline.data.schema.kind_model import LABELLED_KINDS, KindModel, LabelledKind, describe_column
 from towline.data.schema.pseudonyms import derive_salt
 from towline.data.schema.task import infer_task
-from towline.data.schema.values import Spelling, ValueFormat, category_name, column_format
+from towline.data.schema.values import PLAIN, Spelling, ValueFormat, category_name, column_format
 from towline.errors import ConfigError
+from towline.expressions.compilation import Expression
+from towline.expressions.operations import Type
+from towline.expressions.parts import Columns
+from towline.expressions.syntax import ExpressionError, list_columns, parse
 
 MAX_LEVELS = 100  # of a category whose levels are listed
 SURE = 0.9  # the probability from which the classifier of columns changes what the type of the values says
@@ -30,6 +34,10 @@ _YES = {"yes", "true", "1", "y", "t", "positive"}
 _NO = {"no", "false", "0", "n", "f", "negative"}
 # days of the cycle of a calendar part, which is derived if the table has at least one and a half cycles
 _CYCLES = {"month": 365, "weekday": 7, "day": 31, "hour": 1}
+# kinds and dtypes of the results of expressions; texts are categories or texts, depending on their levels
+_KINDS: Mapping[Type, Kind] = {"number": "numeric", "boolean": "boolean", "datetime": "datetime"}
+_DTYPES: Mapping[Type, Any] = {"text": object}
+_AnyColumn = TypeVar("_AnyColumn", bound=Column)
 
 
 def infer_contract(
@@ -53,14 +61,16 @@ def infer_contract(
         for name in frame.columns
     )
     columns = tuple(c.model_copy(update={"reason": reason}) if c.role == "target" else c for c in columns)
-    columns = _add_ages(columns)
+    columns, derived = _add_ages(columns, _infer_derived(frame, config, task, columns))
     name, classes = config.data.target, () if task == "regression" else _distinct_classes(target)
     if task == "binary" and len(classes) > 2:
         what = f"the target {name!r} has {len(classes)} classes, not 2"
         raise ConfigError(what, where="task", remedy="set task: multiclass")
     positive = _positive_class(target, classes, config.data.positive) if task == "binary" else None
     salt = derive_salt(config.name)
-    return Contract(target=name, task=task, columns=columns, classes=classes, positive=positive, salt=salt)
+    return Contract(
+        target=name, task=task, columns=columns, derived=derived, classes=classes, positive=positive, salt=salt
+    )
 
 
 class _Prediction(NamedTuple):
@@ -123,6 +133,65 @@ def _infer_column(
     if role == "feature" and note:
         return plain.model_copy(update={"role": "ignored", "note": note})
     return column
+
+
+def _infer_derived(
+    frame: pd.DataFrame, config: TrainingConfig, task: Task, columns: Sequence[Column]
+) -> tuple[DerivedColumn, ...]:
+    """The features of the config as columns; their kinds follow from their expressions."""
+    if not config.features:
+        return ()
+    readable = [column for column in columns if column.role != "target" and column.kind != "ignore"]
+    expressions = _compile_features(frame, config, columns, column_types(readable))
+    used = {name for expression in expressions.values() for name in expression.inputs}
+    rows = {column.name: frame[column.name] if column.name in used else frame[column.name][:0] for column in readable}
+    values = Columns([convert_column(rows[c.name], c.kind, c.format)[0] for c in readable], len(frame))
+    pii = {column.name for column in readable if column.name in config.privacy.pii}
+    derived = []
+    for name, expression in expressions.items():
+        series = pd.Series(expression.evaluate_columns(values), name=name, dtype=_DTYPES.get(expression.type))
+        kind = _KINDS.get(expression.type) or _infer_kind(series, None)[0]
+        privacy = config.privacy.model_copy(update={"pii": (name,) if pii & set(expression.inputs) else ()})
+        data = config.data.model_copy(update={"columns": {name: kind}})
+        declared = config.model_copy(update={"data": data, "privacy": privacy})
+        column = _hide_values(_infer_column(series, declared, task, PLAIN, None), declared)
+        fields = {field: getattr(column, field) for field in Column.model_fields}
+        derived.append(DerivedColumn(**fields, expression=expression.text, inputs=expression.inputs))
+    return tuple(derived)
+
+
+def _compile_features(
+    frame: pd.DataFrame, config: TrainingConfig, columns: Sequence[Column], types: Mapping[str, tuple[Type, int]]
+) -> dict[str, Expression]:
+    """The compiled expressions of the config.
+
+    Raises:
+        ConfigError: a feature has the name of a column, or an expression does not fit the columns.
+    """
+    ignored = {column.name for column in columns if column.kind == "ignore"}
+    compiled, errors = {}, []
+    for name, text in config.features.items():
+        if name in frame.columns:
+            what = "the table has a column of this name"
+            raise ConfigError(what, where=f"features.{name}", remedy="give the feature another name")
+        try:
+            _check_readable(text, ignored)
+            compiled[name] = Expression(text, types)
+        except ExpressionError as error:
+            errors.append((name, error.describe(text), error.remedy))
+    if errors:
+        name, what, remedy = errors[0]
+        details = tuple(f"features.{other}: {message}" for other, message, _ in errors[1:10])
+        what = what.removesuffix(f"; {remedy}")
+        raise ConfigError(what, where=f"features.{name}", remedy=remedy or "correct the expression", details=details)
+    return compiled
+
+
+def _check_readable(text: str, ignored: Collection[str]) -> None:
+    for column in list_columns(parse(text)):
+        if column.name in ignored:
+            remedy = "declare its kind under data.columns instead of ignore"
+            raise ExpressionError(f"column {column.name!r} is not read", column.at, remedy)
 
 
 def _spelling(levels: pd.Series) -> Spelling:
@@ -222,7 +291,9 @@ def _calendar_parts(times: pd.Series) -> tuple[str, ...]:
     )
 
 
-def _add_ages(columns: tuple[Column, ...]) -> tuple[Column, ...]:
+def _add_ages(
+    columns: tuple[Column, ...], derived: tuple[DerivedColumn, ...]
+) -> tuple[tuple[Column, ...], tuple[DerivedColumn, ...]]:
     """Dates with their age at the row's time, or with their days if there is no time column.
 
     Personal dates get neither, which would reveal them. If the model does not use the time, a request need not have it.
@@ -230,13 +301,14 @@ def _add_ages(columns: tuple[Column, ...]) -> tuple[Column, ...]:
     times = [column for column in columns if column.role == "time"]
     part = "age" if times else "days"
     if times and not times[0].derive:
-        return columns
-    return tuple(
-        column.model_copy(update={"derive": (*column.derive, part)})
-        if column.role == "feature" and column.kind == "datetime" and not column.pii
-        else column
-        for column in columns
-    )
+        return columns, derived
+
+    def add_part(column: _AnyColumn) -> _AnyColumn:
+        if column.role != "feature" or column.kind != "datetime" or column.pii:
+            return column
+        return column.model_copy(update={"derive": (*column.derive, part)})
+
+    return tuple(map(add_part, columns)), tuple(map(add_part, derived))
 
 
 def _distinct_classes(target: pd.Series) -> tuple[Label, ...]:

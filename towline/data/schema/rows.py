@@ -92,21 +92,23 @@ def _field(column: Column) -> _Field:
 
 
 class RowReader:
-    """Reads rows against a contract; create one for each model.
+    """Reads rows against a contract; create one for each model. ``fields`` are the columns that a row must have.
 
     Canonical values are float (NaN for null) for numeric and boolean, str or None for category and text, naive UTC
     datetime or None for datetime.
     """
 
     def __init__(self, contract: Contract) -> None:
-        self._fields = tuple(_field(column) for column in contract.feature_columns)
+        self._fields = tuple(_field(column) for column in contract.input_columns)
         self.fields = tuple(field.name for field in self._fields)
+        self._derive = tuple(expression.evaluate for expression in contract.compile_features())
         self._salt = contract.salt
-        columns = enumerate(contract.feature_columns)
+        self._columns = contract.canonical_columns
+        columns = enumerate(self._columns)
         self._pii = [(index, column.name, column.kind) for index, column in columns if column.pii]
 
     def read(self, rows: Sequence[Mapping[str, Any]], anomalies: list[InputAnomaly] | None = None) -> list[Row]:
-        """Canonical values of the features, in the contract's order; other fields of a row are ignored.
+        """Canonical values in the order of ``Contract.canonical_columns``; other fields of a row are ignored.
 
         Args:
             rows: of a request or a program.
@@ -121,6 +123,9 @@ class RowReader:
         canonical = [self._row(row, position, faults, anomalies) for position, row in enumerate(rows)]
         if faults:
             raise InputValidationError(faults[:_LISTED], len(faults))
+        if self._derive:
+            for row in canonical:
+                row += [evaluate(row) for evaluate in self._derive]
         for index, name, kind in self._pii:
             for row in canonical:
                 row[index] = pseudonymize_value(row[index], name, kind, self._salt)
@@ -128,8 +133,8 @@ class RowReader:
 
     def columns(self, rows: Sequence[Row]) -> list[np.ndarray]:
         """Canonical rows as one array (n,) for each column: float64, object or datetime64[us]."""
-        values = zip(*rows, strict=True) if rows else ((),) * len(self._fields)
-        return [_array(column, field.kind) for field, column in zip(self._fields, values, strict=True)]
+        values = zip(*rows, strict=True) if rows else ((),) * len(self._columns)
+        return [_array(array, column.kind) for column, array in zip(self._columns, values, strict=True)]
 
     def _row(self, row: Mapping[str, Any], position: int, faults: list[Fault], anomalies: list[InputAnomaly]) -> Row:
         canonical: Row = []

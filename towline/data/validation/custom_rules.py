@@ -142,9 +142,9 @@ def check_dataset(dataset: Dataset) -> Iterator[Rule]:
 def _find_leaks(table: pd.DataFrame, contract: Contract, seed: int, allowed: set[str]) -> Iterator[Rule]:
     for leak in find_leaks(table, contract, seed):
         if not set(leak.columns) <= allowed:
-            detail = (
-                f"{leak.detail}; list it under data.drop or, if it is known when predicting, validation.allow_leaks"
-            )
+            derived = {column.name for column in contract.derived}
+            removal = "remove it from features" if set(leak.columns) & derived else "list it under data.drop"
+            detail = f"{leak.detail}; {removal} or, if it is known when predicting, list it in validation.allow_leaks"
             severity: Severity = "warn" if leak.kind == "dominant" else "error"
             columns = ", ".join(leak.columns)
             yield Rule(rule=f"no_leak_by_{leak.kind}", column=columns, severity=severity, detail=detail)
@@ -238,7 +238,7 @@ def _check_duplicates(table: pd.DataFrame, masked: pd.DataFrame, contract: Contr
 def _find_column_changes(contract: Contract, config: TrainingConfig, previous: Contract) -> Iterator[Rule]:
     """Features of the champion that are missing or have another kind now, unless the config says so."""
     present = {column.name: column for column in contract.columns}
-    for old in previous.feature_columns:
+    for old in previous.input_columns:
         new: Column | None = present.get(old.name)
         severity: Severity = "error"
         if old.name in config.data.columns or old.name in (*config.data.drop, contract.target):

@@ -81,7 +81,8 @@ def validate_table(
             *custom_rules.check_rules(table, masked, contract, config, allowed_leaks=allowed, previous=previous),
             *custom_rules.check_dataset(work.dataset),
         ]
-    notes = [f"{column.name}: left out, {column.note}" for column in contract.columns if column.note]
+    columns = (*contract.columns, *contract.derived)
+    notes = [f"{column.name}: left out, {column.note}" for column in columns if column.note]
     rules.sort(key=lambda rule: (rule.passed, rule.severity))
     lines = [rule.line() for rule in rules if rule.result == "failed"]
     warned = sum(rule.result == "warned" for rule in rules)
@@ -222,7 +223,7 @@ def _expect_valid_times(config: TrainingConfig, now: dt.datetime | None) -> Iter
 def _expect_champion_ranges(contract: Contract, previous: Contract | None) -> Iterator[dict[str, Any]]:
     present = {column.name: column for column in contract.columns}
     where, suffix = "the champion's contract", ", as in the champion's training"
-    for old in previous.feature_columns if previous else ():
+    for old in previous.input_columns if previous else ():
         if old.name not in present or present[old.name].kind != old.kind:
             continue  # custom_rules.check_rules reports it
         if not old.nullable:

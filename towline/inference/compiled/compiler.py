@@ -45,11 +45,20 @@ from towline.inference.compiled.plan import (
     TreeNodes,
 )  # fmt: skip
 from towline.training.boosters import Booster
-from towline.training.pipeline_components import CalendarParts, Classifier, DateAges, TextEncoder
+from towline.training.pipeline_components import (
+    BoostingClassifier,
+    BoostingRegressor,
+    CalendarParts,
+    Classifier,
+    DateAges,
+    TextEncoder,
+)
 
 _LINEAR = (Ridge, LinearRegression, Lasso, ElasticNet, LogisticRegression)
 _FORESTS = (RandomForestRegressor, RandomForestClassifier, ExtraTreesRegressor, ExtraTreesClassifier)
-_BOOSTED = (HistGradientBoostingRegressor, HistGradientBoostingClassifier)
+_BOOSTED = (
+    HistGradientBoostingRegressor, HistGradientBoostingClassifier, BoostingRegressor, BoostingClassifier,
+)  # fmt: skip
 _LINKS: dict[str, LinkFunction] = {
     "IdentityLink": "identity",
     "LogLink": "exp",
@@ -74,7 +83,7 @@ def compile_plan(model: Any, contract: Contract) -> Plan:
         raise NotCompiledError(f"a {type(pipeline).__name__} is not one of the known pipelines")
     estimator = pipeline.named_steps["estimate"]
     prepare = pipeline.named_steps["prepare"]
-    names = [column.name for column in contract.feature_columns]
+    names = [column.name for column in contract.canonical_columns]
     blocks, derived = _encode_blocks(prepare, names)
     scorer, link = _compile_scorer(estimator, blocks)
     return Plan(scorer, _output_transform(model, estimator, contract, link), derived)

@@ -119,7 +119,7 @@ def _error_scales(plan: Plan, features: pd.DataFrame, contract: Contract) -> np.
     """
     if contract.classes or not isinstance(plan.scorer, LinearSum):
         return np.ones(len(features))
-    columns = [features[column.name].to_numpy() for column in contract.feature_columns]
+    columns = [features[column.name].to_numpy() for column in contract.canonical_columns]
     scales: np.ndarray = np.maximum(1.0, plan.scorer.sum_of_absolute_terms(plan.derive(columns)).max(axis=1))
     return scales
 
@@ -148,7 +148,7 @@ def _generate_rows(plan: Plan, contract: Contract, train: pd.DataFrame, seed: in
     rng = np.random.default_rng(seed)
     cuts = dict(_thresholds(plan))
     columns = {}
-    for at, column in enumerate(contract.feature_columns):
+    for at, column in enumerate(contract.canonical_columns):
         drawn = train[column.name].to_numpy()[rng.integers(0, len(train), GENERATED_ROWS)].copy()
         pool = _edge_values(column, cuts.get(at, ()))
         chosen = rng.random(GENERATED_ROWS) < 0.5

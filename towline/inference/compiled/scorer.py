@@ -24,7 +24,7 @@ class CompiledScorer:
 
     def __init__(self, plan: Plan, contract: Contract, reader: RowReader) -> None:
         self.plan, self._classes, self._reader = plan, contract.classes, reader
-        self._columns = [column.name for column in contract.feature_columns]
+        self._columns = [column.name for column in contract.canonical_columns]
 
     def predict_rows(self, rows: Sequence[Row]) -> RowPredictions:
         if len(rows) > MAX_ROWWISE:

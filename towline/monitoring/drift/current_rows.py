@@ -98,7 +98,7 @@ def read_table(path: Path, contract: Contract, separator: str = ",") -> Iterator
     """
     if not path.is_file():
         raise DataError("no such file", where=str(path), remedy="give a CSV, CSV.gz or Parquet file")
-    readers = {column.name: column.reader for column in contract.feature_columns}
+    readers = {column.name: column.reader for column in contract.input_columns}
     if not path.name.lower().endswith((".parquet", ".pq")):
         yield from (text_columns.conform_batch(batch, readers) for batch in _read_csv(path, separator))
         return

@@ -71,7 +71,7 @@ def detect(
     result = partial(
         DriftResult, version=_version(release), rows=count, start=start, end=end, budget=config.false_alarms_per_year
     )
-    features = [column for column in rows.contract.feature_columns if columns is None or column.name in columns]
+    features = [column for column in rows.contract.input_columns if columns is None or column.name in columns]
     checks = [*rows.unknown_columns(columns or ()), *(check for column in features for check in rows.schema(column))]
     invalid = {check.column: None for check in checks if check.invalid}
     if count < config.min_rows:
@@ -109,7 +109,7 @@ class _CurrentRows:
         self.contract, self.reference = Contract.read(release), read_reference(release)
         self.inputs = HistogramAccumulator(self.reference.profile, self.contract)
         self.outputs = HistogramAccumulator(self.reference.answers, _output_contract(self.reference))
-        self.repeated = RepeatedRows(self.contract.feature_columns)
+        self.repeated = RepeatedRows(self.contract.input_columns)
         self.present: set[str] = set()
         self.duplicated: set[str] = set()
         for batch in batches:

@@ -99,7 +99,7 @@ class HistogramAccumulator:
         self.unknown_columns: set[str] = set()
         self._contract_columns = {column.name for column in contract.columns}
         self._counters: list[_Counter] = []
-        for column in contract.feature_columns:
+        for column in contract.input_columns:
             column_profile = profile["columns"][column.name]
             stats = self.columns[column.name] = ColumnStats(column.kind)
             counter = _COUNTERS.get(column.kind, _NumericCounter)

@@ -130,7 +130,7 @@ def _predict(model: Model, contract: Contract, rows: pa.Table, unmodified: froze
     if not same_target or not set(model_contract.classes) <= set(contract.classes):
         what = f"version {model.version} predicts something else"
         raise ReleaseError(what, where=where, remedy="no action is needed: the version is not compared")
-    names = [column.name for column in model_contract.feature_columns]
+    names = [column.name for column in model_contract.input_columns]
     if missing := sorted(set(names) - unmodified):
         what = f"version {model.version} needs {', '.join(missing[:5])}, which the log does not have unmodified"
         raise DataError(what, where=where, remedy="log these columns unmodified, if privacy allows")

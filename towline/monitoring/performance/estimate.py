@@ -67,7 +67,7 @@ def estimate_performance(
         return _no_estimate("there are no predictions to estimate it for")
     features: pd.DataFrame | None = None
     if contract.task == "regression":
-        names = [column.name for column in contract.feature_columns]
+        names = [column.name for column in contract.input_columns]
         if missing := sorted(set(names) - unmodified_features(release, contract)):
             return _no_estimate(f"the log does not have {', '.join(missing[:5])} unmodified")
         try:

@@ -150,7 +150,7 @@ def pad_probabilities(predictions: Predictions, contract: Contract) -> Predictio
 def unmodified_features(release: Path, contract: Contract) -> frozenset[str]:
     """The features that are logged as they are, neither hashed nor coarsened."""
     fields = read_privacy_filter(release, contract, HashKeys(release)).fields  # no hash key is needed
-    features = {column.name for column in contract.feature_columns}
+    features = {column.name for column in contract.input_columns}
     return frozenset(field.name for field in fields if field.policy == "keep" and field.name in features)
 
 

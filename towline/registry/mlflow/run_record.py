@@ -246,7 +246,8 @@ def write_model(folder: Path, logged: "LoggedModel", run_id: str, work: Workspac
         code=None,
         skops_trusted_types=get_untrusted_types(file=file),
     )
-    example = contract.features(pd.DataFrame([example_row(contract)]))
+    # MLflow's model is the pipeline behind the reader, so its inputs include the features of the config
+    example = contract.features(pd.DataFrame([example_row(contract)]))[[c.name for c in contract.feature_columns]]
     example_json = example.to_json(orient="split", index=False, date_format="iso")
     libraries = {name: importlib.metadata.version(name) for name in _REQUIREMENTS} | installed_versions(
         model_io.packages_in_model(file)

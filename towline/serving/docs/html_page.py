@@ -32,7 +32,7 @@ def render(model: "Model", document: dict[str, Any], address: str, answer: bytes
         address=address,
         request=json.dumps(request, ensure_ascii=False).replace("'", "'\\''"),
         response="{{\n{}\n}}".format(",\n".join(lines)),
-        columns=[(column, _describe_values(column)) for column in model.contract.feature_columns],
+        columns=[(column, _describe_values(column)) for column in model.contract.input_columns],
         paths=document["paths"],
         problems=sorted(PROBLEM_TYPES.items(), key=lambda item: item[1].status),
     )

@@ -44,7 +44,7 @@ def describe_fields(contract: Contract) -> list[Json]:
     included = {"name", "kind", "min", "max", "categories", "levels"}
     return [
         column.model_dump(mode="json", include=included) | {"nulls_in_training": column.nullable}
-        for column in contract.feature_columns
+        for column in contract.input_columns
     ]
 
 
@@ -119,7 +119,7 @@ def _column(column: Column) -> Json:
 
 
 def _row(contract: Contract, row: Json) -> Json:
-    columns = {column.name: _column(column) for column in contract.feature_columns}
+    columns = {column.name: _column(column) for column in contract.input_columns}
     description = "Every feature, null if its value is unknown. Additional fields are ignored."
     return _object(columns, tuple(columns), description=description, examples=[row])
 

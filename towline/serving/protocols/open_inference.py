@@ -49,7 +49,7 @@ def describe_model(model: "Model") -> dict[str, Any]:
         "platform": "towline",
         "inputs": [
             {"name": column.name, "datatype": _KIND_TYPES[column.kind], "shape": [-1, 1]}
-            for column in model.contract.feature_columns
+            for column in model.contract.input_columns
         ],
         "outputs": outputs,
     }
@@ -169,7 +169,7 @@ def _check(values: list[Any], datatype: str, name: str) -> None:
 
 
 def _matrix(shape: Sequence[int], values: list[Any], model: "Model") -> list[Mapping[str, Any]]:
-    columns = model.contract.feature_columns
+    columns = model.contract.input_columns
     if any(column.kind not in ("numeric", "boolean") for column in columns):
         raise wrong_shape("a single tensor can only hold numbers: send one named input per column")
     if shape[1] != len(columns):

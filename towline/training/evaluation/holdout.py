@@ -158,7 +158,7 @@ def find_slices(
             remedy = suggest(name, rows.columns)
             raise ConfigError(f"no column {name!r} to slice by", where="evaluation.slices", remedy=remedy)
     if names is None:
-        columns = [c for c in contract.feature_columns if not c.pii and (c.kind != "numeric" or c.integer)]
+        columns = [c for c in contract.input_columns if not c.pii and (c.kind != "numeric" or c.integer)]
         names = tuple(c.name for c in columns if 2 <= rows[c.name].nunique() <= MAX_LEVELS.get(c.kind, 0))
     slices: list[SliceRows] = []
     for position, name in enumerate(names):
@@ -199,7 +199,7 @@ def _importance(
 
     The model predicts the copies with one shuffled column each in batches: one call for many copies is faster.
     """
-    names = list(features.columns)
+    names = [column.name for column in contract.feature_columns]
     repeats = 3 if len(names) <= 30 else 2
     budget = min(MAX_PREDICTED_ROWS, MAX_PREDICTED_CELLS // len(names)) // (len(names) * repeats)
     size = min(len(features), 2000, max(50, budget))
