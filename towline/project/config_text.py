@@ -36,7 +36,7 @@ def write_config_text(proposal: Proposal) -> str:
         _line("  - linear", "the baseline is always added"),
         "  - forest",
         _line("  - boosting", "also, if they are installed: lightgbm, xgboost, catboost"),
-        _line("budget: 10m", "time for cross-validation and the fits; slower candidates are reduced or left out"),
+        _line("budget: 10m", "time for a training; on large tables, slow candidates are reduced or left out"),
         "",
     ]
     if proposal.folds != 5:
