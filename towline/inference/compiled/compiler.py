@@ -47,6 +47,8 @@ from towline.inference.compiled.plan import (
 )  # fmt: skip
 from towline.training.boosters import Booster
 from towline.training.pipeline_components import (
+    BoostingClassifier,
+    BoostingRegressor,
     CalendarParts,
     Classifier,
     DateAges,
@@ -57,7 +59,9 @@ from towline.training.pipeline_components import (
 
 _LINEAR = (Ridge, LinearRegression, Lasso, ElasticNet, LogisticRegression)
 _FORESTS = (RandomForestRegressor, RandomForestClassifier, ExtraTreesRegressor, ExtraTreesClassifier)
-_BOOSTED = (HistGradientBoostingRegressor, HistGradientBoostingClassifier)
+_BOOSTED = (
+    HistGradientBoostingRegressor, HistGradientBoostingClassifier, BoostingRegressor, BoostingClassifier,
+)  # fmt: skip
 _LINKS: dict[str, LinkFunction] = {
     "IdentityLink": "identity",
     "LogLink": "exp",
