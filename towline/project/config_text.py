@@ -42,7 +42,7 @@ def write_config_text(proposal: Proposal) -> str:
     if proposal.folds != 5:
         folds = _line(f"  folds: {proposal.folds}", "the table has few distinct times")
         lines += ["cross_validation:", folds, ""]
-    lines += ["evaluation:", _line(f"  metric: {proposal.metric}", "decides between the candidates")]
+    lines += ["evaluation:", _line(f"  metric: {proposal.metric}", proposal.metric_reason)]
     if proposal.slices:
         lines.append(_line(f"  slices: {_scalar(proposal.slices)}", "groups of rows that are evaluated separately"))
     lines += [
