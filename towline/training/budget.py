@@ -28,6 +28,7 @@ from towline.data.workspace import Subset, Workspace
 from towline.errors import TowlineError
 from towline.training.estimators import build_model, pipeline_of
 from towline.training.evaluation.metrics import predict
+from towline.training.pipeline_components import BoostingClassifier, BoostingRegressor
 
 CELLS_A_SECOND = 1_700  # a table with fewer cells for each second of the budget has no pilot fits
 MIN_FOLD_ROWS = 1_000  # a fold is fitted on so many rows at least
@@ -263,6 +264,9 @@ def measure_cost(
         try:
             with pools.limit(limits=1), warnings.catch_warnings(action="ignore"):
                 model = build_model(candidate, contract, config.seed, trusted=config.package.trusted)
+                estimate = pipeline_of(model).named_steps["estimate"]
+                if isinstance(estimate, BoostingRegressor | BoostingClassifier) and len(positions) > estimate.MAX_ROWS:
+                    estimate.MAX_ROWS = 0  # fits of a large table do not choose iterations by cross-validation
                 started = clock()
                 model.fit(train.features.iloc[sample], train.labels[sample])
                 fitted = clock()
