@@ -138,7 +138,7 @@ def summarize(results: list[dict[str, Any]]) -> str:
         gains.append(gain)
         selected.append(gain if each["chosen"] == "ensemble" else 0.0)
     costs = {
-        name: np.median([each["ensemble_model"][name] / max(each["best_model"][name], 1e-9) for each in scored])
+        name: round(float(np.median([each["ensemble_model"][name] / each["best_model"][name] for each in scored])), 1)
         for name in ("fit_s", "plan", "row_us")
     }
     chosen = [gain for gain, each in zip(gains, scored, strict=True) if each["chosen"] == "ensemble"]
