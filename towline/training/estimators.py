@@ -13,8 +13,6 @@ from sklearn.base import BaseEstimator, is_classifier, is_regressor
 from sklearn.compose import ColumnTransformer
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import (
-    HistGradientBoostingClassifier,
-    HistGradientBoostingRegressor,
     RandomForestClassifier,
     RandomForestRegressor,
 )
@@ -28,7 +26,15 @@ from towline.config import Candidate, Task, suggest
 from towline.data.schema.contract import Contract
 from towline.errors import ConfigError, FitError
 from towline.training.boosters import CLASSIFIERS, REGRESSORS
-from towline.training.pipeline_components import CalendarParts, Classifier, DateAges, NamedColumns, TextEncoder
+from towline.training.pipeline_components import (
+    BoostingClassifier,
+    BoostingRegressor,
+    CalendarParts,
+    Classifier,
+    DateAges,
+    NamedColumns,
+    TextEncoder,
+)
 from towline.training.user_code import describe_error, import_estimator
 
 Model: TypeAlias = Pipeline | Classifier
@@ -119,13 +125,13 @@ _REGRESSORS: Mapping[str, _EstimatorSpec] = {
     "forest": _EstimatorSpec(
         RandomForestRegressor, {**_LEAVES, "min_samples_leaf": 3, "max_features": 1 / 3}, _FOREST, scaled=False
     ),
-    "boosting": _EstimatorSpec(HistGradientBoostingRegressor, _STOPPED, _BOOSTING, scaled=False),
+    "boosting": _EstimatorSpec(BoostingRegressor, _STOPPED, _BOOSTING, scaled=False),
 }
 _CLASSIFIERS: Mapping[str, _EstimatorSpec] = {
     "baseline": _EstimatorSpec(DummyClassifier, {"strategy": "prior"}),
     "linear": _EstimatorSpec(LogisticRegression, {"max_iter": 1000}, {"C": {"low": 1e-3, "high": 1e2, "log": True}}),
     "forest": _EstimatorSpec(RandomForestClassifier, {**_LEAVES, "min_samples_leaf": 5}, _FOREST, scaled=False),
-    "boosting": _EstimatorSpec(HistGradientBoostingClassifier, _STOPPED, _BOOSTING, scaled=False),
+    "boosting": _EstimatorSpec(BoostingClassifier, _STOPPED, _BOOSTING, scaled=False),
 }
 
 

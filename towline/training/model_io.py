@@ -44,6 +44,8 @@ TRUSTED_TYPES = (
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.tree._tree.Tree",
     *_BOOSTER_LIBRARIES,
+    "towline.training.pipeline_components.BoostingClassifier",
+    "towline.training.pipeline_components.BoostingRegressor",
     "towline.training.pipeline_components.Classifier",
     "towline.training.pipeline_components.CalendarParts",
     "towline.training.pipeline_components.DateAges",

@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.ensemble import HistGradientBoostingRegressor
 
 from towline.config import Candidate, PipelineConfig
 from towline.data.schema.inference import infer_contract
 from towline.training.estimators import build_model
 from towline.training.evaluation.metrics import predict
+from towline.training.pipeline_components import BoostingClassifier, BoostingRegressor
 
 ESTIMATORS = [
     "linear", "forest", "boosting", "sklearn.svm.LinearSVC", "sklearn.neighbors.KNeighborsClassifier",
@@ -74,3 +76,33 @@ def test_unknown_labels_are_rejected() -> None:
         build_model(Candidate(estimator="linear"), contract, 7).fit(
             contract.features(frame), np.array(["a", "z"] * 20, dtype=object)
         )
+
+
+def test_boosting_of_a_small_table_uses_all_rows_and_stops_by_cross_validation() -> None:
+    """On noise it stops at once; on a signal without noise it continues. The parameters stay as configured."""
+    rng = np.random.default_rng(1)
+    x = rng.uniform(-2, 2, (600, 3))
+    signal = np.sin(3 * x[:, 0]) + x[:, 1] * x[:, 2]
+    params = {"max_iter": 300, "early_stopping": True, "n_iter_no_change": 20, "random_state": 0}
+    exact, noise = (BoostingRegressor(**params).fit(x, y) for y in (signal, rng.normal(size=600)))
+    assert exact.n_iter_ > 100
+    assert noise.n_iter_ < 20
+    assert exact.get_params() == BoostingRegressor(**params).get_params()
+    assert (exact.predict(x) == BoostingRegressor(**params).fit(x, signal).predict(x)).all()
+    plain = HistGradientBoostingRegressor(**params | {"max_iter": exact.n_iter_, "early_stopping": False})
+    assert (plain.fit(x, signal).predict(x) == exact.predict(x)).all()
+
+
+def test_boosting_of_classes_with_few_rows() -> None:
+    """A class with fewer rows than folds does not end the fit; weights of rows count."""
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(300, 2))
+    y = np.where(x[:, 0] > 0, 1, 0)
+    y[:3] = 2
+    params = {"max_iter": 60, "early_stopping": True, "random_state": 0}
+    assert set(BoostingClassifier(**params).fit(x, y).classes_) == {0, 1, 2}
+    binary = np.minimum(y, 1)
+    weights = np.where(x[:, 1] > 0, 1.0, 1e-6)
+    flipped = np.where(x[:, 1] > 0, binary, 1 - binary)
+    fitted = BoostingClassifier(**params).fit(x, flipped, sample_weight=weights)
+    assert (fitted.predict(x) == binary)[x[:, 1] > 0.1].mean() > 0.95

@@ -45,11 +45,20 @@ from towline.inference.compiled.plan import (
     TreeNodes,
 )  # fmt: skip
 from towline.training.boosters import Booster
-from towline.training.pipeline_components import CalendarParts, Classifier, DateAges, TextEncoder
+from towline.training.pipeline_components import (
+    BoostingClassifier,
+    BoostingRegressor,
+    CalendarParts,
+    Classifier,
+    DateAges,
+    TextEncoder,
+)
 
 _LINEAR = (Ridge, LinearRegression, Lasso, ElasticNet, LogisticRegression)
 _FORESTS = (RandomForestRegressor, RandomForestClassifier, ExtraTreesRegressor, ExtraTreesClassifier)
-_BOOSTED = (HistGradientBoostingRegressor, HistGradientBoostingClassifier)
+_BOOSTED = (
+    HistGradientBoostingRegressor, HistGradientBoostingClassifier, BoostingRegressor, BoostingClassifier,
+)  # fmt: skip
 _LINKS: dict[str, LinkFunction] = {
     "IdentityLink": "identity",
     "LogLink": "exp",
