@@ -252,13 +252,34 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield "| " + " | ".join([name, *cells, *ratios, ", ".join(row["versions"])]) + " |"
 
 
+def time_scorers(samples: dict[str, Sample]) -> Iterator[str]:
+    """CPU time of one row in the compiled scorer, without a service; the best of alternating repeats."""
+    models = {name: open_release(sample.release) for name, sample in samples.items() if name in prepare.SAME_SIZE}
+    rows = {name: model.reader.read(samples[name].rows) for name, model in models.items()}
+    best = dict.fromkeys(models, float("inf"))
+    for _ in range(15):
+        for name, model in models.items():
+            began = time.process_time()
+            for row in rows[name]:
+                model.predict_canonical([row])
+            best[name] = min(best[name], 1e6 * (time.process_time() - began) / len(rows[name]))
+    if best:
+        yield "\nCPU µs of one row, without a service: " + ", ".join(
+            f"{name} {value:.1f}" for name, value in best.items()
+        )
+
+
 def same_size(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Requests per second of boosting libraries, divided by those of scikit-learn's boosting of the same size."""
     measured = {row["model"]: row["loads"] for row in rows if "loads" in row and row["model"] in prepare.SAME_SIZE}
     reference = measured.pop("boosting-100", {})
     for model, loads in measured.items() if reference else ():
         ratios = [f"{loads[at]['rate'] / reference[at]['rate']:.2f} at {at}" for at in reference]
-        yield f"\n{model}, compiled, x boosting, compiled, of the same size: {', '.join(ratios)} connections"
+        cpu = [f"{reference[at]['cpu'] / loads[at]['cpu']:.2f} at {at}" for at in reference]
+        yield (
+            f"\n{model}, compiled, x boosting, compiled, of the same size: requests/s {', '.join(ratios)} connections; "
+            f"requests per CPU second {', '.join(cpu)}"
+        )
 
 
 def main() -> None:
@@ -292,7 +313,7 @@ def main() -> None:
         if given.json:
             given.json.write_text(json.dumps(rows, indent=1))
     print("\n".join(table(rows)))
-    print("\n".join(same_size(rows)))
+    print("\n".join([*same_size(rows), *time_scorers(samples)]))
     print(f"\n{os.cpu_count()} cores; load average before the first server {busy:.1f}, over the last minute")
     print(f"\n{wrong_embedded(samples['boosting'], given.rows)}")
 

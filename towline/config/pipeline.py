@@ -74,7 +74,7 @@ class TrainingConfig(Frozen):
     )
     budget: Budget = Field(
         dt.timedelta(minutes=10),
-        description="time for cross-validation and the fits on all rows, e.g. 10m; null: no limit",
+        description="time for a training, e.g. 10m; null: no limit",
     )
     cross_validation: CrossValidationConfig = CrossValidationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

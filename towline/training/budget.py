@@ -1,11 +1,11 @@
 """The time budget of training: which fits are reduced if training would take longer than the budget.
 
 Each candidate is fitted on small samples first (*pilot fits*), and the seconds of larger fits are estimated as a power
-law of the rows. They are seconds of the processor, so other programs on the machine change them little. One half of the
-budget is for the cross-validation of all candidates, the other half for the fits of the selected one on all rows.
-Nothing is reduced if the estimates are within the budget. If cross-validation would take longer, its slowest candidates
-get fewer trials of their search, then fewer rows in each fold. A candidate whose fits on all rows would take longer is
-left out.
+law of the rows. They are seconds of the processor, so other programs on the machine change them little. Two fifths of
+the budget are for the cross-validation of all candidates, two fifths for the fits of the selected one on all rows; the
+rest is for the other steps. Nothing is reduced if the estimates are within the budget. If cross-validation would take
+longer, its slowest candidates get fewer trials of their search, then fewer rows in each fold. A candidate whose fits on
+all rows would take longer is fitted on a sample of the rows, or left out if the sample would be less than a quarter.
 
 A table that is small for the budget has no pilot fits, so its results never depend on the speed of the machine.
 """
@@ -28,10 +28,13 @@ from towline.data.workspace import Subset, Workspace
 from towline.errors import TowlineError
 from towline.training.estimators import build_model, pipeline_of
 from towline.training.evaluation.metrics import predict
+from towline.training.pipeline_components import BoostingClassifier, BoostingRegressor
 
 CELLS_A_SECOND = 1_700  # a table with fewer cells for each second of the budget has no pilot fits
 MIN_FOLD_ROWS = 1_000  # a fold is fitted on so many rows at least
 MIN_TRIALS = 10  # trials of a search that remain at least
+_SHARE = 0.4  # of the budget, for cross-validation, and again for the fits on all rows
+_MIN_SAMPLE = 0.25  # of the rows; a candidate whose final sample would be smaller is left out
 _ROWS_A_SECOND = 17  # with more rows, an estimator given by its path may be slow even if there are few columns
 _TEXT_CELLS = 50  # a text takes about as long as so many numbers
 _WARM_UP_ROWS = 100  # the first fit is not measured: it imports modules
@@ -129,7 +132,7 @@ class FitCost:
         return float(seconds[-1] * (rows / self.rows[-1]) ** exponent)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Estimates:
     """Estimated seconds of one candidate.
 
@@ -166,6 +169,10 @@ class _Estimates:
         sizes = [int(min(rows, max_rows)) for rows in self.final_fits]
         return sum(self.cost.fit(rows) + self.cost.predict(self.holdout, rows) for rows in sizes)
 
+    def final_rows(self, seconds: float) -> int:
+        """The largest number of rows whose fits take at most so many seconds."""
+        return _largest_rows(max(self.final_fits), lambda rows: self.all_rows(rows) <= seconds)
+
 
 def count_workers(candidate: Candidate, folds: int) -> int:
     """The number of folds that are fitted at the same time, in threads."""
@@ -191,7 +198,7 @@ def find_slow_candidates(work: Workspace, config: TrainingConfig) -> list[Candid
 def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float] = time.process_time) -> FitPlan:
     """Measures pilot fits, and limits the slowest candidates if training would take longer than the budget.
 
-    If every candidate would be left out, the fastest one remains; its final model is fitted on a sample of the rows.
+    If every candidate would be left out, the fastest one remains, and its final model is fitted on a smaller sample.
 
     Args:
         work: the run's workspace, with a split table.
@@ -204,30 +211,28 @@ def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float
     slow = find_slow_candidates(work, config)
     if config.budget is None or not slow:
         return FitPlan()
-    contract, train, half = work.contract(), work.subset("train"), config.budget.total_seconds() / 2
+    contract, train, seconds = work.contract(), work.subset("train"), _SHARE * config.budget.total_seconds()
     folds, holdout = make_folds(train.rows, train.labels, config), len(work.split_positions()["holdout"])
-    longest = _PILOT_SHARE * half / len(config.candidates)
+    longest = _PILOT_SHARE * seconds / len(config.candidates)
     max_rows = min(config.cross_validation.max_rows, max(len(rows) for rows, _ in folds))
+    final_fits = _final_fits(len(train.labels), holdout, config)
     estimates = []
     for candidate in slow:
         cost = measure_cost(candidate, contract, config, train, longest, clock)
         if cost:
-            final_fits = _final_fits(len(train.labels), holdout, config)
             estimates.append(_Estimates(candidate, cost, folds, max_rows, final_fits, holdout))
-    dropped = {each.candidate.name for each in estimates if each.all_rows() > half}
     failed = {candidate.name for candidate in slow} - {each.candidate.name for each in estimates}
-    fastest = None
-    if dropped and {candidate.name for candidate in config.candidates} <= dropped | failed:
-        fastest = min(estimates, key=_Estimates.all_rows).candidate.name
-    share = _fair_share([each.cross_validation() for each in estimates if each.candidate.name not in dropped], half)
+    smallest = max(MIN_FOLD_ROWS, _MIN_SAMPLE * max(final_fits))
+    too_slow = [each for each in estimates if each.all_rows(smallest) > seconds]
+    if too_slow and len(too_slow) + len(failed) == len(config.candidates):
+        too_slow.remove(min(too_slow, key=_Estimates.all_rows))
+    remaining = [each for each in estimates if each not in too_slow]
+    share = _fair_share([each.cross_validation() for each in remaining], seconds)
     limits = [
-        _limit_final_fits(each, config.budget, sampled=each.candidate.name == fastest)
-        if each.candidate.name in dropped
-        else _limit_cross_validation(each, share)
+        _leave_out(each, config.budget) if each in too_slow else _limit_candidate(each, share, seconds)
         for each in estimates
     ]
-    limits += [CandidateLimits(candidate=name) for name in sorted(failed)]
-    return FitPlan(limits=tuple(limits))
+    return FitPlan(limits=(*limits, *(CandidateLimits(candidate=name) for name in sorted(failed))))
 
 
 def measure_cost(
@@ -258,6 +263,9 @@ def measure_cost(
         try:
             with pools.limit(limits=1), warnings.catch_warnings(action="ignore"):
                 model = build_model(candidate, contract, config.seed, trusted=config.package.trusted)
+                estimate = pipeline_of(model).named_steps["estimate"]
+                if isinstance(estimate, BoostingRegressor | BoostingClassifier) and len(positions) > estimate.MAX_ROWS:
+                    estimate.MAX_ROWS = 0  # fits of a large table do not choose iterations by cross-validation
                 started = clock()
                 model.fit(train.features.iloc[sample], train.labels[sample])
                 fitted = clock()
@@ -304,46 +312,41 @@ def _fair_share(seconds: Sequence[float], total: float) -> float:
     return math.inf
 
 
-def _limit_cross_validation(estimates: _Estimates, share: float) -> CandidateLimits:
-    """Reduces the trials of a search first, then the rows of the folds."""
+def _limit_candidate(estimates: _Estimates, share: float, seconds: float) -> CandidateLimits:
+    """Limits cross-validation to its share, first the trials of a search, then rows; and the final fits to seconds."""
     trials: int | None = None
-    fold_rows: int | None = None
+    fold_rows, final_rows = estimates.max_rows, estimates.final_rows(seconds)
     if estimates.cross_validation() > share:
         if estimates.trials > MIN_TRIALS:
             trials = max(MIN_TRIALS, int(share / estimates.cross_validation(trials=0)) - 1)
-        fold_rows = _largest_rows(
-            estimates.max_rows, MIN_FOLD_ROWS, lambda rows: estimates.cross_validation(rows, trials) <= share
-        )
+        fold_rows = _largest_rows(fold_rows, lambda rows: estimates.cross_validation(rows, trials) <= share)
     return CandidateLimits(
         candidate=estimates.candidate.name,
         seconds=round(estimates.all_rows(), 3),
-        fold_rows=fold_rows if fold_rows != estimates.max_rows else None,
+        fold_rows=fold_rows if fold_rows < estimates.max_rows else None,
         trials=trials,
+        final_rows=final_rows if final_rows < max(estimates.final_fits) else None,
     )
 
 
-def _limit_final_fits(estimates: _Estimates, budget: timedelta, *, sampled: bool) -> CandidateLimits:
-    """Leaves a candidate out, or fits it on a sample that takes half of the budget."""
-    half, seconds, name = budget.total_seconds() / 2, estimates.all_rows(), estimates.candidate.name
-    if sampled:
-        rows = _largest_rows(max(estimates.final_fits), MIN_FOLD_ROWS, lambda rows: estimates.all_rows(rows) <= half)
-        limits = _limit_cross_validation(estimates, half)
-        return limits.model_copy(update={"final_rows": rows})
-    enough = timedelta(minutes=math.ceil(1.3 * 2 * seconds / 60))
+def _leave_out(estimates: _Estimates, budget: timedelta) -> CandidateLimits:
+    """Leaves a candidate out, and says which budget is enough for it."""
+    seconds = estimates.all_rows()
+    enough = timedelta(minutes=math.ceil(1.3 * seconds / _SHARE / 60))
     if enough > timedelta(hours=2):
         enough = timedelta(hours=math.ceil(enough / timedelta(hours=1)))
-    remedy = f"set budget: {format_duration(enough)}, or remove it from candidates"
     left_out = (
         f"its fits on all {max(estimates.final_fits):,} rows would take about {format_seconds(seconds)}, more than "
-        f"half of the budget ({format_duration(budget)}); {remedy}"
+        f"{_SHARE:.0%} of the budget ({format_duration(budget)}); set budget: {format_duration(enough)}, or remove it "
+        "from candidates"
     )
-    return CandidateLimits(candidate=name, seconds=round(seconds, 3), left_out=left_out)
+    return CandidateLimits(candidate=estimates.candidate.name, seconds=round(seconds, 3), left_out=left_out)
 
 
-def _largest_rows(most: int, least: int, is_fast: Callable[[int], bool]) -> int:
-    """The largest number of rows that is fast, from ``most`` down to ``least``; ``least`` if none is."""
+def _largest_rows(most: int, is_fast: Callable[[int], bool]) -> int:
+    """The largest number of rows that is fast; ``MIN_FOLD_ROWS`` if none is."""
     rows = most
-    for rows in _row_counts(most, least):
+    for rows in _row_counts(most, MIN_FOLD_ROWS):
         if is_fast(rows):
             break
     return rows

@@ -15,6 +15,7 @@ from towline.data.workspace import Workspace
 from towline.training.budget import CandidateLimits, FitPlan, find_slow_candidates, plan_fits
 from towline.training.cross_validation import baseline_candidate, choose_candidate, cross_validate
 from towline.training.final_fit import fit, training_rows
+from towline.training.pipeline_components import BoostingRegressor
 
 ROWS = 6_000  # 4,808 of them in the train part, about 3,200 in each of three folds
 
@@ -130,6 +131,19 @@ def test_a_candidate_with_slow_final_fits_is_left_out(tmp_path: Path) -> None:
     assert not any(limits.left_out for limits in plan_fits(work, again, CLOCK).limits)
 
 
+def test_a_candidate_with_rather_slow_final_fits_is_fitted_on_a_sample(tmp_path: Path) -> None:
+    """A sample of a quarter or more of the rows is enough to keep a candidate; the faster one keeps all rows."""
+    work, config = _prepare(tmp_path, _candidate("fast", 0.01), _candidate("slow", 8), budget="60s")
+    plan = plan_fits(work, config, CLOCK)
+    fast, slow = (cross_validate(work, config, each, plan) for each in config.candidates)
+    assert fast.final_rows is None
+    assert not slow.failed
+    assert slow.final_rows
+    assert 4_808 / 4 <= slow.final_rows < 4_808
+    assert f"slow: the model is fitted on a sample of {slow.final_rows:,} rows (budget)" in slow.reductions
+    assert fit(work, config, slow).rows == slow.final_rows
+
+
 def test_the_fastest_candidate_remains_if_all_are_slow(tmp_path: Path) -> None:
     """Its final model is fitted on a sample, which is recorded with the model."""
     work, config = _prepare(tmp_path, _candidate("slow", 30), _candidate("slower", 60), budget="60s")
@@ -203,3 +217,23 @@ def test_boosting_of_many_classes_is_measured(tmp_path: Path) -> None:
     boosting = {"estimator": "boosting", "params": {"max_iter": 3}}
     work, config = prepare_workspace(tmp_path, table, candidates=[boosting], budget="5s")
     assert plan_fits(work, config).limits[0].seconds
+
+
+def test_a_candidate_that_is_slow_with_the_fewest_rows_is_left_out(tmp_path: Path) -> None:
+    """A thousand rows are needed, also where they are more than a quarter of the table."""
+    plan = _plan(tmp_path, _candidate("fast", 0.01), _candidate("slow", 40), rows=1_500, budget="40s")
+    assert [bool(limits.left_out) for limits in plan.limits] == [False, True]
+
+
+def test_pilot_fits_of_boosting_stop_as_in_the_whole_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits of few rows choose the iterations by cross-validation; those of a large table do not."""
+
+    def fail(*_: object) -> int:
+        raise ValueError("cross-validated")
+
+    monkeypatch.setattr(BoostingRegressor, "_choose_iterations", fail)
+    boosting = {"estimator": "boosting", "params": {"max_iter": 3}}
+    work, config = _prepare(tmp_path, boosting, rows=6_600, budget="5s")
+    assert plan_fits(work, config).limits[0].seconds
+    work, config = _prepare(tmp_path, boosting, rows=6_000, budget="5s")
+    assert plan_fits(work, config).limits[0].seconds is None
