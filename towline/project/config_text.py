@@ -36,13 +36,14 @@ def write_config_text(proposal: Proposal) -> str:
         _line("  - linear", "the baseline is always added"),
         "  - forest",
         _line("  - boosting", "also, if they are installed: lightgbm, xgboost, catboost"),
+        _line("  - ensemble", "their weighted mean; selected only if it is better than each of them"),
         _line("budget: 10m", "time for a training; on large tables, slow candidates are reduced or left out"),
         "",
     ]
     if proposal.folds != 5:
         folds = _line(f"  folds: {proposal.folds}", "the table has few distinct times")
         lines += ["cross_validation:", folds, ""]
-    lines += ["evaluation:", _line(f"  metric: {proposal.metric}", "decides between the candidates")]
+    lines += ["evaluation:", _line(f"  metric: {proposal.metric}", proposal.metric_reason)]
     if proposal.slices:
         lines.append(_line(f"  slices: {_scalar(proposal.slices)}", "groups of rows that are evaluated separately"))
     lines += [

@@ -67,7 +67,8 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
     _propose_formats(proposal, sample.table)
     frame, contract = read_table(proposal, sample)
     _propose_max_unlabelled(proposal, sample, frame)
-    proposal.task, proposal.metric = contract.task, DEFAULT_METRIC[contract.task]
+    proposal.task = contract.task
+    _propose_metric(proposal, frame)
     _propose_personal(proposal, frame)
     _propose_drop(proposal, frame, contract)
     _propose_time(proposal, frame, time)
@@ -242,6 +243,18 @@ def _names_group(words: list[str], values: pd.Series) -> bool:
     # a number called "member" may be a count; rows of one member stand together
     blocks = int((values != values.shift()).sum())
     return values.dtype.kind not in "iuf" or blocks <= 1.2 * values.nunique()
+
+
+def _propose_metric(proposal: Proposal, frame: pd.DataFrame) -> None:
+    """The default of the task; but if most targets have one value, no model can beat that constant by mae."""
+    proposal.metric = DEFAULT_METRIC[proposal.task]
+    if proposal.task != "regression":
+        return
+    shares = frame[proposal.target].value_counts(normalize=True)
+    if len(shares) and shares.iloc[0] > 0.5:
+        proposal.metric = "rmse"
+        value = f"{shares.iloc[0]:.0%} of the targets are {shares.index[0]:g}"
+        proposal.metric_reason = f"{value}: by mae, this constant would be the best"
 
 
 def _propose_split(proposal: Proposal, frame: pd.DataFrame) -> None:

@@ -26,6 +26,7 @@ class Proposal:
     is_complete: bool = True
     task: str = ""
     metric: str = ""
+    metric_reason: str = "decides between the candidates"
     time: str | None = None
     time_reason: str = ""
     rows_per_day: float | None = None

@@ -119,6 +119,16 @@ def test_a_proposal_passes_towline_validate(proposed: InitResult) -> None:
     assert [rule.finding for rule in checked.validation.rules if not rule.passed] == []
 
 
+def test_the_metric_of_a_target_that_is_mostly_one_value(folder: Path) -> None:
+    """The median would be best by mae: no model of the mean could be promoted."""
+    rng = np.random.default_rng(3)
+    for rate, metric in ((0.3, "rmse"), (8, "mae")):
+        pd.DataFrame({"age": rng.integers(18, 80, ROWS), "visits": rng.poisson(rate, ROWS)}).to_csv("visits.csv")
+        result = towline.init("visits.csv", target="visits", name=f"rate-{metric}")
+        assert (result.proposal.task, read_config(result.config).evaluation.metric) == ("regression", metric)
+        assert ("of the targets are 0: by mae" in result.config.read_text()) == (metric == "rmse")
+
+
 def test_rows_of_one_person_are_in_one_group(folder: Path) -> None:
     """Without a time, an identifier with several rows becomes the group."""
     rng = np.random.default_rng(1)

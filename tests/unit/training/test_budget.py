@@ -15,6 +15,7 @@ from towline.data.workspace import Workspace
 from towline.training.budget import CandidateLimits, FitPlan, find_slow_candidates, plan_fits
 from towline.training.cross_validation import baseline_candidate, choose_candidate, cross_validate
 from towline.training.final_fit import fit, training_rows
+from towline.training.pipeline_components import BoostingRegressor
 
 ROWS = 6_000  # 4,808 of them in the train part, about 3,200 in each of three folds
 
@@ -222,3 +223,17 @@ def test_a_candidate_that_is_slow_with_the_fewest_rows_is_left_out(tmp_path: Pat
     """A thousand rows are needed, also where they are more than a quarter of the table."""
     plan = _plan(tmp_path, _candidate("fast", 0.01), _candidate("slow", 40), rows=1_500, budget="40s")
     assert [bool(limits.left_out) for limits in plan.limits] == [False, True]
+
+
+def test_pilot_fits_of_boosting_stop_as_in_the_whole_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits of few rows choose the iterations by cross-validation; those of a large table do not."""
+
+    def fail(*_: object) -> int:
+        raise ValueError("cross-validated")
+
+    monkeypatch.setattr(BoostingRegressor, "_choose_iterations", fail)
+    boosting = {"estimator": "boosting", "params": {"max_iter": 3}}
+    work, config = _prepare(tmp_path, boosting, rows=6_600, budget="5s")
+    assert plan_fits(work, config).limits[0].seconds
+    work, config = _prepare(tmp_path, boosting, rows=6_000, budget="5s")
+    assert plan_fits(work, config).limits[0].seconds is None
