@@ -12,6 +12,7 @@ from tasks.training import (
     choose_history,
     compare_with_reference,
     cross_validate,
+    cross_validate_ensemble,
     evaluate,
     fit,
     plan_fits,
@@ -59,9 +60,10 @@ def training_flow(
         validation = validate(work, training, config.validation, run.champion_contract, settings)
         check_candidates(config, work.contract())
         sizes = split(work, training)
-        candidates = (baseline_candidate(training), *training.candidates)
+        candidates = (baseline_candidate(training), *training.single_candidates)
         plan = plan_fits(work, training)
         scores = tuple(cross_validate(work, training, candidate, plan) for candidate in candidates)
+        scores += tuple(cross_validate_ensemble(work, training, each, scores, plan) for each in training.ensembles)
         chosen = choose_candidate(scores, training, work.contract().task)
         comparison = compare_with_reference(work, training, scores, chosen)
         history = choose_history(work, training, chosen)

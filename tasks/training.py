@@ -4,7 +4,7 @@ from tasks import artifacts, cached_task
 from towline.config import Candidate, TrainingConfig, format_duration
 from towline.data.workspace import Workspace
 from towline.steps import step
-from towline.training import budget, cross_validation, final_fit, history, plots, reference_model
+from towline.training import budget, cross_validation, ensembles, final_fit, history, plots, reference_model
 from towline.training.evaluation import holdout
 from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.predictions import Interval
@@ -27,20 +27,46 @@ def cross_validate(
 ) -> cross_validation.CrossValidationResult:
     with step(f"cross-validate {candidate.name}", work.path) as progress:
         scores = cross_validation.cross_validate(work, config, candidate, plan)
-        metric = primary_metric(config, work.contract().task)
-        if scores.failed:
-            progress.note = f"not fitted: {scores.failed}"
-        else:
-            progress.note = f"{metric} {scores.mean[metric]:.4g} ± {scores.sd[metric]:.2g}"
-            if scores.rows < scores.rows_available:
-                progress.note += f", fitted on {scores.rows:,} of {scores.rows_available:,} rows"
+        progress.note = _describe_scores(scores, work, config)
+    _show_folds(scores, config, progress.note)
+    return scores
+
+
+@cached_task("cross-validate ensemble", task_run_name="cross-validate {ensemble.name}")
+def cross_validate_ensemble(
+    work: Workspace,
+    config: TrainingConfig,
+    ensemble: Candidate,
+    scores: tuple[cross_validation.CrossValidationResult, ...],
+    plan: budget.FitPlan,
+) -> cross_validation.CrossValidationResult:
+    with step(f"cross-validate {ensemble.name}", work.path) as progress:
+        combined = ensembles.cross_validate_ensemble(work, config, ensemble, scores, plan)
+        progress.note = _describe_scores(combined, work, config)
+        if not combined.failed:
+            weights = combined.params["weights"].items()
+            progress.note += f", {' + '.join(f'{weight:.0%} {name}' for name, weight in weights)}"
+    _show_folds(combined, config, progress.note)
+    return combined
+
+
+def _describe_scores(scores: cross_validation.CrossValidationResult, work: Workspace, config: TrainingConfig) -> str:
+    if scores.failed:
+        return f"not fitted: {scores.failed}"
+    metric = primary_metric(config, work.contract().task)
+    note = f"{metric} {scores.mean[metric]:.4g} ± {scores.sd[metric]:.2g}"
+    if scores.rows < scores.rows_available:
+        note += f", fitted on {scores.rows:,} of {scores.rows_available:,} rows"
+    return note
+
+
+def _show_folds(scores: cross_validation.CrossValidationResult, config: TrainingConfig, note: str) -> None:
     rows = [
         {"fold": number, **{name: f"{value:.4g}" for name, value in fold.items()}}
         for number, fold in enumerate(scores.folds, 1)
     ]
-    description = f"{candidate.name}, fold by fold: {progress.note}"
+    description = f"{scores.candidate}, fold by fold: {note}"
     artifacts.table(rows, key=f"{config.name}-cross-validation", description=description)
-    return scores
 
 
 @cached_task("compare with boosting")

@@ -17,6 +17,7 @@ import yaml
 from tests.support.commands import CommandResult
 from tests.support.paths import REPOSITORY
 from tests.support.serve_process import ServeProcess
+from tests.support.training import make_mixed_table
 from towline.config import Settings
 
 LIBRARIES = {
@@ -61,15 +62,17 @@ def table(classes: list[Any] | None) -> pd.DataFrame:
     return frame.assign(y=[classes[place] for place in np.digitize(value, cuts)] if classes else value)
 
 
-def train(towline: Callable[..., CommandResult], folder: Path, frame: pd.DataFrame, candidate: Any) -> dict[str, str]:
+def train(
+    towline: Callable[..., CommandResult], folder: Path, frame: pd.DataFrame, *candidates: Any, **evaluation: str
+) -> dict[str, str]:
     """Runs a pipeline on a table; the commands that it prints for what it promoted, by what they are for."""
     frame.to_parquet(folder / "table.parquet", index=False)
     raw = {
         "name": "boosted",
         "data": {"source": str(folder / "table.parquet"), "target": "y"},
-        "candidates": [candidate],
+        "candidates": list(candidates),
         "cross_validation": {"folds": 2},
-        "evaluation": {"resamples": 50},
+        "evaluation": {"resamples": 50, **evaluation},
     }
     (folder / "boosted.yaml").write_text(yaml.safe_dump(raw))
     done = towline("run", folder / "boosted.yaml")
@@ -129,6 +132,32 @@ def test_a_library_from_config_to_answers(
     assert {type(answer) for answer in said} == {kind}
     if classes:
         assert np.mean([one == other for one, other in zip(said, frame["y"], strict=False)]) > 0.7
+
+
+@pytest.mark.parametrize("target", ["value", "sold", "grade"])
+def test_an_ensemble_from_config_to_answers(
+    target: str, towline: Callable[..., CommandResult], store: Path, tmp_path: Path
+) -> None:
+    """It is selected and compiled, and the program, the batch and the service give equal answers."""
+    frame = make_mixed_table(target)
+    candidates = ["linear", {"estimator": "boosting", "params": {"max_iter": 60}}, "ensemble"]
+    metric = {"metric": "log_loss"} if target == "grade" else {}
+    printed = train(towline, tmp_path, frame, *candidates, **metric)
+    release = next((store / "releases" / "boosted").glob("v1-*"))
+    manifest = json.loads((release / "manifest.json").read_text())
+    assert manifest["estimator"] == "ensemble"
+    assert manifest["params"]["weights"].keys() == {"linear", "boosting"}
+    assert manifest["trusted"] == []
+    certificate = json.loads((release / "certificate.json").read_text())
+    assert certificate["compiled"]
+    assert certificate["scorer"] == "ensemble of linear, bitmask forest"
+    assert "weights" in (release / "card.md").read_text()
+    answers = follow(towline, tmp_path, frame, printed)
+    truth = frame["y"].head(20)
+    if target == "value":
+        assert np.corrcoef(np.array(answers, dtype=float), truth)[0, 1] > 0.9
+    else:
+        assert np.mean(truth == answers) > 0.7
 
 
 def test_the_projects_own_estimator_from_config_to_answers(

@@ -8,9 +8,14 @@ import pandas as pd
 from towline.config import build_config
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
-from towline.training.estimators import build_model
+from towline.training.estimators import build_candidate
 
 ROWS = 900
+PARTS = [  # of an ensemble
+    "linear",
+    {"estimator": "forest", "params": {"n_estimators": 9}},
+    {"estimator": "boosting", "params": {"max_iter": 9}},
+]
 
 
 def remark(rng: np.random.Generator, size: float) -> str:
@@ -57,10 +62,13 @@ def fitted(
         "target": target,
         "columns": {"at": "datetime", "town": "category", "flag": "boolean", "note": "text"},
     }
-    raw = {"name": "odd", "data": data, "candidates": [{"estimator": estimator, "params": params}]}
+    candidates: list[Any] = [{"estimator": estimator, "params": params}]
+    if estimator == "ensemble":
+        candidates = [*PARTS, estimator]
+    raw = {"name": "odd", "data": data, "candidates": candidates}
     config = build_config(raw | ({"task": "multiclass"} if target == "grade" else {}), "test")
     contract = infer_contract(table, config)
-    model = build_model(config.candidates[0], contract, 7)
+    model = build_candidate(config.candidates[-1], contract, config, params)
     if threshold is not None:
         model.set_params(threshold=threshold)
     features = contract.features(table)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from towline.config import PipelineConfig
@@ -33,3 +34,17 @@ def prepare_workspace(tmp_path: Path, table: pd.DataFrame | Path, **config: Any)
     work.save("contract.json", infer_contract(work.table(), pipeline))
     split_table(work, pipeline)
     return work, pipeline
+
+
+def make_mixed_table(target: str, rows: int = 900) -> pd.DataFrame:
+    """A slope, which a linear model finds, and an interaction, which trees find."""
+    rng = np.random.default_rng(4)
+    a, b, c, d = rng.normal(size=(4, rows))
+    value = 2 * (a + b + c) + 2.5 * ((c > 0) == (d > 0)) + rng.normal(0, 0.7, rows)
+    targets = {
+        "value": value,
+        "sold": np.where(value > 2, "yes", "no"),
+        "grade": pd.cut(value, [-np.inf, 0, 3, np.inf], labels=["low", "middle", "high"]).astype(str),
+    }
+    town = rng.choice(["x", "y", "z"], rows)
+    return pd.DataFrame({"a": a, "b": b, "c": c, "d": d, "town": town, "y": targets[target]})

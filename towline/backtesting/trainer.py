@@ -30,6 +30,7 @@ from towline.training.cross_validation import (
     choose_candidate,
     cross_validate,
 )
+from towline.training.ensembles import cross_validate_ensemble
 from towline.training.evaluation.holdout import Evaluation, evaluate
 from towline.training.final_fit import FittedModel, fit, refit
 from towline.training.history import choose_history
@@ -146,9 +147,10 @@ class Trainer:
         work.save(Contract.FILE, contract)
         check_candidates(config, contract)
         splits.split_table(work, config)
-        candidates = (baseline_candidate(config), *config.candidates)
+        candidates = (baseline_candidate(config), *config.single_candidates)
         plan = plan_fits(work, config)
         scores = tuple(cross_validate(work, config, candidate, plan) for candidate in candidates)
+        scores += tuple(cross_validate_ensemble(work, config, each, scores, plan) for each in config.ensembles)
         chosen = choose_candidate(scores, config, contract.task)
         measured = fit(work, config, chosen, choose_history(work, config, chosen))
         evaluation = evaluate(work, config, measured)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -31,7 +31,7 @@ from towline.config.monitoring import (
     SloConfig,
 )
 from towline.config.passwords import has_hidden_password
-from towline.config.record import Budget, Frozen
+from towline.config.record import Budget, Frozen, suggest
 from towline.config.settings import Settings
 from towline.config.training import (
     GREATER_IS_BETTER,
@@ -90,6 +90,9 @@ class TrainingConfig(Frozen):
             raise ValueError(f"two candidates have the name {duplicates[0]!r}; set another name for one of them")
         if "baseline" in names:
             raise ValueError("'baseline' is always a candidate; remove it from the list")
+        for ensemble in candidates:
+            if ensemble.is_ensemble:
+                _check_parts(ensemble, {each.name: each.is_ensemble for each in candidates})
         return candidates
 
     @field_validator("evaluation")
@@ -142,6 +145,20 @@ class TrainingConfig(Frozen):
                     raise ValueError(f"features.{name}: {error.describe(text)}")
 
     @property
+    def single_candidates(self) -> tuple[Candidate, ...]:
+        """The candidates that are no ensembles."""
+        return tuple(candidate for candidate in self.candidates if not candidate.is_ensemble)
+
+    @property
+    def ensembles(self) -> tuple[Candidate, ...]:
+        """The candidates that combine other candidates."""
+        return tuple(candidate for candidate in self.candidates if candidate.is_ensemble)
+
+    def parts_of(self, ensemble: Candidate) -> tuple[Candidate, ...]:
+        """The candidates that an ensemble combines, in the order of ``candidates``."""
+        return tuple(each for each in self.single_candidates if not ensemble.of or each.name in ensemble.of)
+
+    @property
     def by_time(self) -> bool:
         """Whether the split is by time: the newest rows are held out."""
         return bool(self.data.time) and self.split.by != "random"
@@ -159,6 +176,22 @@ class TrainingConfig(Frozen):
         )
         text = json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_parts(ensemble: Candidate, candidates: Mapping[str, bool]) -> None:
+    """Checks that an ensemble combines two other candidates or more; the mapping says which ones are ensembles."""
+    single = [name for name, is_ensemble in candidates.items() if not is_ensemble]
+    for name in ensemble.of:
+        if name == "baseline":
+            raise ValueError(f"{ensemble.name} combines the baseline, which uses no features; remove it from of")
+        if candidates.get(name):
+            raise ValueError(f"{ensemble.name} combines {name!r}, which is an ensemble; list its parts in of instead")
+        if name not in candidates:
+            raise ValueError(f"{ensemble.name} combines {name!r}, which is no candidate; {suggest(name, single)}")
+        if ensemble.of.count(name) > 1:
+            raise ValueError(f"{ensemble.name} combines {name!r} twice; list it once in of")
+    if len(ensemble.of or single) < 2:
+        raise ValueError(f"{ensemble.name} combines fewer than two candidates; add others to candidates and to of")
 
 
 class PipelineConfig(TrainingConfig):

@@ -265,13 +265,32 @@ class SearchConfig(Frozen):
 
 
 class Candidate(Frozen):
-    """An estimator to compare: a built-in name, or the path of a scikit-learn compatible class."""
+    """An estimator to compare: a built-in name, the path of a scikit-learn compatible class, or an ensemble.
 
-    estimator: str = Field(examples=["linear", "forest", "boosting", "sklearn.svm.SVR"])
+    An ensemble predicts the weighted mean of other candidates. It has no hyperparameters: cross-validation chooses the
+    weights.
+    """
+
+    estimator: str = Field(examples=["linear", "forest", "boosting", "ensemble", "sklearn.svm.SVR"])
     name: str = Field("", pattern=r"^[\w-]{1,60}$", description="its name in reports; default: that of the estimator")
     params: dict[str, Any] = Field(default_factory=dict)
     weights: Literal["balanced"] | None = Field(None, description="class weights, classification only")
     search: SearchConfig | None = None
+    of: tuple[str, ...] = Field((), description="ensemble: candidates that it combines, by name; default: all others")
+
+    @property
+    def is_ensemble(self) -> bool:
+        return self.estimator == "ensemble"
+
+    @model_validator(mode="after")
+    def _check_ensemble(self) -> "Candidate":
+        if self.is_ensemble:
+            for key in ("params", "weights", "search"):
+                if getattr(self, key):
+                    raise ValueError(f"an ensemble has no {key}; set {key} on the candidates that it combines")
+        elif self.of:
+            raise ValueError(f"of is for an ensemble, and the estimator is {self.estimator}; remove of")
+        return self
 
     @model_validator(mode="before")
     @classmethod

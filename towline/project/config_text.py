@@ -36,6 +36,7 @@ def write_config_text(proposal: Proposal) -> str:
         _line("  - linear", "the baseline is always added"),
         "  - forest",
         _line("  - boosting", "also, if they are installed: lightgbm, xgboost, catboost"),
+        _line("  - ensemble", "their weighted mean; selected only if it is better than each of them"),
         _line("budget: 10m", "time for a training; on large tables, slow candidates are reduced or left out"),
         "",
     ]

@@ -30,7 +30,7 @@ from towline.release import model_card, reference, runtime, sbom
 from towline.store import StoreLayout
 from towline.training import model_io, performance_estimation
 from towline.training.boosters import Booster
-from towline.training.estimators import pipeline_of
+from towline.training.estimators import pipelines_of
 from towline.training.evaluation.holdout import load_evaluation_predictions
 from towline.training.evaluation.metrics import predict
 from towline.training.evaluation.predictions import encode_labels
@@ -190,9 +190,10 @@ def _write_files(
         shutil.copyfileobj(model_file, copy)
     if plan:
         files.write(draft / PLAN_FILE, plan)
-    booster = pipeline_of(model)[-1]
-    if isinstance(booster, Booster):  # for other tools; towline reads model.skops, which has the same content
-        files.write(draft / booster.file, booster.model_)
+    for part, pipeline in pipelines_of(model).items():
+        booster = pipeline[-1]
+        if isinstance(booster, Booster):  # for other tools; towline reads model.skops, which has the same content
+            files.write(draft / f"{part}-{booster.file}".removeprefix("-"), booster.model_)
 
 
 def _evaluated_holdout(work: Workspace, config: PipelineConfig) -> dict[str, np.ndarray]:

@@ -189,7 +189,7 @@ def find_slow_candidates(work: Workspace, config: TrainingConfig) -> list[Candid
     cells = work.dataset.rows * columns * classes
     return [
         candidate
-        for candidate in config.candidates
+        for candidate in config.single_candidates
         if cells * (candidate.search.trials if candidate.search else 1) > CELLS_A_SECOND * seconds
         or ("." in candidate.estimator and work.dataset.rows > _ROWS_A_SECOND * seconds)
     ]
@@ -213,7 +213,7 @@ def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float
         return FitPlan()
     contract, train, seconds = work.contract(), work.subset("train"), _SHARE * config.budget.total_seconds()
     folds, holdout = make_folds(train.rows, train.labels, config), len(work.split_positions()["holdout"])
-    longest = _PILOT_SHARE * seconds / len(config.candidates)
+    longest = _PILOT_SHARE * seconds / len(config.single_candidates)
     max_rows = min(config.cross_validation.max_rows, max(len(rows) for rows, _ in folds))
     final_fits = _final_fits(len(train.labels), holdout, config)
     estimates = []
@@ -224,7 +224,7 @@ def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float
     failed = {candidate.name for candidate in slow} - {each.candidate.name for each in estimates}
     smallest = max(MIN_FOLD_ROWS, _MIN_SAMPLE * max(final_fits))
     too_slow = [each for each in estimates if each.all_rows(smallest) > seconds]
-    if too_slow and len(too_slow) + len(failed) == len(config.candidates):
+    if too_slow and len(too_slow) + len(failed) == len(config.single_candidates):
         too_slow.remove(min(too_slow, key=_Estimates.all_rows))
     remaining = [each for each in estimates if each not in too_slow]
     share = _fair_share([each.cross_validation() for each in remaining], seconds)
@@ -232,7 +232,8 @@ def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float
         _leave_out(each, config.budget) if each in too_slow else _limit_candidate(each, share, seconds)
         for each in estimates
     ]
-    return FitPlan(limits=(*limits, *(CandidateLimits(candidate=name) for name in sorted(failed))))
+    limits += [CandidateLimits(candidate=name) for name in sorted(failed)]
+    return FitPlan(limits=(*limits, *_limit_ensembles(remaining, config, config.budget)))
 
 
 def measure_cost(
@@ -332,15 +333,32 @@ def _limit_candidate(estimates: _Estimates, share: float, seconds: float) -> Can
 def _leave_out(estimates: _Estimates, budget: timedelta) -> CandidateLimits:
     """Leaves a candidate out, and says which budget is enough for it."""
     seconds = estimates.all_rows()
+    left_out = _explain_left_out(seconds, max(estimates.final_fits), budget)
+    return CandidateLimits(candidate=estimates.candidate.name, seconds=round(seconds, 3), left_out=left_out)
+
+
+def _limit_ensembles(
+    estimates: Sequence[_Estimates], config: TrainingConfig, budget: timedelta
+) -> Iterator[CandidateLimits]:
+    """Leaves an ensemble out if the fits of all its parts together would take too long."""
+    for ensemble in config.ensembles:
+        names = {part.name for part in config.parts_of(ensemble)}
+        parts = [each for each in estimates if each.candidate.name in names]
+        seconds, left_out = sum(part.all_rows() for part in parts), ""
+        if seconds > _SHARE * budget.total_seconds():
+            left_out = _explain_left_out(seconds, max(parts[0].final_fits), budget)
+        if parts:
+            yield CandidateLimits(candidate=ensemble.name, seconds=round(seconds, 3), left_out=left_out)
+
+
+def _explain_left_out(seconds: float, rows: int, budget: timedelta) -> str:
     enough = timedelta(minutes=math.ceil(1.3 * seconds / _SHARE / 60))
     if enough > timedelta(hours=2):
         enough = timedelta(hours=math.ceil(enough / timedelta(hours=1)))
-    left_out = (
-        f"its fits on all {max(estimates.final_fits):,} rows would take about {format_seconds(seconds)}, more than "
-        f"{_SHARE:.0%} of the budget ({format_duration(budget)}); set budget: {format_duration(enough)}, or remove it "
-        "from candidates"
+    return (
+        f"its fits on all {rows:,} rows would take about {format_seconds(seconds)}, more than {_SHARE:.0%} of the "
+        f"budget ({format_duration(budget)}); set budget: {format_duration(enough)}, or remove it from candidates"
     )
-    return CandidateLimits(candidate=estimates.candidate.name, seconds=round(seconds, 3), left_out=left_out)
 
 
 def _largest_rows(most: int, is_fast: Callable[[int], bool]) -> int:

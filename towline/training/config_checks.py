@@ -29,7 +29,7 @@ def check_config(config: PipelineConfig, task: Task | None = None) -> None:
     """
     task = task or config.task
     tasks = _tasks_of_keys(config, (task,) if task else TASKS, known=task is not None)
-    for candidate in config.candidates:
+    for candidate in config.single_candidates:
         tasks = _tasks_of_candidate(candidate, tasks, config)
     for metric in config.evaluation.custom:
         Metric.custom(metric, config.package.trusted)

@@ -1,10 +1,12 @@
 """Cross-validation of the candidates on folds of the train part, and the selection of one of them.
 
-The candidate with the best mean of the primary metric is selected; the baseline is measured too, but never selected. In
-a binary task the decision threshold is chosen on the out-of-fold predictions.
+The candidate with the best mean of the primary metric is selected; the baseline is measured too, but never selected. An
+ensemble is selected only if its advantage is larger than the noise. In a binary task the decision threshold is chosen
+on the out-of-fold predictions.
 """
 
 import logging
+import math
 import threading
 import time
 import warnings
@@ -35,14 +37,16 @@ from towline.extras import BOOSTING_LIBRARIES
 from towline.training import model_io
 from towline.training.budget import CandidateLimits, FitPlan, count_workers
 from towline.training.config_checks import check_config
-from towline.training.estimators import Model, build_model, default_search_space, pipeline_of
-from towline.training.evaluation.definitions import metrics_of, primary_metric
+from towline.training.estimators import build_model, default_search_space, pipeline_of
+from towline.training.evaluation.definitions import Metric, metrics_of, primary_metric
 from towline.training.evaluation.metrics import compute_metrics, predict
 from towline.training.evaluation.predictions import Predictions
+from towline.training.pipeline_components import Model
 from towline.training.tuning import search_parameters
 from towline.training.user_code import describe_error
 
 log = logging.getLogger("towline.steps")
+ENSEMBLE_MARGIN = 0.5  # standard errors that an ensemble must be better by
 _COMPARED_ROWS = 100  # rows that a model predicts before and after it was stored
 
 # base classes of scikit-learn whose fitted estimators contain rows of the table
@@ -88,7 +92,7 @@ class CrossValidationResult(Frozen):
     notes: tuple[str, ...] = ()
 
 
-class _FoldScores(NamedTuple):
+class FoldScores(NamedTuple):
     """Predictions for the test rows of each fold, the threshold behind their labels, and the metrics of each fold."""
 
     predictions: list[Predictions]
@@ -115,26 +119,11 @@ class _CrossValidation:
     max_rows: int  # that a fold is fitted on
     untested: threading.Lock  # free until the first fitted model was stored and read back
 
-    def score(self, params: dict[str, Any]) -> _FoldScores:
+    def score(self, params: dict[str, Any]) -> FoldScores:
         """Fits and scores the candidate with these hyperparameters."""
-        predictions, threshold = self._predict_folds(params), None
-        truth = [self.labels[test] for _, test in self.folds]
-        metric = self.config.evaluation.threshold if self.contract.task == "binary" else "none"
-        has_probabilities = all(part.probabilities is not None for part in predictions)
-        if metric != "none" and has_probabilities and self.candidate.estimator != "baseline":
-            chances = _positive_probabilities(predictions, self.contract)
-            threshold = best_threshold(np.concatenate(truth), chances, self.contract.positive, metric)
-            predictions = [_apply_threshold(part, threshold, self.contract) for part in predictions]
-        names = metrics_of(self.config, self.contract.task)
-        metrics = [
-            {
-                name: value
-                for name, value in compute_metrics(fold_truth, part, self.contract, metrics=names).items()
-                if np.isfinite(value)
-            }
-            for fold_truth, part in zip(truth, predictions, strict=True)
-        ]
-        return _FoldScores(predictions, threshold, metrics)
+        predictions, truth = self._predict_folds(params), [self.labels[test] for _, test in self.folds]
+        threshold = "none" if self.candidate.estimator == "baseline" else self.config.evaluation.threshold
+        return score_folds(truth, predictions, self.contract, threshold, metrics_of(self.config, self.contract.task))
 
     def _predict_folds(self, params: dict[str, Any]) -> list[Predictions]:
         """Predictions for the test rows of each fold, by a model that is fitted on its train rows.
@@ -173,11 +162,10 @@ class _CrossValidation:
             model_io.check_round_trip(model, path, where, trusted, lambda model: predict(model, rows, self.contract))
 
     def save(self, predictions: list[Predictions]) -> None:
-        """Writes the out-of-fold predictions: rows (positions in the train part), fold, and the predictions."""
         rows = np.concatenate([test for _, test in self.folds])
         fold = np.concatenate([np.full(len(test), fold) for fold, (_, test) in enumerate(self.folds)])
-        arrays = Predictions.concatenate(predictions).to_arrays(self.contract.classes)
-        files.write_arrays(self.work.file(f"oof-{self.candidate.name}.npz"), rows=rows, fold=fold, **arrays)
+        out_of_fold = OutOfFoldPredictions(rows, fold, Predictions.concatenate(predictions))
+        save_out_of_fold_predictions(self.work, self.candidate.name, out_of_fold)
 
 
 class OutOfFoldPredictions(NamedTuple):
@@ -194,8 +182,15 @@ class OutOfFoldPredictions(NamedTuple):
     predictions: Predictions
 
 
+def save_out_of_fold_predictions(work: Workspace, candidate: str, out_of_fold: OutOfFoldPredictions) -> None:
+    """Writes the predictions of a candidate to ``oof-<name>.npz``."""
+    arrays = out_of_fold.predictions.to_arrays(work.contract().classes)
+    path = work.file(f"oof-{candidate}.npz")
+    files.write_arrays(path, rows=out_of_fold.rows, fold=out_of_fold.fold, **arrays)
+
+
 def load_out_of_fold_predictions(work: Workspace, candidate: str) -> OutOfFoldPredictions | None:
-    """The predictions that ``cross_validate`` saved for a candidate; None if there are none."""
+    """The predictions that ``save_out_of_fold_predictions`` has written; None if there are none."""
     path = work.file(f"oof-{candidate}.npz")
     if not path.exists():
         return None
@@ -212,7 +207,7 @@ def check_candidates(config: PipelineConfig, contract: Contract) -> None:
         FitError: no feature column remains.
     """
     check_config(config, contract.task)
-    for candidate in config.candidates:
+    for candidate in config.single_candidates:
         model = build_model(candidate, contract, config.seed, trusted=config.package.trusted)
         _check_stored_rows(candidate, pipeline_of(model), contract)
 
@@ -264,7 +259,7 @@ def cross_validate(
     run = _CrossValidation(work, config, candidate, contract, features, labels, folds, max_rows, threading.Lock())
     build_model(candidate, contract, config.seed, trusted=config.package.trusted)  # raises before anything is fitted
 
-    params, trials, scores, failed = candidate.params, 0, _FoldScores([], None, []), ""
+    params, trials, scores, failed = candidate.params, 0, FoldScores([], None, []), ""
     with _collect_warnings() as notes:
         try:
             if limits.left_out:
@@ -358,6 +353,9 @@ def choose_candidate(
 ) -> CrossValidationResult:
     """Selects the candidate with the best mean of the primary metric, not the baseline; the first one on a tie.
 
+    An ensemble needs several fits and a larger model. It is selected only if it is better than the best other candidate
+    by more than half of the standard error of their difference over the folds (benchmarks/ensembles.py).
+
     Raises:
         FitError: no candidate could be fitted; the details give the reason for each.
     """
@@ -372,7 +370,44 @@ def choose_candidate(
             details=tuple(f"{result.candidate}: {result.failed}" for result in candidates),
         )
     sign = 1 if metric.greater_is_better else -1
-    return max(fitted, key=lambda result: sign * result.mean[metric])
+    best = max(fitted, key=lambda result: (result.estimator != "ensemble", sign * result.mean[metric]))
+    better = [each for each in fitted if each.estimator == "ensemble" and _is_clearly_better(each, best, metric)]
+    return max(better, key=lambda result: sign * result.mean[metric], default=best)
+
+
+def _is_clearly_better(ensemble: CrossValidationResult, best: CrossValidationResult, metric: Metric) -> bool:
+    sign = 1 if metric.greater_is_better else -1
+    pairs = zip(ensemble.folds, best.folds, strict=True)
+    gains = [sign * (fold[metric] - other[metric]) for fold, other in pairs if metric in fold and metric in other]
+    error = float(np.std(gains, ddof=1)) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+    return bool(gains) and float(np.mean(gains)) > ENSEMBLE_MARGIN * error
+
+
+def score_folds(
+    truth: Sequence[np.ndarray],
+    predictions: Sequence[Predictions],
+    contract: Contract,
+    threshold_metric: str,
+    metrics: Sequence[Metric],
+) -> FoldScores:
+    """The metrics of each fold; in a binary task the labels are decided by a threshold first.
+
+    Args:
+        truth: true values or labels of each fold.
+        predictions: for the rows of each fold.
+        contract: task, classes and positive class.
+        threshold_metric: that the threshold maximises on the rows of all folds; none: the labels stay as they are.
+        metrics: to compute.
+    """
+    threshold, labelled = None, list(predictions)
+    has_probabilities = all(fold.probabilities is not None for fold in predictions)
+    if threshold_metric != "none" and has_probabilities and contract.task == "binary":
+        chances = _positive_probabilities(labelled, contract)
+        threshold = best_threshold(np.concatenate(list(truth)), chances, contract.positive, threshold_metric)
+        labelled = [_apply_threshold(fold, threshold, contract) for fold in predictions]
+    folds = [compute_metrics(*fold, contract, metrics=metrics) for fold in zip(truth, labelled, strict=True)]
+    finite = [{name: value for name, value in fold.items() if np.isfinite(value)} for fold in folds]
+    return FoldScores(labelled, threshold, finite)
 
 
 def best_threshold(truth: np.ndarray, chances: np.ndarray, positive: object, metric: str) -> float:

@@ -7,7 +7,7 @@ class by its dotted path.
 import inspect
 from collections.abc import Callable, Mapping, Sequence, Set
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from sklearn.base import BaseEstimator, is_classifier, is_regressor
 from sklearn.compose import ColumnTransformer
@@ -22,7 +22,7 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 
-from towline.config import Candidate, Task, suggest
+from towline.config import Candidate, Task, TrainingConfig, suggest
 from towline.data.schema.contract import Contract
 from towline.errors import ConfigError, FitError
 from towline.training.boosters import CLASSIFIERS, REGRESSORS
@@ -32,12 +32,14 @@ from towline.training.pipeline_components import (
     CalendarParts,
     Classifier,
     DateAges,
+    EnsembleClassifier,
+    EnsembleRegressor,
+    Model,
     NamedColumns,
     TextEncoder,
 )
 from towline.training.user_code import describe_error, import_estimator
 
-Model: TypeAlias = Pipeline | Classifier
 ONE_HOT_LEVELS = 20
 TEXT_COMPONENTS = 30  # of one column; many columns of text share MAX_TEXT_COMPONENTS
 MAX_TEXT_COMPONENTS = 240
@@ -141,7 +143,7 @@ def build_model(
     seed: int,
     params: Mapping[str, Any] | None = None,
     trusted: Sequence[str] = (),
-) -> Model:
+) -> Pipeline | Classifier:
     """An unfitted pipeline of ``prepare`` (a ColumnTransformer, float64) and ``estimate``; for classes, a Classifier.
 
     Missing numbers and booleans are imputed with the median, and an indicator is added. Categories are one-hot encoded
@@ -169,9 +171,44 @@ def build_model(
     return Classifier(pipeline, contract.classes, contract.positive) if contract.classes else pipeline
 
 
-def pipeline_of(model: Model) -> Pipeline:
+def build_candidate(
+    candidate: Candidate, contract: Contract, config: TrainingConfig, params: Mapping[str, Any] | None = None
+) -> Model:
+    """An unfitted model of any candidate of a config, with its seed and trusted packages.
+
+    Args:
+        candidate: to build.
+        contract: the columns, their kinds and the task.
+        config: has the parts of an ensemble.
+        params: hyperparameters of cross-validation; they override those of the candidate. Of an ensemble: ``weights``
+            by the name of the part, and ``params`` by the name of the part.
+
+    Raises:
+        ConfigError, FitError: as ``build_model``.
+    """
+    seed, trusted = config.seed, config.package.trusted
+    if not candidate.is_ensemble:
+        return build_model(candidate, contract, seed, params, trusted)
+    params = {**candidate.params, **(params or {})}
+    parts = [part for part in config.parts_of(candidate) if part.name in params["weights"]]
+    weights = [params["weights"][part.name] for part in parts]
+    part_params = params.get("params", {})
+    models = [(part.name, build_model(part, contract, seed, part_params.get(part.name), trusted)) for part in parts]
+    if contract.classes:
+        return EnsembleClassifier(models, weights, contract.classes, contract.positive)
+    return EnsembleRegressor(models, weights)
+
+
+def pipeline_of(model: Pipeline | Classifier) -> Pipeline:
     """The pipeline with the steps ``prepare`` and ``estimate``."""
     return model.pipeline if isinstance(model, Classifier) else model
+
+
+def pipelines_of(model: Model) -> dict[str, Pipeline]:
+    """The pipelines of the parts of an ensemble by name; of another model its pipeline, with an empty name."""
+    if isinstance(model, EnsembleRegressor | EnsembleClassifier):
+        return {name: pipeline_of(part) for name, part in model.parts}
+    return {"": pipeline_of(model)}
 
 
 def check_candidate(

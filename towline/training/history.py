@@ -9,11 +9,10 @@ trend (see ``detrend``).
 
 import datetime as dt
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.utils.validation import has_fit_parameter
 from threadpoolctl import ThreadpoolController
 
 from towline.config import HistoryConfig, TrainingConfig
@@ -22,10 +21,10 @@ from towline.data.splits import sample_rows
 from towline.data.workspace import Subset, Workspace
 from towline.training.cross_validation import CrossValidationResult
 from towline.training.detrend import Trend, remove_trend
-from towline.training.estimators import Model, build_model, pipeline_of
+from towline.training.estimators import build_candidate
 from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.metrics import compute_metrics, predict
-from towline.training.pipeline_components import Classifier
+from towline.training.pipeline_components import Classifier, EnsembleClassifier, Model, fit_model
 from towline.training.user_code import describe_error
 
 MIN_ROWS = 200
@@ -181,13 +180,10 @@ def fit_history(
     features, targets, trend = subset.features.iloc[positions], subset.labels[positions], None
 
     def fit_rows(rows: np.ndarray, target: np.ndarray) -> Model:
-        model = build_model(candidate, contract, config.seed, chosen.params, config.package.trusted)
-        if isinstance(model, Classifier):
+        model = build_candidate(candidate, contract, config, chosen.params)
+        if isinstance(model, Classifier | EnsembleClassifier):
             model.threshold = chosen.threshold
-        options: dict[str, Any] = {}
-        if weights is not None and has_fit_parameter(pipeline_of(model).named_steps["estimate"], "sample_weight"):
-            options = {"estimate__sample_weight": weights[rows]}
-        return model.fit(features.iloc[rows], target[rows], **options)
+        return fit_model(model, features.iloc[rows], target[rows], None if weights is None else weights[rows])
 
     with warnings.catch_warnings(action="ignore"), ThreadpoolController().limit(limits=1):
         if history.detrend is not None and selected_times is not None:

@@ -49,6 +49,8 @@ TRUSTED_TYPES = (
     "towline.training.pipeline_components.Classifier",
     "towline.training.pipeline_components.CalendarParts",
     "towline.training.pipeline_components.DateAges",
+    "towline.training.pipeline_components.EnsembleClassifier",
+    "towline.training.pipeline_components.EnsembleRegressor",
     "towline.training.pipeline_components.NamedColumns",
     "towline.training.pipeline_components.TextEncoder",
     "xgboost.core.Booster",

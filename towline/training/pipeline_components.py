@@ -1,16 +1,16 @@
-"""Pipeline components that scikit-learn lacks: features of dates and texts, a classifier of the contract's labels, and
-boosting that stops early by cross-validation.
+"""Parts of models that scikit-learn lacks: features of dates and texts, boosting that stops early by cross-validation,
+a classifier of the contract's labels, and ensembles.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, is_classifier
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin, is_classifier
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import TruncatedSVD
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
@@ -18,11 +18,12 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import has_fit_parameter
 
 from towline.config import Task
 from towline.data.schema.ages import compute_ages
 from towline.data.text_features import Analyzer, TextProjection, choose_analyzer, list_ngrams
-from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
+from towline.training.evaluation.predictions import Label, Predictions, decode_labels, encode_labels
 
 
 class NamedColumns(ColumnTransformer):  # type: ignore[misc]
@@ -319,3 +320,109 @@ class BoostingClassifier(_FoldStopping, HistGradientBoostingClassifier):  # type
 
 
 _BASES = {False: HistGradientBoostingRegressor, True: HistGradientBoostingClassifier}
+
+
+class EnsembleRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """The weighted mean of the predictions of several pipelines, its *parts*.
+
+    Args:
+        parts: the name of each part and its pipeline, which ``fit`` fits.
+        weights: of the parts; they sum to 1.
+    """
+
+    def __init__(self, parts: Sequence[tuple[str, Pipeline]], weights: Sequence[float]) -> None:
+        self.parts, self.weights = parts, weights
+
+    def fit(self, features: pd.DataFrame, labels: np.ndarray, sample_weights: np.ndarray | None = None) -> Self:
+        """Fits each part on the same rows."""
+        for _, pipeline in self.parts:
+            fit_model(pipeline, features, labels, sample_weights)
+        return self
+
+    def predict(self, features: pd.DataFrame) -> np.ndarray:
+        """(n,) values."""
+        values = [np.asarray(part.predict(features), dtype=np.float64).reshape(-1) for _, part in self.parts]
+        return weighted_mean(values, self.weights)
+
+
+class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """The weighted mean of the probabilities of several classifiers, its *parts*.
+
+    Args:
+        parts: the name of each part and its classifier, which ``fit`` fits; all have the same classes.
+        weights: of the parts; they sum to 1.
+        classes: the labels, in the contract's order.
+        positive: binary: the class that ``threshold`` applies to.
+        threshold: binary: a row is positive from this probability on; None: the class with the largest probability.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[tuple[str, Classifier]],
+        weights: Sequence[float],
+        classes: Sequence[Label],
+        positive: Label | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        self.parts, self.weights = parts, weights
+        self.classes, self.positive, self.threshold = classes, positive, threshold
+
+    def fit(self, features: pd.DataFrame, labels: np.ndarray, sample_weights: np.ndarray | None = None) -> Self:
+        """Fits each part on the same rows."""
+        for _, classifier in self.parts:
+            fit_model(classifier, features, labels, sample_weights)
+        return self
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """(classes,) labels in the order of the probabilities."""
+        return decode_labels(np.arange(len(self.classes)), tuple(self.classes))
+
+    def predictions(self, features: pd.DataFrame) -> Predictions:
+        """Labels and probabilities (n, classes)."""
+        shares = weighted_mean([part.predict_proba(features) for _, part in self.parts], self.weights)
+        if self.threshold is None:
+            positions = shares.argmax(axis=1)
+        else:
+            positive = tuple(self.classes).index(self.positive)
+            positions = np.where(shares[:, positive] >= self.threshold, positive, 1 - positive)
+        return Predictions(decode_labels(positions, tuple(self.classes)), shares)
+
+    def predict(self, features: pd.DataFrame) -> np.ndarray:
+        """(n,) labels; object."""
+        return self.predictions(features).labels
+
+    def predict_proba(self, features: pd.DataFrame) -> np.ndarray:
+        """(n, classes) probabilities in the order of ``classes``."""
+        return weighted_mean([part.predict_proba(features) for _, part in self.parts], self.weights)
+
+
+Model: TypeAlias = Pipeline | Classifier | EnsembleRegressor | EnsembleClassifier
+
+
+def fit_model(
+    model: Model, features: pd.DataFrame, labels: np.ndarray, sample_weights: np.ndarray | None = None
+) -> Model:
+    """Fits a model; an estimator that takes no sample weights is fitted without them.
+
+    Args:
+        model: not fitted.
+        features: n rows.
+        labels: (n,).
+        sample_weights: (n,); default: all rows have the same weight.
+    """
+    if isinstance(model, EnsembleRegressor | EnsembleClassifier):
+        return model.fit(features, labels, sample_weights)
+    pipeline = model.pipeline if isinstance(model, Classifier) else model
+    options: dict[str, Any] = {}
+    if sample_weights is not None and has_fit_parameter(pipeline.named_steps["estimate"], "sample_weight"):
+        options = {"estimate__sample_weight": sample_weights}
+    return model.fit(features, labels, **options)
+
+
+def weighted_mean(arrays: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """The weighted mean of arrays of one shape, added in their order; the weights sum to 1."""
+    total = np.zeros(arrays[0].shape)
+    for array, weight in zip(arrays, weights, strict=True):
+        total += weight * array
+    return total

@@ -17,11 +17,12 @@ from towline.errors import DataError, ReleaseError
 from towline.inference.compiled import codec, parity
 from towline.inference.compiled.compiler import NotCompiledError, compile_plan
 from towline.inference.compiled.parity import certify
-from towline.inference.compiled.plan import BitmaskForest, LinearSum, Plan, TraversedForest
+from towline.inference.compiled.plan import BitmaskForest, LinearSum, Plan, TraversedForest, WeightedMean
 from towline.inference.compiled.scorer import CompiledScorer
 from towline.training.estimators import build_model
 from towline.training.evaluation.metrics import predict
 
+WEIGHTS = {"weights": {"linear": 0.34, "forest": 0.22, "boosting": 0.44}}
 CASES = [
     ("value", "linear", None, {}, LinearSum),
     ("value", "boosting", None, {"max_iter": 40}, BitmaskForest),
@@ -37,6 +38,10 @@ CASES = [
     ("grade", "linear", None, {}, LinearSum),
     ("grade", "boosting", None, {"max_iter": 12}, BitmaskForest),
     ("grade", "forest", None, {"n_estimators": 20}, TraversedForest),
+    ("value", "ensemble", None, WEIGHTS, WeightedMean),
+    ("sold", "ensemble", 0.37, WEIGHTS, WeightedMean),
+    ("sold", "ensemble", None, {"weights": {"linear": 0.5, "boosting": 0.5}}, WeightedMean),
+    ("grade", "ensemble", None, WEIGHTS, WeightedMean),
 ]
 
 
@@ -54,11 +59,43 @@ def test_the_compiled_scorer_agrees_with_scikit_learn(
     assert certificate.compiled, certificate.reason
     assert file
     assert certificate.rows == {"train": ROWS, "generated": 5000}
-    assert certificate.scorer == codec.KINDS[head]
+    assert certificate.scorer.startswith(codec.KINDS[head])
     assert certificate.wrong_labels == 0
     assert certificate.largest_difference <= 1e-12
-    if head is not LinearSum and target == "value":
+    if head not in (LinearSum, WeightedMean) and target == "value":
         assert certificate.identical == 1.0
+
+
+def test_the_certificate_of_an_ensemble_names_its_parts() -> None:
+    model, contract, features = fitted("value", "ensemble", **WEIGHTS)
+    certificate, _ = certify(model, contract, {"train": features.head(20)}, seed=1)
+    assert certificate.scorer == "ensemble of linear, traversed forest, bitmask forest"
+
+
+def test_an_ensemble_with_another_part_is_not_compiled() -> None:
+    """The reason names the part."""
+    model, contract, _ = fitted("value", "ensemble", **WEIGHTS)
+    model.parts[1] = ("nearest", fitted("value", "sklearn.neighbors.KNeighborsRegressor")[0])
+    with pytest.raises(NotCompiledError, match="its part nearest: KNeighborsRegressor"):
+        compile_plan(model, contract)
+
+
+def test_plans_of_earlier_formats_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later formats are refused."""
+    model, contract, features = fitted("value", "boosting", max_iter=9)
+    plan, path = compile_plan(model, contract), tmp_path / "plan.npz"
+    columns = [features[column.name].to_numpy() for column in contract.feature_columns]
+    for number in (codec.FORMAT - 1, codec.FORMAT + 1):
+        with monkeypatch.context() as patch, path.open("wb") as file:
+            patch.setattr(codec, "FORMAT", number)
+            codec.write_plan(plan, file)
+        if number < codec.FORMAT:
+            assert (
+                codec.read_plan(path).predict_columns(columns)[0].tolist() == plan.predict_columns(columns)[0].tolist()
+            )
+        else:
+            with pytest.raises(ReleaseError, match=f"format {number}"):
+                codec.read_plan(path)
 
 
 def test_a_linear_model_of_many_large_terms_is_compiled() -> None:

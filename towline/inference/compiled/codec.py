@@ -27,18 +27,54 @@ from towline.inference.compiled.plan import (
     TextColumns,
     TraversedForest,
     TreeNodes,
+    WeightedMean,
 )
 
 PLAN_FILE = "plan.npz"
-FORMAT = 3
-_READABLE = (2, FORMAT)  # 2 had no derived columns
+FORMAT = 4
+_READABLE = (2, 3, FORMAT)  # 2 had no derived columns, 3 no ensembles
 #: names of the scorers in plan files, certificates and model cards
-KINDS: dict[type, str] = {LinearSum: "linear", BitmaskForest: "bitmask forest", TraversedForest: "traversed forest"}
+KINDS: dict[type, str] = {
+    LinearSum: "linear", BitmaskForest: "bitmask forest", TraversedForest: "traversed forest", WeightedMean: "ensemble",
+}  # fmt: skip
+
+
+def describe_scorer(plan: Plan) -> str:
+    """The kind of the plan's scorer; of an ensemble also those of its parts."""
+    kind, scorer = KINDS[type(plan.scorer)], plan.scorer
+    if isinstance(scorer, WeightedMean):
+        return f"{kind} of {', '.join(describe_scorer(part) for part in scorer.parts)}"
+    return kind
 
 
 def write_plan(plan: Plan, file: IO[bytes]) -> None:
     """Writes a plan; equal plans are written as equal bytes."""
+    np.savez_compressed(file, allow_pickle=False, **_plan_arrays(plan))
+
+
+def _plan_arrays(plan: Plan) -> dict[str, np.ndarray]:
+    """The arrays of a plan file; ``plan`` holds its JSON."""
     arrays: dict[str, np.ndarray] = {}
+    scorer = plan.scorer
+    if isinstance(scorer, WeightedMean):
+        document: dict[str, Any] = {"slots": [], "weights": list(scorer.weights)}
+        for at, part in enumerate(scorer.parts):
+            arrays |= {f"part{at}.{name}": array for name, array in _plan_arrays(part).items()}
+    else:
+        document = _scorer_document(scorer, arrays)
+    document = {
+        "format": FORMAT,
+        "scorer": KINDS[type(scorer)],
+        "output": dataclasses.asdict(plan.output),
+        "derived": [_derived_document(part, arrays, at) for at, part in enumerate(plan.derived)],
+        **document,
+    }
+    arrays["plan"] = np.frombuffer(json.dumps(document, ensure_ascii=False).encode(), dtype=np.uint8)
+    return arrays
+
+
+def _scorer_document(scorer: RawScorer, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The JSON of a scorer; adds its tables to the arrays."""
     slots: list[dict[str, Any]] = []
 
     def add_slot(slot: FeatureLookup, **tables: np.ndarray | None) -> None:
@@ -48,7 +84,8 @@ def write_plan(plan: Plan, file: IO[bytes]) -> None:
             tables["cuts"] = np.array(slot.cuts, dtype=np.float64)
         arrays.update({f"{name}.{at}": table for name, table in tables.items() if table is not None})
 
-    scorer, extra = plan.scorer, {}
+    document: dict[str, Any] = {"slots": slots}
+    arrays["start"] = scorer.start  # type: ignore[attr-defined]
     if isinstance(scorer, LinearSum):
         for share in scorer.shares:
             add_slot(share.slot, rows=share.rows, slope=share.slope)
@@ -58,21 +95,10 @@ def write_plan(plan: Plan, file: IO[bytes]) -> None:
             add_slot(slot, masks=masks)
     elif isinstance(scorer, TraversedForest):
         arrays |= scorer.nodes._asdict()
-        extra = {"width": scorer.width, "depth": scorer.depth, "single": scorer.single}
+        document |= {"width": scorer.width, "depth": scorer.depth, "single": scorer.single}
         for vector in scorer.vectors:
             add_slot(vector.slot, at=vector.at, rows=vector.rows)
-    derived = [_derived_document(part, arrays, at) for at, part in enumerate(plan.derived)]
-    arrays["start"] = scorer.start  # type: ignore[attr-defined]
-    described = {
-        "format": FORMAT,
-        "scorer": KINDS[type(scorer)],
-        "output": dataclasses.asdict(plan.output),
-        "slots": slots,
-        "derived": derived,
-        **extra,
-    }
-    arrays["plan"] = np.frombuffer(json.dumps(described, ensure_ascii=False).encode(), dtype=np.uint8)
-    np.savez_compressed(file, allow_pickle=False, **arrays)
+    return document
 
 
 def read_plan(path: Path) -> Plan:
@@ -83,11 +109,7 @@ def read_plan(path: Path) -> Plan:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        raw = json.loads(arrays["plan"].tobytes())
-        output = raw["output"] | {"order": tuple(raw["output"]["order"])}
-        derived = tuple(_read_derived(document, arrays, at) for at, document in enumerate(raw.get("derived", ())))
-        return Plan(_read_scorer(raw, arrays), OutputTransform(**output), derived)
+            return _read_arrays(dict(file))
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise ReleaseError(
             f"the compiled scorer cannot be read: {type(error).__name__}: {error}",
@@ -96,9 +118,23 @@ def read_plan(path: Path) -> Plan:
         ) from error
 
 
+def _read_arrays(arrays: dict[str, np.ndarray]) -> Plan:
+    raw = json.loads(arrays["plan"].tobytes())
+    output = raw["output"] | {"order": tuple(raw["output"]["order"])}
+    derived = tuple(_read_derived(document, arrays, at) for at, document in enumerate(raw.get("derived", ())))
+    return Plan(_read_scorer(raw, arrays), OutputTransform(**output), derived)
+
+
 def _read_scorer(raw: dict[str, Any], arrays: dict[str, np.ndarray]) -> RawScorer:
     if raw["format"] not in _READABLE:
         raise ValueError(f"format {raw['format']}, not {FORMAT}")
+    if raw["scorer"] == "ensemble":
+        prefixes = [f"part{at}." for at in range(len(raw["weights"]))]
+        parts = [
+            {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+            for prefix in prefixes
+        ]
+        return WeightedMean([_read_arrays(part) for part in parts], raw["weights"])
     slots = [_read_lookup(document, arrays.get(f"cuts.{at}")) for at, document in enumerate(raw["slots"])]
     start = arrays["start"]
     if raw["scorer"] == "linear":

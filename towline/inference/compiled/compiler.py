@@ -43,6 +43,7 @@ from towline.inference.compiled.plan import (
     TextColumns,
     TraversedForest,
     TreeNodes,
+    WeightedMean,
 )  # fmt: skip
 from towline.training.boosters import Booster
 from towline.training.pipeline_components import (
@@ -51,6 +52,8 @@ from towline.training.pipeline_components import (
     CalendarParts,
     Classifier,
     DateAges,
+    EnsembleClassifier,
+    EnsembleRegressor,
     TextEncoder,
 )
 
@@ -78,6 +81,8 @@ def compile_plan(model: Any, contract: Contract) -> Plan:
     Raises:
         NotCompiledError: a part of the pipeline cannot be compiled.
     """
+    if isinstance(model, EnsembleRegressor | EnsembleClassifier):
+        return _compile_ensemble(model, contract)
     pipeline = model.pipeline if isinstance(model, Classifier) else model
     if not isinstance(pipeline, Pipeline) or list(pipeline.named_steps) != ["prepare", "estimate"]:
         raise NotCompiledError(f"a {type(pipeline).__name__} is not one of the known pipelines")
@@ -87,6 +92,21 @@ def compile_plan(model: Any, contract: Contract) -> Plan:
     blocks, derived = _encode_blocks(prepare, names)
     scorer, link = _compile_scorer(estimator, blocks)
     return Plan(scorer, _output_transform(model, estimator, contract, link), derived)
+
+
+def _compile_ensemble(model: EnsembleRegressor | EnsembleClassifier, contract: Contract) -> Plan:
+    parts = []
+    for name, part in model.parts:
+        try:
+            parts.append(compile_plan(part, contract))
+        except NotCompiledError as error:
+            raise NotCompiledError(f"its part {name}: {error}") from None
+    scorer, classes = WeightedMean(parts, model.weights), contract.classes
+    if isinstance(model, EnsembleRegressor):
+        return Plan(scorer, OutputTransform("identity"))
+    threshold = None if model.threshold is None else float(model.threshold)
+    positive = classes.index(contract.positive) if contract.positive is not None else 1
+    return Plan(scorer, OutputTransform("probability", tuple(range(len(classes))), len(classes), threshold, positive))
 
 
 def _compile_scorer(estimator: Any, blocks: Sequence[DesignColumns]) -> tuple[RawScorer, LinkFunction]:

@@ -17,10 +17,10 @@ from towline.data.schema.rows import RowReader
 from towline.inference.compiled import codec
 from towline.inference.compiled.booster_trees import NotCompiledError
 from towline.inference.compiled.compiler import compile_plan
-from towline.inference.compiled.plan import BitmaskForest, LinearSum, NumericLookup, Plan, TraversedForest
+from towline.inference.compiled.plan import BitmaskForest, LinearSum, NumericLookup, Plan, TraversedForest, WeightedMean
 from towline.inference.compiled.scorer import CompiledScorer
 from towline.inference.scorer import TOLERANCE
-from towline.training.estimators import pipeline_of
+from towline.training.estimators import pipelines_of
 from towline.training.evaluation.metrics import predict
 from towline.training.evaluation.predictions import Predictions
 
@@ -34,7 +34,7 @@ class ParityCertificate(Frozen):
     Attributes:
         compiled: whether the release holds a plan that agrees with scikit-learn.
         reason: why it holds none; empty if it holds one.
-        library: of the estimator: scikit-learn or a boosting library.
+        library: of the estimator: scikit-learn or a boosting library; of an ensemble those of its parts.
         scorer: kind of the plan.
         rows: number of compared rows by source: ``train``, ``holdout``, ``generated``.
         wrong_labels: number of rows with another class.
@@ -76,7 +76,8 @@ def certify(
     Returns:
         The certificate, and the content of the plan file; empty if the plan is not used.
     """
-    library = getattr(pipeline_of(model)[-1], "library", "scikit-learn")
+    libraries = (getattr(pipeline[-1], "library", "scikit-learn") for pipeline in pipelines_of(model).values())
+    library = " and ".join(dict.fromkeys(libraries))
     try:
         plan = compile_plan(model, contract)
     except NotCompiledError as unknown:
@@ -102,7 +103,7 @@ def certify(
         compiled=holds,
         library=library,
         reason="" if holds else f"{wrong:,} rows have another class, values differ by up to {largest:.3g}",
-        scorer=codec.KINDS[type(plan.scorer)] if holds else "scikit-learn",
+        scorer=codec.describe_scorer(plan) if holds else "scikit-learn",
         rows={name: len(table) for name, table in rows.items()},
         wrong_labels=wrong,
         largest_difference=largest,
@@ -117,10 +118,13 @@ def _error_scales(plan: Plan, features: pd.DataFrame, contract: Contract) -> np.
     Rounding errors of a linear model are relative to the sum of its absolute terms, which may be far larger than its
     value.
     """
-    if contract.classes or not isinstance(plan.scorer, LinearSum):
-        return np.ones(len(features))
+    scales = np.ones(len(features))
+    if contract.classes:
+        return scales
     columns = [features[column.name].to_numpy() for column in contract.canonical_columns]
-    scales: np.ndarray = np.maximum(1.0, plan.scorer.sum_of_absolute_terms(plan.derive(columns)).max(axis=1))
+    for part in plan.scorer.parts if isinstance(plan.scorer, WeightedMean) else (plan,):
+        if isinstance(part.scorer, LinearSum):
+            scales = np.maximum(scales, part.scorer.sum_of_absolute_terms(part.derive(columns)).max(axis=1))
     return scales
 
 
@@ -146,7 +150,9 @@ def _nan_as_inf(difference: np.ndarray) -> np.ndarray:
 def _generate_rows(plan: Plan, contract: Contract, train: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Random rows; each cell is drawn independently: a training value, null, unseen, extreme or near a threshold."""
     rng = np.random.default_rng(seed)
-    cuts = dict(_thresholds(plan))
+    cuts: dict[int, list[float]] = {}
+    for number, thresholds in _thresholds(plan):
+        cuts[number] = [*cuts.get(number, ()), *thresholds]
     columns = {}
     for at, column in enumerate(contract.canonical_columns):
         drawn = train[column.name].to_numpy()[rng.integers(0, len(train), GENERATED_ROWS)].copy()
@@ -179,7 +185,10 @@ def _edge_values(column: Column, cuts: Sequence[float]) -> np.ndarray:
 def _thresholds(plan: Plan) -> Iterator[tuple[int, list[float]]]:
     """The thresholds of each numeric input column, in the units of the column."""
     head = plan.scorer
-    if isinstance(head, BitmaskForest):
+    if isinstance(head, WeightedMean):
+        for part in head.parts:
+            yield from _thresholds(part)
+    elif isinstance(head, BitmaskForest):
         for slot, _ in head.masks:
             if isinstance(slot, NumericLookup):
                 yield slot.column, [slot.unscaled(cut) for cut in slot.cuts]

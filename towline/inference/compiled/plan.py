@@ -9,6 +9,8 @@ depends on the scorer:
   precomputed comparisons, for trees of at most 64 leaves.
 - ``TraversedForest``: the column's values in the design matrix. All trees are then traversed at once, level by level.
 
+- ``WeightedMean``: an ensemble; it has no slots of its own, but a plan for each of its parts.
+
 Trees are summed in the order and precision of their library, so the sums are equal to the last bit. One row and many
 rows go through the same operations, so their predictions are equal too.
 """
@@ -27,7 +29,7 @@ from towline.data.text_features import TextProjection
 from towline.errors import DataError
 from towline.training.link_functions import add, expit, exponential, softmax
 
-LinkFunction = Literal["identity", "exp", "expit", "softmax", "mean"]
+LinkFunction = Literal["identity", "exp", "expit", "softmax", "mean", "probability"]
 NULL, UNKNOWN_LEVEL = 0, 1  # rows of a category's table; in a calendar table row 0 is null too
 CHUNK_ROWS = 64  # rows per step: their masks fit into the CPU cache
 NARROW_LEAVES = 32  # trees with at most so many leaves need masks of 32 bits only
@@ -384,7 +386,8 @@ class OutputTransform:
     """Turns raw scores into a value, or into a class and its probabilities.
 
     Attributes:
-        link: function from scores to values or probabilities; ``mean`` divides by ``trees``.
+        link: function from scores to values or probabilities; ``mean`` divides by ``trees``, ``probability`` is for
+            scores that are probabilities.
         order: for each class of the model, its position among the classes of the contract.
         classes: number of classes of the contract; 0 for a regression.
         threshold: threshold of a binary model on the probability of its class ``positive``; None predicts the class
@@ -427,6 +430,8 @@ class OutputTransform:
     def _probabilities(self, raw: Sequence[float]) -> list[float]:
         if self.link == "expit":
             return expit(raw[0])
+        if self.link == "probability":
+            return list(raw)
         return [score / self.trees for score in raw] if self.link == "mean" else softmax(raw)
 
 
@@ -479,6 +484,37 @@ class Plan:
         labels = [self.output.label(scores) for scores in raw]
         positions = np.array([position for position, _ in labels], dtype=np.int64)
         return positions, np.array([shares for _, shares in labels]).reshape(len(raw), self.output.classes)
+
+
+class WeightedMean:
+    """An ensemble: the weighted mean of the values or probabilities of several plans, added in their order.
+
+    The raw scores are the mean itself: one value, or the probabilities in the contract's order.
+
+    Args:
+        parts: the plans; each has its own derived columns.
+        weights: of the parts; they sum to 1.
+    """
+
+    def __init__(self, parts: Sequence[Plan], weights: Sequence[float]) -> None:
+        self.parts, self.weights = tuple(parts), tuple(weights)
+        self._outputs = range(parts[0].output.classes or 1)
+
+    def score_rows(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]:
+        totals = [[0.0 for _ in self._outputs] for _ in rows]
+        for part, weight in zip(self.parts, self.weights, strict=True):
+            for total, (value, shares) in zip(totals, part.predict_rows(rows), strict=True):
+                scores = (value,) if shares is None else shares
+                for k in self._outputs:
+                    total[k] += weight * scores[k]
+        return totals
+
+    def score_columns(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+        total = np.zeros((len(columns[0]), len(self._outputs)))
+        for part, weight in zip(self.parts, self.weights, strict=True):
+            values, shares = part.predict_columns(columns)
+            total += weight * (values[:, None] if shares is None else shares)
+        return total
 
 
 def _argmax(shares: Sequence[float]) -> int:
