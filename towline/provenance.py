@@ -126,6 +126,7 @@ def project_code(config: TrainingConfig, project: Path) -> set[Path]:
 def _candidate_packages(config: TrainingConfig) -> set[str]:
     estimators = [candidate.estimator.partition(".") for candidate in config.candidates]
     functions = [metric.function for metric in config.evaluation.custom]
+    functions += [config.prepare.transformer] if config.prepare else []
     if isinstance(config, PipelineConfig):
         functions += [check.function for check in config.gate.custom]
     libraries = {package for package, dot, _ in estimators if dot or package in BOOSTING_LIBRARIES}

@@ -41,7 +41,7 @@ def sample_store(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> 
 def test_readme_lists_every_example() -> None:
     """No script is forgotten, none is missing."""
     page = (EXAMPLES / "README.md").read_text()
-    scripts = {path.name for path in EXAMPLES.glob("*.py")} - {"my_models.py", "my_metrics.py"}
+    scripts = {path.name for path in EXAMPLES.glob("*.py")} - {"my_features.py", "my_metrics.py", "my_models.py"}
     assert scripts == {line.split("](")[1].split(")")[0] for line in page.splitlines() if line.startswith("| [")}
 
 
@@ -65,6 +65,13 @@ def test_custom_estimator(towline: Callable[..., CommandResult], example: Exampl
     out = example("custom_estimator.py")
     assert "example-clipped@1 was promoted" in out
     assert "smallest prediction: 0.0" in out
+
+
+def test_custom_transformer(towline: Callable[..., CommandResult], example: Example) -> None:
+    """A transformer of the project is trained with, stored, and used by the release."""
+    out = example("custom_transformer.py")
+    assert "example-comfort@1 was promoted" in out
+    assert re.search(r"rush hour: \d+ bikes", out)
 
 
 def test_custom_metric(towline: Callable[..., CommandResult], example: Example) -> None:

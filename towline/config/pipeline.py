@@ -47,6 +47,7 @@ from towline.config.training import (
     SplitConfig,
     SqlSource,
     Task,
+    TransformerOrPath,
     ValidationConfig,
     custom_metric_names,
 )
@@ -75,6 +76,9 @@ class TrainingConfig(Frozen):
     budget: Budget = Field(
         dt.timedelta(minutes=10),
         description="time for a training, e.g. 10m; null: no limit",
+    )
+    prepare: TransformerOrPath | None = Field(
+        None, description="a transformer of your own before the preprocessing; docs/extending.md"
     )
     cross_validation: CrossValidationConfig = CrossValidationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -312,6 +312,26 @@ class CrossValidationConfig(Frozen):
     )
 
 
+class TransformerConfig(Frozen):
+    """A transformer of the columns that is a class of the user's project or of a trusted package."""
+
+    transformer: str = Field(pattern=_FUNCTION, examples=["my_features.Distances"])
+    params: dict[str, Any] = Field(default_factory=dict, description="of its constructor")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: object) -> object:
+        value = {"transformer": value} if isinstance(value, str) else value
+        if isinstance(value, dict) and isinstance(value.get("transformer"), str):
+            return {**value, "transformer": value["transformer"].replace(":", ".")}
+        return value
+
+
+TransformerOrPath = Annotated[
+    TransformerConfig, BeforeValidator(lambda value: value, json_schema_input_type=str | TransformerConfig)
+]
+
+
 class CustomMetric(Frozen):
     """A metric that is a function of the user's project or of a trusted package."""
 

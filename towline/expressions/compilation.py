@@ -16,6 +16,7 @@ from towline.expressions import operations
 from towline.expressions.forms import FORMS, FUNCTION_FORMS
 from towline.expressions.operations import Type
 from towline.expressions.parts import DTYPES, Columns, Compiled, Masked, Row, RowFunction, make_null
+from towline.expressions.row_functions import CANONICAL
 from towline.expressions.strict_operations import compile_cast, compile_operation
 from towline.expressions.syntax import Call, ExpressionError, Literal, Name, Node, list_columns, parse
 
@@ -81,8 +82,8 @@ def _to_canonical(compiled: Compiled) -> Callable[[Row], Any]:
     """The function of one row with a canonical result: NaN for null numbers and booleans, None for null texts."""
     function, nan = compiled.row, math.nan
 
-    if compiled.type == "number" and compiled.limited:
-        return compiled.limited(LARGEST)
+    if compiled.build and compiled.type in ("number", "boolean"):
+        return compiled.build(limit=LARGEST, outcomes=CANONICAL)
 
     def number(row: Row) -> Any:
         value = function(row)
@@ -132,7 +133,12 @@ class _Compiler:
         if node.name not in self._known:
             raise ExpressionError(f"unknown column {node.name!r}", node.at, suggest(node.name, self._known))
         type_, place = self._known[node.name]
-        return Compiled(type_, _column_function(type_, place), lambda columns: columns.read(place, type_))
+        return Compiled(
+            type_,
+            _column_function(type_, place),
+            lambda columns: columns.read(place, type_),
+            place=None if type_ == "boolean" else place,
+        )
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -4,13 +4,15 @@ Each has a function of one row and a function of columns.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isnan, nan
 from typing import Any
 
 import numpy as np
 
 from towline.expressions import operations
 from towline.expressions.operations import Operation, Type
-from towline.expressions.parts import NULL, Columns, Compiled, Masked, Row, make_null
+from towline.expressions.parts import NULL, Columns, Compiled, Masked, Row, RowFunction, make_null
+from towline.expressions.row_functions import LOGICAL, Outcomes
 from towline.expressions.strict_operations import argument_position, check_argument, compile_operation, unify_types
 from towline.expressions.syntax import Call, ExpressionError
 
@@ -54,6 +56,24 @@ def _compile_connection(node: Call, arguments: Sequence[Compiled], *, decisive: 
 
 def _compile_between(node: Call, arguments: Sequence[Compiled]) -> Compiled:
     _, (value, low, high) = unify_types(node, arguments, (0, 1, 2))
+    connected = _connect_bounds(node, value, low, high)
+    if value.type != "number" or not (low.is_constant and high.is_constant) or isnan(low.constant + high.constant):
+        return connected
+    function, least, most = value.row, low.constant, high.constant
+
+    def build(limit: float, outcomes: Outcomes) -> RowFunction:  # noqa: ARG001 - of numbers
+        true, false, null = outcomes
+
+        def row(row: Row) -> Any:
+            number = function(row)
+            return true if least <= number <= most else false if number == number else null  # noqa: PLR0124 - NaN
+
+        return row
+
+    return connected._replace(row=build(0.0, LOGICAL), build=build)
+
+
+def _connect_bounds(node: Call, value: Compiled, low: Compiled, high: Compiled) -> Compiled:
     above = compile_operation(Call(">=", node.arguments[:2], node.at), operations.OPERATIONS[">="], [value, low])
     below_node = Call("<=", (node.arguments[0], node.arguments[2]), node.at)
     below = compile_operation(below_node, operations.OPERATIONS["<="], [value, high])
@@ -147,6 +167,7 @@ def _compile_coalesce(node: Call, arguments: Sequence[Compiled]) -> Compiled:
     _check_count(node, arguments, 2)
     type_, arguments = unify_types(node, arguments, range(len(arguments)))
     functions, null = [argument.row for argument in arguments], NULL.get(type_)
+    first, second = functions[:2]
 
     def row(row: Row) -> Any:
         for function in functions:
@@ -155,6 +176,10 @@ def _compile_coalesce(node: Call, arguments: Sequence[Compiled]) -> Compiled:
                 return value
         return null
 
+    def two_numbers(row: Row) -> Any:
+        value = first(row)
+        return value if value == value else second(row)  # noqa: PLR0124 - NaN
+
     def columns(columns: Columns) -> Masked:
         values, nulls = (array.copy() for array in arguments[0].columns(columns))
         for argument in arguments[1:]:
@@ -162,14 +187,23 @@ def _compile_coalesce(node: Call, arguments: Sequence[Compiled]) -> Compiled:
             values[nulls], nulls[nulls] = others[nulls], other_nulls[nulls]
         return values, nulls
 
-    return Compiled(type_, row, columns)
+    return Compiled(type_, two_numbers if type_ == "number" and len(functions) == 2 else row, columns)
 
 
 def _compile_nullif(node: Call, arguments: Sequence[Compiled]) -> Compiled:
     _check_count(node, arguments, 2, most=2)
     type_, unified = unify_types(node, arguments, (0, 1))
     equal = compile_operation(node, operations.OPERATIONS["="], unified)
-    return _branch(type_, [(equal, make_null(type_))], unified[0])
+    compiled = _branch(type_, [(equal, make_null(type_))], unified[0])
+    if type_ != "number":
+        return compiled
+    first, second = (argument.row for argument in unified)
+
+    def row(row: Row) -> Any:
+        value = first(row)
+        return nan if value == second(row) else value
+
+    return compiled._replace(row=row)
 
 
 def _compile_least(node: Call, arguments: Sequence[Compiled]) -> Compiled:
@@ -197,6 +231,12 @@ def _compile_extreme(node: Call, arguments: Sequence[Compiled], comparison: Oper
                 best = value
         return null if best is None else best
 
+    first, second = functions[:2]
+
+    def two_numbers(row: Row) -> Any:
+        left, right = first(row), second(row)
+        return right if left != left or is_better(right, left) else left  # noqa: PLR0124 - NaN
+
     def columns(columns: Columns) -> Masked:
         values, nulls = (array.copy() for array in arguments[0].columns(columns))
         for argument in arguments[1:]:
@@ -206,7 +246,7 @@ def _compile_extreme(node: Call, arguments: Sequence[Compiled], comparison: Oper
             nulls = nulls & other_nulls
         return values, nulls
 
-    return Compiled(type_, row, columns)
+    return Compiled(type_, two_numbers if type_ == "number" and len(functions) == 2 else row, columns)
 
 
 def _compile_concat(node: Call, arguments: Sequence[Compiled]) -> Compiled:

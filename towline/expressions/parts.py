@@ -31,7 +31,8 @@ class Compiled(NamedTuple):
         columns: its function of columns.
         is_constant: whether it is a literal.
         constant: its value then.
-        limited: of an operation: ``row`` with a smaller limit for numbers.
+        place: of a column that is no boolean: its position in the row.
+        build: of an operation: ``row`` with another limit of numbers and other values of booleans, which saves a call.
     """
 
     type: Type | None
@@ -39,7 +40,8 @@ class Compiled(NamedTuple):
     columns: Callable[["Columns"], Masked]
     is_constant: bool = False
     constant: Any = None
-    limited: Callable[[float], RowFunction] | None = None
+    place: int | None = None
+    build: Callable[..., RowFunction] | None = None
 
 
 class Columns:

@@ -1,6 +1,5 @@
 """Compilation of strict operations: an operation and its arguments become a function of one row and one of columns."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -16,10 +15,9 @@ from towline.expressions.parts import (
     Columns,
     Compiled,
     Masked,
-    Row,
-    RowFunction,
     make_null,
 )  # fmt: skip
+from towline.expressions.row_functions import build_row_function
 from towline.expressions.syntax import Call, ExpressionError
 
 
@@ -92,9 +90,9 @@ def compile_operation(node: Call, operation: Operation, arguments: Sequence[Comp
     dynamic = [arguments[place] for place in places]
     return Compiled(
         result,
-        _strict_row_function(function, dynamic, result),
+        build_row_function(function, dynamic, result),
         _strict_column_function(function, column_function, dynamic, result),
-        limited=partial(_strict_row_function, function, dynamic, result),
+        build=partial(build_row_function, function, dynamic, result),
     )
 
 
@@ -127,133 +125,6 @@ def check_argument(node: Call, parameter: str, argument: Compiled, place: int) -
     if argument.type != expected:
         what = f"{title(node)} needs a {expected}, not a {argument.type}"
         raise ExpressionError(what, at, _conversion_hint(expected, argument.type))
-
-
-def _strict_row_function(
-    function: Callable[..., Any], arguments: list[Compiled], result: str, limit: float = LARGEST_FLOAT
-) -> RowFunction:
-    """The function of one row; null if an argument is null, the arithmetic fails or a number is beyond ``limit``."""
-    numeric = arguments[0].type == "number"
-    if len(arguments) == 1:
-        (argument,) = arguments
-        if result == "number":
-            return (_unary_number if numeric else _measure)(function, argument.row, limit)
-        return (_unary_of_number if numeric else _unary)(function, argument.row)
-    left, right = arguments
-    if result == "number":
-        if not numeric:
-            return _measure_both(function, left.row, right.row, limit)
-        if right.is_constant:
-            return _arithmetic_with(function, left.row, right.constant, limit)
-        return _arithmetic(function, left.row, right.row, limit)
-    if numeric and right.is_constant:
-        return _comparison_with(function, left.row, right.constant)
-    return (_comparison if numeric else _binary)(function, left.row, right.row)
-
-
-# The functions of one row by the types of their arguments and results: a null number is NaN, other nulls are None.
-
-
-def _unary_number(function: Callable[..., Any], argument: RowFunction, limit: float) -> RowFunction:
-    def evaluate(row: Row) -> Any:
-        value = argument(row)
-        if value != value:  # noqa: PLR0124 - NaN
-            return value
-        try:
-            value = function(value)
-        except (ArithmeticError, ValueError):
-            return math.nan
-        return value if -limit <= value <= limit else math.nan
-
-    return evaluate
-
-
-def _measure(function: Callable[..., Any], argument: RowFunction, limit: float) -> RowFunction:
-    def evaluate(row: Row) -> Any:
-        value = argument(row)
-        value = None if value is None else function(value)
-        return math.nan if value is None or not -limit <= value <= limit else value
-
-    return evaluate
-
-
-def _measure_both(function: Callable[..., Any], first: RowFunction, second: RowFunction, limit: float) -> RowFunction:
-    def evaluate(row: Row) -> Any:
-        left, right = first(row), second(row)
-        if left is None or right is None:
-            return math.nan
-        value = function(left, right)
-        return value if -limit <= value <= limit else math.nan
-
-    return evaluate
-
-
-def _unary_of_number(function: Callable[..., Any], argument: RowFunction) -> RowFunction:
-    def evaluate(row: Row) -> Any:
-        value = argument(row)
-        return function(value) if value == value else None  # noqa: PLR0124 - NaN
-
-    return evaluate
-
-
-def _unary(function: Callable[..., Any], argument: RowFunction) -> RowFunction:
-    def evaluate(row: Row) -> Any:
-        value = argument(row)
-        return None if value is None else function(value)
-
-    return evaluate
-
-
-def _binary(function: Callable[..., Any], first: RowFunction, second: RowFunction) -> RowFunction:
-    def evaluate(row: Row) -> Any:
-        left = first(row)
-        if left is None:
-            return None
-        right = second(row)
-        return None if right is None else function(left, right)
-
-    return evaluate
-
-
-def _arithmetic(function: Callable[..., Any], first: RowFunction, second: RowFunction, limit: float) -> RowFunction:
-    def evaluate(row: Row) -> Any:
-        try:
-            value = function(first(row), second(row))
-        except (ArithmeticError, ValueError):
-            return math.nan
-        return value if -limit <= value <= limit else math.nan
-
-    return evaluate
-
-
-def _arithmetic_with(function: Callable[..., Any], first: RowFunction, constant: float, limit: float) -> RowFunction:
-    def evaluate(row: Row) -> Any:
-        try:
-            value = function(first(row), constant)
-        except (ArithmeticError, ValueError):
-            return math.nan
-        return value if -limit <= value <= limit else math.nan
-
-    return evaluate
-
-
-def _comparison(function: Callable[..., Any], first: RowFunction, second: RowFunction) -> RowFunction:
-    def evaluate(row: Row) -> Any:
-        left, right = first(row), second(row)
-        return function(left, right) if left == left and right == right else None  # noqa: PLR0124 - NaN
-
-    return evaluate
-
-
-def _comparison_with(function: Callable[..., Any], first: RowFunction, constant: float) -> RowFunction:
-    if constant != constant:  # noqa: PLR0124 - the constant null
-        return lambda _: None
-
-    def evaluate(row: Row) -> Any:
-        left = first(row)
-        return function(left, constant) if left == left else None  # noqa: PLR0124 - NaN
-
-    return evaluate
 
 
 def _strict_column_function(

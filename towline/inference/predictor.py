@@ -153,11 +153,13 @@ def open_release(directory: Path, trusted: Sequence[str] = (), digest: str = "")
         what = f"the release has the digest {manifest.digest[:12]}…, the ledger says {digest[:12]}…"
         raise ReleaseError(what, where=str(directory), remedy=REMEDY)
     contract = Contract.read(directory)
-    reader = RowReader(contract)
     scorer: Scorer
     if PLAN_FILE in manifest.files:
-        scorer = CompiledScorer(codec.read_plan(directory / PLAN_FILE), contract, reader)
+        plan = codec.read_plan(directory / PLAN_FILE)
+        reader = RowReader(contract, plan.used_columns)
+        scorer = CompiledScorer(plan, contract, reader)
     else:
+        reader = RowReader(contract)
         from towline.training import model_io
 
         _check_library_version(manifest, directory)

@@ -156,7 +156,10 @@ class _Regressor(RegressorMixin, Booster):  # type: ignore[misc]
         """(n,) values."""
         if self.link is None:
             return np.asarray(self._transformed(_design(X)), dtype=np.float64).reshape(len(X))
-        raw = self.raw_scores(X)[:, 0]
+        scores = self.raw_scores(X)
+        if scores.shape[1] > 1:
+            raise ValueError(f"the model has {scores.shape[1]} outputs; a regression has one")
+        raw = scores[:, 0]
         return raw if self.link == "identity" else np.array([exponential(score) for score in raw.tolist()])
 
 

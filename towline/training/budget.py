@@ -26,7 +26,7 @@ from towline.data.schema.contract import Contract
 from towline.data.splits import Fold, make_folds, sample_rows
 from towline.data.workspace import Subset, Workspace
 from towline.errors import TowlineError
-from towline.training.estimators import build_model, pipeline_of
+from towline.training.estimators import build_model, create_transformer, pipeline_of
 from towline.training.evaluation.metrics import predict
 from towline.training.pipeline_components import BoostingClassifier, BoostingRegressor
 
@@ -263,7 +263,8 @@ def measure_cost(
         test = train.features.iloc[sample_rows(positions, rows, config.seed + 1)]
         try:
             with pools.limit(limits=1), warnings.catch_warnings(action="ignore"):
-                model = build_model(candidate, contract, config.seed, trusted=config.package.trusted)
+                trusted, transformer = config.package.trusted, create_transformer(config)
+                model = build_model(candidate, contract, config.seed, None, trusted, transformer)
                 estimate = pipeline_of(model).named_steps["estimate"]
                 if isinstance(estimate, BoostingRegressor | BoostingClassifier) and len(positions) > estimate.MAX_ROWS:
                     estimate.MAX_ROWS = 0  # fits of a large table do not choose iterations by cross-validation

@@ -31,6 +31,7 @@ def check_config(config: PipelineConfig, task: Task | None = None) -> None:
     tasks = _tasks_of_keys(config, (task,) if task else TASKS, known=task is not None)
     for candidate in config.single_candidates:
         tasks = _tasks_of_candidate(candidate, tasks, config)
+    estimators.create_transformer(config)
     for metric in config.evaluation.custom:
         Metric.custom(metric, config.package.trusted)
     for check in config.gate.custom:

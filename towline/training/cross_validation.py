@@ -37,7 +37,7 @@ from towline.extras import BOOSTING_LIBRARIES
 from towline.training import model_io
 from towline.training.budget import CandidateLimits, FitPlan, count_workers
 from towline.training.config_checks import check_config
-from towline.training.estimators import build_model, default_search_space, pipeline_of
+from towline.training.estimators import build_model, create_transformer, default_search_space, pipeline_of
 from towline.training.evaluation.definitions import Metric, metrics_of, primary_metric
 from towline.training.evaluation.metrics import compute_metrics, predict
 from towline.training.evaluation.predictions import Predictions
@@ -137,8 +137,8 @@ class _CrossValidation:
             started, (train, test) = time.perf_counter(), self.folds[fold]
             train = sample_rows(train, self.max_rows, self.config.seed, self.labels)
             with pools.limit(limits=1, user_api="openmp"):  # OpenMP keeps its limit by thread
-                trusted = self.config.package.trusted
-                model = build_model(self.candidate, self.contract, self.config.seed, params, trusted)
+                trusted, transformer = self.config.package.trusted, create_transformer(self.config)
+                model = build_model(self.candidate, self.contract, self.config.seed, params, trusted, transformer)
                 model.fit(self.features.iloc[train], self.labels[train])
                 predictions = predict(model, self.features.iloc[test], self.contract)
                 self._check_storage(model)
@@ -156,7 +156,8 @@ class _CrossValidation:
     def _check_storage(self, model: Model) -> None:
         """Stores the first fitted model and reads it back; those of linear, forest and boosting need no check."""
         estimator = self.candidate.estimator
-        if ("." in estimator or estimator in BOOSTING_LIBRARIES) and self.untested.acquire(blocking=False):
+        is_foreign = "." in estimator or estimator in BOOSTING_LIBRARIES or self.config.prepare is not None
+        if is_foreign and self.untested.acquire(blocking=False):
             path, rows = self.work.file(f"trial-{self.candidate.name}.skops"), self.features.head(_COMPARED_ROWS)
             trusted, where = model_io.trusted_packages(self.config), f"candidates.{self.candidate.name}"
             model_io.check_round_trip(model, path, where, trusted, lambda model: predict(model, rows, self.contract))

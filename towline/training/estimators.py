@@ -37,8 +37,9 @@ from towline.training.pipeline_components import (
     Model,
     NamedColumns,
     TextEncoder,
+    TransformedColumns,
 )
-from towline.training.user_code import describe_error, import_estimator
+from towline.training.user_code import describe_error, import_estimator, import_transformer
 
 ONE_HOT_LEVELS = 20
 TEXT_COMPONENTS = 30  # of one column; many columns of text share MAX_TEXT_COMPONENTS
@@ -143,6 +144,7 @@ def build_model(
     seed: int,
     params: Mapping[str, Any] | None = None,
     trusted: Sequence[str] = (),
+    transformer: Any = None,
 ) -> Pipeline | Classifier:
     """An unfitted pipeline of ``prepare`` (a ColumnTransformer, float64) and ``estimate``; for classes, a Classifier.
 
@@ -158,6 +160,7 @@ def build_model(
         seed: of everything that is random.
         params: parameters of a search; they override those of the candidate.
         trusted: ``package.trusted`` of the config.
+        transformer: of the user, which gets the canonical columns before the preprocessing.
 
     Raises:
         ConfigError: an unknown name, class or parameter, a class of the wrong kind, or one that may not be used.
@@ -167,7 +170,7 @@ def build_model(
     params = {**candidate.params, **(params or {})}
     _check_constraints(candidate, params, spec, contract)
     estimate = _create_estimator(candidate, spec, contract.task, seed, params)
-    pipeline = Pipeline([("prepare", _create_preprocessor(contract, spec, seed)), ("estimate", estimate)])
+    pipeline = Pipeline([("prepare", _create_preprocessor(contract, spec, seed, transformer)), ("estimate", estimate)])
     return Classifier(pipeline, contract.classes, contract.positive) if contract.classes else pipeline
 
 
@@ -186,17 +189,37 @@ def build_candidate(
     Raises:
         ConfigError, FitError: as ``build_model``.
     """
-    seed, trusted = config.seed, config.package.trusted
+    seed, trusted, transformer = config.seed, config.package.trusted, create_transformer(config)
     if not candidate.is_ensemble:
-        return build_model(candidate, contract, seed, params, trusted)
+        return build_model(candidate, contract, seed, params, trusted, transformer)
     params = {**candidate.params, **(params or {})}
     parts = [part for part in config.parts_of(candidate) if part.name in params["weights"]]
     weights = [params["weights"][part.name] for part in parts]
     part_params = params.get("params", {})
-    models = [(part.name, build_model(part, contract, seed, part_params.get(part.name), trusted)) for part in parts]
+    models = [
+        (part.name, build_model(part, contract, seed, part_params.get(part.name), trusted, transformer))
+        for part in parts
+    ]
     if contract.classes:
         return EnsembleClassifier(models, weights, contract.classes, contract.positive)
     return EnsembleRegressor(models, weights)
+
+
+def create_transformer(config: TrainingConfig) -> Any:
+    """The unfitted transformer of ``prepare``; None if the config has none.
+
+    Raises:
+        ConfigError: there is no such class, the config may not use it, or it cannot be created with its parameters.
+    """
+    if config.prepare is None:
+        return None
+    transformer = import_transformer(config.prepare.transformer, "prepare.transformer", config.package.trusted)
+    try:
+        return transformer(**config.prepare.params)
+    except Exception as error:  # a constructor may raise anything; its parameters are the cause
+        what = f"{config.prepare.transformer} cannot be created: {describe_error(error)}"
+        remedy = "give the parameters that its constructor needs"
+        raise ConfigError(what, where="prepare.params", remedy=remedy) from error
 
 
 def pipeline_of(model: Pipeline | Classifier) -> Pipeline:
@@ -234,7 +257,9 @@ def default_search_space(candidate: Candidate, task: Task) -> dict[str, Any]:
     return {} if "." in candidate.estimator else dict(_find_estimator(candidate, task).space)
 
 
-def _create_preprocessor(contract: Contract, spec: _EstimatorSpec, seed: int) -> ColumnTransformer:
+def _create_preprocessor(
+    contract: Contract, spec: _EstimatorSpec, seed: int, transformer: Any = None
+) -> ColumnTransformer | TransformedColumns:
     kinds: dict[str, list[str]] = {"number": [], "category": [], "levels": [], "text": [], "calendar": []}
     parts = []
     for column in contract.feature_columns:
@@ -272,8 +297,12 @@ def _create_preprocessor(contract: Contract, spec: _EstimatorSpec, seed: int) ->
         "age": make_pipeline(DateAges(reference is not None), *impute, *scale),
         "calendar": make_pipeline(CalendarParts(tuple(parts)), *([one_hot] if spec.scaled else impute)),
     }
-    columns = NamedColumns if spec.is_booster else ColumnTransformer
-    return columns([(kind, blocks[kind], names) for kind, names in kinds.items() if names])
+    column_transformer = NamedColumns if spec.is_booster else ColumnTransformer
+    columns = column_transformer([(kind, blocks[kind], names) for kind, names in kinds.items() if names])
+    if transformer is None:
+        return columns
+    new = {kind: blocks[kind] for kind in ("number", "category", "levels")}
+    return TransformedColumns(transformer, columns, new, ONE_HOT_LEVELS)
 
 
 def _check_constraints(

@@ -53,6 +53,7 @@ TRUSTED_TYPES = (
     "towline.training.pipeline_components.EnsembleRegressor",
     "towline.training.pipeline_components.NamedColumns",
     "towline.training.pipeline_components.TextEncoder",
+    "towline.training.pipeline_components.TransformedColumns",
     "xgboost.core.Booster",
     "xgboost.sklearn.XGBClassifier",
     "xgboost.sklearn.XGBRFClassifier",
@@ -63,12 +64,14 @@ TRUSTED_TYPES = (
 
 
 def trusted_packages(config: TrainingConfig) -> tuple[str, ...]:
-    """The packages whose types the config trusts: those of its candidates' paths, and ``package.trusted``.
+    """The packages whose types the config trusts: of the paths of candidates and ``prepare``, and ``package.trusted``.
 
     Of scikit-learn it is only the named module (``sklearn.gaussian_process``). The types of the boosting libraries are
     in ``TRUSTED_TYPES``.
     """
-    paths = [candidate.estimator.split(".") for candidate in config.candidates if "." in candidate.estimator]
+    names = [candidate.estimator for candidate in config.candidates]
+    names += [config.prepare.transformer] if config.prepare else []
+    paths = [name.split(".") for name in names if "." in name]
     modules = {".".join(path[:2]) for path in paths if path[0] == "sklearn"}
     packages = {path[0] for path in paths if path[0] not in LIBRARIES}
     return tuple(sorted({*modules, *packages, *config.package.trusted}))

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin, is_classifier
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin, clone, is_classifier
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import TruncatedSVD
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
@@ -23,6 +23,7 @@ from sklearn.utils.validation import has_fit_parameter
 from towline.config import Task
 from towline.data.schema.ages import compute_ages
 from towline.data.text_features import Analyzer, TextProjection, choose_analyzer, list_ngrams
+from towline.errors import FitError
 from towline.training.evaluation.predictions import Label, Predictions, decode_labels, encode_labels
 
 
@@ -34,6 +35,86 @@ class NamedColumns(ColumnTransformer):  # type: ignore[misc]
 
     def transform(self, X: pd.DataFrame, **params: Any) -> pd.DataFrame:
         return pd.DataFrame(super().transform(X, **params), columns=self.get_feature_names_out())
+
+
+class TransformedColumns(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """The preprocessing behind a transformer of the user.
+
+    A column of the transformer's output that is also a column of the input keeps its kind. Another one is a number or
+    a category, by its type.
+
+    Args:
+        transformer: gets and returns a DataFrame of n rows.
+        columns: the ColumnTransformer for the columns of the input.
+        blocks: unfitted transformers for new columns: ``number``, ``category`` (few levels) and ``levels``.
+        few_levels: the largest number of levels of ``category``.
+    """
+
+    def __init__(self, transformer: Any, columns: ColumnTransformer, blocks: dict[str, Any], few_levels: int) -> None:
+        self.transformer, self.columns, self.blocks, self.few_levels = transformer, columns, blocks, few_levels
+
+    def fit(self, X: pd.DataFrame, y: object = None) -> Self:
+        self.fit_transform(X, y)
+        return self
+
+    def fit_transform(self, X: pd.DataFrame, y: object = None, **_: Any) -> Any:
+        """Fits both on n rows.
+
+        Raises:
+            FitError: the transformer's output is not a DataFrame of n rows.
+        """
+        self.transformer_ = clone(self.transformer)
+        if hasattr(self.transformer_, "fit_transform"):
+            output = self._check(self.transformer_.fit_transform(X, y), X)
+        else:
+            output = self._check(self.transformer_.fit(X, y).transform(X), X)
+        self.names_ = list(output.columns)
+        self.columns_ = self._create_columns(X, output)
+        return self.columns_.fit_transform(output, y)
+
+    def transform(self, X: pd.DataFrame) -> Any:
+        output = self._check(self.transformer_.transform(X), X)
+        if list(output.columns) != self.names_:
+            what = f"{type(self.transformer).__name__}.transform returned other columns than in training"
+            raise FitError(what, where="prepare", remedy="return the same columns in the same order for any rows")
+        return self.columns_.transform(output)
+
+    def get_feature_names_out(self, _: object = None) -> np.ndarray:
+        return np.asarray(self.columns_.get_feature_names_out())
+
+    def _check(self, output: object, rows: pd.DataFrame) -> pd.DataFrame:
+        name = type(self.transformer).__name__
+        if not isinstance(output, pd.DataFrame) and hasattr(self.transformer_, "get_feature_names_out"):
+            output = pd.DataFrame(np.asarray(output), columns=self.transformer_.get_feature_names_out())
+        if not isinstance(output, pd.DataFrame):
+            what, remedy = f"{name} returned {type(output).__name__}", "return a DataFrame with named columns"
+            raise FitError(what, where="prepare", remedy=remedy)
+        if len(output) != len(rows):
+            what = f"{name} returned {len(output):,} rows for {len(rows):,}"
+            raise FitError(what, where="prepare", remedy="return one row for each row")
+        return output.reset_index(drop=True)
+
+    def _create_columns(self, rows: pd.DataFrame, output: pd.DataFrame) -> ColumnTransformer:
+        unchanged = {name for name in output.columns if name in rows and output[name].dtype == rows[name].dtype}
+        blocks: dict[str, tuple[Any, list[str]]] = {}
+        for kind, block, names in self.columns.transformers:
+            if kind in ("age", "calendar"):  # they need all their columns
+                if unchanged >= set(names):
+                    blocks[kind] = block, list(names)
+            elif remaining := [name for name in names if name in unchanged]:
+                blocks[kind] = block, remaining
+        for name in output.columns:
+            if name in unchanged:
+                continue
+            if pd.api.types.is_numeric_dtype(output[name]):
+                kind = "number"
+            elif pd.api.types.is_datetime64_any_dtype(output[name]):
+                what, remedy = f"the new column {name!r} has dates", "return numbers or texts, such as days or months"
+                raise FitError(what, where="prepare", remedy=remedy)
+            else:
+                kind = "category" if output[name].nunique() <= self.few_levels else "levels"
+            blocks.setdefault(kind, (self.blocks[kind], []))[1].append(name)
+        return type(self.columns)([(kind, clone(block, safe=False), names) for kind, (block, names) in blocks.items()])
 
 
 class CalendarParts(TransformerMixin, BaseEstimator):  # type: ignore[misc]

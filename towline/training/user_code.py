@@ -55,6 +55,26 @@ def import_estimator(path: str, where: str, trusted: Sequence[str]) -> Callable[
     return imported
 
 
+def import_transformer(path: str, where: str, trusted: Sequence[str]) -> Callable[..., Any]:
+    """The transformer class at ``package.module.name``, of the project, of scikit-learn or of a trusted package.
+
+    Raises:
+        ConfigError: the package may not be used or cannot be imported, or the object is not a transformer class.
+    """
+    module_name, _, attribute = path.rpartition(".")
+    _check_permission(path.partition(".")[0], path, where, trusted)
+    module = _import_module(module_name, where)
+    transformer = getattr(module, attribute, None)
+    if not isinstance(transformer, type):
+        names = [name for name, value in vars(module).items() if isinstance(value, type)]
+        raise ConfigError(f"{module_name} has no class {attribute!r}", where=where, remedy=suggest(attribute, names))
+    if not all(callable(getattr(transformer, name, None)) for name in ("fit", "transform", "get_params")):
+        what = f"{path} is not a scikit-learn compatible transformer: it has no fit, transform and get_params"
+        remedy = "derive it from sklearn.base.TransformerMixin and BaseEstimator"
+        raise ConfigError(what, where=where, remedy=remedy)
+    return transformer
+
+
 def import_function(path: str, where: str, trusted: Sequence[str]) -> Callable[..., Any]:
     """The function at ``package.module.name``, of the project or of a trusted package.
 

@@ -98,6 +98,17 @@ def test_a_field_with_the_name_of_a_feature_is_ignored(contract: Contract, table
     assert reader.read([row | {"region": "west", "ratio": 1e9}]) == reader.read([row])
 
 
+def test_a_feature_that_no_prediction_depends_on_is_not_computed(contract: Contract, table: pd.DataFrame) -> None:
+    """A compiled model that does not use a feature saves its time; the others keep their values and places."""
+    row = to_rows(table.head(1))
+    names = [column.name for column in contract.canonical_columns]
+    (everything,), (some,) = RowReader(contract).read(row), RowReader(contract, {names.index("region")}).read(row)
+    place = names.index("region")
+    assert some[:5] == everything[:5]
+    assert some[place] == everything[place]
+    assert all(pd.isna(value) for value in [*some[5:place], *some[place + 1 :]])
+
+
 def test_a_missing_input_is_an_error(contract: Contract, table: pd.DataFrame) -> None:
     """The error names the column, not the feature."""
     with pytest.raises(InputValidationError, match="at"):

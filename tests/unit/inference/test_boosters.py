@@ -11,7 +11,7 @@ import pytest
 import xgboost
 
 from tests.support.odd_table import fitted, odd_table
-from towline.config import build_config
+from towline.config import Candidate, build_config
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
@@ -22,7 +22,8 @@ from towline.inference.compiled.parity import certify
 from towline.inference.compiled.scorer import CompiledScorer
 from towline.training import model_io
 from towline.training.boosters import Booster
-from towline.training.estimators import build_model, pipeline_of
+from towline.training.estimators import build_model, default_search_space, pipeline_of
+from towline.training.tuning import check_space
 
 DEEP = {"lightgbm": {"num_leaves": 200, "min_child_samples": 2}, "xgboost": {"max_depth": 9}, "catboost": {"depth": 7}}
 TARGETS = ("value", "sold", "grade")
@@ -247,6 +248,27 @@ def test_wrong_parameters_are_refused(library: str, params: dict[str, Any], mess
     with pytest.raises(ConfigError, match=message) as refused:
         fit_numbers(numbers_table(), library, params=params)
     assert remedy in refused.value.remedy
+
+
+@pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
+def test_the_default_search_space_can_be_fitted(library: str) -> None:
+    """With the lowest value of each parameter, for a regression and for a classification; the plan stays exact."""
+    for task in ("regression", "binary"):
+        table = numbers_table(200)
+        table["y"] = table["y"] if task == "regression" else table["y"] > 0
+        space = default_search_space(Candidate(estimator=library), task)  # type: ignore[arg-type]
+        assert len(space) >= 3
+        params = {**check_space(space, "search.space"), "n_estimators": 3}
+        model, contract, features = fit_numbers(table, library, params=params)
+        assert certify(model, contract, {"train": features}, seed=1)[0].identical == 1.0
+
+
+def test_several_outputs_are_refused() -> None:
+    """XGBoost fits a quantile regression for each value of ``quantile_alpha``; a model of towline has one output."""
+    params = {"n_estimators": 3, "objective": "reg:quantileerror", "quantile_alpha": [0.1, 0.9]}
+    model, _, features = fit_numbers(numbers_table(200), "xgboost", params=params)
+    with pytest.raises(ValueError, match="2 outputs"):
+        model.predict(features)
 
 
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)

@@ -194,12 +194,12 @@ def test_an_interrupted_search_is_resumed(tmp_path: Path, monkeypatch: pytest.Mo
     build = cross_validation.build_model
 
     def results(case: str, kill_at: int | None) -> CrossValidationResult:
-        def spy(candidate: Candidate, contract: Any, seed: int, params: Any = None, trusted: Any = ()) -> Any:
+        def spy(candidate: Candidate, contract: Any, seed: int, params: Any = None, *others: Any, **named: Any) -> Any:
             if params is not None and params not in drawn[case]:
                 if len(drawn[case]) == kill_at:
                     raise KeyboardInterrupt
                 drawn[case].append(params)
-            return build(candidate, contract, seed, params, trusted)
+            return build(candidate, contract, seed, params, *others, **named)
 
         monkeypatch.setattr(cross_validation, "build_model", spy)
         return cross_validate(work, config, candidate)

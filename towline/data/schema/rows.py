@@ -94,14 +94,22 @@ def _field(column: Column) -> _Field:
 class RowReader:
     """Reads rows against a contract; create one for each model. ``fields`` are the columns that a row must have.
 
+    Args:
+        contract: of the rows.
+        used: positions of the canonical columns that predictions depend on; other derived features are not computed
+            and null. None: all.
+
     Canonical values are float (NaN for null) for numeric and boolean, str or None for category and text, naive UTC
     datetime or None for datetime.
     """
 
-    def __init__(self, contract: Contract) -> None:
+    def __init__(self, contract: Contract, used: Container[int] | None = None) -> None:
         self._fields = tuple(_field(column) for column in contract.input_columns)
         self.fields = tuple(field.name for field in self._fields)
-        self._derive = tuple(expression.evaluate for expression in contract.compile_features())
+        inputs = len(self._fields)
+        expressions = enumerate(contract.compile_features(), inputs)
+        self._derive = [(at, each.evaluate) for at, each in expressions if used is None or at in used]
+        self._underived = [math.nan if c.kind in ("numeric", "boolean") else None for c in contract.derived_features]
         self._salt = contract.salt
         self._columns = contract.canonical_columns
         columns = enumerate(self._columns)
@@ -123,9 +131,11 @@ class RowReader:
         canonical = [self._row(row, position, faults, anomalies) for position, row in enumerate(rows)]
         if faults:
             raise InputValidationError(faults[:_LISTED], len(faults))
-        if self._derive:
+        if self._underived:
             for row in canonical:
-                row += [evaluate(row) for evaluate in self._derive]
+                row.extend(self._underived)
+                for place, evaluate in self._derive:
+                    row[place] = evaluate(row)
         for index, name, kind in self._pii:
             for row in canonical:
                 row[index] = pseudonymize_value(row[index], name, kind, self._salt)

@@ -55,6 +55,7 @@ from towline.training.pipeline_components import (
     EnsembleClassifier,
     EnsembleRegressor,
     TextEncoder,
+    TransformedColumns,
 )
 
 _LINEAR = (Ridge, LinearRegression, Lasso, ElasticNet, LogisticRegression)
@@ -88,6 +89,8 @@ def compile_plan(model: Any, contract: Contract) -> Plan:
         raise NotCompiledError(f"a {type(pipeline).__name__} is not one of the known pipelines")
     estimator = pipeline.named_steps["estimate"]
     prepare = pipeline.named_steps["prepare"]
+    if isinstance(prepare, TransformedColumns):
+        raise NotCompiledError("its features are prepared by code of the project")
     names = [column.name for column in contract.canonical_columns]
     blocks, derived = _encode_blocks(prepare, names)
     scorer, link = _compile_scorer(estimator, blocks)

@@ -212,6 +212,18 @@ class LinearSum:
                 yield term
 
 
+def _index_from(slot: FeatureLookup, begin: int) -> Callable[[Any], int]:
+    """``begin + slot.index(value)`` as one function without attributes, because a request calls it for each column."""
+    if isinstance(slot, NumericLookup) and slot.scale is None:
+        cuts, null = slot.cuts, begin + len(slot.cuts) + 1
+        return lambda value: null if value != value else begin + bisect_left(cuts, value)  # noqa: PLR0124 - NaN
+    if isinstance(slot, CategoryLookup):
+        places, unknown = {key: begin + row for key, row in slot.keys.items()}, begin + UNKNOWN_LEVEL
+        return lambda value: places.get(value, unknown)
+    index = slot.index
+    return lambda value: begin + index(value)
+
+
 class BitmaskForest:
     """Trees of at most 32 or 64 leaves, scored with bitmasks of leaves; leaves are numbered from the left.
 
@@ -232,7 +244,8 @@ class BitmaskForest:
         self._tree = np.arange(outputs + len(leaves)) * width
         begins = np.cumsum([0, *(len(table) for _, table in masks)]).tolist()
         self._rows = np.ones((begins[-1], len(self._tree)), dtype=kind)
-        self._slots = [(slot, slot.index, slot.column, at) for (slot, _), at in zip(masks, begins[:-1], strict=True)]
+        self._slots = [(slot, at) for (slot, _), at in zip(masks, begins[:-1], strict=True)]
+        self._indexes = [(_index_from(slot, at), slot.column) for slot, at in self._slots]
         self.masks = [
             (slot, self._rows[at : at + len(table), outputs:])
             for (slot, table), at in zip(masks, begins[:-1], strict=True)
@@ -240,14 +253,14 @@ class BitmaskForest:
         self._rows[:, outputs:] = np.concatenate([self._rows[:0, outputs:], *(table for _, table in masks)])
 
     def score_rows(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]:
-        at = [[begin + index(row[column]) for _, index, column, begin in self._slots] for row in rows]
+        at = [[index(row[column]) for index, column in self._indexes] for row in rows]
         masks = self._rows.take(np.array(at, np.intp), axis=0)
         raw: list[list[float]] = self._sum(np.bitwise_and.reduce(masks, axis=1)).tolist()
         return raw
 
     def score_columns(self, columns: Sequence[np.ndarray]) -> np.ndarray:
         total = np.empty((len(columns[0]), len(self.start)))
-        places = [begin + slot.indices(columns[column]) for slot, _, column, begin in self._slots]
+        places = [begin + slot.indices(columns[slot.column]) for slot, begin in self._slots]
         for begin in range(0, len(total), CHUNK_ROWS):
             rows = slice(begin, begin + CHUNK_ROWS)
             mask = np.full((len(total[rows]), len(self._tree)), ~self._rows.dtype.type(0))
@@ -435,6 +448,20 @@ class Plan:
     scorer: RawScorer
     output: OutputTransform
     derived: tuple[AgeColumn | TextColumns, ...] = ()
+
+    @property
+    def used_columns(self) -> frozenset[int]:
+        """The positions of the input columns that a prediction depends on."""
+        scorer, columns = self.scorer, set()
+        if isinstance(scorer, LinearSum):
+            columns = {share.slot.column for share in scorer.shares}
+        elif isinstance(scorer, BitmaskForest):
+            columns = {slot.column for slot, _ in scorer.masks}
+        elif isinstance(scorer, TraversedForest):
+            columns = {vector.slot.column for vector in scorer.vectors}
+        for part in self.derived:
+            columns |= {part.column} if isinstance(part, TextColumns) or part.time is None else {part.column, part.time}
+        return frozenset(columns)
 
     def predict_rows(self, rows: Sequence[Sequence[Any]]) -> list[tuple[float | int, list[float] | None]]:
         """For each canonical row the value, or the position of the class and the probabilities."""
