@@ -113,6 +113,7 @@ def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_alerts_do_what_their_tests_say() -> None:
     """Each fires when it must and not before: promtool runs the rules on made-up series."""
     given = [prometheus_command("promtool", ["test", "rules", path]) for path in TESTS]

@@ -57,6 +57,7 @@ def _load(work: Workspace, name: str = "model.skops") -> Any:
     return skops.io.load(path, trusted=skops.io.get_untrusted_types(file=path))
 
 
+@pytest.mark.slow
 def test_cross_validation_by_time(tmp_path: Path) -> None:
     """On the hourly bike table every candidate beats the baseline, and the stored model is the scored one."""
     drop = ["casual", "registered", "season"]

@@ -197,6 +197,7 @@ def test_an_ensemble_of_some_candidates(tmp_path: Path) -> None:
     assert list(ensemble.params["weights"]) == ["linear", "boosting"]
 
 
+@pytest.mark.slow
 def test_parts_keep_their_parameters(tmp_path: Path) -> None:
     """Hyperparameters of a search and the weights of old rows reach the parts of the stored model."""
     table = make_mixed_table("value").assign(at=pd.date_range("2026-01-01", periods=900, freq="h"))

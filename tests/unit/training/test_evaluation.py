@@ -208,6 +208,7 @@ def test_memory_is_bounded() -> None:
     tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_evaluation_of_the_bike_table(train: Callable[..., Any]) -> None:
     """Intervals around the metrics, slices that add up, the hour is the most important column; equal after JSON."""
     data = {"time": "datetime", "drop": ["casual", "registered"], "window": "300d"}

@@ -303,6 +303,7 @@ def test_too_few_rows_for_an_estimator(tmp_path: Path) -> None:
     assert "too few" in guess.why
 
 
+@pytest.mark.slow
 def test_bike_demand(tmp_path: Path) -> None:
     """A model of early 2011 on two years: an estimate that is wrong by a quarter is never trusted."""
     table = pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").drop(columns=["casual", "registered"])
