@@ -5,7 +5,7 @@ import pandas as pd
 import towline
 
 CONFIG = {
-    "name": "example-comfort",
+    "name": "example-rush-hour",
     "data": {"target": "rentals", "time": "datetime", "drop": ["casual", "registered"]},
     "prepare": {"transformer": "my_features.RushHour", "params": {"hours": 5}},
     "candidates": ["linear"],
@@ -18,7 +18,7 @@ def main() -> None:
     outcome = towline.run(CONFIG, data=table)
     print(f"{outcome.model}@{outcome.version} was {outcome.event}: {outcome.reason}")
     row = table[table["datetime"].dt.hour == 17].tail(1)
-    print(f"rush hour: {towline.load('example-comfort').predict(row)[0]:.0f} bikes")
+    print(f"rush hour: {towline.load('example-rush-hour').predict(row)[0]:.0f} bikes")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
     "header only": (b"start,miles,night,fare\n", RAW, 2, ["a header, but no row", "taxis.csv"]),
     "wrong separator": (csv(taxis(), sep=";"), RAW, 2, ["';'", "taxis.csv:1", "set data.separator to ';'"]),
     "not UTF-8": (
-        csv(taxis()).replace(b"night,", b"\xed\xee\xf7\xfc,", 1),  # Cyrillic letters in Windows-1251
+        csv(taxis()).replace(b"night,", b"\xed\xee\xf7\xfc,", 1),  # bytes of a text in Windows-1251
         RAW,
         2,
         ["0xed", "taxis.csv:1", "iconv"],

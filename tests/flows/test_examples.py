@@ -70,7 +70,7 @@ def test_custom_estimator(towline: Callable[..., CommandResult], example: Exampl
 def test_custom_transformer(towline: Callable[..., CommandResult], example: Example) -> None:
     """A transformer of the project is trained with, stored, and used by the release."""
     out = example("custom_transformer.py")
-    assert "example-comfort@1 was promoted" in out
+    assert "example-rush-hour@1 was promoted" in out
     assert re.search(r"rush hour: \d+ bikes", out)
 
 
@@ -78,7 +78,7 @@ def test_custom_metric(towline: Callable[..., CommandResult], example: Example) 
     """A function of the project rejects the first model, and the metric of the project is measured."""
     out = example("custom_metric.py")
     assert re.search(r"refused: fail: at 2012-.* the error is \d+ bikes, at most 5", out)
-    assert "promoted: pass: my_metrics.largest_error has no objection" in out
+    assert "promoted: pass: my_metrics.largest_error gives no reason to reject" in out
     assert re.search(r"empty_stations: 0\.\d+", out)
 
 

@@ -31,7 +31,7 @@ MetricName = Literal[
 Severity = Literal["error", "warn"]
 LoggingPolicy = Literal["keep", "drop", "hash", "bucket"]
 
-_FUNCTION = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"
+_DOTTED_PATH = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"
 GREATER_IS_BETTER: Mapping[str, bool] = {
     "accuracy": True, "precision": True, "recall": True, "f1": True, "roc_auc": True, "average_precision": True,
     "log_loss": False, "brier": False, "mae": False, "rmse": False, "r2": True, "mape": False,
@@ -312,69 +312,77 @@ class CrossValidationConfig(Frozen):
     )
 
 
+def _expand_path(value: object, key: str) -> object:
+    """A path alone as a mapping; ``package.module:name`` as ``package.module.name``."""
+    value = {key: value} if isinstance(value, str) else value
+    if isinstance(value, dict) and isinstance(value.get(key), str):
+        return {**value, key: value[key].replace(":", ".")}
+    return value
+
+
+def _expand_function(value: object) -> object:
+    """As ``_expand_path``, with the name of the function as the default of ``name``."""
+    value = _expand_path(value, "function")
+    if isinstance(value, dict) and isinstance(value.get("function"), str):
+        return {**value, "name": value.get("name") or value["function"].rpartition(".")[2]}
+    return value
+
+
 class TransformerConfig(Frozen):
     """A transformer of the columns that is a class of the user's project or of a trusted package."""
 
-    transformer: str = Field(pattern=_FUNCTION, examples=["my_features.Distances"])
+    transformer: str = Field(pattern=_DOTTED_PATH, examples=["my_features.Distances"])
     params: dict[str, Any] = Field(default_factory=dict, description="of its constructor")
 
     @model_validator(mode="before")
     @classmethod
     def _shorthand(cls, value: object) -> object:
-        value = {"transformer": value} if isinstance(value, str) else value
-        if isinstance(value, dict) and isinstance(value.get("transformer"), str):
-            return {**value, "transformer": value["transformer"].replace(":", ".")}
-        return value
+        return _expand_path(value, "transformer")
 
 
-TransformerOrPath = Annotated[
-    TransformerConfig, BeforeValidator(lambda value: value, json_schema_input_type=str | TransformerConfig)
-]
+class _CustomFunction(Frozen):
+    """A function of the user's project or of a trusted package."""
 
-
-class CustomMetric(Frozen):
-    """A metric that is a function of the user's project or of a trusted package."""
-
-    function: str = Field(pattern=_FUNCTION, examples=["my_metrics.profit"], description="of y_true and y_pred")
+    function: str = Field(pattern=_DOTTED_PATH, examples=["my_metrics.profit"])
     name: str = Field("", pattern=r"^[A-Za-z_]\w{0,59}$", description="its name in reports; default: the function's")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: object) -> object:
+        return _expand_function(value)
+
+
+class CustomMetric(_CustomFunction):
+    """A metric that is a function of ``y_true`` and ``y_pred``."""
+
     higher_is_better: bool = True
     response: Literal["labels", "probabilities"] = Field(
         "labels", description="what y_pred is: values or labels, or in a classification the probabilities"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _shorthand(cls, value: object) -> object:
-        return _name_function(value, "function")
 
+class CustomCheck(_CustomFunction):
+    """A check of the gate that is a function of the holdout."""
 
-class CustomCheck(Frozen):
-    """A check of the gate that is a function of the user's project or of a trusted package."""
-
-    function: str = Field(pattern=_FUNCTION, examples=["my_checks.no_negative_prices"])
-    name: str = Field("", pattern=r"^[A-Za-z_]\w{0,59}$", description="its name in reports; default: the function's")
     params: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the function")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _shorthand(cls, value: object) -> object:
-        return _name_function(value, "function")
 
-
-def _name_function(value: object, key: str) -> object:
-    """A path alone as a mapping; the name of its function as the default of ``name``; ``package.module:name`` too."""
-    value = {key: value} if isinstance(value, str) else value
-    if isinstance(value, dict) and isinstance(value.get(key), str):
-        path = value[key].replace(":", ".")
-        return {**value, key: path, "name": value.get("name") or path.rpartition(".")[2]}
-    return value
+TransformerOrPath = Annotated[
+    TransformerConfig, BeforeValidator(lambda value: value, json_schema_input_type=str | TransformerConfig)
+]
+CustomMetricOrPath = Annotated[
+    CustomMetric, BeforeValidator(lambda value: value, json_schema_input_type=str | CustomMetric)
+]
+CustomCheckOrPath = Annotated[
+    CustomCheck, BeforeValidator(lambda value: value, json_schema_input_type=str | CustomCheck)
+]
 
 
 def custom_metric_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
     """The names in ``evaluation.custom`` of a config that is not validated yet."""
     evaluation = raw.get("evaluation")
     entries = evaluation.get("custom") if isinstance(evaluation, dict) else None
-    named = [_name_function(entry, "function") for entry in (entries if isinstance(entries, list | tuple) else [])]
+    named = [_expand_function(entry) for entry in (entries if isinstance(entries, list | tuple) else [])]
     return tuple(str(entry["name"]) for entry in named if isinstance(entry, dict) and entry.get("name"))
 
 
@@ -387,12 +395,6 @@ def _check_metric_name(name: str, info: ValidationInfo) -> str:
 
 
 MetricOrCustom = Annotated[str, AfterValidator(_check_metric_name)]
-CustomMetricOrPath = Annotated[
-    CustomMetric, BeforeValidator(lambda value: value, json_schema_input_type=str | CustomMetric)
-]
-CustomCheckOrPath = Annotated[
-    CustomCheck, BeforeValidator(lambda value: value, json_schema_input_type=str | CustomCheck)
-]
 
 
 class EvaluationConfig(Frozen):

@@ -427,7 +427,9 @@ def _check_custom(check: CustomCheck, trusted: Sequence[str], holdout: Holdout) 
         what = f"the check {check.name} returned {type(reason).__name__}"
         raise FitError(what, where=where, remedy="return the reason for a rejection as a text, or None")
     outcome: VerdictOutcome = "fail" if reason else "pass"
-    return Check(name=f"custom {check.name}", outcome=outcome, detail=reason or f"{check.function} has no objection")
+    return Check(
+        name=f"custom {check.name}", outcome=outcome, detail=reason or f"{check.function} gives no reason to reject"
+    )
 
 
 def _check_latency(latency_ms: float, bound: float) -> Check:

@@ -12,6 +12,7 @@ out. Missing numbers are passed as NaN; each library learns the direction that t
 import json
 import re
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -46,7 +47,7 @@ class TrainingRows(NamedTuple):
     weights: np.ndarray | None
 
 
-class Booster(BaseEstimator):  # type: ignore[misc]
+class Booster(BaseEstimator, ABC):  # type: ignore[misc]
     """A model of a boosting library.
 
     Args:
@@ -117,21 +118,25 @@ class Booster(BaseEstimator):  # type: ignore[misc]
     def _encode(self, y: np.ndarray) -> np.ndarray:
         return y.astype(np.float64)
 
+    @abstractmethod
     def _train(self, params: dict[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int) -> bytes:
-        raise NotImplementedError
+        """The fitted model in the library's own format."""
 
+    @abstractmethod
     def _read(self, content: bytes) -> Any:
-        raise NotImplementedError
+        """The library's model."""
 
+    @abstractmethod
     def _read_objective(self, content: bytes) -> str:
-        raise NotImplementedError
+        """The objective in a model file."""
 
+    @abstractmethod
     def _raw_scores(self, values: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """(n, outputs) or (n,) raw scores of the library."""
 
+    @abstractmethod
     def _transformed(self, values: np.ndarray) -> np.ndarray:
         """Values or probabilities as the library computes them."""
-        raise NotImplementedError
 
     def _library_class(self) -> Any:
         """The library's scikit-learn class."""
@@ -328,7 +333,7 @@ class CatBoost(Booster):
             return path.read_bytes()
 
     def _read(self, content: bytes) -> Any:
-        """CatBoost reads numbers of its JSON with an error in the last bit, so they are set once more."""
+        """CatBoost parses the numbers of its JSON inexactly, in the last bit; the exact numbers are set afterwards."""
         model = self._library_class()()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / self.file

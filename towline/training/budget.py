@@ -266,8 +266,11 @@ def measure_cost(
                 trusted, transformer = config.package.trusted, create_transformer(config)
                 model = build_model(candidate, contract, config.seed, None, trusted, transformer)
                 estimate = pipeline_of(model).named_steps["estimate"]
-                if isinstance(estimate, BoostingRegressor | BoostingClassifier) and len(positions) > estimate.MAX_ROWS:
-                    estimate.MAX_ROWS = 0  # fits of a large table do not choose iterations by cross-validation
+                if (
+                    isinstance(estimate, BoostingRegressor | BoostingClassifier)
+                    and len(positions) > estimate.max_fold_rows
+                ):
+                    estimate.max_fold_rows = 0  # fits of a large table do not choose iterations by cross-validation
                 started = clock()
                 model.fit(train.features.iloc[sample], train.labels[sample])
                 fitted = clock()

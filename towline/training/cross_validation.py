@@ -156,8 +156,8 @@ class _CrossValidation:
     def _check_storage(self, model: Model) -> None:
         """Stores the first fitted model and reads it back; those of linear, forest and boosting need no check."""
         estimator = self.candidate.estimator
-        is_foreign = "." in estimator or estimator in BOOSTING_LIBRARIES or self.config.prepare is not None
-        if is_foreign and self.untested.acquire(blocking=False):
+        may_be_unstorable = "." in estimator or estimator in BOOSTING_LIBRARIES or self.config.prepare is not None
+        if may_be_unstorable and self.untested.acquire(blocking=False):
             path, rows = self.work.file(f"trial-{self.candidate.name}.skops"), self.features.head(_COMPARED_ROWS)
             trusted, where = model_io.trusted_packages(self.config), f"candidates.{self.candidate.name}"
             model_io.check_round_trip(model, path, where, trusted, lambda model: predict(model, rows, self.contract))

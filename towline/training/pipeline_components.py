@@ -362,7 +362,7 @@ class _FoldStopping:
     """
 
     FOLDS = 4
-    MAX_ROWS = 5_000
+    max_fold_rows = 5_000  # of a larger table, a tenth of the rows is enough
     early_stopping: bool | str
     max_iter: int
     random_state: int | None
@@ -371,7 +371,7 @@ class _FoldStopping:
     def fit(self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None) -> Any:
         """Fits on (n, features) values and (n,) targets; ``sample_weight`` is (n,)."""
         counts = np.unique(y, return_counts=True)[1] if is_classifier(self) else np.array([len(y)])
-        if self.early_stopping is not True or len(y) > self.MAX_ROWS or counts.min() < 2 * self.FOLDS:
+        if self.early_stopping is not True or len(y) > self.max_fold_rows or counts.min() < 2 * self.FOLDS:
             return super().fit(X, y, sample_weight)  # type: ignore[misc]
         iterations = self._choose_iterations(X, y, sample_weight)
         configured = self.max_iter, self.early_stopping
@@ -383,13 +383,15 @@ class _FoldStopping:
 
     def _choose_iterations(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> int:
         folds = StratifiedKFold if is_classifier(self) else KFold
-        best = []
+        best_iterations = []
         for train, test in folds(self.FOLDS, shuffle=True, random_state=self.random_state).split(X, y):
-            base = _BASES[is_classifier(self)](**self.get_params())
-            sides = {} if weights is None else {"sample_weight": weights[train], "sample_weight_val": weights[test]}
-            base.fit(X[train], y[train], X_val=X[test], y_val=y[test], **sides)
-            best.append(int(np.argmax(base.validation_score_)))
-        return max(1, round(float(np.mean(best))))
+            model = _BASES[is_classifier(self)](**self.get_params())
+            weight_options = (
+                {} if weights is None else {"sample_weight": weights[train], "sample_weight_val": weights[test]}
+            )
+            model.fit(X[train], y[train], X_val=X[test], y_val=y[test], **weight_options)
+            best_iterations.append(int(np.argmax(model.validation_score_)))
+        return max(1, round(float(np.mean(best_iterations))))
 
 
 class BoostingRegressor(_FoldStopping, HistGradientBoostingRegressor):  # type: ignore[misc]

@@ -7,8 +7,7 @@ classes and functions of the user's project or of a package in ``package.trusted
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
-from typing import Any
+from typing import Any, Literal, cast
 
 from towline import origins
 from towline.config import suggest
@@ -32,25 +31,14 @@ def import_estimator(path: str, where: str, trusted: Sequence[str]) -> Callable[
         ConfigError: the package may not be used or cannot be imported, or the object is not an estimator class (or a
             function, if it is in the user's code).
     """
-    module_name, _, attribute = path.rpartition(".")
-    package = path.partition(".")[0]
-    _check_permission(package, path, where, trusted)
-    module = _import_module(module_name, where)
-    imported = getattr(module, attribute, None)
-    may_be_function = package not in LIBRARIES
-    if not (isinstance(imported, type) or (may_be_function and inspect.isfunction(imported))):
-        names = [name for name in dir(module) if name[0].isupper() or may_be_function]
-        expected = "class or function" if may_be_function else "class"
-        what = f"{module_name} has no {expected} {attribute!r}"
-        raise ConfigError(what, where=where, remedy=suggest(attribute, names))
+    may_be_function = path.partition(".")[0] not in LIBRARIES
+    imported = _import_object(path, where, trusted, "class or function" if may_be_function else "class")
     home = imported.__module__.partition(".")[0]
-    if home != package:  # imported there from another package
-        _check_permission(home, f"{path} is {imported.__module__}.{imported.__qualname__}, which", where, trusted)
-        may_be_function = may_be_function and home not in LIBRARIES
-    if isinstance(imported, type) and not all(callable(getattr(imported, name, None)) for name in ("fit", "predict")):
-        what = f"{path} is not a scikit-learn compatible estimator: it has no fit and predict"
-        raise ConfigError(what, where=where, remedy=_REMEDY)
-    if not isinstance(imported, type) and not may_be_function:
+    if isinstance(imported, type):
+        if not all(callable(getattr(imported, name, None)) for name in ("fit", "predict")):
+            what = f"{path} is not a scikit-learn compatible estimator: it has no fit and predict"
+            raise ConfigError(what, where=where, remedy=_REMEDY)
+    elif home in LIBRARIES:
         raise ConfigError(f"{path} is a function of {LIBRARIES[home]}", where=where, remedy="name one of its classes")
     return imported
 
@@ -61,13 +49,7 @@ def import_transformer(path: str, where: str, trusted: Sequence[str]) -> Callabl
     Raises:
         ConfigError: the package may not be used or cannot be imported, or the object is not a transformer class.
     """
-    module_name, _, attribute = path.rpartition(".")
-    _check_permission(path.partition(".")[0], path, where, trusted)
-    module = _import_module(module_name, where)
-    transformer = getattr(module, attribute, None)
-    if not isinstance(transformer, type):
-        names = [name for name, value in vars(module).items() if isinstance(value, type)]
-        raise ConfigError(f"{module_name} has no class {attribute!r}", where=where, remedy=suggest(attribute, names))
+    transformer = _import_object(path, where, trusted, "class")
     if not all(callable(getattr(transformer, name, None)) for name in ("fit", "transform", "get_params")):
         what = f"{path} is not a scikit-learn compatible transformer: it has no fit, transform and get_params"
         remedy = "derive it from sklearn.base.TransformerMixin and BaseEstimator"
@@ -86,27 +68,38 @@ def import_function(path: str, where: str, trusted: Sequence[str]) -> Callable[.
     Raises:
         ConfigError: the package may not be used or cannot be imported, or the object is not a function.
     """
-    module_name, _, attribute = path.rpartition(".")
     package = path.partition(".")[0]
     if package in LIBRARIES and package not in trusted:
         remedy = f"write a function in your project that calls it, or set package: {{trusted: [{package}]}}"
         raise ConfigError(f"{path} is not in your project", where=where, remedy=remedy)
-    if package not in LIBRARIES:
-        _check_permission(package, path, where, trusted)
-    module = _import_module(module_name, where)
-    function = getattr(module, attribute, None)
-    if not inspect.isfunction(function):
-        names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
-        raise ConfigError(f"{module_name} has no function {attribute!r}", where=where, remedy=suggest(attribute, names))
-    return function
+    return _import_object(path, where, trusted, "function")
 
 
-def _import_module(name: str, where: str) -> ModuleType:
+def _import_object(
+    path: str, where: str, trusted: Sequence[str], kind: Literal["class", "function", "class or function"]
+) -> Callable[..., Any]:
+    """The class or function at a path, if the config may use the package of the path and the one that defines it."""
+    module_name, _, attribute = path.rpartition(".")
+    package = path.partition(".")[0]
+    _check_permission(package, path, where, trusted)
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(module_name)
     except Exception as error:  # an imported module may raise anything
-        what = f"cannot import {name!r}: {describe_error(error)}"
+        what = f"cannot import {module_name!r}: {describe_error(error)}"
         raise ConfigError(what, where=where, remedy="check the spelling, and that its package is installed") from error
+
+    def is_suitable(value: object) -> bool:
+        is_class = isinstance(value, type) and "class" in kind
+        return is_class or (inspect.isfunction(value) and "function" in kind)
+
+    imported: Any = getattr(module, attribute, None)
+    if not is_suitable(imported):
+        names = [name for name, value in vars(module).items() if is_suitable(value)]
+        raise ConfigError(f"{module_name} has no {kind} {attribute!r}", where=where, remedy=suggest(attribute, names))
+    home = imported.__module__.partition(".")[0]
+    if home != package:  # imported there from another package
+        _check_permission(home, f"{path} is {imported.__module__}.{imported.__qualname__}, which", where, trusted)
+    return cast("Callable[..., Any]", imported)
 
 
 def _check_permission(package: str, path: str, where: str, trusted: Sequence[str]) -> None:
