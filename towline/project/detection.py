@@ -157,9 +157,11 @@ def read_table(proposal: Proposal, sample: TableSample) -> tuple[pd.DataFrame, C
 
 def _propose_max_unlabelled(proposal: Proposal, sample: TableSample, frame: pd.DataFrame) -> None:
     """Raises the limit of rows without a target where the table has more of them."""
-    share = 1 - len(frame) / sample.table.num_rows
-    if share > 0:
-        proposal.unlabelled_rows = math.ceil(share * proposal.rows)
+    rows = sample.table.num_rows
+    unlabelled = rows - len(frame)
+    share = unlabelled / rows
+    if unlabelled:
+        proposal.unlabelled_rows = -(-unlabelled * proposal.rows // rows)  # rounded up; a sample may have fewer rows
         proposal.unlabelled = f"{share:.1%} of the rows have no target and are left out"
     if share > DataConfig.model_fields["max_unlabelled"].default:
         proposal.max_unlabelled = min(1.0, math.ceil(share * 20 + 1) / 20)

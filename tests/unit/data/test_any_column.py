@@ -148,7 +148,7 @@ def test_a_csv_with_an_index_in_windows_1252(tmp_path: Path) -> None:
     [
         ("${:,.2f}", 1_234.5), ("-$ {:.1f}", -7.5), ("$-{:.1f}", -7.5), ("{:.1f}%", 12.5), ("{:.0f} KG", 70.0),
         ("{:.1f}°C", 20.5), ("€{:.2f}", 3.25), ("{:,.1f} sq ft", 12_500.0), ("£{:,.0f}", 12_500.0),
-        ("{:,.0f}", 950.0), ("USD {:.2f}", 9.75),
+        ("{:,.0f}", 950.0), ("USD {:.2f}", 9.75), ("{:.1f} Tage", 3.5), ("{:.0f} Stück", 1_250.0),
     ],
 )  # fmt: skip
 def test_numbers_with_a_unit_are_read(tmp_path: Path, pattern: str, values: float) -> None:
@@ -170,6 +170,13 @@ def test_codes_are_no_numbers_with_a_unit(tmp_path: Path, codes: str) -> None:
         tmp_path, {"x": [codes.replace("{}", str(row % 40)) for row in range(ROWS)], "z": range(ROWS)}
     )
     assert contract.columns[1].kind == "category"
+
+
+def test_different_words_after_numbers_are_no_unit(tmp_path: Path) -> None:
+    """Street names after house numbers."""
+    texts = [f"{row % 40} {('Elm', 'Oak', 'Hill')[row % 3]}" for row in range(ROWS)]
+    _, _, contract = load(tmp_path, {"x": texts, "z": range(ROWS)})
+    assert contract.columns[1].kind in ("category", "text")
 
 
 def test_rows_without_a_target_are_left_out(tmp_path: Path) -> None:

@@ -129,6 +129,15 @@ def test_the_metric_of_a_target_that_is_mostly_one_value(folder: Path) -> None:
         assert ("of the targets are 0: by mae" in result.config.read_text()) == (metric == "rmse")
 
 
+def test_rows_without_a_target_are_counted_exactly(folder: Path) -> None:
+    """45 of 1,800 rows: their share as a float is slightly more than 45 / 1,800."""
+    frame = pd.DataFrame({"x": np.arange(1800) % 97, "y": np.where(np.arange(1800) % 40 == 0, "", "a")})
+    frame.loc[frame["x"] > 50, "y"] = frame.loc[frame["x"] > 50, "y"].replace("a", "b")
+    frame.to_csv("rows.csv", index=False)
+    config = towline.init("rows.csv", target="y").config.read_text()
+    assert "the table has 1,755 with a target" in config
+
+
 def test_rows_of_one_person_are_in_one_group(folder: Path) -> None:
     """Without a time, an identifier with several rows becomes the group."""
     rng = np.random.default_rng(1)

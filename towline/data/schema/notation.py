@@ -50,6 +50,8 @@ _UNIT = (
 )
 _AMOUNT = r"\d(?:[\d.,' ]*\d)?"
 _WITH_UNIT = re.compile(rf"\s*[+-]?\s*(?:({_CURRENCY})\s*[+-]?{_AMOUNT}|{_AMOUNT}\s*({_UNIT}))\s*", re.IGNORECASE)
+# any other word may be a unit too, if a blank is before it and it is the same in nearly all values: 3 Tage, 12 pieces
+_WITH_WORD = re.compile(rf"\s*[+-]?\s*{_AMOUNT}\s+([^\W\d_]{{2,20}})\s*")
 _COMMA = r"^\s*[+-]?\d+,(\d{1,2}|\d{4,})\s*$"  # with three digits it could be a mark between thousands
 
 
@@ -123,8 +125,8 @@ def detect_unit(column: pa.ChunkedArray) -> str:
         '$'
     """
     texts, weights = _distinct_texts(column.slice(0, 10 * _MAX_DISTINCT).to_pandas())
-    matches = [_WITH_UNIT.fullmatch(text) for text in texts]
-    units = {(match[1] or match[2]).lower() for match in matches if match}
+    matches = [_WITH_UNIT.fullmatch(text) or _WITH_WORD.fullmatch(text) for text in texts]
+    units = {str(match[match.lastindex or 0]).lower() for match in matches if match}
     share = float(weights[[match is not None for match in matches]].sum()) if texts else 0.0
     return units.pop() if len(units) == 1 and share >= MIN_SHARE else ""
 
