@@ -123,6 +123,9 @@ def test_the_guide_lists_every_function() -> None:
         ("seconds_between(e, d)", -37_800.0),
         ("weekday(date '1969-12-31')", 2.0),
         ("case a when 7 then flag end", True),
+        ("case n when null then 1 when 7 then 2 else 3 end", 3.0),
+        ("case unknown when null then 'x' when 'a' then 'y' else 'z' end", "z"),
+        ("case s when 'Straße 12' then 1 when 'Straße 12' then 2 end", 1.0),
         ("coalesce(case when false then 1 else null end, 3)", 3.0),
     ],
 )

@@ -160,7 +160,13 @@ def _compile_switch(node: Call, arguments: Sequence[Compiled]) -> Compiled:
     for place in range(1, len(arguments) - 1, 2):
         test = Call("=", (node.arguments[0], node.arguments[place]), node.arguments[place].at)
         branches.append((compile_operation(test, equal, [subject, arguments[place]]), arguments[place + 1]))
-    return _branch(type_, branches, arguments[-1])
+    compiled = _branch(type_, branches, arguments[-1])
+    if not all(argument.is_constant for argument in arguments[1:]):
+        return compiled
+    pairs = [(arguments[at].constant, arguments[at + 1].constant) for at in reversed(range(1, len(arguments) - 1, 2))]
+    values = {key: value for key, value in pairs if key is not None and key == key}  # noqa: PLR0124 - null equals nothing
+    function, default = subject.row, arguments[-1].constant
+    return compiled._replace(row=lambda row: values.get(function(row), default))
 
 
 def _compile_coalesce(node: Call, arguments: Sequence[Compiled]) -> Compiled:

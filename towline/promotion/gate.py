@@ -17,7 +17,8 @@ Checks:
   inconclusive. Only rows that the champion was not trained on count. If there are too few of them, all rows count, and
   a challenger that looks worse is inconclusive instead of failed.
 * **slices**: the same tests for each slice, against the baseline (without a margin) and against the champion
-  (``slice_margin``). The 5 % are divided by the number of tests (Bonferroni): a sound model fails the check with a
+  (``slice_margin``). A slice that is worse than the baseline counts only if the challenger is also worse there than on
+  the whole holdout: in a slice in which nearly all targets are equal, the baseline can be exact. The 5 % are divided by the number of tests (Bonferroni): a sound model fails the check with a
   probability of at most 5 %.
 * **custom**: functions of the user, in ``gate.custom``, get the holdout and return a reason to reject, or nothing.
 * **smoke** and **latency**: the packaged release answers correctly, and fast enough, in a process of its own.
@@ -224,6 +225,12 @@ class _Comparison(NamedTuple):
         """Whether the point estimate has an excess; needs no resamples."""
         return bool(self._losses(model, reference, margin, rows, np.ones((1, len(rows))))[2][0] > 0)
 
+    def is_worse_than_overall(self, score: float) -> bool:
+        """Whether ``score``, the challenger's metric on some rows, is worse than its metric on the whole holdout."""
+        holdout, weights = self.holdout, np.ones((1, len(self.holdout.truth)))
+        overall = resample_metric(holdout.truth, holdout.challenger, holdout.contract, self.metric, weights)[0]
+        return bool(score < overall if self.metric.greater_is_better else score > overall)
+
     def champion_is_worst(self, margin: float, rows: np.ndarray) -> bool:
         """Whether the champion is worse than the baseline and the challenger on the ``rows`` that it has not seen."""
         challenger, baseline, champion = self.holdout.challenger, self.holdout.baseline, self.holdout.champion
@@ -387,7 +394,11 @@ def _check_slices(comparison: _Comparison, slices: tuple[SliceRows, ...], margin
         if not comparison.is_worse(challenger, test.reference, test.margin, test.rows):
             continue
         excess = comparison.excess(challenger, test.reference, test.margin, test.rows)
-        if excess is not None and excess.value > excess.limit(SIGNIFICANCE / len(tests)):
+        if (
+            excess is not None
+            and excess.value > excess.limit(SIGNIFICANCE / len(tests))
+            and (test.reference is not comparison.holdout.baseline or comparison.is_worse_than_overall(excess.model))
+        ):
             numbers = f"{excess.model:.4g} against {excess.reference:.4g} of {test.reference_name}"
             where = f"{test.part.column} = {test.part.value}"
             failures.append(f"{where}: {comparison.metric} {numbers} on {len(test.rows):,} rows")

@@ -219,6 +219,19 @@ def test_a_slice_on_which_the_champion_is_worse_does_not_fail() -> None:
     assert _check(case.decide(broken, far_behind, unseen=20), "slices").outcome == "fail"
 
 
+def test_a_slice_on_which_the_baseline_is_exact_does_not_fail() -> None:
+    """Where all targets equal the median, a model with small errors is worse than the baseline but does not collapse."""
+    case = Case()
+    rare = (case.rows["part"] == "c").to_numpy()
+    case.truth = np.where(rare, np.median(case.truth), case.truth)
+    case.baseline = Predictions(np.full(N, np.median(case.truth)))
+    good = case.model(0.5).labels
+    precise = Predictions(np.where(rare, case.truth + 0.1, good))
+    assert _check(case.decide(precise), "slices").outcome == "pass"
+    imprecise = Predictions(np.where(rare, case.truth + 5.0, good))
+    assert "part = c: mae 5 against 0 of the baseline" in _check(case.decide(imprecise), "slices").detail
+
+
 def test_the_smoke_test_fails() -> None:
     """Other predictions, a forbidden import or a release that did not answer fail, with the cause."""
     case = Case()

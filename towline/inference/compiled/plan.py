@@ -216,6 +216,9 @@ def _index_from(slot: FeatureLookup, begin: int) -> Callable[[Any], int]:
     """``begin + slot.index(value)`` as one function without attributes, because a request calls it for each column."""
     if isinstance(slot, NumericLookup) and slot.scale is None:
         cuts, null = slot.cuts, begin + len(slot.cuts) + 1
+        if len(cuts) == 1:
+            (cut,), above = cuts, begin + 1
+            return lambda value: begin if value <= cut else above if value > cut else null
         return lambda value: null if value != value else begin + bisect_left(cuts, value)  # noqa: PLR0124 - NaN
     if isinstance(slot, CategoryLookup):
         places, unknown = {key: begin + row for key, row in slot.keys.items()}, begin + UNKNOWN_LEVEL
