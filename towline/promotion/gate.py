@@ -18,8 +18,8 @@ Checks:
   a challenger that looks worse is inconclusive instead of failed.
 * **slices**: the same tests for each slice, against the baseline (without a margin) and against the champion
   (``slice_margin``). A slice that is worse than the baseline counts only if the challenger is also worse there than on
-  the whole holdout: in a slice in which nearly all targets are equal, the baseline can be exact. The 5 % are divided by the number of tests (Bonferroni): a sound model fails the check with a
-  probability of at most 5 %.
+  the whole holdout: in a slice in which nearly all targets are equal, the baseline can be exact. The 5 % are divided by
+  the number of tests (Bonferroni): a sound model fails the check with a probability of at most 5 %.
 * **custom**: functions of the user, in ``gate.custom``, get the holdout and return a reason to reject, or nothing.
 * **smoke** and **latency**: the packaged release answers correctly, and fast enough, in a process of its own.
 

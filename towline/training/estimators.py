@@ -272,6 +272,7 @@ def _create_preprocessor(
         elif column.kind == "datetime" and column.calendar:
             kinds["calendar"].append(column.name)
             parts.append(column.calendar)
+    kinds["trend"] = [contract.trend_column] if contract.trend_column else []
     if not any(kinds.values()):
         ignored = tuple(f"{c.name}: {c.note}" for c in contract.columns if c.role == "ignored")
         what, remedy = "there is no feature column", "add columns, or set data.columns"
@@ -295,6 +296,7 @@ def _create_preprocessor(
         "levels": make_pipeline(encode, *scale),
         "text": make_pipeline(TextEncoder(contract.task, components, random_state=seed), *scale),
         "age": make_pipeline(DateAges(reference is not None), *impute, *scale),
+        "trend": make_pipeline(DateAges(has_time=False), *impute, *scale),
         "calendar": make_pipeline(CalendarParts(tuple(parts)), *([one_hot] if spec.scaled else impute)),
     }
     column_transformer = NamedColumns if spec.is_booster else ColumnTransformer

@@ -98,7 +98,7 @@ class TransformedColumns(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         unchanged = {name for name in output.columns if name in rows and output[name].dtype == rows[name].dtype}
         blocks: dict[str, tuple[Any, list[str]]] = {}
         for kind, block, names in self.columns.transformers:
-            if kind in ("age", "calendar"):  # they need all their columns
+            if kind in ("age", "trend", "calendar"):  # they need all their columns
                 if unchanged >= set(names):
                     blocks[kind] = block, list(names)
             elif remaining := [name for name in names if name in unchanged]:

@@ -47,7 +47,7 @@ def test_bike_table() -> None:
     assert kinds["temp_c"] == "numeric"
     assert "rentals" not in kinds
     assert found.columns[0].role == "time"
-    assert found.columns[0].derive == ("month", "weekday", "day", "hour")
+    assert found.columns[0].derive == ("month", "weekday", "day", "hour", "days")
     assert found.labels(rows).dtype == np.float64
     bare = infer_contract(rows, config(target="rentals", time="datetime", columns={"datetime": "ignore"}))
     assert (bare.columns[0].kind, bare.columns[0].role) == ("datetime", "time")

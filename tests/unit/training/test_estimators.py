@@ -207,6 +207,22 @@ def test_ages_of_dates_are_learned(name: str, time: str | None) -> None:
     assert errors.mean() < 0.1 * np.abs(frame["y"] - frame["y"].mean()).mean()
 
 
+@pytest.mark.parametrize("name", ["linear", "boosting"])
+def test_a_level_that_changes_with_time_is_learned(name: str) -> None:
+    """The time of the row is a feature, so new rows are predicted at the newest level; ``ignore`` leaves it out."""
+    rng = np.random.default_rng(8)
+    frame = pd.DataFrame({"at": pd.date_range("2024-01-01", periods=600), "x": rng.normal(size=600)})
+    frame["y"] = frame["x"] + np.arange(600) / 50
+    errors = {}
+    for columns in ({}, {"at": "ignore"}):
+        data = {"source": "x", "target": "y", "time": "at", "columns": columns}
+        model, contract = _fitted(name, frame.head(550), data=data)
+        assert {column.name for column in contract.input_columns} == ({"x"} if columns else {"at", "x"})
+        new = frame.tail(50)
+        errors[bool(columns)] = np.abs(model.predict(contract.features(new)) - new["y"]).mean()
+    assert errors[False] < 0.3 * errors[True]
+
+
 def test_a_fold_with_two_of_three_classes_and_many_levels() -> None:
     """The target encoder is fitted on the classes that occur."""
     rng = np.random.default_rng(9)

@@ -35,7 +35,7 @@ class Column(Frozen):
         note: why the column is ignored.
         reason: why it has its kind, if the type of its values alone does not say it; of the target, why the task.
         derive: what a model uses of a datetime: calendar parts, and ``age`` (days before the row's time) or ``days``
-            (since 1970, if the table has no time column).
+            (since 1970: of the time column, and of all if the table has no time column).
         pii: whether it holds personal data; then the contract has no range and no categories of it.
         format: how its values are written if they are text.
     """
@@ -134,8 +134,15 @@ class Contract(Frozen):
 
     @property
     def age_columns(self) -> tuple[Column, ...]:
-        """The columns whose age or days a model uses."""
-        return tuple(column for column in self.feature_columns if {"age", "days"} & set(column.derive))
+        """The columns, but for the time column, whose age or days a model uses."""
+        features = (column for column in self.feature_columns if column.role != "time")
+        return tuple(column for column in features if {"age", "days"} & set(column.derive))
+
+    @property
+    def trend_column(self) -> str | None:
+        """The time column, if a model uses its days since 1970: the level of the target may change with time."""
+        times = (column for column in self.columns if column.role == "time")
+        return next((column.name for column in times if "days" in column.derive), None)
 
     @property
     def age_reference(self) -> str | None:

@@ -61,7 +61,7 @@ def infer_contract(
         for name in frame.columns
     )
     columns = tuple(c.model_copy(update={"reason": reason}) if c.role == "target" else c for c in columns)
-    columns, derived = _add_ages(columns, _infer_derived(frame, config, task, columns))
+    columns, derived = _add_ages(columns, _infer_derived(frame, config, task, columns), trend=not config.data.detrend)
     name, classes = config.data.target, () if task == "regression" else _distinct_classes(target)
     if task == "binary" and len(classes) > 2:
         what = f"the target {name!r} has {len(classes)} classes, not 2"
@@ -292,23 +292,29 @@ def _calendar_parts(times: pd.Series) -> tuple[str, ...]:
 
 
 def _add_ages(
-    columns: tuple[Column, ...], derived: tuple[DerivedColumn, ...]
+    columns: tuple[Column, ...], derived: tuple[DerivedColumn, ...], *, trend: bool
 ) -> tuple[tuple[Column, ...], tuple[DerivedColumn, ...]]:
     """Dates with their age at the row's time, or with their days if there is no time column.
 
-    Personal dates get neither, which would reveal them. If the model does not use the time, a request need not have it.
+    If ``trend``, the time itself has its days. Personal dates get neither, which would reveal them. If the model does
+    not use the time, because it has no parts or ``data.columns`` ignores it, a request need not have it.
     """
-    times = [column for column in columns if column.role == "time"]
-    part = "age" if times else "days"
-    if times and not times[0].derive:
-        return columns, derived
 
-    def add_part(column: _AnyColumn) -> _AnyColumn:
-        if column.role != "feature" or column.kind != "datetime" or column.pii:
+    def add_part(column: _AnyColumn, role: Role, part: str) -> _AnyColumn:
+        if column.role != role or column.kind != "datetime" or column.pii or column.levels < 2 or column.note:
             return column
         return column.model_copy(update={"derive": (*column.derive, part)})
 
-    return tuple(map(add_part, columns)), tuple(map(add_part, derived))
+    if trend:
+        columns = tuple(add_part(column, "time", "days") for column in columns)
+    times = [column for column in columns if column.role == "time"]
+    if times and not times[0].derive:
+        return columns, derived
+    part = "age" if times else "days"
+    return (
+        tuple(add_part(column, "feature", part) for column in columns),
+        tuple(add_part(column, "feature", part) for column in derived),
+    )
 
 
 def _distinct_classes(target: pd.Series) -> tuple[Label, ...]:

@@ -172,7 +172,7 @@ def _encode_blocks(
             added = _encode_texts(transformer, first, begin)
             derived += map(TextColumns, at, transformer[0].projections)
             blocks, first = blocks + added, first + len(added)
-        elif name == "age" and isinstance(transformer[0], DateAges):
+        elif name in ("age", "trend") and isinstance(transformer[0], DateAges):
             time = at.pop() if transformer[0].has_time else None
             derived += [AgeColumn(column, time) for column in at]
             ages = range(first, first + len(at))
