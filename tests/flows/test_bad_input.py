@@ -95,7 +95,7 @@ BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
         ["1 of 3 folds have training rows of two classes", "remedy: set split.by: random, lower cross_validation"],
     ),
     "column all null": (taxis().assign(miles=None), RAW, 3, ["miles", "data.drop"]),
-    "infinities": (_where("miles", np.inf), RAW, 3, ["miles", "row 12: inf", "null"]),
+    "numbers that are too large": (_where("miles", 1e200), RAW, 3, ["miles", "row 12: 1e+200", "null"]),
     "many rows without a target": (
         taxis().assign(fare=np.where(np.arange(150) < 60, np.nan, 9.5)), RAW, 2,
         ["40.0% of the rows have no target", "data.max_unlabelled: 0.4"],

@@ -31,7 +31,7 @@ _TIME = pa.timestamp("us")
 
 
 class CoercedValues(Frozen):
-    """Texts in a column of numbers that are not numbers and were read as null."""
+    """Values in a column of numbers that are no finite numbers and were read as null."""
 
     column: str
     count: int
@@ -277,6 +277,9 @@ def _convert_columns(
             converted, detected, nulls = notation.read_text_column(column, fmt, config.max_unreadable)
             if detected != fmt:
                 formats[name] = fmt = detected
+        elif column.type == pa.float64():
+            nulls = pc.fill_null(pc.is_inf(column), False).to_numpy()
+            converted = pc.if_else(pa.array(nulls), pa.scalar(None, pa.float64()), column) if nulls.any() else column
         else:
             converted = column
         if nulls.any():

@@ -190,14 +190,19 @@ def test_folds_need_rows(validate: TableValidator, table: pd.DataFrame) -> None:
 
 
 def test_empty_columns_and_infinities(validate: TableValidator, table: pd.DataFrame) -> None:
-    """They are reported, unless the config leaves the column out."""
+    """Empty columns and numbers that are too large are reported, unless the config leaves the column out."""
     table["empty"] = np.nan
     assert [rule.column for rule in validate.rejected_rules(table)] == ["empty"]
     assert validate(table, data={"drop": ["empty"]}).failed == 0
     assert validate(table, data={"columns": {"empty": "ignore"}}).failed == 0
-    table["empty"] = np.where(table.index == 250, -np.inf, 1.5 + table.index)
+    table["empty"] = np.where(table.index == 250, -1e200, 1.5 + table.index)
     (rule,) = validate.rejected_rules(table)
-    assert (rule.column, rule.rule, rule.examples) == ("empty", "values_finite", ("row 251: -inf",))
+    assert (rule.column, rule.rule, rule.examples) == ("empty", "values_finite", ("row 251: -1e+200",))
+    table["empty"] = np.where(table.index == 250, -np.inf, 1.5 + table.index)
+    validation = validate(table)
+    assert validation.failed == 0
+    (rule,) = (rule for rule in validation.rules if rule.column == "empty" and not rule.passed)
+    assert (rule.rule, rule.severity, rule.count, rule.examples) == ("values_numeric", "warn", 1, ("row 251: -inf",))
 
 
 def test_columns_left_out_are_noted(validate: TableValidator, table: pd.DataFrame) -> None:

@@ -106,3 +106,16 @@ def test_boosting_of_classes_with_few_rows() -> None:
     flipped = np.where(x[:, 1] > 0, binary, 1 - binary)
     fitted = BoostingClassifier(**params).fit(x, flipped, sample_weight=weights)
     assert (fitted.predict(x) == binary)[x[:, 1] > 0.1].mean() > 0.95
+
+
+@pytest.mark.parametrize(("rows", "rare", "leaf"), [(300, 0.06, 5), (300, 0.5, 20)])
+def test_boosting_of_few_rows_chooses_the_size_of_leaves(rows: int, rare: float, leaf: int) -> None:
+    """Small leaves are chosen if few rows differ from the others, and not for noise; a configured size is not changed."""
+    rng = np.random.default_rng(3)
+    features = np.c_[rng.normal(size=rows), rng.random(rows) < rare]
+    target = 40 * features[:, 1] + rng.normal(size=rows)
+    model = BoostingRegressor(early_stopping=True, random_state=1).fit(features, target)
+    assert model.min_samples_leaf_ == leaf
+    assert model.get_params()["min_samples_leaf"] == 20
+    configured = BoostingRegressor(early_stopping=True, random_state=1, min_samples_leaf=30).fit(features, target)
+    assert configured.min_samples_leaf_ == 30

@@ -244,7 +244,7 @@ def _read(
         matches = pc.fill_null(pc.match_substring_regex(trimmed, pattern), False)
         try:
             read[matches.to_numpy()] = trimmed.filter(matches).cast(kind).to_numpy()
-            rest &= ~matches.to_numpy()
+            rest &= ~matches.to_numpy() | np.isinf(read) if dtype.kind == "f" else ~matches.to_numpy()
         except pa.ArrowInvalid:  # such as the 31st of February
             pass
     if rest.any():

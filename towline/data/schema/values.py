@@ -22,6 +22,7 @@ LARGEST = 1e150  # squares of larger values are infinite, so they cannot be scal
 NULL_MARKERS = frozenset({
     "", "na", "n/a", "<na>", "#n/a", "#na", "#n/a n/a", "nan", "-nan", "nat", "null", "none", "n.a.",
     "?", "??", "-", "--", "---", ".", "..", "...",
+    "inf", "+inf", "-inf", "infinity", "+infinity", "-infinity",  # a quotient with 0, or an overflow
 })  # fmt: skip
 EPOCHS = {"epoch_d": 86_400_000_000, "epoch_s": 1_000_000, "epoch_ms": 1_000}  # microseconds in one unit
 DECIMAL_YEAR = "decimal_year"
@@ -148,20 +149,24 @@ def is_blank(value: Any) -> bool:
 
 
 def is_null_marker(value: Any) -> bool:
-    """Whether a value is a text that means null among numbers, booleans and times, such as NA or null."""
-    return isinstance(value, str) and value.strip().lower() in NULL_MARKERS
+    """Whether a value means null among numbers, booleans and times: an infinity, or a text such as NA or null."""
+    if isinstance(value, str):
+        return value.strip().lower() in NULL_MARKERS
+    return isinstance(value, (numbers.Real, Decimal)) and value in (math.inf, -math.inf)
 
 
 def parse_number(value: Any, fmt: ValueFormat = PLAIN) -> float:
-    """The number that a value is or that its text means; NaN for null and for anything else."""
+    """The finite number that a value is or that its text means; NaN for null and for anything else."""
     if isinstance(value, str):
-        return _parse_number_text(value.strip(), fmt)
-    if not isinstance(value, (numbers.Real, Decimal, np.bool_)):
+        number = _parse_number_text(value.strip(), fmt)
+    elif not isinstance(value, (numbers.Real, Decimal, np.bool_)):
         return math.nan
-    try:
-        return float(value)
-    except (OverflowError, ValueError):  # an integer larger than all floats, a signalling NaN
-        return math.nan
+    else:
+        try:
+            number = float(value)
+        except (OverflowError, ValueError):  # an integer larger than all floats, a signalling NaN
+            return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def parse_boolean(value: Any) -> float:

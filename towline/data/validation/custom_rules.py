@@ -97,7 +97,7 @@ def check_rules(
     rules = [
         *_or_passed(levels, "levels_distinct", "no two levels differ by case or spaces alone", "warn"),
         *_find_notations(table, contract, config),
-        *_or_passed(infinities, "values_finite", "no infinities"),
+        *_or_passed(infinities, "values_finite", "no number is too large"),
         *_check_class_sizes(table, contract, config.cross_validation.folds + 1),
         _check_duplicates(table, masked, contract),
         *_or_passed(leaks, "no_leak", "no column gives the target away"),
@@ -131,7 +131,7 @@ def check_dataset(dataset: Dataset) -> Iterator[Rule]:
         yield Rule(rule="encoding", severity="warn", detail=detail)
     for column in dataset.coerced:
         examples, fields = (column.examples,) if column.examples else (), column.model_dump(exclude={"examples"})
-        detail = f"a number; other texts are read as null; data.columns: {{{column.column}: category}} would use them"
+        detail = f"a finite number; other values are read as null; data.columns: {{{column.column}: category}} would use them"
         yield Rule(rule="values_numeric", severity="warn", examples=examples, detail=detail, **fields)
     for reason, rows in dataset.left_out:
         share = rows / (dataset.rows + sum(dict(dataset.left_out).values()))
@@ -190,7 +190,7 @@ def _find_notations(table: pd.DataFrame, contract: Contract, config: TrainingCon
 
 
 def _find_infinities(table: pd.DataFrame, masked: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
-    detail = f"values are finite, within ±{LARGEST:g}; write null for unknown"
+    detail = f"values are within ±{LARGEST:g}; write null for unknown"
     for name in (column.name for column in contract.columns if table[column.name].dtype.kind == "f"):
         rows = np.flatnonzero(np.abs(table[name].to_numpy()) > LARGEST)
         if len(rows):
