@@ -277,11 +277,8 @@ def _convert_columns(
             converted, detected, nulls = notation.read_text_column(column, fmt, config.max_unreadable)
             if detected != fmt:
                 formats[name] = fmt = detected
-        elif column.type == pa.float64():
-            nulls = pc.fill_null(pc.is_inf(column), False).to_numpy()
-            converted = pc.if_else(pa.array(nulls), pa.scalar(None, pa.float64()), column) if nulls.any() else column
         else:
-            converted = column
+            converted, nulls = _remove_infinities(column)
         if nulls.any():
             examples = list_examples(column.to_pandas(), np.flatnonzero(nulls))
             share = float(nulls.mean())
@@ -302,6 +299,14 @@ def _convert_declared(column: pa.ChunkedArray, kind: Kind, fmt: ValueFormat) -> 
         moments, unread = text_columns.parse_times(column if text else _as_text(column), fmt)
         return column if unread.any() else pa.chunked_array([pa.array(moments, _TIME)])
     return column
+
+
+def _remove_infinities(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, np.ndarray]:
+    """The column with null in place of infinities, and (n,) bool where they were."""
+    if not pa.types.is_floating(column.type):
+        return column, np.zeros(len(column), dtype=bool)
+    infinite = pc.fill_null(pc.is_inf(column), False)
+    return pc.if_else(infinite, pa.scalar(None, column.type), column), infinite.to_numpy()
 
 
 def _remove_null_markers(column: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:

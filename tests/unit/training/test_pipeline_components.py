@@ -110,7 +110,7 @@ def test_boosting_of_classes_with_few_rows() -> None:
 
 @pytest.mark.parametrize(("rows", "rare", "leaf"), [(300, 0.06, 5), (300, 0.5, 20)])
 def test_boosting_of_few_rows_chooses_the_size_of_leaves(rows: int, rare: float, leaf: int) -> None:
-    """Small leaves are chosen if few rows differ from the others, and not for noise; a configured size is not changed."""
+    """Small leaves are chosen if few rows differ from the others, not for noise; a configured size is not changed."""
     rng = np.random.default_rng(3)
     features = np.c_[rng.normal(size=rows), rng.random(rows) < rare]
     target = 40 * features[:, 1] + rng.normal(size=rows)

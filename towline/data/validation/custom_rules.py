@@ -131,7 +131,8 @@ def check_dataset(dataset: Dataset) -> Iterator[Rule]:
         yield Rule(rule="encoding", severity="warn", detail=detail)
     for column in dataset.coerced:
         examples, fields = (column.examples,) if column.examples else (), column.model_dump(exclude={"examples"})
-        detail = f"a finite number; other values are read as null; data.columns: {{{column.column}: category}} would use them"
+        remedy = f"data.columns: {{{column.column}: category}} would use them"
+        detail = f"a finite number; other values are read as null; {remedy}"
         yield Rule(rule="values_numeric", severity="warn", examples=examples, detail=detail, **fields)
     for reason, rows in dataset.left_out:
         share = rows / (dataset.rows + sum(dict(dataset.left_out).values()))
