@@ -221,7 +221,7 @@ def fit_isotonic(predicted: np.ndarray, targets: np.ndarray, weights: np.ndarray
 def expected_calibration_error(probabilities: np.ndarray, truth: np.ndarray, bins: int = 10) -> float:
     """The mean distance between predicted probabilities and observed shares, over bins with equal numbers of rows.
 
-    The error of each class is measured by itself; the result is their mean.
+    The result is the mean of the errors of the classes.
 
     Args:
         probabilities: (n, classes).
