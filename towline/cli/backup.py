@@ -1,6 +1,7 @@
 """towline backup and towline restore."""
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,25 @@ if TYPE_CHECKING:
     from towline.config import Settings
     from towline.operations.backup.databases import Database
 
+Pairs = tuple[tuple[str, str], ...]
+
+
+def _parse_pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if not value or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", name):
+        # the text is not shown: it may be a part of a password
+        raise click.BadParameter("a value is not NAME=VALUE; a name has a-z, 0-9, - and _; write %20 for a space")
+    return name, value
+
+
 _databases = click.option(
-    "--database", "urls", multiple=True, metavar="NAME=URL", envvar="TOWLINE_BACKUP_DATABASES", show_envvar=True,
+    "--database", "urls", type=_parse_pair, multiple=True, metavar="NAME=URL",
+    envvar="TOWLINE_BACKUP_DATABASES", show_envvar=True,
     help="A database besides the ledger and MLflow's, e.g. of a Prefect server. Can be repeated.",
 )  # fmt: skip
 _folders = click.option(
-    "--folder", "folders", multiple=True, metavar="NAME=PATH", envvar="TOWLINE_BACKUP_FOLDERS", show_envvar=True,
+    "--folder", "folders", type=_parse_pair, multiple=True, metavar="NAME=PATH",
+    envvar="TOWLINE_BACKUP_FOLDERS", show_envvar=True,
     help="A folder besides the store, e.g. an MLflow server's artifacts. Can be repeated.",
 )  # fmt: skip
 
@@ -30,7 +44,7 @@ _folders = click.option(
 @_folders
 @click.option("--no-hash-keys", is_flag=True, help="Leave out the keys of hashed columns of prediction logs.")
 @json_option
-def backup(target: Path, urls: tuple[str, ...], folders: tuple[str, ...], no_hash_keys: bool, as_json: bool) -> None:
+def backup(target: Path, urls: Pairs, folders: Pairs, no_hash_keys: bool, as_json: bool) -> None:
     """Writes the whole store into FILE (.tar.zst or .tar.gz), while it is in use.
 
     \b
@@ -77,8 +91,8 @@ def restore(
     verify_only: bool,
     force: bool,
     trust: tuple[str, ...],
-    urls: tuple[str, ...],
-    folders: tuple[str, ...],
+    urls: Pairs,
+    folders: Pairs,
     as_json: bool,
 ) -> None:
     """Restores a store from FILE, after checking digests and predictions.
@@ -97,8 +111,8 @@ def restore(
 
     if verify_only:
         manifest = restore.verify(archive)
-        document = manifest.model_dump(include={"created", "towline", "store", "models", "databases", "folders"})
-        document |= {"files": manifest.files, "bytes": manifest.size}
+        document = manifest.model_dump(include={"created", "towline", "store", "models", "folders"})
+        document |= {"databases": list(manifest.dumps), "files": manifest.files, "bytes": manifest.size}
         summary = f"{archive}: {manifest.files:,} files, {manifest.size / 1e6:,.1f} MB, all digests match; written"
         emit(document, as_json, lambda: f"{summary} on {manifest.created[:16].replace('T', ' ')} UTC")
         return
@@ -121,24 +135,18 @@ def restore(
     emit(result.model_dump(), as_json, text)
 
 
-def _targets(
-    into: Path | None, urls: tuple[str, ...], folders: tuple[str, ...]
-) -> "tuple[Settings, dict[str, Database], dict[str, Path]]":
+def _targets(into: Path | None, urls: Pairs, folders: Pairs) -> "tuple[Settings, dict[str, Database], dict[str, Path]]":
     from towline.config import Settings
-    from towline.operations.backup.databases import holds_password, select_databases, split_pairs
+    from towline.operations.backup.databases import Database, select_databases
 
     on_command_line = click.get_current_context().get_parameter_source("urls") == ParameterSource.COMMANDLINE
-    if on_command_line and holds_password(urls):
+    if on_command_line and any(Database(name, url).password for name, url in urls):
         raise ConfigError(
             "a password on a command line can be read by everybody on this machine",
             where="--database",
             remedy="set TOWLINE_BACKUP_DATABASES to NAME=URL instead, or put the password into ~/.pgpass",
         )
     settings = Settings.from_environment({**os.environ, **({"TOWLINE_STORE": str(into.absolute())} if into else {})})
-    pairs = split_pairs(folders, "--folder", "--folder artifacts=/artifacts")
-    paths = {name: Path(path).absolute() for name, path in pairs}
-    if len(paths) < len(folders) or "store" in paths:
-        raise ConfigError(
-            "two folders have one name", where="--folder", remedy="give each its own name, other than store"
-        )
+    if len(paths := {name: Path(path).absolute() for name, path in folders}) < len(folders):
+        raise ConfigError("two folders have one name", where="--folder", remedy="give each its own name")
     return settings, select_databases(settings, urls), paths

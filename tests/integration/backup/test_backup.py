@@ -287,16 +287,16 @@ def test_restore_into_mounted_folders(
     answer(home, range(30, 40))
     folders = (store / "releases", store / "predictions")
     numbers = [folder.stat().st_ino for folder in folders]
-    rename = Path.rename
+    rename = os.rename
 
-    def rename_within_mounts(old: Path, new: Path) -> Path:
-        mounts = [[folder in path.parents for folder in folders] for path in (old, Path(new))]
-        if old in folders or mounts[0] != mounts[1]:
+    def rename_within_mounts(old: Path, new: Path) -> None:
+        mounts = [[folder in Path(path).parents for folder in folders] for path in (old, new)]
+        if Path(old) in folders or mounts[0] != mounts[1]:
             raise OSError(errno.EXDEV, "another disk")
-        return rename(old, new)
+        rename(old, new)
 
     monkeypatch.setattr(placement, "is_mount", lambda path: path in folders)
-    monkeypatch.setattr(Path, "rename", rename_within_mounts)
+    monkeypatch.setattr(os, "rename", rename_within_mounts)
     forced = command("restore", archive, "--force", "--json")
     assert forced.code == 0, forced.err
     assert [folder.stat().st_ino for folder in folders] == numbers

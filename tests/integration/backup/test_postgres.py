@@ -179,7 +179,7 @@ def test_missing_programs_and_a_server_that_is_down_are_reported(
     assert "prefect" in unreachable.err
     assert "hush" not in unreachable.err
     monkeypatch.setattr(databases.Path, "glob", lambda *_: iter(()))
-    monkeypatch.setattr(databases.shutil, "which", lambda _: None)
+    monkeypatch.setattr(databases.shutil, "which", lambda _, path: None)
     missing = command("backup", tmp_path / "a.tar.zst")
     assert missing.code == 2
     assert "apt install postgresql-client" in missing.err

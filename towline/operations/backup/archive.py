@@ -1,7 +1,7 @@
 """A backup archive is a compressed tar of files and folders; its last member is a manifest with the digest of each.
 
-Members are ``store/…``, ``folders/<name>/…`` and ``databases/…``. Archives are not trusted: links, devices and
-names outside of the target are refused. ``tar`` and ``zstd`` can open an archive too.
+Members are ``store/…``, ``folders/<name>/…`` and ``databases/<name>.<kind>``. Archives are not trusted: links, devices
+and names outside of the target are refused. ``tar`` and ``zstd`` can open an archive too.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal
@@ -22,9 +22,9 @@ from towline import files
 from towline.config import Frozen
 from towline.errors import ConfigError, ReleaseError, TransientError
 
-Kind = Literal["sqlite", "postgresql"]
 MANIFEST = "MANIFEST.json"
-_ROOTS = ("store", "folders", "databases")
+STORE = "store"
+_ROOTS = (STORE, "folders", "databases")
 _CODECS = {".tar.zst": ("zstd", b"\x28\xb5\x2f\xfd"), ".tar.gz": ("gzip", b"\x1f\x8b")}
 _BLOCK = 2**20
 _SMALL_FILE = 2**24  # read at once: such a file may be rewritten while it is read
@@ -32,15 +32,11 @@ _MAX_MANIFEST = 2**29
 
 
 class Member(Frozen):
-    """The expected sha256, size in bytes and permissions of a file. The sha256 of a folder is empty."""
+    """The sha256, size in bytes and permissions of a file. The sha256 of a folder is empty."""
 
     sha256: str = Field(pattern=r"^([0-9a-f]{64})?$")
     size: int = Field(ge=0)
     mode: int = Field(ge=0, le=0o777)
-
-    def __str__(self) -> str:
-        content = f"{self.size:,} bytes with the sha256 {self.sha256[:12]}…" if self.sha256 else "no content"
-        return f"{content} and the permissions {self.mode:o}"
 
 
 class ServedRelease(Frozen):
@@ -52,14 +48,13 @@ class ServedRelease(Frozen):
 
 
 class BackupManifest(Frozen):
-    """The content of a backup; ``store`` is the path of the store, ``databases`` the kind of each."""
+    """The content of a backup; ``store`` is the path of the store."""
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     towline: str
     created: str
     store: str
     models: dict[str, ServedRelease]
-    databases: dict[str, Kind]
     folders: tuple[str, ...]
     members: dict[str, Member]
 
@@ -72,14 +67,22 @@ class BackupManifest(Frozen):
         """Bytes of all files, unpacked."""
         return sum(member.size for member in self.members.values())
 
+    @property
     def dumps(self) -> dict[str, str]:
-        """The member that holds each database."""
-        return {name: dump_member(name, kind) for name, kind in self.databases.items()}
+        """The member that holds each database; its suffix is the kind of the database."""
+        return {Path(name).stem: name for name in self.members if name.startswith("databases/")}
 
 
-def dump_member(database: str, kind: Kind) -> str:
-    """The name of the member that holds a database."""
-    return f"databases/{database}.{kind}"
+class _HashingReader(io.RawIOBase):
+    """Hashes a file while it is read; tarfile raises OSError where a file ends too early."""
+
+    def __init__(self, source: IO[bytes]) -> None:
+        self.source, self.digest = source, hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        block = self.source.read(size)
+        self.digest.update(block)
+        return block
 
 
 class ArchiveWriter:
@@ -96,27 +99,26 @@ class ArchiveWriter:
         self.members[name] = Member(sha256="", size=0, mode=info.mode)
 
     def add_file(self, name: str, path: Path) -> None:
-        """Adds a file with its present length, though it may grow meanwhile; skips a file that is gone.
+        """Adds a file with its present length, though it may grow meanwhile.
 
         Raises:
+            FileNotFoundError: it is gone.
             TransientError: it became shorter while it was read, or cannot be read.
         """
         try:
             with path.open("rb") as source:
-                status = os.fstat(source.fileno())
-                info = tarfile.TarInfo(name)
+                status, info, content = os.fstat(source.fileno()), tarfile.TarInfo(name), _HashingReader(source)
                 info.size, info.mtime, info.mode = status.st_size, int(status.st_mtime), status.st_mode & 0o777
-                data = source.read(info.size) if info.size <= _SMALL_FILE else None
-                info.size = info.size if data is None else len(data)
-                content = _HashingReader(source if data is None else io.BytesIO(data))
+                if info.size <= _SMALL_FILE:
+                    data = source.read(info.size)
+                    info.size, content.source = len(data), io.BytesIO(data)
                 self._tar.addfile(info, content)
         except FileNotFoundError:
-            return
+            raise
         except OSError as error:
             problem = f"cannot be backed up: {error.strerror or error}"
-            raise TransientError(
-                problem, where=str(path), remedy="run it again, as a user who may read the file"
-            ) from None
+            remedy = "run it again, as a user who may read the file"
+            raise TransientError(problem, where=str(path), remedy=remedy) from None
         self.members[name] = Member(sha256=content.digest.hexdigest(), size=info.size, mode=info.mode)
 
     def add_manifest(self, manifest: BackupManifest) -> None:
@@ -124,18 +126,6 @@ class ArchiveWriter:
         info = tarfile.TarInfo(MANIFEST)
         info.size, info.mode = len(text), 0o600
         self._tar.addfile(info, io.BytesIO(text))
-
-
-class _HashingReader(io.RawIOBase):
-    """Hashes a file while it is read; tarfile raises OSError where a file ends too early."""
-
-    def __init__(self, source: IO[bytes]) -> None:
-        self.source, self.digest = source, hashlib.sha256()
-
-    def read(self, size: int = -1) -> bytes:
-        block = self.source.read(size)
-        self.digest.update(block)
-        return block
 
 
 @contextmanager
@@ -160,12 +150,12 @@ def open_writer(path: Path) -> Iterator[ArchiveWriter]:
     files.sync(path.parent)
 
 
-def unpack(path: Path, target: Callable[[str], Path] | None = None) -> BackupManifest:
+def unpack(path: Path, target: Path | None = None) -> BackupManifest:
     """Reads an archive to its end and compares every member with the manifest.
 
     Args:
         path: the archive.
-        target: where a member is written; None writes nothing. The caller removes what was written if an error follows.
+        target: an empty folder for the members; None writes nothing. The caller removes it if an error follows.
 
     Raises:
         ReleaseError: a member differs from the manifest or is not allowed in a backup; the error names it.
@@ -178,28 +168,28 @@ def unpack(path: Path, target: Callable[[str], Path] | None = None) -> BackupMan
         with _open_reader(path) as tar:
             for info in tar:
                 name = info.name
-                problem = "comes after the manifest" if manifest else _member_problem(info, members)
-                if problem:
+                if problem := "comes after the manifest" if manifest else _member_problem(info, members):
                     raise _damaged(path, name, problem)
                 if name == MANIFEST:
                     manifest = _read_manifest(path, tar, info)
                 else:
-                    members[name] = _unpack_member(tar, info, target(name) if target else None)
-            while tar.fileobj is not None and (block := tar.fileobj.read(_BLOCK)):  # a tar ends at an empty block
-                if block.strip(b"\0"):
-                    raise _damaged(path, path.name, "has content after its last member: something was appended")
+                    members[name] = _unpack_member(tar, info, target and target / name)
     except (tarfile.TarError, pa.ArrowException, EOFError, UnicodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # a disk error; errors of a codec have no number
             raise
-        raise _damaged(path, name, f"is followed by what cannot be read ({error})") from None
+        raise _damaged(path, name, f"is followed by bytes that cannot be read ({error})") from None
     if manifest is None:
         raise _damaged(path, name, "is the last one: the manifest is missing, the archive is cut short")
-    _compare(path, manifest, members)
+    for name in sorted(manifest.members.keys() | members.keys()):
+        expected, present = manifest.members.get(name), members.get(name)
+        if present != expected:
+            raise _damaged(path, name, f"is {present or 'missing'}, the manifest says {expected or 'nothing'}")
     return manifest
 
 
 @contextmanager
 def _open_reader(path: Path) -> Iterator[tarfile.TarFile]:
+    """An archive whose members the block reads to the last; nothing may follow them."""
     with path.open("rb") as file:
         start = file.read(4)
         codec = next((codec for codec, magic in _CODECS.values() if start.startswith(magic)), None)
@@ -211,6 +201,9 @@ def _open_reader(path: Path) -> Iterator[tarfile.TarFile]:
             tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK) as tar,
         ):
             yield tar
+            while tar.fileobj is not None and (block := tar.fileobj.read(_BLOCK)):  # a tar ends at an empty block
+                if block.strip(b"\0"):
+                    raise _damaged(path, path.name, "has content after its last member: something was appended")
 
 
 def _member_problem(info: tarfile.TarInfo, members: dict[str, Member]) -> str:
@@ -227,7 +220,7 @@ def _unpack_member(tar: tarfile.TarFile, info: tarfile.TarInfo, target: Path | N
     content = _HashingReader(source or io.BytesIO())
     with files.disk(target or Path(os.devnull)):  # errors of a codec have no number and pass through
         if target and not source:
-            target.mkdir(mode=0o700, parents=True, exist_ok=True)
+            target.mkdir(parents=True, exist_ok=True)
             target.chmod(mode | stat.S_IRWXU)
         elif target:
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -249,18 +242,6 @@ def _read_manifest(path: Path, tar: tarfile.TarFile, info: tarfile.TarInfo) -> B
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise _damaged(path, MANIFEST, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-
-
-def _compare(path: Path, manifest: BackupManifest, members: dict[str, Member]) -> None:
-    for name in sorted(manifest.members.keys() | members.keys()):
-        expected, present = manifest.members.get(name), members.get(name)
-        if expected is None or present is None:
-            raise _damaged(path, name, "is not in the manifest" if expected is None else "is missing")
-        if present != expected:
-            raise _damaged(path, name, f"has {present}, the manifest says {expected}")
-    for name, dump in manifest.dumps().items():
-        if dump not in members:
-            raise _damaged(path, dump, f"is missing: it is the database {name}")
 
 
 def _damaged(path: Path, member: str, problem: str) -> ReleaseError:

@@ -1,59 +1,73 @@
-"""The contents of a store that a backup holds.
+"""The contents of a store, or of another folder, that a backup holds.
 
 Locks, logs, records of running processes, unfinished files, links and special files are not backed up.
 """
 
-import stat
+import contextlib
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
 
 from towline import files
-from towline.prediction_log.privacy import HASH_KEYS
 from towline.store import StoreLayout
 
-STORE = "store"
-ASIDE = ".before-restore-"  # prefix of the folder for files that a restore replaced
+ASIDE = ".before-restore-"  # prefix of the folders for files that a restore replaced
+STAGING = ".restore-"  # prefix of the folder in which a restore unpacks an archive
 _EXCLUDED = {"locks", "logs", "servers", "work", "lost+found"}
 _SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")
 
 
-class StoreEntry(NamedTuple):
-    """A file, folder, or something else that is left out; ``name`` is its path within the store."""
+class Contents:
+    """What a backup takes of a folder.
 
-    path: Path
-    name: str
-    kind: str  # file, folder or other
-
-
-def sections(root: Path) -> list[str]:
-    """The names of the files and folders directly in a store that are backed up, sorted."""
-    names = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
-    return [name for name in names if name not in _EXCLUDED and not _is_transient(name)]
-
-
-def section_entries(root: Path, section: str, *, hash_keys: bool = True) -> Iterator[StoreEntry]:
-    """The entries of one section, sorted; a prediction log is locked against conversion while it is read.
-
-    Raises:
-        TransientError: the store cannot be written, which a lock needs.
+    Args:
+        root: the folder.
+        is_store: whether it is a store; of any other folder everything is taken.
     """
-    top, layout = root / section, StoreLayout(root)
-    yield StoreEntry(top, section, "folder" if top.is_dir() else _kind(top))
-    for child in sorted(top.iterdir()) if top.is_dir() else ():
-        is_log = top == layout.prediction_logs and child.is_dir() and not child.name.startswith(".")
-        with files.exclusive_lock(child / ".lock") if is_log else nullcontext():
-            for entry in _walk(child, child.relative_to(root), layout):
-                if hash_keys or HASH_KEYS not in Path(entry.name).parts:
-                    yield entry
 
+    def __init__(self, root: Path, *, is_store: bool) -> None:
+        self.root = root
+        self._layout = StoreLayout(root) if is_store else None
 
-def folder_entries(root: Path) -> Iterator[StoreEntry]:
-    """All entries of a folder that is not a store."""
-    for child in sorted(root.iterdir()) if root.is_dir() else ():
-        if child.name != "lost+found" and not child.name.startswith((ASIDE, ".restore")):
-            yield from _walk(child, child.relative_to(root))
+    def sections(self) -> list[Path]:
+        """The files and folders directly in the folder, sorted."""
+        return [path for path in _list_folder(self.root) if not self._is_excluded(path)]
+
+    def occupied(self) -> set[str]:
+        """The names of the sections that hold a file."""
+        sections = [path for path in self.sections() if not self._layout or path.name != "README.md"]
+        return {section.name for section in sections if any(path.is_file() for path in self.walk(section))}
+
+    def walk(self, path: Path) -> Iterator[Path]:
+        """A path of the folder and everything below it, sorted; links are not followed.
+
+        A prediction log is locked against conversion while it is read.
+
+        Raises:
+            TransientError: the store cannot be written, which a lock needs.
+        """
+        if self._is_excluded(path):
+            return
+        yield path
+        if path.is_dir() and not path.is_symlink():
+            is_log = self._layout is not None and path.parent == self._layout.prediction_logs
+            with files.exclusive_lock(path / ".lock") if is_log else contextlib.nullcontext():
+                for child in _list_folder(path):
+                    yield from self.walk(child)
+
+    def _is_excluded(self, path: Path) -> bool:
+        layout, is_section = self._layout, path.parent == self.root
+        if layout is None:
+            return is_section and (path.name == "lost+found" or path.name.startswith((ASIDE, STAGING.rstrip("-"))))
+        top, *names = path.relative_to(self.root).parts
+        if layout.root / top == layout.mlflow_artifacts:  # whatever a run has logged, under any name
+            return False
+        if layout.root / top == layout.prefect:  # task results are valid only with the workspace of their run
+            return not is_section and path != layout.prefect / "prefect.db"
+        if layout.root / top == layout.releases:
+            return path.name.startswith(".")
+        is_transient = path.name.startswith(".") or path.name.endswith((".lock", *_SQLITE_SUFFIXES))
+        is_rolled_over = layout.root / top == layout.prediction_logs and names[1:] == ["roll"]
+        return is_transient or is_rolled_over or path == layout.up_state or (is_section and top in _EXCLUDED)
 
 
 def sqlite_siblings(file: Path) -> list[Path]:
@@ -61,40 +75,9 @@ def sqlite_siblings(file: Path) -> list[Path]:
     return [path for end in _SQLITE_SUFFIXES if (path := file.with_name(file.name + end)).exists()]
 
 
-def _walk(path: Path, name: Path, layout: StoreLayout | None = None) -> Iterator[StoreEntry]:
-    kind = _kind(path)
-    if not kind or (kind != "other" and layout is not None and _is_excluded(path, name, layout)):
-        return
-    yield StoreEntry(path, name.as_posix(), kind)
-    if kind == "folder":
-        try:
-            children = sorted(path.iterdir())
-        except FileNotFoundError:
-            return
-        for child in children:
-            yield from _walk(child, name / child.name, layout)
-
-
-def _is_excluded(path: Path, name: Path, layout: StoreLayout) -> bool:
-    top = layout.root / name.parts[0]
-    if top == layout.mlflow_artifacts:  # whatever a run has logged, under any name
-        return False
-    if top == layout.prefect:  # task results are valid only with the workspace of their run
-        return path != layout.prefect / "prefect.db"
-    if top == layout.releases:
-        return path.name.startswith(".")
-    rolled_over = top == layout.prediction_logs and name.parts[2:] == ("roll",)
-    return path == layout.up_state or _is_transient(path.name) or rolled_over
-
-
-def _is_transient(name: str) -> bool:
-    return name.startswith(".") or name.endswith((".lock", *_SQLITE_SUFFIXES))
-
-
-def _kind(path: Path) -> str:
-    """The kind of a path; empty if the file was removed meanwhile."""
+def _list_folder(path: Path) -> list[Path]:
+    """The children of a folder, sorted; none if it is gone."""
     try:
-        mode = path.lstat().st_mode
+        return sorted(path.iterdir())
     except FileNotFoundError:
-        return ""
-    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
+        return []

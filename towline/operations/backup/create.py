@@ -18,9 +18,10 @@ from towline.config import Frozen, Settings
 from towline.config.passwords import mask_passwords
 from towline.errors import ConfigError, ReleaseError, TransientError
 from towline.manifest import MANIFEST, REMEDY, read_manifest
-from towline.operations.backup.archive import ArchiveWriter, BackupManifest, ServedRelease, dump_member, open_writer
-from towline.operations.backup.contents import STORE, StoreEntry, folder_entries, section_entries, sections
+from towline.operations.backup.archive import STORE, ArchiveWriter, BackupManifest, ServedRelease, open_writer
+from towline.operations.backup.contents import Contents
 from towline.operations.backup.databases import LEDGER, TRACKING, Database, copy_sqlite, is_sqlite
+from towline.prediction_log.privacy import HASH_KEYS
 from towline.registry.ledger import Entry, champion_of, open_ledger
 from towline.registry.selection import check_recorded
 from towline.steps import step
@@ -68,39 +69,43 @@ def backup(
     target = target.absolute()
     for root in (settings.store, *folders.values()):
         if target.resolve().is_relative_to(root.resolve()):
-            raise ConfigError(
-                "the backup would be written into the data it backs up",
-                where=str(target),
-                remedy="choose another folder",
-            )
+            problem = "the backup would be written into the data it backs up"
+            raise ConfigError(problem, where=str(target), remedy="choose another folder")
     for name, folder in folders.items():
         if not folder.is_dir():
             raise ConfigError(f"there is no folder {name}", where=str(folder), remedy="name a folder that exists")
     with _scratch_folder(target) as scratch, open_writer(target) as writer:
         source = _Source(databases, scratch, writer)
-        champions = source.add_ledger(settings)
+        with step("ledger") as running:
+            rows, running.note = source.add_ledger(settings)
         for name in sorted(databases.keys() - {LEDGER}, key=lambda name: (name != TRACKING, name)):
             with step(f"database {name}") as running:
-                running.note = source.add_database(name)
-        for section in sections(settings.store):
-            with step(section) as running:
-                running.note = source.add_files(section_entries(settings.store, section, hash_keys=hash_keys), STORE)
+                running.note = source.add_dump(name, source.dump(name))
+        store = Contents(settings.store, is_store=True)
+        for section in store.sections():
+            with step(section.name) as running:
+                paths = store.walk(section)
+                if not hash_keys:
+                    paths = (path for path in paths if HASH_KEYS not in path.relative_to(settings.store).parts)
+                running.note = source.add_paths(paths, settings.store, STORE)
         for name, folder in folders.items():
+            contents = Contents(folder, is_store=False)
             with step(f"folder {name}") as running:
-                running.note = source.add_files(folder_entries(folder), f"folders/{name}")
+                paths = (path for section in contents.sections() for path in contents.walk(section))
+                running.note = source.add_paths(paths, folder, f"folders/{name}")
+        rows = sorted(rows, key=lambda row: (row.model, row.seq))
+        champions = {model: champion_of(list(of_model)) for model, of_model in groupby(rows, key=lambda row: row.model)}
         manifest = BackupManifest(
             towline=__version__,
             created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             store=str(settings.store),
-            models={model: _served_release(settings, row, writer) for model, row in champions.items()},
-            databases={name: database.kind for name, database in source.added.items()},
+            models={model: _served_release(settings, row, writer) for model, row in champions.items() if row},
             folders=tuple(folders),
             members=writer.members,
         )
         writer.add_manifest(manifest)
-    if damaged := [
-        f"version {served.version} of {model}" for model, served in manifest.models.items() if not served.digest
-    ]:
+    damaged = [f"version {served.version} of {model}" for model, served in manifest.models.items() if not served.digest]
+    if damaged:
         raise ReleaseError(
             f"the backup is written, but a release that serves is damaged in it: {', '.join(damaged)}",
             where=str(settings.store),
@@ -114,90 +119,69 @@ def backup(
         files=manifest.files,
         unpacked=manifest.size,
         models=manifest.models,
-        databases=tuple(manifest.databases),
+        databases=tuple(manifest.dumps),
         folders=tuple(folders),
-        notes=(*_missing_releases(settings, manifest), *source.notes(settings)),
+        notes=tuple(_notes(settings, manifest, databases, source.left_out)),
     )
 
 
 class _Source:
-    """Adds databases and files to an archive; ``added`` holds the databases that were added."""
+    """Adds databases and files to an archive; ``left_out`` holds links and special files."""
 
     def __init__(self, databases: Mapping[str, Database], scratch: Path, writer: ArchiveWriter) -> None:
-        self.added: dict[str, Database] = {}
+        self.left_out: list[Path] = []
         self._databases, self._scratch, self._writer = databases, scratch, writer
         self._dumped_files = {database.file for database in databases.values()}
-        self._left_out: list[Path] = []
 
-    def add_ledger(self, settings: Settings) -> dict[str, Entry]:
-        """Adds the ledger; returns the rows of the champions that it names, by model."""
+    def add_ledger(self, settings: Settings) -> tuple[list[Entry], str]:
+        """Adds the ledger; returns its rows, which are those of the copy, and a note."""
         ledger = open_ledger(settings)
-        with step("ledger") as running:
-            for _ in range(_LEDGER_ATTEMPTS):
-                ledger.verify()
-                rows = ledger.history()
-                dump = self._dump(LEDGER)
-                if ledger.history() == rows:
-                    break
-            else:
-                where = str(self._databases[LEDGER])
-                raise TransientError("the ledger changes all the time", where=where, remedy="run the command again")
-            running.note = f"{len(rows):,} rows, {self._add_dump(LEDGER, dump)}"
-        rows = sorted(rows, key=lambda row: (row.model, row.seq))
-        champions = {model: champion_of(list(of_model)) for model, of_model in groupby(rows, key=lambda row: row.model)}
-        return {model: row for model, row in champions.items() if row is not None}
+        for _ in range(_LEDGER_ATTEMPTS):
+            ledger.verify()
+            rows, dump = ledger.history(), self.dump(LEDGER)
+            if ledger.history() == rows:
+                return rows, f"{len(rows):,} rows, {self.add_dump(LEDGER, dump)}"
+        where = str(self._databases[LEDGER])
+        raise TransientError("the ledger changes all the time", where=where, remedy="run the command again")
 
-    def add_database(self, name: str) -> str:
-        return self._add_dump(name, self._dump(name))
-
-    def _dump(self, name: str) -> Path | None:
+    def dump(self, name: str) -> Path | None:
+        """A copy of a database in the scratch folder; None if there is no database yet."""
         dump = self._scratch / name
         with files.disk(self._scratch):
             dump.unlink(missing_ok=True)
             return dump if self._databases[name].dump(dump) else None
 
-    def _add_dump(self, name: str, dump: Path | None) -> str:
+    def add_dump(self, name: str, dump: Path | None) -> str:
         database = self._databases[name]
-        if dump is None:
-            return f"none yet: {database}"
-        self.added[name] = database
-        return self._add_and_remove(dump_member(name, database.kind), dump)
+        return self._add_and_remove(database.member, dump) if dump else f"none yet: {database}"
+
+    def add_paths(self, paths: Iterable[Path], root: Path, prefix: str) -> str:
+        """Adds files and folders; an SQLite database among them is copied between two transactions."""
+        before = set(self._writer.members)
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                self._add_path(path, f"{prefix}/{path.relative_to(root).as_posix()}")
+        added = [member for name, member in self._writer.members.items() if name not in before and member.sha256]
+        return f"{len(added):,} files, {sum(member.size for member in added) / 1e6:,.1f} MB"
+
+    def _add_path(self, path: Path, name: str) -> None:
+        mode = path.lstat().st_mode
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            self.left_out.append(path)
+        elif path.is_dir():
+            self._writer.add_folder(name, mode)
+        elif path.absolute() in self._dumped_files:
+            pass
+        elif not is_sqlite(path):
+            self._writer.add_file(name, path)
+        elif copy_sqlite(path, copied := self._scratch / "copied"):
+            copied.chmod(mode & 0o777)
+            self._add_and_remove(name, copied)
 
     def _add_and_remove(self, member: str, file: Path) -> str:
         self._writer.add_file(member, file)
         file.unlink()
         return f"{self._writer.members[member].size / 1e6:,.1f} MB"
-
-    def add_files(self, entries: Iterable[StoreEntry], root: str) -> str:
-        """Adds files and folders; an SQLite database among them is copied between two transactions."""
-        before = set(self._writer.members)
-        for entry in entries:
-            name = f"{root}/{entry.name}"
-            if entry.kind == "other":
-                self._left_out.append(entry.path)
-            elif entry.kind == "folder":
-                with contextlib.suppress(FileNotFoundError):
-                    self._writer.add_folder(name, entry.path.stat().st_mode)
-            elif entry.path.absolute() in self._dumped_files:
-                continue
-            elif is_sqlite(entry.path):
-                copied = self._scratch / "copied"
-                if copy_sqlite(entry.path, copied):
-                    copied.chmod(entry.path.stat().st_mode & 0o777)
-                    self._add_and_remove(name, copied)
-            else:
-                self._writer.add_file(name, entry.path)
-        added = [member for name, member in self._writer.members.items() if name not in before and member.sha256]
-        return f"{len(added):,} files, {sum(member.size for member in added) / 1e6:,.1f} MB"
-
-    def notes(self, settings: Settings) -> Iterator[str]:
-        if TRACKING not in self._databases:
-            where = mask_passwords(settings.tracking_uri) or "no address"
-            yield f"MLflow is at {where}: its database and artifacts are backed up only if the command names them"
-        for path in self._left_out:
-            yield f"a link or a special file is left out: {path}"
-        for name in self._databases.keys() - self.added.keys():
-            yield f"there is no database {name} yet: {self._databases[name]}"
 
 
 def _served_release(settings: Settings, row: Entry, writer: ArchiveWriter) -> ServedRelease:
@@ -211,12 +195,21 @@ def _served_release(settings: Settings, row: Entry, writer: ArchiveWriter) -> Se
     return ServedRelease(version=row.version, release=row.release, digest=digest)
 
 
-def _missing_releases(settings: Settings, manifest: BackupManifest) -> Iterator[str]:
+def _notes(
+    settings: Settings, manifest: BackupManifest, databases: Mapping[str, Database], left_out: Iterable[Path]
+) -> Iterator[str]:
     ledger = open_ledger(settings)
     for model in ledger.models():
         for row in ledger.versions(model):
             if row.release and f"{STORE}/{row.release}/{MANIFEST}" not in manifest.members:
                 yield f"the release of version {row.version} of {model} is not there: {row.release}"
+    if TRACKING not in databases:
+        where = mask_passwords(settings.tracking_uri) or "no address"
+        yield f"MLflow is at {where}: its database and artifacts are backed up only if the command names them"
+    for path in left_out:
+        yield f"a link or a special file is left out: {path}"
+    for name in databases.keys() - manifest.dumps.keys():
+        yield f"there is no database {name} yet: {databases[name]}"
 
 
 @contextmanager

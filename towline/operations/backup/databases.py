@@ -6,13 +6,11 @@ environment, since every user of a machine can read command lines.
 
 import contextlib
 import os
-import re
 import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -22,7 +20,6 @@ from towline.errors import ConfigError, TransientError
 
 LEDGER, TRACKING = "ledger", "tracking"
 ENVIRONMENT = "TOWLINE_BACKUP_DATABASES"
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _TIMEOUT_S = 10
 _TABLES = (
     "SELECT schemaname || '.' || tablename FROM pg_catalog.pg_tables"
@@ -38,7 +35,9 @@ class Database:
     """A database at an SQLAlchemy URL.
 
     Attributes:
-        name: in archives and on the command line.
+        name: on the command line.
+        member: its dump in an archive.
+        password: of the URL, or empty.
         kind: ``sqlite`` or ``postgresql``.
         file: of an SQLite database.
 
@@ -52,12 +51,14 @@ class Database:
         except (ArgumentError, ValueError):
             raise self._unsupported(name, "this is not a URL") from None
         self.name = name
+        self.password = str(self.url.password or self.url.query.get("password") or "")
         backend, path = self.url.get_backend_name(), self.url.database or ""
         is_file = backend == "sqlite" and path and not path.startswith((":", "file:"))
         self.file = Path(path).absolute() if is_file else None
-        self.kind: Literal["sqlite", "postgresql"] = "sqlite" if is_file else "postgresql"
+        self.kind = "sqlite" if is_file else "postgresql"
         if self.kind != backend:
             raise self._unsupported(name, f"{self.url.render_as_string(hide_password=True)} is neither")
+        self.member = f"databases/{name}.{self.kind}"
 
     def __str__(self) -> str:
         return str(self.file or self.url.render_as_string(hide_password=True))
@@ -123,11 +124,10 @@ class Database:
     def _run(self, program: str, *options: str) -> None:
         url = self.url._replace(drivername="postgresql", password=None).difference_update_query(["password"])
         address = url.render_as_string().replace("+", "%20")  # libpq reads no + as a space
-        line = [str(_find_program(program)), "--no-password", f"--dbname={address}", "--no-owner", "--no-privileges"]
-        password = self.url.password or self.url.query.get("password")
-        environment = {**os.environ, "PGCONNECT_TIMEOUT": str(_TIMEOUT_S)} | (
-            {"PGPASSWORD": str(password)} if password else {}
-        )
+        line = [_find_program(program), "--no-password", f"--dbname={address}", "--no-owner", "--no-privileges"]
+        environment = {**os.environ, "PGCONNECT_TIMEOUT": str(_TIMEOUT_S)}
+        if self.password:
+            environment["PGPASSWORD"] = self.password
         result = subprocess.run(
             [*line, *options], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
@@ -155,43 +155,24 @@ class Database:
         return ConfigError(problem, where=_setting(name), remedy=remedy)
 
 
-def select_databases(settings: Settings, named_urls: Sequence[str]) -> dict[str, Database]:
+def select_databases(settings: Settings, urls: Iterable[tuple[str, str]]) -> dict[str, Database]:
     """The databases of a backup, by name: the ledger, MLflow's database if it can be dumped, and further ones.
 
     Args:
         settings: with the URLs of the first two.
-        named_urls: ``NAME=URL`` of the others.
+        urls: names and URLs of the others.
 
     Raises:
-        ConfigError: a name is used twice, or an item is not NAME=URL.
+        ConfigError: a name is used twice.
     """
     databases = {LEDGER: Database(LEDGER, settings.ledger_url)}
     if settings.tracking_uri.startswith(("sqlite:", "sqlite+", "postgresql:", "postgresql+")):
         databases[TRACKING] = Database(TRACKING, settings.tracking_uri)
-    for name, url in split_pairs(named_urls, "--database", f"{ENVIRONMENT} or --database prefect=postgresql://…"):
+    for name, url in urls:
         if name in databases:
             raise ConfigError(f"two databases are called {name}", where="--database", remedy="give each its own name")
         databases[name] = Database(name, url)
     return databases
-
-
-def split_pairs(pairs: Iterable[str], where: str, example: str) -> list[tuple[str, str]]:
-    """Splits each ``NAME=VALUE``; ConfigError for an item that is none."""
-    split = []
-    for number, pair in enumerate(pairs, 1):
-        name, equals, value = pair.partition("=")
-        if not (equals and value and _NAME.fullmatch(name)):
-            # the text is not shown: it may be a part of a password
-            raise ConfigError(f"value {number} is not NAME=…", where=where, remedy=f"write {example}; %20 for a space")
-        split.append((name, value))
-    return split
-
-
-def holds_password(named_urls: Sequence[str]) -> bool:
-    """Whether one of the URLs in ``NAME=URL`` holds a password."""
-    pairs = split_pairs(named_urls, "--database", "--database prefect=postgresql://…")
-    urls = [Database(name, url).url for name, url in pairs]
-    return any(url.password or "password" in url.query for url in urls)
 
 
 def is_sqlite(path: Path) -> bool:
@@ -225,17 +206,18 @@ def copy_sqlite(source: Path, target: Path) -> bool:
     return True
 
 
-def _find_program(name: str) -> Path:
+def _find_program(name: str) -> str:
     """Debian's newest version, which is not on the PATH, else that on the PATH."""
-    versions = [path for path in Path("/usr/lib/postgresql").glob(f"*/bin/{name}") if path.parts[-3].isdecimal()]
-    program = max(versions, key=lambda path: int(path.parts[-3]), default=None) or shutil.which(name)
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: path.parent.name.zfill(4))
+    path = os.pathsep.join([*map(str, reversed(folders)), os.environ.get("PATH", os.defpath)])
+    program = shutil.which(name, path=path)
     if program is None:
         raise ConfigError(
             f"{name} is not installed",
             where="PATH and /usr/lib/postgresql",
             remedy="apt install postgresql-client, of the server's version or a later one",
         )
-    return Path(program)
+    return program
 
 
 def _setting(name: str) -> str:

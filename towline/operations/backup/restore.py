@@ -1,23 +1,25 @@
 """Restores a backup: unpacks it inside the store's folder, verifies it, then moves it into place.
 
 Nothing that exists is changed before every digest matches, the ledger's chain is verified, and each release that serves
-answers its probe as recorded. Files are moved before the ledger is restored, so that what it names is there.
+predicts its probe rows as recorded. Files are moved before the ledger is restored: the releases that it names exist.
 """
 
 import contextlib
 import os
-import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from towline import files
 from towline.config import Frozen, Settings
-from towline.errors import ConfigError, ReleaseError
+from towline.errors import ConfigError, ReleaseError, TransientError
 from towline.inference.predictor import open_release
-from towline.operations.backup.archive import BackupManifest, unpack
-from towline.operations.backup.contents import ASIDE, STORE
+from towline.operations.backup.archive import STORE, BackupManifest, unpack
+from towline.operations.backup.contents import STAGING, Contents
 from towline.operations.backup.databases import LEDGER, TRACKING, Database
-from towline.operations.backup.placement import Placement, occupied, staging_folder
+from towline.operations.backup.placement import Placement
 from towline.operations.process_record import ProcessRecord
 from towline.prediction_log import segments
 from towline.registry.ledger import Ledger
@@ -28,7 +30,7 @@ from towline.store import StoreLayout
 
 
 class RestoredModel(Frozen):
-    """A release that serves, and how many rows of its probe it answers as recorded."""
+    """A release that serves, and how many probe rows it predicts as recorded."""
 
     version: int
     release: str
@@ -84,48 +86,50 @@ def restore(
         ReleaseError: the archive, the ledger or a release that serves is damaged.
         TransientError: the disk is full; a database is down.
     """
-    roots = {STORE: settings.store, **folders}
+    roots = {STORE: settings.store} | {f"folders/{name}": folder for name, folder in folders.items()}
+    contents = {prefix: Contents(root, is_store=prefix == STORE) for prefix, root in roots.items()}
     _check_unused(settings.layout, databases)
     if not force:
-        _check_empty(roots, databases)
-    token = secrets.token_hex(4)
+        _check_empty(contents, databases)
     with ExitStack() as stack:
-        staged = {name: stack.enter_context(staging_folder(root, token)) for name, root in roots.items()}
+        staging = stack.enter_context(_staging_folder(settings.store))
         with step("unpack") as running:
-            manifest = unpack(archive, lambda member: _staged_path(member, staged))
+            manifest = unpack(archive, staging)
             _check_targets(archive, manifest, databases, folders)
             running.note = _count(manifest)
-        dumps = {name: staged[STORE] / member for name, member in manifest.dumps().items()}
+        dumps = {name: staging / member for name, member in manifest.dumps.items()}
         if TRACKING in dumps and databases[TRACKING].file is not None:
             relocate(dumps[TRACKING], manifest.store, str(settings.store))
         ledger_is_file = LEDGER in dumps and databases[LEDGER].file is not None
-        with step("try") as running:
+        with step("verify") as running:
             ledger_rows = _verify_ledger(f"sqlite:///{dumps[LEDGER]}", manifest) if ledger_is_file else 0
-            models = _try_releases(StoreLayout(staged[STORE] / STORE), manifest, trusted)
+            models = _check_releases(StoreLayout(staging / STORE), manifest, trusted)
             running.note = "; ".join(
-                f"{name}@{model.version} answers {model.rows} rows as recorded" for name, model in models.items()
+                f"{name}@{model.version} predicts {model.rows} rows as recorded" for name, model in models.items()
             )
-        _move_dumps(dumps, databases, settings.store, staged[STORE] / STORE)
         os.sync()  # unpacked files must survive a power cut before they are moved into place
-        placement = Placement(f"{ASIDE}{token}", stack.enter_context(ExitStack()))
+        undo = stack.enter_context(ExitStack())
+        placement = Placement(undo)
         with step("put in place") as running:
-            for name, root in roots.items():
-                placement.move_into(staged[name] / (STORE if name == STORE else f"folders/{name}"), root, name)
+            for prefix, root in roots.items():
+                placement.replace_content(staging / prefix, root, contents[prefix].occupied())
             for name in sorted(dumps, key=lambda name: name == LEDGER):
-                if databases[name].file is None:
+                file = databases[name].file
+                if file is None:
                     databases[name].restore(dumps[name], replace=force)
-                elif dumps[name].exists():
-                    placement.place_database(dumps[name], databases[name].file)  # type: ignore[arg-type]
+                else:
+                    dumps[name].chmod(0o600)
+                    placement.place(dumps[name], file)
             if LEDGER in dumps and not ledger_is_file:
                 ledger_rows = _verify_ledger(settings.ledger_url, manifest)
             running.note = f"in {settings.store}"
-        placement.commit()
+        undo.pop_all()
     return RestoreResult(
         created=manifest.created,
         files=manifest.files,
         bytes=manifest.size,
         models=models,
-        databases=tuple(manifest.databases),
+        databases=tuple(manifest.dumps),
         ledger_rows=ledger_rows,
         aside=tuple(map(str, placement.remaining_aside())),
         notes=tuple(_notes(manifest, databases, settings)),
@@ -136,25 +140,42 @@ def _count(manifest: BackupManifest) -> str:
     return f"{manifest.files:,} files, {manifest.size / 1e6:,.1f} MB, all digests match"
 
 
-def _staged_path(member: str, staged: Mapping[str, Path]) -> Path:
-    parts = member.split("/")
-    if parts[0] == "folders" and len(parts) > 1 and parts[1] in staged:
-        return staged[parts[1]] / member
-    return staged[STORE] / member
+@contextmanager
+def _staging_folder(store: Path) -> Iterator[Path]:
+    """A folder inside the store, so that its content moves by renames; those of killed restores are removed."""
+    created = next((path for path in reversed([store, *store.parents]) if not path.exists()), None)
+    lock = store / f"{STAGING}lock"
+    try:
+        with files.exclusive_lock(lock, wait=False) as acquired:
+            if not acquired:
+                raise TransientError("another restore is under way", where=str(store), remedy="wait for it to end")  # noqa: TRY301
+            for leftover in store.glob(f"{STAGING}*/"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            with files.disk(store):
+                folder = tempfile.TemporaryDirectory(prefix=STAGING, dir=store, ignore_cleanup_errors=True)
+            try:
+                with folder as name:
+                    yield Path(name)
+            finally:
+                lock.unlink(missing_ok=True)
+    except BaseException:
+        if created is not None and not any(path.is_file() for path in created.rglob("*")):
+            shutil.rmtree(created, ignore_errors=True)
+        raise
 
 
 def _check_targets(
     archive: Path, manifest: BackupManifest, databases: Mapping[str, Database], folders: Mapping[str, Path]
 ) -> None:
-    missing = [("database", name, f"--database {name}=URL") for name in manifest.databases if name not in databases]
+    missing = [("database", name, f"--database {name}=URL") for name in manifest.dumps if name not in databases]
     missing += [("folder", name, f"--folder {name}=PATH") for name in sorted(manifest.folders) if name not in folders]
     for kind, name, option in missing:
         problem = f"the backup holds the {kind} {name}, and the command does not say where to restore it"
         raise ConfigError(problem, where=str(archive), remedy=f"add {option}")
-    for name, kind in manifest.databases.items():
-        if databases[name].kind != kind:
+    for name, member in manifest.dumps.items():
+        if databases[name].member != member:
             raise ConfigError(
-                f"the database {name} was on {kind}, and here it is on {databases[name].kind}",
+                f"the database {name} was on {Path(member).suffix[1:]}, and here it is on {databases[name].kind}",
                 where=str(databases[name]),
                 remedy="set its address to a database of the same kind",
             )
@@ -176,25 +197,14 @@ def _verify_ledger(url: str, manifest: BackupManifest) -> int:
     return len(ledger.history())
 
 
-def _try_releases(layout: StoreLayout, manifest: BackupManifest, trusted: Sequence[str]) -> dict[str, RestoredModel]:
-    """Has each release that serves answer its probe; those that were damaged when they were backed up are left out."""
+def _check_releases(layout: StoreLayout, manifest: BackupManifest, trusted: Sequence[str]) -> dict[str, RestoredModel]:
+    """Checks the predictions of each release that serves, except those that were damaged in the backup."""
     models = {}
     for name, served in manifest.models.items():
         if served.digest:
             rows = check_probe_rows(open_release(layout.release(served.release), trusted, served.digest))
             models[name] = RestoredModel(version=served.version, release=served.release, rows=rows)
     return models
-
-
-def _move_dumps(dumps: Mapping[str, Path], databases: Mapping[str, Database], store: Path, staged_store: Path) -> None:
-    """Moves SQLite databases of the store into the staged store."""
-    for name, dump in dumps.items():
-        file = databases[name].file
-        if file is not None and file.is_relative_to(store):
-            target = staged_store / file.relative_to(store)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            dump.chmod(0o600)
-            dump.rename(target)
 
 
 def _check_unused(layout: StoreLayout, databases: Mapping[str, Database]) -> None:
@@ -220,18 +230,20 @@ def _check_unused(layout: StoreLayout, databases: Mapping[str, Database]) -> Non
         raise ConfigError(f"{user} uses this store", where=str(path), remedy=remedy)
 
 
-def _check_empty(roots: Mapping[str, Path], databases: Mapping[str, Database]) -> None:
-    contents = {root: ", ".join(sorted(occupied(name, root))[:8]) for name, root in roots.items()}
-    problems = [f"{root} holds {names}" for root, names in contents.items() if names]
+def _check_empty(contents: Mapping[str, Contents], databases: Mapping[str, Database]) -> None:
+    roots = [folder.root.absolute() for folder in contents.values()]
+    names = {
+        root: ", ".join(sorted(folder.occupied())[:8]) for root, folder in zip(roots, contents.values(), strict=True)
+    }
+    problems = [f"{root} holds {text}" for root, text in names.items() if text]
     for name, database in databases.items():
-        file = database.file
-        if file is None or not any(file.is_relative_to(root.absolute()) for root in roots.values()):
+        if database.file is None or not any(database.file.is_relative_to(root) for root in roots):
             description = database.describe_contents()
             problems += [f"the database {name} holds {description}: {database}"] if description else []
     if problems:
         raise ConfigError(
             f"the target is not empty: {problems[0]}",
-            where=str(roots[STORE]),
+            where=str(contents[STORE].root),
             remedy="restore --into another folder; or --force, which moves these files aside and replaces these tables",
             details=tuple(problems[1:]),
         )
@@ -241,6 +253,6 @@ def _notes(manifest: BackupManifest, databases: Mapping[str, Database], settings
     for name, served in manifest.models.items():
         if not served.digest:
             yield f"the release that serves {name} was not whole when it was backed up: {served.release}"
-    mlflow_is_remote = TRACKING in manifest.databases and databases[TRACKING].file is None
+    mlflow_is_remote = TRACKING in manifest.dumps and databases[TRACKING].file is None
     if mlflow_is_remote and manifest.store != str(settings.store):
         yield f"MLflow's database names artifacts where they were: {manifest.store}"
