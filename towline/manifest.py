@@ -8,7 +8,7 @@ import json
 import re
 import stat
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, StringConstraints, ValidationError
 
@@ -74,10 +74,16 @@ class Manifest(Frozen):
     trusted: tuple[str, ...] = ()
     seeds: dict[str, int]
     files: dict[FileName, FileEntry] = Field(default_factory=dict)
+    _ADDED: ClassVar[frozenset[str]] = frozenset({"calibration"})
 
     def text(self) -> str:
-        """The canonical JSON text of the manifest; it is written to the file, and the digest is computed from it."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+        """The canonical JSON text of the manifest; it is written to the file, and the digest is computed from it.
+
+        Fields that older releases do not have are left out if they are empty, so that these releases stay canonical.
+        """
+        document = self.model_dump(mode="json")
+        document = {key: value for key, value in document.items() if value or key not in self._ADDED}
+        return json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
 
     @property
     def digest(self) -> str:

@@ -1,5 +1,6 @@
 """Verification of a release against its manifest."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -97,3 +98,10 @@ def test_a_missing_or_empty_folder_or_a_file_is_no_release(tmp_path: Path) -> No
     for name in ("gone", "file", "empty"):
         with pytest.raises(ReleaseError):
             verify_release(tmp_path / name)
+
+
+def test_a_release_of_an_earlier_version_passes(release: Path) -> None:
+    """Its manifest has no fields that were added later."""
+    document = json.loads((release / "manifest.json").read_text())
+    assert "calibration" not in document
+    assert verify_release(release).calibration is None
