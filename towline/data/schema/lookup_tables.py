@@ -68,11 +68,8 @@ def read_lookup_frame(
             remedy += "key: {column of the rows: column of the table}"
             raise ConfigError(what, where=f"lookups.{name}.key", remedy=remedy)
         keys.append(columns[key])
-    kinds: dict[str, Kind] = {
-        table_column: column.kind
-        for column, table_column in zip(keys, config.keys.values(), strict=True)
-        if table_column != config.time
-    }
+    # the key stays as it is written: it is read in the format of the row's column
+    kinds: dict[str, Kind] = {column: "text" for column in config.keys.values() if column != config.time}
     kinds |= {config.names[joined]: kind for joined, kind in config.kinds.items() if config.names[joined] not in kinds}
     frame = to_frame(source.convert(kinds))
     return LookupFrame(name, config, tuple(keys), frame, source.digest)
@@ -123,7 +120,7 @@ def _read_keys(table: LookupFrame) -> list[np.ndarray]:
     """The canonical key columns of the table, in the kinds of the row's columns."""
     keys = []
     for column, name in zip(table.keys, table.config.keys.values(), strict=True):
-        values, bad = convert_column(table.frame[name], column.kind, column.format)
+        values, bad = convert_column(table.frame[name], column.kind, column.format.model_copy(update={"coerce": False}))
         if len(bad):
             raise ConfigError(
                 f"the key {column.name!r} is {column.kind}, but column {name!r} of the table holds other values",

@@ -91,7 +91,8 @@ class LookupTable:
         if times is not None:
             self._bounds = [*starts, self._null]
             self._moments: list[Any] = times.tolist()
-            self._distinct = np.unique(times)
+            ordered = np.sort(times)  # np.unique would import numpy.ma
+            self._distinct = ordered[np.append(ordered[:-1] != ordered[1:], np.ones(len(ordered[-1:]), bool))]
             ids = np.repeat(np.arange(len(starts)), np.diff(self._bounds))
             self._order = ids * (len(self._distinct) + 1) + np.searchsorted(self._distinct, times, "left")
 
