@@ -4,8 +4,8 @@
     TOWLINE_API_KEY=... locust --locustfile deployments/locustfile.py --host http://127.0.0.1:8080 \\
         --headless --users 50 --spawn-rate 10 --run-time 5m --html load.html
 
-The service tells its rows, so this works with any model. It needs towline[loadtest]. `towline loadtest` runs the same
-users, knows a fixed rate besides, and writes a report.
+The service describes its rows, so this works with any model. It needs towline[loadtest]. `towline loadtest` runs the
+same users, or sends requests at a fixed rate, and writes a report.
 """
 
 from towline.operations.loadtest.generator import Client

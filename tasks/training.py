@@ -126,6 +126,8 @@ def evaluate(work: Workspace, config: TrainingConfig, model: final_fit.FittedMod
         evaluation = holdout.evaluate(work, config, model)
         interval = evaluation.metrics[evaluation.primary]
         progress.note = f"{evaluation.primary} {interval.text()} on {evaluation.rows:,} unseen rows"
+        if evaluation.calibration:
+            progress.note += f"; {evaluation.calibration}"
     rows = [
         {"metric": name, "value": interval.text(), "baseline": Interval(value=evaluation.baseline.get(name)).text()}
         for name, interval in evaluation.metrics.items()

@@ -45,6 +45,7 @@ class Manifest(Frozen):
     """Describes a release: the model, its origin, and every file except the manifest.
 
     Attributes:
+        calibration: of the probabilities: its method and number of rows; None if they are not calibrated.
         libraries: versions of the libraries used in training, including that of the estimator.
         trusted: types in the model that are not in the fixed list and that the config trusted. They are loaded only if
             the ledger has recorded the digest of this manifest.
@@ -60,6 +61,7 @@ class Manifest(Frozen):
     classes: tuple[str | int | bool | float, ...]
     positive: str | int | bool | float | None
     threshold: float | None
+    calibration: dict[str, Any] | None = None
     dataset: dict[str, Any]
     estimator: str
     params: dict[str, Any]

@@ -63,7 +63,12 @@ def table(classes: list[Any] | None) -> pd.DataFrame:
 
 
 def train(
-    towline: Callable[..., CommandResult], folder: Path, frame: pd.DataFrame, *candidates: Any, **evaluation: str
+    towline: Callable[..., CommandResult],
+    folder: Path,
+    frame: pd.DataFrame,
+    *candidates: Any,
+    calibrate: str | None = None,
+    **evaluation: str,
 ) -> dict[str, str]:
     """Runs a pipeline on a table; the commands that it prints for what it promoted, by what they are for."""
     frame.to_parquet(folder / "table.parquet", index=False)
@@ -73,6 +78,7 @@ def train(
         "candidates": list(candidates),
         "cross_validation": {"folds": 2},
         "evaluation": {"resamples": 50, **evaluation},
+        "calibrate": calibrate,
     }
     (folder / "boosted.yaml").write_text(yaml.safe_dump(raw))
     done = towline("run", folder / "boosted.yaml")
@@ -85,19 +91,27 @@ def train(
 def follow(
     towline: Callable[..., CommandResult], folder: Path, frame: pd.DataFrame, printed: dict[str, str]
 ) -> list[Any]:
-    """Does what a run printed: loads, scores and serves the model. All three answer alike; returns the answers."""
+    """Does what a run printed: loads, scores and serves the model. All three answer alike; returns the answers.
+
+    In a classification the probabilities are compared too, to the last bit.
+    """
     inputs = frame.drop(columns="y")
     rows = inputs.head(20).astype(object).where(inputs.head(20).notna(), None).to_dict("records")
     statement, _, expression = printed["predict in Python"].rpartition(";")
     names: dict[str, Any] = {"rows": rows}
     exec(statement, names)
     said: list[Any] = eval(expression.strip(), names).tolist()
+    model = eval(expression.strip().removesuffix(".predict(rows)"), names)
+    probabilities = model.predict_proba(rows).tolist() if model.metadata.classes else None
 
     inputs.to_csv(folder / "new.csv", index=False)
     paths = {"IN": str(folder / "new.csv"), "OUT": str(folder / "scored.parquet")}
     scored = towline(*(paths.get(word, word) for word in shlex.split(printed["score a file"])[1:]))
     assert scored.code == 0, scored.err
-    assert pd.read_parquet(folder / "scored.parquet")["prediction"].head(20).tolist() == said
+    table = pd.read_parquet(folder / "scored.parquet").head(20)
+    assert table["prediction"].tolist() == said
+    if probabilities:
+        assert table[[f"probability_{label}" for label in model.metadata.classes]].to_numpy().tolist() == probabilities
 
     _, command, *words = shlex.split(printed["predict over HTTP"])
     assert command == "serve"
@@ -109,7 +123,9 @@ def follow(
                 {"content-type": "application/json"},
             )
             with urlopen(request, timeout=60) as answer:
-                assert json.load(answer)["predictions"] == json.loads(json.dumps(said))
+                content = json.load(answer)
+                assert content["predictions"] == json.loads(json.dumps(said))
+                assert content.get("probabilities") == probabilities
     return said
 
 
@@ -158,6 +174,26 @@ def test_an_ensemble_from_config_to_answers(
         assert np.corrcoef(np.array(answers, dtype=float), truth)[0, 1] > 0.9
     else:
         assert np.mean(truth == answers) > 0.7
+
+
+@pytest.mark.parametrize("target", ["sold", "grade"])
+def test_a_calibrated_model_from_config_to_answers(
+    target: str, towline: Callable[..., CommandResult], store: Path, tmp_path: Path
+) -> None:
+    """It is promoted and compiled, and the program, the batch and the service give equal probabilities."""
+    frame = make_mixed_table(target, rows=1_500)
+    candidate = {"estimator": "boosting", "weights": "balanced", "params": {"max_iter": 60}}
+    printed = train(towline, tmp_path, frame, candidate, calibrate="isotonic")
+    release = next((store / "releases" / "boosted").glob("v1-*"))
+    manifest, card = json.loads((release / "manifest.json").read_text()), (release / "card.md").read_text()
+    assert manifest["calibration"] == {"method": "isotonic", "rows": manifest["dataset"]["training_rows"]}
+    assert "| Calibration | isotonic, fitted on 1," in card
+    assert "| calibration\\_error |" in card
+    assert json.loads((release / "certificate.json").read_text())["compiled"]
+    evaluation = json.loads((release / "metrics.json").read_text())["evaluation"]
+    assert evaluation["calibration"]["after"]["log_loss"] == evaluation["metrics"]["log_loss"]["value"]
+    answers = follow(towline, tmp_path, frame, printed)
+    assert np.mean(frame["y"].head(20) == answers) > 0.7
 
 
 def test_the_projects_own_estimator_from_config_to_answers(

@@ -57,6 +57,7 @@ def fitted(
 ) -> tuple[Any, Contract, pd.DataFrame]:
     """A model of ours on the odd table, its contract, and the canonical features."""
     table = odd_table().drop(columns={"value", "sold", "grade"} - {target})
+    table = table.dropna(subset=[target]).reset_index(drop=True)
     data = {
         "source": "x",
         "target": target,

@@ -18,7 +18,7 @@ from towline.cli import EXIT_CODES, main
 from towline.config import METRICS, PipelineConfig, build_config
 from towline.errors import TowlineError
 
-FOLDERS = (".", "docs", "docs/decisions", "data", "examples")
+FOLDERS = (".", "docs", "docs/decisions", "data", "examples", "tests")
 PAGES = sorted(page for folder in FOLDERS for page in (REPOSITORY / folder).glob("*.md"))
 YAML = [(page, text) for page in PAGES for text in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)]
 

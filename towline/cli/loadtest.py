@@ -63,7 +63,8 @@ def loadtest(
     if users and rate:
         raise ConfigError("--users and --rate exclude each other", where="command line", remedy="give one of them")
     from towline import files
-    from towline.operations.loadtest.run import Load, run_load_test
+    from towline.operations.loadtest.generator import run_load_test  # first: Locust replaces functions of ssl
+    from towline.operations.loadtest.load_result import Load
     from towline.operations.loadtest.target import find_target
 
     load = Load(seconds, None if rate else users or 20, rate)

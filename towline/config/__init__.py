@@ -20,6 +20,7 @@ from towline.config.training import (
     DEFAULT_METRIC,
     GREATER_IS_BETTER,
     METRICS,
+    CalibrationMethod,
     Candidate,
     ColumnRule,
     CrossValidationConfig,
@@ -44,8 +45,8 @@ from towline.config.training import (
 )
 
 __all__ = [
-    "DEFAULT_METRIC", "GREATER_IS_BETTER", "METRICS", "AlertConfig", "Candidate", "ColumnRule", "ConfigOrPath",
-    "CrossValidationConfig", "CustomCheck", "CustomMetric",
+    "DEFAULT_METRIC", "GREATER_IS_BETTER", "METRICS", "AlertConfig", "CalibrationMethod", "Candidate", "ColumnRule",
+    "ConfigOrPath", "CrossValidationConfig", "CustomCheck", "CustomMetric",
     "DataConfig", "DriftConfig", "Duration", "EvaluationConfig", "Expectation", "Frozen",
     "GateConfig", "HistoryConfig", "Kind", "LoggingPolicy", "LookupConfig", "MetricName", "OptionalDuration",
     "PackageConfig",

@@ -35,6 +35,7 @@ from towline.config.record import Budget, Frozen, suggest
 from towline.config.settings import Settings
 from towline.config.training import (
     GREATER_IS_BETTER,
+    CalibrationMethod,
     Candidate,
     CandidateOrName,
     CrossValidationConfig,
@@ -85,6 +86,9 @@ class TrainingConfig(Frozen):
         None, description="a transformer of your own before the preprocessing; docs/extending.md"
     )
     cross_validation: CrossValidationConfig = CrossValidationConfig()
+    calibrate: CalibrationMethod | None = Field(
+        None, description="calibrates the probabilities of a classifier on out-of-fold rows; null: not"
+    )
     evaluation: EvaluationConfig = EvaluationConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     package: PackageConfig = PackageConfig()

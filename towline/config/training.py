@@ -29,6 +29,7 @@ MetricName = Literal[
     "mae", "rmse", "r2", "mape",
 ]  # fmt: skip
 Severity = Literal["error", "warn"]
+CalibrationMethod = Literal["isotonic", "sigmoid"]
 LoggingPolicy = Literal["keep", "drop", "hash", "bucket"]
 
 _DOTTED_PATH = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"

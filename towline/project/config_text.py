@@ -45,6 +45,11 @@ def write_config_text(proposal: Proposal) -> str:
     if proposal.folds != 5:
         folds = _line(f"  folds: {proposal.folds}", "the table has few distinct times")
         lines += ["cross_validation:", folds, ""]
+    if proposal.task != "regression":
+        lines += [
+            _line("calibrate: null", "isotonic or sigmoid: probabilities become shares of rows; docs/config.md"),
+            "",
+        ]
     lines += ["evaluation:", _line(f"  metric: {proposal.metric}", proposal.metric_reason)]
     if proposal.slices:
         lines.append(_line(f"  slices: {_scalar(proposal.slices)}", "groups of rows that are evaluated separately"))

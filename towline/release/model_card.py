@@ -63,6 +63,7 @@ def render_card(
             (score.candidate, score.mean.get(evaluation.primary), score.sd.get(evaluation.primary), score.failed)
             for score in result.candidates
         ],
+        "calibration": evaluation.calibration,
         "notes": result.notes,
         "slices": _sort_worst_first(evaluation, primary)[:MAX_SLICES],
         "importance": evaluation.importance[:MAX_COLUMNS],

@@ -117,6 +117,7 @@ def _manifest(
         classes=contract.classes,
         positive=contract.positive,
         threshold=model.threshold,
+        calibration=model.calibration.model_dump(include={"method", "rows"}) if model.calibration else None,
         dataset={
             **data.model_dump(include={"digest", "rows", "start", "end", "source"}),
             "split": _split(work, config, model),

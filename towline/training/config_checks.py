@@ -12,6 +12,16 @@ from towline.training.tuning import check_space
 from towline.training.user_code import import_function
 
 TASKS: tuple[Task, ...] = ("regression", "binary", "multiclass")
+#: key → error and remedy if it does not fit the task
+_UNSUITABLE_KEYS: Mapping[str, tuple[str, str]] = {
+    "data.detrend": (
+        "the target of a {task} task has no trend", "remove data.detrend; data.half_life weights old rows less"
+    ),
+    "calibrate": (
+        "a {task} has no probabilities to calibrate",
+        "remove calibrate; if the target is a class written as a number, set task: binary or task: multiclass",
+    ),
+}  # fmt: skip
 
 
 def check_config(config: PipelineConfig, task: Task | None = None) -> None:
@@ -47,8 +57,8 @@ def _tasks_of_keys(config: PipelineConfig, tasks: Sequence[Task], *, known: bool
         if not remaining and known:
             if metric:
                 raise metric_error(where, metric, tasks[0])
-            remedy = "remove data.detrend; data.half_life weights old rows less"
-            raise ConfigError(f"the target of a {tasks[0]} task has no trend", where=where, remedy=remedy)
+            what, remedy = _UNSUITABLE_KEYS[where]
+            raise ConfigError(what.format(task=tasks[0]), where=where, remedy=remedy)
         if not remaining:
             what = f"{where} is for {' or '.join(suitable)}, and {limiting_key} is for {' or '.join(tasks)}"
             raise ConfigError(what, where=where, remedy="change one of them")
@@ -68,6 +78,8 @@ def _task_specific_keys(config: PipelineConfig) -> Iterator[tuple[str, str, tupl
             yield where, metric, tuple(task for task in TASKS if metric in METRICS[task])
     if config.data.detrend:
         yield "data.detrend", "", ("regression",)
+    if config.calibrate is not None:
+        yield "calibrate", "", ("binary", "multiclass")
 
 
 def _tasks_of_candidate(candidate: Candidate, tasks: Sequence[Task], config: PipelineConfig) -> tuple[Task, ...]:

@@ -1,8 +1,8 @@
 """Cross-validation of the candidates on folds of the train part, and the selection of one of them.
 
 The candidate with the best mean of the primary metric is selected; the baseline is measured too, but never selected. An
-ensemble is selected only if its advantage is larger than the noise. In a binary task the decision threshold is chosen
-on the out-of-fold predictions.
+ensemble is selected only if its advantage is larger than the noise. The calibration of the probabilities is fitted on
+the out-of-fold predictions (``calibrate``). In a binary task the decision threshold is chosen on them afterwards.
 """
 
 import logging
@@ -23,6 +23,7 @@ from threadpoolctl import ThreadpoolController
 
 from towline import files
 from towline.config import (
+    CalibrationMethod,
     Candidate,
     Frozen,
     PipelineConfig,
@@ -36,11 +37,12 @@ from towline.errors import ConfigError, FitError, TowlineError
 from towline.extras import BOOSTING_LIBRARIES
 from towline.training import model_io
 from towline.training.budget import CandidateLimits, FitPlan, count_workers
+from towline.training.calibration import Calibration, OutOfFoldRows, calibrate_out_of_fold
 from towline.training.config_checks import check_config
 from towline.training.estimators import build_model, create_transformer, default_search_space, pipeline_of
 from towline.training.evaluation.definitions import Metric, metrics_of, primary_metric
 from towline.training.evaluation.metrics import compute_metrics, predict
-from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
 from towline.training.pipeline_components import Model
 from towline.training.tuning import search_parameters
 from towline.training.user_code import describe_error
@@ -65,6 +67,8 @@ class CrossValidationResult(Frozen):
         folds: metrics of each fold; a metric that is undefined in a fold is left out.
         mean, sd: of each metric, over the folds in which it is defined.
         threshold: binary: a row is positive from this probability on; None: the estimator's own rule.
+        calibration: of the probabilities; None: they are not calibrated.
+        calibration_notes: what differs from ``calibrate`` of the config, in one line each.
         seconds, cpu_seconds: wall and process time, including the search.
         trials: of the search.
         rows, rows_available: rows that the largest fold was fitted on, and could have been.
@@ -81,6 +85,8 @@ class CrossValidationResult(Frozen):
     mean: dict[str, float]
     sd: dict[str, float]
     threshold: float | None
+    calibration: Calibration | None = None
+    calibration_notes: tuple[str, ...] = ()
     seconds: float
     cpu_seconds: float
     trials: int = 0
@@ -93,11 +99,20 @@ class CrossValidationResult(Frozen):
 
 
 class FoldScores(NamedTuple):
-    """Predictions for the test rows of each fold, the threshold behind their labels, and the metrics of each fold."""
+    """The scored predictions for the test rows of each fold.
+
+    Attributes:
+        predictions: calibrated, with the labels of the threshold.
+        threshold: binary: a row is positive from this probability on; None: the estimator's own rule.
+        metrics: of each fold.
+        calibration, calibration_notes: as in ``CrossValidationResult``.
+    """
 
     predictions: list[Predictions]
     threshold: float | None
     metrics: list[dict[str, float]]
+    calibration: Calibration | None = None
+    calibration_notes: tuple[str, ...] = ()
 
     def summary(self, statistic: Callable[[list[float]], Any]) -> dict[str, float]:
         """Each metric over the folds in which it is defined."""
@@ -121,11 +136,17 @@ class _CrossValidation:
 
     def score(self, params: dict[str, Any]) -> FoldScores:
         """Fits and scores the candidate with these hyperparameters."""
-        predictions, truth = self._predict_folds(params), [self.labels[test] for _, test in self.folds]
-        threshold = "none" if self.candidate.estimator == "baseline" else self.config.evaluation.threshold
-        return score_folds(truth, predictions, self.contract, threshold, metrics_of(self.config, self.contract.task))
+        return self.score_predictions(self.predict_folds(params))
 
-    def _predict_folds(self, params: dict[str, Any]) -> list[Predictions]:
+    def score_predictions(self, predictions: list[Predictions]) -> FoldScores:
+        """Calibrates and scores predictions of ``predict_folds``; the baseline gets no calibration and no threshold."""
+        truth = [self.labels[test] for _, test in self.folds]
+        if self.candidate.estimator == "baseline":
+            metrics = metrics_of(self.config, self.contract.task)
+            return _measure_folds(truth, FoldScores(predictions, None, []), self.contract, metrics)
+        return score_folds(truth, predictions, self.contract, self.config)
+
+    def predict_folds(self, params: dict[str, Any]) -> list[Predictions]:
         """Predictions for the test rows of each fold, by a model that is fitted on its train rows.
 
         Folds run in threads if that saves time. Each fold computes in one thread, so that no result depends on the
@@ -162,10 +183,12 @@ class _CrossValidation:
             trusted, where = model_io.trusted_packages(self.config), f"candidates.{self.candidate.name}"
             model_io.check_round_trip(model, path, where, trusted, lambda model: predict(model, rows, self.contract))
 
-    def save(self, predictions: list[Predictions]) -> None:
+    def save(self, predictions: list[Predictions], scores: FoldScores) -> None:
+        """Saves the predictions of ``predict_folds`` and the scored ones."""
         rows = np.concatenate([test for _, test in self.folds])
         fold = np.concatenate([np.full(len(test), fold) for fold, (_, test) in enumerate(self.folds)])
-        out_of_fold = OutOfFoldPredictions(rows, fold, Predictions.concatenate(predictions))
+        uncalibrated = Predictions.concatenate(predictions).probabilities if scores.calibration else None
+        out_of_fold = OutOfFoldPredictions(rows, fold, Predictions.concatenate(scores.predictions), uncalibrated)
         save_out_of_fold_predictions(self.work, self.candidate.name, out_of_fold)
 
 
@@ -175,17 +198,21 @@ class OutOfFoldPredictions(NamedTuple):
     Attributes:
         rows: (n,) positions in the train part.
         fold: (n,) number of the fold.
-        predictions: of the n rows.
+        predictions: of the n rows; if they are calibrated, each fold by the calibration of the other folds.
+        uncalibrated: (n, classes) probabilities before the calibration; None: they are not calibrated.
     """
 
     rows: np.ndarray
     fold: np.ndarray
     predictions: Predictions
+    uncalibrated: np.ndarray | None = None
 
 
 def save_out_of_fold_predictions(work: Workspace, candidate: str, out_of_fold: OutOfFoldPredictions) -> None:
     """Writes the predictions of a candidate to ``oof-<name>.npz``."""
     arrays = out_of_fold.predictions.to_arrays(work.contract().classes)
+    if out_of_fold.uncalibrated is not None:
+        arrays["uncalibrated"] = out_of_fold.uncalibrated
     path = work.file(f"oof-{candidate}.npz")
     files.write_arrays(path, rows=out_of_fold.rows, fold=out_of_fold.fold, **arrays)
 
@@ -197,7 +224,7 @@ def load_out_of_fold_predictions(work: Workspace, candidate: str) -> OutOfFoldPr
         return None
     arrays = files.read_arrays(path)
     predictions = Predictions.from_arrays(arrays, work.contract().classes)
-    return OutOfFoldPredictions(arrays["rows"], arrays["fold"], predictions)
+    return OutOfFoldPredictions(arrays["rows"], arrays["fold"], predictions, arrays.get("uncalibrated"))
 
 
 def check_candidates(config: PipelineConfig, contract: Contract) -> None:
@@ -267,8 +294,9 @@ def cross_validate(
                 failed = "left out (budget)"
             else:
                 params, trials = _search(run, limits.trials)
-                scores = run.score(params)
-                run.save(scores.predictions)
+                predictions = run.predict_folds(params)
+                scores = run.score_predictions(predictions)
+                run.save(predictions, scores)
                 if metric not in scores.summary(np.mean):
                     failed = f"{metric} is undefined in every fold"
         except TowlineError:
@@ -283,6 +311,8 @@ def cross_validate(
         mean=scores.summary(np.mean),
         sd=scores.summary(np.std),
         threshold=scores.threshold,
+        calibration=scores.calibration,
+        calibration_notes=scores.calibration_notes,
         seconds=round(time.perf_counter() - started[0], 3),
         cpu_seconds=round(time.process_time() - started[1], 3),
         trials=trials,
@@ -385,30 +415,57 @@ def _is_clearly_better(ensemble: CrossValidationResult, best: CrossValidationRes
 
 
 def score_folds(
-    truth: Sequence[np.ndarray],
-    predictions: Sequence[Predictions],
-    contract: Contract,
-    threshold_metric: str,
-    metrics: Sequence[Metric],
+    truth: Sequence[np.ndarray], predictions: Sequence[Predictions], contract: Contract, config: TrainingConfig
 ) -> FoldScores:
-    """The metrics of each fold; in a binary task the labels are decided by a threshold first.
+    """Calibrates the predictions if the config says so, decides the labels, and computes the metrics of each fold.
 
     Args:
         truth: true values or labels of each fold.
         predictions: for the rows of each fold.
         contract: task, classes and positive class.
-        threshold_metric: that the threshold maximises on the rows of all folds; none: the labels stay as they are.
-        metrics: to compute.
+        config: ``calibrate``; the metrics; and the metric that the threshold of a binary task maximises on the rows of
+            all folds.
     """
-    threshold, labelled = None, list(predictions)
-    has_probabilities = all(fold.probabilities is not None for fold in predictions)
+    scores = FoldScores(list(predictions), None, [])
+    if config.calibrate is not None and contract.classes:
+        scores = _calibrate_folds(truth, scores.predictions, contract, config.calibrate)
+    threshold_metric = config.evaluation.threshold
+    has_probabilities = all(fold.probabilities is not None for fold in scores.predictions)
     if threshold_metric != "none" and has_probabilities and contract.task == "binary":
-        chances = _positive_probabilities(labelled, contract)
+        chances = _positive_probabilities(scores.predictions, contract)
         threshold = best_threshold(np.concatenate(list(truth)), chances, contract.positive, threshold_metric)
-        labelled = [_apply_threshold(fold, threshold, contract) for fold in predictions]
-    folds = [compute_metrics(*fold, contract, metrics=metrics) for fold in zip(truth, labelled, strict=True)]
+        labelled = [_apply_threshold(fold, threshold, contract) for fold in scores.predictions]
+        scores = scores._replace(predictions=labelled, threshold=threshold)
+    return _measure_folds(truth, scores, contract, metrics_of(config, contract.task))
+
+
+def _measure_folds(
+    truth: Sequence[np.ndarray], scores: FoldScores, contract: Contract, metrics: Sequence[Metric]
+) -> FoldScores:
+    """The scores with the metrics of each fold, without those that are undefined."""
+    folds = [compute_metrics(*fold, contract, metrics=metrics) for fold in zip(truth, scores.predictions, strict=True)]
     finite = [{name: value for name, value in fold.items() if np.isfinite(value)} for fold in folds]
-    return FoldScores(labelled, threshold, finite)
+    return scores._replace(metrics=finite)
+
+
+def _calibrate_folds(
+    truth: Sequence[np.ndarray], predictions: list[Predictions], contract: Contract, method: CalibrationMethod
+) -> FoldScores:
+    """Calibrated predictions of each fold, whose labels are the classes with the largest probabilities."""
+    if any(fold.probabilities is None for fold in predictions):
+        return FoldScores(predictions, None, [], None, ("calibrate: the estimator has no probabilities",))
+    numbers = np.concatenate([np.full(len(fold.labels), number) for number, fold in enumerate(predictions)])
+    probabilities = Predictions.concatenate(predictions).probabilities
+    assert probabilities is not None  # noqa: S101 - checked above
+    rows = OutOfFoldRows(probabilities, encode_labels(np.concatenate(list(truth)), contract.classes), numbers)
+    positive = contract.classes.index(contract.positive) if contract.task == "binary" else None
+    calibrated = calibrate_out_of_fold(rows, method, contract.classes, positive)
+    if calibrated.calibration is None:
+        return FoldScores(predictions, None, [], None, calibrated.notes)
+    labels = decode_labels(calibrated.probabilities.argmax(axis=1), contract.classes)
+    everything = Predictions(labels, calibrated.probabilities)
+    folds = [everything.take(np.flatnonzero(numbers == number)) for number in range(len(predictions))]
+    return FoldScores(folds, None, [], calibrated.calibration, calibrated.notes)
 
 
 def best_threshold(truth: np.ndarray, chances: np.ndarray, positive: object, metric: str) -> float:

@@ -6,6 +6,8 @@ of models, ICML 2004): in each of ``STEPS`` steps the part is added with which t
 of a part is its share of the steps. The loss is the log loss of classes, the absolute error for the metrics mae and
 mape, and the squared error for other metrics.
 
+If the config says ``calibrate``, the mean is calibrated, and the predictions of the parts are not.
+
 The score of an ensemble is measured on rows that its weights were not chosen on: the predictions of a fold are combined
 with the weights of the other folds. The weights of the final model come from all folds.
 """
@@ -28,7 +30,7 @@ from towline.training.cross_validation import (
     save_out_of_fold_predictions,
     score_folds,
 )
-from towline.training.evaluation.definitions import metrics_of, primary_metric
+from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
 from towline.training.pipeline_components import weighted_mean
 
@@ -78,8 +80,11 @@ def cross_validate_ensemble(
             used = {name: results[name].params for name in weights if results[name].params}
             params = {"weights": weights} | ({"params": used} if used else {})
             fold_scores = _score(combined, labels, contract, config)
+            uncalibrated = combined.predictions.probabilities if fold_scores.calibration else None
             predictions = Predictions.concatenate(fold_scores.predictions)
-            save_out_of_fold_predictions(work, ensemble.name, combined._replace(predictions=predictions))
+            save_out_of_fold_predictions(
+                work, ensemble.name, combined._replace(predictions=predictions, uncalibrated=uncalibrated)
+            )
     return CrossValidationResult(
         candidate=ensemble.name,
         estimator=ensemble.estimator,
@@ -88,6 +93,8 @@ def cross_validate_ensemble(
         mean=fold_scores.summary(np.mean),
         sd=fold_scores.summary(np.std),
         threshold=fold_scores.threshold,
+        calibration=fold_scores.calibration,
+        calibration_notes=fold_scores.calibration_notes,
         seconds=round(time.perf_counter() - started[0], 3),
         cpu_seconds=round(time.process_time() - started[1], 3),
         reductions=(f"{ensemble.name} is left out: {left_out}",) if left_out else (),
@@ -129,7 +136,7 @@ def _load_parts(
             notes.append(f"{result.candidate} is left out: {result.failed}")
         elif contract.classes and saved.predictions.probabilities is None:
             notes.append(f"{result.candidate} is left out: it has no probabilities")
-        elif not np.isfinite(_outputs(saved.predictions)).all():
+        elif not np.isfinite(_outputs(saved)).all():
             notes.append(f"{result.candidate} is left out: a prediction is not finite")
         else:
             parts[result.candidate] = saved
@@ -142,7 +149,7 @@ def _combine(
     """The weights from all folds, and the predictions of each fold, combined with the weights of the other folds."""
     first = next(iter(parts.values()))
     truth = labels[first.rows]
-    outputs = [_outputs(part.predictions) for part in parts.values()]
+    outputs = [_outputs(part) for part in parts.values()]
     combined = np.empty_like(outputs[0])
     for fold in np.unique(first.fold):
         test = first.fold == fold
@@ -152,9 +159,9 @@ def _combine(
     final = _weights_of_rows(outputs, truth, np.ones(len(truth), dtype=bool), contract, metric)
     weights_by_name = {name: weight for name, weight in zip(parts, final, strict=True) if weight}
     if not contract.classes:
-        return weights_by_name, first._replace(predictions=Predictions(combined))
+        return weights_by_name, first._replace(predictions=Predictions(combined), uncalibrated=None)
     predicted = decode_labels(combined.argmax(axis=1), contract.classes)
-    return weights_by_name, first._replace(predictions=Predictions(predicted, combined))
+    return weights_by_name, first._replace(predictions=Predictions(predicted, combined), uncalibrated=None)
 
 
 def _weights_of_rows(
@@ -177,10 +184,11 @@ def _score(
     folds = [np.flatnonzero(combined.fold == fold) for fold in np.unique(combined.fold)]
     truth = [labels[combined.rows[rows]] for rows in folds]
     predictions = [combined.predictions.take(rows) for rows in folds]
-    metrics = metrics_of(config, contract.task)
-    return score_folds(truth, predictions, contract, config.evaluation.threshold, metrics)
+    return score_folds(truth, predictions, contract, config)
 
 
-def _outputs(predictions: Predictions) -> Any:
-    """The values of a regression (n,), or the probabilities (n, classes)."""
-    return predictions.labels if predictions.probabilities is None else predictions.probabilities
+def _outputs(part: OutOfFoldPredictions) -> Any:
+    """The values of a regression (n,), or the probabilities (n, classes) before the calibration."""
+    if part.uncalibrated is not None:
+        return part.uncalibrated
+    return part.predictions.labels if part.predictions.probabilities is None else part.predictions.probabilities

@@ -1,7 +1,7 @@
 """The final fits: the chosen candidate on the train part, for evaluation; then on all rows, for the release.
 
-Both fits use the same candidate, hyperparameters and threshold. The second one is the *refit*: what was evaluated is a
-recipe, and the released model is the same recipe on all rows.
+Both fits use the same candidate, hyperparameters, calibration and threshold. The second one is the *refit*: what was
+evaluated is a recipe, and the released model is the same recipe on all rows.
 """
 
 import pandas as pd
@@ -11,6 +11,7 @@ from towline.config import Frozen, TrainingConfig
 from towline.data.workspace import Subset, Workspace
 from towline.errors import FitError, TowlineError
 from towline.training import model_io
+from towline.training.calibration import Calibration
 from towline.training.cross_validation import CrossValidationResult, baseline_candidate
 from towline.training.detrend import Trend
 from towline.training.estimators import build_model
@@ -30,7 +31,7 @@ class FittedModel(Frozen):
     """A fitted model in the workspace.
 
     Attributes:
-        candidate, params, threshold: what was fitted.
+        candidate, params, threshold, calibration: what was fitted.
         file, sha256: the model's file and its digest.
         rows: number of rows that it was fitted on.
         history: how these rows were selected.
@@ -48,6 +49,7 @@ class FittedModel(Frozen):
     sha256: str
     rows: int
     threshold: float | None
+    calibration: Calibration | None = None
     history: History = History()
     start: str | None = None
     end: str | None = None
@@ -149,6 +151,7 @@ def _fit_rows(
         sha256=files.sha256(work.file(file)),
         rows=len(trained.positions),
         threshold=chosen.threshold,
+        calibration=chosen.calibration,
         history=history,
         start=None if times is None else times.min().isoformat(),
         end=None if times is None else times.max().isoformat(),

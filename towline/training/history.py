@@ -162,8 +162,8 @@ def fit_history(
 ) -> TrainedCandidate:
     """Fits the chosen candidate on the rows that a history selects.
 
-    The decision threshold is the one of cross-validation. An estimator that takes no sample weights is fitted without
-    them. Detrending needs three more fits, whose predictions are the expected targets.
+    The calibration and the decision threshold are those of cross-validation. An estimator that takes no sample weights
+    is fitted without them. Detrending needs three more fits, whose predictions are the expected targets.
 
     Args:
         config: of the training.
@@ -182,7 +182,7 @@ def fit_history(
     def fit_rows(rows: np.ndarray, target: np.ndarray) -> Model:
         model = build_candidate(candidate, contract, config, chosen.params)
         if isinstance(model, Classifier | EnsembleClassifier):
-            model.threshold = chosen.threshold
+            model.threshold, model.calibration = chosen.threshold, chosen.calibration
         return fit_model(model, features.iloc[rows], target[rows], None if weights is None else weights[rows])
 
     with warnings.catch_warnings(action="ignore"), ThreadpoolController().limit(limits=1):

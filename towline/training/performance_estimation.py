@@ -24,6 +24,7 @@ from towline.config import METRICS, Candidate, Frozen, PipelineConfig, Task
 from towline.data.schema.contract import Column, Contract
 from towline.data.workspace import Workspace
 from towline.training import model_io
+from towline.training.calibration import CalibrationCurve, IsotonicCurve, fit_isotonic, fit_sigmoid
 from towline.training.cross_validation import load_out_of_fold_predictions
 from towline.training.estimators import build_model
 from towline.training.evaluation.bootstrap import percentile_interval, resample_metric
@@ -43,13 +44,6 @@ MAX_CELLS = 100_000  # rows x classes of an estimate; of more, evenly spaced row
 CALIBRATION_ROWS, CALIBRATION_ROWS_PER_CLASS = 1_000, 50  # enough to leave out older rows
 ROWS_PER_BIN, MAX_KNOTS = 200, 40  # of a calibration curve
 _LOSS_MODEL_PARAMS = {"max_iter": 30, "max_leaf_nodes": 7, "min_samples_leaf": 20}
-
-
-class CalibrationCurve(Frozen):
-    """A piecewise linear map from predicted to calibrated probabilities, by its knots."""
-
-    predicted: tuple[float, ...]
-    calibrated: tuple[float, ...]
 
 
 class EstimatorState(Frozen):
@@ -246,7 +240,7 @@ def _expected_metric(state: EstimatorState, predictions: Predictions, contract: 
 def calibrate(state: EstimatorState, probabilities: np.ndarray) -> np.ndarray:
     """(n, k) calibrated probability of each class; rows sum to 1."""
     calibrated = np.column_stack(
-        [np.interp(probabilities[:, k], curve.predicted, curve.calibrated) for k, curve in enumerate(state.curves)]
+        [[*map(curve.calibrate, probabilities[:, k].tolist())] for k, curve in enumerate(state.curves)]
     )
     total, uniform = calibrated.sum(axis=1, keepdims=True), np.full_like(calibrated, 1 / calibrated.shape[1])
     normalized: np.ndarray = np.divide(calibrated, total, out=uniform, where=total > 0)
@@ -302,30 +296,16 @@ def _fit_curve(predicted: np.ndarray, positive: np.ndarray) -> CalibrationCurve:
 
     Source: Niculescu-Mizil and Caruana, Predicting good probabilities with supervised learning (2005).
     """
-    from sklearn.isotonic import IsotonicRegression
-    from sklearn.linear_model import LogisticRegression
-
     rate, minority = float(positive.mean()), int(min(positive.sum(), (~positive).sum()))
     if minority >= CALIBRATION_ROWS // 10 and len(positive) >= CALIBRATION_ROWS:
         bins = np.array_split(np.argsort(predicted, kind="stable"), min(MAX_KNOTS, len(predicted) // ROWS_PER_BIN))
         means, rates = (np.array([values[rows].mean() for rows in bins]) for values in (predicted, positive))
-        sizes = np.array([len(rows) for rows in bins])
-        isotonic = IsotonicRegression(y_min=0.0, y_max=1.0).fit(means, rates, sample_weight=sizes)
-        return CalibrationCurve(predicted=isotonic.X_thresholds_.tolist(), calibrated=isotonic.y_thresholds_.tolist())
-    constant = CalibrationCurve(predicted=(0.0, 1.0), calibrated=(rate, rate))
+        return fit_isotonic(means, rates, np.array([len(rows) for rows in bins]))
+    constant = IsotonicCurve(predicted=(0.0, 1.0), calibrated=(rate, rate))
     if minority == 0:
         return constant
-    sigmoid = LogisticRegression(C=1e6).fit(_logit(predicted), positive)
-    if sigmoid.coef_[0, 0] <= 0:
-        return constant
-    knots = 1 / (1 + np.exp(-np.linspace(-10, 10, MAX_KNOTS)))
-    return CalibrationCurve(predicted=knots.tolist(), calibrated=sigmoid.predict_proba(_logit(knots))[:, 1].tolist())
-
-
-def _logit(probabilities: np.ndarray) -> np.ndarray:
-    clipped = np.clip(probabilities, 1e-6, 1 - 1e-6)
-    log_odds: np.ndarray = np.log(clipped / (1 - clipped))[:, None]
-    return log_odds
+    sigmoid = fit_sigmoid(predicted, positive)
+    return sigmoid if sigmoid.slope > 0 else constant
 
 
 def _fit_loss_model(

@@ -24,6 +24,7 @@ from towline.config import Task
 from towline.data.schema.ages import compute_ages
 from towline.data.text_features import Analyzer, TextProjection, choose_analyzer, list_ngrams
 from towline.errors import FitError
+from towline.training.calibration import Calibration
 from towline.training.evaluation.predictions import Label, Predictions, decode_labels, encode_labels
 
 
@@ -291,8 +292,12 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         pipeline: not fitted; its last step is a classifier.
         classes: the labels, in the contract's order.
         positive: binary: the class that ``threshold`` applies to.
-        threshold: binary: a row is positive from this probability on; None: the rule of the last step.
+        threshold: binary: a row is positive from this probability on; None: the rule of the last step, or with a
+            calibration the class with the largest probability.
+        calibration: of the probabilities; None: they stay as they are.
     """
+
+    calibration: Calibration | None = None  # of models that were stored before there was any
 
     def __init__(
         self,
@@ -300,8 +305,10 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes: Sequence[str | int | bool | float],
         positive: str | int | bool | float | None = None,
         threshold: float | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
-        self.pipeline, self.classes, self.positive, self.threshold = pipeline, classes, positive, threshold
+        self.pipeline, self.classes, self.positive = pipeline, classes, positive
+        self.threshold, self.calibration = threshold, calibration
 
     def fit(self, features: pd.DataFrame, labels: np.ndarray, **params: Any) -> Self:
         """Fits the pipeline; a class that does not occur in ``labels`` gets the probability 0."""
@@ -332,6 +339,10 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 raise ValueError(f"probabilities have the shape {raw.shape}, {expected} was expected")
             probabilities = np.zeros((len(features), len(self.classes)))
             probabilities[:, self.positions_] = raw / raw.cumsum(axis=1)[:, -1:]  # added in the order of the plan
+        if self.calibration is not None:
+            if probabilities is None:
+                raise ValueError("a calibration needs probabilities")
+            return _calibrate(self, probabilities)
         if self.threshold is None:
             codes = np.asarray(last.predict(rows)).reshape(len(features)).astype(np.int64)
         else:
@@ -437,7 +448,10 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes: the labels, in the contract's order.
         positive: binary: the class that ``threshold`` applies to.
         threshold: binary: a row is positive from this probability on; None: the class with the largest probability.
+        calibration: of the mean probabilities; None: they stay as they are.
     """
+
+    calibration: Calibration | None = None  # of models that were stored before there was any
 
     def __init__(
         self,
@@ -446,9 +460,10 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes: Sequence[Label],
         positive: Label | None = None,
         threshold: float | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.parts, self.weights = parts, weights
-        self.classes, self.positive, self.threshold = classes, positive, threshold
+        self.classes, self.positive, self.threshold, self.calibration = classes, positive, threshold, calibration
 
     def fit(self, features: pd.DataFrame, labels: np.ndarray, sample_weights: np.ndarray | None = None) -> Self:
         """Fits each part on the same rows."""
@@ -464,12 +479,7 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predictions(self, features: pd.DataFrame) -> Predictions:
         """Labels and probabilities (n, classes)."""
         shares = weighted_mean([part.predict_proba(features) for _, part in self.parts], self.weights)
-        if self.threshold is None:
-            positions = shares.argmax(axis=1)
-        else:
-            positive = tuple(self.classes).index(self.positive)
-            positions = np.where(shares[:, positive] >= self.threshold, positive, 1 - positive)
-        return Predictions(decode_labels(positions, tuple(self.classes)), shares)
+        return _calibrate(self, shares) if self.calibration is not None else _decide(self, shares)
 
     def predict(self, features: pd.DataFrame) -> np.ndarray:
         """(n,) labels; object."""
@@ -477,7 +487,26 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict_proba(self, features: pd.DataFrame) -> np.ndarray:
         """(n, classes) probabilities in the order of ``classes``."""
-        return weighted_mean([part.predict_proba(features) for _, part in self.parts], self.weights)
+        probabilities = self.predictions(features).probabilities
+        assert probabilities is not None  # noqa: S101 - an ensemble of classifiers has probabilities
+        return probabilities
+
+
+def _calibrate(model: Classifier | EnsembleClassifier, probabilities: np.ndarray) -> Predictions:
+    """Predictions with the model's calibration of probabilities (n, classes)."""
+    assert model.calibration is not None  # noqa: S101 - the callers have checked it
+    return _decide(model, model.calibration.calibrate_rows(probabilities))
+
+
+def _decide(model: Classifier | EnsembleClassifier, probabilities: np.ndarray) -> Predictions:
+    """The labels by the model's threshold; without one the class with the largest probability, the first on a tie."""
+    classes = tuple(model.classes)
+    if model.threshold is None:
+        positions = probabilities.argmax(axis=1)
+    else:
+        positive = classes.index(model.positive)
+        positions = np.where(probabilities[:, positive] >= model.threshold, positive, 1 - positive)
+    return Predictions(decode_labels(positions, classes), probabilities)
 
 
 Model: TypeAlias = Pipeline | Classifier | EnsembleRegressor | EnsembleClassifier

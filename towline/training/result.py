@@ -27,10 +27,10 @@ class TrainingResult(Frozen):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was reduced for the candidates, and the advice of the comparison; each once."""
+        """What was reduced or not calibrated, and the advice of the comparison; each once."""
         notes = [note for scores in self.candidates for note in scores.reductions]
         advice = [self.comparison.advice] if self.comparison and self.comparison.far_below else []
-        return tuple(dict.fromkeys([*notes, *advice]))
+        return tuple(dict.fromkeys([*notes, *self.chosen.calibration_notes, *advice]))
 
     @property
     def chosen(self) -> CrossValidationResult:

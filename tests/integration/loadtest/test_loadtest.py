@@ -19,18 +19,20 @@ from tests.support.loadtest_service import FIELDS, ROW, FakeService
 from tests.support.paths import REPOSITORY
 from towline.cli import main
 from towline.operations.loadtest import target
-from towline.operations.loadtest.run import Load, LoadTestResult, run_load_test
+from towline.operations.loadtest.load_result import Load, LoadTestResult
 
 
 def loadtest(*words: object) -> CommandResult:
-    result = CliRunner().invoke(main, ["loadtest", *map(str, words)], prog_name="towline")
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return CommandResult(result.exit_code, result.stdout, result.stderr)
+    """The command in a process of its own: Locust replaces the blocking functions of Python."""
+    command = [Path(sys.executable).with_name("towline"), "loadtest", *map(str, words)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return CommandResult(result.returncode, result.stdout, result.stderr)
 
 
-def load(fake: FakeService, seconds: float, **kind: Any) -> dict[str, Any]:
-    return run_load_test(target.find_target(fake.url, None), Load(seconds, **kind), None, lambda _: None).document()
+def load(fake: FakeService, *words: object) -> dict[str, Any]:
+    result = loadtest(fake.url, *words, "--json")
+    assert result.code == 0, result.err
+    return dict(result.json)
 
 
 def until(condition: Callable[[], object], every: float = 0.05) -> None:
@@ -43,8 +45,8 @@ def until(condition: Callable[[], object], every: float = 0.05) -> None:
 def test_stall_raises_latencies_at_a_fixed_rate_but_not_with_users(fake: FakeService) -> None:
     """At a fixed rate all requests that are due during a stall of the service are slow, each by the rest of the stall;
     of two users only two requests are."""
-    fake.hold_from, fake.hold_to = 21, 61  # the first two are sent before the load
-    result = load(fake, 1.0, rate=100.0)
+    fake.hold_from, fake.hold_to = 21, 61  # the first is sent before the load
+    result = load(fake, "--rate", 100, "--duration", "1s")
     assert fake.held_requests == 40
     assert (result["requests"], result["failed"]) == (100, 0)
     # request 21 is due 400 ms before request 61 ends the stall, the next one 390 ms before, and so on
@@ -54,7 +56,7 @@ def test_stall_raises_latencies_at_a_fixed_rate_but_not_with_users(fake: FakeSer
     fake.requests.clear()
     fake.hold_to, fake.held_requests = 61, 0
     fake._gate.clear()
-    load(fake, 2.0, users=2)
+    load(fake, "--users", 2, "--duration", "2s")
     assert fake.held_requests <= 2
 
 
@@ -66,18 +68,16 @@ def test_users_wait_for_responses(fake: FakeService) -> None:
     assert fake.max_concurrent == 5
     assert result.json["model"] == "demo@3"
     assert result.json["failed"] == 0
-    assert (
-        result.json["requests"] == len(fake.requests) - 2
-    )  # one by the command and one by Locust's process, before the load
+    assert result.json["requests"] == len(fake.requests) - 1  # one before the load
     assert result.json["latency_ms"]["p50"] >= 20
     assert result.json["rate"] is None
 
 
-@pytest.mark.parametrize("kind", [{"users": 3}, {"rate": 120.0}])
-def test_errors_are_counted_by_kind(fake: FakeService, kind: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kind", [("--users", 3), ("--rate", 120)])
+def test_errors_are_counted_by_kind(fake: FakeService, kind: tuple[str, int]) -> None:
     """Refusals by their title, and responses without predictions."""
     fake.refuse_every, fake.invalid_every = 5, 7
-    result = load(fake, 1.5, **kind)
+    result = load(fake, *kind, "--duration", "1.5s")
     tries = len(fake.requests) - result["requests"]
     numbers = range(tries + 1, len(fake.requests) + 1)
     refused = sum(number % 5 == 0 for number in numbers)
@@ -151,9 +151,9 @@ def test_a_wrong_key_and_another_server_are_refused(fake: FakeService) -> None:
 def test_missing_locust_names_the_install_command(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the extra."""
     monkeypatch.setattr("towline.cli.extras.find_spec", lambda name: None if name == "locust" else 1)
-    result = loadtest(fake.url)
-    assert result.code == 2
-    assert "pip install 'towline[loadtest]'" in result.err
+    result = CliRunner().invoke(main, ["loadtest", fake.url])
+    assert result.exit_code == 2
+    assert "pip install 'towline[loadtest]'" in result.stderr
 
 
 def test_locustfile(fake: FakeService) -> None:
@@ -207,7 +207,6 @@ def test_an_interrupted_or_killed_command_stops_its_load(
 
 def test_a_late_generator_is_reported(fake: FakeService) -> None:
     """If the load generator itself is late, its delay is not presented as the latency of the service."""
-    requests = {"late": 0.5, "first": 0.0, "last": 10.0, "requests": 100, "failed": 0, "errors": {}, "latency_ms": {}}
     service = target.Target(fake.url, "demo@3", ())
-    result = LoadTestResult(service, Load(10, rate=10), requests, {"unknown": "-"}, 0.2, False)
+    result = LoadTestResult(service, Load(10, rate=10), 10.0, 100, {}, {}, 0.5, {"unknown": "-"}, 0.2, False)
     assert "its machine is busy" in result.document()["warnings"][0]

@@ -29,10 +29,11 @@ from towline.inference.compiled.plan import (
     TreeNodes,
     WeightedMean,
 )
+from towline.training.calibration import Calibration
 
 PLAN_FILE = "plan.npz"
-FORMAT = 4
-_READABLE = (2, 3, FORMAT)  # 2 had no derived columns, 3 no ensembles
+FORMAT = 5
+_READABLE = (2, 3, 4, FORMAT)  # 2 had no derived columns, 3 no ensembles, 4 no calibration
 #: names of the scorers in plan files, certificates and model cards
 KINDS: dict[type, str] = {
     LinearSum: "linear", BitmaskForest: "bitmask forest", TraversedForest: "traversed forest", WeightedMean: "ensemble",
@@ -65,12 +66,17 @@ def _plan_arrays(plan: Plan) -> dict[str, np.ndarray]:
     document = {
         "format": FORMAT,
         "scorer": KINDS[type(scorer)],
-        "output": dataclasses.asdict(plan.output),
+        "output": _output_document(plan.output),
         "derived": [_derived_document(part, arrays, at) for at, part in enumerate(plan.derived)],
         **document,
     }
     arrays["plan"] = np.frombuffer(json.dumps(document, ensure_ascii=False).encode(), dtype=np.uint8)
     return arrays
+
+
+def _output_document(output: OutputTransform) -> dict[str, Any]:
+    document = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+    return document | {"calibration": output.calibration.model_dump(mode="json") if output.calibration else None}
 
 
 def _scorer_document(scorer: RawScorer, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -121,6 +127,8 @@ def read_plan(path: Path) -> Plan:
 def _read_arrays(arrays: dict[str, np.ndarray]) -> Plan:
     raw = json.loads(arrays["plan"].tobytes())
     output = raw["output"] | {"order": tuple(raw["output"]["order"])}
+    if calibration := output.get("calibration"):
+        output["calibration"] = Calibration.model_validate(calibration)
     derived = tuple(_read_derived(document, arrays, at) for at, document in enumerate(raw.get("derived", ())))
     return Plan(_read_scorer(raw, arrays), OutputTransform(**output), derived)
 

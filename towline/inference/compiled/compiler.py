@@ -109,7 +109,9 @@ def _compile_ensemble(model: EnsembleRegressor | EnsembleClassifier, contract: C
         return Plan(scorer, OutputTransform("identity"))
     threshold = None if model.threshold is None else float(model.threshold)
     positive = classes.index(contract.positive) if contract.positive is not None else 1
-    return Plan(scorer, OutputTransform("probability", tuple(range(len(classes))), len(classes), threshold, positive))
+    order = tuple(range(len(classes)))
+    output = OutputTransform("probability", order, len(classes), threshold, positive, calibration=model.calibration)
+    return Plan(scorer, output)
 
 
 def _compile_scorer(estimator: Any, blocks: Sequence[DesignColumns]) -> tuple[RawScorer, LinkFunction]:
@@ -148,7 +150,7 @@ def _output_transform(model: Any, estimator: Any, contract: Contract, link: Link
     order = tuple(model.positions_.tolist())
     if model.threshold is not None:
         threshold, positive = float(model.threshold), order.index(contract.classes.index(contract.positive))
-    return OutputTransform(link, order, len(contract.classes), threshold, positive, linear, trees)
+    return OutputTransform(link, order, len(contract.classes), threshold, positive, linear, trees, model.calibration)
 
 
 def _encode_blocks(

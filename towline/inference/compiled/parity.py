@@ -38,8 +38,9 @@ class ParityCertificate(Frozen):
         scorer: kind of the plan.
         rows: number of compared rows by source: ``train``, ``holdout``, ``generated``.
         wrong_labels: number of rows with another class.
-        largest_difference: largest difference of a probability, or of a value, relative to the largest of 1, the value
-            and the sum of a linear model's absolute terms.
+        largest_difference: largest difference of a probability, relative to the largest of 1 and the steepness of its
+            calibration; or of a value, relative to the largest of 1, the value and the sum of a linear model's absolute
+            terms.
         identical: share of rows with predictions that are equal to the last bit.
         tolerance: the largest difference allowed.
     """
@@ -116,11 +117,12 @@ def _error_scales(plan: Plan, features: pd.DataFrame, contract: Contract) -> np.
     """(n,) scales that differences are divided by, at least 1.
 
     Rounding errors of a linear model are relative to the sum of its absolute terms, which may be far larger than its
-    value.
+    value. A calibration multiplies them by its steepness.
     """
     scales = np.ones(len(features))
     if contract.classes:
-        return scales
+        calibration = plan.output.calibration
+        return scales if calibration is None else scales * max(1.0, calibration.steepness)
     columns = [features[column.name].to_numpy() for column in contract.canonical_columns]
     for part in plan.scorer.parts if isinstance(plan.scorer, WeightedMean) else (plan,):
         if isinstance(part.scorer, LinearSum):
@@ -140,7 +142,8 @@ def _differences(
     wrong = int((predictions.labels.astype(object) != expected.labels.astype(object)).sum())
     if expected.probabilities is None or predictions.probabilities is None:
         return wrong, np.zeros(len(predictions.labels))
-    return wrong, _nan_as_inf(np.abs(predictions.probabilities - expected.probabilities)).max(axis=1)
+    difference = _nan_as_inf(np.abs(predictions.probabilities - expected.probabilities)).max(axis=1)
+    return wrong, np.asarray(difference / scales)
 
 
 def _nan_as_inf(difference: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ import numpy as np
 from towline.data.schema.ages import compute_age, compute_ages
 from towline.data.text_features import TextProjection
 from towline.errors import DataError
+from towline.training.calibration import Calibration
 from towline.training.link_functions import add, expit, exponential, softmax
 
 LinkFunction = Literal["identity", "exp", "expit", "softmax", "mean", "probability"]
@@ -395,6 +396,7 @@ class OutputTransform:
         by_score: whether the class is decided by the largest score instead of the largest probability, as in
             scikit-learn's linear models.
         trees: number of trees of a random forest.
+        calibration: of the probabilities; then the class is decided by the calibrated ones.
     """
 
     link: LinkFunction
@@ -404,6 +406,7 @@ class OutputTransform:
     positive: int = 1
     by_score: bool = False
     trees: int = 1
+    calibration: Calibration | None = None
 
     def value(self, raw: float) -> float:
         if self.link == "exp":
@@ -413,19 +416,32 @@ class OutputTransform:
     def label(self, raw: Sequence[float]) -> tuple[int, list[float]]:
         """Position of the class in the contract, and the probabilities in the contract's order."""
         shares = self._probabilities(raw)
+        if self.calibration is not None:
+            return self._calibrated_label(self.calibration.calibrate(self._spread(shares)))
         if self.threshold is not None:
             best = self.positive if shares[self.positive] >= self.threshold else 1 - self.positive
         elif self.by_score and len(raw) == 1:
             best = int(raw[0] > 0)
         else:
             best = _argmax(raw if self.by_score else shares)
+        return self.order[best], self._spread(shares)
+
+    def _calibrated_label(self, chances: list[float]) -> tuple[int, list[float]]:
+        """The class of calibrated probabilities, which are in the contract's order."""
+        if self.threshold is None:
+            return _argmax(chances), chances
+        positive = self.order[self.positive]
+        return (positive if chances[positive] >= self.threshold else 1 - positive), chances
+
+    def _spread(self, shares: Sequence[float]) -> list[float]:
+        """Probabilities in the contract's order, from those in the model's order."""
         total = add(shares)
         if self.classes == len(shares):
-            return self.order[best], [share / total for share in shares]
+            return [share / total for share in shares]
         spread = [0.0] * self.classes
         for at, share in zip(self.order, shares, strict=True):
             spread[at] = share / total
-        return self.order[best], spread
+        return spread
 
     def _probabilities(self, raw: Sequence[float]) -> list[float]:
         if self.link == "expit":

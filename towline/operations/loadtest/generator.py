@@ -1,34 +1,44 @@
-"""The load generator, a Locust file: users who wait for each answer, or requests that arrive at a fixed rate.
+"""The load generator: Locust users who wait for each answer, or requests that arrive at a fixed rate.
 
 ``Client`` is a closed loop: a user sends the next request when the answer has arrived. ``Arrivals`` is an open loop:
 each request is due at a fixed time, whether or not earlier ones were answered, and its latency counts from that time.
 If the service stalls, the open loop shows the delay of all requests that were due meanwhile; waiting users hide it.
 
-The API key comes from ``TOWLINE_API_KEY``. ``--results FILE`` writes exact latencies and errors as JSON: twice a second
-while the test runs, and at its end.
+Import this module before ``ssl`` and ``http.client``: Locust replaces the blocking functions of Python.
 """
 
-import contextlib
 import gc
 import itertools
 import json
 import os
-import threading
+import signal
 import time
-from array import array
-from collections import Counter
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gevent
-import numpy as np
+import locust.stats
 from gevent.event import Event
+from gevent.monkey import get_original
 from locust import FastHttpUser, constant, events, task
-from locust.stats import CSV_STATS_INTERVAL_SEC
+from locust.env import Environment
+from locust.html import get_html_report
 
 from towline import files
-from towline.errors import TowlineError
-from towline.operations.loadtest.target import KEY, PATH, TIMEOUT_S, find_target, has_prediction, request_headers
+from towline.errors import TowlineError, TransientError
+from towline.operations.loadtest.load_result import Load, LoadTestResult
+from towline.operations.loadtest.target import (
+    KEY,
+    PATH,
+    TIMEOUT_S,
+    ResourceMeter,
+    Target,
+    find_target,
+    has_prediction,
+    request_headers,
+)
 
 CONNECTIONS = 800  # at most; the client's pool uses select(), which is limited to 1,024 sockets
 LATE_S = 0.01  # a request sent later than that is counted as late
@@ -36,83 +46,12 @@ PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 _bodies: dict[str, "itertools.cycle[str]"] = {}  # by host
 
 
-class Recorder:
-    """Collects the exact latency of each request (Locust rounds to milliseconds) and writes a summary to a file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._parent = path, os.getppid()
-        self._latencies, self._errors = array("d"), Counter[str]()
-        self._first, self._last, self._late, self._reported = float("inf"), 0.0, 0, 0
-
-    def add(self, start_time: float, response_time: float, exception: Any, context: Any, **_: Any) -> None:
-        """Listener of Locust's request event; ``response_time`` in milliseconds."""
-        self._latencies.append(response_time)
-        self._first = min(self._first, start_time)
-        self._last = max(self._last, start_time + response_time / 1e3)
-        self._late += context.get("late", 0.0) > LATE_S
-        if exception:
-            self._errors[str(exception)] += 1
-
-    def write(self, *, final: bool = False) -> None:
-        """Writes the summary; percentiles are those of the requests since the last call, or of all if ``final``."""
-        if os.getppid() != self._parent:
-            os._exit(0)  # the command was killed: no load without it
-        latencies = np.array(self._latencies[0 if final else self._reported :])
-        self._reported = len(self._latencies)
-        if not self._reported:
-            return
-        names = [*(f"p{share:g}" for share in PERCENTILES), "max"]
-        values = np.percentile(latencies, [*PERCENTILES, 100], method="higher").round(3) if len(latencies) else ()
-        summary = {
-            "requests": self._reported, "failed": self._errors.total(), "errors": dict(self._errors.most_common()),
-            "latency_ms": dict(zip(names, map(float, values), strict=False)),
-            "first": self._first, "last": self._last, "late": self._late / self._reported,
-        }  # fmt: skip
-        files.write(self._path, json.dumps(summary))
-
-    def write_periodically(self) -> None:
-        while True:
-            gevent.sleep(0.5)
-            self.write()
+def _round_latency(milliseconds: float) -> float:
+    """Three digits: Locust's own function rounds to whole milliseconds."""
+    return float(f"{milliseconds:.3g}")
 
 
-@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
-def _add_arguments(parser: Any) -> None:
-    parser.add_argument("--results", default="", help="file for exact latencies and errors, as JSON")
-    parser.add_argument("--rate", type=float, default=0.0, help="requests per second of the open loop")
-    parser.add_argument("--seconds", type=float, default=0.0, help="duration of the open loop")
-
-
-@events.init.add_listener  # type: ignore[untyped-decorator]
-def _prepare(environment: Any, **_: Any) -> None:
-    """Fetches the rows before the test starts: its duration includes what is done after that."""
-    with contextlib.suppress(TowlineError):  # reported when the test starts
-        _fetch_rows(environment.host or "")
-
-
-@events.test_start.add_listener  # type: ignore[untyped-decorator]
-def _start(environment: Any, **_: Any) -> None:
-    host, options = environment.host or "", environment.parsed_options
-    try:
-        if host not in _bodies:
-            _fetch_rows(host)
-    except TowlineError as error:
-        print(error)
-        environment.process_exit_code = error.exit_code
-        environment.runner.quit()
-        return
-    if options and options.results:
-        recorder = Recorder(Path(options.results))
-        environment.events.request.add_listener(recorder.add)
-        environment.events.quitting.add_listener(lambda **_: recorder.write(final=True))
-        if options.csv_prefix:  # Locust writes its CSV files once a second, and not at the end
-            environment.events.quitting.add_listener(lambda **_: gevent.sleep(CSV_STATS_INTERVAL_SEC + 0.1))
-        gevent.spawn(recorder.write_periodically)
-
-
-def _fetch_rows(host: str) -> None:
-    bodies = find_target(host, os.environ.get(KEY)).bodies
-    _bodies[host] = itertools.cycle([body.decode() for body in bodies])
+locust.stats.bucket_response_time = _round_latency  # type: ignore[assignment]
 
 
 class PredictionUser(FastHttpUser):
@@ -134,8 +73,7 @@ class PredictionUser(FastHttpUser):
         )
         with response as answer:
             if due is not None:
-                latency = time.perf_counter() - due
-                answer.request_meta |= {"response_time": latency * 1e3, "start_time": time.time() - latency}
+                answer.request_meta["response_time"] = (time.perf_counter() - due) * 1e3
             error = (
                 describe_answer(answer.status_code, answer.content or b"")
                 if answer.status_code
@@ -156,15 +94,14 @@ class Client(PredictionUser):
 
 
 class Arrivals(PredictionUser):
-    """Sends ``--rate × --seconds`` requests on time, and ends the test when each has its answer or error."""
+    """Sends ``rate × seconds`` requests on time, and ends the test when each has its answer or error."""
 
-    fixed_count = 1
     concurrency = CONNECTIONS
 
     @task
     def predict(self) -> None:
-        options = self.environment.parsed_options
-        total, loop, finished = max(1, round(options.rate * options.seconds)), gevent.get_hub().loop, Event()
+        load = self.environment.parsed_options.load
+        total, loop, finished = max(1, round(load.rate * load.seconds)), gevent.get_hub().loop, Event()
         gc.freeze()
         gc.set_threshold(100_000, 50, 50)  # collections would count as latency of the service
         remaining = itertools.count(total - 1, -1)
@@ -177,15 +114,116 @@ class Arrivals(PredictionUser):
         def tick() -> None:  # a thread: timers of the event loop are a millisecond late
             start = time.perf_counter() + 0.05
             for number in range(total):
-                due = start + number / options.rate
+                due = start + number / load.rate
                 if (wait := due - time.perf_counter()) > 0:
-                    time.sleep(wait)
+                    get_original("time", "sleep")(wait)
                 loop.run_callback_threadsafe(gevent.spawn, send, due)
 
-        threading.Thread(target=tick, daemon=True).start()
+        get_original("_thread", "start_new_thread")(tick, ())
         finished.wait()
         gevent.spawn(self.environment.runner.quit)
         Event().wait()  # until quit() ends this user: a task that returns runs again
+
+
+def run_load_test(
+    target: Target, load: Load, key: str | None, show: Callable[[str], None], report: Path | None = None
+) -> LoadTestResult:
+    """Runs a load test in this process. Ctrl-C ends it early; the result is then that of the requests until then.
+
+    Args:
+        target: the service.
+        load: users or rate, and the duration.
+        key: API key; with the scope admin the resources of the service are measured too.
+        show: called with a line of progress twice a second.
+        report: folder for Locust's HTML report and CSV files.
+
+    Raises:
+        TransientError: no request was sent.
+    """
+    os.environ.update({KEY: key} if key else {})
+    _bodies[target.url] = itertools.cycle([body.decode() for body in target.bodies])
+    kind = Arrivals if load.rate else Client
+    options = Namespace(load=load, headless=True, enable_rebalancing=False)
+    environment = Environment(
+        user_classes=[kind], host=target.url, stop_timeout=TIMEOUT_S if load.users else 0.0, parsed_options=options
+    )
+    runner, meter, late_requests = environment.create_local_runner(), ResourceMeter(target.url, key), [0]
+
+    def count_late(context: Any, **_: Any) -> None:
+        late_requests[0] += context.get("late", 0.0) > LATE_S
+
+    environment.events.request.add_listener(count_late)  # type: ignore[no-untyped-call]
+    csv_writer = _start_report(environment, report) if report else None
+    meter.measure()
+    interrupted = Event()
+
+    def interrupt() -> None:
+        interrupted.set()
+        runner.quit()
+
+    handler = gevent.signal_handler(signal.SIGINT, interrupt)
+    cpu_before = time.process_time()
+    runner.start(load.users or 1, spawn_rate=load.users or 1)
+    if load.users:
+        gevent.spawn_later(load.seconds, runner.quit)
+    while not runner.greenlet.join(timeout=0.5):
+        if meter.measurements:
+            meter.measure()
+        show(_progress(environment, load))
+    handler.cancel()
+    cores = time.process_time() - cpu_before
+    total = environment.stats.total
+    if not total.num_requests:
+        raise TransientError("no request was sent in that time", where="towline loadtest", remedy="increase --duration")
+    gevent.sleep(0.6 if meter.measurements else 0)  # workers update their CPU metric twice a second
+    meter.measure()
+    if report and csv_writer:
+        gevent.sleep(locust.stats.CSV_STATS_INTERVAL_SEC + 0.1)  # it writes once a second
+        csv_writer.close_files()
+        files.write(report / "loadtest.html", get_html_report(environment))  # type: ignore[no-untyped-call]
+    seconds = max((total.last_request_timestamp or 0) - total.start_time, 1e-9)
+    latency = {f"p{share:g}": float(total.get_response_time_percentile(share / 100)) for share in PERCENTILES}
+    return LoadTestResult(
+        target,
+        load,
+        seconds,
+        total.num_requests,
+        {str(error.error): error.occurrences for error in environment.stats.errors.values()},
+        latency | {"max": round(total.max_response_time, 3)},
+        late_requests[0] / total.num_requests,
+        meter.usage(seconds),
+        cores / seconds,
+        interrupted.is_set(),
+    )
+
+
+def _start_report(environment: Environment, folder: Path) -> locust.stats.StatsCSVFileWriter:
+    writer = locust.stats.StatsCSVFileWriter(environment, locust.stats.PERCENTILES_TO_REPORT, str(folder / "loadtest"))
+    gevent.spawn(locust.stats.stats_history, environment.runner)
+    gevent.spawn(writer.stats_writer)
+    return writer
+
+
+def _progress(environment: Environment, load: Load) -> str:
+    total = environment.stats.total
+    passed = time.time() - total.start_time
+    return (
+        f"{min(load.seconds, passed):4.0f} of {load.seconds:g} s   {total.num_requests:,} requests   "
+        f"{total.num_requests / max(passed, 0.5):,.0f}/s   "
+        f"p99 now {total.get_current_response_time_percentile(0.99) or 0:,.1f} ms   {total.num_failures:,} failed"
+    )
+
+
+@events.test_start.add_listener  # type: ignore[untyped-decorator]
+def _start_locustfile(environment: Any, **_: Any) -> None:
+    """Fetches the rows if ``locust`` runs ``deployments/locustfile.py``; ends with the exit code of an error."""
+    host = environment.host or ""
+    try:
+        _bodies[host] = itertools.cycle([body.decode() for body in find_target(host, os.environ.get(KEY)).bodies])
+    except TowlineError as error:
+        print(error)
+        environment.process_exit_code = error.exit_code
+        environment.runner.quit()
 
 
 def describe_answer(status: int, body: bytes) -> str:

@@ -87,6 +87,44 @@ def vary_rows(example: Mapping[str, Any], fields: Sequence[Mapping[str, Any]]) -
     return rows
 
 
+class ResourceMeter:
+    """Reads CPU seconds and resident bytes of a service, summed over its workers, from its ``/metrics``."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        self._url, self._headers = f"{url}/metrics", request_headers(key)
+        self._error = "the test was too short"
+        self.measurements: list[tuple[float, float]] = []
+
+    def measure(self) -> None:
+        try:
+            response = send_request(self._url, 2, headers=self._headers)
+        except HttpRequestError as error:
+            self._error = f"/metrics: {error}"
+            return
+        lines = response.body.decode(errors="replace").splitlines() if response.status == OK else []
+        cpu, memory = (_sum_metric(lines, f"process_{name}") for name in ("cpu_seconds_total", "resident_memory_bytes"))
+        if cpu and memory:
+            self.measurements.append((cpu, memory))
+        else:
+            self._error = f"/metrics, HTTP status {response.status}, has neither CPU nor memory"
+
+    def usage(self, seconds: float) -> dict[str, float | str]:
+        """Cores used over a test of so many seconds, and memory in MB before, at most and after."""
+        if len(self.measurements) < 2:
+            return {"unknown": self._error}
+        cpu, memory = zip(*self.measurements, strict=True)
+        sizes = {"before": memory[0], "most": max(memory), "after": memory[-1]}
+        return {"cores": round((cpu[-1] - cpu[0]) / seconds, 3)} | {
+            f"memory_{name}_mb": round(size / 1e6, 1) for name, size in sizes.items()
+        }
+
+
+def _sum_metric(lines: list[str], suffix: str) -> float:
+    """The sum of a metric over its labels, with any prefix of its name; 0 without it."""
+    samples = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+    return sum(float(value) for name, value in samples if name.partition("{")[0].endswith(suffix))
+
+
 def _request(url: str, path: str, key: str | None, body: bytes | None = None) -> Any:
     """The JSON document that the service returns; None if the response is not JSON."""
     try:

@@ -71,6 +71,8 @@ def params(work: Workspace, config: PipelineConfig, result: TrainingResult) -> d
         "estimator": chosen.estimator,
         "hyperparameters": chosen.params,
         "threshold": fitted.threshold,
+        "calibration": fitted.calibration.method if fitted.calibration else None,
+        "calibration_rows": fitted.calibration.rows if fitted.calibration else None,
         "search_trials": chosen.trials,
         "task": contract.task,
         "features": len(contract.feature_columns),
@@ -116,6 +118,9 @@ def metrics(result: TrainingResult) -> dict[str, float]:
     for name, interval in evaluation.metrics.items():
         values |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
     values |= {f"{name}_baseline": value for name, value in evaluation.baseline.items()}
+    if evaluation.calibration:
+        values |= {f"{name}_uncalibrated": value for name, value in evaluation.calibration.before.items()}
+        values |= {f"{name}_calibrated": value for name, value in evaluation.calibration.after.items()}
     values |= {"holdout_rows": float(evaluation.rows), **cross_validation(result.chosen)}
     return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 

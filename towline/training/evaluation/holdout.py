@@ -4,6 +4,7 @@ It has the metrics with their 95 % intervals, the primary metric by slice (the r
 the permutation importance of the columns.
 """
 
+import copy as copying
 import warnings
 from typing import Any, NamedTuple
 
@@ -16,10 +17,11 @@ from towline.data.schema.contract import Contract
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError
 from towline.training import model_io
+from towline.training.calibration import brier_score, expected_calibration_error
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric, resampling_units
 from towline.training.evaluation.definitions import Metric, metrics_of, primary_metric
 from towline.training.evaluation.metrics import compute_metrics, predict
-from towline.training.evaluation.predictions import Interval, Predictions
+from towline.training.evaluation.predictions import Interval, Predictions, encode_labels
 from towline.training.final_fit import BASELINE_MODEL, EVALUATION_PREDICTIONS, FittedModel
 
 MIN_ROWS = 30  # of a slice: with fewer, the interval is too wide to be useful
@@ -41,6 +43,26 @@ class SliceResult(Frozen):
     baseline: float | None
 
 
+class CalibrationResult(Frozen):
+    """The probabilities on the holdout before and after their calibration; in all metrics, lower is better.
+
+    Attributes:
+        method, rows: of the calibration, and the number of out-of-fold rows it was fitted on.
+        before, after: ``log_loss``, ``brier`` and ``calibration_error``, the mean distance between predicted
+            probabilities and observed shares.
+    """
+
+    method: str
+    rows: int
+    before: dict[str, float]
+    after: dict[str, float]
+
+    def __str__(self) -> str:
+        errors = f"{100 * self.before['calibration_error']:.2g} to {100 * self.after['calibration_error']:.2g} points"
+        losses = f"{self.before['log_loss']:.4g} to {self.after['log_loss']:.4g}"
+        return f"calibrated ({self.method}): error {errors}, log_loss {losses}"
+
+
 class Evaluation(Frozen):
     """The model on the holdout.
 
@@ -52,6 +74,7 @@ class Evaluation(Frozen):
         importance: (column, mean loss of the primary metric when the column is shuffled, sd over the shuffles),
             largest first; positive: the model uses the column.
         notes: limits of these numbers, such as too few rows.
+        calibration: None if the probabilities are not calibrated.
     """
 
     task: Task
@@ -63,6 +86,7 @@ class Evaluation(Frozen):
     slices: tuple[SliceResult, ...]
     importance: tuple[tuple[str, float, float], ...]
     notes: tuple[str, ...]
+    calibration: CalibrationResult | None = None
 
 
 class SliceRows(NamedTuple):
@@ -90,6 +114,7 @@ def evaluate(work: Workspace, config: TrainingConfig, fitted: FittedModel) -> Ev
     with warnings.catch_warnings(action="ignore"):  # cross-validation has reported the warnings of the libraries
         predictions = predict(model, features, contract)
         baseline = predict(model_io.load_model(work.file(BASELINE_MODEL)), features, contract)
+        calibration = _measure_calibration(model, features, truth, predictions, contract)
         importance, importance_notes = _importance(model, features, truth, contract, primary, config.seed)
 
     def evaluate_slice(part: SliceRows) -> SliceResult:
@@ -124,6 +149,7 @@ def evaluate(work: Workspace, config: TrainingConfig, fitted: FittedModel) -> Ev
         slices=tuple(map(evaluate_slice, slices)),
         importance=importance,
         notes=_notes(points, truth, int(units.max()) + 1, config) + slice_notes + importance_notes,
+        calibration=calibration,
     )
     work.save("evaluation.json", evaluation)
     classes = contract.classes
@@ -190,6 +216,31 @@ def _numeric_order(value: str) -> tuple[float, str]:
         return float(value.lstrip("(").partition(",")[0]), value
     except ValueError:
         return float("inf"), value
+
+
+def _measure_calibration(
+    model: Any, features: pd.DataFrame, truth: np.ndarray, predictions: Predictions, contract: Contract
+) -> CalibrationResult | None:
+    """Compares the model with itself without its calibration; None if it has none."""
+    calibration = getattr(model, "calibration", None)
+    if calibration is None:
+        return None
+    uncalibrated = copying.copy(model)
+    uncalibrated.calibration = None
+
+    def measure(measured: Predictions) -> dict[str, float]:
+        assert measured.probabilities is not None  # noqa: S101 - a calibrated model has probabilities
+        positions = encode_labels(truth, contract.classes)
+        return {
+            "log_loss": compute_metrics(truth, measured, contract, metrics=["log_loss"])["log_loss"],
+            "brier": brier_score(measured.probabilities, positions),
+            "calibration_error": expected_calibration_error(measured.probabilities, positions),
+        }
+
+    before = measure(predict(uncalibrated, features, contract))
+    return CalibrationResult(
+        method=calibration.method, rows=calibration.rows, before=before, after=measure(predictions)
+    )
 
 
 def _importance(
