@@ -161,7 +161,7 @@ class TrainingConfig(Frozen):
         """Rejects keys that a request does not hold, and names that are used twice."""
         names = dict.fromkeys(self.features, "features")
         for lookup, settings in self.lookups.items():
-            for key in settings.keys:
+            for key in settings.key_columns:
                 if key == self.data.target:
                     raise ValueError(f"lookups.{lookup}: the key {key!r} is the target; a request does not hold it")
                 if key in self.data.drop:

@@ -227,7 +227,7 @@ class LookupConfig(Frozen):
 
     @model_validator(mode="after")
     def _check_names(self) -> "LookupConfig":
-        if not self.keys:
+        if not self.key_columns:
             raise ValueError("key names no column")
         for values in (self.key, self.columns):
             if isinstance(values, tuple) and len(set(values)) < len(values):
@@ -238,7 +238,7 @@ class LookupConfig(Frozen):
         return self
 
     @property
-    def keys(self) -> dict[str, str]:
+    def key_columns(self) -> dict[str, str]:
         """Columns of the row, and the columns of the table with which they are compared."""
         if isinstance(self.key, dict):
             return self.key

@@ -142,7 +142,7 @@ def read_lookup_source(lookup: LookupConfig, name: str, config: DataConfig, proj
         remedy = f"correct lookups.{name}.table, or put the file there"
         raise DataError(error.what, where=f"lookups.{name}: {error.where}", remedy=remedy) from None
     where, first = tables[0]
-    columns = [*lookup.keys.values(), *lookup.names.values(), *([lookup.time] if lookup.time else [])]
+    columns = [*lookup.key_columns.values(), *lookup.names.values(), *([lookup.time] if lookup.time else [])]
     for column in columns:
         if column not in first.column_names:
             what = f"no column {column!r} in {where}"
@@ -161,7 +161,7 @@ def convert_lookup_table(
     kinds: dict[str, Kind], *, table: pa.Table, lookup: LookupConfig, config: DataConfig
 ) -> pa.Table:
     """The table with columns converted as those of ``data.source``; ``kinds`` are declared for columns of the table."""
-    key = next(iter(lookup.keys.values()))
+    key = next(iter(lookup.key_columns.values()))
     settings = {name: getattr(config, name) for name in ("decimal", "thousands", "na_values", "max_unreadable")}
     dates = config.date_format if isinstance(config.date_format, str) else None
     converted = DataConfig(

@@ -207,3 +207,8 @@ def test_a_config_that_cannot_work_is_refused(
     with pytest.raises(ConfigError) as refused:
         make_config(lookup, **sections)  # type: ignore[arg-type]
     assert message in "".join(refused.value.details)
+
+
+def test_flows_take_a_config_with_lookups() -> None:
+    """Prefect reads the parameters of a flow as mappings of their fields."""
+    assert dict(make_config(TIMED).lookups["shops"])["time"] == "valid_from"

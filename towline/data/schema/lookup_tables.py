@@ -48,7 +48,7 @@ class LookupFrame(NamedTuple):
     @property
     def times(self) -> list[str]:
         """The columns of the table that hold times, other than those of the key."""
-        key = set(self.config.keys.values())
+        key = set(self.config.key_columns.values())
         return [str(name) for name in self.frame if self.frame[name].dtype.kind == "M" and name not in key]
 
 
@@ -61,7 +61,7 @@ def read_lookup_frame(
         ConfigError: a key names no column of the rows.
     """
     keys = []
-    for key in config.keys:
+    for key in config.key_columns:
         if key not in columns or columns[key].kind == "ignore":
             what = f"the key {key!r} is not a column that is read"
             remedy = f"the columns are {', '.join(list(columns)[:20])}; if the table names it otherwise, write "
@@ -69,7 +69,7 @@ def read_lookup_frame(
             raise ConfigError(what, where=f"lookups.{name}.key", remedy=remedy)
         keys.append(columns[key])
     # the key stays as it is written: it is read in the format of the row's column
-    kinds: dict[str, Kind] = {column: "text" for column in config.keys.values() if column != config.time}
+    kinds: dict[str, Kind] = {column: "text" for column in config.key_columns.values() if column != config.time}
     kinds |= {config.names[joined]: kind for joined, kind in config.kinds.items() if config.names[joined] not in kinds}
     frame = to_frame(source.convert(kinds))
     return LookupFrame(name, config, tuple(keys), frame, source.digest)
@@ -103,7 +103,7 @@ def freeze_lookup(table: LookupFrame, columns: Mapping[str, tuple[np.ndarray, Ki
         raise _repetition_error(table, order[repeated], row_time)
     return Lookup(
         name=table.name,
-        keys=tuple(table.config.keys),
+        key=tuple(table.config.key_columns),
         row_time=row_time if times is not None else None,
         columns=tuple((name, kind) for name, (_, kind) in columns.items()),
         digest=table.digest,
@@ -119,7 +119,7 @@ def freeze_lookup(table: LookupFrame, columns: Mapping[str, tuple[np.ndarray, Ki
 def _read_keys(table: LookupFrame) -> list[np.ndarray]:
     """The canonical key columns of the table, in the kinds of the row's columns."""
     keys = []
-    for column, name in zip(table.keys, table.config.keys.values(), strict=True):
+    for column, name in zip(table.keys, table.config.key_columns.values(), strict=True):
         values, bad = convert_column(table.frame[name], column.kind, column.format.model_copy(update={"coerce": False}))
         if len(bad):
             raise ConfigError(
@@ -134,7 +134,7 @@ def _read_keys(table: LookupFrame) -> list[np.ndarray]:
 
 def _repetition_error(table: LookupFrame, places: np.ndarray, row_time: str | None) -> ConfigError | DataError:
     where = f"lookups.{table.name}"
-    columns = [*table.config.keys.values(), *([table.config.time] if table.config.time else [])]
+    columns = [*table.config.key_columns.values(), *([table.config.time] if table.config.time else [])]
     distinct = table.frame.iloc[places][columns].drop_duplicates()
     rows = [", ".join(map(str, row)) for row in distinct.head(_SHOWN).itertuples(index=False)]
     shown = "; ".join(rows) + (f" and {len(distinct) - _SHOWN} more" if len(distinct) > _SHOWN else "")

@@ -26,7 +26,7 @@ class Lookup(Frozen):
     """A frozen lookup table.
 
     Attributes:
-        keys: columns of the row that are compared with the key.
+        key: columns of the row that are compared with the key.
         row_time: the column with the row's time, if the table has a time.
         columns: the names of the joined columns and their kinds.
         digest: SHA-256 of the table as it was read.
@@ -36,7 +36,7 @@ class Lookup(Frozen):
     """
 
     name: str
-    keys: tuple[str, ...]
+    key: tuple[str, ...]
     row_time: str | None
     columns: tuple[tuple[str, Kind], ...]
     digest: str
@@ -48,7 +48,7 @@ class Lookup(Frozen):
     @property
     def inputs(self) -> tuple[str, ...]:
         """The columns of a row that the join reads."""
-        return self.keys if self.row_time is None or self.row_time in self.keys else (*self.keys, self.row_time)
+        return self.key if self.row_time is None or self.row_time in self.key else (*self.key, self.row_time)
 
     def position(self, column: str) -> int:
         """The position of a joined column in ``columns``."""
@@ -57,7 +57,7 @@ class Lookup(Frozen):
     @property
     def table(self) -> "LookupTable":
         """The decoded table; decoded once per process for equal content."""
-        return _decode_table(self.content, len(self.keys), tuple(kind for _, kind in self.columns))
+        return _decode_table(self.content, len(self.key), tuple(kind for _, kind in self.columns))
 
 
 class _Texts(NamedTuple):
@@ -152,7 +152,7 @@ class JoinedValue:
 
     def __init__(self, lookup: Lookup, column: int, positions: Mapping[str, int]) -> None:
         self._lookup, self._column = lookup, column
-        self._keys = [positions[name] for name in lookup.keys]
+        self._keys = [positions[name] for name in lookup.key]
         self._time = None if lookup.row_time is None else positions[lookup.row_time]
         self.evaluate = self._row_function()
 
