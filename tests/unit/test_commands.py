@@ -14,7 +14,7 @@ import yaml
 from tests.support.commands import CommandResult
 from tests.support.paths import REPOSITORY
 from towline.cli import extras, main
-from towline.cli.dates import Moment
+from towline.cli.arguments import Moment
 from towline.config import Settings
 from towline.operations import services
 

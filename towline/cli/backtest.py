@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from towline.cli import emit, json_option
-from towline.cli.dates import Moment
+from towline.cli.arguments import Moment
 from towline.cli.run import config_argument, set_option
 
 if TYPE_CHECKING:

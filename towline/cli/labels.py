@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from towline.cli import emit, json_option
-from towline.cli.tables import check_file
+from towline.cli.arguments import check_file
 from towline.errors import ConfigError
 
 

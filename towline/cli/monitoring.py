@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from towline.cli import emit, json_option
+from towline.cli.arguments import check_file
 from towline.cli.run import as_of_option, config_argument, set_option
-from towline.cli.tables import check_file
 
 if TYPE_CHECKING:
     from towline.monitoring.policy import MonitoringRun
@@ -84,9 +84,9 @@ def quality(config: Path, as_of: datetime | None, overrides: tuple[str, ...], as
 def _run_flow(
     config: Path, name: Literal["drift", "quality"], as_of: datetime | None, overrides: tuple[str, ...], as_json: bool
 ) -> None:
-    from towline.cli import flows
+    from towline.cli.run import run_flow
 
-    flow_run = flows.run(name, config, as_of, overrides)
+    flow_run = run_flow(name, config, as_of, overrides)
     page = {"page": flow_run.page} if flow_run.page else {}
     emit(flow_run.value.model_dump(mode="json") | page, as_json, lambda: _describe_run(flow_run.value))
 

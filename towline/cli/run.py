@@ -2,11 +2,15 @@
 
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from towline.cli import emit, json_option
-from towline.cli.dates import Moment
+from towline.cli.arguments import Moment
+
+if TYPE_CHECKING:
+    from towline.orchestration.flow_runner import FlowName, FlowResult
 
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the config."
@@ -37,11 +41,11 @@ def run(config: Path, as_of: datetime | None, overrides: tuple[str, ...], force:
       towline run configs/bike_demand.yaml
       towline run configs/bike_demand.yaml --as-of 2012-06-30 --set gate.max.mae=50
     """
-    from towline.cli import flows, screen
+    from towline.cli import screen
     from towline.config import Settings
     from towline.errors import PromotionRejectedError
 
-    outcome, page = flows.run("training", config, as_of, overrides, force=force)
+    outcome, page = run_flow("training", config, as_of, overrides, force=force)
     settings = Settings.from_environment()
     document = outcome.model_dump(mode="json") | ({"page": page} if page else {})
     emit(document, as_json, lambda: screen.summary(outcome, settings, page))
@@ -75,3 +79,27 @@ def validate(config: Path, as_of: datetime | None, overrides: tuple[str, ...], a
     contract = checked.contract.model_dump(mode="json")
     document = {**checked.validation.model_dump(mode="json"), "report": str(checked.page), "contract": contract}
     emit(document, as_json, lambda: screen.checked(checked))
+
+
+def run_flow(
+    name: "FlowName", config: Path, as_of: datetime | None, overrides: tuple[str, ...], **parameters: object
+) -> "FlowResult":
+    """Runs a flow, with progress on stderr; on a worker if the command line names a profile.
+
+    An interrupt does not end a run on a worker.
+    """
+    from towline import api
+    from towline.cli import screen
+    from towline.config import Settings, read_config
+
+    settings = Settings.from_environment()
+    pipeline = read_config(config, overrides)
+    context = click.get_current_context(silent=True)
+    profile = context.find_root().obj if context else None
+    with screen.progress(settings.layout.log()):
+        try:
+            return api.run_flow(settings, name, {"config": pipeline, "as_of": as_of, **parameters}, profile)
+        except KeyboardInterrupt:
+            if profile:
+                raise click.exceptions.Exit(130) from None
+            raise

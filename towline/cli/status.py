@@ -210,7 +210,7 @@ def _list_models(models: Sequence["ModelStatus"]) -> str:
             HEALTH_TEXT[model.health],
             model.champion.version if model.champion else None,
             _format_time(model.champion.since) if model.champion else None,
-            model.traffic.rows,
+            sum(model.traffic.values()),
             model.drift[-1].state if model.drift else None,
             f"{model.quality[-1].metric} {model.quality[-1].value.text()}" if model.quality else None,
             "; ".join(alarm.title for alarm in model.alarms),
@@ -248,8 +248,8 @@ def _describe_champion(model: "ModelStatus") -> str:
         color = COLORS["alarm" if alarm.severe else "warning"]
         lines.append(head("alarm") + click.style(alarm.title, fg=color) + f": {alarm.reason}")
     lines += [head("mlflow") + model.mirror] if model.mirror else []
-    today = model.traffic.on(model.at.date())
-    lines.append(head("traffic") + f"{model.traffic.rows:,} predictions in 30 days, {today:,} today")
+    total, today = sum(model.traffic.values()), model.traffic.get(model.at.date(), 0)
+    lines.append(head("traffic") + f"{total:,} predictions in 30 days, {today:,} today")
     return "\n".join(lines)
 
 

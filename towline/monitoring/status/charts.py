@@ -1,11 +1,10 @@
 """Charts of the status page as SVG text: they use the page's style and no script; every value is escaped."""
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 from towline.monitoring.results import DriftCheckResult, DriftResult, QualityResult
-from towline.monitoring.status.summary import DailyCount
 
 WIDTH = 920
 MAX_COLUMNS = 24  # of the heat map
@@ -13,10 +12,9 @@ _LABEL_WIDTH = 170  # px
 _MAX_LABEL = 24  # characters
 
 
-def draw_traffic(days: Sequence[DailyCount], today: dt.date, span: int = 30) -> str:
+def draw_traffic(counts: Mapping[dt.date, int], today: dt.date, span: int = 30) -> str:
     """Bars: predictions by day."""
     width, height = 440, 120
-    counts = {day.day: day.rows for day in days}
     calendar = [today - dt.timedelta(days=back) for back in range(span - 1, -1, -1)]
     most = max([counts.get(day, 0) for day in calendar] + [1])
     step = width / span

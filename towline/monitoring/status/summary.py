@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -45,26 +45,6 @@ class ChampionStatus(Frozen):
     previous: int | None = None
 
 
-class DailyCount(Frozen):
-    """Number of predictions on a day in UTC."""
-
-    day: dt.date
-    rows: int
-
-
-class Traffic(Frozen):
-    """Predictions of the last 30 days, including those that are still in segments."""
-
-    days: tuple[DailyCount, ...] = ()
-
-    @property
-    def rows(self) -> int:
-        return sum(count.rows for count in self.days)
-
-    def on(self, day: dt.date) -> int:
-        return sum(count.rows for count in self.days if count.day == day)
-
-
 class ModelEvent(Frozen):
     """An event of the ledger: a decision, promotion, refusal or rollback.
 
@@ -105,6 +85,7 @@ class ModelStatus(Frozen):
 
     Attributes:
         at: time of the status.
+        traffic: number of predictions by day in UTC, of the last 30 days; days without predictions are left out.
         drift, quality: windows of all versions, oldest first.
         events: newest first; decisions to do nothing are only counted, in ``idle_decisions``.
         alarms: severe ones first.
@@ -115,7 +96,7 @@ class ModelStatus(Frozen):
     model: str
     at: dt.datetime
     champion: ChampionStatus | None = None
-    traffic: Traffic = Traffic()
+    traffic: Mapping[dt.date, int] = {}
     slos: tuple[SloStatus, ...] = ()
     drift: tuple[DriftResult, ...] = ()
     quality: tuple[QualityResult, ...] = ()
@@ -185,10 +166,13 @@ def read_status(
     return status.model_copy(update={"alarms": tuple(sorted(alarms, key=lambda alarm: not alarm.severe))})
 
 
-def count_predictions(folder: Path, today: dt.date) -> Traffic:
-    """Counts logged predictions by day without locking the log; a file that is removed meanwhile is not counted."""
+def count_predictions(folder: Path, today: dt.date) -> dict[dt.date, int]:
+    """Counts logged predictions by day, in Parquet files and segments, without locking the log.
+
+    A file that is removed meanwhile is not counted.
+    """
     if not folder.is_dir():
-        return Traffic()
+        return {}
     from towline.prediction_log import parquet_store
 
     first = today - dt.timedelta(days=TRAFFIC_DAYS - 1)
@@ -200,7 +184,7 @@ def count_predictions(folder: Path, today: dt.date) -> Traffic:
             counts[part.day] += parquet_store.open_part(part.path).metadata.num_rows
         except (DataError, OSError):
             continue
-    return Traffic(days=tuple(DailyCount(day=day, rows=count) for day, count in sorted(counts.items())))
+    return dict(sorted(counts.items()))
 
 
 def read_champion_config(settings: Settings, champion: Entry | None) -> PipelineConfig | None:

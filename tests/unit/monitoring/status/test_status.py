@@ -25,7 +25,7 @@ from towline.monitoring.slo.metrics_scraper import RequestCounters
 from towline.monitoring.slo.slo_history import FILE, CounterTotals
 from towline.monitoring.status.links import Links, evidently_project
 from towline.monitoring.status.page import render_index, render_status
-from towline.monitoring.status.summary import DailyCount, FlowStatus, ModelStatus, count_predictions, read_status
+from towline.monitoring.status.summary import FlowStatus, ModelStatus, count_predictions, read_status
 from towline.prediction_log import parquet_store
 from towline.training.evaluation.predictions import Interval
 
@@ -58,7 +58,7 @@ def test_a_new_model_has_a_status(sample_store: SampleStore) -> None:
     assert (result.champion.version, result.champion.rows, result.champion.previous) == (1, 200, None)
     assert result.champion.holdout
     assert result.champion.trained <= result.champion.since <= dt.datetime.now(dt.UTC)  # type: ignore[operator]
-    assert (result.traffic.rows, result.slos, result.drift, result.quality, result.alarms) == (0, (), (), (), ())
+    assert (result.traffic, result.slos, result.drift, result.quality, result.alarms) == ({}, (), (), (), ())
     assert result.health == "unknown"
     page = render_status(result)
     assert "No prediction is logged yet" in page
@@ -158,7 +158,7 @@ def test_events_are_newest_first(sample_store: SampleStore) -> None:
 def test_traffic_is_counted_by_day(tmp_path: Path) -> None:
     """Rows of all parts of a day, of 30 days, and those that a service has yet to make a table of.
 
-    What is damaged, or is not written to its end, does not stop the count.
+    Damaged files and incomplete lines do not stop the count.
     """
     today = NOW.date()
     log(tmp_path, today, 5)
@@ -172,11 +172,9 @@ def test_traffic_is_counted_by_day(tmp_path: Path) -> None:
     under_way = '\nno line\n{"of": 1, "at": 0, "rows'
     (tmp_path / "segments" / "w0.jsonl").write_text("\n".join(map(json.dumps, lines)) + under_way)
     (tmp_path / "segments" / "t.jsonl").write_text(json.dumps(lines[1]) + "\n")  # part t is made of it
-    result = count_predictions(tmp_path, today)
-    assert result.days == (DailyCount(day=today - 29 * DAY, rows=7 + 3), DailyCount(day=today, rows=11 + 3))
-    assert result.rows == 24
+    assert count_predictions(tmp_path, today) == {today - 29 * DAY: 7 + 3, today: 11 + 3}
     assert not (tmp_path / ".lock").exists()
-    assert count_predictions(tmp_path / "none", today).rows == 0
+    assert count_predictions(tmp_path / "none", today) == {}
 
 
 def test_a_decision_is_shown_once(sample_store: SampleStore) -> None:

@@ -1,0 +1,54 @@
+"""Arguments of the command line that several commands share: dates, and files of tables."""
+
+import contextlib
+import difflib
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from towline.errors import DataError
+
+_TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
+
+
+class Moment(click.ParamType[datetime]):
+    """A click type for a day or a time: ISO 8601, or day.month.year."""
+
+    name = "date"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        text = str(value).strip()
+        for read in (datetime.fromisoformat, _parse_dotted):
+            with contextlib.suppress(ValueError):
+                return read(text)
+        problem = f"{value!r} is not a date; write 2026-06-30 or 2026-06-30T13:00"
+        raise click.BadParameter(problem, ctx, param)
+
+
+def _parse_dotted(text: str) -> datetime:
+    day, _, time = text.partition(" ")
+    date = datetime.strptime(day, "%d.%m.%Y").date()  # noqa: DTZ007 - a date without a zone is UTC, as elsewhere
+    return datetime.fromisoformat(f"{date.isoformat()} {time}".strip())
+
+
+def check_file(file: Path, where: str) -> None:
+    """Checks that a file exists; ``where`` is the argument or option that names it.
+
+    Raises:
+        DataError: it does not exist; suggests files with similar names.
+    """
+    path = file.absolute()
+    if path.is_file():
+        return
+    if path.is_dir():
+        raise DataError(f"{where} is a folder", where=str(path), remedy="run the command for each of its files")
+    names = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(
+        path.name, [name for name in names if name.lower().endswith(_TABLE_SUFFIXES)], 3, 0.5
+    )
+    hint = f"did you mean {' or '.join(near)}?" if near else "a relative path starts at the current folder"
+    raise DataError("no such file" if path.parent.is_dir() else "no such folder", where=str(path), remedy=hint)
