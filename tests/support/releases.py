@@ -69,7 +69,7 @@ def train_run(folder: Path, frame: pd.DataFrame, estimator: str = "boosting", **
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(folder / "table.parquet", index=False)
     raw = {
-        **{section: data.pop(section) for section in ("split", "features", "privacy") if section in data},
+        **{section: data.pop(section) for section in ("split", "features", "lookups", "privacy") if section in data},
         "name": "house-value",
         "description": "Made for <script>alert(1)</script> tests.",
         "data": {"source": "table.parquet", **data},
@@ -80,7 +80,7 @@ def train_run(folder: Path, frame: pd.DataFrame, estimator: str = "boosting", **
     settings = Settings(project=folder, store=folder / "store", tracking_uri="", ledger_url="")
     dataset = sources.load_dataset(config.data, folder, settings.store, None)
     work = open_workspace(config, dataset, folder, settings.store, None)
-    contract = infer_contract(work.table(), config)
+    contract = infer_contract(work.table(), config, lookups=work.lookups(config))
     work.save("contract.json", contract)
     work.save("split.json", splits.split_table(work, config))
     metrics = {"mae": 4.0} if contract.task == "regression" else {"roc_auc": 0.8}

@@ -199,7 +199,7 @@ class BacktestContext:
         self._config, self._trainer, self._bounds, self._first = config, trainer, bounds, first
         self._delay = config.quality.delay
         self._monitoring = SimulatedMonitoring(config, self._delay)
-        self._contract = infer_contract(rows, config)
+        self._contract = infer_contract(rows, config, lookups=first.work.lookups(config))
         self.metric = primary_metric(config, self._contract.task)
         self._all_times = rows[config.data.time]
         inside = ((self._all_times >= bounds[0]) & (self._all_times < bounds[-1])).to_numpy()

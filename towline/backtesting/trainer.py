@@ -143,7 +143,7 @@ class Trainer:
                 where=f"as of {as_of}",
                 remedy="lower validation.min_rows, or start later",
             )
-        contract = infer_contract(work.table(), config, work.dataset.formats)
+        contract = infer_contract(work.table(), config, work.dataset.formats, work.lookups(config))
         work.save(Contract.FILE, contract)
         check_candidates(config, contract)
         splits.split_table(work, config)

@@ -44,6 +44,7 @@ from towline.config.training import (
     FeatureExpression,
     FeatureName,
     GateConfig,
+    LookupConfig,
     PrivacyConfig,
     SplitConfig,
     SqlSource,
@@ -69,6 +70,9 @@ class TrainingConfig(Frozen):
     features: dict[FeatureName, FeatureExpression] = Field(
         default_factory=dict,
         description="features computed from columns of the row: name → expression",
+    )
+    lookups: dict[FeatureName, LookupConfig] = Field(
+        default_factory=dict, description="second tables whose columns are joined to the rows; docs/features.md"
     )
     split: SplitConfig = SplitConfig()
     candidates: tuple[CandidateOrName, ...] = Field(
@@ -129,6 +133,7 @@ class TrainingConfig(Frozen):
                 f"evaluation.slices names {min(pii_slices)!r}, which is pii: reports would show its values"
             )
         self._check_features()
+        self._check_lookups()
         if self.split.by == "time" and not self.data.time:
             raise ValueError("split.by is time but data.time names no column")
         if not (isinstance(self.split.holdout, float) or self.by_time):
@@ -151,6 +156,35 @@ class TrainingConfig(Frozen):
                     error = ExpressionError(f"{column.name!r} is a feature itself", column.at, remedy)
                 if error:
                     raise ValueError(f"features.{name}: {error.describe(text)}")
+
+    def _check_lookups(self) -> None:
+        """Rejects keys that a request does not hold, and names that are used twice."""
+        names = dict.fromkeys(self.features, "features")
+        for lookup, settings in self.lookups.items():
+            for key in settings.key_columns:
+                if key == self.data.target:
+                    raise ValueError(f"lookups.{lookup}: the key {key!r} is the target; a request does not hold it")
+                if key in self.data.drop:
+                    raise ValueError(f"lookups.{lookup}: the key {key!r} is in data.drop; remove it from data.drop")
+                if key in self.privacy.pii:
+                    raise ValueError(
+                        f"lookups.{lookup}: the key {key!r} is in privacy.pii, and the release would store its values; "
+                        "use another key, or join the columns in data.source"
+                    )
+            for name in settings.names:
+                if name in names:
+                    raise ValueError(
+                        f"lookups.{lookup}: {names[name]} has the name {name!r} too; "
+                        f"rename the column, e.g. columns: {{{lookup}_{name}: {settings.names[name]}}}"
+                    )
+                if name in self.privacy.pii:
+                    raise ValueError(f"lookups.{lookup}: the joined column {name!r} is in privacy.pii; do not join it")
+                names[name] = f"lookups.{lookup}"
+            if settings.time and not self.data.time:
+                raise ValueError(
+                    f"lookups.{lookup}.time needs the time of each row; name its column in data.time, or remove "
+                    f"lookups.{lookup}.time and keep one entry per key"
+                )
 
     @property
     def single_candidates(self) -> tuple[Candidate, ...]:

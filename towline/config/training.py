@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from towline.config.passwords import hide_passwords, mask_passwords
-from towline.config.record import Durations, Frozen, OptionalDuration, Share, format_duration, format_share
+from towline.config.record import Durations, Frozen, OptionalDuration, Share, format_duration, format_share, suggest
 from towline.expressions.syntax import ExpressionError, parse
 
 Kind = Literal["numeric", "category", "boolean", "datetime", "text", "ignore"]
@@ -205,6 +205,49 @@ def _check_feature_name(name: str) -> str:
 
 FeatureName = Annotated[str, AfterValidator(_check_feature_name)]
 FeatureExpression = Annotated[str, AfterValidator(_check_expression)]
+
+
+class LookupConfig(Frozen):
+    """A second table whose columns are joined to each row by a key of the row."""
+
+    table: str = Field(description="a CSV or Parquet file, or another source of files as in data.source")
+    key: str | tuple[str, ...] | dict[str, str] = Field(
+        description="the column or columns of the key; {column of the row: column of the table} if the names differ"
+    )
+    columns: tuple[str, ...] | dict[FeatureName, str] = Field(
+        min_length=1, description="the columns that are joined; {new name: column of the table} renames them"
+    )
+    time: str | None = Field(
+        None, description="time from which an entry is valid: a row gets the latest entry at or before data.time"
+    )
+    kinds: dict[str, Kind] = Field(
+        default_factory=dict, description="kinds of joined columns, where inference is wrong"
+    )
+    timeless: bool = Field(False, description="accept times in the table that are later than the time of a row")
+
+    @model_validator(mode="after")
+    def _check_names(self) -> "LookupConfig":
+        if not self.key_columns:
+            raise ValueError("key names no column")
+        for values in (self.key, self.columns):
+            if isinstance(values, tuple) and len(set(values)) < len(values):
+                raise ValueError("a column is named twice; name it once")
+        if unknown := set(self.kinds) - set(self.names):
+            name = min(unknown)
+            raise ValueError(f"kinds names {name!r}, which is not in columns; {suggest(name, self.names)}")
+        return self
+
+    @property
+    def key_columns(self) -> dict[str, str]:
+        """Columns of the row, and the columns of the table with which they are compared."""
+        if isinstance(self.key, dict):
+            return self.key
+        return {name: name for name in ((self.key,) if isinstance(self.key, str) else self.key)}
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The names of the joined columns, and the columns of the table with their values."""
+        return self.columns if isinstance(self.columns, dict) else {name: name for name in self.columns}
 
 
 class ColumnRule(Frozen):

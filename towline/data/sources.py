@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from towline.config import DataConfig, Frozen, Kind, SqlSource, format_duration, suggest
+from towline.config import DataConfig, Frozen, Kind, LookupConfig, SqlSource, format_duration, suggest
 from towline.config.passwords import mask_passwords
 from towline.data import formats
 from towline.data.schema import notation, text_columns
@@ -127,6 +127,47 @@ def load_dataset(
         pq.write_table(table, file, compression="zstd")
     sweep(snapshot.parent)
     return dataset
+
+
+def read_lookup_source(lookup: LookupConfig, name: str, config: DataConfig, project: Path) -> tuple[pa.Table, str]:
+    """Reads the key, the time, the chosen columns, and all columns that may hold times; returns the table's digest too.
+
+    Raises:
+        ConfigError: the table lacks a column.
+        DataError: the table is missing or malformed.
+    """
+    try:
+        tables = list(_read_files(formats.list_files(lookup.table, project), config.separator, set()))
+    except DataError as error:
+        remedy = f"correct lookups.{name}.table, or put the file there"
+        raise DataError(error.what, where=f"lookups.{name}: {error.where}", remedy=remedy) from None
+    where, first = tables[0]
+    columns = [*lookup.key_columns.values(), *lookup.names.values(), *([lookup.time] if lookup.time else [])]
+    for column in columns:
+        if column not in first.column_names:
+            what = f"no column {column!r} in {where}"
+            raise ConfigError(what, where=f"lookups.{name}", remedy=suggest(column, first.column_names))
+    unread = [
+        field.name
+        for field in first.schema
+        if field.name not in columns and not (pa.types.is_temporal(field.type) or text_columns.is_text(field.type))
+    ]
+    table = _concatenate(iter(tables), DataConfig(source=lookup.table, target=columns[0], drop=tuple(unread)))
+    table = table.combine_chunks()
+    return table, _digest(table)
+
+
+def convert_lookup_table(
+    kinds: dict[str, Kind], *, table: pa.Table, lookup: LookupConfig, config: DataConfig
+) -> pa.Table:
+    """The table with columns converted as those of ``data.source``; ``kinds`` are declared for columns of the table."""
+    key = next(iter(lookup.key_columns.values()))
+    settings = {name: getattr(config, name) for name in ("decimal", "thousands", "na_values", "max_unreadable")}
+    dates = config.date_format if isinstance(config.date_format, str) else None
+    converted = DataConfig(
+        source=lookup.table, target=key, time=lookup.time, columns=kinds, date_format=dates, **settings
+    )
+    return _canonicalize(_convert_columns(table, converted, lookup.table)[0], lookup.time)
 
 
 def _read_files(paths: Iterable[Path], separator: str, encodings: set[str]) -> Iterator[tuple[str, pa.Table]]:

@@ -21,18 +21,21 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from towline import files
-from towline.config import Frozen, PipelineConfig
+from towline.config import Frozen, PipelineConfig, TrainingConfig
 from towline.data.schema.contract import Contract
-from towline.data.sources import Dataset, read_snapshot
+from towline.data.schema.lookup_tables import LookupSource
+from towline.data.sources import Dataset, convert_lookup_table, read_lookup_source, read_snapshot
 from towline.errors import TransientError
 from towline.provenance import code_digest
 from towline.store import StoreLayout
 
 ABANDONED_AFTER = timedelta(days=30)
 SNAPSHOT = "snapshot.parquet"  # of a run whose snapshot is removed with it (data.keep_snapshot: false)
+_DIGEST = b"digest"  # key of the metadata of a lookup table
 SMOKE_TEST_ROWS = "smoke-test-rows.parquet"
 
 
@@ -158,6 +161,17 @@ class Workspace(Frozen):
         """The rows of the snapshot; shared between steps, do not change them."""
         return _read_table(self.store, self.dataset)
 
+    def lookups(self, config: TrainingConfig) -> dict[str, LookupSource]:
+        """The lookup tables as they were when the workspace was opened."""
+        sources = {}
+        for name, lookup in config.lookups.items():
+            table = pq.read_table(self.file(_lookup_file(name)))
+            digest = (table.schema.metadata or {})[_DIGEST].decode()
+            plain = table.replace_schema_metadata(None)
+            convert = functools.partial(convert_lookup_table, table=plain, lookup=lookup, config=config.data)
+            sources[name] = LookupSource(convert, digest)
+        return sources
+
     def split_positions(self) -> dict[str, np.ndarray]:
         """Positions in the table: ``train`` (ordered by time if there is one) and ``holdout``."""
         return files.read_arrays(self.file("split.npz"))
@@ -167,6 +181,10 @@ class Workspace(Frozen):
         rows = self.table().iloc[self.split_positions()[name]].reset_index(drop=True)
         contract = self.contract()
         return Subset(contract.features(rows), contract.labels(rows), rows)
+
+
+def _lookup_file(name: str) -> str:
+    return f"lookup-{name}.parquet"
 
 
 def _move_aside(folder: Path) -> None:
@@ -202,7 +220,9 @@ def open_workspace(
         TransientError: the store cannot be written.
     """
     time = as_of.isoformat() if as_of else ""
-    parts = (config.training.digest, dataset.digest, code_digest(config, project), time)
+    lookups = {name: read_lookup_source(lookup, name, config.data, project) for name, lookup in config.lookups.items()}
+    digests = tuple(f"{name} {digest}" for name, (_, digest) in lookups.items())
+    parts = (config.training.digest, dataset.digest, code_digest(config, project), time, *digests)
     for attempt in itertools.count():
         key = hashlib.sha256("\n".join((*parts, str(attempt or ""))).encode()).hexdigest()
         work = Workspace(store=store, key=key, token="", dataset=dataset)
@@ -211,6 +231,9 @@ def open_workspace(
             break
     token = work.file("token")
     if not token.exists():
+        for name, (table, digest) in lookups.items():
+            with files.replacing(work.file(_lookup_file(name))) as file:
+                pq.write_table(table.replace_schema_metadata({_DIGEST: digest}), file)
         files.write(token, secrets.token_hex(8))
     if not config.data.keep_snapshot:
         snapshot = work.file(SNAPSHOT)

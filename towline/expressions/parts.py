@@ -48,13 +48,13 @@ class Columns:
     """The canonical columns that expressions read; each is converted once."""
 
     def __init__(self, arrays: Sequence[np.ndarray], count: int) -> None:
-        self.count, self._arrays = count, arrays
+        self.count, self.arrays = count, arrays
         self._read: dict[int, Masked] = {}
 
     def read(self, place: int, type_: Type) -> Masked:
         """A column as values and nulls."""
         if place not in self._read:
-            self._read[place] = _to_masked(self._arrays[place], type_)
+            self._read[place] = _to_masked(self.arrays[place], type_)
         return self._read[place]
 
 

@@ -25,6 +25,8 @@ def write_config_text(proposal: Proposal) -> str:
         "# features:  # computed from the columns of a row, equally in training and serving; docs/features.md",
         "#   ratio: a / nullif(b, 0)",
         "#   weekend: weekday(at) >= 5",
+        "# lookups:  # columns of a second table, joined by a key of the row",
+        "#   shops: {table: data/shops.csv, key: shop_id, columns: [size, region]}",
         "",
         *_validation(proposal),
         "",

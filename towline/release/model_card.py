@@ -69,6 +69,9 @@ def render_card(
         "importance": evaluation.importance[:MAX_COLUMNS],
         "columns": [(column.name, column.kind, _describe_values(column)) for column in contract.input_columns],
         "derived": [(column.name, column.expression, column.kind) for column in contract.derived_features],
+        "lookups": [
+            (lookup.name, lookup.entries, lookup.digest, lookup.unmatched, lookup.rows) for lookup in contract.lookups
+        ],
         "ignored": [(c.name, c.note) for c in (*contract.columns, *contract.derived) if c.role == "ignored"],
         "better": "higher" if primary.greater_is_better else "lower",
         "plots": [(name, format_title(name), base64.b64encode(content).decode()) for name, content in plots.items()],

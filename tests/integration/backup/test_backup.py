@@ -12,6 +12,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
@@ -305,6 +306,31 @@ def test_restore_into_mounted_folders(
     aside_folders = [Path(aside) for aside in forced.json["aside"] if Path(aside).parent == folders[1]]
     assert len(aside_folders) == 1
     assert not list(store.rglob(".restore-*"))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_content_moves_to_another_disk_and_back(fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without renames, content is copied; if the block fails, both folders are as before."""
+    source, root = tmp_path / "source", tmp_path / "root"
+    for file in (source / "releases" / "a" / "file", source / "ledger.db"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("new")
+    (root / "releases" / "b").mkdir(parents=True)
+    (root / "ledger.db").write_text("old")
+    before = read_files(tmp_path)
+
+    def refuse(old: Path, new: Path) -> None:
+        raise OSError(errno.EXDEV, "another disk")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with ExitStack() as undo:
+        placement.Placement(undo).replace_content(source, root, set())
+        assert read_files(root) == {"releases/a/file": b"new", "ledger.db": b"new"}
+        assert read_files(source) == {}
+        if not fails:
+            undo.pop_all()
+    assert (read_files(tmp_path) == before) is fails
+    assert (root / "releases" / "b").is_dir() is fails
 
 
 KILL_SCRIPT = """

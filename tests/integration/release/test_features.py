@@ -40,7 +40,12 @@ def test_opening_a_release_runs_no_code(tmp_path: Path) -> None:
     """An audit hook sees neither exec nor compile, no import of another package and no pickle."""
     table = make_house_table().drop(columns="sold")
     features = {"per_door": "size / doors", "large": "regexp_matches(cast(round(size) as text), '^[5-9]')"}
-    run = train_run(tmp_path, table, target="value", time="at", features=features)
+    features["near"] = "distance < 3 and zone = 'x'"
+    (tmp_path / "doors.csv").write_text(
+        "doors,since,distance,zone\n" + "".join(f"{n},2024-12-0{n},{n},{'xy'[n % 2]}\n" for n in range(1, 9))
+    )
+    lookup = {"table": "doors.csv", "key": "doors", "columns": ["distance", "zone"], "time": "since"}
+    run = train_run(tmp_path, table, target="value", time="at", features=features, lookups={"doors": lookup})
     release = run.settings.store / run.package().path
     row = {"at": "2025-01-01T00:00:00", "size": 41.98, "a `kind`, of sorts": "d", "doors": 3, "sunny": True}
     command = [sys.executable, "-P", "-c", AUDITED, str(release), json.dumps(row)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from towline.config import Frozen, Kind, Task, suggest
+from towline.data.schema.lookups import Lookup
 from towline.data.schema.values import PLAIN, ValueFormat, ValueReader, category_name
 from towline.errors import DataError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:  # a service that needs the columns alone does not load them
     import numpy as np
     import pandas as pd
 
+    from towline.data.schema.lookups import JoinedValue
     from towline.expressions.compilation import Expression
     from towline.expressions.operations import Type
 
@@ -70,12 +72,16 @@ class DerivedColumn(Column):
     """A feature that is computed from other columns of its row; requests and tables do not hold it.
 
     Attributes:
-        expression: its definition, docs/features.md.
-        inputs: the columns that the expression reads.
+        expression: its definition, docs/features.md; of a joined column a description.
+        inputs: the columns of a request from which it is computed.
+        lookup: of a joined column the name of its lookup.
+        joined: the joined columns that the expression reads.
     """
 
     expression: str
     inputs: tuple[str, ...]
+    lookup: str = ""
+    joined: tuple[str, ...] = ()
 
 
 def column_types(columns: Iterable[Column]) -> "dict[str, tuple[Type, int]]":
@@ -89,7 +95,8 @@ class Contract(Frozen):
 
     Attributes:
         columns: of the table.
-        derived: the features of the config, computed from columns of the table.
+        derived: the joined columns of the lookups, then the features of the config.
+        lookups: the frozen tables from which columns are joined.
         salt: of the pseudonyms.
     """
 
@@ -99,6 +106,7 @@ class Contract(Frozen):
     task: Task
     columns: tuple[Column, ...]
     derived: tuple[DerivedColumn, ...] = ()
+    lookups: tuple[Lookup, ...] = ()
     classes: tuple[Label, ...] = ()
     positive: Label | None = None
     salt: str = ""
@@ -112,12 +120,14 @@ class Contract(Frozen):
     def feature_columns(self) -> tuple[Column, ...]:
         """The columns that a model uses: features, the time if calendar parts are derived from it, derived columns."""
         of_table = (column for column in self.columns if column.role == "feature" or column.derive)
-        return (*of_table, *self.derived_features)
+        return (*of_table, *(column for column in self.derived if column.role == "feature"))
 
     @property
     def derived_features(self) -> tuple[DerivedColumn, ...]:
-        """The derived columns that a model uses."""
-        return tuple(column for column in self.derived if column.role == "feature")
+        """The derived columns that a model uses, and the joined columns that its features read."""
+        used = [column for column in self.derived if column.role == "feature"]
+        joined = {name for column in used for name in column.joined}
+        return tuple(column for column in self.derived if column.role == "feature" or column.name in joined)
 
     @property
     def input_columns(self) -> tuple[Column, ...]:
@@ -150,18 +160,30 @@ class Contract(Frozen):
         has_ages = any("age" in column.derive for column in self.feature_columns)
         return next((column.name for column in self.columns if has_ages and column.role == "time"), None)
 
-    def compile_features(self) -> "tuple[Expression, ...]":
-        """The compiled expressions of the derived features, which read canonical rows or columns.
+    def compile_features(self) -> "tuple[Expression | JoinedValue, ...]":
+        """The compiled derived features, which read canonical rows or columns; each may read the joined ones before it.
 
         Raises:
             ExpressionError: an expression does not fit the columns.
         """
         if not self.derived_features:  # the language is not imported
             return ()
+        from towline.data.schema.lookups import JoinedValue
         from towline.expressions.compilation import Expression
 
-        types = column_types(self.input_columns)
-        return tuple(Expression(column.expression, types) for column in self.derived_features)
+        types = column_types(self.canonical_columns)
+        readable = {c.name for c in self.input_columns} | {c.name for c in self.derived if c.lookup}
+        types = {name: type_ for name, type_ in types.items() if name in readable}
+        positions = {name: place for name, (_, place) in types.items()}
+        lookups = {lookup.name: lookup for lookup in self.lookups}
+        compiled: list[Expression | JoinedValue] = []
+        for column in self.derived_features:
+            if column.lookup:
+                lookup = lookups[column.lookup]
+                compiled.append(JoinedValue(lookup, lookup.position(column.name), positions))
+            else:
+                compiled.append(Expression(column.expression, types))
+        return tuple(compiled)
 
     def features(self, rows: "pd.DataFrame") -> "pd.DataFrame":
         """The canonical frame: equal values give an equal frame, whatever their types are.
@@ -219,8 +241,12 @@ class Contract(Frozen):
             return {}
         from towline.expressions.parts import Columns
 
-        columns, names = Columns(inputs, count), (column.name for column in self.derived_features)
-        return {name: expression.evaluate_columns(columns) for name, expression in zip(names, expressions, strict=True)}
+        arrays, derived = list(inputs), {}
+        columns = Columns(arrays, count)
+        for column, expression in zip(self.derived_features, expressions, strict=True):
+            derived[column.name] = expression.evaluate_columns(columns)
+            arrays.append(derived[column.name])
+        return derived
 
     @property
     def target_column(self) -> Column:

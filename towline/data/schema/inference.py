@@ -1,7 +1,9 @@
 """Inference of the contract from a table: kind, role, range and levels of each column, the task and its classes."""
 
+import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,6 +15,14 @@ from towline.data.schema import text_columns
 from towline.data.schema.columns import convert_column, list_examples
 from towline.data.schema.contract import Column, Contract, DerivedColumn, Label, Role, column_types
 from towline.data.schema.kind_model import LABELLED_KINDS, KindModel, LabelledKind, describe_column
+from towline.data.schema.lookup_tables import (
+    LookupFrame,
+    LookupSource,
+    check_future,
+    freeze_lookup,
+    read_lookup_frame,
+)
+from towline.data.schema.lookups import Lookup
 from towline.data.schema.pseudonyms import derive_salt
 from towline.data.schema.task import infer_task
 from towline.data.schema.values import PLAIN, Spelling, ValueFormat, category_name, column_format
@@ -37,11 +47,17 @@ _CYCLES = {"month": 365, "weekday": 7, "day": 31, "hour": 1}
 # kinds and dtypes of the results of expressions; texts are categories or texts, depending on their levels
 _KINDS: Mapping[Type, Kind] = {"number": "numeric", "boolean": "boolean", "datetime": "datetime"}
 _DTYPES: Mapping[Type, Any] = {"text": object}
+MAX_UNMATCHED = 0.05  # the share of rows without an entry in a lookup, from which a warning is logged
+_NO_LOOKUPS: Mapping[str, LookupSource] = MappingProxyType({})
+_logger = logging.getLogger(__name__)
 _AnyColumn = TypeVar("_AnyColumn", bound=Column)
 
 
 def infer_contract(
-    frame: pd.DataFrame, config: TrainingConfig, formats: Iterable[tuple[str, ValueFormat]] = ()
+    frame: pd.DataFrame,
+    config: TrainingConfig,
+    formats: Iterable[tuple[str, ValueFormat]] = (),
+    lookups: Mapping[str, LookupSource] = _NO_LOOKUPS,
 ) -> Contract:
     """Infers the contract; ``data.columns`` and ``task`` of the config have priority.
 
@@ -49,6 +65,7 @@ def infer_contract(
         frame: a snapshot, from ``sources.read_snapshot``.
         config: names the target, time and group, and the declared kinds.
         formats: ``Dataset.formats`` of the snapshot.
+        lookups: the tables of ``config.lookups``, from ``Workspace.lookups``.
 
     Raises:
         ConfigError: the values do not allow the kind, task or positive class that the config sets.
@@ -61,7 +78,9 @@ def infer_contract(
         for name in frame.columns
     )
     columns = tuple(c.model_copy(update={"reason": reason}) if c.role == "target" else c for c in columns)
-    columns, derived = _add_ages(columns, _infer_derived(frame, config, task, columns), trend=not config.data.detrend)
+    joins = _JoinedTables.join(frame, config, task, columns, lookups)
+    derived = (*joins.columns, *_infer_derived(frame, config, task, columns, joins))
+    columns, derived = _add_ages(columns, derived, trend=not config.data.detrend)
     name, classes = config.data.target, () if task == "regression" else _distinct_classes(target)
     if task == "binary" and len(classes) > 2:
         what = f"the target {name!r} has {len(classes)} classes, not 2"
@@ -69,8 +88,9 @@ def infer_contract(
     positive = _positive_class(target, classes, config.data.positive) if task == "binary" else None
     salt = derive_salt(config.name)
     return Contract(
-        target=name, task=task, columns=columns, derived=derived, classes=classes, positive=positive, salt=salt
-    )
+        target=name, task=task, columns=columns, derived=derived, lookups=joins.lookups, classes=classes,
+        positive=positive, salt=salt,
+    )  # fmt: skip
 
 
 class _Prediction(NamedTuple):
@@ -135,28 +155,143 @@ def _infer_column(
     return column
 
 
+class _JoinedTables(NamedTuple):
+    """The lookups of a config, joined to the rows of the training table.
+
+    Attributes:
+        lookups: the frozen tables.
+        columns: the joined columns.
+        values: their canonical values (n,), in the order of ``columns``.
+    """
+
+    lookups: tuple[Lookup, ...]
+    columns: tuple[DerivedColumn, ...]
+    values: tuple[np.ndarray, ...]
+
+    @classmethod
+    def join(
+        cls,
+        frame: pd.DataFrame,
+        config: TrainingConfig,
+        task: Task,
+        columns: Sequence[Column],
+        sources: Mapping[str, LookupSource],
+    ) -> "_JoinedTables":
+        """Reads the tables, checks and freezes them, and joins their columns.
+
+        Raises:
+            ConfigError: a name, a key or the times of a lookup do not fit the rows.
+            DataError: a key occurs twice.
+        """
+        lookups, joined, values = list[Lookup](), list[DerivedColumn](), list[np.ndarray]()
+        by_name = {column.name: column for column in columns}
+        for name, settings in config.lookups.items():
+            for column in settings.names:
+                if column in frame.columns:
+                    what = f"the joined column {column!r} has the name of a column of the rows"
+                    remedy = f"rename it: columns: {{{name}_{column}: {settings.names[column]}}}"
+                    raise ConfigError(what, where=f"lookups.{name}.columns", remedy=remedy)
+            table = read_lookup_frame(name, settings, sources[name], by_name)
+            keys = [_canonical_values(frame, column) for column in table.keys]
+            time = by_name[config.data.time] if config.data.time else None
+            times = None if time is None else _canonical_values(frame, time)
+            if time is not None and times is not None:
+                check_future(table, keys, time.name, times)
+            lookup = freeze_lookup(table, _infer_lookup_columns(table), config.data.time)
+            places = lookup.table.find_entries(keys, times if lookup.row_time else None)
+            unmatched = int((places == lookup.entries).sum())
+            lookup = lookup.model_copy(update={"rows": len(frame), "unmatched": unmatched})
+            _report_unmatched(lookup)
+            for at, (column, kind) in enumerate(lookup.columns):
+                values.append(lookup.table.read_values(at, places))
+                dtype = object if values[-1].dtype == object else None
+                series = pd.Series(values[-1], name=column, dtype=dtype)
+                text = f"lookup {name} by {', '.join(lookup.inputs)}"
+                joined.append(_infer_computed(series, kind, config, task, expression=text, inputs=lookup.inputs))
+                joined[-1] = joined[-1].model_copy(update={"lookup": name})
+            lookups.append(lookup)
+        return cls(tuple(lookups), tuple(joined), tuple(values))
+
+
+def _canonical_values(frame: pd.DataFrame, column: Column) -> np.ndarray:
+    return convert_column(frame[column.name], column.kind, column.format)[0]
+
+
+def _infer_lookup_columns(table: LookupFrame) -> dict[str, tuple[np.ndarray, Kind]]:
+    """For each joined column its canonical values and its kind."""
+    names = [name for name in table.config.names if name not in table.config.kinds]
+    sources = [table.frame[table.config.names[name]] for name in names]
+    probabilities = KindModel.read().predict([describe_column(values) for values in sources]) if names else ()
+    kinds: dict[str, Kind] = dict(table.config.kinds)
+    for name, values, row in zip(names, sources, probabilities, strict=True):
+        best = int(np.argmax(row))
+        prediction = None if values.dtype.kind in "bM" else _Prediction(LABELLED_KINDS[best], float(row[best]))
+        kinds[name] = _infer_kind(values, prediction)[0]
+    columns = {}
+    for name, source in table.config.names.items():
+        canonical, bad = convert_column(table.frame[source], kinds[name])
+        if len(bad) or kinds[name] == "ignore":
+            raise ConfigError(
+                f"column {source!r} of the table holds values that are not {kinds[name]}",
+                where=f"lookups.{table.name}.kinds: {name}",
+                remedy="choose the kind category, or do not list the column",
+                details=(list_examples(table.frame[source], bad),),
+            )
+        columns[name] = (canonical, kinds[name])
+    return columns
+
+
+def _report_unmatched(lookup: Lookup) -> None:
+    share = lookup.unmatched / max(1, lookup.rows)
+    message = "lookup %s: %s of %s rows (%.1f %%) have no entry; their joined columns are null"
+    level = logging.WARNING if share > MAX_UNMATCHED else logging.INFO
+    _logger.log(level, message, lookup.name, f"{lookup.unmatched:,}", f"{lookup.rows:,}", 100 * share)
+
+
+def _infer_computed(
+    series: pd.Series,
+    kind: Kind,
+    config: TrainingConfig,
+    task: Task,
+    *,
+    expression: str,
+    inputs: tuple[str, ...],
+    pii: bool = False,
+) -> DerivedColumn:
+    """A computed column, described as a column of the table with these values and this kind."""
+    name = str(series.name)
+    privacy = config.privacy.model_copy(update={"pii": (name,) if pii else ()})
+    data = config.data.model_copy(update={"columns": {name: kind}})
+    declared = config.model_copy(update={"data": data, "privacy": privacy})
+    column = _hide_values(_infer_column(series, declared, task, PLAIN, None), declared)
+    fields = {field: getattr(column, field) for field in Column.model_fields}
+    return DerivedColumn(**fields, expression=expression, inputs=inputs)
+
+
 def _infer_derived(
-    frame: pd.DataFrame, config: TrainingConfig, task: Task, columns: Sequence[Column]
+    frame: pd.DataFrame, config: TrainingConfig, task: Task, columns: Sequence[Column], joins: _JoinedTables
 ) -> tuple[DerivedColumn, ...]:
     """The features of the config as columns; their kinds follow from their expressions."""
     if not config.features:
         return ()
     readable = [column for column in columns if column.role != "target" and column.kind != "ignore"]
-    expressions = _compile_features(frame, config, columns, column_types(readable))
+    expressions = _compile_features(frame, config, columns, column_types([*readable, *joins.columns]))
     used = {name for expression in expressions.values() for name in expression.inputs}
     rows = {column.name: frame[column.name] if column.name in used else frame[column.name][:0] for column in readable}
-    values = Columns([convert_column(rows[c.name], c.kind, c.format)[0] for c in readable], len(frame))
+    arrays = [convert_column(rows[c.name], c.kind, c.format)[0] for c in readable]
+    values = Columns([*arrays, *joins.values], len(frame))
     pii = {column.name for column in readable if column.name in config.privacy.pii}
+    joined = {column.name: column.inputs for column in joins.columns}
     derived = []
     for name, expression in expressions.items():
         series = pd.Series(expression.evaluate_columns(values), name=name, dtype=_DTYPES.get(expression.type))
         kind = _KINDS.get(expression.type) or _infer_kind(series, None)[0]
-        privacy = config.privacy.model_copy(update={"pii": (name,) if pii & set(expression.inputs) else ()})
-        data = config.data.model_copy(update={"columns": {name: kind}})
-        declared = config.model_copy(update={"data": data, "privacy": privacy})
-        column = _hide_values(_infer_column(series, declared, task, PLAIN, None), declared)
-        fields = {field: getattr(column, field) for field in Column.model_fields}
-        derived.append(DerivedColumn(**fields, expression=expression.text, inputs=expression.inputs))
+        inputs = dict.fromkeys(each for read in expression.inputs for each in joined.get(read, (read,)))
+        column = _infer_computed(
+            series, kind, config, task, expression=expression.text, inputs=tuple(inputs), pii=bool(pii & set(inputs))
+        )
+        reads = tuple(read for read in expression.inputs if read in joined)
+        derived.append(column.model_copy(update={"joined": reads}))
     return tuple(derived)
 
 

@@ -107,8 +107,10 @@ class RowReader:
         self._fields = tuple(_field(column) for column in contract.input_columns)
         self.fields = tuple(field.name for field in self._fields)
         inputs = len(self._fields)
-        expressions = enumerate(contract.compile_features(), inputs)
-        self._derive = [(at, each.evaluate) for at, each in expressions if used is None or at in used]
+        derived = list(enumerate(zip(contract.derived_features, contract.compile_features(), strict=True), inputs))
+        computed = [column for at, (column, _) in derived if used is None or at in used]
+        names = {name for column in computed for name in (column.name, *column.joined)}
+        self._derive = [(at, each.evaluate) for at, (column, each) in derived if column.name in names]
         self._underived = [math.nan if c.kind in ("numeric", "boolean") else None for c in contract.derived_features]
         self._salt = contract.salt
         self._columns = contract.canonical_columns

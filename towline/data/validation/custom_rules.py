@@ -144,7 +144,7 @@ def _find_leaks(table: pd.DataFrame, contract: Contract, seed: int, allowed: set
     for leak in find_leaks(table, contract, seed):
         if not set(leak.columns) <= allowed:
             derived = {column.name for column in contract.derived}
-            removal = "remove it from features" if set(leak.columns) & derived else "list it under data.drop"
+            removal = "remove it from features or lookups" if set(leak.columns) & derived else "list it under data.drop"
             detail = f"{leak.detail}; {removal} or, if it is known when predicting, list it in validation.allow_leaks"
             severity: Severity = "warn" if leak.kind == "dominant" else "error"
             columns = ", ".join(leak.columns)

@@ -66,7 +66,7 @@ def validate_table(
         DataValidationError: a rule with the severity error failed; one detail line for each.
     """
     table = work.table()
-    contract = infer_contract(table, config, work.dataset.formats)
+    contract = infer_contract(table, config, work.dataset.formats, work.lookups(config))
     _check_privacy(contract, config)
     work.save(Contract.FILE, contract)
     expectations = build_expectations(contract, config, declared, previous=previous, now=now)

@@ -61,7 +61,7 @@ def backup(
         hash_keys: whether to include the keys of the hashed columns of prediction logs.
 
     Raises:
-        ConfigError: the file would lie inside what it backs up, or has another suffix.
+        ConfigError: the file would be inside a folder that is backed up, or has another suffix.
         ReleaseError: the ledger was changed. Or the ledger was lost, or a release that serves is damaged: the backup is
             written in these cases.
         TransientError: the disk is full; a database is down; a file cannot be read.

@@ -78,11 +78,11 @@ def restore(
         archive: written by ``towline backup``.
         databases: to restore into, by name.
         folders: to restore into, by name, besides the store.
-        force: what is there gives way: files are moved aside, tables are replaced.
+        force: moves existing files aside and replaces existing tables.
         trusted: your packages whose estimators a release may hold.
 
     Raises:
-        ConfigError: a target is not empty or in use; the archive holds what has no target.
+        ConfigError: a target is not empty or in use; a database or a folder of the archive has no target.
         ReleaseError: the archive, the ledger or a release that serves is damaged.
         TransientError: the disk is full; a database is down.
     """

@@ -76,6 +76,7 @@ def params(work: Workspace, config: PipelineConfig, result: TrainingResult) -> d
         "search_trials": chosen.trials,
         "task": contract.task,
         "features": len(contract.feature_columns),
+        **{f"lookup.{lookup.name}": lookup.digest for lookup in contract.lookups},
         "rows": work.dataset.rows,
         "train_rows": fitted.rows,
         "train_end": fitted.end,
