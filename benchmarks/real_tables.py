@@ -60,7 +60,7 @@ from towline.project.sample import detect_separator
 from towline.registry.selection import find_release
 from towline.training.evaluation.metrics import compute_metrics
 from towline.training.evaluation.predictions import Predictions
-from towline.training.pipeline_components import CalendarParts
+from towline.training.pipeline_components import CalendarParts, DateAges
 
 HERE = Path(__file__).parent
 TOWLINE = Path(sys.executable).with_name("towline")
@@ -208,10 +208,12 @@ def careful(contract: Contract, rows: pd.DataFrame) -> Any:
             kinds["native" if rows[column.name].nunique() <= NATIVE_LEVELS else "many"].append(column.name)
         else:
             kinds[{"datetime": "date", "text": "text"}.get(column.kind, "number")].append(column.name)
-    parts = tuple(column.derive for column in contract.feature_columns if column.name in kinds["date"])
+    with_parts = {column.name: column.calendar for column in contract.feature_columns if column.calendar}
     ordinal = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan, encoded_missing_value=np.nan)
     target = TargetEncoder(target_type="continuous" if contract.task == "regression" else contract.task)
-    blocks = {"native": ordinal, "many": target, "number": "passthrough", "date": CalendarParts(parts)}
+    blocks = {"native": ordinal, "many": target, "number": "passthrough"}
+    blocks |= {"date": DateAges(has_time=False), "parts": CalendarParts(tuple(with_parts.values()))}
+    kinds["parts"] = list(with_parts)
     steps = [(kind, blocks[kind], names) for kind, names in kinds.items() if names and kind != "text"]
     for name in kinds["text"]:
         fill = FunctionTransformer(lambda texts: texts.fillna(""))

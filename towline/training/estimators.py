@@ -296,7 +296,7 @@ def _create_preprocessor(
         "levels": make_pipeline(encode, *scale),
         "text": make_pipeline(TextEncoder(contract.task, components, random_state=seed), *scale),
         "age": make_pipeline(DateAges(reference is not None), *impute, *scale),
-        "trend": make_pipeline(DateAges(has_time=False), *impute, *scale),
+        "trend": make_pipeline(DateAges(has_time=False, clip=True), *impute, *scale),
         "calendar": make_pipeline(CalendarParts(tuple(parts)), *([one_hot] if spec.scaled else impute)),
     }
     column_transformer = NamedColumns if spec.is_booster else ColumnTransformer

@@ -151,19 +151,25 @@ class DateAges(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         has_time: the last column is the time of the row, up to which ages are counted; else they are counted from 1970.
+        clip: later dates than those of ``fit`` count as the latest one, so that no model extrapolates a trend.
     """
 
-    def __init__(self, has_time: bool) -> None:
-        self.has_time = has_time
+    def __init__(self, has_time: bool, clip: bool = False) -> None:
+        self.has_time, self.clip = has_time, clip
 
     def fit(self, times: pd.DataFrame, y: object = None) -> Self:  # noqa: ARG002 - scikit-learn passes it
         self.n_features_in_ = times.shape[1]
+        self.latest_ = math.inf
+        ages = self.transform(times)
+        if self.clip and not np.isnan(ages).all():
+            self.latest_ = float(np.nanmax(ages))
         return self
 
     def transform(self, times: pd.DataFrame) -> np.ndarray:
         columns = [times.iloc[:, at].to_numpy("datetime64[us]") for at in range(times.shape[1])]
         end = columns.pop() if self.has_time else None
-        return np.column_stack([compute_ages(column, end) for column in columns])
+        ages: np.ndarray = np.minimum(np.column_stack([compute_ages(column, end) for column in columns]), self.latest_)
+        return ages
 
     def get_feature_names_out(self, input_features: Sequence[str]) -> np.ndarray:
         columns = input_features[:-1] if self.has_time else input_features

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -163,7 +164,8 @@ def _read_scorer(raw: dict[str, Any], arrays: dict[str, np.ndarray]) -> RawScore
 def _derived_document(part: AgeColumn | TextColumns, arrays: dict[str, np.ndarray], at: int) -> dict[str, Any]:
     """The JSON of derived columns; adds their tables to the arrays."""
     if isinstance(part, AgeColumn):
-        return {"kind": "age", "column": part.column, "time": part.time}
+        latest = part.latest if math.isfinite(part.latest) else None
+        return {"kind": "age", "column": part.column, "time": part.time, "latest": latest}
     projection = part.projection
     vocabulary = json.dumps(list(projection.vocabulary)).encode()
     arrays[f"vocabulary.{at}"] = np.frombuffer(vocabulary, dtype=np.uint8)
@@ -173,7 +175,8 @@ def _derived_document(part: AgeColumn | TextColumns, arrays: dict[str, np.ndarra
 
 def _read_derived(raw: dict[str, Any], arrays: dict[str, np.ndarray], at: int) -> AgeColumn | TextColumns:
     if raw["kind"] == "age":
-        return AgeColumn(raw["column"], raw["time"])
+        latest = raw.get("latest")  # a plan of an earlier format has none
+        return AgeColumn(raw["column"], raw["time"], math.inf if latest is None else latest)
     vocabulary = {term: row for row, term in enumerate(json.loads(arrays[f"vocabulary.{at}"].tobytes()))}
     projection = TextProjection(raw["analyzer"], vocabulary, arrays[f"weights.{at}"], arrays[f"components.{at}"])
     return TextColumns(raw["column"], projection)

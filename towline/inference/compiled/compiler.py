@@ -176,7 +176,7 @@ def _encode_blocks(
             blocks, first = blocks + added, first + len(added)
         elif name in ("age", "trend") and isinstance(transformer[0], DateAges):
             time = at.pop() if transformer[0].has_time else None
-            derived += [AgeColumn(column, time) for column in at]
+            derived += [AgeColumn(column, time, transformer[0].latest_) for column in at]
             ages = range(first, first + len(at))
             imputed = len(transformer) > 1
             blocks += _encode_numbers(transformer[1:], ages, begin) if imputed else _pass_numbers(ages, begin)

@@ -15,6 +15,7 @@ Trees are summed in the order and precision of their library, so the sums are eq
 rows go through the same operations, so their predictions are equal too.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -118,17 +119,23 @@ class CalendarLookup:
 
 
 class AgeColumn(NamedTuple):
-    """The age in days of the date in column ``column`` at the time in column ``time``; None: its days since 1970."""
+    """The age in days of the date in column ``column`` at the time in column ``time``; None: its days since 1970.
+
+    It is at most ``latest``.
+    """
 
     column: int
     time: int | None
+    latest: float = math.inf
 
     def values(self, row: Sequence[Any]) -> list[float]:
         time = None if self.time is None else row[self.time]
-        return [compute_age(row[self.column], time, has_time=self.time is not None)]
+        age = compute_age(row[self.column], time, has_time=self.time is not None)
+        return [min(age, self.latest)]  # NaN stays NaN
 
     def arrays(self, columns: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
-        return [compute_ages(columns[self.column], None if self.time is None else columns[self.time])]
+        ages = compute_ages(columns[self.column], None if self.time is None else columns[self.time])
+        return [np.minimum(ages, self.latest)]
 
 
 class TextColumns(NamedTuple):
