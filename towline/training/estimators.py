@@ -128,7 +128,7 @@ _REGRESSORS: Mapping[str, _EstimatorSpec] = {
     "forest": _EstimatorSpec(
         RandomForestRegressor, {**_LEAVES, "min_samples_leaf": 3, "max_features": 1 / 3}, _FOREST, scaled=False
     ),
-    "boosting": _EstimatorSpec(BoostingRegressor, _STOPPED, _BOOSTING, scaled=False),
+    "boosting": _EstimatorSpec(BoostingRegressor, {**_STOPPED, "min_samples_leaf": None}, _BOOSTING, scaled=False),
 }
 _CLASSIFIERS: Mapping[str, _EstimatorSpec] = {
     "baseline": _EstimatorSpec(DummyClassifier, {"strategy": "prior"}),

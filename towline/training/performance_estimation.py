@@ -352,9 +352,12 @@ def _row_losses(fold: _ScoredRows, metric: str) -> np.ndarray:
 
 
 def _loss_contract(contract: Contract) -> Contract:
-    """The loss model's contract: the same columns and the prediction, under the target's name, which no feature has."""
+    """The loss model's contract: the same columns and the prediction, under the target's name, which no feature has.
+
+    The time of the row is no feature: the losses of later rows cannot be known from it.
+    """
     prediction = Column(name=contract.target, kind="numeric", role="feature")
-    others = tuple(column for column in contract.columns if column.name != contract.target)
+    others = tuple(column.without_trend() for column in contract.columns if column.name != contract.target)
     return contract.model_copy(update={"columns": (*others, prediction), "target": "loss"})
 
 

@@ -376,8 +376,8 @@ class _FoldStopping:
 
     With ``early_stopping``, scikit-learn sets a tenth of the rows aside. In a small table this is too few to stop by,
     and these rows are missing in the model. Instead, the number of iterations is the mean of the best ones of four
-    folds, and the model is fitted on all rows. For a regression, the same folds decide whether leaves may be small: if
-    ``min_samples_leaf`` has its default and ``SMALL_LEAF`` is better by half a standard error of the differences.
+    folds, and the model is fitted on all rows. If ``min_samples_leaf`` is None, the same folds decide whether
+    leaves may be small: ``SMALL_LEAF`` must be better by half a standard error of the differences.
 
     Attributes:
         min_samples_leaf_: of the fitted trees.
@@ -388,24 +388,25 @@ class _FoldStopping:
     max_fold_rows = 5_000  # of a larger table, a tenth of the rows is enough
     early_stopping: bool | str
     max_iter: int
-    min_samples_leaf: int
+    min_samples_leaf: int | None
     random_state: int | None
     get_params: Callable[[], dict[str, Any]]
 
     def fit(self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None) -> Any:
         """Fits on (n, features) values and (n,) targets; ``sample_weight`` is (n,)."""
-        self.min_samples_leaf_ = self.min_samples_leaf
-        counts = np.unique(y, return_counts=True)[1] if is_classifier(self) else np.array([len(y)])
-        if self.early_stopping is not True or len(y) > self.max_fold_rows or counts.min() < 2 * self.FOLDS:
-            return super().fit(X, y, sample_weight)  # type: ignore[misc]
         configured = self.max_iter, self.min_samples_leaf, self.early_stopping
-        iterations, scores = self._choose_iterations(X, y, sample_weight, self.min_samples_leaf)
-        if not is_classifier(self) and self.min_samples_leaf == self.DEFAULT_LEAF:
-            more_iterations, small_scores = self._choose_iterations(X, y, sample_weight, self.SMALL_LEAF)
-            gains = small_scores - scores
-            if gains.mean() > 0.5 * gains.std(ddof=1) / math.sqrt(self.FOLDS):
-                iterations, self.min_samples_leaf_ = more_iterations, self.SMALL_LEAF
-        self.max_iter, self.min_samples_leaf, self.early_stopping = iterations, self.min_samples_leaf_, False
+        iterations, leaf = self.max_iter, self.min_samples_leaf or self.DEFAULT_LEAF
+        counts = np.unique(y, return_counts=True)[1] if is_classifier(self) else np.array([len(y)])
+        by_folds = self.early_stopping is True and len(y) <= self.max_fold_rows and counts.min() >= 2 * self.FOLDS
+        if by_folds:
+            iterations, scores = self._choose_iterations(X, y, sample_weight, leaf)
+            if self.min_samples_leaf is None:
+                more_iterations, small_scores = self._choose_iterations(X, y, sample_weight, self.SMALL_LEAF)
+                gains = small_scores - scores
+                if gains.mean() > 0.5 * gains.std(ddof=1) / math.sqrt(self.FOLDS):
+                    iterations, leaf = more_iterations, self.SMALL_LEAF
+        self.max_iter, self.min_samples_leaf, self.min_samples_leaf_ = iterations, leaf, leaf
+        self.early_stopping = False if by_folds else self.early_stopping
         try:
             return super().fit(X, y, sample_weight)  # type: ignore[misc]
         finally:

@@ -114,8 +114,8 @@ def test_boosting_of_few_rows_chooses_the_size_of_leaves(rows: int, rare: float,
     rng = np.random.default_rng(3)
     features = np.c_[rng.normal(size=rows), rng.random(rows) < rare]
     target = 40 * features[:, 1] + rng.normal(size=rows)
-    model = BoostingRegressor(early_stopping=True, random_state=1).fit(features, target)
+    model = BoostingRegressor(early_stopping=True, random_state=1, min_samples_leaf=None).fit(features, target)
     assert model.min_samples_leaf_ == leaf
-    assert model.get_params()["min_samples_leaf"] == 20
-    configured = BoostingRegressor(early_stopping=True, random_state=1, min_samples_leaf=30).fit(features, target)
-    assert configured.min_samples_leaf_ == 30
+    assert model.get_params()["min_samples_leaf"] is None
+    configured = BoostingRegressor(early_stopping=True, random_state=1, min_samples_leaf=20).fit(features, target)
+    assert configured.min_samples_leaf_ == 20

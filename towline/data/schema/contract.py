@@ -62,6 +62,10 @@ class Column(Frozen):
         """The calendar parts in ``derive``."""
         return tuple(part for part in self.derive if part not in ("age", "days"))
 
+    def without_trend(self) -> "Column":
+        """The column; if it is the time, without its days since 1970."""
+        return self.model_copy(update={"derive": self.calendar}) if self.role == "time" else self
+
     @property
     def reader(self) -> ValueReader:
         """A reader of this column's values."""
