@@ -68,6 +68,7 @@ def train(
     frame: pd.DataFrame,
     *candidates: Any,
     calibrate: str | None = None,
+    sections: dict[str, Any] | None = None,
     **evaluation: str,
 ) -> dict[str, str]:
     """Runs a pipeline on a table; the commands that it prints for what it promoted, by what they are for."""
@@ -79,6 +80,7 @@ def train(
         "cross_validation": {"folds": 2},
         "evaluation": {"resamples": 50, **evaluation},
         "calibrate": calibrate,
+        **(sections or {}),
     }
     (folder / "boosted.yaml").write_text(yaml.safe_dump(raw))
     done = towline("run", folder / "boosted.yaml")
@@ -194,6 +196,52 @@ def test_a_calibrated_model_from_config_to_answers(
     assert evaluation["calibration"]["after"]["log_loss"] == evaluation["metrics"]["log_loss"]["value"]
     answers = follow(towline, tmp_path, frame, printed)
     assert np.mean(frame["y"].head(20) == answers) > 0.7
+
+
+def test_a_model_with_lookups_from_config_to_answers(
+    towline: Callable[..., CommandResult], store: Path, tmp_path: Path
+) -> None:
+    """Joined columns decide the target; rows hold the key only; the tables are not needed after the training."""
+    rng = np.random.default_rng(4)
+    towns, days = [f"Ort {number}" for number in range(30)], pd.date_range("2025-01-01", periods=900, freq="8h")
+    sizes = pd.DataFrame({"town": towns, "size": rng.normal(size=30), "coast": rng.choice(["yes", "no"], 30)})
+    rates = pd.DataFrame([(bank, start, rng.normal()) for bank in (1, 2, 3) for start in days[::45]])
+    rates.columns = ["bank_id", "valid_from", "percent"]
+    frame = pd.DataFrame({"at": days, "town": rng.choice(towns, 900), "bank": rng.integers(1, 4, 900)})
+    entries = rates.sort_values("valid_from").rename(columns={"bank_id": "bank"})
+    latest = pd.merge_asof(frame, entries, left_on="at", right_on="valid_from", by="bank")
+    size = frame["town"].map(sizes.set_index("town")["size"])
+    frame["y"] = 5 * size + 3 * latest["percent"] + rng.normal(0, 0.5, 900)
+    frame.loc[::50, "town"] = None
+    frame["at"] = frame["at"].astype(str)  # as in JSON
+    sizes.to_csv(tmp_path / "sizes.csv", index=False)
+    rates.to_parquet(tmp_path / "rates.parquet", index=False)
+    sections: dict[str, Any] = {
+        "data": {"source": str(tmp_path / "table.parquet"), "target": "y", "time": "at"},
+        "lookups": {
+            "towns": {"table": str(tmp_path / "sizes.csv"), "key": "town", "columns": ["size", "coast"]},
+            "rates": {
+                "table": str(tmp_path / "rates.parquet"), "key": {"bank": "bank_id"},
+                "columns": {"rate": "percent"}, "time": "valid_from",
+            },
+        },
+        "features": {"size_and_rate": "size * rate"},
+    }  # fmt: skip
+    printed = train(towline, tmp_path, frame, "linear", sections=sections)
+    for name in ("sizes.csv", "rates.parquet"):
+        (tmp_path / name).unlink()
+    answers = follow(towline, tmp_path, frame, printed)
+    known = frame["town"].head(20).notna().to_numpy()
+    assert np.abs(np.array(answers) - frame["y"].head(20))[known].mean() < 1
+    card = next((store / "releases" / "boosted").glob("v1-*/card.md")).read_text()
+    assert "rates" in card
+
+    sizes.assign(size=0.0).to_csv(tmp_path / "sizes.csv", index=False)
+    rates.to_parquet(tmp_path / "rates.parquet", index=False)
+    again = towline("run", tmp_path / "boosted.yaml")
+    assert "cross-validate linear" in again.err + again.out
+    assert "version 2" in again.err + again.out
+    assert towline("validate", tmp_path / "boosted.yaml").code == 0
 
 
 def test_the_projects_own_estimator_from_config_to_answers(

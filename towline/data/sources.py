@@ -137,10 +137,11 @@ def read_lookup_source(lookup: LookupConfig, name: str, config: DataConfig, proj
         DataError: the table is missing or malformed.
     """
     try:
-        tables = list(_read_files(formats.list_files(lookup.table, project), config.separator, set()))
+        paths = formats.list_files(lookup.table, project)
     except DataError as error:
         remedy = f"correct lookups.{name}.table, or put the file there"
         raise DataError(error.what, where=f"lookups.{name}: {error.where}", remedy=remedy) from None
+    tables = list(_read_files(paths, config.separator, set()))
     where, first = tables[0]
     columns = [*lookup.key_columns.values(), *lookup.names.values(), *([lookup.time] if lookup.time else [])]
     for column in columns:

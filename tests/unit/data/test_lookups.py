@@ -212,3 +212,12 @@ def test_a_config_that_cannot_work_is_refused(
 def test_flows_take_a_config_with_lookups() -> None:
     """Prefect reads the parameters of a flow as mappings of their fields."""
     assert dict(make_config(TIMED).lookups["shops"])["time"] == "valid_from"
+
+
+def test_an_unreadable_file_keeps_the_remedy_of_its_reader(tmp_path: Path) -> None:
+    (tmp_path / "shops.csv").write_text("shop,size\na,1\nb,2,3,4\n")
+    with pytest.raises(TowlineError) as refused:
+        infer(tmp_path, make_rows(), make_rows(), make_config(LOOKUP))
+    assert refused.value.what == "4 fields, but the header has 2"
+    assert "shops.csv" in refused.value.where
+    assert "put the file there" not in refused.value.remedy
