@@ -49,6 +49,8 @@ _MIN_EXPONENTS = {
     "BaseLibSVM": 2.0, "BaseLabelPropagation": 2.0, "GaussianProcessClassifier": 3.0, "GaussianProcessRegressor": 3.0,
     "KernelRidge": 3.0,
 }  # fmt: skip
+# the time of an iteration grows linearly, and early stopping limits their number, which small samples do not reach
+_MAX_EXPONENTS = {"BaseHistGradientBoosting": 1.2, "Booster": 1.2}
 
 
 class CandidateLimits(Frozen):
@@ -386,5 +388,8 @@ def _row_counts(most: int, least: int) -> Iterator[int]:
 
 def _exponents_of(candidate: Candidate, contract: Contract, config: TrainingConfig) -> tuple[float, float]:
     model = build_model(candidate, contract, config.seed, trusted=config.package.trusted)
-    bases = type(pipeline_of(model).named_steps["estimate"]).__mro__
-    return max([_EXPONENTS[0], *(_MIN_EXPONENTS.get(base.__name__, 0.0) for base in bases)]), _EXPONENTS[1]
+    bases = [base.__name__ for base in type(pipeline_of(model).named_steps["estimate"]).__mro__]
+    least, most = _EXPONENTS
+    return max(least, *(_MIN_EXPONENTS.get(base, 0.0) for base in bases)), min(
+        most, *(_MAX_EXPONENTS.get(base, most) for base in bases)
+    )

@@ -237,3 +237,22 @@ def test_pilot_fits_of_boosting_stop_as_in_the_whole_table(tmp_path: Path, monke
     assert plan_fits(work, config).limits[0].seconds
     work, config = _prepare(tmp_path, boosting, rows=6_000, budget="5s")
     assert plan_fits(work, config).limits[0].seconds is None
+
+
+def test_the_time_of_boosting_does_not_grow_as_in_its_pilot_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few rows stop early, so that pilot fits grow with the square of the rows; the estimate of all rows does not."""
+    original = BoostingRegressor.fit
+
+    def fit(model: BoostingRegressor, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        CLOCK.now += (len(X) / 1_000) ** 2
+        return original(model, X, y, sample_weight)
+
+    monkeypatch.setattr(BoostingRegressor, "fit", fit)
+    boosting = {"estimator": "boosting", "params": {"max_iter": 3}}
+    work, config = _prepare(tmp_path, boosting, rows=20_000, budget="20s")
+    limits = plan_fits(work, config, CLOCK).limits[0]
+    pilot_rows, pilot_seconds, rows = 500, 0.25, 16_500  # at most so many are in the train part
+    assert limits.seconds is not None
+    assert 0 < limits.seconds < pilot_seconds * (rows / pilot_rows) ** 1.25
