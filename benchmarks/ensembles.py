@@ -37,16 +37,16 @@ from towline.inference.compiled.scorer import CompiledScorer
 from towline.project.config_text import parse_config
 from towline.project.initialization import TableReader
 from towline.training import model_io
-from towline.training.cross_validation import (
+from towline.training.evaluation.definitions import primary_metric
+from towline.training.evaluation.metrics import compute_metrics, predict
+from towline.training.final_fit import fit
+from towline.training.model_selection.cross_validation import (
     CrossValidationResult,
     baseline_candidate,
     choose_candidate,
     cross_validate,
 )
-from towline.training.ensembles import cross_validate_ensemble
-from towline.training.evaluation.definitions import primary_metric
-from towline.training.evaluation.metrics import compute_metrics, predict
-from towline.training.final_fit import fit
+from towline.training.model_selection.ensembles import cross_validate_ensemble
 
 ENSEMBLE = Candidate(estimator="ensemble", name="ensemble")
 SINGLE = tuple(Candidate(estimator=name, name=name) for name in ("linear", "forest", "boosting"))

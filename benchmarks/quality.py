@@ -35,10 +35,10 @@ from towline.monitoring.performance.quality import measure_quality
 from towline.monitoring.results import QualityResult
 from towline.provenance import Provenance
 from towline.release.packaging import package_release
-from towline.training.cross_validation import baseline_candidate, choose_candidate, cross_validate
 from towline.training.evaluation.holdout import evaluate
 from towline.training.final_fit import fit, refit
 from towline.training.history import choose_history
+from towline.training.model_selection.cross_validation import baseline_candidate, choose_candidate, cross_validate
 from towline.training.result import TrainingResult
 
 REPOSITORY = Path(__file__).parents[1]

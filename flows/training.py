@@ -23,8 +23,8 @@ from towline.config import ConfigOrPath, PipelineConfig, Settings
 from towline.orchestration.end_states import training_end_state
 from towline.promotion.outcome import Outcome, find_finished, summarize
 from towline.release.smoke_test import start_tester
-from towline.training.config_checks import check_config
-from towline.training.cross_validation import baseline_candidate, check_candidates, choose_candidate
+from towline.training.model_selection.config_checks import check_config
+from towline.training.model_selection.cross_validation import baseline_candidate, check_candidates, choose_candidate
 from towline.training.result import TrainingResult
 
 

@@ -4,10 +4,11 @@ from tasks import artifacts, cached_task
 from towline.config import Candidate, TrainingConfig, format_duration
 from towline.data.workspace import Workspace
 from towline.steps import step
-from towline.training import budget, cross_validation, ensembles, final_fit, history, plots, reference_model
+from towline.training import final_fit, history, plots
 from towline.training.evaluation import holdout
 from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.predictions import Interval
+from towline.training.model_selection import budget, cross_validation, ensembles, reference_model
 from towline.training.result import TrainingResult
 
 

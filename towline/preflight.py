@@ -14,8 +14,8 @@ from towline.errors import TransientError
 from towline.notebook import render_table
 from towline.registry.ledger import open_ledger
 from towline.steps import step
-from towline.training import cross_validation
-from towline.training.config_checks import check_config
+from towline.training.model_selection import cross_validation
+from towline.training.model_selection.config_checks import check_config
 
 
 class PreflightResult(NamedTuple):

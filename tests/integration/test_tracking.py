@@ -28,9 +28,9 @@ from towline.provenance import Provenance
 from towline.registry.mlflow import client as mlflow_client
 from towline.registry.mlflow import mirror, tracking
 from towline.registry.mlflow.mirror import VersionRecord
-from towline.training.cross_validation import baseline_candidate, choose_candidate, cross_validate
 from towline.training.evaluation.holdout import evaluate
 from towline.training.final_fit import fit
+from towline.training.model_selection.cross_validation import baseline_candidate, choose_candidate, cross_validate
 from towline.training.result import TrainingResult
 
 

@@ -14,7 +14,7 @@ from towline.data.schema.contract import Contract
 from towline.inference.predictor import open_release
 from towline.manifest import MANIFEST, describe_files, read_manifest
 from towline.monitoring.results import DriftCheckResult, DriftResult
-from towline.training.cross_validation import cross_validate
+from towline.training.model_selection.cross_validation import cross_validate
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)

@@ -14,9 +14,9 @@ from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace, open_workspace
 from towline.provenance import Provenance
 from towline.release.packaging import Release, package_release
-from towline.training.cross_validation import CrossValidationResult
 from towline.training.evaluation.holdout import Evaluation, evaluate
 from towline.training.final_fit import FittedModel, fit, refit
+from towline.training.model_selection.cross_validation import CrossValidationResult
 from towline.training.result import TrainingResult
 
 DOT = base64.b64decode(

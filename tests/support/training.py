@@ -11,8 +11,8 @@ from towline.data.schema.inference import infer_contract
 from towline.data.sources import load_dataset
 from towline.data.splits import split_table
 from towline.data.workspace import Workspace
-from towline.training.cross_validation import CrossValidationResult
 from towline.training.final_fit import FittedModel
+from towline.training.model_selection.cross_validation import CrossValidationResult
 
 
 class TrainedModel(NamedTuple):

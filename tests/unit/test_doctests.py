@@ -13,7 +13,7 @@ MODULES = (
     "towline.data.schema.values",
     "towline.promotion.gate",
     "towline.store",
-    "towline.training.cross_validation",
+    "towline.training.model_selection.cross_validation",
     "towline.training.evaluation.metrics",
     "towline.training.evaluation.predictions",
 )

@@ -23,17 +23,17 @@ from towline.provenance import Provenance
 from towline.release.packaging import package_release
 from towline.release.smoke_test import SmokeTestResult
 from towline.steps import step
-from towline.training.budget import plan_fits
-from towline.training.cross_validation import (
+from towline.training.evaluation.holdout import Evaluation, evaluate
+from towline.training.final_fit import FittedModel, fit, refit
+from towline.training.history import choose_history
+from towline.training.model_selection.budget import plan_fits
+from towline.training.model_selection.cross_validation import (
     baseline_candidate,
     check_candidates,
     choose_candidate,
     cross_validate,
 )
-from towline.training.ensembles import cross_validate_ensemble
-from towline.training.evaluation.holdout import Evaluation, evaluate
-from towline.training.final_fit import FittedModel, fit, refit
-from towline.training.history import choose_history
+from towline.training.model_selection.ensembles import cross_validate_ensemble
 from towline.training.result import TrainingResult
 
 LATENCY_ROWS = 20  # predicted one by one to measure the latency

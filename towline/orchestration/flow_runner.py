@@ -98,7 +98,7 @@ def _run_in_process(settings: Settings, name: str, parameters: Mapping[str, Any]
     try:
         flow = getattr(importlib.import_module(f"flows.{name}"), f"{name}_flow")
         if name == "training":  # an invalid config leaves no failed run
-            importlib.import_module("towline.training.config_checks").check_config(parameters["config"])
+            importlib.import_module("towline.training.model_selection.config_checks").check_config(parameters["config"])
         if server:
             servers.wait(settings, server)
         return importlib.import_module("towline.orchestration.local_run").run_local(flow, parameters)

@@ -29,9 +29,9 @@ from towline.promotion.gate import (
     apply_gate,
 )
 from towline.release.smoke_test import SmokeTestResult
-from towline.training.cross_validation import load_out_of_fold_predictions
 from towline.training.evaluation.holdout import Evaluation, load_evaluation_predictions
 from towline.training.evaluation.predictions import Predictions
+from towline.training.model_selection.cross_validation import load_out_of_fold_predictions
 
 
 class Champion(NamedTuple):

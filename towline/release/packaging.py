@@ -18,8 +18,8 @@ from threadpoolctl import ThreadpoolController
 
 from towline import files, origins
 from towline.config import Frozen, PipelineConfig
+from towline.data.example_row import example_value
 from towline.data.schema.contract import Contract
-from towline.data.schema.example import example_value
 from towline.data.splits import SplitSummary, hash_rows
 from towline.data.workspace import Workspace
 from towline.inference.compiled.codec import PLAN_FILE

@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from towline import __version__
-from towline.data.schema.example import example_row
+from towline.data.example_row import example_row
 from towline.data.schema.rows import InputAnomaly, Row
 from towline.errors import Fault
 from towline.html import content_security_policy

@@ -12,12 +12,12 @@ from towline.data.workspace import Subset, Workspace
 from towline.errors import FitError, TowlineError
 from towline.training import model_io
 from towline.training.calibration import Calibration
-from towline.training.cross_validation import CrossValidationResult, baseline_candidate
 from towline.training.detrend import Trend
 from towline.training.estimators import build_model
 from towline.training.evaluation.metrics import predict
 from towline.training.evaluation.predictions import Predictions
 from towline.training.history import History, choose_history, fit_history, load_rows
+from towline.training.model_selection.cross_validation import CrossValidationResult, baseline_candidate
 from towline.training.user_code import describe_error
 
 EVALUATED_MODEL = "model.skops"

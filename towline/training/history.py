@@ -19,11 +19,11 @@ from towline.config import HistoryConfig, TrainingConfig
 from towline.data.schema.contract import Contract
 from towline.data.splits import sample_rows
 from towline.data.workspace import Subset, Workspace
-from towline.training.cross_validation import CrossValidationResult
 from towline.training.detrend import Trend, remove_trend
 from towline.training.estimators import build_candidate
 from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.metrics import compute_metrics, predict
+from towline.training.model_selection.cross_validation import CrossValidationResult
 from towline.training.pipeline_components import Classifier, EnsembleClassifier, Model, fit_model
 from towline.training.user_code import describe_error
 

@@ -25,12 +25,12 @@ from towline.data.schema.contract import Column, Contract
 from towline.data.workspace import Workspace
 from towline.training import model_io
 from towline.training.calibration import CalibrationCurve, IsotonicCurve, fit_isotonic, fit_sigmoid
-from towline.training.cross_validation import load_out_of_fold_predictions
 from towline.training.estimators import build_model
 from towline.training.evaluation.bootstrap import percentile_interval, resample_metric
 from towline.training.evaluation.definitions import Metric, primary_metric
 from towline.training.evaluation.holdout import load_evaluation_predictions
 from towline.training.evaluation.predictions import Interval, Predictions, decode_labels
+from towline.training.model_selection.cross_validation import load_out_of_fold_predictions
 from towline.training.user_code import describe_error
 
 LOSSES = ("mae", "rmse", "mape")

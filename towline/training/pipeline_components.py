@@ -22,7 +22,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import has_fit_parameter
 
 from towline.config import Task
-from towline.data.schema.ages import compute_ages
+from towline.data.date_features import compute_ages
 from towline.data.text_features import Analyzer, TextProjection, choose_analyzer, list_ngrams
 from towline.errors import FitError
 from towline.training.calibration import Calibration

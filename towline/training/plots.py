@@ -25,11 +25,11 @@ from towline.plot_style import (
     styled,
     title,
 )
-from towline.training.cross_validation import CrossValidationResult
 from towline.training.detrend import Trend
 from towline.training.evaluation.definitions import Metric, primary_metric
 from towline.training.evaluation.holdout import Evaluation, load_evaluation_predictions
 from towline.training.evaluation.metrics import EncodedPredictions
+from towline.training.model_selection.cross_validation import CrossValidationResult
 from towline.training.result import TrainingResult
 
 if TYPE_CHECKING:

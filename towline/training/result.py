@@ -2,10 +2,10 @@
 
 from towline.config import Frozen
 from towline.data.validation.suite import Validation
-from towline.training.cross_validation import CrossValidationResult
 from towline.training.evaluation.holdout import Evaluation
 from towline.training.final_fit import FittedModel
-from towline.training.reference_model import ReferenceComparison
+from towline.training.model_selection.cross_validation import CrossValidationResult
+from towline.training.model_selection.reference_model import ReferenceComparison
 
 
 class TrainingResult(Frozen):

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from towline.config import PipelineConfig, build_config
+from towline.data.example_row import example_row
 from towline.data.schema.contract import Contract
-from towline.data.schema.example import example_row
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
 from towline.data.validation.leakage import find_leaks

@@ -23,7 +23,7 @@ from towline.inference.compiled.scorer import CompiledScorer
 from towline.training import model_io
 from towline.training.boosters import Booster
 from towline.training.estimators import build_model, default_search_space, pipeline_of
-from towline.training.tuning import check_space
+from towline.training.model_selection.tuning import check_space
 
 DEEP = {"lightgbm": {"num_leaves": 200, "min_child_samples": 2}, "xgboost": {"max_depth": 9}, "catboost": {"depth": 7}}
 TARGETS = ("value", "sold", "grade")

@@ -12,9 +12,9 @@ from towline.data.schema.inference import infer_contract
 from towline.data.sources import load_dataset
 from towline.data.splits import split_table
 from towline.data.workspace import Workspace
-from towline.training.cross_validation import baseline_candidate, choose_candidate, cross_validate
 from towline.training.final_fit import fit
 from towline.training.history import choose_history
+from towline.training.model_selection.cross_validation import baseline_candidate, choose_candidate, cross_validate
 
 
 @pytest.fixture(autouse=True)

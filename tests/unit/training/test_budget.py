@@ -12,9 +12,9 @@ from sklearn.linear_model import Ridge
 from tests.support.training import prepare_workspace
 from towline.config import Candidate, PipelineConfig
 from towline.data.workspace import Workspace
-from towline.training.budget import CandidateLimits, FitPlan, find_slow_candidates, plan_fits
-from towline.training.cross_validation import baseline_candidate, choose_candidate, cross_validate
 from towline.training.final_fit import fit, training_rows
+from towline.training.model_selection.budget import CandidateLimits, FitPlan, find_slow_candidates, plan_fits
+from towline.training.model_selection.cross_validation import baseline_candidate, choose_candidate, cross_validate
 from towline.training.pipeline_components import BoostingRegressor
 
 ROWS = 6_000  # 4,808 of them in the train part, about 3,200 in each of three folds

@@ -36,12 +36,12 @@ from towline.training.calibration import (
     fit_isotonic,
     fit_sigmoid,
 )
-from towline.training.config_checks import check_config
-from towline.training.cross_validation import cross_validate, load_out_of_fold_predictions
-from towline.training.ensembles import cross_validate_ensemble
 from towline.training.evaluation.holdout import evaluate
 from towline.training.evaluation.metrics import predict
 from towline.training.final_fit import fit
+from towline.training.model_selection.config_checks import check_config
+from towline.training.model_selection.cross_validation import cross_validate, load_out_of_fold_predictions
+from towline.training.model_selection.ensembles import cross_validate_ensemble
 
 BALANCED = {"estimator": "linear", "weights": "balanced"}
 

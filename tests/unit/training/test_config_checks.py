@@ -6,7 +6,7 @@ import pytest
 
 from towline.config import build_config
 from towline.errors import ConfigError
-from towline.training.config_checks import check_config
+from towline.training.model_selection.config_checks import check_config
 
 WRONG: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "unknown estimator": (

@@ -15,15 +15,16 @@ from tests.support.training import prepare_workspace
 from towline.config import Candidate, PipelineConfig
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError
-from towline.training import cross_validation, model_io
-from towline.training.cross_validation import (
+from towline.training import model_io
+from towline.training.final_fit import fit
+from towline.training.model_selection import cross_validation
+from towline.training.model_selection.cross_validation import (
     CrossValidationResult,
     baseline_candidate,
     best_threshold,
     choose_candidate,
     cross_validate,
 )
-from towline.training.final_fit import fit
 
 DATA = Path(__file__).parents[3] / "data"
 

@@ -10,11 +10,11 @@ from tests.support.checks import at_least_one
 from towline.config import CustomMetric, PipelineConfig, build_config
 from towline.data.schema.contract import Contract
 from towline.errors import ConfigError, FitError
-from towline.training.config_checks import check_config
 from towline.training.evaluation.bootstrap import draw_weights, resample_metric
 from towline.training.evaluation.definitions import Metric, metrics_of, primary_metric
 from towline.training.evaluation.metrics import compute_metrics
 from towline.training.evaluation.predictions import Predictions
+from towline.training.model_selection.config_checks import check_config
 
 MODULE = """
     import numpy as np

@@ -9,10 +9,10 @@ import pytest
 from tests.support.training import prepare_workspace
 from towline.errors import ConfigError
 from towline.training import model_io
-from towline.training.cross_validation import check_candidates, choose_candidate, cross_validate
 from towline.training.detrend import remove_trend
 from towline.training.final_fit import fit, refit
 from towline.training.history import choose_history
+from towline.training.model_selection.cross_validation import check_candidates, choose_candidate, cross_validate
 
 DAYS = pd.Timedelta("2D").to_pytimedelta()
 

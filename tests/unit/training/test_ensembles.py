@@ -13,9 +13,16 @@ from towline.config import Candidate, PipelineConfig, build_config
 from towline.data.splits import make_folds
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError
-from towline.training import budget, model_io
-from towline.training.budget import CandidateLimits, FitCost, FitPlan
-from towline.training.cross_validation import (
+from towline.training import model_io
+from towline.training.estimators import build_model
+from towline.training.evaluation.holdout import evaluate
+from towline.training.evaluation.metrics import predict
+from towline.training.evaluation.predictions import Predictions
+from towline.training.final_fit import fit, refit
+from towline.training.history import History, choose_history
+from towline.training.model_selection import budget
+from towline.training.model_selection.budget import CandidateLimits, FitCost, FitPlan
+from towline.training.model_selection.cross_validation import (
     CrossValidationResult,
     OutOfFoldPredictions,
     baseline_candidate,
@@ -24,13 +31,7 @@ from towline.training.cross_validation import (
     load_out_of_fold_predictions,
     save_out_of_fold_predictions,
 )
-from towline.training.ensembles import choose_weights, cross_validate_ensemble
-from towline.training.estimators import build_model
-from towline.training.evaluation.holdout import evaluate
-from towline.training.evaluation.metrics import predict
-from towline.training.evaluation.predictions import Predictions
-from towline.training.final_fit import fit, refit
-from towline.training.history import History, choose_history
+from towline.training.model_selection.ensembles import choose_weights, cross_validate_ensemble
 
 PARTS = ["linear", {"estimator": "boosting", "params": {"max_iter": 60}}]
 ENSEMBLE = Candidate(estimator="ensemble", name="ensemble")

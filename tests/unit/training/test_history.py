@@ -12,9 +12,9 @@ from towline.config import Candidate, PipelineConfig
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError
 from towline.training import final_fit, model_io
-from towline.training.cross_validation import CrossValidationResult, choose_candidate, cross_validate
 from towline.training.final_fit import fit, refit
 from towline.training.history import History, choose_history
+from towline.training.model_selection.cross_validation import CrossValidationResult, choose_candidate, cross_validate
 
 DAY = pd.Timedelta("1D").to_pytimedelta()
 

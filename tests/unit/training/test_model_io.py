@@ -18,7 +18,8 @@ from sklearn.utils._testing import check_output
 
 from tests.support.training import TrainedModel
 from towline.errors import FitError, ReleaseError
-from towline.training import cross_validation, model_io
+from towline.training import model_io
+from towline.training.model_selection import cross_validation
 
 OWN = """
 import collections

@@ -10,14 +10,14 @@ import pytest
 from tests.support.training import prepare_workspace
 from towline.config import PipelineConfig
 from towline.data.workspace import Workspace
-from towline.training import reference_model
-from towline.training.cross_validation import (
+from towline.training.model_selection import reference_model
+from towline.training.model_selection.cross_validation import (
     CrossValidationResult,
     baseline_candidate,
     choose_candidate,
     cross_validate,
 )
-from towline.training.reference_model import compare_with_reference, is_comparison_needed
+from towline.training.model_selection.reference_model import compare_with_reference, is_comparison_needed
 
 Scores = tuple[CrossValidationResult, ...]
 

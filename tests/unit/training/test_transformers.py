@@ -14,8 +14,8 @@ from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, FitError
 from towline.inference.compiled.compiler import NotCompiledError, compile_plan
 from towline.training import model_io
-from towline.training.config_checks import check_config
 from towline.training.estimators import build_candidate
+from towline.training.model_selection.config_checks import check_config
 
 MODULE = """
     import pandas as pd

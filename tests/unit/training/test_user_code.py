@@ -12,8 +12,8 @@ from towline.config import Candidate, PipelineConfig, build_config
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError
-from towline.training.config_checks import check_config
 from towline.training.estimators import build_model
+from towline.training.model_selection.config_checks import check_config
 
 TABLE = pd.DataFrame({"x": [1.0, 2.0, 3.0, 5.0] * 25, "y": [1.5, 2.5, 3.5, 5.0] * 25})
 OWN = """

@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 from threadpoolctl import ThreadpoolController
 
 from towline.config import Frozen
-from towline.data.schema.ages import compute_ages
+from towline.data.date_features import compute_ages
 from towline.data.schema.contract import Contract
 
 SAMPLE_ROWS = 20_000

@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from towline.data.schema.ages import compute_age, compute_ages
+from towline.data.date_features import compute_age, compute_ages
 from towline.data.text_features import TextProjection
 from towline.errors import DataError
 from towline.training.calibration import Calibration

@@ -19,17 +19,17 @@ import pandas as pd
 import yaml
 
 from towline.config import PipelineConfig, format_duration
+from towline.data.example_row import example_row
 from towline.data.schema.contract import Contract
-from towline.data.schema.example import example_row
 from towline.data.workspace import Workspace
 from towline.markdown import escape
 from towline.origins import installed_versions
 from towline.provenance import Provenance
 from towline.registry.mlflow import links
 from towline.training import model_io
-from towline.training.cross_validation import CrossValidationResult
 from towline.training.evaluation.holdout import Evaluation
 from towline.training.final_fit import FittedModel
+from towline.training.model_selection.cross_validation import CrossValidationResult
 from towline.training.result import TrainingResult
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from towline.data.workspace import Workspace
 from towline.provenance import Provenance
 from towline.registry.mlflow import links, run_record
 from towline.registry.mlflow.client import RUN_KEY, VERSION, connect, create_version, ensure_experiment
-from towline.training.cross_validation import CrossValidationResult
+from towline.training.model_selection.cross_validation import CrossValidationResult
 from towline.training.result import TrainingResult
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from towline.data.example_row import example_row
 from towline.data.schema.contract import Column, Contract
-from towline.data.schema.example import example_row
 from towline.serving.problems import PROBLEM_TYPES
 from towline.serving.protocols.open_inference import DATATYPES, LABELS, PROBABILITIES, describe_model
 

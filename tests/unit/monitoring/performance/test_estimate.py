@@ -27,10 +27,10 @@ from towline.config import Candidate, PipelineConfig, build_config
 from towline.monitoring.performance.estimate import compare_past_estimates, estimate_performance
 from towline.monitoring.performance.quality import measure_quality
 from towline.monitoring.results import DriftResult, PerformanceEstimate, QualityResult
-from towline.training.cross_validation import cross_validate
 from towline.training.evaluation.holdout import evaluate, load_evaluation_predictions
 from towline.training.evaluation.predictions import Interval
 from towline.training.final_fit import fit
+from towline.training.model_selection.cross_validation import cross_validate
 from towline.training.performance_estimation import ESTIMATE, LOSS, EstimatorState, calibrate, fit_estimator
 
 Case = tuple[TrainedRun, Path]

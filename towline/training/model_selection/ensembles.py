@@ -21,8 +21,10 @@ import numpy as np
 from towline.config import Candidate, TrainingConfig
 from towline.data.schema.contract import Contract
 from towline.data.workspace import Workspace
-from towline.training.budget import FitPlan
-from towline.training.cross_validation import (
+from towline.training.evaluation.definitions import primary_metric
+from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
+from towline.training.model_selection.budget import FitPlan
+from towline.training.model_selection.cross_validation import (
     CrossValidationResult,
     FoldScores,
     OutOfFoldPredictions,
@@ -30,8 +32,6 @@ from towline.training.cross_validation import (
     save_out_of_fold_predictions,
     score_folds,
 )
-from towline.training.evaluation.definitions import primary_metric
-from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
 from towline.training.pipeline_components import weighted_mean
 
 STEPS = 50

@@ -8,7 +8,7 @@ from towline.config import METRICS, Candidate, PipelineConfig, Task
 from towline.errors import ConfigError
 from towline.training import estimators
 from towline.training.evaluation.definitions import Metric, metric_error
-from towline.training.tuning import check_space
+from towline.training.model_selection.tuning import check_space
 from towline.training.user_code import import_function
 
 TASKS: tuple[Task, ...] = ("regression", "binary", "multiclass")

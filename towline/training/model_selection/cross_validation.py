@@ -36,15 +36,15 @@ from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError, TowlineError
 from towline.extras import BOOSTING_LIBRARIES
 from towline.training import model_io
-from towline.training.budget import CandidateLimits, FitPlan, count_workers
 from towline.training.calibration import Calibration, OutOfFoldRows, calibrate_out_of_fold
-from towline.training.config_checks import check_config
 from towline.training.estimators import build_model, create_transformer, default_search_space, pipeline_of
 from towline.training.evaluation.definitions import Metric, metrics_of, primary_metric
 from towline.training.evaluation.metrics import compute_metrics, predict
 from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
+from towline.training.model_selection.budget import CandidateLimits, FitPlan, count_workers
+from towline.training.model_selection.config_checks import check_config
+from towline.training.model_selection.tuning import search_parameters
 from towline.training.pipeline_components import Model
-from towline.training.tuning import search_parameters
 from towline.training.user_code import describe_error
 
 log = logging.getLogger("towline.steps")

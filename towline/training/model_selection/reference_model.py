@@ -11,8 +11,8 @@ import numpy as np
 from towline.config import Candidate, Frozen, TrainingConfig
 from towline.data.workspace import Workspace
 from towline.errors import TowlineError
-from towline.training.cross_validation import CrossValidationResult, score_on_last_folds
 from towline.training.evaluation.definitions import primary_metric
+from towline.training.model_selection.cross_validation import CrossValidationResult, score_on_last_folds
 from towline.training.user_code import describe_error
 
 REFERENCE = Candidate(estimator="boosting")
