@@ -74,7 +74,7 @@ class Manifest(Frozen):
     trusted: tuple[str, ...] = ()
     seeds: dict[str, int]
     files: dict[FileName, FileEntry] = Field(default_factory=dict)
-    _ADDED: ClassVar[frozenset[str]] = frozenset({"calibration"})
+    _OMITTED_IF_EMPTY: ClassVar[frozenset[str]] = frozenset({"calibration"})
 
     def text(self) -> str:
         """The canonical JSON text of the manifest; it is written to the file, and the digest is computed from it.
@@ -82,7 +82,7 @@ class Manifest(Frozen):
         Fields that older releases do not have are left out if they are empty, so that these releases stay canonical.
         """
         document = self.model_dump(mode="json")
-        document = {key: value for key, value in document.items() if value or key not in self._ADDED}
+        document = {key: value for key, value in document.items() if value or key not in self._OMITTED_IF_EMPTY}
         return json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
 
     @property

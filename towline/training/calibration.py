@@ -95,18 +95,18 @@ class Calibration(Frozen):
     curves: tuple[CalibrationCurve, ...]
     positive: int | None = None
 
-    def calibrate(self, shares: Sequence[float]) -> list[float]:
+    def calibrate(self, probabilities: Sequence[float]) -> list[float]:
         """The calibrated probabilities of one row, from its probabilities in the contract's order."""
         if self.positive is not None:
-            chance = self.curves[0].calibrate(shares[self.positive])
-            return [1 - chance, chance] if self.positive else [chance, 1 - chance]
-        values = [curve.calibrate(share) for curve, share in zip(self.curves, shares, strict=True)]
+            positive = self.curves[0].calibrate(probabilities[self.positive])
+            return [1 - positive, positive] if self.positive else [positive, 1 - positive]
+        values = [curve.calibrate(value) for curve, value in zip(self.curves, probabilities, strict=True)]
         total = add(values)
         return [value / total if total else 1 / len(values) for value in values]
 
     def calibrate_rows(self, probabilities: np.ndarray) -> np.ndarray:
         """(n, classes) calibrated probabilities; each row is equal to ``calibrate`` of the row."""
-        rows = [self.calibrate(shares) for shares in probabilities.tolist()]
+        rows = [self.calibrate(row) for row in probabilities.tolist()]
         return np.array(rows, dtype=np.float64).reshape(probabilities.shape)
 
     @property
@@ -230,21 +230,10 @@ def expected_calibration_error(probabilities: np.ndarray, truth: np.ndarray, bin
     """
     errors = []
     for position in range(probabilities.shape[1]):
-        chance, hit = probabilities[:, position], truth == position
-        parts = [part for part in np.array_split(np.argsort(chance, kind="stable"), bins) if len(part)]
-        errors.append(sum(abs(float(chance[part].sum()) - int(hit[part].sum())) for part in parts) / len(truth))
+        predicted, observed = probabilities[:, position], truth == position
+        parts = [part for part in np.array_split(np.argsort(predicted, kind="stable"), bins) if len(part)]
+        errors.append(sum(abs(float(predicted[part].sum()) - int(observed[part].sum())) for part in parts) / len(truth))
     return float(np.mean(errors))
-
-
-def brier_score(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """The mean squared distance from the true class; half of its sum over the classes, as scikit-learn scales it.
-
-    Args:
-        probabilities: (n, classes).
-        truth: (n,) position of the true class.
-    """
-    hits = truth[:, None] == np.arange(probabilities.shape[1])
-    return float(((probabilities - hits) ** 2).sum(axis=1).mean() / 2)
 
 
 def _choose_method(method: CalibrationMethod, positive: np.ndarray) -> CalibrationMethod | None:

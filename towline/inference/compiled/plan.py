@@ -427,31 +427,31 @@ class OutputTransform:
         """Position of the class in the contract, and the probabilities in the contract's order."""
         shares = self._probabilities(raw)
         if self.calibration is not None:
-            return self._calibrated_label(self.calibration.calibrate(self._spread(shares)))
+            return self._calibrated_label(self.calibration.calibrate(self._in_contract_order(shares)))
         if self.threshold is not None:
             best = self.positive if shares[self.positive] >= self.threshold else 1 - self.positive
         elif self.by_score and len(raw) == 1:
             best = int(raw[0] > 0)
         else:
             best = _argmax(raw if self.by_score else shares)
-        return self.order[best], self._spread(shares)
+        return self.order[best], self._in_contract_order(shares)
 
-    def _calibrated_label(self, chances: list[float]) -> tuple[int, list[float]]:
+    def _calibrated_label(self, probabilities: list[float]) -> tuple[int, list[float]]:
         """The class of calibrated probabilities, which are in the contract's order."""
         if self.threshold is None:
-            return _argmax(chances), chances
+            return _argmax(probabilities), probabilities
         positive = self.order[self.positive]
-        return (positive if chances[positive] >= self.threshold else 1 - positive), chances
+        return (positive if probabilities[positive] >= self.threshold else 1 - positive), probabilities
 
-    def _spread(self, shares: Sequence[float]) -> list[float]:
+    def _in_contract_order(self, shares: Sequence[float]) -> list[float]:
         """Probabilities in the contract's order, from those in the model's order."""
         total = add(shares)
         if self.classes == len(shares):
             return [share / total for share in shares]
-        spread = [0.0] * self.classes
+        ordered = [0.0] * self.classes
         for at, share in zip(self.order, shares, strict=True):
-            spread[at] = share / total
-        return spread
+            ordered[at] = share / total
+        return ordered
 
     def _probabilities(self, raw: Sequence[float]) -> list[float]:
         if self.link == "expit":

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import brier_score_loss
 
 from towline import files
 from towline.config import Frozen, Task, TrainingConfig, suggest
@@ -17,7 +18,7 @@ from towline.data.schema.contract import Contract
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError
 from towline.training import model_io
-from towline.training.calibration import brier_score, expected_calibration_error
+from towline.training.calibration import expected_calibration_error
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric, resampling_units
 from towline.training.evaluation.definitions import Metric, metrics_of, primary_metric
 from towline.training.evaluation.metrics import compute_metrics, predict
@@ -230,10 +231,10 @@ def _measure_calibration(
 
     def measure(measured: Predictions) -> dict[str, float]:
         assert measured.probabilities is not None  # noqa: S101 - a calibrated model has probabilities
-        positions = encode_labels(truth, contract.classes)
+        positions, labels = encode_labels(truth, contract.classes), range(len(contract.classes))
         return {
             "log_loss": compute_metrics(truth, measured, contract, metrics=["log_loss"])["log_loss"],
-            "brier": brier_score(measured.probabilities, positions),
+            "brier": float(brier_score_loss(positions, measured.probabilities, labels=labels, scale_by_half=True)),
             "calibration_error": expected_calibration_error(measured.probabilities, positions),
         }
 
