@@ -40,6 +40,7 @@ def with_others(others: list[str], values: Any = None) -> list[str]:
         (["?"] * 11, 11),
         (["-", "n/a", "."], 3),
         (["Calm"], 1),
+        (["inf", "-Infinity"], 2),
         (["T"] * 20, 20),
         (["", " "], 2),
         (["3,5", "1,25"], 0),

@@ -132,8 +132,9 @@ def detect_unit(column: pa.ChunkedArray) -> str:
 
 
 def _unusual_markers(column: pa.ChunkedArray) -> np.ndarray:
-    """(n,) bool: markers of null that are punctuation, such as a question mark."""
-    marked = pc.match_substring_regex(pc.utf8_trim_whitespace(column), r"^[?.\-]+$")
+    """(n,) bool: markers of null that are punctuation, such as a question mark, and infinities."""
+    pattern = r"^([?.\-]+|[+\-]?inf(inity)?)$"
+    marked = pc.match_substring_regex(pc.utf8_trim_whitespace(column), pattern, ignore_case=True)
     return np.asarray(pc.fill_null(marked, False).to_numpy())
 
 
