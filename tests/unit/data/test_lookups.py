@@ -12,6 +12,7 @@ from towline.data import sources
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
+from towline.data.validation.custom_rules import check_rules
 from towline.data.workspace import Workspace, open_workspace
 from towline.errors import ConfigError, TowlineError
 
@@ -221,3 +222,18 @@ def test_an_unreadable_file_keeps_the_remedy_of_its_reader(tmp_path: Path) -> No
     assert refused.value.what == "4 fields, but the header has 2"
     assert "shops.csv" in refused.value.where
     assert "put the file there" not in refused.value.remedy
+
+
+@pytest.mark.parametrize(("shops", "passed"), [("abc", True), ("ab", False)])
+def test_rows_without_an_entry_give_a_warning(tmp_path: Path, shops: str, passed: bool) -> None:
+    """A third of the rows has another shop than the lookup table."""
+    rows = make_rows().assign(shop=["a", "b", "c"] * 100)
+    table, config = pd.DataFrame({"shop": list(shops), "size": np.arange(len(shops)) + 0.5}), make_config(LOOKUP)
+    work, contract = infer(tmp_path, rows, table, config)
+    (rule,) = (
+        rule
+        for rule in check_rules(work.table(), work.table(), contract, config.training)
+        if rule.rule == "rows_in_lookup"
+    )
+    assert (rule.passed, rule.severity, rule.column) == (passed, "warn", "shop")
+    assert rule.count == (0 if passed else 100)

@@ -1,6 +1,5 @@
 """Inference of the contract from a table: kind, role, range and levels of each column, the task and its classes."""
 
-import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -47,9 +46,7 @@ _CYCLES = {"month": 365, "weekday": 7, "day": 31, "hour": 1}
 # kinds and dtypes of the results of expressions; texts are categories or texts, depending on their levels
 _KINDS: Mapping[Type, Kind] = {"number": "numeric", "boolean": "boolean", "datetime": "datetime"}
 _DTYPES: Mapping[Type, Any] = {"text": object}
-MAX_UNMATCHED = 0.05  # the share of rows without an entry in a lookup, from which a warning is logged
 _NO_LOOKUPS: Mapping[str, LookupSource] = MappingProxyType({})
-_logger = logging.getLogger(__name__)
 _AnyColumn = TypeVar("_AnyColumn", bound=Column)
 
 
@@ -201,7 +198,6 @@ class _JoinedTables(NamedTuple):
             places = lookup.table.find_entries(keys, times if lookup.row_time else None)
             unmatched = int((places == lookup.entries).sum())
             lookup = lookup.model_copy(update={"rows": len(frame), "unmatched": unmatched})
-            _report_unmatched(lookup)
             for at, (column, kind) in enumerate(lookup.columns):
                 values.append(lookup.table.read_values(at, places))
                 dtype = object if values[-1].dtype == object else None
@@ -239,13 +235,6 @@ def _infer_lookup_columns(table: LookupFrame) -> dict[str, tuple[np.ndarray, Kin
             )
         columns[name] = (canonical, kinds[name])
     return columns
-
-
-def _report_unmatched(lookup: Lookup) -> None:
-    share = lookup.unmatched / max(1, lookup.rows)
-    message = "lookup %s: %s of %s rows (%.1f %%) have no entry; their joined columns are null"
-    level = logging.WARNING if share > MAX_UNMATCHED else logging.INFO
-    _logger.log(level, message, lookup.name, f"{lookup.unmatched:,}", f"{lookup.rows:,}", 100 * share)
 
 
 def _infer_computed(

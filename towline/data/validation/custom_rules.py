@@ -21,6 +21,7 @@ from towline.data.sources import Dataset
 from towline.data.validation.leakage import find_leaks
 
 EXAMPLES = 5
+MAX_UNMATCHED = 0.05  # share of rows without an entry in a lookup
 
 
 class Rule(Frozen):
@@ -101,6 +102,7 @@ def check_rules(
         *_check_class_sizes(table, contract, config.cross_validation.folds + 1),
         _check_duplicates(table, masked, contract),
         *_or_passed(leaks, "no_leak", "no column gives the target away"),
+        *_check_lookups(contract),
         Rule(
             rule="fewer_features_than_rows",
             severity="warn",
@@ -197,6 +199,20 @@ def _find_infinities(table: pd.DataFrame, masked: pd.DataFrame, contract: Contra
         if len(rows):
             examples = example_rows(masked, [name], rows.tolist())
             yield Rule(rule="values_finite", column=name, examples=examples, detail=detail, **_share(len(rows), table))
+
+
+def _check_lookups(contract: Contract) -> Iterator[Rule]:
+    for lookup in contract.lookups:
+        share = lookup.unmatched / max(1, lookup.rows)
+        yield Rule(
+            rule="rows_in_lookup",
+            column=", ".join(lookup.key),
+            severity="warn",
+            passed=share <= MAX_UNMATCHED,
+            count=lookup.unmatched,
+            share=share,
+            detail=f"the lookup {lookup.name} has an entry for the row; without one, its joined columns are null",
+        )
 
 
 def _check_class_sizes(table: pd.DataFrame, contract: Contract, minimum: int) -> Iterator[Rule]:
