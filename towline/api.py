@@ -296,7 +296,7 @@ def score(
     output: str | os.PathLike[str],
     *,
     model: str | os.PathLike[str] | None = None,
-    separator: str = ",",
+    separator: str | None = None,
     prefix: str = "",
     safe_csv: bool = False,
     trusted: Sequence[str] = (),
@@ -307,7 +307,7 @@ def score(
         source: CSV, CSV.gz or Parquet.
         output: of the same kinds; replaced as a whole.
         model: ``NAME``, ``NAME@3`` or the directory of a release; None: the only model's champion.
-        separator: of a CSV.
+        separator: of a CSV; None: the one that the file seems to have.
         prefix: of the names of the added columns.
         safe_csv: put ' before text that a spreadsheet would run as a formula.
         trusted: packages whose types may be in a release that is given by its directory.

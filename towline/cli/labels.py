@@ -25,10 +25,12 @@ def labels() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--by", default="request_id", show_default=True, help="Column with the keys of the labels.")
 @click.option("--column", metavar="COLUMN", help="Column with the labels.  [default: the target]")
-@click.option("--separator", default=",", show_default=True, help="Of a CSV file.")
+@click.option("--separator", help="Of a CSV file.  [default: that of FILE]")
 @click.option("--replace", is_flag=True, help="Replace labels that were added before.")
 @json_option
-def add(name: str, file: Path, by: str, column: str | None, separator: str, replace: bool, as_json: bool) -> None:
+def add(
+    name: str, file: Path, by: str, column: str | None, separator: str | None, replace: bool, as_json: bool
+) -> None:
     """Adds the labels of a CSV or Parquet FILE.
 
     They are joined by request_id (and row, if a request had several), or by a column that is logged unmodified or
@@ -48,7 +50,7 @@ def add(name: str, file: Path, by: str, column: str | None, separator: str, repl
     from towline.registry.selection import find_release
 
     settings = Settings.from_environment()
-    if len(separator) != 1:
+    if separator is not None and len(separator) != 1:
         raise ConfigError(f"not one character: {separator!r}", where="--separator", remedy="write e.g. ';'")
     check_file(file, "FILE")
     directory = find_release(name, settings).directory

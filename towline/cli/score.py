@@ -20,7 +20,7 @@ Examples:
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--model", metavar="NAME[@VERSION]|PATH", help="The model; default: the champion of the only model.")
-@click.option("--separator", default=",", show_default=True, help="Column separator of a CSV.")
+@click.option("--separator", help="Column separator of a CSV.  [default: that of IN]")
 @click.option("--prefix", default="", help="Prefix of the names of added columns.")
 @click.option("--safe-csv", is_flag=True, help="Put ' before text that a spreadsheet would run as a formula.")
 @click.option("--trust", multiple=True, metavar="PACKAGE", help="A package whose types a release may contain.")
@@ -29,7 +29,7 @@ def score(
     source: Path,
     output: Path,
     model: str | None,
-    separator: str,
+    separator: str | None,
     prefix: str,
     safe_csv: bool,
     trust: tuple[str, ...],

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 MIN_SAMPLE_ROWS = 2_000  # however wide the table is
 ENCODING = b"encoding"  # key of the metadata of a CSV's table
 _MAX_NON_ASCII_RUN = 2  # letters in a row
+SEPARATORS = ",;\t|"
 _PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 
@@ -65,13 +66,35 @@ def _missing_file(path: Path) -> DataError:
     return DataError("no such file" if folder.is_dir() else "no such folder", where=str(path), remedy=remedy)
 
 
-def read_file(path: Path, separator: str) -> pa.Table:
-    """The table of a CSV, CSV.gz or Parquet file; every column of a CSV is text."""
+def detect_separator(path: Path) -> str:
+    """The separator of a CSV file: the mark that occurs equally often in the first lines; a comma for other files."""
+    name = path.name.lower()
+    if name.endswith(_PARQUET):
+        return ","
+    try:
+        with gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb") as file:
+            lines = [line.decode("utf-8", "replace").replace("\0", "") for line in file.readlines(20_000)[:20]]
+    except (OSError, EOFError):
+        return ","  # reading the file reports it
+    if not lines:
+        return ","
+    in_header = {mark: lines[0].count(mark) for mark in SEPARATORS}
+    equal = {mark: sum(line.count(mark) == count for line in lines) * (count > 0) for mark, count in in_header.items()}
+    return max(SEPARATORS, key=lambda mark: (in_header[mark] > 0, equal[mark], in_header[mark]))
+
+
+def read_file(path: Path, separator: str | None) -> pa.Table:
+    """The table of a CSV, CSV.gz or Parquet file; every column of a CSV is text.
+
+    Args:
+        path: of the file.
+        separator: of the columns of a CSV; None: the one that the file seems to have.
+    """
     name = path.name.lower()
     if name.endswith(_PARQUET):
         return read_parquet(path, "write the file again, or leave it out of data.source")
     if name.endswith(_CSV):
-        return _read_csv(path, separator)
+        return _read_csv(path, separator or detect_separator(path))
     raise DataError("unknown file format", where=str(path), remedy="give a CSV, CSV.gz or Parquet file")
 
 
@@ -125,12 +148,12 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
     raw, encoding = _read_text(path)
     records = _records(raw, separator)
     line, header = next(records)
-    others = [mark for mark in ",;|\t" if mark != separator and mark in header[0]] if len(header) == 1 else []
+    others = [mark for mark in SEPARATORS if mark != separator and mark in header[0]] if len(header) == 1 else []
     if others:
         raise DataError(
             f"there is only one column, and its name contains {others[0]!r}: {header[0][:80]!r}",
             where=f"{path}:{line}",
-            remedy=f"set data.separator to {others[0]!r}",
+            remedy=f"set data.separator to {others[0]!r} (of a command: --separator)",
         )
     if next(records, None) is None:
         raise DataError("there is a header, but no row", where=str(path), remedy="give a file with rows")

@@ -129,7 +129,7 @@ def load_dataset(
     return dataset
 
 
-def read_lookup_source(lookup: LookupConfig, name: str, config: DataConfig, project: Path) -> tuple[pa.Table, str]:
+def read_lookup_source(lookup: LookupConfig, name: str, project: Path) -> tuple[pa.Table, str]:
     """Reads the key, the time, the chosen columns, and all columns that may hold times; returns the table's digest too.
 
     Raises:
@@ -141,7 +141,7 @@ def read_lookup_source(lookup: LookupConfig, name: str, config: DataConfig, proj
     except DataError as error:
         remedy = f"correct lookups.{name}.table, or put the file there"
         raise DataError(error.what, where=f"lookups.{name}: {error.where}", remedy=remedy) from None
-    tables = list(_read_files(paths, config.separator, set()))
+    tables = list(_read_files(paths, None, set()))
     where, first = tables[0]
     columns = [*lookup.key_columns.values(), *lookup.names.values(), *([lookup.time] if lookup.time else [])]
     for column in columns:
@@ -171,7 +171,7 @@ def convert_lookup_table(
     return _canonicalize(_convert_columns(table, converted, lookup.table)[0], lookup.time)
 
 
-def _read_files(paths: Iterable[Path], separator: str, encodings: set[str]) -> Iterator[tuple[str, pa.Table]]:
+def _read_files(paths: Iterable[Path], separator: str | None, encodings: set[str]) -> Iterator[tuple[str, pa.Table]]:
     """The name and table of each file; adds the encodings of CSV files."""
     for path in paths:
         table = formats.read_file(path, separator)

@@ -220,7 +220,7 @@ def open_workspace(
         TransientError: the store cannot be written.
     """
     time = as_of.isoformat() if as_of else ""
-    lookups = {name: read_lookup_source(lookup, name, config.data, project) for name, lookup in config.lookups.items()}
+    lookups = {name: read_lookup_source(lookup, name, project) for name, lookup in config.lookups.items()}
     digests = tuple(f"{name} {digest}" for name, (_, digest) in lookups.items())
     parts = (config.training.digest, dataset.digest, code_digest(config, project), time, *digests)
     for attempt in itertools.count():

@@ -37,7 +37,7 @@ class BatchResult(Frozen):
 
 
 def score_file(
-    model: Model, source: Path, output: Path, separator: str = ",", *, prefix: str = "", safe_csv: bool = False
+    model: Model, source: Path, output: Path, separator: str | None = None, *, prefix: str = "", safe_csv: bool = False
 ) -> BatchResult:
     """Writes a file's rows with the added columns ``prediction``, ``probability_<class>``, ``model`` and ``version``.
 
@@ -48,7 +48,7 @@ def score_file(
         source: CSV, CSV.gz or Parquet.
         output: CSV, CSV.gz or Parquet; the suffix decides. An existing file is replaced when the new one is
             complete. It must not be the source.
-        separator: column separator of a CSV, for input and output.
+        separator: column separator of a CSV, for input and output; None: the one that the input seems to have.
         prefix: prefix of the names of the added columns.
         safe_csv: put ' before text in a CSV that a spreadsheet would run as a formula.
 
@@ -63,6 +63,7 @@ def score_file(
         raise DataError("no such file", where=str(source), remedy="give a CSV, CSV.gz or Parquet file")
     if output.exists() and output.samefile(source):
         raise ConfigError("the output would replace the input", where=str(output), remedy="give OUT another name")
+    separator = separator or formats.detect_separator(source)
     table = formats.read_file(source, separator)
     names = _added_columns(model, prefix)
     if duplicates := [name for name in names if name in table.column_names]:

@@ -47,13 +47,13 @@ class LabelFile:
         by: its column with the keys: ``request_id``, or a column that is logged unmodified or hashed. With request
             ids, a column ``row`` counts the rows of a request from 0; without it, labels are of row 0.
         column: its column with the labels; default: the target's name, else the only other column.
-        separator: of a CSV.
+        separator: of a CSV; None: the one that the file seems to have.
     """
 
     path: Path
     by: str = REQUEST
     column: str | None = None
-    separator: str = ","
+    separator: str | None = None
 
     def target_contract(self, table: pa.Table, contract: Contract) -> Contract:
         """The contract of the label column, under its name in the file.

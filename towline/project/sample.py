@@ -4,7 +4,6 @@ The sample keeps the order of the rows. Each file's part is written as Parquet, 
 ``load_dataset`` reads the sample exactly as a run reads the table.
 """
 
-import gzip
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,6 @@ from towline.errors import DataError
 
 MAX_CELLS = 3_000_000
 STREAMED_BYTES = 64 * 2**20  # larger files are read batch by batch
-SEPARATORS = ",;\t|"
 
 
 class TableSample(NamedTuple):
@@ -98,7 +96,7 @@ def read_sample(source: str | SqlSource, project: Path, folder: Path, seed: int 
         return TableSample((part,), table, rows, ",")
     parts, tables, rows = [], [], 0
     paths = formats.list_files(source, project)
-    separator = detect_separator(paths[0])
+    separator = formats.detect_separator(paths[0])
     for position, path in enumerate(paths):
         sampler: _RowSampler | None = None
         for batch in _batches(path, separator):
@@ -119,23 +117,6 @@ def read_sample(source: str | SqlSource, project: Path, folder: Path, seed: int 
     except pa.ArrowException:  # load_dataset names the file that differs
         table = tables[0]
     return TableSample(tuple(parts), table, rows, separator)
-
-
-def detect_separator(path: Path) -> str:
-    """The separator of a CSV file: the mark that occurs equally often in the first lines; a comma for other files."""
-    name = path.name.lower()
-    if name.endswith((".parquet", ".pq")):
-        return ","
-    try:
-        with gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb") as file:
-            lines = [line.decode("utf-8", "replace").replace("\0", "") for line in file.readlines(20_000)[:20]]
-    except (OSError, EOFError):
-        return ","  # reading the file reports it
-    if not lines:
-        return ","
-    in_header = {mark: lines[0].count(mark) for mark in SEPARATORS}
-    equal = {mark: sum(line.count(mark) == count for line in lines) * (count > 0) for mark, count in in_header.items()}
-    return max(SEPARATORS, key=lambda mark: (in_header[mark] > 0, equal[mark], in_header[mark]))
 
 
 def _batches(path: Path, separator: str) -> Iterator[pa.Table]:

@@ -174,6 +174,15 @@ def test_errors_have_a_remedy_that_works(
     infer(tmp_path, make_rows(), make_history(), make_config(corrected))
 
 
+def test_the_table_has_its_own_separator(tmp_path: Path) -> None:
+    """The separator in data is that of the rows."""
+    (tmp_path / "shops.csv").write_text("shop;size\na;1,5\nb;2,5\n")
+    config = make_config(LOOKUP)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"decimal": ","})})
+    _, contract = infer(tmp_path, make_rows(), make_rows(), config)
+    assert contract.features(make_rows())["size"].max() == 1.5  # there are rows of a
+
+
 def test_repeated_keys_are_named(tmp_path: Path) -> None:
     (tmp_path / "shops.csv").write_text("shop,size\na,1\nb,2\na,3\n")
     with pytest.raises(TowlineError, match="1 keys occur more than once: a") as refused:

@@ -54,6 +54,19 @@ def test_columns_of_a_csv_are_copied_unchanged(tmp_path: Path, model: Any, suffi
     assert done.columns == ("p_prediction", "p_probability_no", "p_probability_yes", "p_model", "p_version")
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_the_separator_of_the_input_is_recognized(tmp_path: Path, model: Any, separator: str) -> None:
+    """The output has the same one; a separator that is given has priority, and the error names the option."""
+    source, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    rows = [["zip", "model", '"a, b"'], ["00501", "T", '"1,5"']]
+    source.write_text("".join(separator.join(row) + "\n" for row in rows))
+    score_file(model, source, output, prefix="p_")
+    assert output.read_text().splitlines()[1].split(separator)[-5:] == ["yes", "0.0", "1.0", "m", "3"]
+    with pytest.raises(DataError) as refused:
+        score_file(model, source, output, "#")
+    assert "--separator" in refused.value.remedy
+
+
 def test_types_of_a_parquet_file_are_preserved(tmp_path: Path, model: Any) -> None:
     """Integers with nulls, booleans, decimals and times keep their type in Parquet and CSV."""
     table = pa.table(

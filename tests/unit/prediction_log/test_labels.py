@@ -158,6 +158,7 @@ def test_the_label_column_is_the_target_or_the_only_other_column(desk: LabelledL
         with pytest.raises(ConfigError, match=message):
             desk.add(text, **how)
     assert desk.add("request_id;bought\na;yes\n", separator=";").known == 1
+    assert desk.add("request_id;bought\na;yes\n").known == 1
 
 
 def test_labels_are_erased_with_their_predictions(desk: LabelledLog) -> None:
