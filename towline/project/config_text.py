@@ -47,7 +47,7 @@ def write_config_text(proposal: Proposal) -> str:
         lines += ["cross_validation:", folds, ""]
     if proposal.task != "regression":
         lines += [
-            _line("calibrate: null", "isotonic or sigmoid: probabilities become shares of rows; docs/config.md"),
+            _line("calibrate: null", "isotonic or sigmoid: calibrates probabilities; docs/config.md"),
             "",
         ]
     lines += ["evaluation:", _line(f"  metric: {proposal.metric}", proposal.metric_reason)]

@@ -1,4 +1,4 @@
-"""Calibration maps the probabilities of a classifier to shares of rows: of rows with 0.2, a fifth is positive.
+"""Calibration makes predicted probabilities agree with observed frequencies: of rows with 0.2, 20 % are positive.
 
 The model that is calibrated stays as it is. For each class, a *curve* maps its predicted probability to the calibrated
 one. The curves are fitted on out-of-fold probabilities, so never on rows that the model was fitted on:
