@@ -37,10 +37,10 @@ Source = bytes | pd.DataFrame | None
 def taxis(rows: int = 150) -> pd.DataFrame:
     rng = np.random.default_rng(7)
     miles = rng.gamma(2.0, 2.0, rows).round(2)
-    night = rng.choice(["day", "night"], rows)
-    fare = (3 + 2.5 * miles + 2 * (night == "night") + rng.normal(0, 0.5, rows)).round(2)
+    tariff = rng.choice(["day", "night"], rows)
+    fare = (3 + 2.5 * miles + 2 * (tariff == "night") + rng.normal(0, 0.5, rows)).round(2)
     start = pd.Timestamp("2024-03-01") + pd.to_timedelta(np.arange(rows), unit="h")
-    return pd.DataFrame({"start": start, "miles": miles, "night": night, "fare": fare})
+    return pd.DataFrame({"start": start, "miles": miles, "tariff": tariff, "fare": fare})
 
 
 def paid(table: pd.DataFrame) -> pd.DataFrame:
@@ -70,16 +70,16 @@ def _where(column: str, value: object, row: int = 12) -> pd.DataFrame:
 BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
     "missing file": (None, RAW, 2, ["no such file", "taxis.csv", "data.source"]),
     "empty file": (b"", RAW, 2, ["the file is empty", "taxis.csv", "header"]),
-    "header only": (b"start,miles,night,fare\n", RAW, 2, ["a header, but no row", "taxis.csv"]),
+    "header only": (b"start,miles,tariff,fare\n", RAW, 2, ["a header, but no row", "taxis.csv"]),
     "wrong separator": (csv(taxis(), sep=";"), RAW, 2, ["';'", "taxis.csv:1", "set data.separator to ';'"]),
     "not UTF-8": (
-        csv(taxis()).replace(b"night,", b"\xed\xee\xf7\xfc,", 1),  # bytes of a text in Windows-1251
+        csv(taxis()).replace(b"tariff,", b"\xed\xee\xf7\xfc,", 1),  # bytes of a text in Windows-1251
         RAW,
         2,
         ["0xed", "taxis.csv:1", "iconv"],
     ),
     "duplicate columns": (
-        csv(taxis()).replace(b"night,", b"miles,", 1),
+        csv(taxis()).replace(b"tariff,", b"miles,", 1),
         RAW,
         2,
         ["several columns have the same name: 'miles'", "rename or remove"],
