@@ -56,7 +56,6 @@ from towline.data.schema.inference import infer_contract
 from towline.data.workspace import open_workspace
 from towline.errors import UserError
 from towline.inference.predictor import open_release
-
 from towline.registry.selection import find_release
 from towline.training.evaluation.metrics import compute_metrics
 from towline.training.evaluation.predictions import Predictions
