@@ -1,4 +1,4 @@
-"""The analysis of a rollout: is the challenger promoted, aborted, or are more labels needed?"""
+"""The analysis of a rollout: it decides whether a challenger is promoted, aborted, or needs more labels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -57,8 +57,8 @@ class RolloutEvidence:
         paired: whether both arms predicted each labelled row.
     """
 
-    champion: ArmCounts = ArmCounts()
-    challenger: ArmCounts = ArmCounts()
+    champion: ArmCounts
+    challenger: ArmCounts
     weight_history: tuple[WeightPeriod, ...] = ()
     disagreements: int = 0
     compared: int = 0
