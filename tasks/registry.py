@@ -2,7 +2,7 @@
 
 from tasks import artifacts, retrying_task
 from towline import sidecar, steps
-from towline.config import PipelineConfig, RolloutConfig, Settings
+from towline.config import PipelineConfig, Settings
 from towline.data.workspace import Workspace
 from towline.errors import TransientError
 from towline.markdown import escape
@@ -35,23 +35,22 @@ def register(
 
 @retrying_task("decide promotion")
 def decide_promotion(
-    model: str,
+    config: PipelineConfig,
     settings: Settings,
     version: tracking.RegisteredVersion,
     release: Release,
     verdict: Verdict,
     provenance: Provenance,
-    rollout: RolloutConfig | None,
 ) -> Entry:
-    """Promotes the version, begins its rollout, or records its rejection; repeated, it finds its entry."""
+    """Promotes the version, requests approvals, begins its rollout, or rejects it; repeated, it finds its entry."""
     with steps.step("decide promotion") as progress:
         ledger = open_ledger(settings)
-        entry = outcome.decide_promotion(ledger, model, version.version, release, verdict, provenance, rollout)
+        entry = outcome.decide_promotion(ledger, config, version.version, release, verdict, provenance)
         progress.note = f"{entry.event}: {entry.reason}"
     lines = [f"- **{check.outcome}** {check.name}: {escape(check.detail)}" for check in verdict.checks]
     artifacts.markdown(
         "\n".join([f"## {entry.event}: {escape(entry.reason)}", *lines]),
-        key=f"{model}-verdict",
+        key=f"{config.name}-verdict",
         description=progress.note,
     )
     return entry

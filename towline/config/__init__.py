@@ -4,6 +4,7 @@ Settings come from the environment (``TOWLINE_*``), PipelineConfig from one YAML
 entrypoint and handed on as arguments.
 """
 
+from towline.config.approval import ApprovalConfig
 from towline.config.monitoring import (
     AlertConfig,
     DriftConfig,
@@ -46,7 +47,8 @@ from towline.config.training import (
 )
 
 __all__ = [
-    "DEFAULT_METRIC", "GREATER_IS_BETTER", "METRICS", "AlertConfig", "CalibrationMethod", "Candidate", "ColumnRule",
+    "DEFAULT_METRIC", "GREATER_IS_BETTER", "METRICS", "AlertConfig", "ApprovalConfig", "CalibrationMethod",
+    "Candidate", "ColumnRule",
     "ConfigOrPath", "CrossValidationConfig", "CustomCheck", "CustomMetric",
     "DataConfig", "DriftConfig", "Duration", "EvaluationConfig", "Expectation", "Frozen",
     "GateConfig", "HistoryConfig", "Kind", "LoggingPolicy", "LookupConfig", "MetricName", "OptionalDuration",

@@ -10,6 +10,7 @@ from typing import Literal
 
 from towline.config import Frozen, RolloutConfig
 from towline.errors import PromotionRejectedError
+from towline.registry.approvals import is_waiting
 from towline.registry.hash_chain import Draft, Entry, Event
 from towline.registry.ledger import JudgedVersion, Ledger, champion_of, check_passed, digest_of, draft_row, judged_row
 
@@ -74,9 +75,9 @@ def active_rollout(rows: Sequence[Entry]) -> Rollout | None:
 
 
 def waiting_version(rows: Sequence[Entry]) -> int | None:
-    """The newest version that passed after the champion and was neither promoted nor in a rollout yet."""
+    """The newest version that passed and was approved, after the champion, and was neither promoted nor rolled out."""
     champion = champion_of(rows)
-    newest = max((row.version for row in rows if row.event == "passed"), default=0)
+    newest = max((row.version for row in rows if row.event == "passed" and not is_waiting(rows, row)), default=0)
     earlier = {row.version for row in rows if row.event in ("promoted", "rollout_started")}
     return newest if champion is not None and newest > champion.version and newest not in earlier else None
 
@@ -106,6 +107,7 @@ def start_rollout(
             return next(row for row in reversed(rows) if row.event == "rollout_started")
         judged = judged_row(model, rows, version)
         check_passed(model, judged)
+        ledger.check_approved(rows, judged)
         if champion is None or champion.version == version:
             what = "there is no champion to compare with" if champion is None else f"version {version} serves already"
             remedy = f"towline promote {model}@{version}" if champion is None else f"see `towline models {model}`"
