@@ -7,19 +7,19 @@ import pandas as pd
 
 import towline
 
-WEATHER = ["temp_c", "feels_like_c", "humidity", "windspeed"]
+WEATHER = ["temp_c", "feels_like_c", "humidity", "windspeed_kmh"]
 
 
 def main() -> None:
     """Trains a model with the latest weather report before each hour, and predicts for a row that holds no weather."""
-    hours = pd.read_parquet("data/bike_hourly.parquet").tail(2000)
-    reports = hours[["datetime", "season", *WEATHER]].rename(columns={"datetime": "reported"})
+    hours = pd.read_parquet("data/bike_hourly.parquet").tail(2000).assign(city="Washington")
+    reports = hours[["datetime", "city", *WEATHER]].rename(columns={"datetime": "reported"})
     rows = hours.drop(columns=["casual", "registered", *WEATHER])
     with tempfile.TemporaryDirectory() as folder:
         reports.iloc[::3].to_parquet(Path(folder, "weather.parquet"))  # a report every three hours
         weather = {
             "table": str(Path(folder, "weather.parquet")),
-            "key": "season",
+            "key": "city",
             "columns": WEATHER,
             "time": "reported",
         }
