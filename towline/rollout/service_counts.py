@@ -26,6 +26,7 @@ class ServiceCounts:
     """Counts since the start of a rollout.
 
     Attributes:
+        champion_requests, challenger_requests: requests assigned to each version by their id; none with a key column.
         champion_rows, challenger_rows: rows answered to clients by each version.
         champion_errors: requests for the champion that failed with a 5xx error.
         attempts: rows that the challenger was asked, also in shadow.
@@ -37,6 +38,8 @@ class ServiceCounts:
         skipped: rows that were not answered in shadow: the service was busy.
     """
 
+    champion_requests: int = 0
+    challenger_requests: int = 0
     champion_rows: int = 0
     challenger_rows: int = 0
     champion_errors: int = 0

@@ -194,18 +194,20 @@ class RolloutArms:
     def _assign(self, active: ActiveRollout, rows: Rows, request_id: str, pin: int) -> list[int]:
         """The numbers of the rows that the challenger answers."""
         rollout = active.rollout
-        weight = rollout.weight
+        weight, key = rollout.weight, rollout.config.key
         if pin:
             weight = 1.0 if pin == rollout.challenger else 0.0
         elif self._stopped:
             weight = 0.0
-        if weight <= 0.0:
-            return []
+        elif key is None:  # one arm for the whole request
+            by_challenger = position(request_id, rollout.id) < weight
+            self.counts.challenger_requests += by_challenger
+            self.counts.champion_requests += not by_challenger
+            return list(range(len(rows))) if by_challenger else []
+        if weight <= 0.0 or key is None:
+            return list(range(len(rows))) if weight >= 1.0 else []
         if weight >= 1.0:
             return list(range(len(rows)))
-        key = rollout.config.key
-        if key is None:
-            return list(range(len(rows))) if position(request_id, rollout.id) < weight else []
         keys = (category_name(row.get(key)) for row in rows)
         return [
             number

@@ -209,6 +209,20 @@ def notify_decision(
     return AlertStore(settings.store, config.name, config.alerts).replace("reaction", alerts, now).text()
 
 
+def notify_rollout(settings: Settings, config: PipelineConfig, version: int, action: str, reason: str) -> str:
+    """Notifies of the end of a rollout that left the champion; resolves the alert when another one succeeds."""
+    alert = Alert(
+        model=config.name,
+        kind="rollout",
+        severity="ticket",
+        title=f"{config.name}: the rollout of version {version} has ended, the champion stays",
+        detail=reason,
+        at=dt.datetime.now(dt.UTC),
+        subject="rollout",
+    )
+    return _update(settings, config, "rollout", [alert] if action in ("abort", "end") else [])
+
+
 def notify_slos(
     settings: Settings, config: PipelineConfig, statuses: Sequence[SloStatus], now: dt.datetime
 ) -> DeliveryReport:
