@@ -46,7 +46,9 @@ def decide_promotion(
     """Promotes the version, or records that it passed or was rejected; repeated, it finds its entry in the ledger."""
     with steps.step("decide promotion") as progress:
         ledger = open_ledger(settings)
-        entry = outcome.decide_promotion(ledger, model, version.version, release, verdict, provenance, rollout)
+        entry = outcome.decide_promotion(
+            ledger, model, version.version, release, verdict, provenance, has_rollout=has_rollout
+        )
         progress.note = f"{entry.event}: {entry.reason}"
     lines = [f"- **{check.outcome}** {check.name}: {escape(check.detail)}" for check in verdict.checks]
     artifacts.markdown(

@@ -13,7 +13,7 @@ from towline.monitoring.rollout_evaluation import RolloutEvaluation
 from towline.promotion import rollout_start
 from towline.registry.ledger import Entry, actor, open_ledger
 from towline.registry.mlflow import synchronization
-from towline.registry.rollouts import Rollout
+from towline.registry.rollouts import Rollout, end_rollout
 from towline.steps import step
 
 
@@ -48,10 +48,8 @@ def evaluate_rollout(
 
 
 @retrying_task("act on rollout")
-def act_on_rollout(
-    config: PipelineConfig, settings: Settings, rollout: Rollout, evaluation: RolloutEvaluation
-) -> str:
-    """Changes the weight, promotes or aborts, as the evaluation says; returns what was done."""
+def act_on_rollout(config: PipelineConfig, settings: Settings, rollout: Rollout, evaluation: RolloutEvaluation) -> str:
+    """Changes the weight, promotes or aborts, as the evaluation says; returns the change."""
     with step("act on rollout") as progress:
         progress.note = rollout_evaluation.act(open_ledger(settings), rollout, evaluation, actor())
         if progress.note:
@@ -63,6 +61,17 @@ def act_on_rollout(
                 progress.note += f"; {synchronization.unsynchronized_note(error)}"
     text = f"**{evaluation.action}**: {escape(evaluation.reason)}"
     artifacts.markdown(text, key=f"{config.name}-rollout-action", description=progress.note)
+    return progress.note
+
+
+@retrying_task("abort rollout")
+def abort_rollout(config: PipelineConfig, settings: Settings, rollout: Rollout, breach: str) -> str:
+    """Aborts a rollout during which an SLO is breached."""
+    with step("abort rollout") as progress:
+        reason = f"SLO breach during the rollout: {breach}"
+        end_rollout(open_ledger(settings), rollout, "aborted", actor(), reason, {})
+        notifications.notify_rollout(settings, config, rollout.challenger, "abort", reason)
+        progress.note = f"version {rollout.challenger} aborted: {breach}"
     return progress.note
 
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from towline import files
 from towline.config import Frozen, PipelineConfig, RolloutConfig, Settings, format_duration
 from towline.data.schema.contract import Contract
+from towline.errors import ConfigError, PromotionRejectedError
 from towline.monitoring.performance.logged_predictions import (
     LoggedPredictions,
     find_logged_slices,
@@ -29,6 +30,7 @@ from towline.prediction_log import labels
 from towline.prediction_log.label_store import REQUEST
 from towline.prediction_log.parquet_store import read_predictions
 from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_privacy_filter
+from towline.promotion.rollout_start import begin_rollout
 from towline.registry.ledger import Ledger, open_ledger
 from towline.registry.rollouts import (
     Rollout,
@@ -36,7 +38,7 @@ from towline.registry.rollouts import (
     active_rollout,
     change_rollout,
     end_rollout,
-    start_rollout,
+    reject_waiting,
     waiting_version,
 )
 from towline.rollout.analysis import ArmCounts, Criteria, RolloutEvidence, RolloutVerdict, WeightPeriod, analyse
@@ -98,11 +100,11 @@ class RolloutRun(Frozen):
     done: str = ""
 
 
-class LabelledPairs(NamedTuple):
-    """Labelled rows that both versions answered, in the order in which the labels arrived.
+class LabelledLosses(NamedTuple):
+    """Losses on labelled rows, in the order in which the labels arrived.
 
     Attributes:
-        champion_loss, challenger_loss: (n,) losses.
+        champion_loss, challenger_loss: (n,) losses of the same rows; in an A/B test, of the rows that each answered.
         slices: name of a slice → (n,) whether a row belongs to it.
         per_day: labels that arrived per day since the first one.
     """
@@ -136,11 +138,12 @@ def evaluate_rollout(
     """
     folder = settings.layout.rollout(rollout.model, rollout.id)
     counts = read_counts(folder)
-    pairs = read_labelled_pairs(settings, config, rollout, now)
+    losses = read_labelled_losses(settings, config, rollout, now)
     earlier = read_evaluations(folder)
     periods = _weight_periods(rollout, earlier, counts)
     answered = counts.attempts - max((each.attempts for each in earlier if each.step < rollout.step), default=0)
-    verdict = analyse(_evidence(counts, pairs, periods), _criteria(rollout.config))
+    evidence = _evidence(counts, losses, periods, paired=rollout.config.strategy != "ab")
+    verdict = analyse(evidence, _criteria(rollout.config))
     action, reason = decide_action(rollout, answered, verdict, stop_reason(folder), now)
     return RolloutEvaluation(
         model=rollout.model,
@@ -158,7 +161,7 @@ def evaluate_rollout(
         champion_rows=counts.champion_rows,
         challenger_rows=counts.challenger_rows,
         attempts=counts.attempts,
-        labels=len(pairs.champion_loss),
+        labels=len(losses.champion_loss),
         labels_needed=verdict.labels_needed,
         days_needed=verdict.days_needed,
         action=action,
@@ -171,8 +174,8 @@ def decide_action(
 ) -> tuple[RolloutAction, str]:
     """What follows from a verdict, and why; a pure function.
 
-    A challenger that fails or is worse leaves, also while the rollout is paused. Weights grow with time and traffic, but
-    all requests go to the challenger only if the verdict is "promote". Without traffic or labels the rollout waits,
+    A challenger that fails or is worse leaves, also while the rollout is paused. Weights grow with time and traffic,
+    but all requests go to the challenger only if the verdict is "promote". Without traffic or labels the rollout waits,
     until its longest time is over.
 
     Args:
@@ -229,7 +232,12 @@ def start_waiting(settings: Settings, config: PipelineConfig, actor: str) -> int
     version = waiting_version(rows)
     if config.rollout is None or version is None or active_rollout(rows) is not None:
         return None
-    start_rollout(ledger, config.name, version, config.rollout, actor, "it waited for the end of another rollout")
+    try:
+        reason = "it waited for the end of another rollout"
+        begin_rollout(settings, ledger, config.name, version, config.rollout, actor, reason)
+    except (PromotionRejectedError, ConfigError) as error:
+        reject_waiting(ledger, config.name, version, actor, f"{error.what}; {error.remedy}")
+        return None
     return version
 
 
@@ -251,10 +259,10 @@ def read_evaluations(folder: Path) -> list[RolloutEvaluation]:
     return [RolloutEvaluation.model_validate(json.loads(line)) for line in lines if line.endswith(b"}")]
 
 
-def read_labelled_pairs(
+def read_labelled_losses(
     settings: Settings, config: PipelineConfig, rollout: Rollout, now: dt.datetime
-) -> LabelledPairs:
-    """The labelled rows that both versions answered since the start of the rollout.
+) -> LabelledLosses:
+    """The losses of both versions on the labels since the start of the rollout.
 
     Raises:
         DataError: a part of a log cannot be read.
@@ -269,10 +277,12 @@ def read_labelled_pairs(
     log = labels.Log(predictions, layout.labels(rollout.model), policy.fields)
     rows = labels.read(log, rollout.started, now)
     rows = rows.filter(pc.is_valid(rows["label"]))
+    if rollout.config.strategy == "ab":
+        return _unpaired(rows, rollout, contract, metric, now)
     shadow = read_predictions(layout.rollout(rollout.model, rollout.id) / "shadow", rollout.started, now)
     rows, shadow = _join(rows, shadow, {rollout.champion, rollout.challenger})
     if not len(rows):
-        return LabelledPairs(np.empty(0), np.empty(0), {}, 0.0)
+        return LabelledLosses(np.empty(0), np.empty(0), {}, 0.0)
     shadow = shadow.append_column("label", rows["label"])
     answered, shadowed = (_losses(table, contract, metric) for table in (rows, shadow))
     by_challenger = rows["version"].to_numpy() == rollout.challenger
@@ -284,13 +294,26 @@ def read_labelled_pairs(
         inside = np.zeros(len(rows), dtype=bool)
         inside[part.rows] = True
         slices[f"{part.column} = {part.value}"] = inside[order]
-    days = (to_datetime64(now) - times[order].min()) / np.timedelta64(1, "D") if len(order) else 1.0
-    return LabelledPairs(
-        np.where(by_challenger, shadowed, answered)[order],
-        np.where(by_challenger, answered, shadowed)[order],
-        slices,
-        len(order) / max(float(days), 1 / 24),
+    champion, challenger = np.where(by_challenger, (shadowed, answered), (answered, shadowed))[:, order]
+    return LabelledLosses(champion, challenger, slices, _per_day(times[order], now))
+
+
+def _unpaired(rows: pa.Table, rollout: Rollout, contract: Contract, metric: Metric, now: dt.datetime) -> LabelledLosses:
+    """The losses of the rows that each version answered: in an A/B test an answer may change the label."""
+    rows = rows.sort_by("labelled_at")
+    losses, versions = _losses(rows, contract, metric), rows["version"].to_numpy()
+    champion, challenger = (
+        losses[(versions == version) & np.isfinite(losses)] for version in (rollout.champion, rollout.challenger)
     )
+    return LabelledLosses(champion, challenger, {}, _per_day(read_times(rows["labelled_at"]), now))
+
+
+def _per_day(times: np.ndarray, now: dt.datetime) -> float:
+    """Labels per day from the first one until now."""
+    if not len(times):
+        return 0.0
+    days = (to_datetime64(now) - times.min()) / np.timedelta64(1, "D")
+    return len(times) / max(float(days), 1 / 24)
 
 
 def _join(rows: pa.Table, shadow: pa.Table, versions: set[int]) -> tuple[pa.Table, pa.Table]:
@@ -312,17 +335,20 @@ def _losses(rows: pa.Table, contract: Contract, metric: Metric) -> np.ndarray:
     return np.where(labelled.usable & readable, losses, np.nan)
 
 
-def _evidence(counts: ServiceCounts, pairs: LabelledPairs, periods: tuple[WeightPeriod, ...]) -> RolloutEvidence:
+def _evidence(
+    counts: ServiceCounts, losses: LabelledLosses, periods: tuple[WeightPeriod, ...], *, paired: bool
+) -> RolloutEvidence:
     return RolloutEvidence(
         champion=ArmCounts(counts.champion_rows + counts.champion_errors, counts.champion_errors, 0),
         challenger=ArmCounts(counts.attempts, counts.failures, 0),
         weight_history=periods,
         disagreements=counts.disagreements,
         compared=counts.compared,
-        champion_loss=pairs.champion_loss,
-        challenger_loss=pairs.challenger_loss,
-        slices=pairs.slices,
-        labels_per_day=pairs.per_day,
+        champion_loss=losses.champion_loss,
+        challenger_loss=losses.challenger_loss,
+        slices=losses.slices,
+        labels_per_day=losses.per_day,
+        paired=paired,
     )
 
 

@@ -194,4 +194,3 @@ def decide_promotion(
         return ledger.promote(model, judged, verdict.champion, provenance.actor, reason)
     failed = [check.name for check in verdict.checks if check.outcome != "pass"]
     return ledger.refuse(model, judged, provenance.actor, f"{verdict.outcome}: {', '.join(failed)}")
-

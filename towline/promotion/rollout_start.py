@@ -20,7 +20,7 @@ def begin_rollout(
     champion, challenger = ledger.champion(model), ledger.entry(model, version)
     if champion is not None and challenger is not None and champion.release and challenger.release:
         contracts = (Contract.read(settings.layout.release(entry.release)) for entry in (champion, challenger))
-        check_contracts(*contracts, version=version, key=config.key)
+        check_contracts(*contracts, version=f"{model}@{version}", key=config.key)
     replace = config.newer == "replace"
     rollouts.start_rollout(ledger, model, version, config, actor, reason, replace=replace)
     rollout = active_rollout(ledger.rows(model))
@@ -30,8 +30,14 @@ def begin_rollout(
     return rollout
 
 
-def check_contracts(champion: Contract, challenger: Contract, *, version: int, key: str | None) -> None:
+def check_contracts(champion: Contract, challenger: Contract, *, version: str, key: str | None) -> None:
     """Rejects a challenger that needs other fields than the champion, or predicts something else.
+
+    Args:
+        champion: its contract.
+        challenger: its contract.
+        version: ``NAME@3``, of the challenger.
+        key: ``rollout.key`` of the config.
 
     Raises:
         PromotionRejectedError: the contracts differ.
@@ -40,15 +46,14 @@ def check_contracts(champion: Contract, challenger: Contract, *, version: int, k
     kinds = {column.name: column.kind for column in champion.input_columns}
     missing = [column.name for column in challenger.input_columns if column.name not in kinds]
     changed = [column.name for column in challenger.input_columns if kinds.get(column.name, column.kind) != column.kind]
-    remedy = f"promote it without a rollout, when all clients send its fields: towline promote NAME@{version} --reason …"
-    where = f"version {version}"
+    remedy = f'promote it without a rollout: towline promote {version} --reason "clients are ready"'
     if missing or changed:
         problem = "needs fields that the champion does not need" if missing else "reads fields as another kind"
         names = ", ".join((missing or changed)[:10])
-        raise PromotionRejectedError(f"it {problem}: {names}", where=where, remedy=remedy)
+        raise PromotionRejectedError(f"it {problem}: {names}", where=version, remedy=remedy)
     same_target = (champion.target, champion.task) == (challenger.target, challenger.task)
     if not same_target or set(champion.classes) != set(challenger.classes):
-        raise PromotionRejectedError("it predicts another target or other classes", where=where, remedy=remedy)
+        raise PromotionRejectedError("it predicts another target or other classes", where=version, remedy=remedy)
     columns = [column.name for column in champion.columns if column.role != "target"]
     if key is not None and key not in columns:
         remedy = f"{suggest(key, columns)}; or leave it out: the request id is the key"

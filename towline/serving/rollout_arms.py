@@ -263,7 +263,7 @@ class RolloutArms:
             stop_challenger(active.folder, fault)
 
     def _queue_shadow(self, model: "Model", request_id: str, first: int, rows: Rows, predictions: list[Any]) -> None:
-        if self._stopped:
+        if self._stopped or (self._active is not None and self._active.rollout.config.strategy == "ab"):
             return
         if not self._shadow.add(ShadowRows(model, request_id, time.time(), first, rows, predictions)):
             self.counts.skipped += len(rows)

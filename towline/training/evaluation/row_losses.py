@@ -32,7 +32,8 @@ def row_losses(truth: np.ndarray, predictions: Predictions, contract: Contract, 
             return errors**2
         if metric == "mape":
             scale = np.abs(np.asarray(truth, dtype=np.float64))
-            return np.divide(np.abs(errors), scale, out=np.full(len(errors), np.nan), where=scale > 0)
+            relative: np.ndarray = np.divide(np.abs(errors), scale, out=np.full(len(errors), np.nan), where=scale > 0)
+            return relative
         return np.abs(errors)
     probabilities = predictions.probabilities
     by_label = metric in LABEL_METRICS or (metric.function is not None and metric.response == "labels")
