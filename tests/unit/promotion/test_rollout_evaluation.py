@@ -170,7 +170,8 @@ def test_a_challenger_that_the_service_stopped_is_aborted_with_its_reason(store:
 def test_a_split_that_is_not_the_intended_one_is_no_evidence(store: RolloutStore) -> None:
     """A sample ratio mismatch: something else than the weight decides who answers."""
     store.start(strategy="ab")
-    store.serve(300, truth=2, arm=1)
+    store.serve(150, truth=2, arm=1)
+    store.serve(150, truth=2, arm=1)
     evaluation = store.evaluate()
     assert evaluation.action != "promote"
     ratio = next(check for check in evaluation.checks if check["name"] == "sample ratio")
