@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 INTERVAL_S = 0.5  # between two exchanges of counts with other workers
 TIMEOUT_S = 1.0  # after which the champion answers instead of a challenger that is not compiled
+MAX_TIMED_ROWS = 8  # rows up to which the durations of two requests are comparable
+SLOW_FACTOR, SLOW_MARGIN_S = 1.5, 0.0005  # beyond 90 % of the champion's answers; less does not matter to a client
 NEAR = 0.1  # relative difference up to which two numbers agree
 _DURATIONS = 512  # latest durations of the champion, from which the 90th percentile is taken
 _MIN_DURATIONS = 100
@@ -166,7 +168,8 @@ class RolloutArms:
         self._stopped = self._stopped or stop_reason(self._folder)
         self._check_challenger(active)
         if len(self._durations) >= _MIN_DURATIONS:
-            self._slow_limit = sorted(self._durations)[int(0.9 * len(self._durations))]
+            usual = sorted(self._durations)[int(0.9 * len(self._durations))]
+            self._slow_limit = max(usual * SLOW_FACTOR, usual + SLOW_MARGIN_S)
 
     def close(self) -> None:
         """Writes what is in memory."""
@@ -223,8 +226,8 @@ class RolloutArms:
             self.counts.champion_errors += 1
             raise
         self.counts.champion_rows += len(canonical)
-        if canonical:
-            self._durations.append((time.perf_counter() - started) / len(canonical))
+        if 0 < len(canonical) <= MAX_TIMED_ROWS:
+            self._durations.append(time.perf_counter() - started)
         return predictions
 
     async def _ask_challenger(self, active: ActiveRollout, rows: Rows) -> RowPredictions | None:
@@ -238,10 +241,10 @@ class RolloutArms:
         except Exception as error:  # noqa: BLE001 - the champion answers instead
             self._count_failure(active, len(rows), error)
             return None
-        duration = (time.perf_counter() - started) / len(rows)
+        duration = time.perf_counter() - started
         self.counts.challenger_rows += len(rows)
         self.counts.attempts += len(rows)
-        if self._slow_limit < math.inf:
+        if self._slow_limit < math.inf and len(rows) <= MAX_TIMED_ROWS:
             self.counts.timed += 1
             self.counts.slow += duration > self._slow_limit
         return predictions
