@@ -48,6 +48,14 @@ def predict(service: ServeProcess, rows: pd.DataFrame) -> list[tuple[str, int]]:
     return answers
 
 
+def send_in_one_request(service: ServeProcess, rows: pd.DataFrame) -> None:
+    records = rows.drop(columns=["rentals", "casual", "registered"]).to_dict("records")
+    body = json.dumps({"rows": records}).encode()
+    address, head = f"http://127.0.0.1:{service.port}/predict", {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(address, body, head), timeout=60) as answer:
+        assert set(json.load(answer)["versions"]) == {1, 2}
+
+
 def add_labels(commands: StoreCommands, rows: pd.DataFrame, answers: list[tuple[str, int]]) -> None:
     path = commands.config.parent / "labels.csv"
     frame = pd.DataFrame({"request_id": [name for name, _ in answers], "rentals": rows["rentals"].to_numpy()})
@@ -83,7 +91,7 @@ def test_a_canary_from_the_run_to_the_promotion(store: StoreCommands) -> None:
         versions = {hour: version for hour, (_, version) in zip(read_rows(900, 96)["hour"], half, strict=True)}
         assert set(versions.values()) == {1, 2}
         assert [version for _, version in half] == [versions[hour] for hour in read_rows(900, 96)["hour"]]
-        assert evaluate(store)["evaluation"]["action"] == "wait"  # no label yet
+        send_in_one_request(service, read_rows(1100, 200))
         add_labels(store, shadow_rows, answers)
         run = evaluate(store)
         assert (run["evaluation"]["verdict"], run["evaluation"]["action"]) == ("promote", "advance"), run
