@@ -153,7 +153,7 @@ def promote(name: str, reason: str, as_json: bool) -> None:
 @set_option
 @json_option
 def evaluate(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Runs the rollout flow once: compares both versions and acts. `towline up` does it by itself.
+    """Runs the rollout flow once: compares both versions and acts. `towline up` does it automatically.
 
     \b
     Example:
