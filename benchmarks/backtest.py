@@ -18,6 +18,7 @@ import datetime as dt
 import json
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,9 +76,9 @@ def backtest_simulated(kind: str, seed: int) -> BacktestResult:
         return run_backtest(config, Path(folder), start, start + dt.timedelta(weeks=WEEKS), "1w", policies)
 
 
-def report_simulated(seeds: int) -> None:
+def report_simulated(kinds: Sequence[str], seeds: int) -> None:
     """Prints the trainings of each kind of table and, for concept drift, the loss against the schedule's."""
-    for kind in SIMULATED:
+    for kind in kinds:
         results = [backtest_simulated(kind, seed) for seed in range(seeds)]
         gains = [result.policies[-1] for result in results]
         line = f"{kind}: {sum(gain.retrainings for gain in gains)} trainings in {seeds} runs of {WEEKS} windows"
@@ -104,14 +105,15 @@ def main() -> None:
     parser.add_argument("--step", default="1mo")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--policies", default=",".join(POLICIES))
-    parser.add_argument("--simulated", action="store_true")
+    parser.add_argument("--simulated", nargs="*", choices=SIMULATED, help="default: all of them")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("towline.steps").setLevel(logging.INFO)
-    if given.simulated:
-        report_simulated(given.seeds)
+    if given.simulated is not None:
+        logging.getLogger("towline.steps").setLevel(logging.WARNING)
+        report_simulated(given.simulated or SIMULATED, given.seeds)
         return
     policies = [policy for policy in POLICIES if policy in given.policies.split(",")]
     documents = {}

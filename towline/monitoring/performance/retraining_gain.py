@@ -161,11 +161,11 @@ def row_losses(truth: np.ndarray, predictions: Predictions, contract: Contract, 
         errors = np.abs(truth.astype(np.float64) - predictions.labels.astype(np.float64))
         if name == "relative error":
             size = np.abs(truth.astype(np.float64))
-            return np.divide(errors, size, out=np.full(len(errors), np.nan), where=size > 0)
-        return errors**2 if name == "squared error" else errors
+            return np.asarray(np.divide(errors, size, out=np.full(len(errors), np.nan), where=size > 0))
+        return np.asarray(errors**2 if name == "squared error" else errors)
     if name == "error rate" or predictions.probabilities is None:
-        return (truth != predictions.labels).astype(np.float64)
-    codes = encode_labels(truth, contract.classes)
+        return np.asarray(truth != predictions.labels, dtype=np.float64)
+    codes: np.ndarray = encode_labels(truth, contract.classes)
     if name == "brier score":
         hits = np.zeros_like(predictions.probabilities)
         hits[np.arange(len(codes)), codes] = 1
