@@ -56,7 +56,6 @@ from towline.data.schema.inference import infer_contract
 from towline.data.workspace import open_workspace
 from towline.errors import UserError
 from towline.inference.predictor import open_release
-from towline.project.sample import detect_separator
 from towline.registry.selection import find_release
 from towline.training.evaluation.metrics import compute_metrics
 from towline.training.evaluation.predictions import Predictions
@@ -235,7 +234,7 @@ def skrub(contract: Contract) -> Callable[[], Any]:
 
 def draw_rows(path: Path, part: Path) -> None:
     """Writes at most ``COMPARED_ROWS`` rows of a table, drawn by a fixed seed, as CSV with a comma."""
-    table = formats.read_file(path, detect_separator(path))
+    table = formats.read_file(path, formats.detect_separator(path))
     drawn = sorted(random.Random(0).sample(range(table.num_rows), min(COMPARED_ROWS, table.num_rows)))
     with part.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([table.column_names, *(row.values() for row in table.take(drawn).to_pylist())])

@@ -81,7 +81,7 @@ def training_flow(
         verdict = apply_gate(work, config, settings, evaluation, smoke, provenance.run_key)
         if config.package.image and verdict.outcome == "pass":
             verdict = build_image(work, config, settings, version, release, verdict, provenance)
-        entry = decide_promotion(config.name, settings, version, release, verdict, provenance)
+        entry = decide_promotion(config.name, settings, version, release, verdict, provenance, config.rollout)
         note = update_mlflow(work, settings, version, release, verdict)
         outcome = summarize(
             entry,

@@ -7,6 +7,7 @@ first use, so ``import towline`` is quick and needs no optional package.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from towline.accountability import served_at
     from towline.api import (
         backtest,
         drift,
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Model", "Outcome", "PipelineConfig", "TowlineError", "TransientError", "UserError", "__version__", "backtest",
-    "drift", "init", "load", "models", "promote", "quality", "rollback", "run", "score", "show", "validate",
+    "drift", "init", "load", "models", "promote", "quality", "rollback", "run", "score", "served_at", "show",
+    "validate",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -39,6 +41,7 @@ _TYPES = {
     "TowlineError": "towline.errors",
     "TransientError": "towline.errors",
     "UserError": "towline.errors",
+    "served_at": "towline.accountability",
 }
 
 

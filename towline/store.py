@@ -11,6 +11,7 @@
     predictions/<model>/         prediction logs
     labels/<model>/              ground-truth labels
     watch/<model>/               monitoring results and alerts; watch/up.json: the `towline up` of the store
+    rollouts/<model>/<id>/       counts, shadow answers and evaluations of a rollout
     serving/                     API keys, and what each service served last
     scored/<model>/              output of the scoring flow
     evidently/  prefect/         Evidently's workspace; Prefect's database and task results
@@ -126,6 +127,10 @@ class StoreLayout:
     @property
     def api_keys(self) -> Path:
         return self.serving / "keys.json"
+
+    def rollout(self, model: str, rollout_id: str) -> Path:
+        """Counts, shadow answers and evaluations of one rollout."""
+        return self.root / "rollouts" / model / rollout_id
 
     @property
     def scored(self) -> Path:

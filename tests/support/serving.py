@@ -165,7 +165,9 @@ def make_options(**changes: Any) -> Any:
 def create_application(
     model: FakeModel | None, keys: dict[str, frozenset[str]] | None = None, **changes: Any
 ) -> tuple[ServingApp, SimpleNamespace, FakeLog]:
-    live = SimpleNamespace(model=model, ready=model is not None, reason="" if model else "starting", rejections=0)
+    live = SimpleNamespace(
+        model=model, ready=model is not None, reason="" if model else "starting", rejections=0, rollout=None
+    )
     log = FakeLog()
     app = create_app(make_options(**changes), live, FakeKeys(keys or {}), log)
     return app, live, log

@@ -117,9 +117,9 @@ def test_the_help_lists_each_command_under_its_purpose(command: Command) -> None
     """Each once, in the order of a model's life."""
     text = command("--help").out
     heads = re.findall(r"^(\w+):$", text, re.MULTILINE)
-    assert heads == ["Options", "Train", "Decide", "Serve", "Monitor", "Operate"]
+    assert heads == ["Options", "Train", "Decide", "Audit", "Serve", "Monitor", "Operate"]
     assert sorted(name for names in main.purposes.values() for name in names) == sorted(main.commands)
-    listed = re.findall(r"^  ([a-z]+)  +[A-Z]", text[text.index("Train:") :], re.MULTILINE)
+    listed = re.findall(r"^  ([a-z-]+)  +[A-Z]", text[text.index("Train:") :], re.MULTILINE)
     assert listed == [name for names in main.purposes.values() for name in names]
 
 

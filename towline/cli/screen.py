@@ -166,7 +166,7 @@ def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
     for check in outcome.verdict.checks if outcome.verdict else ():
         mark, colour = MARKS[check.outcome]
         lines.append(_hanging(f"  {click.style(mark, fg=colour)} ", f"{check.name}: {check.detail}"))
-    verdict = click.style("promoted", fg="green") if outcome.event == "promoted" else click.style("refused", fg="red")
+    verdict = click.style(outcome.event, fg="red" if outcome.event == "refused" else "green")
     replaced = f", instead of version {outcome.previous}" if outcome.event == "promoted" and outcome.previous else ""
     lines += [
         "",
@@ -182,7 +182,8 @@ def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
 
 
 def _repeated(outcome: "Outcome", page: str) -> str:
-    state = "serves or has served" if outcome.event == "promoted" else f"was refused: {outcome.reason}"
+    states = {"promoted": "serves or has served", "passed": "has passed the gate"}
+    state = states.get(outcome.event, f"was refused: {outcome.reason}")
     version = f"version {outcome.version} of {outcome.model}"
     text = f"nothing to do: this run has completed before, as {version}, which {state}\n"
     see = ("see the run", page) if page else ("see the version", f"towline show {outcome.model}@{outcome.version}")
@@ -234,8 +235,10 @@ def _metric_table(metrics: "Mapping[str, Interval]") -> str:
 def _next_steps(outcome: "Outcome") -> list[tuple[str, str]]:
     name = outcome.model
     steps = [("see runs and versions", "towline ui"), ("see this version", f"towline show {name}@{outcome.version}")]
-    if outcome.event != "promoted":
+    if outcome.event == "refused":
         return [*steps, *_after_refusal(outcome)]
+    if outcome.event == "passed":
+        return [*steps, ("follow the rollout", f"towline rollout status {name}")]
     steps += [
         ("predict in Python", f'from towline import load; load("{name}").predict(rows)'),
         ("predict over HTTP", f"towline serve {name}"),

@@ -15,6 +15,7 @@ from towline.config.monitoring import (
 )
 from towline.config.pipeline import ConfigOrPath, PipelineConfig, TrainingConfig, build_config, read_config
 from towline.config.record import Duration, Frozen, OptionalDuration, format_duration, suggest
+from towline.config.rollout import RolloutConfig
 from towline.config.settings import Settings
 from towline.config.training import (
     DEFAULT_METRIC,
@@ -49,8 +50,7 @@ __all__ = [
     "ConfigOrPath", "CrossValidationConfig", "CustomCheck", "CustomMetric",
     "DataConfig", "DriftConfig", "Duration", "EvaluationConfig", "Expectation", "Frozen",
     "GateConfig", "HistoryConfig", "Kind", "LoggingPolicy", "LookupConfig", "MetricName", "OptionalDuration",
-    "PackageConfig",
-    "PipelineConfig", "PrivacyConfig", "QualityConfig", "RetrainConfig", "ScheduleConfig", "SearchConfig", "Settings",
-    "Severity", "SloConfig", "SplitConfig", "SqlSource", "Task", "TrainingConfig", "ValidationConfig", "build_config",
-    "format_duration", "read_config", "suggest",
+    "PackageConfig", "PipelineConfig", "PrivacyConfig", "QualityConfig", "RetrainConfig", "RolloutConfig",
+    "ScheduleConfig", "SearchConfig", "Settings", "Severity", "SloConfig", "SplitConfig", "SqlSource", "Task",
+    "TrainingConfig", "ValidationConfig", "build_config", "format_duration", "read_config", "suggest",
 ]  # fmt: skip

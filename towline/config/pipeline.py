@@ -32,6 +32,7 @@ from towline.config.monitoring import (
 )
 from towline.config.passwords import has_hidden_password
 from towline.config.record import Budget, Frozen, suggest
+from towline.config.rollout import RolloutConfig
 from towline.config.settings import Settings
 from towline.config.training import (
     GREATER_IS_BETTER,
@@ -242,6 +243,9 @@ class PipelineConfig(TrainingConfig):
     description: str = ""
     validation: ValidationConfig = ValidationConfig()
     gate: GateConfig = GateConfig()
+    rollout: RolloutConfig | None = Field(
+        None, description="how a version that passes replaces the champion; null: at once; docs/rollouts.md"
+    )
     drift: DriftConfig = DriftConfig()
     quality: QualityConfig = QualityConfig()
     retrain: RetrainConfig = RetrainConfig()

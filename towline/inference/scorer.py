@@ -25,6 +25,19 @@ class RowPredictions(NamedTuple):
     probabilities: list[list[float]] | None
 
 
+def slice_predictions(predictions: RowPredictions, start: int, end: int) -> RowPredictions:
+    """The predictions of consecutive rows, ``end`` excluded."""
+    probabilities = None if predictions.probabilities is None else predictions.probabilities[start:end]
+    return RowPredictions(predictions.predictions[start:end], probabilities)
+
+
+def check_finite(predictions: RowPredictions) -> None:
+    """Raises ArithmeticError if a prediction or a probability is NaN or infinite."""
+    values = predictions.predictions if predictions.probabilities is None else map(sum, predictions.probabilities)
+    if not all(value.__class__ is not float or math.isfinite(value) for value in values):
+        raise ArithmeticError("an answer is not finite")
+
+
 class Scorer(Protocol):
     """Scores canonical rows or a canonical frame; keeps their order. Equal values get equal predictions."""
 

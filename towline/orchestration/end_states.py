@@ -58,15 +58,17 @@ def state_value(state: State[Any]) -> Any:
 
 
 def training_end_state(function: Callable[P, Outcome]) -> Callable[P, State[Any]]:
-    """Decorates the training flow: it ends Completed, Refused (by the gate), Unchanged (run before) or Data refused.
+    """Decorates the training flow: it ends Completed, Rollout (which decides on the promotion), Refused (by the
+    gate), Unchanged (run before) or Data refused.
 
     The state is of type Failed where the exit code of ``towline run`` is not 0.
     """
 
     def describe(outcome: Outcome) -> _EndState:
-        name = "Unchanged" if outcome.repeated else "Refused" if outcome.event == "refused" else "Completed"
+        names = {"refused": "Refused", "passed": "Rollout"}
+        name = "Unchanged" if outcome.repeated else names.get(outcome.event, "Completed")
         message = f"version {outcome.version} of {outcome.model}, {outcome.event}: {outcome.reason}"
-        return _EndState(name, message, failed=outcome.event != "promoted")
+        return _EndState(name, message, failed=outcome.event == "refused")
 
     return _with_end_state(function, describe)
 

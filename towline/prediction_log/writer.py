@@ -36,7 +36,7 @@ _MAX_PENDING_BYTES = 2_000_000  # most bytes of lines that wait while the disk f
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _logger = logging.getLogger(__name__)
 
-_Record = tuple[str, float, "Model", Sequence[Mapping[str, Any]], "RowPredictions"]
+_Record = tuple[str, float, "Model", Sequence[Mapping[str, Any]], "RowPredictions", int]
 
 
 class _EncodedLines:
@@ -105,10 +105,19 @@ class PredictionLog:
         return self._refused + self._lost
 
     def write(
-        self, request_id: str, at: float, model: "Model", rows: Sequence[Mapping[str, Any]], answer: "RowPredictions"
+        self,
+        request_id: str,
+        at: float,
+        model: "Model",
+        rows: Sequence[Mapping[str, Any]],
+        answer: "RowPredictions",
+        first: int = 0,
     ) -> None:
-        """Logs a request. Never waits for the disk and never raises. The caller must not change the arguments later."""
-        count, record, line = len(rows), (request_id, at, model, rows, answer), None
+        """Logs a request, or a part of it whose first row has the number ``first`` in the request.
+
+        Never waits for the disk and never raises. The caller must not change the arguments later.
+        """
+        count, record, line = len(rows), (request_id, at, model, rows, answer, first), None
         if count <= _MAX_LINE_ROWS and self._encoder.ready(model, at):
             with contextlib.suppress(Exception):  # the thread gets the same error and reports it
                 line = self._encoder.line(record, 0, rows)
@@ -250,14 +259,14 @@ class _Encoder:
 
     def line(self, record: _Record, first: int, rows: Sequence[Mapping[str, Any]]) -> tuple[int, bytes, bytes]:
         """The version, its head, and a line with ``rows``, which are part of the record from row ``first`` on."""
-        request_id, at, model, _, answer = record
+        request_id, at, model, _, answer, offset = record
         policy, head = self._known.get(model.directory) or self._read(model)
         end = first + len(rows)
         content = {
             "of": model.version,
             "id": request_id,
             "at": round(at * 1e6),
-            "first": first,
+            "first": offset + first,
             "rows": policy.filter_rows(rows, at),
             "predictions": answer.predictions[first:end],
             "probabilities": None if answer.probabilities is None else answer.probabilities[first:end],
@@ -270,13 +279,13 @@ class _Encoder:
     def _read(self, model: "Model") -> tuple[PrivacyFilter, bytes]:
         policy = read_privacy_filter(model.directory, model.contract, self._keys)
         fields = [list(field) for field in policy.fields]
-        prediction = _prediction_type(model.contract.classes)
+        prediction = prediction_type(model.contract.classes)
         head = {"version": model.version, "model": model.name, "prediction": prediction, "fields": fields}
         self._known[model.directory] = policy, orjson.dumps(head, option=_OPTIONS)
         return self._known[model.directory]
 
 
-def _prediction_type(classes: "Sequence[Label]") -> str:
+def prediction_type(classes: "Sequence[Label]") -> str:
     kinds = {type(label) for label in classes}
     if kinds <= {int, float} and kinds != {int}:
         return "float64"

@@ -1,4 +1,4 @@
-"""The outcome of a training run: a version that was promoted, or one that the gate rejected.
+"""The outcome of a training run: a version that was promoted, one whose rollout begins, or one that the gate rejected.
 
 The ledger records the decision; ``Outcome`` is its summary for callers. All functions can be repeated: a run is
 identified by its key, and a repeated call finds the earlier entry.
@@ -9,11 +9,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from towline import notebook
-from towline.config import Frozen, Settings
+from towline.config import Frozen, RolloutConfig, Settings
 from towline.data.splits import SplitSummary
 from towline.data.workspace import Workspace
 from towline.promotion.gate import Verdict
 from towline.provenance import Provenance
+from towline.registry import rollouts
 from towline.registry.ledger import Entry, JudgedVersion, Ledger, open_ledger
 from towline.registry.selection import highest_version
 from towline.release.packaging import Release
@@ -26,7 +27,7 @@ class Outcome(Frozen):
 
     Attributes:
         model, version: which version the run registered.
-        event: the decision.
+        event: the decision; ``passed``: it passed, and a rollout decides whether it is promoted.
         repeated: an identical run had finished before; nothing was done.
         reason: of the decision, in one line.
         run_key: identifies the run.
@@ -44,7 +45,7 @@ class Outcome(Frozen):
 
     model: str
     version: int
-    event: Literal["promoted", "refused"]
+    event: Literal["promoted", "passed", "refused"]
     repeated: bool = False
     reason: str
     run_key: str
@@ -82,7 +83,7 @@ class Outcome(Frozen):
         return cls(
             model=entry.model,
             version=entry.version,
-            event="promoted" if entry.event == "promoted" else "refused",
+            event=next((event for event in ("promoted", "passed") if entry.event == event), "refused"),
             reason=entry.reason,
             run_key=run_key,
             release=entry.release,
@@ -162,9 +163,18 @@ def register_version(settings: Settings, model: str, dataset: str, provenance: P
 
 
 def decide_promotion(
-    ledger: Ledger, model: str, version: int, release: Release, verdict: Verdict, provenance: Provenance
+    ledger: Ledger,
+    model: str,
+    version: int,
+    release: Release,
+    verdict: Verdict,
+    provenance: Provenance,
+    rollout: RolloutConfig | None = None,
 ) -> Entry:
     """Promotes a version if the verdict is "pass", else records the rejection; repeated, it finds its own entry.
+
+    With ``rollout``, a version that passed does not replace a champion at once: its rollout begins, or it waits for the
+    end of the present one.
 
     Raises:
         PromotionRejectedError: the champion changed after the verdict.
@@ -180,6 +190,20 @@ def decide_promotion(
     if verdict.outcome == "pass":
         against = f" against version {verdict.champion}" if verdict.champion else ""
         reason = f"passed {len(verdict.checks)} checks{against}"
+        if rollout is not None and verdict.champion is not None:
+            return _begin_rollout(ledger, model, judged, rollout, provenance.actor, reason)
         return ledger.promote(model, judged, verdict.champion, provenance.actor, reason)
     failed = [check.name for check in verdict.checks if check.outcome != "pass"]
     return ledger.refuse(model, judged, provenance.actor, f"{verdict.outcome}: {', '.join(failed)}")
+
+
+def _begin_rollout(
+    ledger: Ledger, model: str, judged: JudgedVersion, rollout: RolloutConfig, actor: str, reason: str
+) -> Entry:
+    present = rollouts.active_rollout(ledger.rows(model))
+    waits = present is not None and rollout.newer == "wait"
+    next_step = "waits for the end of the present rollout" if waits else f"its {rollout.strategy} rollout begins"
+    entry = ledger.mark_passed(model, judged, actor, f"{reason}; {next_step}")
+    if entry.event == "passed" and not waits:
+        rollouts.start_rollout(ledger, model, judged.version, rollout, actor, reason, replace=True)
+    return entry

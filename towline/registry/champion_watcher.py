@@ -13,6 +13,7 @@ from typing import NamedTuple
 from towline.errors import TransientError
 from towline.registry.hash_chain import Chain, Entry, rows_of
 from towline.registry.ledger import champion_of, digest_of
+from towline.registry.rollouts import Rollout, active_rollout
 
 _BUSY_SECONDS = 1.0
 _CHANGE_COUNTER = 24  # offset of the transaction counter in an SQLite file, 4 bytes
@@ -44,6 +45,11 @@ class ChampionWatcher:
         """The champion's release; None before the first promotion."""
         self._read()
         return self._release(champion_of(self._rows))
+
+    def rollout(self) -> Rollout | None:
+        """The rollout that is under way; None without one."""
+        self._read()
+        return active_rollout(self._rows)
 
     def version(self, version: int) -> RecordedRelease | None:
         """The release of a version; None if it has none yet."""

@@ -24,7 +24,10 @@ from towline.errors import ConfigError, ReleaseError, TransientError
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Table
 
-Event = Literal["registered", "promoted", "refused", "rolled_back", "decided", "packaged"]
+Event = Literal[
+    "registered", "passed", "promoted", "refused", "rolled_back", "decided", "packaged",
+    "rollout_started", "rollout_changed", "rollout_ended",
+]  # fmt: skip
 
 _BUSY_SECONDS = 10
 _ATTEMPTS = 100
@@ -34,7 +37,8 @@ class Entry(Frozen):
     """One row.
 
     ``version`` is the version that the event is about: after ``rolled_back`` the version that serves again, in
-    ``decided`` the champion at that time, in ``packaged`` the version whose container image was built. ``release`` is
+    ``decided`` the champion at that time, in ``packaged`` the version whose container image was built, in
+    ``rollout_…`` the challenger. ``passed`` is a version that is promoted later, if at all. ``release`` is
     empty in ``registered``, since a version gets its number before it has a release.
     """
 

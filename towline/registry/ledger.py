@@ -5,12 +5,15 @@ the champion; MLflow mirrors it. A version belongs to one run, by its run key, a
 """
 
 import getpass
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from towline.config import Settings
 from towline.errors import PromotionRejectedError
 from towline.registry.hash_chain import Chain, Draft, Entry, Event
+
+VERDICTS: tuple[Event, ...] = ("passed", "promoted", "refused")
+VERSION_EVENTS: tuple[Event, ...] = ("registered", *VERDICTS, "rolled_back")
 
 __all__ = ["Entry", "JudgedVersion", "Ledger", "actor", "open_ledger"]
 
@@ -62,7 +65,7 @@ class Ledger:
             registered = (row for row in rows if row.event == "registered" and row.run_key == run_key)
             number = max([least, *(row.version + 1 for row in rows)])
             version = JudgedVersion(number, run_key, "", evidence)
-            return next(registered, None) or _draft("registered", version, rows, actor, reason)
+            return next(registered, None) or draft_row("registered", version, rows, actor, reason)
 
         return self._chain.append(model, decide)
 
@@ -86,9 +89,9 @@ class Ledger:
             if champion and (champion.event, champion.version, champion.run_key) == promoted:
                 return champion
             _check_number(model, rows, judged)
-            _check_passed(model, judged)
+            check_passed(model, judged)
             _check_champion(model, champion, expected, "run again: the version is then judged against that one")
-            return _draft("promoted", judged, rows, actor, reason)
+            return draft_row("promoted", judged, rows, actor, reason)
 
         return self._chain.append(model, decide)
 
@@ -103,11 +106,32 @@ class Ledger:
             champion = champion_of(rows)
             if champion and champion.version == version:
                 return champion
-            judged = _judged(model, rows, version)
-            _check_passed(model, judged)
+            judged = judged_row(model, rows, version)
+            check_passed(model, judged)
             _check_champion(model, champion, expected, "see `towline models`, then promote again if you still want to")
-            return _draft("promoted", judged, rows, actor, reason)
+            return draft_row("promoted", judged, rows, actor, reason)
 
+        return self._chain.append(model, decide)
+
+    def mark_passed(self, model: str, judged: JudgedVersion, actor: str, reason: str) -> Entry:
+        """Records that a version passed its gate and is not champion yet; repeated, it returns the row written before.
+
+        Raises:
+            PromotionRejectedError: the verdict is not pass, or the number is another run's.
+        """
+
+        def decide(rows: Sequence[Entry]) -> Entry | Draft:
+            earlier = (row for row in rows if row.event in VERDICTS and row.run_key == judged.run_key)
+            if (verdict := next(earlier, None)) is not None:
+                return verdict
+            _check_number(model, rows, judged)
+            check_passed(model, judged)
+            return draft_row("passed", judged, rows, actor, reason)
+
+        return self._chain.append(model, decide)
+
+    def append(self, model: str, decide: Callable[[Sequence[Entry]], Entry | Draft]) -> Entry:
+        """Adds the row that ``decide`` returns for the rows of a model, oldest first, or returns its row as it is."""
         return self._chain.append(model, decide)
 
     def refuse(self, model: str, judged: JudgedVersion, actor: str, reason: str) -> Entry:
@@ -119,7 +143,7 @@ class Ledger:
 
         def decide(rows: Sequence[Entry]) -> Draft:
             _check_number(model, rows, judged)
-            return _draft("refused", judged, rows, actor, reason)
+            return draft_row("refused", judged, rows, actor, reason)
 
         return self._chain.append(model, decide)
 
@@ -136,7 +160,7 @@ class Ledger:
                 raise PromotionRejectedError("no version serves", where=model, remedy="towline run CONFIG makes one")
             recorded = (row for row in rows if row.event == "decided" and row.run_key == cause)
             version = JudgedVersion(champion.version, cause, champion.release, evidence)
-            draft = _draft("decided", version, rows, actor, reason)
+            draft = draft_row("decided", version, rows, actor, reason)
             return next(recorded, None) or draft.model_copy(update={"previous": champion.previous})
 
         return self._chain.append(model, choose)
@@ -155,7 +179,7 @@ class Ledger:
             images = (row for row in rows if row.event == "packaged" and row.version == version)
             same_image = (row for row in images if row.evidence["image_id"] == evidence["image_id"])
             packaged = JudgedVersion(version, run_key, release, evidence)
-            return next(same_image, None) or _draft("packaged", packaged, rows, actor, reason)
+            return next(same_image, None) or draft_row("packaged", packaged, rows, actor, reason)
 
         return self._chain.append(model, decide)
 
@@ -177,7 +201,7 @@ class Ledger:
         def decide(rows: Sequence[Entry]) -> Draft:
             remedy = "see `towline models`, then roll back again if you still want to"
             _check_champion(model, champion_of(rows), expected, remedy)
-            return _draft("rolled_back", _previous_champion(model, rows), rows, actor, reason)
+            return draft_row("rolled_back", _previous_champion(model, rows), rows, actor, reason)
 
         return self._chain.append(model, decide)
 
@@ -241,7 +265,7 @@ class Ledger:
         return digest_of(self._chain.read(entry.model), entry.release)
 
     def finished(self, model: str, run_key: str) -> Entry | None:
-        """The last ``promoted`` or ``refused`` row of a run; None if it has not ended."""
+        """The last row with a verdict of a run; None if it has not ended."""
         return next((row for row in reversed(self._verdicts(model)) if row.run_key == run_key), None)
 
     def ended(self, model: str) -> set[str]:
@@ -250,10 +274,10 @@ class Ledger:
 
     def _version_rows(self, model: str) -> list[Entry]:
         """Rows that change the state of a version."""
-        return [row for row in self._chain.read(model) if row.event not in ("decided", "packaged")]
+        return [row for row in self._chain.read(model) if row.event in VERSION_EVENTS]
 
     def _verdicts(self, model: str) -> list[Entry]:
-        return [row for row in self._chain.read(model) if row.event in ("promoted", "refused")]
+        return [row for row in self._chain.read(model) if row.event in VERDICTS]
 
     def verify(self) -> None:
         """Checks every row against its digest and the row before it. Rows removed from the end cannot be detected.
@@ -274,7 +298,7 @@ def _champions(rows: Sequence[Entry]) -> list[Entry]:
     return champions
 
 
-def _draft(event: Event, version: JudgedVersion | Entry, rows: Sequence[Entry], actor: str, reason: str) -> Draft:
+def draft_row(event: Event, version: JudgedVersion | Entry, rows: Sequence[Entry], actor: str, reason: str) -> Draft:
     """A row about a version; ``previous`` is the present champion."""
     return Draft(
         event=event,
@@ -335,11 +359,11 @@ def _check_number(model: str, rows: Sequence[Entry], judged: JudgedVersion) -> N
         )
 
 
-def _judged(model: str, rows: Sequence[Entry], version: int) -> Entry:
+def judged_row(model: str, rows: Sequence[Entry], version: int) -> Entry:
     """The row with the verdict on a version: the last one of its own run."""
     run_key = _registered(model, rows, version).run_key
     for row in reversed(rows):
-        if (row.version, row.run_key) == (version, run_key) and row.event in ("promoted", "refused"):
+        if (row.version, row.run_key) == (version, run_key) and row.event in VERDICTS:
             return row
     raise PromotionRejectedError(
         f"version {version} has no verdict: its run has not ended",
@@ -348,7 +372,7 @@ def _judged(model: str, rows: Sequence[Entry], version: int) -> Entry:
     )
 
 
-def _check_passed(model: str, judged: JudgedVersion | Entry) -> None:
+def check_passed(model: str, judged: JudgedVersion | Entry) -> None:
     """Rejects a version whose verdict is not pass; names the failed checks and their config keys."""
     verdict = judged.evidence.get("verdict", "none")
     if verdict == "pass":

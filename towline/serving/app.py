@@ -7,7 +7,9 @@ exists all routes are open: ``towline serve`` then listens on loopback only and 
 
 import asyncio
 import contextlib
+import os
 import re
+import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -24,6 +26,7 @@ from towline.data.example_row import example_row
 from towline.data.schema.rows import InputAnomaly, Row
 from towline.errors import Fault
 from towline.html import content_security_policy
+from towline.inference.scorer import slice_predictions
 from towline.serving import browser_access, metrics
 from towline.serving.batching import MicroBatcher, ThreadBatcher
 from towline.serving.browser_access import AllowedHosts, CorsOrigins
@@ -36,6 +39,7 @@ from towline.serving.protocols.body import Receive, decompress, is_compressed, r
 from towline.serving.protocols.json_rows import PredictionRequest, WireProtocol
 from towline.serving.protocols.strict_json import LARGE_BODY, MAX_KEYS, parse_json
 from towline.serving.rate_limit import RateLimiter
+from towline.serving.rollout_arms import ActiveRollout, RolloutArms, runs
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
@@ -164,6 +168,8 @@ class RouteHandlers:
         self.metrics = Metrics(
             log, lambda: self._thread_batcher.depth, lambda: reloader.model, lambda: reloader.rejections
         )
+        self._challenger_batcher = ThreadBatcher()
+        self._arms = RolloutArms(self._score, self._score_challenger, f"{os.getpid()}-{secrets.token_hex(4)}")
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="towline-parse")
         self._pending_reads = 0
         self._openapi_cache: tuple[Model, dict[str, Any]] | None = None
@@ -171,9 +177,13 @@ class RouteHandlers:
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         flushing = asyncio.create_task(self.metrics.flush_periodically())
+        rollouts = asyncio.create_task(self._arms.run_periodically(lambda: self._reloader.rollout))
         yield
         flushing.cancel()
+        rollouts.cancel()
+        self._arms.close()
         self._thread_batcher.close()
+        self._challenger_batcher.close()
         self._parser.shutdown(wait=False)
         self.metrics.flush()
 
@@ -189,13 +199,15 @@ class RouteHandlers:
             if compressed:
                 body = await self._decompress(body)
             parse = partial(_parse_request, protocol, body, headers, model, self._options.max_rows)
-            request, canonical, anomalies = (
-                parse() if len(body) < LARGE_BODY else await self._run_on_parser_thread(parse)
-            )
-            predictions = await self._score(model, canonical)
-            _check_finite(predictions)
+            parsed = parse() if len(body) < LARGE_BODY else await self._run_on_parser_thread(parse)
+            request, canonical, anomalies = parsed
             if request.id is not None:
                 context.adopt_id(request.id)
+            active = self._reloader.rollout
+            if active is not None and active.rollout.champion == model.version:
+                return await self._answer_in_rollout(protocol, context, active, model, parsed)
+            predictions = await self._score(model, canonical)
+            _check_finite(predictions)
             response = Response(protocol.write(predictions, model, request, context.request_id))
             self.metrics.count_predictions(model, context.version, predictions, anomalies)
             if self._log is not None:
@@ -203,6 +215,33 @@ class RouteHandlers:
             return response
 
         return handle
+
+    async def _answer_in_rollout(
+        self,
+        protocol: WireProtocol,
+        context: RequestContext,
+        active: ActiveRollout,
+        champion: "Model",
+        parsed: _ParsedRequest,
+    ) -> Response:
+        """The answer of the version, or of both versions, to which the rows are assigned."""
+        request, canonical, anomalies = parsed
+        pin = int(context.version) if context.version != str(champion.version) else self._pinned(context)
+        predictions, model, versions = await self._arms.answer(
+            active, champion, request.rows, canonical, context.request_id, pin
+        )
+        _check_finite(predictions)
+        context.version = str(model.version)
+        body = protocol.write(predictions, model, request._replace(versions=versions), context.request_id)
+        self.metrics.count_predictions(model, context.version, predictions, anomalies)
+        if self._log is not None:
+            models, now = {champion.version: champion, active.rollout.challenger: active.challenger}, time.time()
+            for first, end, version in runs(versions or [model.version] * len(request.rows)):
+                part = predictions if not versions else slice_predictions(predictions, first, end)
+                self._log.write(context.request_id, now, models[version], request.rows[first:end], part, first)
+        shown = versions or (model.version,)
+        header = (b"x-towline-version", ",".join(map(str, shown)).encode())
+        return Response(body, headers=(header,))
 
     async def ready(self, context: RequestContext) -> Response:
         """Whether load balancers should send requests here; not while the process starts or shuts down."""
@@ -265,9 +304,28 @@ class RouteHandlers:
         if parameters := context.scope.get("path_params"):
             if parameters.get("name") != model.name:
                 raise Problem("not-found", f"this service has no such model: it serves {model.name!r}")
-            if parameters.get("version", context.version) != context.version:
-                raise Problem("not-found", f"this service has no such version: it serves {context.version}")
+            if (version := parameters.get("version", context.version)) != context.version:
+                self._check_pin(version, context)
         return model
+
+    def _check_pin(self, version: str, context: RequestContext) -> None:
+        """Lets a key with the scope ``admin`` ask the challenger of a rollout; no other version but the champion."""
+        active = self._reloader.rollout
+        if active is None or str(active.rollout.challenger) != version:
+            raise Problem("not-found", f"this service has no such version: it serves {context.version}")
+        if not context.is_admin:
+            raise Problem("missing-scope", "a request for the challenger of a rollout needs a key with scope 'admin'")
+        context.version = version
+
+    def _pinned(self, context: RequestContext) -> int:
+        """The version that the request asks for in a header; 0: none."""
+        header = context.headers.get(b"x-towline-version")
+        if header is None:
+            return 0
+        champion = context.version
+        if (version := header.decode("latin-1")) != champion:
+            self._check_pin(version, context)
+        return int(version)
 
     async def _decompress(self, body: bytes) -> bytes:
         max_body = self._options.max_body
@@ -288,11 +346,18 @@ class RouteHandlers:
         finally:
             self._pending_reads -= 1
 
-    async def _score(self, model: "Model", canonical: list[list[Any]]) -> "RowPredictions":
+    async def _score(self, model: "Model", canonical: list[Row]) -> "RowPredictions":
+        return await self._score_on(self._thread_batcher, model, canonical)
+
+    async def _score_challenger(self, model: "Model", canonical: list[Row]) -> "RowPredictions":
+        """On a thread of its own: a slow challenger must not delay the champion."""
+        return await self._score_on(self._challenger_batcher, model, canonical)
+
+    async def _score_on(self, batcher: ThreadBatcher, model: "Model", canonical: list[Row]) -> "RowPredictions":
         try:
             if not canonical or (model.compiled and len(canonical) <= MAX_INLINE_ROWS):
                 return await self._micro_batcher.score(model, canonical)
-            return await self._thread_batcher.score(model, canonical)
+            return await batcher.score(model, canonical)
         except ArithmeticError as error:
             raise Problem("unanswerable", f"the model cannot score these rows: {type(error).__name__}") from None
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from towline.inference.scorer import RowPredictions
+from towline.inference.scorer import RowPredictions, slice_predictions
 from towline.serving.problems import Problem
 
 if TYPE_CHECKING:
@@ -129,8 +129,6 @@ def _score_jobs(jobs: list[_Job]) -> list[RowPredictions | Exception]:
     results: list[RowPredictions | Exception] = []
     start = 0
     for job in jobs:
-        end = start + len(job.rows)
-        probabilities = None if answer.probabilities is None else answer.probabilities[start:end]
-        results.append(RowPredictions(answer.predictions[start:end], probabilities))
-        start = end
+        results.append(slice_predictions(answer, start, start + len(job.rows)))
+        start += len(job.rows)
     return results

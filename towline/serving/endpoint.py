@@ -51,12 +51,13 @@ class Response(NamedTuple):
 class RequestContext:
     """A request while it is handled; ``version`` of the model is a label of its metrics."""
 
-    __slots__ = ("has_header_id", "headers", "receive", "request_id", "scope", "version")
+    __slots__ = ("has_header_id", "headers", "is_admin", "receive", "request_id", "scope", "version")
 
     def __init__(self, scope: Scope, receive: Receive, new_id: Callable[[], str]) -> None:
         self.scope, self.receive = scope, receive
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.version = ""
+        self.is_admin = False  # whether the caller's key has the scope admin, or no key is needed
         header_id = self.headers.get(b"x-request-id")
         if header_id is not None and _VALID_ID.fullmatch(header_id):
             self.has_header_id, self.request_id = True, header_id.decode("ascii")
@@ -120,6 +121,7 @@ class AccessControl:
             if self._open_hosts is not None:
                 self._open_hosts.check(context.headers)
             self.rate.take(_address(context))
+            context.is_admin = True
             return
         key = _presented_key(context.headers)
         scopes = None if key is None else self.keys.scopes(key)
@@ -132,6 +134,7 @@ class AccessControl:
             )
         if self.rate.rate is not None:
             self.rate.take(self.keys.identity(key))
+        context.is_admin = "admin" in scopes
         if access not in scopes:
             raise Problem("missing-scope", f"the key has no scope {access!r}")
 

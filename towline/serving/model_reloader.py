@@ -22,7 +22,10 @@ from towline.errors import ConfigError, ReleaseError, TowlineError, TransientErr
 from towline.inference.predictor import Model, open_release
 from towline.manifest import MANIFEST, REMEDY
 from towline.registry.champion_watcher import ChampionWatcher, RecordedRelease
+from towline.registry.rollouts import Rollout
+from towline.rollout.service_counts import stop_challenger, stop_reason
 from towline.serving.options import ServeOptions
+from towline.serving.rollout_arms import ActiveRollout
 from towline.store import StoreLayout
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -52,10 +55,12 @@ class ModelReloader:
         ready: whether load balancers should send requests to this process.
         reason: why it is not ready; empty when it is.
         rejections: how many releases were rejected because a check failed.
+        rollout: the rollout that is under way, with the challenger's model; None without one.
     """
 
     def __init__(self, options: ServeOptions) -> None:
         self.model: Model | None = None
+        self.rollout: ActiveRollout | None = None
         self.ready = False
         self.reason = "starting"
         self.rejections = 0
@@ -93,6 +98,8 @@ class ModelReloader:
             self._reject(release, error)
             release, model = last_good, self._load(last_good)
         self._set_model(release, model)
+        if self.follows:
+            self._open_rollout()
 
     def unavailable_reason(self) -> str:
         """Why there is no version to serve yet; empty when there is one.
@@ -127,6 +134,10 @@ class ModelReloader:
         if self._ledger_unavailable:
             self._ledger_unavailable = False
             _LOG.info("the ledger is available again")
+        self._follow_champion(champion)
+        self._follow_rollout(self._watch.rollout())
+
+    def _follow_champion(self, champion: RecordedRelease) -> None:
         if self._current is not None and champion.path == self._current.path:
             self._rejected_path = None
             return
@@ -141,6 +152,51 @@ class ModelReloader:
         self._set_model(champion, model)
         self._rejected_path = None
         _LOG.info("now serving version %d, opened in %.0f ms", model.version, (time.perf_counter() - started) * 1e3)
+
+    def _open_rollout(self) -> None:
+        """Follows the rollout from the start, so that no key changes its version when the service is restarted."""
+        try:
+            self._follow_rollout(self._watch.rollout())
+        except TowlineError:
+            try:
+                stored = Rollout.model_validate_json(self._rollout_path().read_bytes())
+            except (OSError, ValidationError):
+                return
+            self._follow_rollout(stored)
+
+    def _follow_rollout(self, rollout: Rollout | None) -> None:
+        """Opens the challenger of a rollout, or lets it go. A challenger that cannot be opened is stopped."""
+        active = self.rollout
+        if rollout == (active.rollout if active else None):
+            return
+        is_same = active is not None and rollout is not None and active.rollout.challenger == rollout.challenger
+        challenger = active.challenger if active is not None and is_same else None
+        if rollout is not None and challenger is None:
+            folder = self._options.settings.layout.rollout(self._name, rollout.id)
+            if stop_reason(folder):
+                self.rollout = None
+                return
+            try:
+                challenger = self._load(RecordedRelease(rollout.challenger, rollout.release, rollout.digest))
+            except (TowlineError, OSError) as error:
+                self.rollout = None
+                stop_challenger(folder, f"version {rollout.challenger} cannot be opened: {error}")
+                _LOG.error("version %d cannot be opened, the champion serves alone: %s", rollout.challenger, error)
+                return
+        if rollout is None or challenger is None:
+            self.rollout = None
+            self._rollout_path().unlink(missing_ok=True)
+            return
+        folder = self._options.settings.layout.rollout(self._name, rollout.id)
+        self.rollout = ActiveRollout(rollout, challenger, folder)
+        _LOG.info("rollout: %s", rollout.describe())
+        try:
+            files.write(self._rollout_path(), rollout.model_dump_json(indent=1) + "\n")
+        except (TowlineError, OSError) as error:
+            _LOG.warning("cannot store the rollout, so a restart without the ledger does not know it: %s", error)
+
+    def _rollout_path(self) -> Path:
+        return self._options.state / f"{self._name}.rollout.json"
 
     def drain(self) -> None:
         """Marks the service as not ready; the model still answers requests that arrive."""

@@ -331,7 +331,7 @@ def test_with_keys_any_host_is_allowed(locked: RunningService) -> None:
 def test_a_service_for_other_machines_allows_any_host(model: FakeModel) -> None:
     app = create_app(
         make_options(),
-        SimpleNamespace(model=model, ready=True, rejections=0, reason=""),
+        SimpleNamespace(model=model, ready=True, rejections=0, reason="", rollout=None),
         FakeKeys(),
         FakeLog(),
         loopback=False,

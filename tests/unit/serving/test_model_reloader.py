@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.sample_store import MODEL, SampleStore
+from towline.config import RolloutConfig
 from towline.errors import ConfigError, ReleaseError, TowlineError, TransientError
 from towline.manifest import MANIFEST, describe_files, read_manifest
 from towline.registry.champion_watcher import RecordedRelease
+from towline.registry.rollouts import Rollout, active_rollout, change_rollout, end_rollout, start_rollout
+from towline.rollout.service_counts import stop_reason
 from towline.serving import model_reloader
 from towline.serving.model_reloader import ModelReloader
 from towline.serving.options import ServeOptions
@@ -320,3 +323,59 @@ def test_an_empty_store_is_no_outage(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="towline run CONFIG"):
         opened(SampleStore(store_settings(tmp_path)))
     assert list(tmp_path.iterdir()) == []
+
+
+def begin_rollout(sample_store: SampleStore, *, weight: float = 0.0) -> Rollout:
+    """A rollout of version 2, which has passed its gate; version 1 serves."""
+    config = RolloutConfig(steps=tuple(dict.fromkeys((weight, 100.0))))
+    start_rollout(sample_store.ledger, MODEL, 2, config, "ann", "passed")
+    rollout = active_rollout(sample_store.ledger.rows(MODEL))
+    assert rollout is not None
+    return rollout
+
+
+def test_a_rollout_is_followed_from_start_to_end(sample_store: SampleStore) -> None:
+    served = opened(sample_store)
+    assert served.rollout is None
+    rollout = begin_rollout(sample_store)
+    served.check_ledger()
+    assert served.rollout is not None
+    assert (version(served), served.rollout.challenger.version, served.rollout.rollout.weight) == (1, 2, 0.0)
+    challenger = served.rollout.challenger
+    change_rollout(sample_store.ledger, rollout, "ann", "no error", step=1)
+    served.check_ledger()
+    assert served.rollout.rollout.weight == 1.0
+    assert served.rollout.challenger is challenger
+    end_rollout(sample_store.ledger, served.rollout.rollout, "aborted", "ann", "worse", {})
+    served.check_ledger()
+    assert served.rollout is None
+    assert version(served) == 1
+
+
+def test_a_promoted_challenger_serves_alone(sample_store: SampleStore) -> None:
+    served = opened(sample_store)
+    rollout = begin_rollout(sample_store)
+    served.check_ledger()
+    end_rollout(sample_store.ledger, rollout, "promoted", "ann", "better", {})
+    served.check_ledger()
+    assert (version(served), served.rollout) == (2, None)
+
+
+def test_a_restarted_service_continues_the_rollout_at_once_also_without_the_ledger(sample_store: SampleStore) -> None:
+    rollout = begin_rollout(sample_store)
+    served = opened(sample_store)
+    assert served.rollout is not None
+    assert served.rollout.rollout == rollout
+    break_ledger(sample_store)
+    again = opened(sample_store)
+    assert again.rollout is not None
+    assert again.rollout.rollout == rollout
+
+
+def test_a_challenger_that_cannot_be_opened_is_stopped_and_the_champion_serves(sample_store: SampleStore) -> None:
+    spoil(sample_store.release(2))
+    rollout = begin_rollout(sample_store)
+    served = opened(sample_store)
+    assert (version(served), served.rollout) == (1, None)
+    folder = sample_store.settings.layout.rollout(MODEL, rollout.id)
+    assert "cannot be opened" in stop_reason(folder)

@@ -19,7 +19,7 @@ from towline.monitoring.results import DriftResult, QualityResult
 from towline.monitoring.slo import slo_history
 from towline.monitoring.slo.burn_rate import SloStatus, evaluate_slos
 from towline.monitoring.status import summary
-from towline.registry.ledger import Entry, Ledger, champion_of, open_ledger
+from towline.registry.ledger import VERDICTS, Entry, Ledger, champion_of, open_ledger
 
 CACHE_TIME = dt.timedelta(seconds=10)  # requests within it get the same text
 
@@ -118,7 +118,7 @@ def take_snapshot(settings: Settings, model: str, entries: Sequence[Entry], now:
     version = champion.version if champion else None
     since = summary.parse_time(champion.time) if champion else None
     drift, quality = journal.drift(version), journal.quality(version)
-    trainings = [summary.parse_time(entry.time) for entry in entries if entry.event in ("promoted", "refused")]
+    trainings = [summary.parse_time(entry.time) for entry in entries if entry.event in VERDICTS]
     last_runs = {
         "training": max(trainings, default=None),
         "drift": journal.last_run("drift"),

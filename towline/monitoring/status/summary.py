@@ -12,7 +12,7 @@ from towline.monitoring.alerts.notifications import read_open_alerts
 from towline.monitoring.journal import Journal
 from towline.monitoring.results import DriftResult, QualityResult
 from towline.monitoring.slo.burn_rate import SloStatus
-from towline.registry.ledger import Entry, Ledger, open_ledger
+from towline.registry.ledger import VERDICTS, Entry, Ledger, open_ledger
 from towline.training.evaluation.predictions import Interval
 
 MAX_WINDOWS = 60
@@ -264,7 +264,7 @@ def _flows(
     entries: Sequence[Entry], drift: Sequence[DriftResult], quality: Sequence[QualityResult]
 ) -> list[FlowStatus]:
     """The last runs of the flows as far as the store knows them."""
-    trainings = [entry for entry in entries if entry.event in ("promoted", "refused")]
+    trainings = [entry for entry in entries if entry.event in VERDICTS]
     flows = [FlowStatus(flow="training", started=parse_time(each.time), state=each.event) for each in trainings[:1]]
     flows += [FlowStatus(flow="drift", started=window.end, state=window.state) for window in drift[-1:]]
     flows += [FlowStatus(flow="quality", started=window.end, state=window.state) for window in quality[-1:]]

@@ -12,7 +12,7 @@ from towline import files
 from towline.config import Settings, read_config
 from towline.errors import ReleaseError, TowlineError, TransientError
 from towline.manifest import MANIFEST, verify_release
-from towline.registry.ledger import open_ledger
+from towline.registry.ledger import VERDICTS, open_ledger
 from towline.registry.mlflow import mirror
 from towline.registry.mlflow.client import VERSION
 from towline.registry.mlflow.mirror import Mirror, VersionRecord
@@ -72,7 +72,7 @@ def _expected(settings: Settings, model: str) -> tuple[list[VersionRecord], dict
         version["folder"] = settings.layout.release(row.release)
         if row.event == "packaged":
             version["tags"] |= {name: str(row.evidence[name]) for name in ("image", "image_id")}
-        elif row.event in ("promoted", "refused"):
+        elif row.event in VERDICTS:
             verdict = str(row.evidence.get("verdict", ""))
             version["tags"] |= {"verdict": verdict, "release": version["folder"].name}
     records = [

@@ -20,11 +20,15 @@ FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
 
 class PredictionRequest(NamedTuple):
-    """The rows of a request; ``id`` and the requested ``outputs`` occur in the Open Inference Protocol only."""
+    """The rows of a request; ``id`` and the requested ``outputs`` occur in the Open Inference Protocol only.
+
+    ``versions`` are those that answered the rows, if two versions did.
+    """
 
     rows: Rows
     id: str | None = None
     outputs: tuple[str, ...] = ()
+    versions: tuple[int, ...] = ()
 
 
 class WireProtocol(NamedTuple):
@@ -57,12 +61,13 @@ def read_rows(document: Any, model: "Model", most: int) -> PredictionRequest:
 
 
 def write_rows(answer: "RowPredictions", model: "Model", request: PredictionRequest, request_id: str) -> bytes:
-    """``{"predictions": […], "probabilities": […], "model": {…}, "request_id": …}``."""
-    del request
+    """``{"predictions": […], "probabilities": […], "model": {…}, "request_id": …}``; ``versions`` if there are two."""
     response: dict[str, Any] = {"predictions": answer.predictions}
     if answer.probabilities is not None:
         response["probabilities"] = answer.probabilities
     response["model"] = {"name": model.name, "version": model.version}
+    if request.versions:
+        response["versions"] = request.versions
     response["request_id"] = request_id
     return orjson.dumps(response)
 

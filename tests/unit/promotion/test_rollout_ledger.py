@@ -1,0 +1,148 @@
+"""Rollouts in the ledger: who may start one, what changes it, what ends it."""
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from towline.config import RolloutConfig
+from towline.errors import PromotionRejectedError
+from towline.registry.ledger import JudgedVersion, Ledger
+from towline.registry.rollouts import (
+    Rollout,
+    active_rollout,
+    change_rollout,
+    end_rollout,
+    start_rollout,
+    waiting_version,
+)
+
+PASSED = {"verdict": "pass", "checks": []}
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """Version 1 serves; versions 2 and 3 passed, version 4 was refused."""
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    judged = {}
+    for version in (1, 2, 3, 4):
+        run_key = f"run{version}"
+        ledger.register("houses", "ann", "trained", {}, run_key)
+        evidence = {**PASSED, "release": f"digest{version}"}
+        judged[version] = JudgedVersion(version, run_key, f"releases/houses/v{version}", evidence)
+    ledger.promote("houses", judged[1], None, "ann", "passed")
+    ledger.mark_passed("houses", judged[2], "ann", "passed")
+    ledger.mark_passed("houses", judged[3], "ann", "passed")
+    ledger.refuse("houses", judged[4]._replace(evidence={"verdict": "fail"}), "ann", "fail")
+    return ledger
+
+
+def rollout_of(ledger: Ledger) -> Rollout:
+    rollout = active_rollout(ledger.rows("houses"))
+    assert rollout is not None
+    return rollout
+
+
+def start(ledger: Ledger, version: int = 2, *, replace: bool = False) -> Rollout:
+    start_rollout(ledger, "houses", version, RolloutConfig(), "ann", "passed", replace=replace)
+    return rollout_of(ledger)
+
+
+def test_a_rollout_begins_in_shadow_and_leaves_the_champion(ledger: Ledger) -> None:
+    rollout = start(ledger)
+    assert (rollout.champion, rollout.challenger, rollout.weight) == (1, 2, 0.0)
+    assert (rollout.release, rollout.digest) == ("releases/houses/v2", "digest2")
+    champion = ledger.champion("houses")
+    assert champion is not None
+    assert champion.version == 1
+
+
+def test_a_step_changes_the_weight_and_the_time_of_the_step(ledger: Ledger) -> None:
+    first = start(ledger)
+    change_rollout(ledger, first, "ann", "no error", step=2)
+    second = rollout_of(ledger)
+    assert (second.weight, second.id) == (0.05, first.id)
+    assert second.since > first.since
+    assert second.started == first.started
+
+
+def test_a_pause_keeps_weight_and_time_of_the_step(ledger: Ledger) -> None:
+    change_rollout(ledger, start(ledger), "ann", "no error", step=1)
+    before = rollout_of(ledger)
+    change_rollout(ledger, before, "bob", "holiday", paused=True)
+    paused = rollout_of(ledger)
+    assert (paused.paused, paused.weight, paused.since) == (True, before.weight, before.since)
+    change_rollout(ledger, paused, "bob", "back", paused=False)
+    assert not rollout_of(ledger).paused
+
+
+def test_a_promotion_by_the_rollout_makes_the_challenger_champion_with_its_verdict(ledger: Ledger) -> None:
+    entry = end_rollout(ledger, start(ledger), "promoted", "ann", "better", {})
+    assert (entry.event, entry.version, entry.previous) == ("promoted", 2, 1)
+    assert entry.evidence["verdict"] == "pass"
+    assert active_rollout(ledger.rows("houses")) is None
+    ledger.verify()
+
+
+def test_an_aborted_challenger_leaves_the_champion_and_may_be_promoted_by_hand(ledger: Ledger) -> None:
+    rollout = start(ledger)
+    first = end_rollout(ledger, rollout, "aborted", "ann", "raises", {})
+    assert end_rollout(ledger, rollout, "aborted", "ann", "raises", {}).seq == first.seq
+    assert active_rollout(ledger.rows("houses")) is None
+    assert ledger.aliases("houses")["champion"] == 1
+    assert ledger.promote_again("houses", 2, 1, "ann", "by hand").event == "promoted"
+
+
+@pytest.mark.parametrize("version", [1, 4, 9], ids=["the champion", "a refused version", "an unknown version"])
+def test_a_version_that_cannot_be_rolled_out_is_refused_and_nothing_changes(ledger: Ledger, version: int) -> None:
+    rows = ledger.rows("houses")
+    with pytest.raises(PromotionRejectedError):
+        start(ledger, version)
+    assert ledger.rows("houses") == rows
+
+
+def test_a_second_rollout_is_refused_unless_it_replaces_the_first(ledger: Ledger) -> None:
+    first = start(ledger)
+    with pytest.raises(PromotionRejectedError, match="under way") as refusal:
+        start(ledger, 3)
+    assert "towline rollout abort houses" in refusal.value.remedy
+    assert rollout_of(ledger) == first
+    second = start(ledger, 3, replace=True)
+    assert second.challenger == 3
+    with pytest.raises(PromotionRejectedError, match="has ended"):
+        change_rollout(ledger, first, "ann", "no error", step=1)
+
+
+def test_starting_the_same_rollout_again_returns_its_row(ledger: Ledger) -> None:
+    start(ledger)
+    rows = ledger.rows("houses")
+    start(ledger)
+    assert ledger.rows("houses") == rows
+
+
+def test_the_newest_version_that_passed_waits_until_it_is_rolled_out(ledger: Ledger) -> None:
+    assert waiting_version(ledger.rows("houses")) == 3
+    rollout = start(ledger, 3)
+    assert waiting_version(ledger.rows("houses")) is None
+    end_rollout(ledger, rollout, "aborted", "ann", "raises", {})
+    assert waiting_version(ledger.rows("houses")) is None  # version 2 is older than a version that was tried
+
+
+def test_a_promotion_by_hand_ends_the_rollout(ledger: Ledger) -> None:
+    rollout = start(ledger)
+    ledger.promote_again("houses", 3, 1, "bob", "urgent")
+    assert active_rollout(ledger.rows("houses")) is None
+    with pytest.raises(PromotionRejectedError):
+        end_rollout(ledger, rollout, "promoted", "ann", "better", {})
+
+
+@pytest.mark.parametrize("steps", [[1, 5, 25], [50, 5, 100], [-1, 100], [0, 5, 5, 100], [0, 120]])
+def test_weights_that_do_not_rise_to_100_percent_are_refused(steps: list[float]) -> None:
+    with pytest.raises(ValidationError, match="must rise to 100 percent"):
+        RolloutConfig(steps=tuple(steps))
+
+
+def test_steps_that_take_longer_than_the_rollout_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"rollout\.bake"):
+        RolloutConfig(bake=dt.timedelta(days=5))

@@ -1,0 +1,320 @@
+"""A rollout in the service: who answers, what clients see, what happens to a challenger that fails."""
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.serving import ROW, FakeModel, RunningService, make_contract, run_service
+from towline.config import RolloutConfig
+from towline.inference.scorer import RowPredictions
+from towline.prediction_log.parquet_store import read_predictions
+from towline.registry.rollouts import Rollout
+from towline.rollout.service_counts import ServiceCounts, excess_evidence, read_counts, stop_reason, write_counts
+from towline.serving.rollout_arms import ActiveRollout, RolloutArms
+
+CHAMPION, CHALLENGER = 3, 4
+Begin = Callable[..., ActiveRollout]
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[RunningService]:
+    """A service whose champion predicts 2 × size; no rollout yet."""
+    with run_service(model(tmp_path / "champion", CHAMPION)) as running:
+        yield running
+
+
+@pytest.fixture
+def begin(service: RunningService, tmp_path: Path) -> Begin:
+    """Begins a rollout of a challenger that predicts 1,000 more."""
+
+    def begin(weight: float = 0.0, challenger: FakeModel | None = None, **config: Any) -> ActiveRollout:
+        challenger = challenger or model(tmp_path / "challenger", CHALLENGER, offset=1000.0)
+        steps = tuple(dict.fromkeys((weight, 100.0)))
+        service.live.rollout = active(tmp_path, challenger, steps=steps, **config)
+        rollout: ActiveRollout = service.live.rollout
+        return rollout
+
+    return begin
+
+
+def model(folder: Path, version: int, offset: float = 0.0, kind: type[FakeModel] = FakeModel) -> FakeModel:
+    folder.mkdir(exist_ok=True)
+    return kind(make_contract(), folder, version=version, offset=offset)
+
+
+def active(folder: Path, challenger: Any, **config: Any) -> ActiveRollout:
+    now = dt.datetime.now(dt.UTC)
+    rollout = Rollout(
+        id="0123456789abcdef", model="house-price", champion=CHAMPION, challenger=CHALLENGER, release="r", digest="d",
+        config=RolloutConfig(**config), started=now, since=now,
+    )  # fmt: skip
+    return ActiveRollout(rollout, challenger, folder / "rollout")
+
+
+def ask(service: RunningService, *sizes: float, **headers: str) -> dict[str, Any]:
+    rows = [{**ROW, "size": size} for size in sizes]
+    response = service.client.post("/predict", {"rows": rows}, **headers)
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+def wait_for(service: RunningService, condition: Callable[[], bool]) -> None:
+    """Runs the service's background work until a condition holds."""
+
+    async def wait() -> None:
+        for _ in range(2000):
+            if condition():
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError("the condition never held")
+
+    service.client.run(wait())
+
+
+class Failing(FakeModel):
+    """Raises on each prediction."""
+
+    def predict_canonical(self, canonical: Any) -> RowPredictions:
+        raise ValueError("broken")
+
+
+class Nan(FakeModel):
+    """Answers NaN."""
+
+    def predict_canonical(self, canonical: Any) -> RowPredictions:
+        return RowPredictions([float("nan")] * len(canonical), None)
+
+
+class Hanging(FakeModel):
+    """Is not compiled and takes minutes."""
+
+    def predict_canonical(self, canonical: Any) -> RowPredictions:
+        import time
+
+        time.sleep(3)
+        return super().predict_canonical(canonical)
+
+
+def test_in_shadow_clients_get_the_champion(service: RunningService, begin: Begin) -> None:
+    begin(0.0)
+    document = ask(service, 10.0)
+    assert document["predictions"] == [20.0]
+    assert document["model"]["version"] == CHAMPION
+
+
+def test_at_full_weight_clients_get_the_challenger_and_the_log_names_it(service: RunningService, begin: Begin) -> None:
+    begin(100.0)
+    document = ask(service, 10.0)
+    assert document["predictions"] == [1020.0]
+    assert document["model"]["version"] == CHALLENGER
+    assert service.log.records[-1][2].version == CHALLENGER
+
+
+def test_each_answer_names_its_version_in_a_header(service: RunningService, begin: Begin) -> None:
+    assert "x-towline-version" not in service.client.post("/predict", {"rows": [ROW]}).headers
+    begin(100.0)
+    assert service.client.post("/predict", {"rows": [ROW]}).headers["x-towline-version"] == str(CHALLENGER)
+    assert service.client.post("/invocations", {"inputs": [ROW]}).headers["x-towline-version"] == str(CHALLENGER)
+
+
+def test_a_key_stays_with_its_version_while_the_weight_grows(tmp_path: Path) -> None:
+    """Whoever got the challenger gets it at each higher weight, in any worker and after a restart."""
+    rows = [{"size": float(customer)} for customer in range(2000)]
+    previous: set[int] = set()
+    for weight in (1.0, 5.0, 25.0, 50.0, 99.0):
+        rollout = active(tmp_path, None, steps=(weight, 100.0), key="size")
+        chosen = set(arms()._assign(rollout, rows, "any", 0))
+        assert previous <= chosen
+        assert abs(len(chosen) / len(rows) - weight / 100) < 0.04
+        assert set(arms()._assign(rollout, rows, "another request", 0)) == chosen
+        previous = chosen
+    assert previous
+
+
+def arms() -> RolloutArms:
+    async def score(model: Any, rows: Any) -> RowPredictions:
+        return RowPredictions(model.predict_canonical(rows).predictions, None)
+
+    return RolloutArms(score, score, "worker")
+
+
+def test_rows_of_one_request_may_go_to_both_versions(service: RunningService, begin: Begin) -> None:
+    """Predictions stay in the order of the rows; answer, header and log name the version of each row."""
+    begin(50.0, key="size")
+    sizes = [float(size) for size in range(1, 41)]
+    document = ask(service, *sizes)
+    versions = document["versions"]
+    assert set(versions) == {CHAMPION, CHALLENGER}
+    expected = [
+        2 * size + (1000 if version == CHALLENGER else 0) for size, version in zip(sizes, versions, strict=True)
+    ]
+    assert document["predictions"] == expected
+    logged = {}
+    for _, _, model, rows, answer, first in service.log.records:
+        for place, (row, prediction) in enumerate(zip(rows, answer.predictions, strict=True)):
+            logged[first + place] = (model.version, row["size"], prediction)
+    assert logged == {
+        place: (version, size, prediction)
+        for place, (version, size, prediction) in enumerate(zip(versions, sizes, document["predictions"], strict=True))
+    }
+
+
+def test_numbers_and_texts_of_one_key_are_one_key(service: RunningService, begin: Begin) -> None:
+    begin(50.0, key="customer")
+    for customer in range(30):
+        answers = {
+            tuple(ask_customer(service, spelling)["predictions"])
+            for spelling in (customer, str(customer), float(customer))
+        }
+        assert len(answers) == 1
+
+
+def ask_customer(service: RunningService, customer: Any) -> dict[str, Any]:
+    return dict(service.client.post("/predict", {"rows": [{**ROW, "customer": customer}]}).json())
+
+
+@pytest.mark.parametrize("kind", [Failing, Nan])
+def test_the_champion_answers_for_a_challenger_that_fails_and_it_is_stopped(
+    kind: type[FakeModel], service: RunningService, begin: Begin, tmp_path: Path
+) -> None:
+    rollout = begin(100.0, model(tmp_path / "broken", CHALLENGER, kind=kind))
+    answers = [ask(service, 10.0) for _ in range(20)]
+    assert all((answer["predictions"], answer["model"]["version"]) == ([20.0], CHAMPION) for answer in answers)
+    assert "failed or are not finite" in stop_reason(rollout.folder)
+
+
+def test_a_broken_challenger_is_stopped_in_shadow(service: RunningService, begin: Begin, tmp_path: Path) -> None:
+    rollout = begin(0.0, model(tmp_path / "broken", CHALLENGER, kind=Failing))
+    with lifespan(service):
+        ask(service, *range(10))
+        wait_for(service, lambda: bool(stop_reason(rollout.folder)))
+    assert ask(service, 10.0)["predictions"] == [20.0]
+
+
+def test_a_challenger_that_does_not_answer_in_time_is_replaced_by_the_champion(
+    service: RunningService, begin: Begin, tmp_path: Path
+) -> None:
+    challenger = model(tmp_path / "slow", CHALLENGER, kind=Hanging)
+    challenger.compiled = False
+    rollout = begin(100.0, challenger)
+    assert ask(service, 10.0)["model"]["version"] == CHAMPION
+    assert read_after_exchange(service, rollout).failures == 1
+
+
+def read_after_exchange(service: RunningService, rollout: ActiveRollout) -> ServiceCounts:
+    with lifespan(service):
+        wait_for(service, lambda: read_counts(rollout.folder) != ServiceCounts())
+    return read_counts(rollout.folder)
+
+
+class lifespan:
+    """The background work of the service."""
+
+    def __init__(self, service: RunningService) -> None:
+        self.service = service
+        self.context = service.app.router.lifespan_context(service.app)
+
+    def __enter__(self) -> None:
+        self.service.client.run(self.context.__aenter__())
+
+    def __exit__(self, *_: object) -> None:
+        self.service.client.run(self.context.__aexit__(None, None, None))
+
+
+def test_shadow_answers_are_counted_and_logged_without_input(service: RunningService, begin: Begin) -> None:
+    rollout = begin(0.0)
+    with lifespan(service):
+        request_id = ask(service, 10.0, 20.0)["request_id"]
+        wait_for(service, lambda: read_counts(rollout.folder).compared == 2)
+    counts = read_counts(rollout.folder)
+    assert (counts.disagreements, counts.challenger_rows, counts.attempts) == (2, 0, 2)
+    logged = read_predictions(rollout.folder / "shadow").sort_by("row").to_pydict()
+    assert logged["request_id"] == [request_id] * 2
+    assert (logged["row"], logged["version"]) == ([0, 1], [CHALLENGER] * 2)
+    assert logged["prediction"] == [1020.0, 1040.0]
+    assert not [name for name in logged if name.startswith("input.")]
+
+
+def test_a_stopped_challenger_stays_out_after_a_restart(service: RunningService, begin: Begin, tmp_path: Path) -> None:
+    begin(100.0, model(tmp_path / "broken", CHALLENGER, kind=Failing))
+    for _ in range(5):
+        ask(service, 10.0)
+    with run_service(model(tmp_path / "again", CHAMPION)) as restarted:
+        sound = model(tmp_path / "sound", CHALLENGER, offset=1000.0)
+        restarted.live.rollout = active(tmp_path, sound, steps=(100.0,))
+        assert ask(restarted, 10.0)["model"]["version"] == CHAMPION
+
+
+def test_the_failures_of_all_workers_count_together(tmp_path: Path) -> None:
+    config = RolloutConfig()
+    one = ServiceCounts(attempts=60, failures=3)
+    assert not one.fault(config)
+    for worker in range(4):
+        write_counts(tmp_path, f"worker{worker}", one)
+    total = read_counts(tmp_path)
+    assert (total.attempts, total.failures) == (240, 12)
+    assert total.fault(config)
+
+
+def test_a_challenger_without_failures_is_never_stopped() -> None:
+    assert not ServiceCounts(attempts=10_000_000, timed=1_000_000, slow=100_000).fault(RolloutConfig())
+
+
+def test_a_challenger_twice_as_slow_is_stopped() -> None:
+    """Of its answers, most take longer than 90 % of the champion's."""
+    assert ServiceCounts(attempts=30, timed=30, slow=25).fault(RolloutConfig())
+
+
+def test_looking_after_each_answer_stops_a_challenger_at_the_limit_rarely() -> None:
+    """With exactly the accepted rate of failures, at most 1 of 100 is ever stopped."""
+    rng = np.random.default_rng(4)
+    stopped = 0
+    for _ in range(400):
+        failures = np.cumsum(rng.random(1500) < 0.01)
+        places = np.flatnonzero(np.diff(failures, prepend=0)) + 1  # evidence grows at failures only
+        stopped += any(excess_evidence(int(failures[n - 1]), int(n), 0.01) >= np.log(200) for n in places)
+    assert stopped <= 8
+
+
+def test_a_test_request_may_pin_the_challenger(service: RunningService, begin: Begin) -> None:
+    begin(0.0)
+    assert ask(service, 10.0, x_towline_version=str(CHALLENGER))["predictions"] == [1020.0]
+    assert ask(service, 10.0, x_towline_version=str(CHAMPION))["predictions"] == [20.0]
+    assert service.client.post("/predict", {"rows": [ROW]}, x_towline_version="9").status_code == 404
+
+
+def test_pinning_needs_the_scope_admin(tmp_path: Path) -> None:
+    scopes = {"user": frozenset({"predict"}), "operator": frozenset({"predict", "admin"})}
+    with run_service(model(tmp_path / "champion", CHAMPION), scopes) as service:
+        service.live.rollout = active(tmp_path, model(tmp_path / "challenger", CHALLENGER), steps=(0.0, 100.0))
+        pin = {"x_towline_version": str(CHALLENGER)}
+        assert service.client.post("/predict", {"rows": [ROW]}, x_api_key="user", **pin).status_code == 403
+        assert service.client.post("/predict", {"rows": [ROW]}, x_api_key="operator", **pin).status_code == 200
+
+
+def test_the_open_inference_protocol_routes_alike(service: RunningService, begin: Begin) -> None:
+    begin(100.0)
+    inputs = [
+        {"name": "size", "shape": [1], "datatype": "FP64", "data": [10.0]},
+        {"name": "kind", "shape": [1], "datatype": "BYTES", "data": ["house"]},
+        {"name": "sunny", "shape": [1], "datatype": "BOOL", "data": [True]},
+        {"name": "at", "shape": [1], "datatype": "BYTES", "data": ["2026-03-01T12:00:00"]},
+    ]
+    response = service.client.post("/v2/models/house-price/infer", {"inputs": inputs})
+    assert response.status_code == 200, response.text
+    assert response.json()["outputs"][0]["data"] == [1020.0]
+    assert response.json()["model_version"] == str(CHALLENGER)
+    pinned = service.client.post(f"/v2/models/house-price/versions/{CHAMPION}/infer", {"inputs": inputs})
+    assert pinned.status_code == 200
+
+
+def test_a_rollout_from_an_earlier_champion_is_ignored(service: RunningService, begin: Begin, tmp_path: Path) -> None:
+    """Between a promotion and the next poll, the new champion serves."""
+    begin(100.0)
+    service.live.model = model(tmp_path / "newest", 5, offset=7.0)
+    assert ask(service, 10.0)["predictions"] == [27.0]

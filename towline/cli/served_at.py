@@ -1,0 +1,85 @@
+"""towline served-at: the version that was responsible at a time, or for a request."""
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import click
+
+from towline.cli import emit, json_option
+
+if TYPE_CHECKING:
+    from towline.prediction_log.attribution import Attribution
+
+
+@click.command("served-at")
+@click.argument("name")
+@click.argument("when", metavar="TIME|REQUEST_ID")
+@click.option("--request", is_flag=True, help="Read the second argument as a request id, even if it looks like a time.")
+@json_option
+def served_at(name: str, when: str, request: bool, as_json: bool) -> None:
+    """Names the version that served at a time, or that answered a request.
+
+    It shows the version's data, config, verdict and who promoted it. A time without a zone is UTC. A request id is
+    looked up in the prediction log.
+
+    \b
+    Examples:
+      towline served-at bike-demand 2026-03-01T08:00
+      towline served-at bike-demand 2026-03-01T09:00+01:00
+      towline served-at bike-demand 9f0c2b7a
+    """
+    from towline.cli.arguments import Moment
+    from towline.cli.models import stores
+    from towline.prediction_log.attribution import attribute_request, attribute_time
+
+    settings, ledger = stores()
+    time = None
+    if not request:
+        with contextlib.suppress(click.BadParameter):
+            time = Moment().convert(when, None, None)
+    if time is not None:
+        result = attribute_time(settings, ledger, name, time)
+    else:
+        result = attribute_request(settings, ledger, name, when)
+    emit(result.model_dump(mode="json"), as_json, lambda: _text(result))
+
+
+def _text(result: "Attribution") -> str:
+    from towline.cli.screen import head
+    from towline.prediction_log.attribution import format_time
+
+    lines = [head("version") + f"{result.model}@{result.version}, {_describe_arm(result)}"]
+    if result.answer:
+        rows = f"{result.answer.rows:,} row{'s' if result.answer.rows > 1 else ''}"
+        lines.append(head("request") + f"{result.answer.request_id}, {rows}")
+    lines.append(head("time") + format_time(result.time))
+    if result.since:
+        until = f"until {_seconds(result.until)}" if result.until else "and still"
+        lines.append(head("served") + f"from {_seconds(result.since)} {until}")
+    if result.rollout:
+        lines.append(head("rollout") + result.rollout)
+    lines += [
+        head("promoted") + f"by {result.promoted_by}: {result.reason} (row {result.row} of the ledger)",
+        head("gate") + result.verdict,
+        head("trained") + f"by {result.trained_by}, commit {result.commit or 'none'}",
+        head("data") + f"sha256 {result.dataset or 'not recorded'}",
+        head("config") + f"sha256 {result.config or 'not recorded'}, {result.release}/config.yaml",
+        head("release") + f"{result.release}, sha256 {result.release_digest or 'not recorded'}",
+    ]
+    others = result.other_answers
+    lines += [
+        head("also") + f"version {each.version} at {format_time(each.time)}: the id was used again" for each in others
+    ]
+    return "\n".join(lines)
+
+
+def _describe_arm(result: "Attribution") -> str:
+    return {
+        "champion": "the champion",
+        "challenger": "the challenger of a rollout",
+        "fixed": "which was not the champion then: a service of a fixed version, or before it loaded the new champion",
+    }[result.arm]
+
+
+def _seconds(time: str) -> str:
+    return f"{time[:19].replace('T', ' ')} UTC"

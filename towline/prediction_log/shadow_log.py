@@ -1,0 +1,73 @@
+"""The shadow log of a rollout: answers of the version that did not answer the client, for the same rows.
+
+It holds no input: request id and row number join it with the prediction log, which has the input and the version that
+answered. It is read with ``parquet_store.read_predictions``.
+"""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+
+from towline.prediction_log.segments import SegmentWriter
+from towline.prediction_log.writer import prediction_type
+
+if TYPE_CHECKING:
+    from towline.inference.predictor import Model
+    from towline.inference.scorer import RowPredictions
+
+_SEGMENT_BYTES = 64_000_000
+_SEGMENT_SECONDS = 3600.0
+_logger = logging.getLogger(__name__)
+
+
+class ShadowLog:
+    """Appends answers; for one thread.
+
+    Args:
+        folder: of the rollout's shadow log; made when the first answer is written.
+        worker: names this process among those that write.
+    """
+
+    def __init__(self, folder: Path, worker: str) -> None:
+        self._segments = SegmentWriter(folder, worker, _SEGMENT_BYTES, _SEGMENT_SECONDS)
+        self._warned = False
+
+    def add(self, request_id: str, at: float, model: "Model", first: int, answer: "RowPredictions") -> None:
+        """Adds the answers for consecutive rows of a request.
+
+        Args:
+            request_id: of the request.
+            at: seconds since 1970.
+            model: that answered.
+            first: number of the first row in the request.
+            answer: its predictions.
+        """
+        kind = prediction_type(model.contract.classes)
+        head = {"version": model.version, "model": model.name, "prediction": kind, "fields": []}
+        line = {
+            "of": model.version,
+            "id": request_id,
+            "at": round(at * 1e6),
+            "first": first,
+            "rows": [[] for _ in answer.predictions],
+            "predictions": answer.predictions,
+            "probabilities": answer.probabilities,
+        }
+        head_line, answer_line = (orjson.dumps(part, option=orjson.OPT_APPEND_NEWLINE) for part in (head, line))
+        self._segments.add(model.version, head_line, answer_line, len(answer.predictions))
+
+    def flush(self) -> None:
+        """Writes what was added. If the disk fails, it stays in memory, and a warning is logged once."""
+        self._segments.flush()
+        if self._segments.failure and not self._warned:
+            self._warned = True
+            _logger.warning("the shadow log cannot be written: %s", self._segments.failure)
+        if self._segments.is_due():
+            self._segments.roll()
+
+    def close(self) -> None:
+        """Writes what was added, and closes the segment."""
+        self.flush()
+        self._segments.roll()

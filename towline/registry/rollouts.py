@@ -1,0 +1,205 @@
+"""The rollouts of a model, as the ledger records them: start, changes, end.
+
+At most one rollout of a model is under way. It ends with ``rollout_ended``, and also with any promotion or rollback:
+the champion that it compares with has then changed.
+"""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from towline.config import Frozen, RolloutConfig
+from towline.errors import PromotionRejectedError
+from towline.registry.hash_chain import Draft, Entry, Event
+from towline.registry.ledger import JudgedVersion, Ledger, champion_of, check_passed, digest_of, draft_row, judged_row
+
+RolloutEnd = Literal["promoted", "aborted", "inconclusive", "replaced"]
+
+
+class Rollout(Frozen):
+    """The rollout that is under way.
+
+    Attributes:
+        id: differs for each rollout; the salt of the assignment of rows.
+        model: its name.
+        champion, challenger: versions.
+        release, digest: the challenger's release, relative to the store, and the digest of its manifest.
+        config: how it is rolled out.
+        step: index into ``config.weights``.
+        paused: whether its weight stays as it is.
+        started, since: when it began, and when the present step began (UTC).
+    """
+
+    id: str
+    model: str
+    champion: int
+    challenger: int
+    release: str
+    digest: str
+    config: RolloutConfig
+    step: int = 0
+    paused: bool = False
+    started: dt.datetime
+    since: dt.datetime
+
+    @property
+    def weight(self) -> float:
+        """The share of rows, 0 to 1, that the challenger answers."""
+        return self.config.weights[self.step] / 100
+
+    @property
+    def is_last_step(self) -> bool:
+        return self.step == len(self.config.weights) - 1
+
+    def describe(self) -> str:
+        """One line: versions, strategy, weight."""
+        weight = f"weight {100 * self.weight:g} %" if self.weight else "shadow only"
+        paused = ", paused" if self.paused else ""
+        return f"version {self.challenger} instead of {self.champion}: {self.config.strategy}, {weight}{paused}"
+
+
+def active_rollout(rows: Sequence[Entry]) -> Rollout | None:
+    """The rollout that is under way, from the rows of a model, oldest first."""
+    rollout: Rollout | None = None
+    for row in rows:
+        if row.event == "rollout_started":
+            rollout = _started(row, rows)
+        elif row.event in ("rollout_ended", "promoted", "rolled_back"):
+            rollout = None
+        elif row.event == "rollout_changed" and rollout is not None:
+            step, paused = row.evidence["step"], row.evidence["paused"]
+            since = rollout.since if step == rollout.step else dt.datetime.fromisoformat(row.time)
+            rollout = rollout.model_copy(update={"step": step, "paused": paused, "since": since})
+    return rollout
+
+
+def waiting_version(rows: Sequence[Entry]) -> int | None:
+    """The newest version that passed after the champion and was neither promoted nor in a rollout yet."""
+    champion = champion_of(rows)
+    newest = max((row.version for row in rows if row.event == "passed"), default=0)
+    earlier = {row.version for row in rows if row.event in ("promoted", "rollout_started")}
+    return newest if champion is not None and newest > champion.version and newest not in earlier else None
+
+
+def start_rollout(
+    ledger: Ledger, model: str, version: int, config: RolloutConfig, actor: str, reason: str, *, replace: bool = False
+) -> Entry:
+    """Starts the rollout of a version that has passed; repeated, it returns the row written before.
+
+    Args:
+        ledger: of the model.
+        model: its name.
+        version: the challenger.
+        config: how it is rolled out.
+        actor: who acts.
+        reason: why.
+        replace: whether it replaces the challenger of a rollout that is under way.
+
+    Raises:
+        PromotionRejectedError: the version has not passed or serves already, there is no champion, or another rollout
+            is under way.
+    """
+
+    def decide(rows: Sequence[Entry]) -> Entry | Draft:
+        rollout, champion = active_rollout(rows), champion_of(rows)
+        if rollout is not None and rollout.challenger == version:
+            return next(row for row in reversed(rows) if row.event == "rollout_started")
+        judged = judged_row(model, rows, version)
+        check_passed(model, judged)
+        if champion is None or champion.version == version:
+            what = "there is no champion to compare with" if champion is None else f"version {version} serves already"
+            remedy = f"towline promote {model}@{version}" if champion is None else f"see `towline models {model}`"
+            raise PromotionRejectedError(what, where=model, remedy=remedy)
+        if rollout is not None and not replace:
+            raise PromotionRejectedError(
+                f"a rollout is under way: {rollout.describe()}",
+                where=model,
+                remedy=f"wait for its end (`towline rollout status {model}`), or end it: towline rollout abort {model}",
+            )
+        settings = config.model_dump(mode="json")
+        evidence = {"rollout": settings, "release": digest_of(rows, judged.release), "replaces": _challenger(rollout)}
+        version_row = JudgedVersion(version, judged.run_key, judged.release, evidence)
+        return draft_row("rollout_started", version_row, rows, actor, reason)
+
+    return ledger.append(model, decide)
+
+
+def change_rollout(
+    ledger: Ledger, rollout: Rollout, actor: str, reason: str, *, step: int | None = None, paused: bool | None = None
+) -> Entry:
+    """Moves a rollout to another step, pauses or resumes it.
+
+    Raises:
+        PromotionRejectedError: it has ended, or its step has changed meanwhile.
+    """
+    new_step = rollout.step if step is None else step
+    new_paused = rollout.paused if paused is None else paused
+
+    def decide(rows: Sequence[Entry]) -> Draft:
+        present = _require_same(rows, rollout)
+        if present.step != rollout.step:
+            what = f"the rollout has changed meanwhile: {present.describe()}"
+            raise PromotionRejectedError(what, where=rollout.model, remedy="run the command again")
+        evidence = {"step": new_step, "paused": new_paused, "weight": rollout.config.weights[new_step]}
+        return _rollout_row("rollout_changed", rollout, rows, evidence, actor, reason)
+
+    return ledger.append(rollout.model, decide)
+
+
+def end_rollout(
+    ledger: Ledger, rollout: Rollout, end: RolloutEnd, actor: str, reason: str, evidence: Mapping[str, object]
+) -> Entry:
+    """Ends a rollout; ``promoted`` makes the challenger champion. Repeated, it returns the row written before.
+
+    Raises:
+        PromotionRejectedError: the champion has changed meanwhile, or another rollout has begun.
+    """
+    if end == "promoted":
+        return ledger.promote_again(rollout.model, rollout.challenger, rollout.champion, actor, reason)
+
+    def decide(rows: Sequence[Entry]) -> Entry | Draft:
+        earlier = (row for row in rows if row.event == "rollout_ended" and row.evidence["id"] == rollout.id)
+        if (ended := next(earlier, None)) is not None:
+            return ended
+        _require_same(rows, rollout)
+        return _rollout_row("rollout_ended", rollout, rows, {**evidence, "end": end}, actor, reason)
+
+    return ledger.append(rollout.model, decide)
+
+
+def _started(row: Entry, rows: Sequence[Entry]) -> Rollout:
+    time = dt.datetime.fromisoformat(row.time)
+    return Rollout(
+        id=row.hash[:16],
+        model=row.model,
+        champion=row.previous or 0,
+        challenger=row.version,
+        release=row.release,
+        digest=digest_of(rows, row.release),
+        config=RolloutConfig.model_validate(row.evidence["rollout"]),
+        started=time,
+        since=time,
+    )
+
+
+def _require_same(rows: Sequence[Entry], rollout: Rollout) -> Rollout:
+    present = active_rollout(rows)
+    if present is None or present.id != rollout.id:
+        raise PromotionRejectedError(
+            f"the rollout of version {rollout.challenger} has ended",
+            where=rollout.model,
+            remedy=f"see `towline history {rollout.model}`",
+        )
+    return present
+
+
+def _rollout_row(
+    event: Event, rollout: Rollout, rows: Sequence[Entry], evidence: Mapping[str, object], actor: str, reason: str
+) -> Draft:
+    run_key = next(row.run_key for row in rows if row.event == "rollout_started" and row.hash[:16] == rollout.id)
+    version = JudgedVersion(rollout.challenger, run_key, rollout.release, {**evidence, "id": rollout.id})
+    return draft_row(event, version, rows, actor, reason)
+
+
+def _challenger(rollout: Rollout | None) -> int | None:
+    return rollout.challenger if rollout else None

@@ -1,0 +1,133 @@
+"""Counts of a rollout in the service: rows, failures, slow answers, disagreements; the file that stops a challenger.
+
+Each worker counts and writes its own file; the sum over all files is the evidence of the service. A worker that was
+killed leaves its last counts. ``stopped.json`` takes the challenger out in every worker, and after a restart.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from towline import files
+from towline.config import RolloutConfig
+from towline.errors import TowlineError
+
+STOP_PROBABILITY = 0.01  # of stopping a challenger whose rates are exactly the accepted ones
+MAX_SLOW_RATE = 0.2  # accepted share of answers slower than 90 % of the champion's
+_STOPPED = "stopped.json"
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ServiceCounts:
+    """Counts since the start of a rollout.
+
+    Attributes:
+        champion_rows, challenger_rows: rows answered to clients by each version.
+        champion_errors: requests for the champion that failed with a 5xx error.
+        attempts: rows that the challenger was asked, also in shadow.
+        failures: those of them that it could not answer: an exception, or a number that is not finite.
+        timed: answers of the challenger whose duration was compared with the champion's.
+        slow: those of them that took longer than 90 % of the champion's answers.
+        compared: rows that both versions answered.
+        disagreements: those of them with another label, or a number that differs by more than 10 %.
+        skipped: rows that were not answered in shadow: the service was busy.
+    """
+
+    champion_rows: int = 0
+    challenger_rows: int = 0
+    champion_errors: int = 0
+    attempts: int = 0
+    failures: int = 0
+    timed: int = 0
+    slow: int = 0
+    compared: int = 0
+    disagreements: int = 0
+    skipped: int = 0
+
+    def __add__(self, other: "ServiceCounts") -> "ServiceCounts":
+        return ServiceCounts(**{name: getattr(self, name) + getattr(other, name) for name in _NAMES})
+
+    def fault(self, config: RolloutConfig) -> str:
+        """Why the challenger must not answer any more; empty if it may.
+
+        The tests may be repeated after each row: the probability that one of them ever stops a challenger whose rates
+        are at most the accepted ones is ``STOP_PROBABILITY``.
+        """
+        needed = math.log(2 / STOP_PROBABILITY)
+        if excess_evidence(self.failures, self.attempts, config.max_error_rate) >= needed:
+            return (
+                f"{self.failures} of {self.attempts} answers failed or are not finite, "
+                f"more than {config.max_error_rate:.2%}"
+            )
+        if excess_evidence(self.slow, self.timed, MAX_SLOW_RATE) >= needed:
+            return f"{self.slow} of {self.timed} answers took longer than 90 % of the champion's"
+        return ""
+
+
+_NAMES = tuple(field.name for field in fields(ServiceCounts))
+
+
+def excess_evidence(events: int, trials: int, rate: float) -> float:
+    """The evidence, a natural logarithm, that an event is more probable than ``rate``.
+
+    It is the likelihood ratio of a mixture of three higher rates against ``rate``: a test martingale (Ville 1939), so
+    for a probability of at most ``rate`` it ever exceeds ``log(1 / alpha)`` with a probability of at most ``alpha``.
+
+    Args:
+        events: how often it happened, 0 to ``trials``.
+        trials: how often it could have happened.
+        rate: accepted probability, between 0 and 1.
+
+    Example:
+        >>> excess_evidence(3, 3, 0.01) > excess_evidence(3, 300, 0.01)
+        True
+    """
+    alternatives = (rate + (1 - rate) * share for share in (0.03, 0.2, 0.9))
+    terms = [
+        events * math.log(higher / rate) + (trials - events) * math.log((1 - higher) / (1 - rate))
+        for higher in alternatives
+    ]
+    largest = max(terms)
+    return largest + math.log(sum(math.exp(term - largest) for term in terms) / len(terms))
+
+
+def write_counts(folder: Path, worker: str, counts: ServiceCounts) -> None:
+    """Writes the counts of one worker."""
+    files.write(folder / "counts" / f"{worker}.json", json.dumps(asdict(counts)))
+
+
+def read_counts(folder: Path, without: str = "") -> ServiceCounts:
+    """The sum over all workers but ``without``."""
+    total = ServiceCounts()
+    for path in sorted((folder / "counts").glob("*.json")):
+        if path.stem != without:
+            for document in _read(path):
+                total += ServiceCounts(**{name: int(str(document.get(name, 0))) for name in _NAMES})
+    return total
+
+
+def stop_challenger(folder: Path, reason: str) -> None:
+    """Takes the challenger out of all workers; the first reason stays."""
+    if not stop_reason(folder):
+        try:
+            files.write(folder / _STOPPED, json.dumps({"reason": reason}))
+        except (TowlineError, OSError) as error:
+            _logger.warning("cannot tell the other workers to stop the challenger: %s", error)
+
+
+def stop_reason(folder: Path) -> str:
+    """Why the challenger was taken out; empty if it was not."""
+    return next((str(document.get("reason", "stopped")) for document in _read(folder / _STOPPED)), "")
+
+
+def _read(path: Path) -> Iterator[dict[str, object]]:
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return
+    if isinstance(document, dict):
+        yield document

@@ -1,0 +1,110 @@
+"""Shadow answers: the version that did not answer a client answers the same rows, after the response.
+
+They take at most ``SHADOW_SHARE`` of a worker's time, so they do not slow down requests. Rows that find the queue full
+are skipped and counted.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from towline.inference.scorer import RowPredictions, check_finite, slice_predictions
+
+if TYPE_CHECKING:
+    from towline.inference.predictor import Model
+
+SHADOW_SHARE = 0.05
+MAX_WAITING_ROWS = 2_000
+_BATCH_ROWS = 64
+_TURN_S = 0.25
+
+
+class ShadowRows(NamedTuple):
+    """Consecutive rows of a request that wait for their shadow answers.
+
+    Attributes:
+        model: that answers them in shadow.
+        request_id: of the request.
+        at: time of the request in seconds since 1970.
+        first: number of the first row in the request.
+        rows: the rows.
+        predictions: of the version that answered the client.
+    """
+
+    model: "Model"
+    request_id: str
+    at: float
+    first: int
+    rows: Sequence[Mapping[str, Any]]
+    predictions: list[Any]
+
+
+Record = Callable[[ShadowRows, RowPredictions | Exception], None]
+
+
+class ShadowQueue:
+    """The rows that wait for shadow answers in one worker."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[ShadowRows] = deque()
+        self._count = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, part: ShadowRows) -> bool:
+        """Queues rows; False if the queue is full."""
+        if self._count + len(part.rows) > MAX_WAITING_ROWS:
+            return False
+        self._waiting.append(part)
+        self._count += len(part.rows)
+        return True
+
+    def clear(self) -> None:
+        self._waiting.clear()
+        self._count = 0
+
+    async def answer(self, record: Record) -> None:
+        """Answers rows that wait, for ``_TURN_S``; sleeps between batches to stay within ``SHADOW_SHARE``.
+
+        Args:
+            record: called with each part and its answer, or the error of the model.
+        """
+        end = time.monotonic() + _TURN_S
+        while self._waiting and time.monotonic() < end:
+            started = time.perf_counter()
+            batch = self._next_batch()
+            if batch[0].model.compiled:
+                results = _answer_batch(batch)
+            else:
+                results = await asyncio.get_running_loop().run_in_executor(None, _answer_batch, batch)
+            for part, result in zip(batch, results, strict=True):
+                record(part, result)
+            await asyncio.sleep((time.perf_counter() - started) * (1 / SHADOW_SHARE - 1))
+
+    def _next_batch(self) -> list[ShadowRows]:
+        """The oldest rows, and the next ones for the same model that fit into the batch."""
+        batch = [self._waiting.popleft()]
+        rows = len(batch[0].rows)
+        while self._waiting and self._waiting[0].model is batch[0].model and rows < _BATCH_ROWS:
+            batch.append(self._waiting.popleft())
+            rows += len(batch[-1].rows)
+        self._count -= rows
+        return batch
+
+
+def _answer_batch(batch: Sequence[ShadowRows]) -> list[RowPredictions | Exception]:
+    """One result or error for each part; an error in one part does not fail the others."""
+    try:
+        answer = batch[0].model.predict_rows([row for part in batch for row in part.rows])
+        check_finite(answer)
+    except Exception as error:  # noqa: BLE001 - is counted
+        return [error] if len(batch) == 1 else [_answer_batch([part])[0] for part in batch]
+    results: list[RowPredictions | Exception] = []
+    start = 0
+    for part in batch:
+        results.append(slice_predictions(answer, start, start + len(part.rows)))
+        start += len(part.rows)
+    return results
