@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# a process that must not store bytecode compiles the package each time that it starts
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help env dev run test test-cov test-integration test-e2e test-docker test-all lint types imports check bench \
-  lock docs wheel clean
+.PHONY: help env dev run test test-cov test-integration test-e2e test-slow test-docker test-all lint types imports check \
+  bench lock docs wheel clean
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -55,10 +58,16 @@ test-integration: dev ## the slow tests of parts, and whole flows on a Prefect s
 test-e2e: dev ## the commands as a user runs them
 	@$(PARALLEL) --dist loadfile $(or $(ARGS),tests/e2e)
 
+# files in this order, the longest first, so that all workers end at about the same time
+SLOW := tests/e2e tests/flows tests/integration tests/unit -m "slow or flows or e2e"
+
+test-slow: dev ## both: all that `make test` leaves out, but containers
+	@$(PARALLEL) --dist loadfile --no-loadscope-reorder $(or $(ARGS),$(SLOW))
+
 test-docker: dev ## images and the Compose stack; needs a Docker engine
 	@$(BIN)/pytest -q $(or $(ARGS),tests/docker)
 
-test-all: test test-integration test-e2e test-docker ## all tests
+test-all: test test-slow test-docker ## all tests
 
 lint: dev ## style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

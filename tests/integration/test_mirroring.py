@@ -1,8 +1,6 @@
 """MLflow as the mirror of the ledger, looked at by `towline up` and by commands."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -25,8 +23,11 @@ def mirrored(sample_store: SampleStore) -> SampleStore:
     return SampleStore(sample_store.settings.model_copy(update={"tracking_uri": uri}))
 
 
+@pytest.mark.slow
 def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: SampleStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that is gone, then a champion and its alias: told, and put back by another process; then all is quiet."""
+    from mlflow import MlflowClient
+
     monkeypatch.setattr(supervisor, "_MLFLOW_CHECK_S", 0.0)
     settings, told = mirrored.settings, list[str]()
     watcher = Supervisor(settings, [], [CONFIG], [], told.append)
@@ -47,10 +48,7 @@ def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: SampleStore, monkeypa
     look()
     assert len(told) == 1
 
-    delete = (
-        "import sys; from mlflow import MlflowClient as C; C(*sys.argv[1:2] * 2).delete_model_version(sys.argv[2], '1')"
-    )
-    subprocess.run([sys.executable, "-c", delete, settings.tracking_uri, MODEL], check=True, capture_output=True)
+    MlflowClient(settings.tracking_uri, settings.tracking_uri).delete_model_version(MODEL, "1")
     assert find_differences(settings, MODEL) == ("version 1, which serves, is missing",)
     look()
     assert len(told) == 2

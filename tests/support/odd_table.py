@@ -1,5 +1,8 @@
 """A table with nulls, many levels, odd names, times, texts and huge numbers, and models that are fitted on it."""
 
+import copy
+import json
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,11 @@ def remark(rng: np.random.Generator, size: float) -> str:
 
 def odd_table() -> pd.DataFrame:
     """Nulls in every kind of column, 40 levels, odd names, times over two years, whole and huge numbers."""
+    return _make_table().copy()
+
+
+@cache
+def _make_table() -> pd.DataFrame:
     rng = np.random.default_rng(3)
     holes = rng.random((ROWS, 4)) < 0.1
     size = rng.normal(0, 3, ROWS)
@@ -55,7 +63,17 @@ def odd_table() -> pd.DataFrame:
 def fitted(
     target: str, estimator: str, threshold: float | None = None, **params: Any
 ) -> tuple[Any, Contract, pd.DataFrame]:
-    """A model of ours on the odd table, its contract, and the canonical features."""
+    """A model of ours on the odd table, its contract, and the canonical features; fitted once for a session."""
+    model, contract, features = _fit(target, estimator, json.dumps(params))
+    model = copy.deepcopy(model)
+    if threshold is not None:
+        model.set_params(threshold=threshold)
+    return model, contract, features.copy()
+
+
+@cache
+def _fit(target: str, estimator: str, params_text: str) -> tuple[Any, Contract, pd.DataFrame]:
+    params = json.loads(params_text)
     table = odd_table().drop(columns={"value", "sold", "grade"} - {target})
     table = table.dropna(subset=[target]).reset_index(drop=True)
     data = {
@@ -70,8 +88,6 @@ def fitted(
     config = build_config(raw | ({"task": "multiclass"} if target == "grade" else {}), "test")
     contract = infer_contract(table, config)
     model = build_candidate(config.candidates[-1], contract, config, params)
-    if threshold is not None:
-        model.set_params(threshold=threshold)
     features = contract.features(table)
     model.fit(features, contract.labels(table))
     return model, contract, features

@@ -24,7 +24,14 @@ from towline.config.monitoring import (
     ScheduleConfig,
     SloConfig,
 )
-from towline.config.pipeline import ConfigOrPath, PipelineConfig, TrainingConfig, build_config, read_config
+from towline.config.pipeline import (
+    ConfigOrPath,
+    PipelineConfig,
+    TrainingConfig,
+    build_config,
+    locating_errors,
+    read_config,
+)
 from towline.config.record import Duration, Frozen, OptionalDuration, format_duration, suggest
 from towline.config.rollout import RolloutConfig
 from towline.config.settings import Settings
@@ -64,6 +71,6 @@ __all__ = [
     "KnownCases", "LoggingPolicy", "LookupConfig", "MetricName", "OptionalDuration", "PackageConfig",
     "PipelineConfig", "PrivacyConfig", "QualityConfig", "RetrainConfig", "RobustnessCase", "RobustnessTest",
     "RolloutConfig", "ScheduleConfig", "SearchConfig", "Settings", "Severity", "SloConfig", "SplitConfig",
-    "SqlSource", "Task", "TrainingConfig", "ValidationConfig", "build_config", "format_duration", "read_config",
-    "suggest",
+    "SqlSource", "Task", "TrainingConfig", "ValidationConfig", "build_config", "format_duration", "locating_errors",
+    "read_config", "suggest",
 ]  # fmt: skip

@@ -4,7 +4,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 import yaml
 
 from tests.support.checks import at_least_one
+from tests.support.json_schemas import check_file
 from tests.support.paths import REPOSITORY
 from towline.cli import main
 
@@ -24,12 +24,6 @@ FILES = {
     "gitlab-ci.yml": (CI / "gitlab-ci.yml", "vendor.gitlab-ci"),
 }
 DIGEST = "sha256:" + "0123456789abcdef" * 4
-
-
-def schema(file: Path, name: str) -> subprocess.CompletedProcess[str]:
-    """Checks a file against the schema that check-jsonschema ships; asks no network."""
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", name, "--output-format", "json", file]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def read(name: str) -> dict[Any, Any]:
@@ -52,8 +46,8 @@ def scripts(name: str) -> Iterator[str]:
 @pytest.mark.parametrize("name", FILES)
 def test_the_server_takes_the_file(name: str) -> None:
     """Workflows and pipelines are what GitHub's and GitLab's schemas describe."""
-    done = schema(*FILES[name])
-    assert done.returncode == 0, done.stdout
+    result = check_file(*FILES[name])
+    assert result.code == 0, result.out
 
 
 @pytest.mark.parametrize(
@@ -72,9 +66,8 @@ def test_a_typo_would_be_found(name: str, right: str, wrong: str, tmp_path: Path
     text = file.read_text()
     assert right in text
     (tmp_path / name).write_text(text.replace(right, wrong, 1))
-    done = schema(tmp_path / name, kind)
-    assert done.returncode == 1
-    assert json.loads(done.stdout)["status"] == "fail"
+    result = check_file(tmp_path / name, kind)
+    assert (result.code, result.json["status"]) == (1, "fail")
 
 
 @pytest.mark.parametrize("name", FILES)

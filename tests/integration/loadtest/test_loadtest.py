@@ -42,6 +42,7 @@ def until(condition: Callable[[], object], every: float = 0.05) -> None:
         time.sleep(every)
 
 
+@pytest.mark.slow
 def test_stall_raises_latencies_at_a_fixed_rate_but_not_with_users(fake: FakeService) -> None:
     """At a fixed rate all requests that are due during a stall of the service are slow, each by the rest of the stall;
     of two users only two requests are."""
@@ -60,6 +61,7 @@ def test_stall_raises_latencies_at_a_fixed_rate_but_not_with_users(fake: FakeSer
     assert fake.held_requests <= 2
 
 
+@pytest.mark.slow
 def test_users_wait_for_responses(fake: FakeService) -> None:
     """There are as many concurrent requests as users, and the result counts the requests of the service."""
     fake.delay = 0.02
@@ -73,6 +75,7 @@ def test_users_wait_for_responses(fake: FakeService) -> None:
     assert result.json["rate"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [("--users", 3), ("--rate", 120)])
 def test_errors_are_counted_by_kind(fake: FakeService, kind: tuple[str, int]) -> None:
     """Refusals by their title, and responses without predictions."""
@@ -111,6 +114,7 @@ def test_report_counts_every_request(fake: FakeService, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "load" / "loadtest.json").read_text()) == result.json
 
 
+@pytest.mark.slow
 def test_cpu_and_memory_of_the_service(fake: FakeService, tmp_path: Path) -> None:
     """The sum over all workers."""
     fake.key = "sesame"
@@ -156,6 +160,7 @@ def test_missing_locust_names_the_install_command(fake: FakeService, monkeypatch
     assert "pip install 'towline[loadtest]'" in result.stderr
 
 
+@pytest.mark.slow
 def test_locustfile(fake: FakeService) -> None:
     """deployments/locustfile.py, with the key from the environment."""
     fake.key = "sesame"
@@ -183,6 +188,7 @@ def test_locustfile_reports_a_missing_key(fake: FakeService) -> None:
     assert fake.requests == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [["--rate", "50"], ["--users", "2"]])
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_or_killed_command_stops_its_load(

@@ -74,6 +74,7 @@ def test_of_twenty_promoters_one_wins(ledger: Ledger) -> None:
     ledger.verify()
 
 
+@pytest.mark.slow
 def test_of_eight_promoting_processes_one_wins(ledger: Ledger) -> None:
     """The same between processes, the table's creation included: each gets a number of its own."""
     code = (

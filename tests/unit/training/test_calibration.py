@@ -316,9 +316,10 @@ def test_every_way_of_scoring_gives_equal_calibrated_probabilities(
         assert together.probabilities == frame.probabilities.tolist()
         if not scorer.compiled and estimator in ("linear", "ensemble"):
             continue  # scikit-learn multiplies one row in another order
-        single = [scorer.predict_rows([row]) for row in rows]
-        assert together.predictions == [one.predictions[0] for one in single]
-        assert together.probabilities == [one.probabilities[0] for one in single if one.probabilities]
+        alone = rows if scorer.compiled else rows[:12]  # scikit-learn takes 20 ms for a row
+        single = [scorer.predict_rows([row]) for row in alone]
+        assert together.predictions[: len(alone)] == [one.predictions[0] for one in single]
+        assert together.probabilities[: len(alone)] == [one.probabilities[0] for one in single if one.probabilities]
     if len(scorers) == 2:
         certificate, _ = certify(model, contract, {"train": features}, seed=1)
         assert certificate.compiled, certificate.reason
