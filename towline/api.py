@@ -416,7 +416,7 @@ def backtest(
         start: the first day that is simulated.
         end: the day after the last one.
         step: time between two monitoring runs: ``1mo``, ``2w``, ``1d``, ``12h``.
-        policies: of never, schedule, drift, quality, both; default: all.
+        policies: of never, schedule, drift, quality, both, gain; default: all.
         label_delay: time until a label is known; default: ``quality.delay``.
         overrides: ``key=value`` texts for keys of the YAML file.
 

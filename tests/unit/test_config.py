@@ -225,7 +225,7 @@ def test_contradictions_are_rejected(change: dict[str, object]) -> None:
         ({"split": {"holdout": "x"}}, "split.holdout: must be a share below 0.9, or a duration such as 28d", "schema"),
         ({"candidates": [{"params": {}}]}, "candidates.0.estimator: is missing", "config schema"),
         ({"package": {"image": "maybe"}}, "package.image: must be true or false, not 'maybe'", "config schema"),
-        ({"retrain": {"triggers": ["drft"]}}, "retrain.triggers.0: must be one of drift, quality, not 'drft'",
+        ({"retrain": {"triggers": ["drft"]}}, "retrain.triggers.0: must be one of gain, drift, quality, not 'drft'",
             "drift?"),
     ],
 )  # fmt: skip

@@ -53,6 +53,20 @@ def test_a_quality_policy_finds_concept_drift(backtested: tuple[BacktestResult, 
     assert values[result.best] == min(values.values())
 
 
+def test_a_gain_policy_trains_where_it_pays(backtested: tuple[BacktestResult, Path]) -> None:
+    """After the change a refit has a lower loss; before it, nothing is trained. Refits have a cost of their own."""
+    result, _ = backtested
+    by = {policy.policy: policy for policy in result.policies}
+    gain, never = by["gain"], by["never"]
+    assert (gain.value or 0.0) < 0.6 * (never.value or 0.0)
+    trainings = [step for step in gain.steps if step.has_training]
+    assert trainings[0].trigger == "gain"
+    assert trainings[0].end > day("2026-04-11")
+    assert len(trainings) < by["schedule"].retrainings
+    assert (trainings[0].gain or 0.0) > 0.05
+    assert gain.probe_cpu_s > 0 == by["quality"].probe_cpu_s
+
+
 def test_decisions_use_only_what_was_known_by_then(backtested: tuple[BacktestResult, Path]) -> None:
     """No model is trained on rows without labels yet, and the change is noticed after it, not before."""
     result, _ = backtested
