@@ -8,6 +8,7 @@ from pathlib import Path
 
 from receivers import write
 
+from towline.api_keys import create_key
 from towline.serving import auth
 
 US, NOBODY = 10001, 65534
@@ -16,7 +17,7 @@ KEY = Path("/keys/metrics_key")
 ALERTING = Path("/alerting/alertmanager.yml")
 
 if not (KEY.exists() and "admin" in (auth.ApiKeys(STORE).scopes(KEY.read_text(encoding="ascii")) or ())):
-    text, _ = auth.create_key(STORE, "prometheus", ("admin",))
+    text, _ = create_key(STORE, "prometheus", ("admin",))
     draft = KEY.with_suffix(".new")
     draft.write_text(text, encoding="ascii")
     draft.chmod(0o400)

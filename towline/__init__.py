@@ -7,7 +7,7 @@ first use, so ``import towline`` is quick and needs no optional package.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from towline.accountability import served_at
+    from towline.accountability import served_at, verify
     from towline.api import (
         backtest,
         drift,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Model", "Outcome", "PipelineConfig", "TowlineError", "TransientError", "UserError", "__version__", "backtest",
     "drift", "init", "load", "models", "promote", "quality", "rollback", "run", "score", "served_at", "show",
-    "validate",
+    "validate", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -42,6 +42,7 @@ _TYPES = {
     "TransientError": "towline.errors",
     "UserError": "towline.errors",
     "served_at": "towline.accountability",
+    "verify": "towline.accountability",
 }
 
 

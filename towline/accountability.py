@@ -12,6 +12,8 @@ from towline.registry.ledger import open_ledger
 
 if TYPE_CHECKING:
     from towline.prediction_log.attribution import Attribution
+    from towline.registry.ledger import Entry
+    from towline.registry.verification import IntegrityCheck
 
 
 def served_at(name: str, when: "datetime | str") -> "Attribution":
@@ -39,3 +41,53 @@ def served_at(name: str, when: "datetime | str") -> "Attribution":
     if isinstance(when, datetime):
         return attribution.attribute_time(settings, open_ledger(settings), name, when)
     return attribution.attribute_request(settings, open_ledger(settings), name, when)
+
+
+def verify(name: str | None = None) -> "list[IntegrityCheck]":
+    """Checks the ledger's chain, seals and anchor, the releases, and MLflow against the ledger.
+
+    Args:
+        name: of a model; None: all models.
+
+    Returns:
+        The checks; their ``state`` is ok, note, fault or unknown.
+
+    Raises:
+        ConfigError: there is no such model.
+        TransientError: the ledger cannot be read.
+    """
+    from towline.registry import verification
+
+    settings = Settings.from_environment()
+    return verification.verify_models(settings, _names(settings, name) if name else None)
+
+
+def accept(name: str | None = None, *, reason: str) -> "list[Entry]":
+    """Trusts the present rows of the ledger: signs and anchors them again, and records that.
+
+    Args:
+        name: of a model; None: all models.
+        reason: stored in the ledger.
+
+    Returns:
+        The rows that record it, one for each model that has rows.
+
+    Raises:
+        ConfigError: there is no such model.
+        ReleaseError: a row does not follow from the row before it.
+    """
+    from towline.registry import verification
+    from towline.registry.ledger import actor
+
+    settings = Settings.from_environment()
+    names = _names(settings, name) if name else verification.list_models_to_verify(settings)
+    rows = [verification.accept(settings, model, actor(), reason) for model in names]
+    return [row for row in rows if row is not None]
+
+
+def _names(settings: Settings, name: str) -> list[str]:
+    from towline.registry import verification
+    from towline.registry.selection import require_model
+
+    known = verification.list_models_to_verify(settings)
+    return [name] if name in known else [require_model(settings, open_ledger(settings), name)]

@@ -3,6 +3,7 @@
 ::
 
     ledger.db  mlflow.db         the ledger and MLflow's database, unless the settings name others
+    ledger.key  anchors/         the key that signs the ledger's rows, unless the settings name another; last rows
     datasets/                    snapshots of training data, named by the digest of their content
     tables/                      tables given to the Python API in place of a source, named the same way
     work/<run key>/              workspaces of runs that have not ended
@@ -40,6 +41,16 @@ class StoreLayout:
     @property
     def ledger_database(self) -> Path:
         return self.root / "ledger.db"
+
+    @property
+    def ledger_key(self) -> Path:
+        """The key that signs the ledger's rows."""
+        return self.root / "ledger.key"
+
+    @property
+    def ledger_anchors(self) -> Path:
+        """One signed file for each model: its last row in the ledger."""
+        return self.root / "anchors"
 
     @property
     def mlflow_database(self) -> Path:

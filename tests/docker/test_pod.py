@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.kubernetes import of_kind, pod_spec, render_kustomization
 from tests.support.sample_store import SampleStore
+from towline.api_keys import create_key
 from towline.release.image import build_release_image
-from towline.serving import auth
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -97,7 +97,7 @@ def test_pod_predicts_logs_and_accepts_new_keys(
     for name in ("tmp", "store"):
         folders[name].chmod(0o2777)  # as an emptyDir is
     maker = tmp_path / "maker"
-    caller, _ = auth.create_key(maker, "shop")
+    caller, _ = create_key(maker, "shop")
     file = maker / "serving" / "keys.json"
     mount(folders["keys"], file, "..one")
     (folders["keys"] / file.name).symlink_to(f"..data/{file.name}")
@@ -114,7 +114,7 @@ def test_pod_predicts_logs_and_accepts_new_keys(
         assert status == 200, text
         assert len(json.loads(text)["predictions"]) == 2
 
-        operator, _ = auth.create_key(maker, "operator", ["admin"])
+        operator, _ = create_key(maker, "operator", ["admin"])
         assert ask(container, "/metrics", operator)[0] == 401
         mount(folders["keys"], file, "..two")
         end = time.monotonic() + 120

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.sample_store import MODEL, SampleStore
 from tests.support.serve_process import ServeProcess
-from towline.serving.auth import create_key
+from towline.api_keys import create_key
 
 
 @pytest.mark.parametrize("kind", [["--users", "4"], ["--rate", "100"]])

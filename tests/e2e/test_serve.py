@@ -23,8 +23,8 @@ import pytest
 from tests.support.load import RecordingLoad, swap_champions
 from tests.support.sample_store import MODEL, SampleStore
 from tests.support.serve_process import ServeProcess
+from towline.api_keys import create_key, revoke_key
 from towline.inference.predictor import open_release
-from towline.serving.auth import create_key, revoke_key
 
 
 @pytest.fixture

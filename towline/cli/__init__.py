@@ -162,6 +162,7 @@ def _register() -> None:
         models,
         monitoring,
         package,
+        rollout,
         run,
         score,
         serve,
@@ -170,12 +171,13 @@ def _register() -> None:
         status,
         ui,
         up,
+        verify,
     )
 
     purposes: dict[str, tuple[click.Command, ...]] = {
         "Train": (init.init, run.validate, run.run, backtest.backtest, data.data, config.config),
-        "Decide": (models.models, models.show, models.history, models.promote, models.rollback),
-        "Audit": (served_at.served_at,),
+        "Decide": (models.models, models.show, models.history, models.promote, rollout.rollout, models.rollback),
+        "Audit": (served_at.served_at, verify.verify),
         "Serve": (serve.serve, score.score, keys.keys, package.package, loadtest.loadtest),
         "Monitor": (status.status, monitoring.drift, monitoring.quality, labels.labels, slo.slo, log.log),
         "Operate": (up.up, ui.ui, doctor.doctor, backup.backup, backup.restore),

@@ -9,7 +9,7 @@ from towline.cli import emit, json_option
 from towline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from towline.serving.auth import ApiKey, Scope
+    from towline.api_keys import ApiKey, Scope
 
 
 @click.group()
@@ -38,8 +38,8 @@ def create(name: str, scopes: "tuple[Scope, ...]", expires: str | None, as_json:
       towline keys create shop --scope predict --expires 90d
       towline keys create operator --scope admin
     """
+    from towline.api_keys import create_key
     from towline.config import Settings
-    from towline.serving.auth import create_key
 
     text, key = create_key(Settings.from_environment().store, name, scopes, _lifetime(expires))
 
@@ -60,8 +60,8 @@ def list_keys(as_json: bool) -> None:
     Example:
       towline keys list
     """
+    from towline.api_keys import read_keys
     from towline.config import Settings
-    from towline.serving.auth import read_keys
 
     descriptions = [_describe(key) for key in read_keys(Settings.from_environment().store).keys]
 
@@ -96,8 +96,8 @@ def revoke(id: str, as_json: bool) -> None:  # noqa: A002 - shown in the help
     Example:
       towline keys revoke 1f0c9a3e
     """
+    from towline.api_keys import revoke_key
     from towline.config import Settings
-    from towline.serving.auth import revoke_key
 
     key = revoke_key(Settings.from_environment().store, id)
     emit(_describe(key), as_json, lambda: f"key {key.id} ({key.name}) is revoked")

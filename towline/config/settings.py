@@ -1,4 +1,4 @@
-"""Settings: the locations of project, store, MLflow and ledger, from the environment."""
+"""Settings: the locations of project, store, MLflow, the ledger and its key, from the environment."""
 
 import os
 from collections.abc import Mapping
@@ -19,10 +19,11 @@ class Settings(Frozen):
     store: Path
     tracking_uri: str
     ledger_url: str
+    ledger_key: Path | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> "Settings":
-        """Reads ``TOWLINE_PROJECT``, ``TOWLINE_STORE``, ``TOWLINE_TRACKING_URI`` and ``TOWLINE_LEDGER_URL``.
+        """Reads ``TOWLINE_PROJECT``, ``…_STORE``, ``…_TRACKING_URI``, ``…_LEDGER_URL`` and ``…_LEDGER_KEY``.
 
         The project defaults to the nearest folder upwards that holds ``flows/training.py``, else the working folder.
 
@@ -30,7 +31,7 @@ class Settings(Frozen):
             ConfigError: a ``TOWLINE_*`` variable that does not exist.
         """
         env = os.environ if environ is None else environ
-        known = {"TOWLINE_PROJECT", "TOWLINE_STORE", "TOWLINE_TRACKING_URI", "TOWLINE_LEDGER_URL"}
+        known = {f"TOWLINE_{name}" for name in ("PROJECT", "STORE", "TRACKING_URI", "LEDGER_URL", "LEDGER_KEY")}
         for name in sorted(env.keys() - _OF_COMMANDS):
             if name.startswith("TOWLINE_") and name not in known:
                 raise ConfigError(f"unknown setting {name}", where="environment", remedy=suggest(name, known))
@@ -44,6 +45,7 @@ class Settings(Frozen):
             store=store,
             tracking_uri=env.get("TOWLINE_TRACKING_URI", f"sqlite:///{layout.mlflow_database}"),
             ledger_url=env.get("TOWLINE_LEDGER_URL", f"sqlite:///{layout.ledger_database}"),
+            ledger_key=(project / env["TOWLINE_LEDGER_KEY"]).resolve() if env.get("TOWLINE_LEDGER_KEY") else None,
         )
 
     def environment(self) -> dict[str, str]:
@@ -53,6 +55,7 @@ class Settings(Frozen):
             "TOWLINE_STORE": str(self.store),
             "TOWLINE_TRACKING_URI": self.tracking_uri,
             "TOWLINE_LEDGER_URL": self.ledger_url,
+            **({"TOWLINE_LEDGER_KEY": str(self.ledger_key)} if self.ledger_key else {}),
         }
 
     @property

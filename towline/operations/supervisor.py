@@ -20,7 +20,7 @@ from typing import NoReturn, get_args
 
 from towline.config import PipelineConfig, Settings, read_config
 from towline.errors import ConfigError, TowlineError
-from towline.monitoring import service_check
+from towline.monitoring import integrity_check, service_check
 from towline.operations import servers, up_state
 from towline.operations.process_record import ProcessRecord
 from towline.operations.up_state import SupervisedProcess, UpState
@@ -31,7 +31,8 @@ _POLL_S = 0.5
 _STABLE_AFTER_S = 60.0  # after so many seconds the failures of a process are reset
 _MAX_BACKOFF_S = 60.0
 _SERVER_ATTEMPTS = 3
-_MLFLOW_CHECK_S = 30.0
+_MLFLOW_CHECK_S = 20.0  # two checks in a row show a difference within a minute
+_MLFLOW_REPAIR_S = 300.0  # between two repairs of the same differences, and between checks that must import MLflow
 _STOP_TIMEOUT_S = 40.0
 
 
@@ -152,7 +153,9 @@ class Supervisor:
         )
         self._external_api = os.environ.get("PREFECT_API_URL", "")
         self._next_server_check = 0.0
-        self._slo_checks = {name: _SloCheck() for name in self._services}
+        self._slo_checks = {name: _PeriodicCheck(service_check.INTERVAL) for name in self._services}
+        self._integrity_checks = {name: _PeriodicCheck(integrity_check.INTERVAL) for name in self._configs}
+        self._release_checks = {name: _PeriodicCheck(integrity_check.RELEASE_INTERVAL) for name in self._configs}
         self._mlflow_checks = {name: _MlflowCheck() for name in self._configs}
         self._config_stamps = self._read_config_stamps()
 
@@ -174,6 +177,7 @@ class Supervisor:
                 self._keep_servers()
                 self._keep_processes()
                 self._check_slos()
+                self._check_integrity()
                 self._check_mlflow()
                 self._reload_configs()
         except _StopRequested:
@@ -266,9 +270,26 @@ class Supervisor:
                 report = service_check.check_service_slo(self._settings, self._configs[name], url, self._state.api)
             except TowlineError as error:
                 report = f"SLOs not checked: {error}"
+            with contextlib.suppress(TowlineError):  # tried again a minute later
+                now = datetime.now(UTC)
+                service_check.start_due_rollout(self._settings, self._configs[name], self._state.api, now)
             if report != check.report:
                 self._notify(f"{name}: {report or 'the SLOs are met'}")
             check.report = report
+
+    def _check_integrity(self) -> None:
+        """Verifies the ledger of each model at intervals, and reports changes; the releases' files less often."""
+        for name, check in self._integrity_checks.items():
+            if not check.is_due():
+                continue
+            releases = self._release_checks[name].is_due()
+            try:
+                faults = integrity_check.check_integrity(self._settings, self._configs[name], releases=releases)
+            except TowlineError as error:
+                faults = f"the ledger is not verified: {error}"
+            if faults != check.report:
+                self._notify(f"{name}: {faults or 'the ledger is whole'}")
+            check.report = faults
 
     def _check_mlflow(self) -> None:
         """Compares MLflow with the ledger at intervals; a child process adds missing versions to MLflow."""
@@ -276,7 +297,7 @@ class Supervisor:
         from towline.registry.mlflow.synchronization import find_differences
 
         quick = is_quick_to_read(self._settings)
-        interval = _MLFLOW_CHECK_S if quick else 10 * _MLFLOW_CHECK_S
+        interval = _MLFLOW_CHECK_S if quick else _MLFLOW_REPAIR_S
         for name, check in self._mlflow_checks.items():
             if not check.is_due(interval):
                 continue
@@ -284,10 +305,14 @@ class Supervisor:
                 differences: tuple[str, ...] = ()
                 with contextlib.suppress(TowlineError):  # other commands report it
                     differences = find_differences(self._settings, name)
-                if not check.confirms(differences):
+                confirmed = check.confirms(differences)
+                if confirmed or (check.has_alert and not differences):
+                    with contextlib.suppress(TowlineError):  # a store that cannot be written is reported elsewhere
+                        integrity_check.notify_mlflow(self._settings, self._configs[name], differences)
+                        check.has_alert = confirmed
+                if not confirmed or not check.needs_repair():
                     continue
-                self._notify(f"{name}: added to MLflow: {'; '.join(differences)}")
-                check.next_time += 9 * interval  # do not retry all the time
+                self._notify(f"{name}: MLflow was changed, and is repaired: {'; '.join(differences)}")
             command = ["towline.registry.mlflow.synchronization", name]
             log = self._settings.layout.log("mirror")
             check.process = _start_child(command, log, self._settings, self._child_environment())
@@ -348,16 +373,20 @@ class Supervisor:
 
 
 @dataclass
-class _SloCheck:
-    """When the SLOs of a service are checked next, and the last report."""
+class _PeriodicCheck:
+    """When a check of a model is made next, and its last report; the first one is made after an interval."""
 
+    interval: float
     report: str = ""
-    next_time: float = field(default_factory=lambda: time.monotonic() + service_check.INTERVAL)
+    next_time: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.next_time = time.monotonic() + self.interval
 
     def is_due(self) -> bool:
         if time.monotonic() < self.next_time:
             return False
-        self.next_time = time.monotonic() + service_check.INTERVAL
+        self.next_time = time.monotonic() + self.interval
         return True
 
 
@@ -368,6 +397,9 @@ class _MlflowCheck:
     next_time: float = 0.0
     differences: tuple[str, ...] = ()
     process: "subprocess.Popen[bytes] | None" = None
+    has_alert: bool = True  # an earlier `towline up` may have left one open
+    repaired: tuple[str, ...] = ()
+    next_repair: float = 0.0
 
     def is_due(self, interval: float) -> bool:
         now = time.monotonic()
@@ -380,6 +412,14 @@ class _MlflowCheck:
         """Whether the same differences were there at the last check: a run that is ending updates MLflow itself."""
         previous, self.differences = self.differences, differences
         return bool(differences) and differences == previous
+
+    def needs_repair(self) -> bool:
+        """Whether the differences have not been repaired lately: a repair that fails is not tried all the time."""
+        now = time.monotonic()
+        if self.differences == self.repaired and now < self.next_repair:
+            return False
+        self.repaired, self.next_repair = self.differences, now + _MLFLOW_REPAIR_S
+        return True
 
 
 def _start_child(

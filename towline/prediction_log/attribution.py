@@ -15,7 +15,7 @@ from towline.errors import ConfigError, DataError
 from towline.notebook import render_fields
 from towline.prediction_log.parquet_store import iter_tables, list_parts, lock_store
 from towline.registry.hash_chain import Entry
-from towline.registry.ledger import Ledger, champion_of, digest_of
+from towline.registry.ledger import VERSION_EVENTS, Ledger, champion_of, digest_of
 from towline.registry.rollouts import active_rollout
 from towline.registry.selection import require_model
 
@@ -170,7 +170,7 @@ def _attribute(rows: Sequence[Entry], version: int, moment: dt.datetime) -> Attr
     champion, rollout = champion_of(earlier), active_rollout(earlier)
     is_champion = champion is not None and champion.version == version
     is_challenger = rollout is not None and rollout.challenger == version
-    of_version = [row for row in rows if row.version == version and row.event not in ("decided", "packaged")]
+    of_version = [row for row in rows if row.version == version and row.event in VERSION_EVENTS]
     starts = [row for row in earlier if row.event == "rollout_started"]
     responsible = champion if is_champion and champion else starts[-1] if is_challenger else of_version[-1]
     origin: dict[str, Any] = next((row.evidence for row in of_version if row.event == "registered"), {})

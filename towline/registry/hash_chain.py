@@ -2,7 +2,8 @@
 
 It is stored in SQLite or PostgreSQL. A model's rows are numbered from 1 and (model, seq) is unique: if two writers
 read the same state, only one can add the next row. Every read checks the rows that it returns. A row that was checked
-before is looked up in a cache by its values, which is faster than computing its digest.
+before is looked up in a cache by its values, which is faster than computing its digest. Seals (``seals.py``) are in a
+table of their own.
 """
 
 import datetime as dt
@@ -20,13 +21,14 @@ from towline import files
 from towline.config import Frozen
 from towline.config.passwords import mask_passwords
 from towline.errors import ConfigError, ReleaseError, TransientError
+from towline.registry.seals import LedgerKey, Seal, SealedRow, Seals, check_anchor
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Table
 
 Event = Literal[
     "registered", "passed", "promoted", "refused", "rolled_back", "decided", "packaged",
-    "rollout_started", "rollout_changed", "rollout_ended",
+    "rollout_started", "rollout_changed", "rollout_ended", "approved", "accepted",
 ]  # fmt: skip
 
 _BUSY_SECONDS = 10
@@ -38,8 +40,9 @@ class Entry(Frozen):
 
     ``version`` is the version that the event is about: after ``rolled_back`` the version that serves again, in
     ``decided`` the champion at that time, in ``packaged`` the version whose container image was built, in
-    ``rollout_…`` the challenger. ``passed`` is a version that is promoted later, if at all. ``release`` is
-    empty in ``registered``, since a version gets its number before it has a release.
+    ``rollout_…`` the challenger. ``passed`` is a version that is promoted later, if at all; ``approved`` is one
+    approval of it. ``accepted`` is the decision of a person to trust the present rows again, about the champion at
+    that time. ``release`` is empty in ``registered``, since a version gets its number before it has a release.
     """
 
     seq: int
@@ -86,8 +89,8 @@ class Chain:
     nothing.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, seals: Seals | None = None) -> None:
+        self._url, self._seals = url, seals
 
     def read(self, model: str | None = None) -> list[Entry]:
         """Rows of one model, or of all models by name, oldest first.
@@ -116,31 +119,77 @@ class Chain:
         """Adds the row that ``decide`` returns for the model's rows; a row that exists already is returned as it is.
 
         Raises:
-            ReleaseError: a row was changed; nothing is added.
+            ReleaseError: a row was changed or removed; nothing is added.
+            ConfigError: the rows are sealed with a key that is not here; nothing is added.
         """
         from sqlalchemy.exc import IntegrityError
 
+        with self._writable() as engine:
+            for _ in range(_ATTEMPTS):
+                anchor = self._seals.anchor(model) if self._seals else None  # before the rows, which only become more
+                try:
+                    with engine.begin() as connection:
+                        rows = _select(connection, model)
+                        check_anchor(model, anchor, [row.hash for row in rows])
+                        decision = decide(rows)
+                        if isinstance(decision, Entry):
+                            return decision
+                        entry = _insert(connection, _entry(model, rows, decision))
+                        sealed_with = _sealed_with(connection, model)
+                        key = self._seals.signing_key(model, {*sealed_with}) if self._seals else None
+                        if key:
+                            _insert_seals(connection, [entry], key)
+                except IntegrityError:
+                    continue  # another writer took this number: read again, decide again
+                if self._seals and key and (anchor or model not in sealed_with.values()):
+                    self._seals.advance(sealed_row(entry), key, since=entry.seq)
+                return entry
+        raise TransientError(
+            "too many writers at once", where=mask_passwords(self._url), remedy="run the same command again"
+        )
+
+    def accept(self, model: str, decide: Callable[[Sequence[Entry]], Draft]) -> Entry:
+        """Adds a row, then seals and anchors all rows of a model as they are.
+
+        Raises:
+            ReleaseError: a row does not follow from the row before it.
+            TransientError: another process has added a row meanwhile.
+        """
+        from sqlalchemy.exc import IntegrityError
+
+        if self._seals is None:
+            raise ConfigError("this ledger has no seals", where=mask_passwords(self._url), remedy="use open_ledger")
+        key, busy = self._seals.key() or self._seals.create_key(), "run the same command again"
+        with self._writable() as engine:
+            try:
+                with engine.begin() as connection:
+                    rows = _select(connection, model)
+                    entry = _insert(connection, _entry(model, rows, decide(rows)))
+                    connection.execute(_seal_table().delete().where(_seal_table().c.model == model))
+                    _insert_seals(connection, [*rows, entry], key)
+            except IntegrityError:
+                raise TransientError("another process writes to the ledger", where=model, remedy=busy) from None
+        self._seals.advance(sealed_row(entry), key, since=1, reset=True)
+        return entry
+
+    def seals(self, model: str) -> dict[int, Seal]:
+        """The seals of a model's rows, by number."""
+        with self._connect() as connection:
+            if connection is None or not connection.dialect.has_table(connection, "ledger_seals"):
+                return {}
+            rows = connection.execute(_seal_table().select().where(_seal_table().c.model == model)).mappings()
+            return {row["seq"]: Seal(row["key_id"], row["mac"]) for row in rows}
+
+    @contextmanager
+    def _writable(self) -> Iterator["Engine"]:
+        """The database, with its folder and tables."""
         with self._database() as (engine, file):
             if file:
                 with files.disk(file):
                     file.parent.mkdir(parents=True, exist_ok=True)
-            _create(engine)
-            for _ in range(_ATTEMPTS):
-                try:
-                    with engine.begin() as connection:
-                        rows = _select(connection, model)
-                        decision = decide(rows)
-                        if isinstance(decision, Entry):
-                            return decision
-                        entry = _entry(model, rows, decision)
-                        values = entry.model_dump() | {"evidence": json.dumps(entry.evidence)}
-                        connection.execute(_table().insert().values(values))
-                        return entry
-                except IntegrityError:
-                    continue  # another writer took this number: read again, decide again
-        raise TransientError(
-            "too many writers at once", where=mask_passwords(self._url), remedy="run the same command again"
-        )
+            for table in (_table(), _seal_table()):
+                _create(engine, table)
+            yield engine
 
     @contextmanager
     def _connect(self) -> Iterator["Connection | None"]:
@@ -200,20 +249,61 @@ def _table() -> "Table":
     )
 
 
-def _create(engine: "Engine") -> None:
+@functools.cache
+def _seal_table() -> "Table":
+    from sqlalchemy import Column, Integer, MetaData, String, Table, Text
+
+    return Table(
+        "ledger_seals",
+        MetaData(),
+        Column("model", String(63), primary_key=True),
+        Column("seq", Integer, primary_key=True, autoincrement=False),
+        Column("key_id", Text, nullable=False),
+        Column("mac", Text, nullable=False),
+    )
+
+
+def _create(engine: "Engine", table: "Table") -> None:
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.schema import CreateTable
 
     with engine.connect() as connection:
-        if engine.dialect.has_table(connection, "ledger"):
+        if engine.dialect.has_table(connection, table.name):
             return
     try:
         with engine.begin() as connection:
-            connection.execute(CreateTable(_table(), if_not_exists=True))
+            connection.execute(CreateTable(table, if_not_exists=True))
     except DBAPIError:  # PostgreSQL raises one of several errors when two processes create it at the same time
         with engine.connect() as connection:
-            if not engine.dialect.has_table(connection, "ledger"):
+            if not engine.dialect.has_table(connection, table.name):
                 raise
+
+
+def _insert(connection: "Connection", entry: Entry) -> Entry:
+    values = entry.model_dump() | {"evidence": json.dumps(entry.evidence)}
+    connection.execute(_table().insert().values(values))
+    return entry
+
+
+def sealed_row(entry: Entry) -> SealedRow:
+    """What a seal signs of a row."""
+    return SealedRow(entry.model, entry.seq, entry.hash)
+
+
+def _insert_seals(connection: "Connection", entries: Iterable[Entry], key: LedgerKey) -> None:
+    rows = [sealed_row(entry) for entry in entries]
+    values = [{"model": row.model, "seq": row.seq, "key_id": key.id, "mac": key.seal(row).mac} for row in rows]
+    connection.execute(_seal_table().insert(), values)
+
+
+def _sealed_with(connection: "Connection", model: str) -> dict[str, str]:
+    """The key of the model's newest seal → the model; if it has no seal, the keys of other models → another model."""
+    seals = _seal_table()
+    newest = seals.select().where(seals.c.model == model).order_by(seals.c.seq.desc()).limit(1)
+    if (row := connection.execute(newest).mappings().first()) is not None:
+        return {row["key_id"]: model}
+    others = seals.select().with_only_columns(seals.c.key_id, seals.c.model).distinct()
+    return {row["key_id"]: row["model"] for row in connection.execute(others).mappings()}
 
 
 def _select(connection: "Connection", model: str | None) -> list[Entry]:

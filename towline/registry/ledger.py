@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from towline.config import Settings
 from towline.errors import PromotionRejectedError
 from towline.registry.hash_chain import Chain, Draft, Entry, Event
+from towline.registry.seals import Seal, Seals, open_seals
 
 VERDICTS: tuple[Event, ...] = ("passed", "promoted", "refused")
 VERSION_EVENTS: tuple[Event, ...] = ("registered", *VERDICTS, "rolled_back")
@@ -44,7 +45,7 @@ def actor() -> str:
 
 def open_ledger(settings: Settings) -> "Ledger":
     """The ledger that the settings name."""
-    return Ledger(settings.ledger_url)
+    return Ledger(settings.ledger_url, open_seals(settings))
 
 
 class Ledger:
@@ -53,8 +54,8 @@ class Ledger:
     Methods that write take ``actor``, who acts, and ``reason``, why; ``towline history`` shows both.
     """
 
-    def __init__(self, url: str) -> None:
-        self._chain = Chain(url)
+    def __init__(self, url: str, seals: Seals | None = None) -> None:
+        self._chain = Chain(url, seals)
 
     def register(
         self, model: str, actor: str, reason: str, evidence: Mapping[str, Any], run_key: str, least: int = 1
@@ -279,8 +280,28 @@ class Ledger:
     def _verdicts(self, model: str) -> list[Entry]:
         return [row for row in self._chain.read(model) if row.event in VERDICTS]
 
+    def seals(self, model: str) -> dict[int, Seal]:
+        """The seals of a model's rows, by number."""
+        return self._chain.seals(model)
+
+    def accept(self, model: str, actor: str, reason: str, faults: Sequence[str]) -> Entry:
+        """Records that a person trusts the present rows of a model, then seals and anchors them.
+
+        Raises:
+            ReleaseError: a row does not follow from the row before it.
+            TransientError: another process has added a row meanwhile.
+        """
+
+        def decide(rows: Sequence[Entry]) -> Draft:
+            champion = champion_of(rows)
+            run_key, release = (champion.run_key, champion.release) if champion else ("", "")
+            version = JudgedVersion(champion.version if champion else 0, run_key, release, {"faults": list(faults)})
+            return draft_row("accepted", version, rows, actor, reason)
+
+        return self._chain.accept(model, decide)
+
     def verify(self) -> None:
-        """Checks every row against its digest and the row before it. Rows removed from the end cannot be detected.
+        """Checks every row against its digest and the row before it; ``verification.py`` checks more.
 
         Raises:
             ReleaseError: names the first row that was changed.

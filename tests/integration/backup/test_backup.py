@@ -22,6 +22,7 @@ from tests.support.commands import CommandResult
 from tests.support.paths import REPOSITORY
 from tests.support.sample_store import MODEL, SampleStore
 from towline import load
+from towline.api_keys import create_key
 from towline.errors import ReleaseError
 from towline.inference.predictor import open_release
 from towline.operations import servers
@@ -30,7 +31,6 @@ from towline.prediction_log import parquet_store
 from towline.prediction_log.writer import PredictionLog
 from towline.processes import process_start_time
 from towline.registry.ledger import Ledger
-from towline.serving.auth import create_key
 
 Command = Callable[..., CommandResult]
 

@@ -27,6 +27,7 @@ from tests.support.kubernetes import (
 )
 from tests.support.paths import REPOSITORY
 from tests.support.serving import ServiceClient
+from towline.api_keys import create_key
 from towline.cli import main
 from towline.config import Settings
 from towline.errors import ConfigError
@@ -276,14 +277,14 @@ def test_keys_are_found_and_exchanged_as_a_secret_is_mounted(tmp_path: Path, mon
     assert "subPath" not in mounts["keys"]
     assert mounts["keys"]["readOnly"] is True
     maker, store = tmp_path / "maker", tmp_path / "store"
-    first, _ = auth.create_key(maker, "first")
+    first, _ = create_key(maker, "first")
     (made,) = maker.rglob("*.json")
     mounted = store / Path(mounts["keys"]["mountPath"]).relative_to("/store")
     _mount(mounted, made, "..one")
     (mounted / made.name).symlink_to(f"..data/{made.name}")
     known = auth.ApiKeys(store)
     assert known.scopes(first) == {"predict"}
-    second, _ = auth.create_key(maker, "second")
+    second, _ = create_key(maker, "second")
     _mount(mounted, made, "..two")
     monkeypatch.setattr(auth.time, "monotonic", lambda: float("inf"))
     assert known.scopes(second) == {"predict"}

@@ -15,6 +15,7 @@ from tests.support.commands import CommandResult
 from tests.support.monitoring_records import accumulate_samples
 from tests.support.sample_store import MODEL, SampleStore
 from tests.support.serve_process import ServeProcess
+from towline.api_keys import create_key
 from towline.config import SloConfig
 from towline.errors import ConfigError
 from towline.monitoring.slo.burn_rate import SloStatus, evaluate_slos
@@ -22,7 +23,6 @@ from towline.monitoring.slo.metrics_scraper import (
     ServiceSample,
     scrape_metrics,
 )
-from towline.serving import auth
 
 NOW = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
 
@@ -80,8 +80,8 @@ def post(url: str, document: object) -> int:
 
 def test_a_service_with_keys_needs_the_scope_admin(sample_store: SampleStore) -> None:
     """Without such a key, the error has the remedy; the service does not count as down."""
-    admin = auth.create_key(sample_store.settings.store, "watch", ("admin",))[0]
-    caller = auth.create_key(sample_store.settings.store, "shop", ("predict",))[0]
+    admin = create_key(sample_store.settings.store, "watch", ("admin",))[0]
+    caller = create_key(sample_store.settings.store, "shop", ("predict",))[0]
     with ServeProcess(sample_store.settings, MODEL) as serving:
         url = f"http://127.0.0.1:{serving.port}"
         for wrong in (None, caller, "tl_00000000_none"):

@@ -10,9 +10,10 @@ import pytest
 
 from tests.support.checks import at_least_one
 from tests.support.commands import CommandResult
+from towline.api_keys import create_key, revoke_key
 from towline.errors import ConfigError
 from towline.serving import auth
-from towline.serving.auth import ApiKeys, create_key, revoke_key
+from towline.serving.auth import ApiKeys
 
 
 class Clock:

@@ -67,7 +67,8 @@ class Contents:
             return path.name.startswith(".")
         is_transient = path.name.startswith(".") or path.name.endswith((".lock", *_SQLITE_SUFFIXES))
         is_rolled_over = layout.root / top == layout.prediction_logs and names[1:] == ["roll"]
-        return is_transient or is_rolled_over or path == layout.up_state or (is_section and top in _EXCLUDED)
+        is_record = path in (layout.up_state, layout.ledger_anchors)  # a restore anchors the ledger that it restores
+        return is_transient or is_rolled_over or is_record or (is_section and top in _EXCLUDED)
 
 
 def sqlite_siblings(file: Path) -> list[Path]:

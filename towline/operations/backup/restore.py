@@ -24,6 +24,7 @@ from towline.operations.process_record import ProcessRecord
 from towline.prediction_log import segments
 from towline.registry.ledger import Ledger
 from towline.registry.mlflow.relocation import relocate
+from towline.registry.verification import anchor_restored_ledger
 from towline.serving.model_reloader import check_probe_rows
 from towline.steps import step
 from towline.store import StoreLayout
@@ -124,6 +125,7 @@ def restore(
                 ledger_rows = _verify_ledger(settings.ledger_url, manifest)
             running.note = f"in {settings.store}"
         undo.pop_all()
+        anchor_restored_ledger(settings)
     return RestoreResult(
         created=manifest.created,
         files=manifest.files,

@@ -1,0 +1,69 @@
+"""towline verify: checks the ledger, the releases and MLflow against each other."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from towline.cli import emit, json_option
+from towline.errors import ConfigError, ReleaseError, TransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from towline.registry.verification import IntegrityCheck
+
+_MARKS = {"ok": ("✓", "green"), "note": ("·", "cyan"), "fault": ("✗", "red"), "unknown": ("?", "yellow")}
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--accept", is_flag=True, help="Trust the present rows: sign and anchor them again. Needs --reason.")
+@click.option("--reason", help="With --accept: why; kept in the ledger.")
+@json_option
+def verify(name: str | None, accept: bool, reason: str | None, as_json: bool) -> None:
+    """Checks the ledger, its seals, the releases and MLflow against each other.
+
+    Each fault names what is wrong, where, and the remedy. The exit code is 0 if all is whole, 6 if there is a fault,
+    5 if a check could not be made. --accept is for changes that you intended, such as a restored backup, or a lost key;
+    it writes a row with the faults that it accepts. Rows whose digests are wrong are never accepted.
+
+    \b
+    Examples:
+      towline verify
+      towline verify bike-demand --json
+      towline verify bike-demand --accept --reason "restored the backup of Monday"
+    """
+    from towline import accountability
+
+    if accept != bool(reason):
+        missing = "--reason" if accept else "--accept"
+        raise ConfigError(
+            "--accept and --reason belong together", where="command line", remedy=f"add {missing}, or leave both out"
+        )
+    if accept and reason:
+        for row in accountability.accept(name, reason=reason):
+            click.echo(f"{row.model}: {row.seq} rows are signed and anchored; recorded as row {row.seq}", err=True)
+    checks = accountability.verify(name)
+    emit([check.model_dump() for check in checks], as_json, lambda: "\n".join(_lines(checks)))
+    states = {check.state for check in checks}
+    if states & {"fault", "unknown"}:
+        error = ReleaseError if "fault" in states else TransientError
+        click.get_current_context().exit(error.exit_code)
+
+
+def _lines(checks: "Sequence[IntegrityCheck]") -> list[str]:
+    lines, model = [], ""
+    for check in checks:
+        if check.model != model:
+            model = check.model
+            lines.append(click.style(model, bold=True))
+        mark, color = _MARKS[check.state]
+        lines.append(f"{click.style(mark, fg=color)} {check.name:<10} {check.what}")
+        if check.state in ("fault", "unknown"):
+            lines += [f"  {'':<10} where:  {check.where}"] if check.where else []
+        if check.remedy:
+            lines.append(f"  {'':<10} remedy: {check.remedy}")
+    faults = sum(check.state == "fault" for check in checks)
+    unknown = sum(check.state == "unknown" for check in checks)
+    summary = f"{faults} fault{'' if faults == 1 else 's'}" if faults else "no fault"
+    return [*lines, "", summary + (f", {unknown} checks could not be made" if unknown else "")]
