@@ -63,9 +63,7 @@ def main() -> None:
         print(f"{scenario:<10} {tries[scenario]:>5} tries {promoted[scenario]:>5} promoted "
               f"{unapproved[scenario]:>3} unapproved")  # fmt: skip
     print(f"{'total':<10} {tries.total():>5} tries {promoted.total():>5} promoted {unapproved.total():>3} unapproved")
-    print(
-        f"races      {given.races:>5}; winners of each: {dict(winners)}; faults of chain, seals, approvals: {len(faults)}"
-    )
+    print(f"races      {given.races:>5}; winners: {dict(winners)}; faults of chain, seals, approvals: {len(faults)}")
     if unapproved.total() or set(winners) - {1} or faults:
         raise SystemExit("\n".join(["FAILED", *faults]))
 

@@ -42,7 +42,7 @@ def decide_promotion(
     verdict: Verdict,
     provenance: Provenance,
 ) -> Entry:
-    """Promotes the version, requests approvals, begins its rollout, or rejects it; repeated, it finds its entry."""
+    """Promotes the version, or records that it passed or was rejected; repeated, it finds its entry in the ledger."""
     with steps.step("decide promotion") as progress:
         ledger = open_ledger(settings)
         entry = outcome.decide_promotion(ledger, config, version.version, release, verdict, provenance)

@@ -11,7 +11,7 @@ from towline.cli import emit, json_option
 from towline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from towline.promotion.approval import ApprovalStatus
+    from towline.promotion.approval_decision import ApprovalStatus
 
 
 @click.command()

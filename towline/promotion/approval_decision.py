@@ -9,7 +9,7 @@ from typing import Literal
 from towline.api_keys import ApiKey, find_valid_key, key_file
 from towline.config import Frozen, RolloutConfig, Settings
 from towline.errors import ConfigError, PromotionRejectedError
-from towline.registry import rollouts
+from towline.promotion.rollout_start import begin_rollout
 from towline.registry.approvals import ApprovalRequest, find_request, list_requests, sign
 from towline.registry.ledger import Entry, Ledger, champion_of, open_ledger
 from towline.registry.selection import check_judged_release, require_model, select_version
@@ -104,10 +104,10 @@ def approve(settings: Settings, version: str, presented: str, *, actor: str, rea
         "signature": sign(key, request),
     }
     ledger.approve(request, evidence, actor, reason)
-    return promote_approved(ledger, request, actor)
+    return promote_approved(settings, ledger, request, actor)
 
 
-def promote_approved(ledger: Ledger, request: ApprovalRequest, actor: str) -> ApprovalStatus:
+def promote_approved(settings: Settings, ledger: Ledger, request: ApprovalRequest, actor: str) -> ApprovalStatus:
     """Promotes a version, or begins its rollout, if it has all approvals; repeated, it changes nothing."""
     rows, approvals = ledger.rows(request.model), ledger.approvals(request)
     status = _status(ledger, request)
@@ -120,20 +120,13 @@ def promote_approved(ledger: Ledger, request: ApprovalRequest, actor: str) -> Ap
     note = ""
     try:
         if rollout and champion_of(rows) is not None:
-            note = _begin_rollout(ledger, request, RolloutConfig.model_validate(rollout), actor, reason)
+            config = RolloutConfig.model_validate(rollout)
+            begin_rollout(settings, ledger, request.model, request.version, config, actor, reason)
         else:
             ledger.promote_again(request.model, request.version, passed.previous, actor, reason)
-    except PromotionRejectedError as error:
-        note = f"it was not promoted: {error.what}; {error.remedy}"
+    except (PromotionRejectedError, ConfigError) as error:
+        note = f"it does not serve yet: {error.what}; {error.remedy}"
     return _status(ledger, request).model_copy(update={"note": note})
-
-
-def _begin_rollout(ledger: Ledger, request: ApprovalRequest, rollout: RolloutConfig, actor: str, reason: str) -> str:
-    present = rollouts.active_rollout(ledger.rows(request.model))
-    if present is not None and present.challenger != request.version and rollout.newer == "wait":
-        return f"its rollout waits for the end of the present one: {present.describe()}"
-    rollouts.start_rollout(ledger, request.model, request.version, rollout, actor, reason, replace=True)
-    return ""
 
 
 def _status(ledger: Ledger, request: ApprovalRequest) -> ApprovalStatus:

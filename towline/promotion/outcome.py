@@ -10,12 +10,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from towline import notebook
-from towline.config import ApprovalConfig, Frozen, PipelineConfig, RolloutConfig, Settings
+from towline.config import ApprovalConfig, Frozen, PipelineConfig, Settings
 from towline.data.splits import SplitSummary
 from towline.data.workspace import Workspace
 from towline.promotion.gate import Verdict
 from towline.provenance import Provenance
-from towline.registry import rollouts
 from towline.registry.approvals import request_evidence
 from towline.registry.ledger import Entry, JudgedVersion, Ledger, open_ledger
 from towline.registry.selection import highest_version
@@ -178,12 +177,12 @@ def decide_promotion(
     """Promotes a version if the verdict is "pass", else records the rejection; repeated, it finds its own entry.
 
     With ``config.approval``, a version that passed waits for approvals. With ``config.rollout``, it does not replace a
-    champion at once: its rollout begins, or it waits for the end of the present one.
+    champion at once: a rollout decides.
 
     Raises:
         PromotionRejectedError: the champion changed after the verdict.
     """
-    model, rollout = config.name, config.rollout
+    model = config.name
     if entry := ledger.finished(model, provenance.run_key):
         return entry
     evidence = {
@@ -197,8 +196,8 @@ def decide_promotion(
         reason = f"passed {len(verdict.checks)} checks{against}"
         if config.approval is not None:
             return _request_approval(ledger, config, config.approval, judged, provenance.actor, reason)
-        if rollout is not None and verdict.champion is not None:
-            return _begin_rollout(ledger, model, judged, rollout, provenance.actor, reason)
+        if config.rollout is not None and verdict.champion is not None:
+            return ledger.mark_passed(model, judged, provenance.actor, reason)
         return ledger.promote(model, judged, verdict.champion, provenance.actor, reason)
     failed = [check.name for check in verdict.checks if check.outcome != "pass"]
     return ledger.refuse(model, judged, provenance.actor, f"{verdict.outcome}: {', '.join(failed)}")
@@ -218,15 +217,3 @@ def _describe_approval(entry: Entry) -> str:
         return ""
     people = f"{requested['required']} approval{'s' if requested['required'] > 1 else ''}"
     return f"{people} until {requested['expires'][:16].replace('T', ' ')} UTC"
-
-
-def _begin_rollout(
-    ledger: Ledger, model: str, judged: JudgedVersion, rollout: RolloutConfig, actor: str, reason: str
-) -> Entry:
-    present = rollouts.active_rollout(ledger.rows(model))
-    waits = present is not None and rollout.newer == "wait"
-    next_step = "waits for the end of the present rollout" if waits else f"its {rollout.strategy} rollout begins"
-    entry = ledger.mark_passed(model, judged, actor, f"{reason}; {next_step}")
-    if entry.event == "passed" and not waits:
-        rollouts.start_rollout(ledger, model, judged.version, rollout, actor, reason, replace=True)
-    return entry

@@ -335,6 +335,6 @@ def test_repeated_calls_change_nothing(sample_store: SampleStore, tmp_path: Path
     before = store.ledger.rows(MODEL)
     assert store.approve(key).state == "promoted"
     (request,) = approvals.list_requests(before)
-    assert promote_approved(store.ledger, request, "bob").state == "promoted"
+    assert promote_approved(store.settings, store.ledger, request, "bob").state == "promoted"
     assert store.ledger.rows(MODEL) == before
     assert Ledger(f"sqlite:///{tmp_path}/none.db").rows(MODEL) == []
