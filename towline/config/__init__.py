@@ -4,6 +4,17 @@ Settings come from the environment (``TOWLINE_*``), PipelineConfig from one YAML
 entrypoint and handed on as arguments.
 """
 
+from towline.config.behaviour import (
+    BehaviourConfig,
+    CalibrationTest,
+    DirectionalTest,
+    ExpectedPrediction,
+    FairnessTest,
+    InvarianceTest,
+    KnownCases,
+    RobustnessCase,
+    RobustnessTest,
+)
 from towline.config.monitoring import (
     AlertConfig,
     DriftConfig,
@@ -53,12 +64,13 @@ from towline.config.training import (
 )
 
 __all__ = [
-    "DEFAULT_METRIC", "GREATER_IS_BETTER", "METRICS", "AlertConfig", "CalibrationMethod", "Candidate", "ColumnRule",
-    "ConfigOrPath", "CrossValidationConfig", "CustomCheck", "CustomMetric",
-    "DataConfig", "DriftConfig", "Duration", "EvaluationConfig", "Expectation", "Frozen",
-    "GateConfig", "HistoryConfig", "Kind", "LoggingPolicy", "LookupConfig", "MetricName", "OptionalDuration",
-    "PackageConfig", "PipelineConfig", "PrivacyConfig", "QualityConfig", "RetrainConfig", "RolloutConfig",
-    "ScheduleConfig", "SearchConfig", "Settings", "Severity", "SloConfig", "SplitConfig", "SqlSource", "Task",
-    "TrainingConfig", "ValidationConfig", "build_config", "format_duration", "locating_errors",
+    "DEFAULT_METRIC", "GREATER_IS_BETTER", "METRICS", "AlertConfig", "BehaviourConfig", "CalibrationMethod",
+    "CalibrationTest", "Candidate", "ColumnRule", "ConfigOrPath", "CrossValidationConfig", "CustomCheck",
+    "CustomMetric", "DataConfig", "DirectionalTest", "DriftConfig", "Duration", "EvaluationConfig", "Expectation",
+    "ExpectedPrediction", "FairnessTest", "Frozen", "GateConfig", "HistoryConfig", "InvarianceTest", "Kind",
+    "KnownCases", "LoggingPolicy", "LookupConfig", "MetricName", "OptionalDuration", "PackageConfig",
+    "PipelineConfig", "PrivacyConfig", "QualityConfig", "RetrainConfig", "RobustnessCase", "RobustnessTest",
+    "RolloutConfig", "ScheduleConfig", "SearchConfig", "Settings", "Severity", "SloConfig", "SplitConfig",
+    "SqlSource", "Task", "TrainingConfig", "ValidationConfig", "build_config", "format_duration", "locating_errors",
     "read_config", "suggest",
 ]  # fmt: skip

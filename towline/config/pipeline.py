@@ -21,6 +21,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from towline.config import strict_yaml
+from towline.config.behaviour import BehaviourConfig
 from towline.config.messages import ConfigProblem, ConfigProblemsError, describe_problems
 from towline.config.monitoring import (
     MONITORING_SECTIONS,
@@ -253,6 +254,7 @@ class PipelineConfig(TrainingConfig):
     description: str = ""
     validation: ValidationConfig = ValidationConfig()
     gate: GateConfig = GateConfig()
+    behaviour: BehaviourConfig = BehaviourConfig()
     rollout: RolloutConfig | None = Field(
         None, description="how a version that passes replaces the champion; null: at once; docs/rollouts.md"
     )
@@ -262,6 +264,17 @@ class PipelineConfig(TrainingConfig):
     slo: SloConfig = SloConfig()
     alerts: AlertConfig = AlertConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+
+    @model_validator(mode="after")
+    def _check_behaviour(self) -> Self:
+        for where, column in self.behaviour.columns:
+            if column == self.data.target:
+                raise ValueError(f"{where} names {column!r}, which is the target")
+            if column in self.data.drop:
+                raise ValueError(f"{where} names {column!r}, which is in data.drop: it is not read")
+            if column in self.privacy.pii and ".fairness." in where:
+                raise ValueError(f"{where} names {column!r}, which is pii: reports would show its values")
+        return self
 
     @property
     def training(self) -> TrainingConfig:

@@ -21,6 +21,7 @@ Checks:
   the whole holdout: in a slice in which nearly all targets are equal, the baseline can be exact. The 5 % are divided by
   the number of tests (Bonferroni): a sound model fails the check with a probability of at most 5 %.
 * **custom**: functions of the user, in ``gate.custom``, get the holdout and return a reason to reject, or nothing.
+* **behaviour**: the tests of the prediction function in ``behaviour``, which run after the fit.
 * **smoke** and **latency**: the packaged release answers correctly, and fast enough, in a process of its own.
 
 Error rates of the champion check: a challenger exactly at the margin fails with a probability of 5 %, one equal to the
@@ -43,6 +44,7 @@ from towline.data.schema.contract import Contract
 from towline.errors import FitError
 from towline.notebook import render_table
 from towline.release.smoke_test import SmokeTestResult
+from towline.training.behaviour.results import BehaviourCheck
 from towline.training.evaluation.bootstrap import draw_weights, resample_metric, resampling_units
 from towline.training.evaluation.definitions import Metric, primary_metric
 from towline.training.evaluation.holdout import MIN_ROWS, Evaluation, SliceRows, find_slices
@@ -61,6 +63,13 @@ _CONFIG_KEYS = {
     "slices": "gate.slice_margin",
     "latency": "gate.latency_ms",
     "image": "package.image",
+}
+_BEHAVIOUR_KEYS = {
+    "known": "behaviour.known_cases",
+    **{
+        kind: f"behaviour.{kind}"
+        for kind in ("expect", "invariance", "directional", "robustness", "calibration", "fairness")
+    },
 }
 
 
@@ -85,6 +94,8 @@ class Check(Frozen):
     def key(self) -> str:
         """The config key that sets the condition; empty if no key does."""
         kind, _, metric = self.name.partition(" ")
+        if kind in _BEHAVIOUR_KEYS:
+            return _BEHAVIOUR_KEYS[kind]
         keyed = metric and kind in ("max", "min", "custom")
         return f"gate.{kind}.{metric}" if keyed else _CONFIG_KEYS.get(self.name, "")
 
@@ -254,7 +265,13 @@ class _Comparison(NamedTuple):
         return scored, against, sign * (against - scored) - margin * np.abs(against)
 
 
-def apply_gate(config: PipelineConfig, evaluation: Evaluation, smoke: SmokeTestResult, holdout: Holdout) -> Verdict:
+def apply_gate(
+    config: PipelineConfig,
+    evaluation: Evaluation,
+    smoke: SmokeTestResult,
+    holdout: Holdout,
+    behaviour: Sequence[BehaviourCheck] = (),
+) -> Verdict:
     """Runs all checks.
 
     Args:
@@ -262,6 +279,7 @@ def apply_gate(config: PipelineConfig, evaluation: Evaluation, smoke: SmokeTestR
         evaluation: of the challenger, on the same rows.
         smoke: result of the smoke test of the challenger's release.
         holdout: rows, truth and predictions.
+        behaviour: results of the behaviour tests.
     """
     comparison = _Comparison.of(config, holdout, primary_metric(config, holdout.contract.task))
     slices = find_slices(holdout.rows, holdout.contract, config)[0]
@@ -271,6 +289,7 @@ def apply_gate(config: PipelineConfig, evaluation: Evaluation, smoke: SmokeTestR
         *([_check_champion(comparison, holdout.champion, config.gate.champion_margin)] if holdout.champion else []),
         _check_slices(comparison, slices, config.gate.slice_margin),
         *(_check_custom(check, config.package.trusted, holdout) for check in config.gate.custom),
+        *(Check(**check.model_dump()) for check in behaviour),
         _check_smoke_test(smoke),
         _check_latency(smoke.latency_ms, config.gate.latency_ms),
     ]
