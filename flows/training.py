@@ -8,6 +8,7 @@ from prefect import flow
 from tasks.data import load, split, validate
 from tasks.registry import decide_promotion, register, update_mlflow
 from tasks.release import apply_gate, build_image, package, smoke_test
+from tasks.rollout import begin_rollout
 from tasks.training import (
     check_behaviour,
     choose_history,
@@ -90,8 +91,12 @@ def training_flow(
         verdict = apply_gate(work, config, settings, result, smoke, provenance.run_key)
         if config.package.image and verdict.outcome == "pass":
             verdict = build_image(work, config, settings, version, release, verdict, provenance)
-        entry = decide_promotion(config.name, settings, version, release, verdict, provenance, config.rollout)
+        entry = decide_promotion(
+            config.name, settings, version, release, verdict, provenance, config.rollout is not None
+        )
         note = update_mlflow(work, settings, version, release, verdict)
+        if entry.event == "passed":
+            note = " ".join(filter(None, (begin_rollout(config, settings, entry), note)))
         outcome = summarize(
             entry,
             work,
