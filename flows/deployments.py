@@ -21,6 +21,7 @@ from prefect.types.entrypoint import EntrypointType
 from flows.drift import drift_flow
 from flows.quality import quality_flow
 from flows.reaction import reaction_flow
+from flows.rollout import rollout_flow
 from flows.scoring import scoring_flow
 from flows.training import training_flow
 from towline.config import PipelineConfig, Settings, read_config
@@ -31,7 +32,7 @@ from towline.processes import private_files
 from towline.registry.ledger import open_ledger
 
 _ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)  # the others wait
-FLOWS: tuple[Flow[..., Any], ...] = (training_flow, drift_flow, quality_flow, reaction_flow, scoring_flow)
+FLOWS: tuple[Flow[..., Any], ...] = (training_flow, drift_flow, quality_flow, reaction_flow, rollout_flow, scoring_flow)
 
 
 def deployments(

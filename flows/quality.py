@@ -5,7 +5,7 @@ from datetime import datetime
 from prefect import flow
 
 from flows.reaction import react
-from tasks.monitoring import measure_quality
+from tasks.monitoring import measure_gain, measure_quality
 from towline.config import ConfigOrPath, Settings
 from towline.monitoring import monitoring_run
 from towline.monitoring.policy import MonitoringRun
@@ -16,6 +16,8 @@ from towline.orchestration.end_states import monitoring_end_state
 @monitoring_end_state
 def quality_flow(config: ConfigOrPath, as_of: datetime | None = None) -> MonitoringRun:
     """Measures the champion on the labels that are due, estimates the rest, and reacts.
+
+    On labels it also measures whether a training would lower the loss.
 
     Args:
         config: the model's config, or its path in the project.
@@ -29,5 +31,6 @@ def quality_flow(config: ConfigOrPath, as_of: datetime | None = None) -> Monitor
     settings, now = Settings.from_environment(), monitoring_run.resolve_time(as_of)
     champion = monitoring_run.champion_at(settings, config.name, now)
     quality = measure_quality(config, settings, champion, now)
-    run = MonitoringRun(model=config.name, version=champion.version, at=now, quality=quality)
+    gain = measure_gain(config, settings, champion, now)
+    run = MonitoringRun(model=config.name, version=champion.version, at=now, quality=quality, gain=gain)
     return react(config, settings, champion, run)

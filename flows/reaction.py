@@ -6,9 +6,11 @@ from prefect import flow
 
 from flows.training import training_flow
 from tasks.monitoring import decide, is_deployed, notify, roll_back, start_deployment
+from tasks.rollout import abort_rollout
 from towline.config import ConfigOrPath, PipelineConfig, Settings
 from towline.monitoring import monitoring_run
 from towline.monitoring.policy import MonitoringRun
+from towline.monitoring.rollout_evaluation import find_rollout
 from towline.orchestration.end_states import monitoring_end_state, state_value
 from towline.promotion.outcome import Outcome
 from towline.registry.ledger import Entry
@@ -17,7 +19,7 @@ from towline.registry.ledger import Entry
 @flow(name="reaction", flow_run_name="{config.name}")
 @monitoring_end_state
 def reaction_flow(config: ConfigOrPath, breach: str = "", as_of: datetime | None = None) -> MonitoringRun:
-    """Reacts to an SLO breach, with the evidence of the last monitoring runs.
+    """Reacts to an SLO breach: aborts the rollout that is under way, else applies the policy.
 
     Args:
         config: the model's config, or its path in the project.
@@ -30,6 +32,9 @@ def reaction_flow(config: ConfigOrPath, breach: str = "", as_of: datetime | None
     """
     settings, now = Settings.from_environment(), monitoring_run.resolve_time(as_of)
     champion = monitoring_run.champion_at(settings, config.name, now)
+    if breach and (rollout := find_rollout(settings, config.name)):
+        done = abort_rollout(config, settings, rollout, breach)
+        return MonitoringRun(model=config.name, version=champion.version, at=now, done=done)
     return react(config, settings, champion, MonitoringRun(model=config.name, version=champion.version, at=now), breach)
 
 

@@ -8,7 +8,9 @@ from prefect import flow
 from tasks.data import load, split, validate
 from tasks.registry import decide_promotion, register, update_mlflow
 from tasks.release import apply_gate, build_image, package, smoke_test
+from tasks.rollout import begin_rollout
 from tasks.training import (
+    check_behaviour,
     choose_history,
     compare_with_reference,
     cross_validate,
@@ -23,6 +25,7 @@ from towline.config import ConfigOrPath, PipelineConfig, Settings
 from towline.orchestration.end_states import training_end_state
 from towline.promotion.outcome import Outcome, find_finished, summarize
 from towline.release.smoke_test import start_tester
+from towline.training.behaviour.behaviour_suite import check_files, check_with_contract
 from towline.training.model_selection.config_checks import check_config
 from towline.training.model_selection.cross_validation import baseline_candidate, check_candidates, choose_candidate
 from towline.training.result import TrainingResult
@@ -51,6 +54,7 @@ def training_flow(
     """
     settings = Settings.from_environment()
     check_config(config)
+    check_files(config.behaviour, settings.project)
     run = load(config, settings, as_of, force, trigger)
     work, provenance, training = run.work, run.provenance, config.training
     with work.exclusive_lock():
@@ -59,6 +63,7 @@ def training_flow(
             return outcome
         validation = validate(work, training, config.validation, run.champion_contract, settings)
         check_candidates(config, work.contract())
+        check_with_contract(config, work, settings.project)
         sizes = split(work, training)
         candidates = (baseline_candidate(training), *training.single_candidates)
         plan = plan_fits(work, training)
@@ -71,18 +76,27 @@ def training_flow(
         evaluation = evaluate(work, training, evaluated)
         model = refit(work, training, chosen, evaluated)
         result = TrainingResult(
-            candidates=scores, model=model, evaluation=evaluation, validation=validation, comparison=comparison
+            candidates=scores,
+            model=model,
+            evaluation=evaluation,
+            validation=validation,
+            behaviour=check_behaviour(work, config, settings, model),
+            comparison=comparison,
         )
         with start_tester() as tester:
             plot(work, training, result)
             version = register(work, config, settings, result, provenance)
             release = package(work, config, version.version, result, provenance)
             smoke = smoke_test(work, release, tester)
-        verdict = apply_gate(work, config, settings, evaluation, smoke, provenance.run_key)
+        verdict = apply_gate(work, config, settings, result, smoke, provenance.run_key)
         if config.package.image and verdict.outcome == "pass":
             verdict = build_image(work, config, settings, version, release, verdict, provenance)
-        entry = decide_promotion(config.name, settings, version, release, verdict, provenance, config.rollout)
+        entry = decide_promotion(
+            config.name, settings, version, release, verdict, provenance, config.rollout is not None
+        )
         note = update_mlflow(work, settings, version, release, verdict)
+        if entry.event == "passed":
+            note = " ".join(filter(None, (begin_rollout(config, settings, entry), note)))
         outcome = summarize(
             entry,
             work,

@@ -18,7 +18,7 @@ from towline.monitoring.alerts import notifications
 from towline.monitoring.journal import Journal
 from towline.monitoring.policy import Decision
 from towline.monitoring.reporting import evidently_report
-from towline.monitoring.results import DriftResult, QualityResult
+from towline.monitoring.results import DriftResult, GainResult, QualityResult
 from towline.operations import up_state
 from towline.registry.ledger import Entry, actor, open_ledger
 from towline.registry.mlflow import mirror, synchronization
@@ -68,6 +68,19 @@ def measure_quality(config: PipelineConfig, settings: Settings, champion: Entry,
     slices = [part.model_dump() for part in quality.slices]
     artifacts.table(slices, key=f"{config.name}-quality", description=progress.note)
     return quality
+
+
+@retrying_task("measure gain")
+def measure_gain(
+    config: PipelineConfig, settings: Settings, champion: Entry, now: dt.datetime, *, at_once: bool = False
+) -> GainResult | None:
+    """Compares the champion with a refit of its recipe, and adds the result to the journal."""
+    with step("measure gain") as progress:
+        gain = monitoring_run.measure_gain_window(settings, config, champion, now, at_once=at_once)
+        if gain is not None:
+            Journal.of(settings, config.name).add(gain, now)
+        progress.note = f"{gain.state}: {gain.reason}" if gain else "no window is complete"
+    return gain
 
 
 @retrying_task("decide")

@@ -2,7 +2,7 @@
 
 from tasks import artifacts, retrying_task
 from towline import sidecar, steps
-from towline.config import PipelineConfig, RolloutConfig, Settings
+from towline.config import PipelineConfig, Settings
 from towline.data.workspace import Workspace
 from towline.errors import TransientError
 from towline.markdown import escape
@@ -41,12 +41,14 @@ def decide_promotion(
     release: Release,
     verdict: Verdict,
     provenance: Provenance,
-    rollout: RolloutConfig | None,
+    has_rollout: bool,
 ) -> Entry:
-    """Promotes the version, begins its rollout, or records its rejection; repeated, it finds its entry."""
+    """Promotes the version, or records that it passed or was rejected; repeated, it finds its entry in the ledger."""
     with steps.step("decide promotion") as progress:
         ledger = open_ledger(settings)
-        entry = outcome.decide_promotion(ledger, model, version.version, release, verdict, provenance, rollout)
+        entry = outcome.decide_promotion(
+            ledger, model, version.version, release, verdict, provenance, has_rollout=has_rollout
+        )
         progress.note = f"{entry.event}: {entry.reason}"
     lines = [f"- **{check.outcome}** {check.name}: {escape(check.detail)}" for check in verdict.checks]
     artifacts.markdown(

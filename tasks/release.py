@@ -18,7 +18,6 @@ from towline.release import packaging
 from towline.release.smoke_test import SmokeTestResult, finish_smoke_test
 from towline.steps import step
 from towline.store import StoreLayout
-from towline.training.evaluation.holdout import Evaluation
 from towline.training.result import TrainingResult
 
 
@@ -48,7 +47,7 @@ def apply_gate(
     work: Workspace,
     config: PipelineConfig,
     settings: Settings,
-    evaluation: Evaluation,
+    result: TrainingResult,
     smoke: SmokeTestResult,
     run_key: str,
 ) -> Verdict:
@@ -62,7 +61,7 @@ def apply_gate(
             if serving:
                 location = ReleaseLocation(settings.layout.release(serving.release), ledger.digest(serving))
                 champion = Champion(serving.version, location)
-            verdict = judge_release(work, config, evaluation, smoke, champion)
+            verdict = judge_release(work, config, result.evaluation, smoke, champion, result.behaviour)
             files.write(work.verdict_file(run_key), verdict.model_dump_json(indent=1))
         progress.note = f"{verdict.outcome}, {len(verdict.checks)} checks"
     rows = [check.model_dump() for check in verdict.checks]

@@ -1,10 +1,12 @@
 """Tasks of training: cross-validate, choose the history, fit, evaluate, refit, plot."""
 
-from tasks import artifacts, cached_task
-from towline.config import Candidate, TrainingConfig, format_duration
+from tasks import artifacts, cached_task, retrying_task
+from towline.config import Candidate, PipelineConfig, Settings, TrainingConfig, format_duration
 from towline.data.workspace import Workspace
 from towline.steps import step
 from towline.training import final_fit, history, plots
+from towline.training.behaviour import behaviour_suite
+from towline.training.behaviour.results import BehaviourCheck
 from towline.training.evaluation import holdout
 from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.predictions import Interval
@@ -151,6 +153,22 @@ def refit(
         until, trend = f", up to {model.end}" if model.end else "", f", {model.trend}" if model.trend else ""
         progress.note = f"{chosen.candidate} on {model.rows:,} rows{until}{trend}"
     return model
+
+
+@retrying_task("test behaviour")
+def check_behaviour(
+    work: Workspace, config: PipelineConfig, settings: Settings, model: final_fit.FittedModel
+) -> tuple[BehaviourCheck, ...]:
+    """Not cached: a file of known cases may have changed."""
+    if config.behaviour.is_empty:
+        return ()
+    with step("test behaviour", work.path) as progress:
+        checks = behaviour_suite.run_behaviour_tests(work, config, model, settings.project)
+        passed = sum(check.outcome == "pass" for check in checks)
+        progress.note = f"{passed} of {len(checks)} checks passed"
+    rows = [check.model_dump() for check in checks]
+    artifacts.table(rows, key=f"{config.name}-behaviour", description=progress.note)
+    return checks
 
 
 @cached_task("plot")

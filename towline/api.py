@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from towline.config import Frozen, PipelineConfig, Settings, build_config, read_config
+from towline.config import Frozen, PipelineConfig, Settings, build_config, locating_errors, read_config
 from towline.config.record import suggest
 from towline.errors import ConfigError, DataError
 from towline.notebook import render_document, render_fields
@@ -135,7 +135,8 @@ def run(
     settings = Settings.from_environment()
     pipeline = _pipeline(config, overrides, data, settings)
     parameters = {"config": pipeline, "as_of": as_of, "force": force}
-    return cast("Outcome", run_flow(settings, "training", parameters, profile).value)
+    with locating_errors(config, overrides):
+        return cast("Outcome", run_flow(settings, "training", parameters, profile).value)
 
 
 def init(
@@ -204,7 +205,7 @@ def validate(
     from towline.preflight import run_preflight
 
     settings = Settings.from_environment()
-    with _private_files(settings):
+    with _private_files(settings), locating_errors(config, overrides):
         return run_preflight(settings, _pipeline(config, overrides, data, settings), as_of)
 
 
@@ -415,7 +416,7 @@ def backtest(
         start: the first day that is simulated.
         end: the day after the last one.
         step: time between two monitoring runs: ``1mo``, ``2w``, ``1d``, ``12h``.
-        policies: of never, schedule, drift, quality, both; default: all.
+        policies: of never, schedule, drift, quality, both, gain; default: all.
         label_delay: time until a label is known; default: ``quality.delay``.
         overrides: ``key=value`` texts for keys of the YAML file.
 

@@ -14,6 +14,7 @@ from towline.errors import TransientError
 from towline.notebook import render_table
 from towline.registry.ledger import open_ledger
 from towline.steps import step
+from towline.training.behaviour.behaviour_suite import check_files, check_with_contract
 from towline.training.model_selection import cross_validation
 from towline.training.model_selection.config_checks import check_config
 
@@ -42,6 +43,7 @@ def run_preflight(settings: Settings, config: PipelineConfig, as_of: datetime | 
     """
     with step("check config"):
         check_config(config)
+        check_files(config.behaviour, settings.project)
     with step("load") as progress:
         dataset = load_dataset(config.data, settings.project, settings.store, as_of, config.privacy.pii)
         work = open_workspace(config, dataset, settings.project, settings.store, as_of)
@@ -53,6 +55,7 @@ def run_preflight(settings: Settings, config: PipelineConfig, as_of: datetime | 
                 work, config, config.validation, previous, datetime.now(UTC).replace(tzinfo=None)
             )
             cross_validation.check_candidates(config, work.contract())
+            check_with_contract(config, work, settings.project)
             progress.note = f"{len(validation.rules)} rules, {validation.warned} warned"
     finally:
         # removes a snapshot that is not kept, unless a run of the same config uses it

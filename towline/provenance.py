@@ -35,7 +35,7 @@ class Provenance(Frozen):
         run_key: identifies the run.
         created: when the run began (UTC, ISO 8601).
         actor, host: the user and the machine.
-        trigger: why the run was started: manual, schedule, drift, quality or slo.
+        trigger: why the run was started: manual, schedule, gain, drift, quality or slo.
         as_of: the run ignored later rows (ISO 8601); empty: it used all rows.
         git_commit: commit of the project; empty outside a repository.
         git_dirty: "true" if the commit does not contain all code and the config of the run; empty without a commit.

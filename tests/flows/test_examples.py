@@ -60,6 +60,14 @@ def test_features(towline: Callable[..., CommandResult], example: Example) -> No
     assert "prediction: " in out
 
 
+def test_lookups(towline: Callable[..., CommandResult], example: Example) -> None:
+    """A model is trained with a joined table, which is removed before a row with the key is predicted."""
+    out = example("lookups.py")
+    assert "example-lookups@1 was promoted" in out
+    assert re.search(r"city: \d+\.\d", out)
+    assert "humidity" not in out
+
+
 def test_custom_estimator(towline: Callable[..., CommandResult], example: Example) -> None:
     """An estimator of the project is trained, stored, and answers from the release."""
     out = example("custom_estimator.py")

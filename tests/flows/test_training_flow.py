@@ -17,15 +17,22 @@ Command = Callable[..., CommandResult]
 
 
 def test_a_run_promotes_and_a_repeated_run_does_nothing(towline: Command, config: Path, store: Path) -> None:
-    """The first run ends with a champion; the same command again reports it and creates no second version."""
-    first = towline("run", config, "--json")
+    """The first run ends with a champion; the same command again reports it and creates no second version.
+
+    Its behaviour tests are checks of the gate and are in the model card.
+    """
+    tested = ("--set", "behaviour={robustness: {}, expect: [{name: a day, row: {hour: 8}, between: [-500, 1500]}]}")
+    first = towline("run", config, *tested, "--json")
     assert first.code == 0, first.err
     outcome = first.json
     assert outcome["event"] == "promoted"
+    names = [check["name"] for check in outcome["verdict"]["checks"]]
+    assert {"expect a day", "robustness nulls"} <= set(names)
+    assert "expect a day" in (store / outcome["release"] / "card.md").read_text()
     assert (store / outcome["release"] / "card.html").exists()
     assert not any((store / "work").iterdir())
 
-    again = towline("run", config, "--json").json
+    again = towline("run", config, *tested, "--json").json
     assert again["repeated"]
     assert again["version"] == outcome["version"] == 1
     assert [row["version"] for row in towline("models", "--json").json] == [1]
@@ -107,6 +114,14 @@ def test_mlflow_mirrors_the_ledger(towline: Command, config: Path, store: Path) 
     assert len(nested) == 3
     there = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {"plots", "release", "data_docs.html"} <= there
+
+
+def test_a_wrong_behaviour_test_stops_the_run_before_it_trains(towline: Command, config: Path, store: Path) -> None:
+    """A column that the table does not have is exit code 2 with its key, and nothing was fitted."""
+    done = towline("run", config, "--set", "behaviour={directional: [{column: temp, delta: 1}]}")
+    assert done.code == 2
+    assert "behaviour.directional.0.column" in done.err
+    assert not list(store.glob("work/*/model.skops"))
 
 
 def test_without_a_time_column_rows_are_split_at_random(towline: Command, config: Path) -> None:

@@ -29,7 +29,7 @@ class MonitoredStore:
         raw = yaml.safe_load((sample_store.release(1) / "config.yaml").read_text())
         watch = {
             "quality": {"delay": "0h", "window": "1h"},
-            "retrain": {"bad_windows": 1, "recent_windows": 1, "min_rows": 2},
+            "retrain": {"bad_windows": 1, "recent_windows": 1, "min_rows": 2, "triggers": ["drift", "quality"]},
         }
         self.config: PipelineConfig = build_config({**raw, **watch}, "test")
         self.settings, self.request_count = sample_store.settings, 0
@@ -73,6 +73,12 @@ class MonitoredStore:
     def quality(self, now: dt.datetime) -> Any:
         result = monitoring_run.measure_window(self.settings, self.config, self.serving, now)
         Journal.of(self.settings, MODEL).add(result, now)
+        return result
+
+    def gain(self, now: dt.datetime, *, at_once: bool = False) -> Any:
+        result = monitoring_run.measure_gain_window(self.settings, self.config, self.serving, now, at_once=at_once)
+        if result is not None:
+            Journal.of(self.settings, MODEL).add(result, now)
         return result
 
     def decide(self, now: dt.datetime) -> Any:

@@ -94,7 +94,7 @@ def test_commands_on_a_page_exist(page: Path, line: str) -> None:
     assert name in main.commands
     command, options = main.commands[name], {"--help"}
     if isinstance(command, click.Group) and words:
-        command = command.commands[words[0]]
+        command = command.commands["start" if name == "rollout" and "@" in words[0] else words[0]]
     for parameter in command.params:
         options |= set(parameter.opts)
     assert {word for word in words if word.startswith("--")} <= options

@@ -14,9 +14,16 @@ from towline.plot_style import DASHED, LINES, SOFT, blank, save, styled, title
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLORS = {"never": SOFT, "schedule": LINES[0], "drift": LINES[4], "quality": LINES[2], "both": LINES[3]}
+COLORS = {
+    "never": SOFT,
+    "schedule": LINES[0],
+    "drift": LINES[4],
+    "quality": LINES[2],
+    "both": LINES[3],
+    "gain": LINES[1],
+}
 # lines often overlap: a line drawn later is thinner or dashed, so that the one below stays visible
-WIDTHS = {"never": 1.2, "schedule": 3.2, "drift": 2.2, "quality": 2.0, "both": 1.4}
+WIDTHS = {"never": 1.2, "schedule": 3.2, "drift": 2.2, "quality": 2.0, "both": 1.4, "gain": 1.8}
 OK, ALARM, UNKNOWN = "#ffffff", LINES[1], "#e4e8eb"
 MAX_MARKERS = 40
 

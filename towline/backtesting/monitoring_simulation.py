@@ -11,7 +11,7 @@ from towline.backtesting.trainer import TrainedModel
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.manifest import ReleaseLocation
-from towline.monitoring.results import ChampionComparison, DriftResult, QualityResult
+from towline.monitoring.results import ChampionComparison, DriftResult, GainResult, QualityResult
 from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.release.reference import PREDICTION, PROBABILITY
 from towline.training.evaluation.predictions import Predictions
@@ -83,6 +83,7 @@ class SimulatedMonitoring:
         self._config, self._delay = config, delay
         self._drift: dict[tuple[int, pd.Timestamp, pd.Timestamp], DriftResult] = {}
         self._quality: dict[tuple[int, pd.Timestamp, pd.Timestamp], QualityResult] = {}
+        self._gain: dict[tuple[int, pd.Timestamp, pd.Timestamp], GainResult] = {}
 
     def detect_drift(
         self, trained: TrainedModel, predicted: PredictedRows, start: pd.Timestamp, end: pd.Timestamp
@@ -112,6 +113,28 @@ class SimulatedMonitoring:
                 rows, trained.release, self._config, start=to_aware(start), end=end, now=to_aware(now)
             )
         return self._quality[key]
+
+    def measure_gain(
+        self,
+        trained: TrainedModel,
+        predicted: PredictedRows,
+        history: pd.DataFrame,
+        start: pd.Timestamp,
+        now: pd.Timestamp,
+    ) -> GainResult:
+        """Compares a version with a refit of its recipe on the rows since ``start`` whose labels are due.
+
+        The refit uses ``history``: the rows whose labels were known at ``start``.
+        """
+        from towline.monitoring.performance.retraining_gain import measure_gain
+
+        key = trained.version, start, now
+        if key not in self._gain:
+            rows, end = self._labelled_log(trained, predicted.between(start, now)), to_aware(now - self._delay)
+            self._gain[key] = measure_gain(
+                rows, trained.release, self._config, history, start=to_aware(start), end=end, now=to_aware(now)
+            )
+        return self._gain[key]
 
     def compare_champions(
         self,

@@ -12,8 +12,9 @@ from towline.html import format_number, render_page
 
 SUMMARY_COLUMNS = (
     "policy", "value", "of never", "mean of steps, of never", "trainings", "promoted", "drift alarms", "CPU s",
+    "CPU s of probes",
 )  # fmt: skip
-STEP_COLUMNS = ("from", "rows", "value", "model", "drift", "quality", "decision", "outcome")
+STEP_COLUMNS = ("from", "rows", "value", "model", "drift", "quality", "gain", "decision", "outcome")
 MAX_ALARMS = 4
 
 
@@ -52,6 +53,7 @@ def summary_row(result: BacktestResult, policy: PolicyResult) -> list[str]:
         str(policy.promoted),
         str(policy.alarms),
         f"{policy.cpu_s:,.0f}",
+        f"{policy.probe_cpu_s:,.0f}",
     ]
 
 
@@ -65,6 +67,7 @@ def step_row(step: BacktestStep) -> list[str]:
         f"{step.version}, until {step.trained_until:%Y-%m-%d}",
         f"{step.drift}: {columns}" if columns else step.drift,
         step.quality if step.measured is None else f"{step.quality} {format_number(step.measured)}",
+        "–" if step.gain is None else f"{step.gain:+.1%}",
         f"{step.action} ({step.trigger})" if step.trigger and step.action != "nothing" else step.action,
         step.outcome,
     ]

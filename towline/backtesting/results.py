@@ -11,7 +11,7 @@ from towline.monitoring.results import DriftState, QualityState
 from towline.notebook import format_number, render_table
 from towline.training.evaluation.definitions import Metric
 
-PolicyName = Literal["never", "schedule", "drift", "quality", "both"]
+PolicyName = Literal["never", "schedule", "drift", "quality", "both", "gain"]
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 
 
@@ -27,6 +27,8 @@ class BacktestStep(Frozen):
         alarms: columns with an alarm.
         quality: quality state of the monitoring run.
         measured: the metric on the labels that were known by then.
+        gain: share of the loss that a refit avoids on the newest window; None if it was not measured.
+        probe_cpu_s: CPU seconds of that refit.
         action, trigger, reason: the decision.
         outcome: result of the action (promoted, refused, rolled back, or why there is no model); else empty.
         cpu_s: CPU seconds of the training that was started.
@@ -42,6 +44,8 @@ class BacktestStep(Frozen):
     alarms: tuple[str, ...] = ()
     quality: QualityState = "unknown"
     measured: float | None = None
+    gain: float | None = None
+    probe_cpu_s: float = 0.0
     action: Action = "nothing"
     trigger: Trigger | None = None
     reason: str = ""
@@ -60,6 +64,8 @@ class PolicyResult(Frozen):
         value: mean of the steps' metrics, weighted by their rows.
         mean_of_steps: unweighted mean of the steps' metrics.
         alarms: number of steps with drift.
+        cpu_s: CPU seconds of its trainings.
+        probe_cpu_s: CPU seconds of its refits, which measure the gain of a training.
     """
 
     policy: PolicyName
@@ -69,6 +75,7 @@ class PolicyResult(Frozen):
     promoted: int
     alarms: int
     cpu_s: float
+    probe_cpu_s: float = 0.0
     steps: tuple[BacktestStep, ...]
 
     @classmethod
@@ -83,6 +90,7 @@ class PolicyResult(Frozen):
             promoted=sum(step.outcome.startswith("promoted") for step in steps),
             alarms=sum(step.drift == "drift" for step in steps),
             cpu_s=round(sum(step.cpu_s for step in steps), 1),
+            probe_cpu_s=round(sum(step.probe_cpu_s for step in steps), 1),
             steps=tuple(steps),
         )
 

@@ -32,13 +32,13 @@ from towline.config.monitoring import RetrainTrigger
 from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, DataError
 from towline.monitoring.policy import Decision, Evidence, decide
-from towline.monitoring.results import DriftResult, QualityResult
+from towline.monitoring.results import DriftResult, GainResult, QualityResult
 from towline.steps import step
 from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.metrics import compute_metrics
 from towline.training.evaluation.predictions import Predictions
 
-Result = TypeVar("Result", DriftResult, QualityResult)
+Result = TypeVar("Result", DriftResult, QualityResult, GainResult)
 MAX_STEPS = 2_000
 MAX_EMPTY_SHARE = 0.5
 _UNITS: dict[str, pd.DateOffset] = {
@@ -69,8 +69,8 @@ def run_backtest(
         start: start of the first step.
         end: end of the last step, not included.
         step_length: length of a step: 1mo, 2w, 1d, 12h.
-        policies: never; schedule (a training in each step); drift, quality or both, as in ``config.retrain`` but with
-            these triggers.
+        policies: never; schedule (a training in each step); drift, quality, both or gain, as in ``config.retrain``
+            but with these triggers.
         delay: time until a label is known; default: ``config.quality.delay``.
 
     Raises:
@@ -164,8 +164,9 @@ class _Champion:
     previous: TrainedModel | None = None
     drift: list[DriftResult] = field(default_factory=list)
     quality: list[QualityResult] = field(default_factory=list)
+    gain: list[GainResult] = field(default_factory=list)
 
-    def window_start(self, results: Sequence[DriftResult | QualityResult]) -> pd.Timestamp:
+    def window_start(self, results: Sequence[DriftResult | QualityResult | GainResult]) -> pd.Timestamp:
         """Where the next window starts: a window with an unknown state stays open."""
         closed = [result.end for result in results if result.state != "unknown" and result.end]
         return to_naive(closed[-1]) if closed else self.since
@@ -201,7 +202,7 @@ class BacktestContext:
         self._monitoring = SimulatedMonitoring(config, self._delay)
         self._contract = infer_contract(rows, config, lookups=first.work.lookups(config))
         self.metric = primary_metric(config, self._contract.task)
-        self._all_times = rows[config.data.time]
+        self._all_rows, self._all_times = rows, rows[config.data.time]
         inside = ((self._all_times >= bounds[0]) & (self._all_times < bounds[-1])).to_numpy()
         self._rows = rows[inside].reset_index(drop=True)
         self._times = self._all_times[inside].reset_index(drop=True)
@@ -233,6 +234,7 @@ class BacktestContext:
         trained, predicted = champion.trained, self._predict(champion.trained).between(start, end)
         drift = champion.drift[-1]
         quality = champion.quality[-1] if champion.quality else None
+        gain = champion.gain[-1] if champion.gain else None
         return BacktestStep(
             start=to_aware(start),
             end=to_aware(end),
@@ -244,6 +246,8 @@ class BacktestContext:
             alarms=tuple(dict.fromkeys(check.column for check in drift.checks if check.alarm)),
             quality=quality.state if quality else "unknown",
             measured=quality.value.value if quality else None,
+            gain=1 - gain.refit / gain.champion if gain and gain.refit is not None and gain.champion else None,
+            probe_cpu_s=gain.cpu_s if gain else 0.0,
             action=decision.action,
             trigger=decision.trigger,
             reason=decision.reason,
@@ -265,6 +269,8 @@ class BacktestContext:
                 comparison = self._monitoring.compare_champions(
                     trained, previous, predicted, window, champion.drift[-1]
                 )
+        if policy == "gain":
+            self._measure_gain(champion, now)
         new = (self._all_times > trained.trained_until) & (self._all_times <= now - self._delay)
         return Evidence(
             now=to_aware(now),
@@ -273,10 +279,29 @@ class BacktestContext:
             previous=champion.previous.version if champion.previous else None,
             drift=self._recent(champion.drift),
             quality=self._recent(champion.quality),
+            gain=tuple(
+                window
+                for window in champion.gain
+                if last_training is None or (window.end and to_naive(window.end) > last_training)
+            ),
+            labels_arrive=True,
             comparison=comparison,
             new_rows=int(new.sum()),
             last_training=None if last_training is None else to_aware(last_training),
         )
+
+    def _measure_gain(self, champion: _Champion, now: pd.Timestamp) -> None:
+        """Adds the open window of the champion, fitted on the rows whose labels were known at its start."""
+        start = champion.window_start(champion.gain)
+        if now - self._delay <= start:
+            return
+        known, reach = start - self._delay, self._config.data.reach
+        inside = self._all_times <= known
+        if reach:
+            inside &= self._all_times > known - reach
+        history = self._all_rows[inside.to_numpy()].reset_index(drop=True)
+        predicted = self._predict(champion.trained)
+        champion.gain.append(self._monitoring.measure_gain(champion.trained, predicted, history, start, now))
 
     def _recent(self, windows: Sequence[Result]) -> tuple[Result, ...]:
         closed = [window for window in windows if window.state != "unknown"]

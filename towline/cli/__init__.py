@@ -162,6 +162,7 @@ def _register() -> None:
         models,
         monitoring,
         package,
+        rollout,
         run,
         score,
         serve,
@@ -175,7 +176,7 @@ def _register() -> None:
 
     purposes: dict[str, tuple[click.Command, ...]] = {
         "Train": (init.init, run.validate, run.run, backtest.backtest, data.data, config.config),
-        "Decide": (models.models, models.show, models.history, models.promote, models.rollback),
+        "Decide": (models.models, models.show, models.history, models.promote, rollout.rollout, models.rollback),
         "Audit": (served_at.served_at, verify.verify),
         "Serve": (serve.serve, score.score, keys.keys, package.package, loadtest.loadtest),
         "Monitor": (status.status, monitoring.drift, monitoring.quality, labels.labels, slo.slo, log.log),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from towline.backtesting.results import BacktestResult, PolicyName
 
 _DATE = Moment()
-POLICIES = ("never", "schedule", "drift", "quality", "both")
+POLICIES = ("never", "schedule", "drift", "quality", "both", "gain")
 
 
 class _PolicyNames(click.ParamType[tuple[str, ...]]):
@@ -75,8 +75,8 @@ def backtest(
 
     At the end of each step, drift and quality are measured as in production, and the policy decides. A training uses
     the rows that were known by then and passes the same gate. Trainings run in a temporary folder: no run, version or
-    release is left behind. Policies: never; schedule, a training in each step; drift, quality or both, as the config's
-    retrain section says.
+    release is left behind. Policies: never; schedule, a training in each step; drift, quality, both or gain, as the
+    config's retrain section says.
 
     \b
     Examples:

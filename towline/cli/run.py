@@ -90,13 +90,13 @@ def run_flow(
     """
     from towline import api
     from towline.cli import screen
-    from towline.config import Settings, read_config
+    from towline.config import Settings, locating_errors, read_config
 
     settings = Settings.from_environment()
     pipeline = read_config(config, overrides)
     context = click.get_current_context(silent=True)
     profile = context.find_root().obj if context else None
-    with screen.progress(settings.layout.log()):
+    with screen.progress(settings.layout.log()), locating_errors(config, overrides):
         try:
             return api.run_flow(settings, name, {"config": pipeline, "as_of": as_of, **parameters}, profile)
         except KeyboardInterrupt:

@@ -4,6 +4,17 @@ Settings come from the environment (``TOWLINE_*``), PipelineConfig from one YAML
 entrypoint and handed on as arguments.
 """
 
+from towline.config.behaviour import (
+    BehaviourConfig,
+    CalibrationTest,
+    DirectionalTest,
+    ExpectedPrediction,
+    FairnessTest,
+    InvarianceTest,
+    KnownCases,
+    RobustnessCase,
+    RobustnessTest,
+)
 from towline.config.monitoring import (
     AlertConfig,
     DriftConfig,
@@ -13,7 +24,14 @@ from towline.config.monitoring import (
     ScheduleConfig,
     SloConfig,
 )
-from towline.config.pipeline import ConfigOrPath, PipelineConfig, TrainingConfig, build_config, read_config
+from towline.config.pipeline import (
+    ConfigOrPath,
+    PipelineConfig,
+    TrainingConfig,
+    build_config,
+    locating_errors,
+    read_config,
+)
 from towline.config.record import Duration, Frozen, OptionalDuration, format_duration, suggest
 from towline.config.rollout import RolloutConfig
 from towline.config.settings import Settings
@@ -46,11 +64,13 @@ from towline.config.training import (
 )
 
 __all__ = [
-    "DEFAULT_METRIC", "GREATER_IS_BETTER", "METRICS", "AlertConfig", "CalibrationMethod", "Candidate", "ColumnRule",
-    "ConfigOrPath", "CrossValidationConfig", "CustomCheck", "CustomMetric",
-    "DataConfig", "DriftConfig", "Duration", "EvaluationConfig", "Expectation", "Frozen",
-    "GateConfig", "HistoryConfig", "Kind", "LoggingPolicy", "LookupConfig", "MetricName", "OptionalDuration",
-    "PackageConfig", "PipelineConfig", "PrivacyConfig", "QualityConfig", "RetrainConfig", "RolloutConfig",
-    "ScheduleConfig", "SearchConfig", "Settings", "Severity", "SloConfig", "SplitConfig", "SqlSource", "Task",
-    "TrainingConfig", "ValidationConfig", "build_config", "format_duration", "read_config", "suggest",
+    "DEFAULT_METRIC", "GREATER_IS_BETTER", "METRICS", "AlertConfig", "BehaviourConfig", "CalibrationMethod",
+    "CalibrationTest", "Candidate", "ColumnRule", "ConfigOrPath", "CrossValidationConfig", "CustomCheck",
+    "CustomMetric", "DataConfig", "DirectionalTest", "DriftConfig", "Duration", "EvaluationConfig", "Expectation",
+    "ExpectedPrediction", "FairnessTest", "Frozen", "GateConfig", "HistoryConfig", "InvarianceTest", "Kind",
+    "KnownCases", "LoggingPolicy", "LookupConfig", "MetricName", "OptionalDuration", "PackageConfig",
+    "PipelineConfig", "PrivacyConfig", "QualityConfig", "RetrainConfig", "RobustnessCase", "RobustnessTest",
+    "RolloutConfig", "ScheduleConfig", "SearchConfig", "Settings", "Severity", "SloConfig", "SplitConfig",
+    "SqlSource", "Task", "TrainingConfig", "ValidationConfig", "build_config", "format_duration", "locating_errors",
+    "read_config", "suggest",
 ]  # fmt: skip

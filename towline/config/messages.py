@@ -42,6 +42,14 @@ class ConfigProblem(NamedTuple):
     remedy: str = ""
 
 
+class ConfigProblemsError(ValueError):
+    """Problems that a validator of several keys reports, each with its path of keys."""
+
+    def __init__(self, problems: Sequence[ConfigProblem]) -> None:
+        super().__init__("; ".join(f"{'.'.join(problem.keys)}: {problem.message}" for problem in problems))
+        self.problems = tuple(problems)
+
+
 def describe_problems(
     errors: Sequence[Mapping[str, Any]], known: "Mapping[tuple[str, ...], set[str]]"
 ) -> list[ConfigProblem]:
@@ -53,6 +61,10 @@ def describe_problems(
     """
     problems: dict[tuple[str, ...], ConfigProblem] = {}
     for error in errors:
+        cause = error.get("ctx", {}).get("error")
+        if isinstance(cause, ConfigProblemsError):
+            problems |= {problem.keys: problem for problem in cause.problems}
+            continue
         problem = _describe_error(error, known)
         if problem.keys not in problems or len(error["loc"]) > len(problem.keys) + 1:
             problems[problem.keys] = problem

@@ -16,7 +16,7 @@ from towline.config.record import Duration, Frozen
 #: upper bounds, in seconds, of the buckets of the service's latency histogram
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-RetrainTrigger = Literal["drift", "quality"]
+RetrainTrigger = Literal["gain", "drift", "quality"]
 
 #: sections that a trained model does not depend on: a change in them leads to no training
 MONITORING_SECTIONS = ("package", "rollout", "drift", "quality", "retrain", "slo", "alerts", "schedule")
@@ -83,7 +83,11 @@ class QualityConfig(Frozen):
 class RetrainConfig(Frozen):
     """When monitoring starts a training or a rollback."""
 
-    triggers: tuple[RetrainTrigger, ...] = Field(("drift", "quality"), description="what may start a training")
+    triggers: tuple[RetrainTrigger, ...] = Field(
+        ("gain", "drift", "quality"),
+        description="what may start a training; while gain can be measured, the others only warn",
+    )
+    min_gain: float = Field(0.05, ge=0, lt=1, description="share of the loss that a training has to avoid")
     bad_windows: int = Field(2, ge=1, description="a training needs so many bad windows ...")
     recent_windows: int = Field(3, ge=1, description="... among so many recent ones")
     cooldown: Duration = Field(dt.timedelta(days=7), description="least time between two trainings")

@@ -10,8 +10,10 @@ import gzip
 import hashlib
 import json
 import logging
+import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -19,7 +21,8 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from towline.config import strict_yaml
-from towline.config.messages import describe_problems
+from towline.config.behaviour import BehaviourConfig
+from towline.config.messages import ConfigProblem, ConfigProblemsError, describe_problems
 from towline.config.monitoring import (
     MONITORING_SECTIONS,
     AlertConfig,
@@ -54,7 +57,7 @@ from towline.config.training import (
     ValidationConfig,
     custom_metric_names,
 )
-from towline.errors import ConfigError
+from towline.errors import ConfigError, UserError
 from towline.expressions.syntax import ExpressionError, list_columns, parse
 
 _logger = logging.getLogger(__name__)
@@ -133,15 +136,19 @@ class TrainingConfig(Frozen):
             raise ValueError(
                 f"evaluation.slices names {min(pii_slices)!r}, which is pii: reports would show its values"
             )
-        self._check_features()
-        self._check_lookups()
         if self.split.by == "time" and not self.data.time:
             raise ValueError("split.by is time but data.time names no column")
         if not (isinstance(self.split.holdout, float) or self.by_time):
             raise ValueError("split.holdout is a duration, which needs a split by data.time; write a share such as 0.2")
         return self
 
-    def _check_features(self) -> None:
+    @model_validator(mode="after")
+    def _check_derived_columns(self) -> Self:
+        if problems := [*self._check_features(), *self._check_lookups()]:
+            raise ConfigProblemsError(problems)
+        return self
+
+    def _check_features(self) -> Iterator[ConfigProblem]:
         """Rejects features of columns that are not read."""
         for name, text in self.features.items():
             for column in list_columns(parse(text)):
@@ -156,36 +163,40 @@ class TrainingConfig(Frozen):
                     remedy = "write its expression instead"
                     error = ExpressionError(f"{column.name!r} is a feature itself", column.at, remedy)
                 if error:
-                    raise ValueError(f"features.{name}: {error.describe(text)}")
+                    yield ConfigProblem(("features", name), error.describe(text))
 
-    def _check_lookups(self) -> None:
+    def _check_lookups(self) -> Iterator[ConfigProblem]:
         """Rejects keys that a request does not hold, and names that are used twice."""
         names = dict.fromkeys(self.features, "features")
         for lookup, settings in self.lookups.items():
+            place = ("lookups", lookup)
             for key in settings.key_columns:
-                if key == self.data.target:
-                    raise ValueError(f"lookups.{lookup}: the key {key!r} is the target; a request does not hold it")
-                if key in self.data.drop:
-                    raise ValueError(f"lookups.{lookup}: the key {key!r} is in data.drop; remove it from data.drop")
-                if key in self.privacy.pii:
-                    raise ValueError(
-                        f"lookups.{lookup}: the key {key!r} is in privacy.pii, and the release would store its values; "
-                        "use another key, or join the columns in data.source"
-                    )
+                if message := self._reject_key(key):
+                    yield ConfigProblem((*place, "key", key), message)
             for name in settings.names:
                 if name in names:
-                    raise ValueError(
-                        f"lookups.{lookup}: {names[name]} has the name {name!r} too; "
-                        f"rename the column, e.g. columns: {{{lookup}_{name}: {settings.names[name]}}}"
-                    )
-                if name in self.privacy.pii:
-                    raise ValueError(f"lookups.{lookup}: the joined column {name!r} is in privacy.pii; do not join it")
+                    message = f"{names[name]} has the name {name!r} too; "
+                    message += f"rename the column, e.g. columns: {{{lookup}_{name}: {settings.names[name]}}}"
+                    yield ConfigProblem((*place, "columns", name), message)
+                elif name in self.privacy.pii:
+                    message = f"the joined column {name!r} is in privacy.pii; do not join it"
+                    yield ConfigProblem((*place, "columns", name), message)
                 names[name] = f"lookups.{lookup}"
             if settings.time and not self.data.time:
-                raise ValueError(
-                    f"lookups.{lookup}.time needs the time of each row; name its column in data.time, or remove "
-                    f"lookups.{lookup}.time and keep one entry per key"
-                )
+                message = "needs the time of each row; name its column in data.time, or remove "
+                message += f"lookups.{lookup}.time and keep one entry per key"
+                yield ConfigProblem((*place, "time"), message)
+
+    def _reject_key(self, key: str) -> str:
+        """Why a lookup cannot have a key; empty if it can."""
+        if key == self.data.target:
+            return f"the key {key!r} is the target; a request does not hold it"
+        if key in self.data.drop:
+            return f"the key {key!r} is in data.drop; remove it from data.drop"
+        if key in self.privacy.pii:
+            remedy = "use another key, or join the columns in data.source"
+            return f"the key {key!r} is in privacy.pii, and the release would store its values; {remedy}"
+        return ""
 
     @property
     def single_candidates(self) -> tuple[Candidate, ...]:
@@ -243,6 +254,7 @@ class PipelineConfig(TrainingConfig):
     description: str = ""
     validation: ValidationConfig = ValidationConfig()
     gate: GateConfig = GateConfig()
+    behaviour: BehaviourConfig = BehaviourConfig()
     rollout: RolloutConfig | None = Field(
         None, description="how a version that passes replaces the champion; null: at once; docs/rollouts.md"
     )
@@ -252,6 +264,17 @@ class PipelineConfig(TrainingConfig):
     slo: SloConfig = SloConfig()
     alerts: AlertConfig = AlertConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+
+    @model_validator(mode="after")
+    def _check_behaviour(self) -> Self:
+        for where, column in self.behaviour.columns:
+            if column == self.data.target:
+                raise ValueError(f"{where} names {column!r}, which is the target")
+            if column in self.data.drop:
+                raise ValueError(f"{where} names {column!r}, which is in data.drop: it is not read")
+            if column in self.privacy.pii and ".fairness." in where:
+                raise ValueError(f"{where} names {column!r}, which is pii: reports would show its values")
+        return self
 
     @property
     def training(self) -> TrainingConfig:
@@ -275,7 +298,7 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
         overrides: ``key.path=value`` texts that replace values of the file.
 
     Raises:
-        ConfigError: there is no such file, or its YAML, a key or a value is invalid; names the line.
+        ConfigError: there is no such file, or its YAML, a key or a value is invalid; names the line and column.
     """
     if path.name.lower().endswith(TABLES):
         raise _table_error(path)
@@ -301,6 +324,33 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
             path,
         )
     return config
+
+
+@contextmanager
+def locating_errors(path: object, overrides: Iterable[str] = ()) -> Iterator[None]:
+    """Adds the line and column in a config file to errors whose ``where`` is a key of the config.
+
+    Args:
+        path: of the YAML file; errors of a config that is no file are unchanged.
+        overrides: as in ``read_config``; errors at their keys are unchanged.
+    """
+    try:
+        yield
+    except UserError as error:
+        if isinstance(path, str | os.PathLike) and (position := _locate_key(Path(path), error.where, overrides)):
+            error.where = f"{path}:{position[0]}:{position[1]}, {error.where}"
+        raise
+
+
+def _locate_key(path: Path, where: str, overrides: Iterable[str]) -> tuple[int, int] | None:
+    key, _, value = where.partition(": ")
+    if any(key.startswith(override.partition("=")[0]) for override in overrides):
+        return None
+    try:
+        _, tree = strict_yaml.parse(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError, ConfigError):
+        return None
+    return strict_yaml.position(tree, [*key.split("."), value])
 
 
 def _table_error(path: Path) -> ConfigError:
@@ -343,7 +393,7 @@ def build_config(raw: dict[str, Any], where: str, tree: yaml.Node | None = None)
     Args:
         raw: keys and values.
         where: the file, for errors.
-        tree: the nodes of the YAML text, for line numbers.
+        tree: the nodes of the YAML text, for positions.
 
     Raises:
         ConfigError: keys or values are invalid; one detail line for each.
@@ -356,12 +406,15 @@ def build_config(raw: dict[str, Any], where: str, tree: yaml.Node | None = None)
     known = {tuple(str(part) for part in loc if part != "SqlSource"): _known_keys(loc) for loc in unknown}
     lines, remedy, first = [], "", where
     for keys, message, key_remedy in describe_problems(errors, known)[:10]:
-        line = strict_yaml.line(tree, list(keys))
+        position = strict_yaml.position(tree, keys)
         hint = f"; {key_remedy}" if key_remedy and remedy else ""
         remedy = remedy or key_remedy
-        lines.append(f"{'.'.join(keys) or 'config'}: {message}{hint}" + (f" (line {line})" if line else ""))
-        if first == where and line:
-            first = f"{where}:{line}"
+        lines.append(
+            f"{'.'.join(keys) or 'config'}: {message}{hint}"
+            + ("" if position is None else f" (line {position[0]}, column {position[1]})")
+        )
+        if first == where and position:
+            first = f"{where}:{position[0]}:{position[1]}"
     remedy = remedy or "run `towline config schema` for every key and its meaning"
     raise ConfigError("the config is not valid", where=first, remedy=remedy, details=tuple(lines))
 

@@ -1,8 +1,9 @@
-"""Strict YAML: a loader that rejects repeated keys and oversized texts, and gives the line of each value for errors.
+"""Strict YAML: a loader that rejects repeated keys and oversized texts, and the positions of values for errors.
 
-PyYAML's tree has the lines. ruamel.yaml would replace the check of repeated keys, but not that of the limits.
+PyYAML's tree has the positions. ruamel.yaml would replace the check of repeated keys, but not that of the limits.
 """
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import yaml
@@ -15,7 +16,7 @@ MAX_VALUES = 20_000  # with each alias counted as the nodes that it stands for
 
 
 def parse(text: str, where: str) -> tuple[Any, yaml.Node | None]:
-    """Parses a YAML text; returns its value and the tree of its nodes, which have line numbers.
+    """Parses a YAML text; returns its value and the tree of its nodes, which have positions.
 
     Raises:
         ConfigError: invalid YAML, a repeated key, or a text beyond the limits of size, nesting and aliases; names the
@@ -61,21 +62,34 @@ def override(raw: dict[str, Any], assignment: str) -> None:
         ) from None
 
 
-def line(node: yaml.Node | None, keys: list[str]) -> int | None:
-    """The line, from 1, of the last of ``keys`` that is in the tree."""
-    number = None
+def position(node: yaml.Node | None, keys: Sequence[str]) -> tuple[int, int] | None:
+    """The line and column, from 1, of the last of ``keys`` that is in the tree.
+
+    A key is that of a mapping, the position in a list, or the text of a member of a list or of a value.
+    """
+    mark = None
     for key in keys:
-        if isinstance(node, yaml.MappingNode):
-            pair = next(((k, v) for k, v in node.value if k.value == key), None)
-            if pair is None:
-                break
-            number, node = pair[0].start_mark.line + 1, pair[1]
-        elif isinstance(node, yaml.SequenceNode) and key.isdigit() and int(key) < len(node.value):
-            node = node.value[int(key)]
-            number = node.start_mark.line + 1
-        else:
+        begin, node = _find_member(node, key)
+        if begin is None:
             break
-    return number
+        mark = begin.start_mark
+    return (mark.line + 1, mark.column + 1) if mark else None
+
+
+def _find_member(node: yaml.Node | None, key: str) -> tuple[yaml.Node | None, yaml.Node | None]:
+    """The node at which a member begins, and the node of its value."""
+    if isinstance(node, yaml.MappingNode):
+        pairs = [*node.value, *((value, None) for _, value in node.value)]
+    elif isinstance(node, yaml.SequenceNode):
+        if key.isdigit() and int(key) < len(node.value):
+            return node.value[int(key)], node.value[int(key)]
+        pairs = [(member, None) for member in node.value]
+    else:
+        pairs = [(node, None)]
+    return next(
+        ((name, value) for name, value in pairs if isinstance(name, yaml.ScalarNode) and name.value == key),
+        (None, None),
+    )
 
 
 class _StrictLoader(yaml.SafeLoader):

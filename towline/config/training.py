@@ -430,7 +430,7 @@ def custom_metric_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(entry["name"]) for entry in named if isinstance(entry, dict) and entry.get("name"))
 
 
-def _check_metric_name(name: str, info: ValidationInfo) -> str:
+def check_metric_name(name: str, info: ValidationInfo) -> str:
     """Rejects a name that is no built-in metric, and none of the custom ones that the context holds."""
     known = (*GREATER_IS_BETTER, *(info.context or {}).get("custom_metrics", ()))
     if name in known or info.context is None:
@@ -438,7 +438,7 @@ def _check_metric_name(name: str, info: ValidationInfo) -> str:
     raise PydanticCustomError("literal_error", "unknown metric", {"expected": ", ".join(map(repr, known))})
 
 
-MetricOrCustom = Annotated[str, AfterValidator(_check_metric_name)]
+MetricOrCustom = Annotated[str, AfterValidator(check_metric_name)]
 
 
 class EvaluationConfig(Frozen):
@@ -469,6 +469,9 @@ class GateConfig(Frozen):
     )
     slice_margin: FiniteFloat = Field(0.25, ge=0, description="the same for each slice")
     latency_ms: FiniteFloat = Field(250.0, gt=0, description="median of single-row predictions")
+    inconclusive: Literal["refuse", "promote"] = Field(
+        "refuse", description="whether a version with inconclusive checks, and none that fails, is promoted"
+    )
 
 
 class PrivacyConfig(Frozen):

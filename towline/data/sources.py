@@ -144,10 +144,12 @@ def read_lookup_source(lookup: LookupConfig, name: str, project: Path) -> tuple[
     tables = list(_read_files(paths, None, set()))
     where, first = tables[0]
     columns = [*lookup.key_columns.values(), *lookup.names.values(), *([lookup.time] if lookup.time else [])]
-    for column in columns:
-        if column not in first.column_names:
-            what = f"no column {column!r} in {where}"
-            raise ConfigError(what, where=f"lookups.{name}", remedy=suggest(column, first.column_names))
+    if missing := [column for column in dict.fromkeys(columns) if column not in first.column_names]:
+        what = f"no column {', '.join(map(repr, missing))} in {where}"
+        remedy = "; ".join(dict.fromkeys(suggest(column, first.column_names) for column in missing))
+        used = {"key": lookup.key_columns.values(), "columns": lookup.names.values(), "time": (lookup.time,)}
+        setting = next(key for key, names in used.items() if missing[0] in names)
+        raise ConfigError(what, where=f"lookups.{name}.{setting}: {missing[0]}", remedy=remedy)
     unread = [
         field.name
         for field in first.schema
@@ -463,6 +465,8 @@ def _digest(table: pa.Table) -> str:
         text = pa.types.is_large_string(column.type)
         digest.update(f"{len(name.encode())}:{name}:{column.type}:{len(column)};".encode())
         digest.update(np.packbits(column.is_valid().to_numpy()).tobytes())
+        if pa.types.is_null(column.type):
+            continue
         # the bytes of a null are arbitrary: they are set to one value
         filled = pc.fill_null(column, "") if text else pc.fill_null(column, pa.scalar(0).cast(column.type))
         if not text:

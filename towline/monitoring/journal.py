@@ -10,16 +10,19 @@ from pydantic import ValidationError
 
 from towline import files
 from towline.config import Settings
-from towline.monitoring.results import CLOCK, DriftCheckResult, DriftResult, QualityResult
+from towline.monitoring.results import CLOCK, DriftCheckResult, DriftResult, GainResult, QualityResult
 
-Kind = Literal["drift", "quality"]
-Result = TypeVar("Result", DriftResult, QualityResult)
+Kind = Literal["drift", "quality", "gain"]
+Result = TypeVar("Result", DriftResult, QualityResult, GainResult)
 
+_KINDS: dict[type, Kind] = {DriftResult: "drift", QualityResult: "quality", GainResult: "gain"}
 MAX_PASSED_CHECKS = 100  # stored per window besides those with alarms: a table may have a thousand columns
 
 
 class Journal:
-    """``drift.jsonl`` and ``quality.jsonl`` in the model's monitoring folder, ``{"at": …, "record": …}`` a line.
+    """``drift.jsonl``, ``quality.jsonl`` and ``gain.jsonl`` in the model's monitoring folder.
+
+    A line is ``{"at": …, "record": …}``.
 
     If a window was checked several times, the last result counts.
     """
@@ -31,7 +34,7 @@ class Journal:
     def of(cls, settings: Settings, model: str) -> "Journal":
         return cls(settings.layout.monitoring(model))
 
-    def add(self, result: DriftResult | QualityResult, at: dt.datetime) -> None:
+    def add(self, result: DriftResult | QualityResult | GainResult, at: dt.datetime) -> None:
         """Appends a result; an interrupted write leaves no partial record behind.
 
         Raises:
@@ -41,7 +44,7 @@ class Journal:
             important = [check for check in result.checks if _is_important(check)]
             passed = [check for check in result.checks if not _is_important(check)]
             result = result.model_copy(update={"checks": (*important, *passed[:MAX_PASSED_CHECKS])})
-        path = self._path("drift" if isinstance(result, DriftResult) else "quality")
+        path = self._path(_KINDS[type(result)])
         line = orjson.dumps({"at": at, "record": result.model_dump(mode="json")}, option=orjson.OPT_APPEND_NEWLINE)
         with files.exclusive_lock(path.with_suffix(".lock")):
             files.append(path, line)
@@ -53,6 +56,10 @@ class Journal:
     def quality(self, version: int | None = None, before: dt.datetime | None = None) -> list[QualityResult]:
         """Quality results, selected like ``drift``."""
         return self._read("quality", QualityResult, version, before)
+
+    def gain(self, version: int | None = None, before: dt.datetime | None = None) -> list[GainResult]:
+        """Windows of the gain of a training, selected like ``drift``."""
+        return self._read("gain", GainResult, version, before)
 
     def last_run(self, kind: Kind) -> dt.datetime | None:
         """The time of the last monitoring run, whatever its result; None if there was none."""

@@ -8,7 +8,7 @@ again.
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -27,13 +27,14 @@ from towline.monitoring.journal import Journal
 from towline.monitoring.performance import champion_comparison
 from towline.monitoring.performance.estimate import estimate_performance
 from towline.monitoring.performance.quality import measure_quality
+from towline.monitoring.performance.retraining_gain import measure_gain
 from towline.monitoring.policy import Decision, Evidence, decide
-from towline.monitoring.results import CLOCK, ChampionComparison, DriftResult, QualityResult
+from towline.monitoring.results import CLOCK, ChampionComparison, DriftResult, GainResult, QualityResult
 from towline.prediction_log import labels
 from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_privacy_filter
 from towline.registry.ledger import Entry, actor, champion_of, open_ledger
 
-Result = TypeVar("Result", DriftResult, QualityResult)
+Result = TypeVar("Result", DriftResult, QualityResult, GainResult)
 
 DRIFT_WINDOW = dt.timedelta(days=1)
 SCHEDULE_TOLERANCE = dt.timedelta(hours=1)  # a daily run does not start to the second
@@ -133,6 +134,49 @@ def measure_window(settings: Settings, config: PipelineConfig, champion: Entry, 
     return result.model_copy(update={"estimate": estimate})
 
 
+def measure_gain_window(
+    settings: Settings, config: PipelineConfig, champion: Entry, now: dt.datetime, *, at_once: bool = False
+) -> GainResult | None:
+    """Compares the champion with a refit of its recipe on the open window of labelled rows.
+
+    Args:
+        settings: names the store and the project.
+        config: of the model.
+        champion: what serves.
+        now: labels that came later are ignored.
+        at_once: do not wait until the window has the length of ``quality.window``, because the inputs have drifted.
+
+    Returns:
+        The result; None if gain is no trigger, there is no time column, or the window is not complete.
+
+    Raises:
+        DataError, TransientError: the source or a part of the log cannot be read.
+        ReleaseError: the champion's release does not match its manifest.
+    """
+    if "gain" not in config.retrain.triggers or not config.data.time:
+        return None
+    release = settings.layout.release(champion.release)
+    verify_release(release)
+    due = now - config.quality.delay
+    closed = _closed_windows(Journal.of(settings, config.name).gain(champion.version, due), champion)
+    start = _window_start(closed, champion, due, config.quality.window)
+    if due <= start or (not at_once and due < start + config.quality.window - SCHEDULE_TOLERANCE):
+        return None
+    rows = labels.read(_prediction_log(settings, config.name, release), start, due)
+    labelled = rows.filter(pc.is_valid(rows["label"]))
+    window: dict[str, Any] = {"start": start, "end": due, "now": now}
+    if len(labelled) < config.quality.min_labels:  # the source is read only if it is needed
+        return measure_gain(labelled, release, config, pd.DataFrame(), **window)
+    data = config.data.model_copy(update={"keep_snapshot": False})
+    known = (start - config.quality.delay).astimezone(dt.UTC).replace(tzinfo=None)
+    dataset = sources.load_dataset(data, settings.project, settings.store, known, config.privacy.pii)
+    try:
+        table = sources.read_snapshot(dataset, settings.store)
+    finally:
+        sources.remove_snapshot(dataset, data, settings.store)
+    return measure_gain(labelled, release, config, table, **window)
+
+
 def compare_champions(
     settings: Settings, config: PipelineConfig, champion: Entry, evidence: Evidence
 ) -> ChampionComparison | None:
@@ -175,7 +219,8 @@ def gather_evidence(
         for entry in ledger.decisions(config.name)
         if entry.evidence.get("action") == "retrain"
     ]
-    count = config.retrain.recent_windows
+    count, last_training = config.retrain.recent_windows, max((at for at in trainings if at < now), default=None)
+    gain = _closed_windows(journal.gain(champion.version, until), champion)
     return Evidence(
         now=now,
         champion=champion.version,
@@ -183,7 +228,9 @@ def gather_evidence(
         previous=previous,
         drift=tuple(_closed_windows(drift, champion)[-count:]),
         quality=tuple(_closed_windows(journal.quality(champion.version, until), champion)[-count:]),
-        last_training=max((at for at in trainings if at < now), default=None),
+        gain=tuple(window for window in gain if not last_training or (window.end and window.end > last_training)),
+        labels_arrive=bool(config.data.time) and any(window.labelled for window in journal.quality(before=until)),
+        last_training=last_training,
         breach=breach,
         clock_problem="; ".join(clock_problems),
         on_breach=config.slo.on_breach,
@@ -211,6 +258,7 @@ def record_decision(settings: Settings, config: PipelineConfig, champion: Entry,
         "drift": [window.model_dump(mode="json", exclude={"checks"}) for window in evidence.drift],
         "alarms": [check.model_dump(mode="json") for check in alarms[:MAX_ALARMS]],
         "quality": [window.model_dump(mode="json", exclude={"slices"}) for window in evidence.quality],
+        "gain": [window.model_dump(mode="json", exclude={"blocks"}) for window in evidence.gain],
         "comparison": evidence.comparison.model_dump(mode="json") if evidence.comparison else None,
         "new_rows": evidence.new_rows,
         "breach": evidence.breach,

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from towline.config import Frozen, RetrainConfig
-from towline.monitoring.results import ChampionComparison, DriftResult, QualityResult
+from towline.monitoring.gain_evidence import GainVerdict, judge_gain
+from towline.monitoring.results import ChampionComparison, DriftResult, GainResult, QualityResult
 from towline.notebook import format_number, render_fields, render_table
 
 Action = Literal["nothing", "warn", "retrain", "roll back", "block"]
-Trigger = Literal["drift", "quality", "slo", "schedule"]
+Trigger = Literal["gain", "drift", "quality", "slo", "schedule"]
 
 
 class Evidence(Frozen):
@@ -25,6 +26,8 @@ class Evidence(Frozen):
         since: time from which it serves.
         previous: version that a rollback would promote; None if there is none.
         drift, quality: the last windows of this champion, oldest first.
+        gain: the windows of this champion since the last training, oldest first.
+        labels_arrive: whether labels arrive, so that the gain of a training can be measured.
         comparison: with the previous champion on the last quality window, if that is degraded.
         new_rows: number of rows that the champion was not trained on; None if not counted.
         last_training: time of the last training that a decision started.
@@ -39,6 +42,8 @@ class Evidence(Frozen):
     previous: int | None = None
     drift: tuple[DriftResult, ...] = ()
     quality: tuple[QualityResult, ...] = ()
+    gain: tuple[GainResult, ...] = ()
+    labels_arrive: bool = False
     comparison: ChampionComparison | None = None
     new_rows: int | None = None
     last_training: dt.datetime | None = None
@@ -69,13 +74,14 @@ class MonitoringRun(Frozen):
     at: dt.datetime
     drift: DriftResult | None = None
     quality: QualityResult | None = None
+    gain: GainResult | None = None
     decision: Decision | None = None
     report: str = ""
     done: str = ""
 
     def _repr_html_(self) -> str:
         fields: dict[str, object] = {"model": f"{self.model}@{self.version}", "report": self.report}
-        for name, result in (("drift", self.drift), ("quality", self.quality)):
+        for name, result in (("drift", self.drift), ("quality", self.quality), ("gain", self.gain)):
             fields |= {name: result.state, f"{name} in words": result.reason} if result else {}
         if self.decision:
             fields |= {"decision": self.decision.action, "because": self.decision.reason, "done": self.done}
@@ -92,14 +98,17 @@ def decide(evidence: Evidence, config: RetrainConfig) -> Decision:
 
     1. Block if the input of the last window violates its contract: no model is trained on it.
     2. Roll back if the previous champion is better on the same rows, or if the config asks for it on an SLO breach.
-    3. Retrain if ``bad_windows`` of the last ``recent_windows`` are bad, the cooldown is over and there are new rows.
-       If one of these conditions fails, warn.
+    3. Retrain if a training pays (``gain``) or, while its gain cannot be measured, if ``bad_windows`` of the last
+       ``recent_windows`` are bad; and if the cooldown is over and there are new rows. If one of these conditions fails,
+       warn.
     4. Warn of a single bad window, a breach or wrong timestamps.
     """
     for rule in (_block, _roll_back, _retrain, _warn):
         if decision := rule(evidence, config):
             return decision
     reasons = [window.reason for window in _last_windows(evidence)]
+    if verdict := _judge_gain(evidence, config):
+        reasons.append(verdict.reason)
     return _decision(evidence, "nothing", None, "; ".join(reasons) or "no window was checked yet", evidence.now)
 
 
@@ -142,10 +151,12 @@ def _retrain(evidence: Evidence, config: RetrainConfig) -> Decision | None:
     return None
 
 
-def _warn(evidence: Evidence, _: RetrainConfig) -> Decision | None:
+def _warn(evidence: Evidence, config: RetrainConfig) -> Decision | None:
     """Problems that the config does not act on, and wrong timestamps."""
     reasons = [evidence.breach] if evidence.breach else []
     reasons += [window.reason for window in _last_windows(evidence) if window.state in ("degraded", "drift")]
+    if reasons and (verdict := _judge_gain(evidence, config)):
+        reasons.append(verdict.reason)
     if evidence.clock_problem and not any(evidence.clock_problem in reason for reason in reasons):
         reasons.append(evidence.clock_problem)
     trigger: Trigger | None = "slo" if evidence.breach else None
@@ -165,11 +176,25 @@ def _active_triggers(evidence: Evidence, config: RetrainConfig) -> list[_ActiveT
     triggers: list[_ActiveTrigger] = []
     if evidence.breach and evidence.on_breach == "retrain":
         triggers.append(_ActiveTrigger("slo", config.bad_windows, evidence.breach))
+    if "gain" in config.triggers and is_gain_measurable(evidence):
+        verdict = _judge_gain(evidence, config)
+        if verdict and verdict.pays:
+            triggers.append(_ActiveTrigger("gain", config.bad_windows, verdict.reason))
+        return triggers
     if "quality" in config.triggers and (count := _count_bad([window.state == "degraded" for window in quality])):
         triggers.append(_ActiveTrigger("quality", count, quality[-1].reason))
     if "drift" in config.triggers and (count := _count_bad([window.state == "drift" for window in drift])):
         triggers.append(_ActiveTrigger("drift", count, drift[-1].reason))
     return triggers
+
+
+def is_gain_measurable(evidence: Evidence) -> bool:
+    """Whether the gain of a training is or will be known, so that drift and quality need not stand for it."""
+    return evidence.labels_arrive and all(window.state != "unavailable" for window in evidence.gain[-1:])
+
+
+def _judge_gain(evidence: Evidence, config: RetrainConfig) -> GainVerdict | None:
+    return judge_gain(evidence.gain, config.min_gain) if "gain" in config.triggers else None
 
 
 def _last_windows(evidence: Evidence) -> list[DriftResult | QualityResult]:

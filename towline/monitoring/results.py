@@ -15,6 +15,7 @@ CLOCK = "clock"  # name of the check of timestamps
 
 DriftState = Literal["ok", "drift", "invalid_schema", "unknown"]
 QualityState = Literal["ok", "degraded", "unknown"]
+GainState = Literal["measured", "unknown", "unavailable"]
 
 
 class DriftCheckResult(Frozen):
@@ -23,7 +24,8 @@ class DriftCheckResult(Frozen):
     Attributes:
         column: name of the column; ``rows`` for checks of whole rows.
         name: distribution, cumulative share, category share, nulls, unseen categories, out of range; of invalid input
-            missing column, duplicate column, wrong type, all null; without alarms unknown column, repeated rows, clock.
+            missing column, duplicate column, wrong type, all null; without alarms unknown column, repeated rows,
+            clock, clock column.
         value: distance in standard deviations (numbers), Jensen-Shannon distance (categories), or a share of the rows.
         threshold: value above which the check raises an alarm; None if it has none.
         alarm: whether it does.
@@ -130,4 +132,31 @@ class ChampionComparison(Frozen):
     previous: float | None
     previous_is_better: bool
     input_valid: bool
+    reason: str
+
+
+class GainResult(Frozen):
+    """The champion and a refit of its recipe on the labelled rows of one window.
+
+    Attributes:
+        state: ``unknown`` with too few labels; ``unavailable`` if the recipe cannot be fitted again or compared.
+        rows: number of labelled rows.
+        loss: name of the loss of a row.
+        champion, refit: its mean; None if it was not measured.
+        blocks: mean loss of champion and refit in each block of consecutive rows.
+        fitted_rows: number of rows that the recipe was fitted on, all of them labelled before ``start``.
+        cpu_s: CPU seconds of fitting and predicting.
+    """
+
+    state: GainState
+    version: int
+    start: dt.datetime | None = None
+    end: dt.datetime | None = None
+    rows: int = 0
+    loss: str = ""
+    champion: float | None = None
+    refit: float | None = None
+    blocks: tuple[tuple[float, float], ...] = ()
+    fitted_rows: int = 0
+    cpu_s: float = 0.0
     reason: str

@@ -5,6 +5,7 @@ It scrapes the service's metrics, updates the error budgets, notifies of SLO bre
 
 import datetime as dt
 import os
+from typing import Any
 
 from towline.config import PipelineConfig, Settings
 from towline.errors import TransientError
@@ -51,11 +52,35 @@ def check_service_slo(settings: Settings, config: PipelineConfig, service: str, 
     return breaches
 
 
+def start_due_rollout(settings: Settings, config: PipelineConfig, api: str, now: dt.datetime) -> bool:
+    """Starts the rollout flow if a rollout is under way or waits, once in ``rollout.every``; whether one was due.
+
+    Raises:
+        TransientError: the Prefect server does not respond, or the ledger cannot be read.
+    """
+    from towline.registry.ledger import open_ledger
+    from towline.registry.rollouts import active_rollout, waiting_version
+
+    rows = open_ledger(settings).rows(config.name)
+    rollout = active_rollout(rows)
+    settings_of_rollout = rollout.config if rollout else config.rollout
+    if settings_of_rollout is None or (rollout is None and waiting_version(rows) is None):
+        return False
+    period = int(now.timestamp() // settings_of_rollout.every.total_seconds())
+    parameters = {"config": config.model_dump(mode="json")}
+    _start_run(api, f"rollout/{config.name}", parameters, f"rollout-{config.name}-{period}")
+    return True
+
+
 def _start_reaction(api: str, config: PipelineConfig, breaches: str, cause: str) -> None:
     parameters = {"config": config.model_dump(mode="json"), "breach": breaches}
-    run = {"parameters": parameters, "idempotency_key": cause}
+    _start_run(api, f"reaction/{config.name}", parameters, cause)
+
+
+def _start_run(api: str, deployment_name: str, parameters: dict[str, Any], idempotency_key: str) -> None:
+    run = {"parameters": parameters, "idempotency_key": idempotency_key}
     try:
-        deployment = request_json(f"{api}/deployments/name/reaction/{config.name}", TIMEOUT)
+        deployment = request_json(f"{api}/deployments/name/{deployment_name}", TIMEOUT)
         request_json(f"{api}/deployments/{deployment['id']}/create_flow_run", TIMEOUT, run)
     except HttpRequestError as error:
         remedy = "read logs/prefect.log in the store"

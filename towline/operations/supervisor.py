@@ -270,6 +270,9 @@ class Supervisor:
                 report = service_check.check_service_slo(self._settings, self._configs[name], url, self._state.api)
             except TowlineError as error:
                 report = f"SLOs not checked: {error}"
+            with contextlib.suppress(TowlineError):  # tried again a minute later
+                now = datetime.now(UTC)
+                service_check.start_due_rollout(self._settings, self._configs[name], self._state.api, now)
             if report != check.report:
                 self._notify(f"{name}: {report or 'the SLOs are met'}")
             check.report = report

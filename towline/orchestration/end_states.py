@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from towline.errors import DataValidationError, TowlineError
 from towline.inference.batch import BatchResult
 from towline.monitoring.policy import MonitoringRun
+from towline.monitoring.rollout_evaluation import RolloutRun
 from towline.orchestration.process_setup import supervised
 from towline.promotion.outcome import Outcome
 
@@ -81,6 +82,19 @@ def monitoring_end_state(function: Callable[P, MonitoringRun]) -> Callable[P, St
         message = f"{run.decision.reason} {run.done}".strip() if run.decision else ""
         name = "Completed" if action == "nothing" else action.capitalize()
         return _EndState(name, message, failed=action in _ALARMS)
+
+    return _with_end_state(function, describe)
+
+
+def rollout_end_state(function: Callable[P, RolloutRun]) -> Callable[P, State[Any]]:
+    """Decorates the rollout flow: it ends with the name of its action; Abort and End are of type Failed."""
+
+    def describe(run: RolloutRun) -> _EndState:
+        if run.evaluation is None:
+            return _EndState("Completed", run.done or "no rollout is under way")
+        evaluation = run.evaluation
+        message = f"version {evaluation.challenger}: {evaluation.reason}"
+        return _EndState(evaluation.action.capitalize(), message, failed=evaluation.action in ("abort", "end"))
 
     return _with_end_state(function, describe)
 

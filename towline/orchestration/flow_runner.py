@@ -14,7 +14,7 @@ from towline.errors import ConfigError, TransientError
 from towline.operations import servers
 from towline.orchestration.profiles import Profile
 
-FlowName = Literal["training", "drift", "quality"]
+FlowName = Literal["training", "drift", "quality", "rollout"]
 
 
 class FlowResult(NamedTuple):

@@ -5,6 +5,7 @@ fitted again on all rows up to its release, so there may be few of them. Then th
 for its own holdout before that fit: neither recipe was trained on these rows.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,9 @@ from towline.promotion.gate import (
     Verdict,
     apply_gate,
 )
+from towline.promotion.gate_self_test import check_gate
 from towline.release.smoke_test import SmokeTestResult
+from towline.training.behaviour.results import BehaviourCheck
 from towline.training.evaluation.holdout import Evaluation, load_evaluation_predictions
 from towline.training.evaluation.predictions import Predictions
 from towline.training.model_selection.cross_validation import load_out_of_fold_predictions
@@ -42,7 +45,12 @@ class Champion(NamedTuple):
 
 
 def judge_release(
-    work: Workspace, config: PipelineConfig, evaluation: Evaluation, smoke: SmokeTestResult, champion: Champion | None
+    work: Workspace,
+    config: PipelineConfig,
+    evaluation: Evaluation,
+    smoke: SmokeTestResult,
+    champion: Champion | None,
+    behaviour: Sequence[BehaviourCheck] = (),
 ) -> Verdict:
     """Decides whether a release may serve.
 
@@ -55,6 +63,7 @@ def judge_release(
         evaluation: of the challenger on the holdout.
         smoke: result of the smoke test of its release.
         champion: what serves now; None if no version serves.
+        behaviour: results of the behaviour tests.
     """
     holdout = work.subset("holdout")
     truth, challenger, baseline = load_evaluation_predictions(work)  # of the evaluated model, not of a refitted one
@@ -75,7 +84,8 @@ def judge_release(
         except DataError as error:
             reasons = (f"version {champion.version} cannot predict these rows: {error.what}", *error.details)
             failed_check = Check(name="champion", outcome="pass", detail="; ".join(reasons))
-    verdict = apply_gate(config, evaluation, smoke, compared)
+    verdict = apply_gate(config, evaluation, smoke, compared, behaviour)
+    verdict = verdict.with_check(check_gate(config, evaluation, compared))
     if champion and failed_check:
         verdict = verdict.with_check(failed_check).model_copy(update={"champion": champion.version})
     return verdict

@@ -9,12 +9,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from towline import notebook
-from towline.config import Frozen, RolloutConfig, Settings
+from towline.config import Frozen, Settings
 from towline.data.splits import SplitSummary
 from towline.data.workspace import Workspace
 from towline.promotion.gate import Verdict
 from towline.provenance import Provenance
-from towline.registry import rollouts
 from towline.registry.ledger import Entry, JudgedVersion, Ledger, open_ledger
 from towline.registry.selection import highest_version
 from towline.release.packaging import Release
@@ -169,12 +168,12 @@ def decide_promotion(
     release: Release,
     verdict: Verdict,
     provenance: Provenance,
-    rollout: RolloutConfig | None = None,
+    *,
+    has_rollout: bool = False,
 ) -> Entry:
     """Promotes a version if the verdict is "pass", else records the rejection; repeated, it finds its own entry.
 
-    With ``rollout``, a version that passed does not replace a champion at once: its rollout begins, or it waits for the
-    end of the present one.
+    With ``has_rollout``, a version that passed does not replace a champion at once: a rollout decides.
 
     Raises:
         PromotionRejectedError: the champion changed after the verdict.
@@ -190,20 +189,8 @@ def decide_promotion(
     if verdict.outcome == "pass":
         against = f" against version {verdict.champion}" if verdict.champion else ""
         reason = f"passed {len(verdict.checks)} checks{against}"
-        if rollout is not None and verdict.champion is not None:
-            return _begin_rollout(ledger, model, judged, rollout, provenance.actor, reason)
+        if has_rollout and verdict.champion is not None:
+            return ledger.mark_passed(model, judged, provenance.actor, reason)
         return ledger.promote(model, judged, verdict.champion, provenance.actor, reason)
     failed = [check.name for check in verdict.checks if check.outcome != "pass"]
     return ledger.refuse(model, judged, provenance.actor, f"{verdict.outcome}: {', '.join(failed)}")
-
-
-def _begin_rollout(
-    ledger: Ledger, model: str, judged: JudgedVersion, rollout: RolloutConfig, actor: str, reason: str
-) -> Entry:
-    present = rollouts.active_rollout(ledger.rows(model))
-    waits = present is not None and rollout.newer == "wait"
-    next_step = "waits for the end of the present rollout" if waits else f"its {rollout.strategy} rollout begins"
-    entry = ledger.mark_passed(model, judged, actor, f"{reason}; {next_step}")
-    if entry.event == "passed" and not waits:
-        rollouts.start_rollout(ledger, model, judged.version, rollout, actor, reason, replace=True)
-    return entry

@@ -74,11 +74,16 @@ def active_rollout(rows: Sequence[Entry]) -> Rollout | None:
 
 
 def waiting_version(rows: Sequence[Entry]) -> int | None:
-    """The newest version that passed after the champion and was neither promoted nor in a rollout yet."""
-    champion = champion_of(rows)
-    newest = max((row.version for row in rows if row.event == "passed"), default=0)
-    earlier = {row.version for row in rows if row.event in ("promoted", "rollout_started")}
-    return newest if champion is not None and newest > champion.version and newest not in earlier else None
+    """The newest version that passed during a rollout and waits for its end."""
+    waiting, under_way = 0, False
+    for row in rows:
+        if row.event == "rollout_started":
+            under_way, waiting = True, waiting if waiting > row.version else 0
+        elif row.event in ("rollout_ended", "promoted", "rolled_back"):
+            under_way, waiting = False, waiting if waiting > row.version else 0
+        elif row.event == "passed" and under_way:
+            waiting = row.version
+    return waiting or None
 
 
 def start_rollout(
@@ -165,6 +170,19 @@ def end_rollout(
         return _rollout_row("rollout_ended", rollout, rows, {**evidence, "end": end}, actor, reason)
 
     return ledger.append(rollout.model, decide)
+
+
+def reject_waiting(ledger: Ledger, model: str, version: int, actor: str, reason: str) -> Entry:
+    """Records that a version that waited cannot be rolled out; it does not wait any more."""
+
+    def decide(rows: Sequence[Entry]) -> Draft:
+        judged = judged_row(model, rows, version)
+        evidence = {"id": "", "end": "rejected"}
+        return draft_row(
+            "rollout_ended", JudgedVersion(version, judged.run_key, judged.release, evidence), rows, actor, reason
+        )
+
+    return ledger.append(model, decide)
 
 
 def _started(row: Entry, rows: Sequence[Entry]) -> Rollout:

@@ -65,6 +65,7 @@ def render_card(
         ],
         "calibration": evaluation.calibration,
         "notes": result.notes,
+        "behaviour": [(check.outcome, check.name, check.detail) for check in result.behaviour],
         "slices": _sort_worst_first(evaluation, primary)[:MAX_SLICES],
         "importance": evaluation.importance[:MAX_COLUMNS],
         "columns": [(column.name, column.kind, _describe_values(column)) for column in contract.input_columns],

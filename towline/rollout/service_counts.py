@@ -16,7 +16,7 @@ from towline.config import RolloutConfig
 from towline.errors import TowlineError
 
 STOP_PROBABILITY = 0.01  # of stopping a challenger whose rates are exactly the accepted ones
-MAX_SLOW_RATE = 0.2  # accepted share of answers slower than 90 % of the champion's
+MAX_SLOW_RATE = 0.2  # accepted share of slow answers
 _STOPPED = "stopped.json"
 _logger = logging.getLogger(__name__)
 
@@ -26,17 +26,20 @@ class ServiceCounts:
     """Counts since the start of a rollout.
 
     Attributes:
+        champion_requests, challenger_requests: requests assigned to each version by their id; none with a key column.
         champion_rows, challenger_rows: rows answered to clients by each version.
         champion_errors: requests for the champion that failed with a 5xx error.
         attempts: rows that the challenger was asked, also in shadow.
         failures: those of them that it could not answer: an exception, or a number that is not finite.
         timed: answers of the challenger whose duration was compared with the champion's.
-        slow: those of them that took longer than 90 % of the champion's answers.
+        slow: those of them that took 1.5 times as long as 90 % of the champion's answers, and 0.5 ms longer.
         compared: rows that both versions answered.
         disagreements: those of them with another label, or a number that differs by more than 10 %.
         skipped: rows that were not answered in shadow: the service was busy.
     """
 
+    champion_requests: int = 0
+    challenger_requests: int = 0
     champion_rows: int = 0
     challenger_rows: int = 0
     champion_errors: int = 0
@@ -64,7 +67,7 @@ class ServiceCounts:
                 f"more than {config.max_error_rate:.2%}"
             )
         if excess_evidence(self.slow, self.timed, MAX_SLOW_RATE) >= needed:
-            return f"{self.slow} of {self.timed} answers took longer than 90 % of the champion's"
+            return f"{self.slow} of {self.timed} answers took 1.5 times as long as 90 % of the champion's"
         return ""
 
 

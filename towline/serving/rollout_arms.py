@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 INTERVAL_S = 0.5  # between two exchanges of counts with other workers
 TIMEOUT_S = 1.0  # after which the champion answers instead of a challenger that is not compiled
+MAX_TIMED_ROWS = 8  # rows up to which the durations of two requests are comparable
+SLOW_FACTOR, SLOW_MARGIN_S = 1.5, 0.0005  # beyond 90 % of the champion's answers; less does not matter to a client
 NEAR = 0.1  # relative difference up to which two numbers agree
 _DURATIONS = 512  # latest durations of the champion, from which the 90th percentile is taken
 _MIN_DURATIONS = 100
@@ -166,7 +168,8 @@ class RolloutArms:
         self._stopped = self._stopped or stop_reason(self._folder)
         self._check_challenger(active)
         if len(self._durations) >= _MIN_DURATIONS:
-            self._slow_limit = sorted(self._durations)[int(0.9 * len(self._durations))]
+            usual = sorted(self._durations)[int(0.9 * len(self._durations))]
+            self._slow_limit = max(usual * SLOW_FACTOR, usual + SLOW_MARGIN_S)
 
     def close(self) -> None:
         """Writes what is in memory."""
@@ -194,18 +197,20 @@ class RolloutArms:
     def _assign(self, active: ActiveRollout, rows: Rows, request_id: str, pin: int) -> list[int]:
         """The numbers of the rows that the challenger answers."""
         rollout = active.rollout
-        weight = rollout.weight
+        weight, key = rollout.weight, rollout.config.key
         if pin:
             weight = 1.0 if pin == rollout.challenger else 0.0
         elif self._stopped:
             weight = 0.0
-        if weight <= 0.0:
-            return []
+        elif key is None:  # one arm for the whole request
+            by_challenger = position(request_id, rollout.id) < weight
+            self.counts.challenger_requests += by_challenger
+            self.counts.champion_requests += not by_challenger
+            return list(range(len(rows))) if by_challenger else []
+        if weight <= 0.0 or key is None:
+            return list(range(len(rows))) if weight >= 1.0 else []
         if weight >= 1.0:
             return list(range(len(rows)))
-        key = rollout.config.key
-        if key is None:
-            return list(range(len(rows))) if position(request_id, rollout.id) < weight else []
         keys = (category_name(row.get(key)) for row in rows)
         return [
             number
@@ -221,8 +226,8 @@ class RolloutArms:
             self.counts.champion_errors += 1
             raise
         self.counts.champion_rows += len(canonical)
-        if canonical:
-            self._durations.append((time.perf_counter() - started) / len(canonical))
+        if 0 < len(canonical) <= MAX_TIMED_ROWS:
+            self._durations.append(time.perf_counter() - started)
         return predictions
 
     async def _ask_challenger(self, active: ActiveRollout, rows: Rows) -> RowPredictions | None:
@@ -236,10 +241,10 @@ class RolloutArms:
         except Exception as error:  # noqa: BLE001 - the champion answers instead
             self._count_failure(active, len(rows), error)
             return None
-        duration = (time.perf_counter() - started) / len(rows)
+        duration = time.perf_counter() - started
         self.counts.challenger_rows += len(rows)
         self.counts.attempts += len(rows)
-        if self._slow_limit < math.inf:
+        if self._slow_limit < math.inf and len(rows) <= MAX_TIMED_ROWS:
             self.counts.timed += 1
             self.counts.slow += duration > self._slow_limit
         return predictions
@@ -261,7 +266,7 @@ class RolloutArms:
             stop_challenger(active.folder, fault)
 
     def _queue_shadow(self, model: "Model", request_id: str, first: int, rows: Rows, predictions: list[Any]) -> None:
-        if self._stopped:
+        if self._stopped or (self._active is not None and self._active.rollout.config.strategy == "ab"):
             return
         if not self._shadow.add(ShadowRows(model, request_id, time.time(), first, rows, predictions)):
             self.counts.skipped += len(rows)

@@ -2,6 +2,7 @@
 
 from towline.config import Frozen
 from towline.data.validation.suite import Validation
+from towline.training.behaviour.results import BehaviourCheck
 from towline.training.evaluation.holdout import Evaluation
 from towline.training.final_fit import FittedModel
 from towline.training.model_selection.cross_validation import CrossValidationResult
@@ -16,6 +17,7 @@ class TrainingResult(Frozen):
         model: the model to release.
         evaluation: of the selected candidate on the holdout.
         validation: of the table.
+        behaviour: results of the behaviour tests.
         comparison: of the selected candidate with the reference model; None if the reference model is a candidate.
     """
 
@@ -23,6 +25,7 @@ class TrainingResult(Frozen):
     model: FittedModel
     evaluation: Evaluation
     validation: Validation
+    behaviour: tuple[BehaviourCheck, ...] = ()
     comparison: ReferenceComparison | None = None
 
     @property

@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from towline.config import PipelineConfig, build_config
+from towline.config import PipelineConfig, build_config, locating_errors, read_config
 from towline.data import sources
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
 from towline.data.validation.custom_rules import check_rules
 from towline.data.workspace import Workspace, open_workspace
-from towline.errors import ConfigError, TowlineError
+from towline.errors import ConfigError, DataError, TowlineError
 
 SHOPS = ["a", "Ä", "ẞ東", "7", "o'x", "unknown"]
 
@@ -204,7 +205,7 @@ def test_entries_from_the_future_of_a_row_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lookup", "sections", "message"),
     [
-        (TIMED, {"time": None}, "lookups.shops.time needs the time of each row"),
+        (TIMED, {"time": None}, "lookups.shops.time: needs the time of each row"),
         ({**LOOKUP, "key": "y"}, {}, "the key 'y' is the target"),
         (LOOKUP, {"privacy": {"pii": ["shop"]}}, "the key 'shop' is in privacy.pii"),
         (LOOKUP, {"features": {"size": "number"}}, "features has the name 'size' too"),
@@ -231,6 +232,112 @@ def test_an_unreadable_file_keeps_the_remedy_of_its_reader(tmp_path: Path) -> No
     assert refused.value.what == "4 fields, but the header has 2"
     assert "shops.csv" in refused.value.where
     assert "put the file there" not in refused.value.remedy
+
+
+def test_boolean_and_datetime_keys(tmp_path: Path) -> None:
+    """They are read as the row's columns, from a file with types and from text; a null key has no entry."""
+    rows = make_rows().assign(open=np.array([True, False, None] * 100, dtype=object))
+    rows["day"] = rows["at"].dt.floor("D").where(rows["number"].notna())
+    days = pd.Series(pd.date_range("2026-03-29", periods=5))
+    pd.DataFrame({"open": [False, True], "staff": [0.5, 3.0]}).to_parquet(tmp_path / "staff.parquet")
+    pd.DataFrame({"day": days.dt.strftime("%Y-%m-%d"), "rain": range(5)}).to_csv(tmp_path / "days.csv", index=False)
+    pd.DataFrame({"day": days, "open": [True, False] * 2 + [True], "visits": np.arange(5) + 0.5}).to_parquet(
+        tmp_path / "visits.parquet"
+    )
+    lookups = {
+        "shops": {"table": "staff.parquet", "key": "open", "columns": ["staff"]},
+        "days": {"table": "days.csv", "key": "day", "columns": ["rain"]},
+        "visits": {"table": "visits.parquet", "key": ["day", "open"], "columns": ["visits"]},
+    }
+    _, contract = infer(tmp_path, rows, rows, make_config(lookups["shops"], lookups=lookups))
+    frame = check_rows_and_columns(contract, rows)
+    day = (rows["day"] - days[0]).dt.days
+    assert frame["staff"].equals(rows["open"].map({True: 3.0, False: 0.5}).astype(float).rename("staff"))
+    assert frame["rain"].equals(day.where(day < 5).astype(float).rename("rain"))
+    matches = (day < 5) & ((day % 2 == 0) == rows["open"]) & rows["open"].notna()
+    assert frame["visits"].equals((day + 0.5).where(matches).rename("visits"))
+
+
+@pytest.mark.parametrize("time", [None, "valid_from"])
+@pytest.mark.parametrize("rows", [0, 3], ids=["no rows", "null keys"])
+def test_a_table_without_entries_is_refused(tmp_path: Path, rows: int, time: str | None) -> None:
+    """Its columns would be null in every row."""
+    table = make_history().head(rows).assign(shop=pd.Series([None] * rows, dtype=object))
+    table.to_parquet(tmp_path / "shops.parquet", index=False)
+    config = make_config({**LOOKUP, "table": "shops.parquet", **({"time": time} if time else {})})
+    with pytest.raises(DataError) as refused:
+        infer(tmp_path, make_rows(), make_rows(), config)
+    assert refused.value.where.startswith(("lookups.shops", str(tmp_path / "shops.parquet")))
+    (tmp_path / "shops.csv").write_text("shop,size,valid_from\n")
+    with pytest.raises(DataError, match="there is a header, but no row"):
+        infer(tmp_path, make_rows(), make_rows(), make_config(LOOKUP))
+
+
+def test_numeric_keys_with_other_values_all_have_a_remedy_that_works(tmp_path: Path) -> None:
+    """Both numeric keys are named at once; the remedy is the YAML that corrects both."""
+    rows = make_rows().assign(code=[7, 8, 9] * 100)
+    (tmp_path / "shops.csv").write_text("number,code,size\n1,7,1.5\n2,x8,2.5\n3a,9,3.5\n")
+    lookup = {"table": "shops.csv", "key": ["number", "code"], "columns": ["size"]}
+    with pytest.raises(ConfigError, match="the key 'number' is numeric") as refused:
+        infer(tmp_path, rows, rows, make_config(lookup))
+    assert "3a" in refused.value.details[0]
+    assert "the key 'code' is numeric" in refused.value.details[1]
+    assert "x8" in refused.value.details[1]
+    remedy = refused.value.remedy.partition("set ")[2]
+    assert remedy.startswith("data.columns: {")
+    kinds = yaml.safe_load(remedy.removeprefix("data.columns: "))
+    config = make_config(lookup)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"columns": kinds})})
+    _, contract = infer(tmp_path, rows, rows, config)
+    frame = check_rows_and_columns(contract, rows)
+    assert frame["size"].notna().tolist() == ((rows["number"] == 1) & (rows["code"] == 7)).tolist()
+
+
+POSITIONS = """name: m
+data: {source: rows.parquet, target: y, time: at}
+lookups:
+  shops:
+    table: shops.csv
+    key: shop
+    columns: [size]
+    time: valid_from
+  more:
+    table: shops.csv
+    key: {number: size, shop: shop}
+    columns: {width: size}
+    time: valid_from
+features:
+  wide: size > 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "changed", "positions"),
+    [
+        ("key: shop", "key: chop", ["6:10"]),
+        ("columns: [size]", "columns: [sice]", ["7:15"]),
+        ("{number: size, ", "{nummer: size, ", ["11:11"]),
+        ("    time: valid_from\n  more", "  more", ["4:3"]),
+        ("size > 1", "size > 'a'", ["15:3"]),
+        ("{number: size, ", "{nummer: size, schop: shop, ", ["11:11", "schop"]),
+        ("shops.csv\n    key: shop", "absent.csv\n    key: shop", ["4:3"]),
+        ("key: shop", "key: y", ["6:10"]),
+        ("size > 1", "y > 1", ["15:3"]),
+        ("key: shop\n    columns: [size]", "key: y\n    columns: [size, width]", ["6:10", "line 12, column 15"]),
+    ],
+)
+def test_errors_name_the_line_and_column_of_the_config(
+    tmp_path: Path, text: str, changed: str, positions: list[str]
+) -> None:
+    """Whether the config alone or the tables show them; several errors of one kind are reported at once."""
+    assert text in POSITIONS
+    path = tmp_path / "m.yaml"
+    path.write_text(POSITIONS.replace(text, changed, 1))
+    with pytest.raises(TowlineError) as refused, locating_errors(path):
+        infer(tmp_path, make_rows(), make_history(), read_config(path))
+    assert refused.value.where.startswith(f"{path}:{positions[0]}")
+    for place in positions[1:]:
+        assert place in str(refused.value)
 
 
 @pytest.mark.parametrize(("shops", "passed"), [("abc", True), ("ab", False)])

@@ -73,6 +73,30 @@ def test_training_needs_new_rows(store: MonitoredStore) -> None:
     assert (again.action, "cooldown" in again.reason) == ("warn", True)
 
 
+def test_a_training_that_pays_is_started(store: MonitoredStore) -> None:
+    """The source has rows of the changed world, 80 above version 1, which predicts 1,000 more than the table had."""
+    retrain = store.config.retrain.model_copy(update={"triggers": ("gain", "drift", "quality")})
+    quality = store.config.quality.model_copy(update={"window": 3 * DAY})
+    store.config = store.config.model_copy(update={"retrain": retrain, "quality": quality})
+    frame = make_house_table(400).drop(columns="sold")
+    later = frame.assign(at=frame["at"] + pd.Timedelta(days=400), value=frame["value"] + 1080)
+    later.to_parquet(store.settings.project / "table.parquet", index=False)
+    start, datasets = store.since, sorted((store.settings.store / "datasets").glob("*"))
+    store.ask(make_rows(120), start + DAY / 2, truth=80.0)
+    store.quality(start + DAY)
+    assert store.gain(start + DAY) is None, "the window is not complete"
+    result = store.gain(start + DAY, at_once=True)
+    assert (result.state, result.rows, result.fitted_rows) == ("measured", 120, 400)
+    assert result.refit < 0.5 * result.champion
+    assert sorted((store.settings.store / "datasets").glob("*")) == datasets, "no snapshot is kept"
+    decision = store.decide(start + DAY + dt.timedelta(minutes=5))
+    assert (decision.action, decision.trigger) == ("retrain", "gain")
+    (row,) = [row for row in store.sample_store.ledger.decisions(MODEL) if row.evidence["action"] == "retrain"]
+    assert row.evidence["gain"][0]["rows"] == 120
+    again = store.decide(start + DAY + dt.timedelta(minutes=9))
+    assert again.action == "nothing", "windows before the last training are no evidence"
+
+
 def test_quality_is_unknown_until_the_window_is_complete(store: MonitoredStore) -> None:
     """A window stays open until it has the configured length."""
     config = store.config.model_copy(update={"quality": store.config.quality.model_copy(update={"window": 3 * DAY})})

@@ -7,7 +7,14 @@ import pytest
 
 from towline.config import RetrainConfig
 from towline.monitoring.policy import Evidence, decide
-from towline.monitoring.results import ChampionComparison, DriftResult, DriftState, QualityResult, QualityState
+from towline.monitoring.results import (
+    ChampionComparison,
+    DriftResult,
+    DriftState,
+    GainResult,
+    QualityResult,
+    QualityState,
+)
 from towline.training.evaluation.predictions import Interval
 
 NOW = dt.datetime(2026, 3, 10, 2, tzinfo=dt.UTC)
@@ -39,6 +46,24 @@ def quality_windows(*states: QualityState) -> tuple[QualityResult, ...]:
             reason=f"quality {state}",
         )
         for at, state in enumerate(states)
+    )
+
+
+def gain_windows(*refits: float, **changes: Any) -> tuple[GainResult, ...]:
+    """Windows in which the champion's loss is about 10, and the refit's about a given value."""
+    noise = [0.1 * (-1) ** block for block in range(12)]
+    return tuple(
+        GainResult(
+            **{
+                "state": "measured",
+                "version": 2,
+                "loss": "absolute error",
+                "blocks": tuple((10.0, refit + each) for each in noise),
+                "reason": "",
+                **changes,
+            }
+        )
+        for refit in refits
     )
 
 
@@ -132,3 +157,35 @@ def test_the_cause_changes_only_after_an_action() -> None:
     assert decide(problem, PLAIN).cause == decide(other, PLAIN).cause != decide(later, PLAIN).cause
     warned = [decide(evidence(drift=drift_windows("drift"), now=NOW + dt.timedelta(days=n)), PLAIN) for n in (0, 1)]
     assert warned[0].cause != warned[1].cause
+
+
+def test_a_training_that_pays_is_started_without_a_bad_window() -> None:
+    """One window is enough; a smaller gain than the required one starts nothing."""
+    pays = decide(evidence(labels_arrive=True, quality=quality_windows("ok"), gain=gain_windows(8.0)), PLAIN)
+    assert (pays.action, pays.trigger) == ("retrain", "gain")
+    assert "20.0%" in pays.reason
+    small = decide(evidence(labels_arrive=True, quality=quality_windows("ok"), gain=gain_windows(9.7)), PLAIN)
+    assert small.action == "nothing"
+    assert "3.0%" in small.reason
+    cooldown = evidence(labels_arrive=True, gain=gain_windows(8.0), last_training=NOW - dt.timedelta(days=1))
+    assert decide(cooldown, PLAIN).action == "warn"
+
+
+def test_drift_and_quality_only_warn_while_the_gain_is_measured() -> None:
+    """The warning says that a training would change nothing."""
+    bad = {"drift": drift_windows("drift", "drift"), "quality": quality_windows("degraded", "degraded")}
+    decision = decide(evidence(**bad, labels_arrive=True, gain=gain_windows(10.0, 10.0)), PLAIN)
+    assert decision.action == "warn"
+    assert "quality degraded" in decision.reason
+    assert "a training would" in decision.reason
+    assert decide(evidence(**bad, labels_arrive=True), PLAIN).action == "warn", "the first window is awaited"
+
+
+def test_drift_and_quality_decide_where_the_gain_is_not_known() -> None:
+    """Without labels, if the recipe cannot be fitted again, and if gain is no trigger."""
+    bad = {"drift": drift_windows("drift", "drift")}
+    unavailable = gain_windows(10.0, state="unavailable")
+    assert decide(evidence(**bad), PLAIN).trigger == "drift"
+    assert decide(evidence(**bad, labels_arrive=True, gain=unavailable), PLAIN).trigger == "drift"
+    explicit = RetrainConfig(triggers=("drift", "quality"))
+    assert decide(evidence(**bad, labels_arrive=True, gain=gain_windows(10.0)), explicit).trigger == "drift"

@@ -14,6 +14,7 @@ from towline.registry.rollouts import (
     active_rollout,
     change_rollout,
     end_rollout,
+    reject_waiting,
     start_rollout,
     waiting_version,
 )
@@ -121,12 +122,26 @@ def test_starting_the_same_rollout_again_returns_its_row(ledger: Ledger) -> None
     assert ledger.rows("houses") == rows
 
 
-def test_the_newest_version_that_passed_waits_until_it_is_rolled_out(ledger: Ledger) -> None:
-    assert waiting_version(ledger.rows("houses")) == 3
-    rollout = start(ledger, 3)
+def test_a_version_that_passes_during_a_rollout_waits_until_it_is_rolled_out(ledger: Ledger) -> None:
     assert waiting_version(ledger.rows("houses")) is None
-    end_rollout(ledger, rollout, "aborted", "ann", "raises", {})
-    assert waiting_version(ledger.rows("houses")) is None  # version 2 is older than a version that was tried
+    first = start(ledger)
+    judged = JudgedVersion(5, "run5", "releases/houses/v5", {**PASSED, "release": "digest5"})
+    ledger.register("houses", "ann", "trained", {}, "run5")
+    ledger.mark_passed("houses", judged, "ann", "passed")
+    end_rollout(ledger, first, "aborted", "ann", "raises", {})
+    assert waiting_version(ledger.rows("houses")) == 5
+    start(ledger, 5)
+    assert waiting_version(ledger.rows("houses")) is None
+
+
+def test_a_waiting_version_that_cannot_be_rolled_out_waits_no_longer(ledger: Ledger) -> None:
+    first = start(ledger)
+    judged = JudgedVersion(5, "run5", "releases/houses/v5", {**PASSED, "release": "digest5"})
+    ledger.register("houses", "ann", "trained", {}, "run5")
+    ledger.mark_passed("houses", judged, "ann", "passed")
+    end_rollout(ledger, first, "aborted", "ann", "raises", {})
+    reject_waiting(ledger, "houses", 5, "ann", "needs another field")
+    assert waiting_version(ledger.rows("houses")) is None
 
 
 def test_a_promotion_by_hand_ends_the_rollout(ledger: Ledger) -> None:

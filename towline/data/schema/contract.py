@@ -4,12 +4,12 @@ Rows of training and of prediction are converted by the same method, ``Contract.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from towline.config import Frozen, Kind, Task, suggest
-from towline.data.schema.lookups import Lookup
+from towline.data.schema.lookups import Join, Lookup
 from towline.data.schema.values import PLAIN, ValueFormat, ValueReader, category_name
 from towline.errors import DataError
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # a service that needs the columns alone does not load them
     import numpy as np
     import pandas as pd
 
-    from towline.data.schema.lookups import JoinedValue
     from towline.expressions.compilation import Expression
     from towline.expressions.operations import Type
 
@@ -164,30 +163,34 @@ class Contract(Frozen):
         has_ages = any("age" in column.derive for column in self.feature_columns)
         return next((column.name for column in self.columns if has_ages and column.role == "time"), None)
 
-    def compile_features(self) -> "tuple[Expression | JoinedValue, ...]":
-        """The compiled derived features, which read canonical rows or columns; each may read the joined ones before it.
+    def compile_joins(self, names: Container[str] | None = None) -> tuple[Join, ...]:
+        """The joins of the lookups, which read canonical rows or columns.
+
+        Args:
+            names: of the joined columns that are computed; None: all that a model uses.
+        """
+        positions = {column.name: place for place, column in enumerate(self.canonical_columns)}
+        joins = []
+        for lookup in self.lookups:
+            joined = [column.name for column in self.derived_features if column.lookup == lookup.name]
+            if columns := {name: positions[name] for name in joined if names is None or name in names}:
+                joins.append(Join(lookup, columns, positions))
+        return tuple(joins)
+
+    def compile_features(self) -> "dict[str, Expression]":
+        """The compiled features by their names, which read canonical rows or columns with the joined columns.
 
         Raises:
             ExpressionError: an expression does not fit the columns.
         """
-        if not self.derived_features:  # the language is not imported
-            return ()
-        from towline.data.schema.lookups import JoinedValue
+        features = [column for column in self.derived_features if not column.lookup]
+        if not features:  # the language is not imported
+            return {}
         from towline.expressions.compilation import Expression
 
-        types = column_types(self.canonical_columns)
-        readable = {c.name for c in self.input_columns} | {c.name for c in self.derived if c.lookup}
-        types = {name: type_ for name, type_ in types.items() if name in readable}
-        positions = {name: place for name, (_, place) in types.items()}
-        lookups = {lookup.name: lookup for lookup in self.lookups}
-        compiled: list[Expression | JoinedValue] = []
-        for column in self.derived_features:
-            if column.lookup:
-                lookup = lookups[column.lookup]
-                compiled.append(JoinedValue(lookup, lookup.position(column.name), positions))
-            else:
-                compiled.append(Expression(column.expression, types))
-        return tuple(compiled)
+        readable = {column.name for column in self.columns} | {c.name for c in self.derived if c.lookup}
+        types = {name: type_ for name, type_ in column_types(self.canonical_columns).items() if name in readable}
+        return {column.name: Expression(column.expression, types) for column in features}
 
     def features(self, rows: "pd.DataFrame") -> "pd.DataFrame":
         """The canonical frame: equal values give an equal frame, whatever their types are.
@@ -240,17 +243,16 @@ class Contract(Frozen):
 
     def _derive(self, inputs: "list[np.ndarray]", count: int) -> "dict[str, np.ndarray]":
         """The derived features of ``count`` rows."""
-        expressions = self.compile_features()
-        if not expressions:
-            return {}
+        joined: dict[str, np.ndarray] = {}
+        for join in self.compile_joins():
+            joined |= join.join_columns(inputs)
+        features = self.compile_features()
+        if not features:
+            return joined
         from towline.expressions.parts import Columns
 
-        arrays, derived = list(inputs), {}
-        columns = Columns(arrays, count)
-        for column, expression in zip(self.derived_features, expressions, strict=True):
-            derived[column.name] = expression.evaluate_columns(columns)
-            arrays.append(derived[column.name])
-        return derived
+        columns = Columns([*inputs, *joined.values()], count)
+        return joined | {name: feature.evaluate_columns(columns) for name, feature in features.items()}
 
     @property
     def target_column(self) -> Column:

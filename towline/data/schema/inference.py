@@ -18,6 +18,7 @@ from towline.data.schema.lookup_tables import (
     LookupFrame,
     LookupSource,
     check_future,
+    check_lookup_names,
     freeze_lookup,
     read_lookup_frame,
 )
@@ -182,20 +183,16 @@ class _JoinedTables(NamedTuple):
         """
         lookups, joined, values = list[Lookup](), list[DerivedColumn](), list[np.ndarray]()
         by_name = {column.name: column for column in columns}
+        check_lookup_names(config.lookups, by_name)
         for name, settings in config.lookups.items():
-            for column in settings.names:
-                if column in frame.columns:
-                    what = f"the joined column {column!r} has the name of a column of the rows"
-                    remedy = f"rename it: columns: {{{name}_{column}: {settings.names[column]}}}"
-                    raise ConfigError(what, where=f"lookups.{name}.columns", remedy=remedy)
             table = read_lookup_frame(name, settings, sources[name], by_name)
             keys = [_canonical_values(frame, column) for column in table.keys]
             time = by_name[config.data.time] if config.data.time else None
             times = None if time is None else _canonical_values(frame, time)
-            if time is not None and times is not None:
-                check_future(table, keys, time.name, times)
-            lookup = freeze_lookup(table, _infer_lookup_columns(table), config.data.time)
+            lookup, order = freeze_lookup(table, _infer_lookup_columns(table), config.data.time)
             places = lookup.table.find_entries(keys, times if lookup.row_time else None)
+            if times is not None:
+                check_future(table, order, places, times)
             unmatched = int((places == lookup.entries).sum())
             lookup = lookup.model_copy(update={"rows": len(frame), "unmatched": unmatched})
             for at, (column, kind) in enumerate(lookup.columns):

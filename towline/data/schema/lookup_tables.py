@@ -1,6 +1,6 @@
 """Freezing of lookup tables: their keys are read as the rows' columns of the contract, checked, sorted and encoded."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -52,30 +52,50 @@ class LookupFrame(NamedTuple):
         return [str(name) for name in self.frame if self.frame[name].dtype.kind == "M" and name not in key]
 
 
+def check_lookup_names(lookups: Mapping[str, LookupConfig], columns: Mapping[str, Column]) -> None:
+    """Checks the names of the keys and of the joined columns of all lookups.
+
+    Args:
+        lookups: of the config.
+        columns: of the rows, by their names.
+
+    Raises:
+        ConfigError: a key names no column of the rows, or a joined column has the name of one; names all of them.
+    """
+    read = [name for name, column in columns.items() if column.kind != "ignore"]
+    problems = []
+    for name, config in lookups.items():
+        for key in config.key_columns:
+            if key not in read:
+                remedy = f"the columns are {', '.join(read[:20])}; if the table names it otherwise, write "
+                remedy += "key: {column of the rows: column of the table}"
+                problems.append((f"lookups.{name}.key: {key}", f"the key {key!r} is not a column that is read", remedy))
+        for joined, source in config.names.items():
+            if joined in columns:
+                what = f"the joined column {joined!r} has the name of a column of the rows"
+                remedy = f"rename it: columns: {{{name}_{joined}: {source}}}"
+                problems.append((f"lookups.{name}.columns: {joined}", what, remedy))
+    if problems:
+        where, what, remedy = problems[0]
+        details = tuple(f"{place}: {message}; {hint}" for place, message, hint in problems[1:10])
+        raise ConfigError(what, where=where, remedy=remedy, details=details)
+
+
 def read_lookup_frame(
     name: str, config: LookupConfig, source: LookupSource, columns: Mapping[str, Column]
 ) -> LookupFrame:
-    """Converts a lookup table; its key columns have the kinds of the row's columns.
-
-    Raises:
-        ConfigError: a key names no column of the rows.
-    """
-    keys = []
-    for key in config.key_columns:
-        if key not in columns or columns[key].kind == "ignore":
-            what = f"the key {key!r} is not a column that is read"
-            remedy = f"the columns are {', '.join(list(columns)[:20])}; if the table names it otherwise, write "
-            remedy += "key: {column of the rows: column of the table}"
-            raise ConfigError(what, where=f"lookups.{name}.key", remedy=remedy)
-        keys.append(columns[key])
+    """Converts a lookup table; its key columns have the kinds of the row's columns."""
+    keys = tuple(columns[key] for key in config.key_columns)
     # the key stays as it is written: it is read in the format of the row's column
     kinds: dict[str, Kind] = {column: "text" for column in config.key_columns.values() if column != config.time}
     kinds |= {config.names[joined]: kind for joined, kind in config.kinds.items() if config.names[joined] not in kinds}
     frame = to_frame(source.convert(kinds))
-    return LookupFrame(name, config, tuple(keys), frame, source.digest)
+    return LookupFrame(name, config, keys, frame, source.digest)
 
 
-def freeze_lookup(table: LookupFrame, columns: Mapping[str, tuple[np.ndarray, Kind]], row_time: str | None) -> Lookup:
+def freeze_lookup(
+    table: LookupFrame, columns: Mapping[str, tuple[np.ndarray, Kind]], row_time: str | None
+) -> tuple[Lookup, np.ndarray]:
     """Checks the entries, sorts them by key and time, and encodes them. Entries with a null key or time are left out.
 
     Args:
@@ -83,9 +103,12 @@ def freeze_lookup(table: LookupFrame, columns: Mapping[str, tuple[np.ndarray, Ki
         columns: for each joined column its canonical values and its kind.
         row_time: the time column of the rows.
 
+    Returns:
+        The lookup, and the rows of the table that are its entries, in their order.
+
     Raises:
         ConfigError: the key has another kind than the rows, or the table changes with time and names no time.
-        DataError: a key, or a key and time, occurs twice.
+        DataError: there is no entry, or a key, or a key and time, occurs twice.
     """
     keys, present = _read_keys(table), np.ones(len(table.frame), dtype=bool)
     for values in keys:
@@ -98,10 +121,14 @@ def freeze_lookup(table: LookupFrame, columns: Mapping[str, tuple[np.ndarray, Ki
     if times is not None:
         ids["time"] = times
     order = ids[present].sort_values(list(map(str, ids)), kind="stable").index.to_numpy()
+    if not len(order):
+        what = f"no entry has a key{' and a time' if table.config.time else ''}: joined columns would be null"
+        remedy = f"correct the file in lookups.{table.name}.table, or remove lookups.{table.name}"
+        raise DataError(what, where=f"lookups.{table.name}", remedy=remedy)
     repeated = ids.iloc[order].duplicated(keep=False).to_numpy()
     if repeated.any():
         raise _repetition_error(table, order[repeated], row_time)
-    return Lookup(
+    lookup = Lookup(
         name=table.name,
         key=tuple(table.config.key_columns),
         row_time=row_time if times is not None else None,
@@ -114,21 +141,26 @@ def freeze_lookup(table: LookupFrame, columns: Mapping[str, tuple[np.ndarray, Ki
             [values[order] for values, _ in columns.values()],
         ),
     )
+    return lookup, order
 
 
 def _read_keys(table: LookupFrame) -> list[np.ndarray]:
     """The canonical key columns of the table, in the kinds of the row's columns."""
-    keys = []
+    keys, problems = [], []
     for column, name in zip(table.keys, table.config.key_columns.values(), strict=True):
         values, bad = convert_column(table.frame[name], column.kind, column.format.model_copy(update={"coerce": False}))
-        if len(bad):
-            raise ConfigError(
-                f"the key {column.name!r} is {column.kind}, but column {name!r} of the table holds other values",
-                where=f"lookups.{table.name}.key",
-                remedy=f"correct the values, or set data.columns: {{{column.name}: category}}",
-                details=(list_examples(table.frame[name], bad),),
-            )
         keys.append(values)
+        if len(bad):
+            what = f"the key {column.name!r} is {column.kind}, but column {name!r} of the table holds other values"
+            problems.append((column.name, what, list_examples(table.frame[name], bad)))
+    if problems:
+        kinds = ", ".join(f"{key}: category" for key, *_ in problems)
+        raise ConfigError(
+            problems[0][1],
+            where=f"lookups.{table.name}.key: {problems[0][0]}",
+            remedy=f"correct the values, or set data.columns: {{{kinds}}}",
+            details=(problems[0][2], *(f"{what}: {examples}" for _, what, examples in problems[1:])),
+        )
     return keys
 
 
@@ -150,22 +182,23 @@ def _repetition_error(table: LookupFrame, places: np.ndarray, row_time: str | No
     return DataError(what, where=where, remedy="keep one entry for each key")
 
 
-def check_future(table: LookupFrame, keys: Sequence[np.ndarray], row_time: str, row_times: np.ndarray) -> None:
+def check_future(table: LookupFrame, order: np.ndarray, places: np.ndarray, row_times: np.ndarray) -> None:
     """Checks that no row gets an entry with a later time, in a table without a named time.
+
+    Args:
+        table: the converted table.
+        order: the rows of the table that are entries, in the order of the entries.
+        places: (n,) of the entries that the rows get, ``LookupTable.find_entries``.
+        row_times: (n,) of the rows.
 
     Raises:
         ConfigError: rows get entries from their future.
     """
-    config = table.config
-    if config.time or config.timeless or not table.times:
+    if table.config.time or table.config.timeless:
         return
-    moments: dict[str, tuple[np.ndarray, Kind]] = {
-        name: (table.frame[name].to_numpy("datetime64[us]"), "datetime") for name in table.times
-    }
-    join = freeze_lookup(table, moments, row_time).table
-    places = join.find_entries(keys, None)
-    for at, name in enumerate(moments):
-        later = int((join.read_values(at, places) > row_times).sum())
+    for name in table.times:
+        moments = np.append(table.frame[name].to_numpy("datetime64[us]")[order], np.datetime64("NaT", "us"))
+        later = int((moments[places] > row_times).sum())
         if later:
             raise ConfigError(
                 f"{later:,} of {len(row_times):,} rows would get an entry whose {name!r} is later than the row: "

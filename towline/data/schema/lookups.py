@@ -10,16 +10,14 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from towline.config import Frozen, Kind
 from towline.data.schema.values import TEXT_KINDS
-
-if TYPE_CHECKING:  # a service without features does not load the language
-    from towline.expressions.parts import Columns
 
 
 class Lookup(Frozen):
@@ -125,10 +123,13 @@ class LookupTable:
         starts = np.asarray(self._bounds)[ids]
         return np.where((ids < 0) | np.isnat(times) | (places < starts), self._null, places)
 
-    def read_value(self, column: int, place: int) -> Any:
-        """The canonical value of one entry."""
+    def value_reader(self, column: int) -> Callable[[int], Any]:
+        """A function that gives the canonical value of the entry at a place."""
         values = self._columns[column]
-        return values.levels[values.codes.item(place)] if isinstance(values, _Texts) else values.item(place)
+        if not isinstance(values, _Texts):
+            return values.item
+        levels, read_code = values.levels, values.codes.item
+        return lambda place: levels[read_code(place)]
 
     def read_values(self, column: int, places: np.ndarray) -> np.ndarray:
         """(n,) the canonical values of entries; null is NaN or NaT."""
@@ -141,35 +142,42 @@ class LookupTable:
         return np.asarray(levels[values.codes[places]], dtype=object)
 
 
-class JoinedValue:
-    """Computes one joined column, as an expression computes a feature.
+class Join:
+    """Joins columns of one lookup to canonical rows; the entry of a row is searched once for all of them.
 
     Args:
-        lookup: of the column.
-        column: its position in ``lookup.columns``.
+        lookup: with the table.
+        columns: the names of the joined columns, and their positions in a canonical row.
         positions: of the columns of a canonical row.
     """
 
-    def __init__(self, lookup: Lookup, column: int, positions: Mapping[str, int]) -> None:
-        self._lookup, self._column = lookup, column
+    def __init__(self, lookup: Lookup, columns: Mapping[str, int], positions: Mapping[str, int]) -> None:
+        self._lookup = lookup
+        self._columns = [(name, lookup.position(name), place) for name, place in columns.items()]
         self._keys = [positions[name] for name in lookup.key]
         self._time = None if lookup.row_time is None else positions[lookup.row_time]
-        self.evaluate = self._row_function()
+        self.fill = self._fill_function()
 
-    def _row_function(self) -> Callable[[Sequence[Any]], Any]:
-        table, column, keys, time = self._lookup.table, self._column, self._keys, self._time
+    def _fill_function(self) -> Callable[[list[Any]], None]:
+        """A function that writes the joined columns into one canonical row."""
+        table, time = self._lookup.table, self._time
+        find, read_key = table.find_entry, itemgetter(*self._keys)
+        readers = [(place, table.value_reader(column)) for _, column, place in self._columns]
 
-        def evaluate(row: Sequence[Any]) -> Any:
-            key = row[keys[0]] if len(keys) == 1 else tuple(row[place] for place in keys)
-            return table.read_value(column, table.find_entry(key, None if time is None else row[time]))
+        def fill(row: list[Any]) -> None:
+            entry = find(read_key(row), None if time is None else row[time])
+            for place, read in readers:
+                row[place] = read(entry)
 
-        return evaluate
+        return fill
 
-    def evaluate_columns(self, columns: "Columns") -> np.ndarray:
-        """The canonical column (n,)."""
-        table, arrays = self._lookup.table, columns.arrays
-        times = None if self._time is None else arrays[self._time]
-        return table.read_values(self._column, table.find_entries([arrays[place] for place in self._keys], times))
+    def join_columns(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """The joined columns (n,) by their names, of canonical columns."""
+        table = self._lookup.table
+        entries = table.find_entries(
+            [arrays[key] for key in self._keys], None if self._time is None else arrays[self._time]
+        )
+        return {name: table.read_values(column, entries) for name, column, _ in self._columns}
 
 
 def encode_table(keys: Sequence[np.ndarray], times: np.ndarray | None, columns: Sequence[np.ndarray]) -> str:

@@ -106,11 +106,16 @@ class RowReader:
     def __init__(self, contract: Contract, used: Container[int] | None = None) -> None:
         self._fields = tuple(_field(column) for column in contract.input_columns)
         self.fields = tuple(field.name for field in self._fields)
-        inputs = len(self._fields)
-        derived = list(enumerate(zip(contract.derived_features, contract.compile_features(), strict=True), inputs))
-        computed = [column for at, (column, _) in derived if used is None or at in used]
+        derived = dict(enumerate(contract.derived_features, len(self._fields)))
+        computed = [column for place, column in derived.items() if used is None or place in used]
         names = {name for column in computed for name in (column.name, *column.joined)}
-        self._derive = [(at, each.evaluate) for at, (column, each) in derived if column.name in names]
+        self._joins = [join.fill for join in contract.compile_joins(names)]
+        features = contract.compile_features()
+        self._features = [
+            (place, features[column.name].evaluate)
+            for place, column in derived.items()
+            if column.name in names and not column.lookup
+        ]
         self._underived = [math.nan if c.kind in ("numeric", "boolean") else None for c in contract.derived_features]
         self._salt = contract.salt
         self._columns = contract.canonical_columns
@@ -136,7 +141,9 @@ class RowReader:
         if self._underived:
             for row in canonical:
                 row.extend(self._underived)
-                for place, evaluate in self._derive:
+                for fill in self._joins:
+                    fill(row)
+                for place, evaluate in self._features:
                     row[place] = evaluate(row)
         for index, name, kind in self._pii:
             for row in canonical:

@@ -38,7 +38,7 @@ class Alert(Frozen):
 
     Attributes:
         model: name of the model.
-        kind: ``slo``, or ``reaction`` (a decision of the policy).
+        kind: ``slo``, ``reaction`` (a decision of the policy) or ``rollout``.
         severity: page (act now) or ticket (act in working hours).
         title: one line.
         detail: more about it.
@@ -207,6 +207,25 @@ def notify_decision(
         )
         alerts.append(alert)
     return AlertStore(settings.store, config.name, config.alerts).replace("reaction", alerts, now).text()
+
+
+def notify_rollout(settings: Settings, config: PipelineConfig, version: int, action: str, reason: str) -> str:
+    """Notifies of the end of a rollout that left the champion; resolves the alert when another one goes on.
+
+    Raises:
+        TransientError: the store cannot be written.
+    """
+    alert = Alert(
+        model=config.name,
+        kind="rollout",
+        severity="ticket",
+        title=f"{config.name}: the rollout of version {version} has ended, the champion stays",
+        detail=reason,
+        at=dt.datetime.now(dt.UTC),
+        subject="rollout",
+    )
+    alerts = [alert] if action in ("abort", "end") else []
+    return AlertStore(settings.store, config.name, config.alerts).replace("rollout", alerts, alert.at).text()
 
 
 def notify_slos(

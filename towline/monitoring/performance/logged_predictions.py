@@ -13,12 +13,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.data.schema.values import category_name, parse_number
 from towline.prediction_log.label_store import REQUEST, TIME
 from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.prediction_log.privacy import HashKeys, read_privacy_filter
 from towline.training.evaluation.definitions import Metric
+from towline.training.evaluation.holdout import SliceRows, find_slices
 from towline.training.evaluation.predictions import Predictions
 
 
@@ -102,7 +104,7 @@ def select_predictions(
     keys = selected.select([REQUEST, "row"]).to_pandas()
     duplicate = (keys.duplicated(keep="last") & keys[REQUEST].notna()).to_numpy(dtype=bool)
     selected = selected.filter(pa.array(~duplicate))
-    predictions, readable = _read_predictions(selected, contract)
+    predictions, readable = read_logged_predictions(selected, contract)
     notes = [f"{int(duplicate.sum())} rows of requests are logged twice"] if duplicate.any() else []
     if not readable.all():
         notes.append(f"{int((~readable).sum())} rows have no readable prediction")
@@ -161,8 +163,22 @@ def logged_features(rows: pa.Table, names: Sequence[str]) -> pd.DataFrame:
     return frame
 
 
-def _read_predictions(rows: pa.Table, contract: Contract) -> tuple[Predictions, np.ndarray]:
-    """The predictions, and (n,) whether they can be read."""
+def find_logged_slices(
+    rows: pa.Table, release: Path, contract: Contract, config: PipelineConfig
+) -> tuple[SliceRows, ...]:
+    """The slices of the evaluation whose columns are logged unmodified."""
+    frame = logged_features(rows, sorted(unmodified_features(release, contract)))
+    columns = tuple(column for column in contract.columns if column.name in frame.columns)
+    names = config.evaluation.slices
+    if names is not None:
+        names = tuple(name for name in names if name in frame.columns)
+    evaluation = config.evaluation.model_copy(update={"slices": names})
+    config = config.model_copy(update={"evaluation": evaluation})
+    return find_slices(frame, contract.model_copy(update={"columns": columns}), config)[0]
+
+
+def read_logged_predictions(rows: pa.Table, contract: Contract) -> tuple[Predictions, np.ndarray]:
+    """The predictions of logged rows, and (n,) whether they can be read."""
     values = rows["prediction"].to_pylist()
     if contract.task == "regression":
         numbers = np.array([parse_number(value) for value in values], dtype=np.float64)

@@ -25,6 +25,7 @@ from towline.manifest import read_manifest
 from towline.monitoring.performance.logged_predictions import (
     LoggedLabels,
     LoggedPredictions,
+    find_logged_slices,
     logged_features,
     pad_probabilities,
     read_times,
@@ -39,7 +40,7 @@ from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.training import performance_estimation
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
 from towline.training.evaluation.definitions import Metric, primary_metric
-from towline.training.evaluation.holdout import SLICE_RESAMPLES, find_slices
+from towline.training.evaluation.holdout import SLICE_RESAMPLES
 from towline.training.evaluation.predictions import Interval, Predictions
 
 MAX_ROWS = 50_000  # a metric is measured on; of more rows, evenly spaced ones are used
@@ -190,14 +191,7 @@ class _MeasuredRows:
 
     def slices(self, release: Path, contract: Contract) -> tuple[SliceMetric, ...]:
         """The slices of the evaluation whose columns are logged unmodified."""
-        frame = logged_features(self.rows, sorted(unmodified_features(release, contract)))
-        columns = tuple(column for column in contract.columns if column.name in frame.columns)
-        names = self.config.evaluation.slices
-        if names is not None:
-            names = tuple(name for name in names if name in frame.columns)
-        evaluation = self.config.evaluation.model_copy(update={"slices": names})
-        config = self.config.model_copy(update={"evaluation": evaluation})
-        slices, _ = find_slices(frame, contract.model_copy(update={"columns": columns}), config)
+        slices = find_logged_slices(self.rows, release, contract, self.config)
         return tuple(
             SliceMetric(
                 column=part.column, value=part.value, rows=len(part.rows), metric=self.metric_interval(part.rows)

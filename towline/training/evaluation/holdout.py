@@ -189,7 +189,7 @@ def find_slices(
         names = tuple(c.name for c in columns if 2 <= rows[c.name].nunique() <= MAX_LEVELS.get(c.kind, 0))
     slices: list[SliceRows] = []
     for position, name in enumerate(names):
-        values = _slice_values(rows[name])
+        values = slice_values(rows[name])
         parts = [SliceRows(name, str(value), np.flatnonzero(values == value)) for value in np.unique(values)]
         large = [part for part in parts if len(part.rows) >= MIN_ROWS]
         largest = sorted(large, key=lambda part: -len(part.rows))[: MAX_LEVELS["category"]]
@@ -200,7 +200,7 @@ def find_slices(
     return tuple(slices), ()
 
 
-def _slice_values(column: pd.Series) -> np.ndarray:
+def slice_values(column: pd.Series) -> np.ndarray:
     """(n,) text that names the slice of each row."""
     text = column
     if pd.api.types.is_datetime64_any_dtype(column):

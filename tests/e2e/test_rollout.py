@@ -1,0 +1,133 @@
+"""A canary from the run that passed to the promotion, and one that is aborted, as a user sees them."""
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.support.paths import REPOSITORY
+from tests.support.serve_process import ServeProcess
+from tests.support.store_commands import MODEL, StoreCommands, write_bike_config
+
+CANARY = {"steps": [0, 50, 100], "bake": "1s", "min_rows": 20, "key": "hour", "promote_if": "better"}
+WEAK = {"candidates": [{"estimator": "forest", "params": {"max_depth": 1, "n_estimators": 5}}]}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreCommands]:
+    """A weak champion, and boosted trees that passed the gate and begin a canary."""
+    folder = tmp_path_factory.mktemp("rollout")
+    commands = StoreCommands(folder / "store", write_bike_config(folder, **WEAK))
+    assert commands.run()[0] == 0
+    boosting = {"candidates": [{"estimator": "boosting", "params": {"max_iter": 60}}], "rollout": CANARY}
+    commands.config = write_bike_config(folder, **boosting)
+    yield commands
+    commands.run("--stop", command="ui")
+
+
+def read_rows(start: int, count: int) -> pd.DataFrame:
+    """Hours that follow those of the training, with their true rentals."""
+    table = pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").iloc[start : start + count]
+    return table.assign(hour=table["datetime"].dt.hour, datetime=table["datetime"].astype(str))
+
+
+def predict(service: ServeProcess, rows: pd.DataFrame) -> list[tuple[str, int]]:
+    """Sends each row as a request; returns its request id and the version that answered."""
+    answers = []
+    for row in rows.drop(columns=["rentals", "casual", "registered"]).to_dict("records"):
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{service.port}/predict", json.dumps({"rows": [row]}).encode(),
+            {"Content-Type": "application/json"},
+        )  # fmt: skip
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            document = json.load(answer)
+        answers.append((document["request_id"], document["model"]["version"]))
+    return answers
+
+
+def send_in_one_request(service: ServeProcess, rows: pd.DataFrame) -> None:
+    records = rows.drop(columns=["rentals", "casual", "registered"]).to_dict("records")
+    body = json.dumps({"rows": records}).encode()
+    address, head = f"http://127.0.0.1:{service.port}/predict", {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(address, body, head), timeout=60) as answer:
+        assert set(json.load(answer)["versions"]) == {1, 2}
+
+
+def add_labels(commands: StoreCommands, rows: pd.DataFrame, answers: list[tuple[str, int]]) -> None:
+    path = commands.config.parent / "labels.csv"
+    frame = pd.DataFrame({"request_id": [name for name, _ in answers], "rentals": rows["rentals"].to_numpy()})
+    frame.to_csv(path, index=False)
+    code, out, err = commands.run("add", MODEL, str(path), command="labels")
+    assert code == 0, out + err
+
+
+def rollout(commands: StoreCommands, *words: str) -> dict[str, Any]:
+    code, out, err = commands.run(*words, "--json", command="rollout")
+    assert code == 0, err
+    return dict(json.loads(out))
+
+
+def evaluate(commands: StoreCommands) -> dict[str, Any]:
+    return rollout(commands, "evaluate", str(commands.config))
+
+
+def test_a_canary_from_the_run_to_the_promotion(store: StoreCommands) -> None:
+    """Shadow, half of the keys, all; promoted on late labels. A key that got the challenger keeps it."""
+    code, out, err = store.run()
+    assert code == 0, err
+    assert "passed" in out
+    assert "towline rollout status bikes" in out
+    assert store.ledger.aliases(MODEL)["champion"] == 1
+    with ServeProcess(store.settings, MODEL) as service:
+        shadow_rows = read_rows(600, 300)
+        answers = predict(service, shadow_rows)
+        assert {version for _, version in answers} == {1}
+        assert evaluate(store)["evaluation"]["action"] == "advance"
+        wait_for_weight(service, 50)
+        half = predict(service, read_rows(900, 96))
+        versions = {hour: version for hour, (_, version) in zip(read_rows(900, 96)["hour"], half, strict=True)}
+        assert set(versions.values()) == {1, 2}
+        assert [version for _, version in half] == [versions[hour] for hour in read_rows(900, 96)["hour"]]
+        send_in_one_request(service, read_rows(1100, 200))
+        add_labels(store, shadow_rows, answers)
+        run = evaluate(store)
+        assert (run["evaluation"]["verdict"], run["evaluation"]["action"]) == ("promote", "advance"), run
+        wait_for_weight(service, 100)
+        assert {version for _, version in predict(service, read_rows(1000, 30))} == {2}
+        assert evaluate(store)["evaluation"]["action"] == "promote"
+    assert store.ledger.aliases(MODEL) == {"champion": 2, "challenger": None, "previous": 1}
+    code, out, _ = store.run("status", MODEL, command="rollout")
+    assert "no rollout is under way" in out
+
+
+def wait_for_weight(service: ServeProcess, weight: int) -> None:
+    """Waits until the service has read the new weight from the ledger."""
+    import time
+
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if f"weight {weight} %" in service.log.read_text():
+            return
+        time.sleep(0.05)
+    raise AssertionError(service.log.read_text())
+
+
+def test_commands_of_an_operator(store: StoreCommands) -> None:
+    """Begin by hand, pause, resume, abort; refusals say what to do."""
+    code, _, err = store.run("pause", MODEL, command="rollout")
+    assert (code, "no rollout is under way" in err) == (4, True)
+    begun = rollout(store, f"{MODEL}@1", "--strategy", "canary", "--step", "5", "--step", "100", "--bake", "1s")
+    assert (begun["rollout"]["champion"], begun["rollout"]["challenger"]) == (2, 1)
+    code, _, err = store.run(f"{MODEL}@1", "--key", "hours", command="rollout")
+    assert code != 0
+    assert "did you mean" in err
+    assert rollout(store, "pause", MODEL)["rollout"]["paused"]
+    assert not rollout(store, "resume", MODEL)["rollout"]["paused"]
+    assert rollout(store, "abort", MODEL, "--reason", "enough")["rollout"] is None
+    assert store.ledger.history(MODEL)[0].reason == "enough"
+    code, _, err = store.run(f"{MODEL}@1", "--step", "50", "--step", "5", command="rollout")
+    assert code == 2
+    assert "must rise to 100 percent" in err

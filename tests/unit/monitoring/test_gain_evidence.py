@@ -1,0 +1,74 @@
+"""The evidence that a training pays."""
+
+import numpy as np
+import pytest
+
+from towline.monitoring.gain_evidence import judge_gain
+from towline.monitoring.results import GainResult
+
+
+def window(champion: np.ndarray, refit: np.ndarray, **changes: object) -> GainResult:
+    blocks = tuple(zip(champion.tolist(), refit.tolist(), strict=True))
+    facts = {"state": "measured", "version": 1, "loss": "absolute error", "blocks": blocks, "reason": "", **changes}
+    return GainResult.model_validate(facts)
+
+
+def draw(rng: np.random.Generator, gain: float, blocks: int = 20) -> GainResult:
+    """A window whose refit has a lower loss by a share, with noise of a tenth of the loss."""
+    champion = 10 + rng.normal(size=blocks)
+    return window(champion, champion * (1 - gain) + rng.normal(size=blocks))
+
+
+def test_a_clear_gain_pays_and_is_measured() -> None:
+    """The reason names the gain, the windows and the evidence."""
+    rng = np.random.default_rng(0)
+    verdict = judge_gain([draw(rng, 0.2) for _ in range(2)], 0.05)
+    assert verdict is not None
+    assert verdict.pays
+    assert verdict.gain == pytest.approx(0.2, abs=0.04)
+    assert "lower the absolute error" in verdict.reason
+
+
+def test_a_gain_below_the_required_one_does_not_pay() -> None:
+    """However sure it is."""
+    rng = np.random.default_rng(0)
+    verdict = judge_gain([draw(rng, 0.03) for _ in range(30)], 0.05)
+    assert verdict is not None
+    assert (verdict.pays, verdict.e_value > 20) == (False, True)
+
+
+def test_looking_after_every_window_raises_few_false_alarms() -> None:
+    """Without a gain, at most one of twenty champions is ever trained again, with any number of looks."""
+    alarms = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        windows = [draw(rng, 0.0, blocks=7) for _ in range(24)]
+        verdicts = [judge_gain(windows[: count + 1], 0.0) for count in range(24)]
+        alarms += any(verdict is not None and verdict.pays for verdict in verdicts)
+    assert alarms <= 3
+
+
+def test_a_late_change_is_found_behind_many_windows_without_one() -> None:
+    """The mean over all windows would be below the required gain."""
+    rng = np.random.default_rng(1)
+    windows = [draw(rng, 0.0) for _ in range(20)] + [draw(rng, 0.3) for _ in range(2)]
+    verdict = judge_gain(windows, 0.05)
+    assert verdict is not None
+    assert verdict.pays
+    assert verdict.gain > 0.2
+
+
+def test_a_worse_refit_does_not_pay() -> None:
+    """A training on an outlier window would raise the loss."""
+    verdict = judge_gain([draw(np.random.default_rng(2), -0.5)], 0.05)
+    assert verdict is not None
+    assert not verdict.pays
+
+
+def test_windows_that_were_not_measured_are_no_evidence() -> None:
+    """Neither are few blocks, however different."""
+    unknown = window(np.array([]), np.array([]), state="unknown")
+    assert judge_gain([unknown], 0.05) is None
+    few = judge_gain([unknown, window(np.full(3, 10.0), np.full(3, 1.0))], 0.05)
+    assert few is not None
+    assert not few.pays

@@ -1,0 +1,178 @@
+"""The evaluation of a rollout on logged answers of both versions and late labels."""
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from tests.support.monitored_store import make_rows
+from tests.support.sample_store import MODEL, SampleStore
+from towline.config import PipelineConfig, RolloutConfig, build_config
+from towline.data.schema.contract import Contract
+from towline.inference.predictor import open_release
+from towline.inference.scorer import RowPredictions
+from towline.monitoring.rollout_evaluation import RolloutEvaluation, act, evaluate_rollout, find_rollout
+from towline.prediction_log import labels
+from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_privacy_filter
+from towline.prediction_log.shadow_log import ShadowLog
+from towline.prediction_log.writer import PredictionLog
+from towline.registry.rollouts import Rollout, start_rollout
+from towline.rollout.service_counts import ServiceCounts, stop_challenger, write_counts
+
+MINUTE = dt.timedelta(minutes=1)
+
+
+class RolloutStore:
+    """A store with a rollout of version 2, whose predictions are 1,000 above those of version 1."""
+
+    def __init__(self, sample_store: SampleStore, folder: Path) -> None:
+        self.sample_store, self.settings, self.folder = sample_store, sample_store.settings, folder
+        self.models = {version: open_release(sample_store.release(version)) for version in (1, 2)}
+        self.count, self.requests = 0, {1: 0, 2: 0}
+
+    def start(self, **config: Any) -> Rollout:
+        config = {"bake": dt.timedelta(seconds=1), "min_rows": 10, **config}
+        start_rollout(self.sample_store.ledger, MODEL, 2, RolloutConfig(**config), "ann", "passed")
+        return self.rollout
+
+    @property
+    def rollout(self) -> Rollout:
+        rollout = find_rollout(self.settings, MODEL)
+        assert rollout is not None
+        return rollout
+
+    @property
+    def config(self) -> PipelineConfig:
+        raw = yaml.safe_load((self.sample_store.release(1) / "config.yaml").read_text())
+        return build_config(raw, "test")
+
+    def serve(self, rows: int, truth: int | None, *, arm: int = 1, noise: float = 1.0, missing: bool = False) -> None:
+        """Logs requests; labels are close to the predictions of the version ``truth``; None: no labels."""
+        layout, at = self.settings.layout, self.rollout.started + MINUTE
+        log = PredictionLog(layout.predictions(MODEL), f"w{self.count}", convert=False)
+        shadow = ShadowLog(layout.rollout(MODEL, self.rollout.id) / "shadow", f"w{self.count}")
+        rng, truths = np.random.default_rng(self.count), []
+        for row in make_rows(rows).to_dict("records"):
+            request = {key: None if value != value else value for key, value in row.items()}
+            identifier = f"r{self.count}"
+            self.count += 1
+            log.write(identifier, at.timestamp(), self.models[arm], [request], self.models[arm].predict_rows([request]))
+            other = self.models[3 - arm]
+            answer = RowPredictions([float("nan")], None) if missing else other.predict_rows([request])
+            shadow.add(identifier, at.timestamp(), other, 0, answer)
+            if truth is not None:
+                truths.append(
+                    (identifier, self.models[truth].predict_rows([request]).predictions[0] + noise * rng.normal())
+                )
+        log.close()
+        shadow.close()
+        self.requests[arm] += rows
+        counts = ServiceCounts(
+            champion_requests=self.requests[1], challenger_requests=self.requests[2], champion_rows=self.requests[1],
+            challenger_rows=self.requests[2], attempts=self.count,
+        )  # fmt: skip
+        write_counts(layout.rollout(MODEL, self.rollout.id), "w", counts)
+        if truths:
+            self.add_labels(truths, at + MINUTE)
+
+    def add_labels(self, truths: list[tuple[str, float]], at: dt.datetime) -> None:
+        file = self.folder / f"labels{self.count}.csv"
+        pd.DataFrame(truths, columns=["request_id", "value"]).to_csv(file, index=False)
+        predictions = self.settings.layout.predictions(MODEL)
+        contract = Contract.read(self.sample_store.release(1))
+        policy = read_privacy_filter(self.sample_store.release(1), contract, HashKeys(predictions / HASH_KEYS))
+        log = labels.Log(predictions, self.settings.layout.labels(MODEL), policy.fields)
+        labels.add_labels(log, contract, labels.LabelFile(file), at)
+
+    def evaluate(self) -> RolloutEvaluation:
+        return evaluate_rollout(self.settings, self.config, self.rollout, self.rollout.started + 10 * MINUTE)
+
+
+@pytest.fixture
+def store(sample_store: SampleStore, tmp_path: Path) -> RolloutStore:
+    return RolloutStore(sample_store, tmp_path)
+
+
+def test_without_traffic_a_rollout_waits(store: RolloutStore) -> None:
+    store.start()
+    evaluation = store.evaluate()
+    assert (evaluation.verdict, evaluation.action) == ("waiting", "wait")
+
+
+def test_without_labels_the_weight_grows_but_not_to_100_percent(store: RolloutStore) -> None:
+    store.start(steps=(0.0, 50.0, 100.0))
+    store.serve(20, None)
+    evaluation = store.evaluate()
+    assert (evaluation.verdict, evaluation.action, evaluation.labels) == ("waiting", "advance", 0)
+    assert act(store.sample_store.ledger, store.rollout, evaluation, "ann") == "weight 50 %"
+    store.serve(20, None)
+    assert store.evaluate().action == "wait"
+
+
+def test_a_better_challenger_is_promoted_and_a_worse_one_aborted(store: RolloutStore) -> None:
+    store.start(strategy="shadow")
+    store.serve(200, truth=2)
+    evaluation = store.evaluate()
+    assert (evaluation.verdict, evaluation.action, evaluation.labels) == ("promote", "promote", 200)
+    act(store.sample_store.ledger, store.rollout, evaluation, "ann")
+    champion = store.sample_store.ledger.champion(MODEL)
+    assert champion is not None
+    assert champion.version == 2
+
+
+def test_a_worse_challenger_is_aborted_and_the_champion_stays(store: RolloutStore) -> None:
+    store.start(strategy="shadow")
+    store.serve(200, truth=1)
+    evaluation = store.evaluate()
+    assert (evaluation.verdict, evaluation.action) == ("abort", "abort")
+    act(store.sample_store.ledger, store.rollout, evaluation, "ann")
+    assert find_rollout(store.settings, MODEL) is None
+    assert store.sample_store.ledger.aliases(MODEL)["champion"] == 1
+    ended = store.sample_store.ledger.rows(MODEL)[-1]
+    assert (ended.event, ended.version, ended.evidence["end"]) == ("rollout_ended", 2, "aborted")
+
+
+def test_labels_of_rows_that_the_challenger_answered_count_for_it(store: RolloutStore) -> None:
+    """In a canary, either version may have answered the client; the loss belongs to the version, not to the log."""
+    store.start(steps=(50.0, 100.0))
+    store.serve(100, truth=2, arm=1)
+    store.serve(100, truth=2, arm=2)
+    evaluation = store.evaluate()
+    assert (evaluation.verdict, evaluation.labels) == ("promote", 200)
+
+
+def test_nan_in_shadow_is_no_loss_of_zero(store: RolloutStore) -> None:
+    store.start(strategy="shadow")
+    store.serve(200, truth=1, missing=True)
+    evaluation = store.evaluate()
+    assert (evaluation.verdict, evaluation.labels) == ("waiting", 0)
+
+
+def test_an_ab_test_compares_the_labels_of_each_arm(store: RolloutStore) -> None:
+    store.start(strategy="ab")
+    store.serve(150, truth=2, arm=1)
+    store.serve(150, truth=2, arm=2)
+    evaluation = store.evaluate()
+    assert (evaluation.verdict, evaluation.action) == ("promote", "promote")
+
+
+def test_a_challenger_that_the_service_stopped_is_aborted_with_its_reason(store: RolloutStore) -> None:
+    rollout = store.start()
+    stop_challenger(store.settings.layout.rollout(MODEL, rollout.id), "3 of 3 answers failed")
+    evaluation = store.evaluate()
+    assert (evaluation.action, evaluation.reason) == ("abort", "3 of 3 answers failed")
+
+
+def test_a_split_that_is_not_the_intended_one_is_no_evidence(store: RolloutStore) -> None:
+    """A sample ratio mismatch: something else than the weight decides who answers."""
+    store.start(strategy="ab")
+    store.serve(150, truth=2, arm=1)
+    store.serve(150, truth=2, arm=1)
+    evaluation = store.evaluate()
+    assert evaluation.action != "promote"
+    ratio = next(check for check in evaluation.checks if check["name"] == "sample ratio")
+    assert ratio["verdict"] == "abort"

@@ -1,0 +1,81 @@
+"""The evidence that a training pays: paired losses of champion and refit, gathered over windows.
+
+The question is asked after each window, so a test at a fixed level would raise false alarms in time. The evidence is an
+e-value: if a training does not lower the loss, the probability that it ever reaches 1/alpha is at most alpha.
+
+- Rows that follow each other have correlated losses, so the unit is the mean difference of a block of consecutive rows.
+- The e-value of some windows is the t-test of Wang and Ramdas (Anytime-valid t-tests and confidence sequences for
+  Gaussian means with unknown variance, 2024) with a normal prior of the effect. The variance is unknown, which counts
+  if there are few blocks.
+- The world may change long after a promotion. One e-value starts at each window, and their weighted mean is an e-value
+  as well. The weights 1/(j (j + 1)) have the sum 1.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from towline.monitoring.results import GainResult
+
+ALPHA = 0.05  # probability of a training that does not help, in the life of a champion
+_PRIOR_VARIANCE = 0.5  # of the effect of a block, in its standard deviations
+_MIN_BLOCKS = 5
+
+
+class GainVerdict(NamedTuple):
+    """Whether a training pays.
+
+    Attributes:
+        pays: the evidence is sufficient, and the gain is at least the required one.
+        gain: share of the champion's loss that the refit avoids, over the newest windows with the strongest evidence.
+        e_value: evidence that the gain is not 0; ``1 / ALPHA`` is sufficient.
+        reason: the verdict in words.
+    """
+
+    pays: bool
+    gain: float
+    e_value: float
+    reason: str
+
+
+def judge_gain(windows: Sequence[GainResult], min_gain: float) -> GainVerdict | None:
+    """Judges the windows of one champion.
+
+    Args:
+        windows: the measured windows, oldest first.
+        min_gain: share of the loss that a training has to avoid.
+
+    Returns:
+        The verdict; None without a measured window.
+    """
+    measured = [window for window in windows if window.state == "measured"]
+    if not measured:
+        return None
+    logs, gains = list[float](), list[float]()
+    for first in range(len(measured)):
+        blocks = np.concatenate([np.array(window.blocks) for window in measured[first:]])
+        champion, refit = blocks.mean(axis=0)
+        gains.append(float(1 - refit / champion) if champion > 0 else 0.0)
+        logs.append(_log_e_value(blocks[:, 0] - blocks[:, 1]) - math.log((first + 1) * (first + 2)))
+    e_value = float(np.exp(min(700.0, np.logaddexp.reduce(logs))))
+    strongest = int(np.argmax(logs))
+    gain, last = gains[strongest], measured[-1]
+    pays = e_value >= 1 / ALPHA and gain >= min_gain
+    effect = f"{'lower' if gain >= 0 else 'raise'} the {last.loss} by {abs(gain):.1%}"
+    span = f"the last {len(measured) - strongest} of {len(measured)} windows"
+    reason = f"a training would {effect} on {span} (e-value {e_value:.3g}, {1 / ALPHA:g} is sufficient"
+    return GainVerdict(pays, gain, e_value, f"{reason}; {min_gain:.0%} is required)")
+
+
+def _log_e_value(differences: np.ndarray) -> float:
+    """Logarithm of the e-value against "the mean difference is not above 0", for (k,) differences of blocks."""
+    count, mean = len(differences), float(differences.mean())
+    if count < _MIN_BLOCKS or mean <= 0:
+        return -700.0
+    variance = float(differences.var(ddof=1))
+    freedom, scale = count - 1, 1 + count * _PRIOR_VARIANCE
+    square = count * mean**2 / max(variance, 1e-12 * mean**2)
+    likelihood = math.log1p(square / freedom) - math.log1p(square / (freedom * scale))
+    return -0.5 * math.log(scale) + (freedom + 1) / 2 * likelihood

@@ -1,0 +1,189 @@
+"""The gain of a training, measured window by window: the champion against a refit of its recipe.
+
+The recipe is the champion's candidate with its hyperparameters, calibration, threshold and history; nothing is
+searched. It is fitted on the rows that were labelled before the window. Then both predict the labelled rows of the
+window, which neither was fitted on. ``gain_evidence`` judges the differences of their losses.
+"""
+
+import datetime as dt
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from towline.config import PipelineConfig
+from towline.data.schema.contract import Contract
+from towline.data.workspace import Subset
+from towline.errors import TowlineError
+from towline.manifest import read_manifest
+from towline.monitoring.performance.logged_predictions import (
+    logged_features,
+    pad_probabilities,
+    read_times,
+    select_labels,
+    select_predictions,
+    to_datetime64,
+    to_utc,
+    unmodified_features,
+)
+from towline.monitoring.performance.quality import MAX_UNKNOWN_CLASS, evenly_spaced
+from towline.monitoring.results import GainResult
+from towline.training.evaluation.definitions import Metric, primary_metric
+from towline.training.evaluation.metrics import predict
+from towline.training.evaluation.predictions import Predictions, encode_labels
+from towline.training.history import History, fit_history
+from towline.training.model_selection.cross_validation import CrossValidationResult
+from towline.training.user_code import describe_error
+
+MAX_BLOCKS = 50  # of a window
+_TINY = float(np.finfo(np.float64).eps)
+
+
+class Recipe(NamedTuple):
+    """How the model of a release was fitted."""
+
+    candidate: CrossValidationResult
+    history: History
+
+
+def read_recipe(release: Path, config: PipelineConfig) -> Recipe:
+    """The recipe of a release; it is fitted on at most ``cross_validation.max_rows`` rows.
+
+    Raises:
+        ReleaseError: the release has no valid manifest.
+        ValueError: the config has no such candidate any more.
+    """
+    metrics: dict[str, Any] = json.loads((release / "metrics.json").read_bytes())
+    name = metrics["evaluation"]["candidate"]
+    if name not in {candidate.name for candidate in config.candidates}:
+        raise ValueError(f"the config has no candidate {name} any more")
+    record = next(record for record in metrics["cross_validation"] if record["candidate"] == name)
+    candidate = CrossValidationResult.model_validate(record)
+    history = History.model_validate(read_manifest(release).dataset["history"])
+    limit = config.cross_validation.max_rows
+    return Recipe(candidate, history.model_copy(update={"sample": min(history.sample or limit, limit)}))
+
+
+def measure_gain(
+    rows: pa.Table,
+    release: Path,
+    config: PipelineConfig,
+    table: pd.DataFrame,
+    *,
+    start: dt.datetime,
+    end: dt.datetime,
+    now: dt.datetime,
+) -> GainResult:
+    """Compares the champion with a refit of its recipe on the labelled rows of a window.
+
+    Args:
+        rows: predictions with labels, as ``labels.read`` returns them.
+        release: directory of the champion's release.
+        config: for the metric, the candidates, the least number of labels.
+        table: the rows of the source that were labelled before ``start``.
+        start: start of the window.
+        end: end of the window, not included.
+        now: labels that came later are ignored.
+
+    Raises:
+        ConfigError: the metric does not fit the task.
+        ReleaseError: the release has no valid manifest.
+    """
+    started, version, contract = time.process_time(), read_manifest(release).version, Contract.read(release)
+    metric = primary_metric(config, contract.task)
+    logged = select_predictions(rows, version, contract, metric, start, end)
+    labels = select_labels(logged, contract, now)
+    due = read_times(logged.rows["time"]) <= to_datetime64(now - config.quality.delay)
+    positions = evenly_spaced(np.flatnonzero(due & labels.labelled & labels.usable & logged.usable))
+    window = GainResult(
+        state="unknown", version=version, start=to_utc(start), end=to_utc(end), rows=len(positions), reason=""
+    )
+    if len(positions) < config.quality.min_labels:
+        reason = f"{len(positions):,} labelled rows, {config.quality.min_labels} are needed"
+        return window.model_copy(update={"reason": reason})
+    if labels.unknown_class >= MAX_UNKNOWN_CLASS * int((due & labels.labelled).sum()):
+        reason = f"{labels.unknown_class:,} labels are of a class that the champion's recipe does not know"
+        return window.model_copy(update={"state": "unavailable", "reason": reason})
+    shared = logged.rows.take(pa.array(positions))
+    try:
+        recipe = read_recipe(release, config)
+        refit, fitted_rows = _predict_with_refit(recipe, contract, config, table, shared, release)
+    except Exception as error:  # noqa: BLE001 - an estimator may raise anything
+        reason = error.what if isinstance(error, TowlineError) else describe_error(error)
+        reason = f"the champion's recipe cannot be fitted again: {reason}"
+        return window.model_copy(update={"state": "unavailable", "reason": reason})
+    champion = logged.predictions.take(positions)
+    truth, name = labels.truth[positions], loss_name(metric, contract, champion)
+    losses = np.column_stack(
+        [row_losses(truth, pad_probabilities(each, labels.contract), labels.contract, name)
+         for each in (champion, refit)]
+    )  # fmt: skip
+    losses = losses[np.isfinite(losses).all(axis=1)]
+    parts = np.array_split(losses, min(MAX_BLOCKS, math.isqrt(len(losses)))) if len(losses) else []
+    means = losses.mean(axis=0) if len(losses) else (math.nan, math.nan)
+    return window.model_copy(
+        update={
+            "state": "measured" if len(losses) else "unknown",
+            "loss": name,
+            "champion": float(means[0]) if len(losses) else None,
+            "refit": float(means[1]) if len(losses) else None,
+            "blocks": tuple((float(part[:, 0].mean()), float(part[:, 1].mean())) for part in parts),
+            "fitted_rows": fitted_rows,
+            "cpu_s": time.process_time() - started,
+            "reason": f"{name} {means[0]:.4g}, and {means[1]:.4g} of a refit on the {fitted_rows:,} rows before it, "
+            f"on {len(losses):,} labels",
+        }
+    )
+
+
+def loss_name(metric: Metric, contract: Contract, predictions: Predictions) -> str:
+    """The loss of a row that stands for a metric.
+
+    A metric that is no mean over rows is replaced by one that is: rmse and r2 by the squared error, ranks and counts of
+    a classification by the log loss, a custom metric by that of its task.
+    """
+    if contract.task == "regression":
+        losses = {"mape": "relative error", "rmse": "squared error", "r2": "squared error"}
+        return losses.get(metric, "absolute error")
+    if metric == "accuracy" or predictions.probabilities is None:
+        return "error rate"
+    return "brier score" if metric == "brier" else "log loss"
+
+
+def row_losses(truth: np.ndarray, predictions: Predictions, contract: Contract, name: str) -> np.ndarray:
+    """(n,) the loss of each row; NaN where it is undefined."""
+    if contract.task == "regression":
+        errors = np.abs(truth.astype(np.float64) - predictions.labels.astype(np.float64))
+        if name == "relative error":
+            size = np.abs(truth.astype(np.float64))
+            return np.asarray(np.divide(errors, size, out=np.full(len(errors), np.nan), where=size > 0))
+        return np.asarray(errors**2 if name == "squared error" else errors)
+    if name == "error rate" or predictions.probabilities is None:
+        return np.asarray(truth != predictions.labels, dtype=np.float64)
+    codes: np.ndarray = encode_labels(truth, contract.classes)
+    if name == "brier score":
+        hits = np.zeros_like(predictions.probabilities)
+        hits[np.arange(len(codes)), codes] = 1
+        return np.asarray(((predictions.probabilities - hits) ** 2).sum(axis=1))
+    return np.asarray(-np.log(np.clip(predictions.probabilities[np.arange(len(codes)), codes], _TINY, 1)))
+
+
+def _predict_with_refit(
+    recipe: Recipe, contract: Contract, config: PipelineConfig, table: pd.DataFrame, rows: pa.Table, release: Path
+) -> tuple[Predictions, int]:
+    """The predictions of the fitted recipe for logged rows, and the number of rows that it was fitted on."""
+    unmodified = unmodified_features(release, contract)
+    names = [column.name for column in contract.input_columns]
+    if hidden := sorted(set(names) - unmodified):
+        raise ValueError(f"{', '.join(hidden[:5])} is not logged unmodified")
+    if contract.task != "regression":
+        known = contract.class_of(contract.class_names(table[contract.target])) >= 0
+        table = table[np.asarray(known)].reset_index(drop=True)
+    subset = Subset(contract.features(table), contract.labels(table), table)
+    trained = fit_history(config, contract, recipe.candidate, recipe.history, subset)
+    return predict(trained.model, contract.features(logged_features(rows, names)), contract), len(trained.positions)

@@ -1,0 +1,378 @@
+"""The evaluation of a rollout: evidence from the service and from labels, a verdict, and what follows from it.
+
+The champion's and the challenger's answers for the same row are compared on its ground-truth label: one of them is in
+the prediction log, the other in the rollout's shadow log.
+"""
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from towline import files
+from towline.config import Frozen, PipelineConfig, RolloutConfig, Settings, format_duration
+from towline.data.schema.contract import Contract
+from towline.errors import ConfigError, PromotionRejectedError
+from towline.monitoring.performance.logged_predictions import (
+    LoggedPredictions,
+    find_logged_slices,
+    read_logged_predictions,
+    read_times,
+    select_labels,
+    to_datetime64,
+)
+from towline.prediction_log import labels
+from towline.prediction_log.label_store import REQUEST
+from towline.prediction_log.parquet_store import read_predictions
+from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_privacy_filter
+from towline.promotion.rollout_start import begin_rollout
+from towline.registry.ledger import Ledger, open_ledger
+from towline.registry.rollouts import (
+    Rollout,
+    RolloutEnd,
+    active_rollout,
+    change_rollout,
+    end_rollout,
+    reject_waiting,
+    waiting_version,
+)
+from towline.rollout.analysis import ArmCounts, Criteria, RolloutEvidence, RolloutVerdict, WeightPeriod, analyse
+from towline.rollout.service_counts import ServiceCounts, read_counts, stop_reason
+from towline.training.evaluation.definitions import Metric, primary_metric
+from towline.training.evaluation.row_losses import row_losses
+
+RolloutAction = Literal["wait", "advance", "promote", "abort", "end"]
+HISTORY = "evaluations.jsonl"
+
+
+class RolloutEvaluation(Frozen):
+    """One evaluation of a rollout.
+
+    Attributes:
+        model: its name.
+        champion, challenger: versions.
+        at: time of the evaluation.
+        strategy, weight, step, paused: of the rollout, before the action.
+        verdict: promote, abort or waiting.
+        checks: what each check measured: name, verdict, estimate, lower, upper, observations, text.
+        champion_requests, challenger_requests: requests that were assigned to each version since the start.
+        champion_rows, challenger_rows: rows answered to clients since the start.
+        attempts: rows that the challenger was asked, also in shadow.
+        labels: labelled rows that both versions answered.
+        labels_needed: further labels until a verdict is expected; None if unknown.
+        days_needed: days until then; None if unknown.
+        action: what follows: wait, advance (to the next weight), promote, abort, or end (inconclusive).
+        reason: of the action, in one sentence.
+    """
+
+    model: str
+    champion: int
+    challenger: int
+    at: dt.datetime
+    strategy: str
+    weight: float
+    step: int
+    paused: bool
+    verdict: str
+    checks: tuple[dict[str, Any], ...] = ()
+    champion_requests: int = 0
+    challenger_requests: int = 0
+    champion_rows: int = 0
+    challenger_rows: int = 0
+    attempts: int = 0
+    labels: int = 0
+    labels_needed: int | None = None
+    days_needed: float | None = None
+    action: RolloutAction
+    reason: str
+
+
+class RolloutRun(Frozen):
+    """The result of one run of the rollout flow: the evaluation, and what was done."""
+
+    model: str
+    evaluation: RolloutEvaluation | None = None
+    done: str = ""
+
+
+class LabelledLosses(NamedTuple):
+    """Losses on labelled rows, in the order in which the labels arrived.
+
+    Attributes:
+        champion_loss, challenger_loss: (n,) losses of the same rows; in an A/B test, of the rows that each answered.
+        slices: name of a slice → (n,) whether a row belongs to it.
+        per_day: labels that arrived per day since the first one.
+    """
+
+    champion_loss: np.ndarray
+    challenger_loss: np.ndarray
+    slices: Mapping[str, np.ndarray]
+    per_day: float
+
+
+def find_rollout(settings: Settings, model: str) -> Rollout | None:
+    """The rollout that is under way; None without one."""
+    return active_rollout(open_ledger(settings).rows(model))
+
+
+def evaluate_rollout(
+    settings: Settings, config: PipelineConfig, rollout: Rollout, now: dt.datetime
+) -> RolloutEvaluation:
+    """Measures both versions and decides; nothing is changed.
+
+    Args:
+        settings: for the store.
+        config: for the metric.
+        rollout: that is under way.
+        now: ignore predictions and labels from this time on.
+
+    Raises:
+        DataError: a part of a log cannot be read.
+        ConfigError: the metric does not fit the task.
+        TransientError: a log's folder cannot be written, which its lock needs.
+    """
+    folder = settings.layout.rollout(rollout.model, rollout.id)
+    counts = read_counts(folder)
+    losses = read_labelled_losses(settings, config, rollout, now)
+    earlier = read_evaluations(folder)
+    periods = _weight_periods(rollout, earlier, counts)
+    answered = counts.attempts - max((each.attempts for each in earlier if each.step < rollout.step), default=0)
+    evidence = _evidence(counts, losses, periods, paired=rollout.config.strategy != "ab")
+    verdict = analyse(evidence, _criteria(rollout.config))
+    action, reason = decide_action(rollout, answered, verdict, stop_reason(folder), now)
+    return RolloutEvaluation(
+        model=rollout.model,
+        champion=rollout.champion,
+        challenger=rollout.challenger,
+        at=now,
+        strategy=rollout.config.strategy,
+        weight=rollout.weight,
+        step=rollout.step,
+        paused=rollout.paused,
+        verdict=verdict.verdict,
+        checks=tuple(check._asdict() for check in verdict.checks),
+        champion_requests=counts.champion_requests,
+        challenger_requests=counts.challenger_requests,
+        champion_rows=counts.champion_rows,
+        challenger_rows=counts.challenger_rows,
+        attempts=counts.attempts,
+        labels=len(losses.champion_loss),
+        labels_needed=verdict.labels_needed,
+        days_needed=verdict.days_needed,
+        action=action,
+        reason=reason,
+    )
+
+
+def decide_action(
+    rollout: Rollout, answered: int, verdict: RolloutVerdict, stopped: str, now: dt.datetime
+) -> tuple[RolloutAction, str]:
+    """What follows from a verdict, and why; a pure function.
+
+    A challenger that fails or is worse leaves, also while the rollout is paused. Weights grow with time and traffic,
+    but all requests go to the challenger only if the verdict is "promote". Without traffic or labels the rollout waits,
+    until its longest time is over.
+
+    Args:
+        rollout: that is under way.
+        answered: rows that the challenger was asked in this step, also in shadow.
+        verdict: of the analysis.
+        stopped: why the service took the challenger out; empty if it did not.
+        now: time of the decision.
+    """
+    config, is_better = rollout.config, verdict.verdict == "promote"
+    if stopped or verdict.verdict == "abort":
+        return "abort", stopped or verdict.text
+    if rollout.paused:
+        return "wait", f"paused; {verdict.text}"
+    if now >= rollout.started + config.until and not (is_better and rollout.is_last_step):
+        reason = (
+            f"no decision within {format_duration(config.until)}, and rollout.inconclusive is {config.inconclusive}"
+        )
+        return ("promote" if config.inconclusive == "promote" else "end"), reason
+    if answered < config.min_rows:
+        return "wait", f"the challenger has answered {answered:,} of {config.min_rows:,} rows in this step"
+    if now < (end := rollout.since + config.bake):
+        return "wait", f"this step lasts until {end:%Y-%m-%d %H:%M:%S} UTC; {verdict.text}"
+    if rollout.is_last_step:
+        return ("promote" if is_better else "wait"), verdict.text
+    weight = config.weights[rollout.step + 1]
+    if weight < 100 or is_better:
+        return "advance", f"{answered:,} rows in this step without a fault: the weight grows to {weight:g} %"
+    return "wait", verdict.text
+
+
+def act(ledger: Ledger, rollout: Rollout, evaluation: RolloutEvaluation, actor: str) -> str:
+    """Carries out an evaluation's action in the ledger; returns what was done, empty if nothing.
+
+    Raises:
+        PromotionRejectedError: the rollout has ended or changed meanwhile.
+    """
+    action, reason = evaluation.action, evaluation.reason
+    if action == "wait":
+        return ""
+    if action == "advance":
+        change_rollout(ledger, rollout, actor, reason, step=rollout.step + 1)
+        return f"weight {rollout.config.weights[rollout.step + 1]:g} %"
+    ends: dict[RolloutAction, RolloutEnd] = {"promote": "promoted", "abort": "aborted", "end": "inconclusive"}
+    evidence = evaluation.model_dump(mode="json", include={"checks", "labels", "champion_rows", "challenger_rows"})
+    end_rollout(ledger, rollout, ends[action], actor, f"rollout: {reason}", evidence)
+    return f"version {rollout.challenger} {ends[action]}"
+
+
+def start_waiting(settings: Settings, config: PipelineConfig, actor: str) -> int | None:
+    """Starts the rollout of the newest version that waits for one; returns the version, None if none waits."""
+    ledger = open_ledger(settings)
+    rows = ledger.rows(config.name)
+    version = waiting_version(rows)
+    if config.rollout is None or version is None or active_rollout(rows) is not None:
+        return None
+    try:
+        reason = "it waited for the end of another rollout"
+        begin_rollout(settings, ledger, config.name, version, config.rollout, actor, reason)
+    except (PromotionRejectedError, ConfigError) as error:
+        reject_waiting(ledger, config.name, version, actor, f"{error.what}; {error.remedy}")
+        return None
+    return version
+
+
+def record_evaluation(folder: Path, evaluation: RolloutEvaluation) -> None:
+    """Appends an evaluation to the history of its rollout.
+
+    Raises:
+        TransientError: the store cannot be written.
+    """
+    path = folder / HISTORY
+    with files.exclusive_lock(path.with_suffix(".lock")):
+        files.append(path, evaluation.model_dump_json().encode() + b"\n")
+
+
+def read_evaluations(folder: Path) -> list[RolloutEvaluation]:
+    """The evaluations of a rollout, oldest first."""
+    path = folder / HISTORY
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return [RolloutEvaluation.model_validate(json.loads(line)) for line in lines if line.endswith(b"}")]
+
+
+def read_labelled_losses(
+    settings: Settings, config: PipelineConfig, rollout: Rollout, now: dt.datetime
+) -> LabelledLosses:
+    """The losses of both versions on the labels since the start of the rollout.
+
+    Raises:
+        DataError: a part of a log cannot be read.
+        ConfigError: the metric does not fit the task.
+    """
+    layout = settings.layout
+    release = layout.release(rollout.release)
+    contract = Contract.read(release)
+    metric = primary_metric(config, contract.task)
+    predictions = layout.predictions(rollout.model)
+    policy = read_privacy_filter(release, contract, HashKeys(predictions / HASH_KEYS))
+    log = labels.Log(predictions, layout.labels(rollout.model), policy.fields)
+    rows = labels.read(log, rollout.started, now)
+    rows = rows.filter(pc.is_valid(rows["label"]))
+    if rollout.config.strategy == "ab":
+        return _unpaired(rows, rollout, contract, metric, now)
+    shadow = read_predictions(layout.rollout(rollout.model, rollout.id) / "shadow", rollout.started, now)
+    rows, shadow = _join(rows, shadow, {rollout.champion, rollout.challenger})
+    if not len(rows):
+        return LabelledLosses(np.empty(0), np.empty(0), {}, 0.0)
+    shadow = shadow.append_column("label", rows["label"])
+    answered, shadowed = (_losses(table, contract, metric) for table in (rows, shadow))
+    by_challenger = rows["version"].to_numpy() == rollout.challenger
+    usable = np.flatnonzero(np.isfinite(answered) & np.isfinite(shadowed))
+    times = read_times(rows["labelled_at"])
+    order = usable[np.argsort(times[usable], kind="stable")]
+    slices = {}
+    for part in find_logged_slices(rows, release, contract, config):
+        inside = np.zeros(len(rows), dtype=bool)
+        inside[part.rows] = True
+        slices[f"{part.column} = {part.value}"] = inside[order]
+    champion, challenger = np.where(by_challenger, (shadowed, answered), (answered, shadowed))[:, order]
+    return LabelledLosses(champion, challenger, slices, _per_day(times[order], now))
+
+
+def _unpaired(rows: pa.Table, rollout: Rollout, contract: Contract, metric: Metric, now: dt.datetime) -> LabelledLosses:
+    """The losses of the rows that each version answered: in an A/B test an answer may change the label."""
+    rows = rows.sort_by("labelled_at")
+    losses, versions = _losses(rows, contract, metric), rows["version"].to_numpy()
+    champion, challenger = (
+        losses[(versions == version) & np.isfinite(losses)] for version in (rollout.champion, rollout.challenger)
+    )
+    return LabelledLosses(champion, challenger, {}, _per_day(read_times(rows["labelled_at"]), now))
+
+
+def _per_day(times: np.ndarray, now: dt.datetime) -> float:
+    """Labels per day from the first one until now."""
+    if not len(times):
+        return 0.0
+    days = (to_datetime64(now) - times.min()) / np.timedelta64(1, "D")
+    return len(times) / max(float(days), 1 / 24)
+
+
+def _join(rows: pa.Table, shadow: pa.Table, versions: set[int]) -> tuple[pa.Table, pa.Table]:
+    """The rows of both tables that are the same row of a request, in the same order; each answered by both versions."""
+    key = [REQUEST, "row"]
+    left, right = (table.select([*key, "version"]).to_pandas() for table in (rows, shadow))
+    left, right = (frame.assign(place=np.arange(len(frame))) for frame in (left, right))
+    left, right = (frame[frame["version"].isin(versions)].drop_duplicates(key, keep="last") for frame in (left, right))
+    pairs = left.merge(right, on=key, suffixes=("", "_shadow"))
+    pairs = pairs[pairs["version"] != pairs["version_shadow"]]
+    return rows.take(pa.array(pairs["place"])), shadow.take(pa.array(pairs["place_shadow"]))
+
+
+def _losses(rows: pa.Table, contract: Contract, metric: Metric) -> np.ndarray:
+    """(n,) losses of logged rows with labels; NaN where there is none."""
+    predictions, readable = read_logged_predictions(rows, contract)
+    labelled = select_labels(LoggedPredictions(rows, predictions, readable, ()), contract)
+    losses = row_losses(labelled.truth, predictions, contract, metric)
+    return np.where(labelled.usable & readable, losses, np.nan)
+
+
+def _evidence(
+    counts: ServiceCounts, losses: LabelledLosses, periods: tuple[WeightPeriod, ...], *, paired: bool
+) -> RolloutEvidence:
+    return RolloutEvidence(
+        champion=ArmCounts(counts.champion_rows + counts.champion_errors, counts.champion_errors, 0),
+        challenger=ArmCounts(counts.attempts, counts.failures, 0),
+        weight_history=periods,
+        disagreements=counts.disagreements,
+        compared=counts.compared,
+        champion_loss=losses.champion_loss,
+        challenger_loss=losses.challenger_loss,
+        slices=losses.slices,
+        labels_per_day=losses.per_day,
+        paired=paired,
+    )
+
+
+def _criteria(config: RolloutConfig) -> Criteria:
+    return Criteria(
+        alpha=config.alpha,
+        promote_if=config.promote_if,
+        margin=config.margin,
+        max_disagreement=config.max_disagreement,
+        max_error_rate_increase=config.max_error_rate,
+    )
+
+
+def _weight_periods(
+    rollout: Rollout, earlier: Sequence[RolloutEvaluation], counts: ServiceCounts
+) -> tuple[WeightPeriod, ...]:
+    """Requests by step, from the counts at the end of each step; none if rows are assigned by a column."""
+    if rollout.config.key is not None:
+        return ()
+    ends = {each.step: (each.champion_requests, each.challenger_requests) for each in earlier}
+    ends[rollout.step] = (counts.champion_requests, counts.challenger_requests)
+    periods, before = [], (0, 0)
+    for step, end in sorted(ends.items()):
+        weight = rollout.config.weights[step] / 100
+        periods.append(WeightPeriod(weight, end[0] - before[0], end[1] - before[1]))
+        before = end
+    return tuple(periods)

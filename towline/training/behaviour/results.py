@@ -1,0 +1,31 @@
+"""The result of a behaviour test."""
+
+import math
+from typing import Literal
+
+from towline.config import Frozen
+
+BehaviourOutcome = Literal["pass", "fail", "inconclusive"]
+
+
+class BehaviourCheck(Frozen):
+    """The result of one test of the prediction function.
+
+    Attributes:
+        name: the kind of the test and what it is about, e.g. ``invariance gender``.
+        outcome: pass, fail or inconclusive.
+        detail: one sentence with the numbers.
+        value: the measured value, if it is a single finite number.
+        bound: the limit for ``value``.
+    """
+
+    name: str
+    outcome: BehaviourOutcome
+    detail: str
+    value: float | None = None
+    bound: float | None = None
+
+
+def finite_or_none(value: float) -> float | None:
+    """The number; None if it is NaN or infinite, which JSON cannot hold."""
+    return float(value) if math.isfinite(value) else None
