@@ -1,6 +1,6 @@
 """Verdicts on simulated rollouts whose truth is known: how often they are wrong, and how many labels they take.
 
-Usage: rollout.py [--trials 2000] [--power-trials 400] [--seed 1]
+Usage: rollout.py [--trials 2000] [--power-trials 200] [--seed 1] [--parts identical power dependent speed]
 
 Two tasks have losses with heavy tails: the absolute error of a regression (noise: Student's t with 3 degrees of
 freedom), and the log loss of a binary classifier. For each task, two models of gradient boosting are fitted on two
@@ -33,11 +33,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from towline.rollout.analysis import ArmCounts, Criteria, RolloutEvidence, RolloutVerdict, WeightPeriod, analyse
 from towline.rollout.loss_series import choose_loss_bound
 
+PARTS = ("identical", "power", "dependent", "speed")
 POOL = 200_000
 FITTED = 5_000
 HOLDOUT = 5_000  # rows that choose the bound
 DIFFERENCE = 0.1
 IDENTICAL_LABELS = 5_000
+RUNS = (1, 20, 100)  # rows that depend on each other
 PAIRED_LABELS = 10_000
 UNPAIRED_LABELS = 60_000  # of both arms
 SIZES = (500, 1_000, 2_000, 3_000, 5_000, 10_000)
@@ -240,6 +242,23 @@ def print_power(line: str, right: str, most: int, results: list[tuple[str, int]]
     print(f"| {line} | {by_size} | {share(is_right)} | {wrong:.1%} | {' | '.join(quantiles)} |", flush=True)
 
 
+def report_dependent(tasks: list[Task], trials: int, rng: np.random.Generator) -> None:
+    """Identical arms whose rows depend on each other: one of them is 10 % worse for a run of rows, chosen by chance."""
+    print(f"\nwrong verdicts if either model is 10 % worse for whole runs of rows, {trials} pairs each\n")
+    print("| loss | rows of a run | wrong |\n|---|---|---|")
+    for task in tasks:
+        for size in RUNS:
+            wrong = []
+            for _ in range(trials):
+                rows = rng.integers(HOLDOUT, POOL, IDENTICAL_LABELS)
+                swapped = np.repeat(rng.random(IDENTICAL_LABELS // size) < 0.5, size)
+                one, other = task.second[rows], task.worse[rows]
+                arms = np.where(swapped, one, other), np.where(swapped, other, one)
+                verdict = analyse(evidence_of(task, *arms, task.slices[:, rows]), Criteria()).verdict
+                wrong.append(verdict != "waiting")
+            print(f"| {task.name} | {size} | {share(np.array(wrong))} |", flush=True)
+
+
 def report_speed(rng: np.random.Generator) -> None:
     losses = rng.exponential(size=(2, 100_000))
     slices = {str(number): rng.random(100_000) < 0.25 for number in range(10)}
@@ -255,8 +274,9 @@ def report_speed(rng: np.random.Generator) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=2000, help="identical pairs")
-    parser.add_argument("--power-trials", type=int, default=400, help="pairs in each line of the second table")
+    parser.add_argument("--power-trials", type=int, default=200, help="pairs in each line of the other tables")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
     tasks = [regression(rng), binary(rng)]
@@ -268,9 +288,14 @@ def main() -> None:
             f"the worse model: {task.worse.mean() / task.second.mean() - 1:+.1%}, clipped {clipped:+.1%}, "
             f"correlation {correlation:.2f}"
         )
-    report_identical(tasks, arguments.trials, rng)
-    report_power(tasks, arguments.power_trials, rng)
-    report_speed(rng)
+    if "identical" in arguments.parts:
+        report_identical(tasks, arguments.trials, rng)
+    if "power" in arguments.parts:
+        report_power(tasks, arguments.power_trials, rng)
+    if "dependent" in arguments.parts:
+        report_dependent(tasks, arguments.power_trials, rng)
+    if "speed" in arguments.parts:
+        report_speed(rng)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from towline.errors import ReleaseError, TransientError
 from towline.inference.compiled.codec import PLAN_FILE
 from towline.manifest import read_manifest
 from towline.release import image
+from towline.training.calibration import Calibration, SigmoidCurve
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -32,12 +33,17 @@ MB = 1e6
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    """A release of a linear model with a lookup and a feature of its column."""
+    folder = tmp_path_factory.mktemp("compiled")
+    (folder / "floors.csv").write_text("doors,since,floor\n" + "".join(f"{n},2025-01-02,{n / 2}\n" for n in range(6)))
     return train_run(
-        tmp_path_factory.mktemp("compiled"),
+        folder,
         make_house_table().drop(columns="sold"),
         "linear",
         target="value",
         time="at",
+        lookups={"floors": {"table": "floors.csv", "key": "doors", "columns": ["floor"], "time": "since"}},
+        features={"room": "size / (floor + 1)"},
     )
 
 
@@ -102,9 +108,12 @@ def test_image_of_a_release_that_uses_scikit_learn(engine: "DockerClient", fallb
 def test_image_of_a_boosting_library(engine: "DockerClient", estimator: str, tmp_path: Path) -> None:
     """Its container predicts as the release does, without options and without the ledger.
 
-    It includes the library; with a compiled scorer, NumPy is enough.
+    It includes the library; with a compiled scorer, NumPy is enough. The probabilities are calibrated.
     """
-    run = train_run(tmp_path, make_house_table(200).drop(columns=["value", "at"]), estimator, target="sold")
+    curve = SigmoidCurve(slope=0.8, intercept=0.1)
+    calibration = Calibration(method="sigmoid", curves=(curve,), positive=1, rows=200)
+    table = make_house_table(200).drop(columns=["value", "at"])
+    run = train_run(tmp_path, table, estimator, target="sold", calibration=calibration)
     directory = release(run)
     built = image.build_release_image(directory, digest=read_manifest(directory).digest)
     try:

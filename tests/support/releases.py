@@ -14,6 +14,7 @@ from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace, open_workspace
 from towline.provenance import Provenance
 from towline.release.packaging import Release, package_release
+from towline.training.calibration import Calibration
 from towline.training.evaluation.holdout import Evaluation, evaluate
 from towline.training.final_fit import FittedModel, fit, refit
 from towline.training.model_selection.cross_validation import CrossValidationResult
@@ -65,7 +66,14 @@ def make_house_table(rows: int = 400) -> pd.DataFrame:
     )
 
 
-def train_run(folder: Path, frame: pd.DataFrame, estimator: str = "boosting", **data: object) -> TrainedRun:
+def train_run(
+    folder: Path,
+    frame: pd.DataFrame,
+    estimator: str = "boosting",
+    *,
+    calibration: Calibration | None = None,
+    **data: object,
+) -> TrainedRun:
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(folder / "table.parquet", index=False)
     raw = {
@@ -88,7 +96,7 @@ def train_run(folder: Path, frame: pd.DataFrame, estimator: str = "boosting", **
     chosen = CrossValidationResult(
         candidate=candidate.name, estimator=candidate.estimator, params=candidate.params, folds=(metrics,),
         mean=metrics, sd=dict.fromkeys(metrics, 0.1), threshold=0.4 if contract.task == "binary" else None,
-        seconds=1.0, cpu_seconds=1.0,
+        seconds=1.0, cpu_seconds=1.0, calibration=calibration,
     )  # fmt: skip
     measured = fit(work, config, chosen)
     evaluation = evaluate(work, config, measured)

@@ -469,6 +469,9 @@ class GateConfig(Frozen):
     )
     slice_margin: FiniteFloat = Field(0.25, ge=0, description="the same for each slice")
     latency_ms: FiniteFloat = Field(250.0, gt=0, description="median of single-row predictions")
+    inconclusive: Literal["refuse", "promote"] = Field(
+        "refuse", description="whether a version with inconclusive checks, and none that fails, is promoted"
+    )
 
 
 class PrivacyConfig(Frozen):

@@ -18,8 +18,8 @@ Checks:
   a challenger that looks worse is inconclusive instead of failed.
 * **slices**: the same tests for each slice, against the baseline (without a margin) and against the champion
   (``slice_margin``). A slice that is worse than the baseline counts only if the challenger is also worse there than on
-  the whole holdout: in a slice in which nearly all targets are equal, the baseline can be exact. The 5 % are divided by
-  the number of tests (Bonferroni): a sound model fails the check with a probability of at most 5 %.
+  the whole holdout: in a slice in which nearly all targets are equal, the baseline can be exact. Holm's procedure
+  over all tests: a sound model fails the check with a probability of at most 5 %.
 * **custom**: functions of the user, in ``gate.custom``, get the holdout and return a reason to reject, or nothing.
 * **behaviour**: the tests of the prediction function in ``behaviour``, which run after the fit.
 * **smoke** and **latency**: the packaged release answers correctly, and fast enough, in a process of its own.
@@ -48,7 +48,8 @@ from towline.training.behaviour.results import BehaviourCheck
 from towline.training.evaluation.bootstrap import draw_weights, resample_metric, resampling_units
 from towline.training.evaluation.definitions import Metric, primary_metric
 from towline.training.evaluation.holdout import MIN_ROWS, Evaluation, SliceRows, find_slices
-from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.multiple_tests import reject_by_holm
+from towline.training.evaluation.predictions import Predictions, decode_labels
 from towline.training.user_code import describe_error, import_function
 
 VerdictOutcome = Literal["pass", "fail", "inconclusive"]
@@ -62,6 +63,7 @@ _CONFIG_KEYS = {
     "champion": "gate.champion_margin",
     "slices": "gate.slice_margin",
     "latency": "gate.latency_ms",
+    "self-test": "gate.min",
     "image": "package.image",
 }
 _BEHAVIOUR_KEYS = {
@@ -104,7 +106,8 @@ class Verdict(Frozen):
     """The gate's decision on one challenger.
 
     Attributes:
-        outcome: the worst outcome of all checks.
+        outcome: the worst outcome of all checks; with ``gate.inconclusive: promote``, one that is inconclusive counts
+            as passed.
         checks: every check.
         primary: the metric that decides.
         champion: version that the challenger was compared with; None if no version serves.
@@ -199,6 +202,13 @@ class _Excess(NamedTuple):
         """Half the width of the one-sided interval."""
         return self.error * float(student.ppf(1 - significance, self.units - 1)) if self.units > 1 else math.inf
 
+    @property
+    def p_value(self) -> float:
+        """One-sided, of the hypothesis that there is no excess."""
+        if self.units < 2:
+            return 1.0
+        return float(student.sf(self.value / self.error, self.units - 1)) if self.error else float(self.value <= 0)
+
 
 class _Comparison(NamedTuple):
     """All comparisons share the primary metric and one set of resamples, so that they are paired."""
@@ -284,8 +294,7 @@ def apply_gate(
     comparison = _Comparison.of(config, holdout, primary_metric(config, holdout.contract.task))
     slices = find_slices(holdout.rows, holdout.contract, config)[0]
     checks = [
-        *_check_bounds(config.gate, evaluation),
-        _check_baseline(config, comparison),
+        *_judge_predictions(config, evaluation, comparison),
         *([_check_champion(comparison, holdout.champion, config.gate.champion_margin)] if holdout.champion else []),
         _check_slices(comparison, slices, config.gate.slice_margin),
         *(_check_custom(check, config.package.trusted, holdout) for check in config.gate.custom),
@@ -294,11 +303,27 @@ def apply_gate(
         _check_latency(smoke.latency_ms, config.gate.latency_ms),
     ]
     return Verdict(
-        outcome=_worst(*(check.outcome for check in checks)),
+        outcome=decide(checks, config.gate),
         checks=tuple(checks),
         primary=evaluation.primary,
         champion=holdout.champion.version if holdout.champion else None,
     )
+
+
+def decide(checks: Sequence[Check], gate: GateConfig) -> VerdictOutcome:
+    """The worst outcome; with ``gate.inconclusive: promote``, an inconclusive check counts as passed."""
+    accepted = ("pass", "inconclusive") if gate.inconclusive == "promote" else ("pass",)
+    return _worst(*("pass" if check.outcome in accepted else check.outcome for check in checks))
+
+
+def judge_predictions(config: PipelineConfig, evaluation: Evaluation, holdout: Holdout) -> list[Check]:
+    """The checks of bounds and of the baseline, which need the predictions only."""
+    metric = primary_metric(config, holdout.contract.task)
+    return _judge_predictions(config, evaluation, _Comparison.of(config, holdout, metric))
+
+
+def _judge_predictions(config: PipelineConfig, evaluation: Evaluation, comparison: "_Comparison") -> list[Check]:
+    return [*_check_bounds(config.gate, evaluation), _check_baseline(config, comparison)]
 
 
 def _worst(*outcomes: VerdictOutcome) -> VerdictOutcome:
@@ -330,7 +355,38 @@ def _check_bound(name: str, value: float, bound: float, detail: str, *, is_maxim
     return Check(name=name, outcome="pass" if passed else "fail", detail=detail, value=value, bound=bound)
 
 
+def _use_best_constant(holdout: Holdout, metric: Metric) -> Holdout:
+    """The holdout, whose baseline is the best constant class if that scores better than the fitted baseline.
+
+    Metrics of labels depend on the class that the baseline predicts: F1 is 0 if it is the negative one, and then every
+    model would be better. Recall is not meant, because the constant positive class has the best possible value.
+    """
+    classes = holdout.contract.classes
+    if not classes or metric.needs_probabilities or metric == "recall":
+        return holdout
+
+    def score(predictions: Predictions) -> float:
+        weights = np.ones((1, len(holdout.truth)))
+        value = resample_metric(holdout.truth, predictions, holdout.contract, metric, weights)[0]
+        return -math.inf if not math.isfinite(value) else float(value) * (1 if metric.greater_is_better else -1)
+
+    def predict_constant(position: int, baseline: Predictions) -> Predictions:
+        labels = decode_labels(np.full(len(baseline.labels), position), classes)
+        return Predictions(labels, baseline.probabilities)
+
+    scores = [score(predict_constant(position, holdout.baseline)) for position in range(len(classes))]
+    best = int(np.argmax(scores))
+    if not scores[best] > score(holdout.baseline):
+        return holdout
+    more = holdout.out_of_fold
+    return holdout._replace(
+        baseline=predict_constant(best, holdout.baseline),
+        out_of_fold=more._replace(baseline=predict_constant(best, more.baseline)) if more else None,
+    )
+
+
 def _check_baseline(config: PipelineConfig, comparison: _Comparison) -> Check:
+    comparison = comparison._replace(holdout=_use_best_constant(comparison.holdout, comparison.metric))
     metric, champion, margin = comparison.metric, comparison.holdout.champion, config.gate.baseline_margin
     excess = comparison.excess(comparison.holdout.challenger, comparison.holdout.baseline, -margin)
     if excess is None:
@@ -407,17 +463,12 @@ def _check_slices(comparison: _Comparison, slices: tuple[SliceRows, ...], margin
     if not slices:
         return Check(name="slices", outcome="pass", detail="no slice has enough rows for a test")
     tests = list(_slice_tests(comparison, slices, margin))
+    excesses = [_slice_excess(comparison, test) for test in tests]
+    p_values = np.array([1.0 if excess is None else excess.p_value for excess in excesses])
     failures = []
-    for test in tests:
-        challenger = comparison.holdout.challenger
-        if not comparison.is_worse(challenger, test.reference, test.margin, test.rows):
-            continue
-        excess = comparison.excess(challenger, test.reference, test.margin, test.rows)
-        if (
-            excess is not None
-            and excess.value > excess.limit(SIGNIFICANCE / len(tests))
-            and (test.reference is not comparison.holdout.baseline or comparison.is_worse_than_overall(excess.model))
-        ):
+    for position in np.flatnonzero(reject_by_holm(p_values, SIGNIFICANCE)):
+        test, excess = tests[position], excesses[position]
+        if excess is not None:
             numbers = f"{excess.model:.4g} against {excess.reference:.4g} of {test.reference_name}"
             where = f"{test.part.column} = {test.part.value}"
             failures.append(f"{where}: {comparison.metric} {numbers} on {len(test.rows):,} rows")
@@ -427,6 +478,18 @@ def _check_slices(comparison: _Comparison, slices: tuple[SliceRows, ...], margin
         return Check(name="slices", outcome="fail", detail=detail, value=float(len(failures)), bound=0.0)
     detail = f"none of {len(slices)} slices collapses ({len(tests)} tests at {SIGNIFICANCE:.0%} in all)"
     return Check(name="slices", outcome="pass", detail=detail, value=0.0, bound=0.0)
+
+
+def _slice_excess(comparison: _Comparison, test: _SliceTest) -> _Excess | None:
+    """The excess of a slice that can fail; None for one that is not worse, so that its resamples are not computed."""
+    challenger = comparison.holdout.challenger
+    if not comparison.is_worse(challenger, test.reference, test.margin, test.rows):
+        return None
+    excess = comparison.excess(challenger, test.reference, test.margin, test.rows)
+    against_baseline = test.reference is comparison.holdout.baseline
+    if excess is None or (against_baseline and not comparison.is_worse_than_overall(excess.model)):
+        return None
+    return excess
 
 
 def _slice_tests(comparison: _Comparison, slices: tuple[SliceRows, ...], margin: float) -> Iterator[_SliceTest]:

@@ -29,6 +29,7 @@ from towline.promotion.gate import (
     Verdict,
     apply_gate,
 )
+from towline.promotion.gate_self_test import check_gate
 from towline.release.smoke_test import SmokeTestResult
 from towline.training.behaviour.results import BehaviourCheck
 from towline.training.evaluation.holdout import Evaluation, load_evaluation_predictions
@@ -84,6 +85,7 @@ def judge_release(
             reasons = (f"version {champion.version} cannot predict these rows: {error.what}", *error.details)
             failed_check = Check(name="champion", outcome="pass", detail="; ".join(reasons))
     verdict = apply_gate(config, evaluation, smoke, compared, behaviour)
+    verdict = verdict.with_check(check_gate(config, evaluation, compared))
     if champion and failed_check:
         verdict = verdict.with_check(failed_check).model_copy(update={"champion": champion.version})
     return verdict

@@ -3,7 +3,7 @@
 A fixed-sample interval that is looked at repeatedly is wrong far more often than stated. Here the probability that a
 limit is *ever* on the wrong side of the true value is at most ``alpha``.
 
-**Ratio of two means, by betting.** Somebody bets against a hypothesis at fair odds. If it is true, the wealth is a
+**Ratio of two means, by betting.** A bettor bets against a hypothesis at fair odds. If it is true, the wealth is a
 nonnegative supermartingale that starts at 1, and ever reaches ``1 / alpha`` with a probability of at most ``alpha``
 (Ville, 1939). A limit of the confidence sequence is the last value of the hypothesis that the wealth has not rejected.
 Wealth is split evenly over a grid of bets, so that no bet must be guessed (the mixture of Waudby-Smith & Ramdas,
@@ -13,9 +13,12 @@ two predictors follows Choe & Ramdas (Comparing sequential forecasters, Operatio
 
     gain = (ratio * champion - challenger) / bound
 
-It is at least -1 because losses lie between 0 and ``bound``, and its mean is at most 0 under the hypothesis. Rows may
-depend on each other; the mean is that of each row, given the rows before it. The variance need not be known: with small
-differences the wealth grows by larger bets.
+It is at least -1 because losses lie between 0 and ``bound``, and its mean is at most 0 under the hypothesis. The
+variance need not be known: with small differences the wealth grows by larger bets.
+
+The hypothesis is about the mean of each row, given the rows before it. If one arm is better for many rows in succession
+and the other arm for the next ones, wrong verdicts are more frequent than ``alpha``: runs of 20 rows do no harm,
+runs of 100 do (``benchmarks/rollout.py``).
 
 **Rates.** For the probability of an event, the wealth is the likelihood ratio of a Beta(1/2, 1/2) mixture (Robbins,
 1970). It depends on the counts alone.

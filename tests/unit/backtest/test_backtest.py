@@ -25,8 +25,20 @@ START, END = day("2026-03-02"), day("2026-06-08")
 
 @pytest.fixture(scope="module")
 def backtested(tmp_path_factory: pytest.TempPathFactory) -> tuple[BacktestResult, Path]:
-    folder = tmp_path_factory.mktemp("backtest")
-    return run_backtest(make_config(folder), folder, START, END, "2w"), folder
+    """Of a table with the column ``b`` in a lookup table."""
+    folder, table = tmp_path_factory.mktemp("backtest"), make_turning_table()
+    table["site"] = table.pop("b").mul(10).round().astype(int)
+    levels = sorted(table["site"].unique())
+    pd.DataFrame({"site": levels, "b": [level / 10 for level in levels]}).to_csv(folder / "sites.csv", index=False)
+    lookups = {"sites": {"table": "sites.csv", "key": "site", "columns": ["b"]}}
+    columns = {
+        "source": "t.parquet",
+        "target": "y",
+        "time": "at",
+        "window": ["9d", "all"],
+        "columns": {"site": "category"},
+    }
+    return run_backtest(make_config(folder, table, lookups=lookups, data=columns), folder, START, END, "2w"), folder
 
 
 def test_a_quality_policy_finds_concept_drift(backtested: tuple[BacktestResult, Path]) -> None:
@@ -72,7 +84,7 @@ def test_decisions_use_only_what_was_known_by_then(backtested: tuple[BacktestRes
 
 def test_the_project_is_not_changed(backtested: tuple[BacktestResult, Path]) -> None:
     """No store, run or release is left behind."""
-    assert [path.name for path in backtested[1].iterdir()] == ["t.parquet"]
+    assert {path.name for path in backtested[1].iterdir()} == {"t.parquet", "sites.csv"}
 
 
 def test_chart_page_and_json(backtested: tuple[BacktestResult, Path], tmp_path: Path) -> None:
@@ -132,8 +144,11 @@ def test_steps_of_calendar_months() -> None:
 
 
 def test_late_labels_delay_decisions(tmp_path: Path) -> None:
-    """With labels a month late, the change is noticed at least a month later."""
-    config, month = make_config(tmp_path, make_turning_table()), dt.timedelta(days=30)
+    """With labels a month late, the change is noticed at least a month later, by a calibrated classifier."""
+    table = make_turning_table()
+    table["y"] = table["y"] > 20
+    sections = {"calibrate": "sigmoid", "evaluation": {"resamples": 50, "metric": "log_loss"}}
+    config, month = make_config(tmp_path, table, **sections), dt.timedelta(days=30)
     late = run_backtest(config, tmp_path, START, END, "2w", ("quality",), month)
     trainings = [step for step in late.policies[0].steps if step.has_training]
     assert not trainings or trainings[0].end >= day("2026-05-11")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.support.checks import at_least_one
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
@@ -258,3 +259,17 @@ def test_error_rates() -> None:
     assert alike["pass"] >= 57
     assert worse["pass"] == 0
     assert worse["fail"] >= 54
+
+
+def test_an_inconclusive_check_is_promoted_if_the_config_says_so() -> None:
+    """The check stays inconclusive in the verdict; a check that fails still rejects."""
+    for setting, outcome in at_least_one([("refuse", "inconclusive"), ("promote", "pass")]):
+        case = Case(n=60, champion_margin=0.0, inconclusive=setting)
+        champion = case.model(1.0)
+        errors = champion.labels - case.truth
+        worse = Predictions(case.truth + errors * (1.05 + np.where(np.arange(60) % 2, 0.5, -0.5)))
+        verdict = case.decide(worse, champion, unseen=60)
+        assert _check(verdict, "champion").outcome == "inconclusive"
+        assert verdict.outcome == outcome
+    case = Case(inconclusive="promote", max={"mae": 0.1})
+    assert case.decide(case.model(1.0)).outcome == "fail"
