@@ -7,7 +7,8 @@ from prefect import flow
 from tasks.rollout import act_on_rollout, evaluate_rollout, start_waiting_version
 from towline.config import ConfigOrPath, Settings
 from towline.monitoring.monitoring_run import resolve_time
-from towline.monitoring.rollout_evaluation import RolloutRun, find_rollout
+from towline.monitoring.rollout_evaluation import find_rollout
+from towline.monitoring.rollout_history import RolloutRun
 from towline.orchestration.end_states import rollout_end_state
 
 

@@ -9,7 +9,7 @@ from towline.errors import ConfigError, PromotionRejectedError, TransientError
 from towline.markdown import escape
 from towline.monitoring import rollout_evaluation
 from towline.monitoring.alerts import notifications
-from towline.monitoring.rollout_evaluation import RolloutEvaluation
+from towline.monitoring.rollout_history import RolloutEvaluation, record_evaluation
 from towline.promotion import rollout_start
 from towline.registry.ledger import Entry, actor, open_ledger
 from towline.registry.mlflow import synchronization
@@ -41,7 +41,7 @@ def evaluate_rollout(
     """Measures both versions, decides, and records the evaluation."""
     with step("evaluate rollout") as progress:
         evaluation = rollout_evaluation.evaluate_rollout(settings, config, rollout, now)
-        rollout_evaluation.record_evaluation(settings.layout.rollout(rollout.model, rollout.id), evaluation)
+        record_evaluation(settings.layout.rollout(rollout.model, rollout.id), evaluation)
         progress.note = f"{evaluation.verdict}: {evaluation.reason}"
     artifacts.table(list(evaluation.checks), key=f"{config.name}-rollout", description=progress.note)
     return evaluation

@@ -11,7 +11,7 @@ from towline.cli.run import config_argument, set_option
 
 if TYPE_CHECKING:
     from towline.config import Settings
-    from towline.monitoring.rollout_evaluation import RolloutRun
+    from towline.monitoring.rollout_history import RolloutRun
     from towline.operations.rollout_control import RolloutStatus
 
 REASON = click.option("--reason", default="by hand", show_default=True, help="Why; kept in the ledger.")

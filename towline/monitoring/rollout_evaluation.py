@@ -5,17 +5,14 @@ the prediction log, the other in the rollout's shadow log.
 """
 
 import datetime as dt
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from towline import files
-from towline.config import Frozen, PipelineConfig, RolloutConfig, Settings, format_duration
+from towline.config import PipelineConfig, RolloutConfig, Settings, format_duration
 from towline.data.schema.contract import Contract
 from towline.errors import ConfigError, PromotionRejectedError
 from towline.monitoring.performance.logged_predictions import (
@@ -26,6 +23,7 @@ from towline.monitoring.performance.logged_predictions import (
     select_labels,
     to_datetime64,
 )
+from towline.monitoring.rollout_history import RolloutAction, RolloutEvaluation, read_evaluations
 from towline.prediction_log import labels
 from towline.prediction_log.label_store import REQUEST
 from towline.prediction_log.parquet_store import read_predictions
@@ -46,59 +44,7 @@ from towline.rollout.service_counts import ServiceCounts, read_counts, stop_reas
 from towline.training.evaluation.definitions import Metric, primary_metric
 from towline.training.evaluation.row_losses import row_losses
 
-RolloutAction = Literal["wait", "advance", "promote", "abort", "end"]
-HISTORY = "evaluations.jsonl"
 SLICE_PREFIX = "loss in "  # of the name of a check
-
-
-class RolloutEvaluation(Frozen):
-    """One evaluation of a rollout.
-
-    Attributes:
-        model: its name.
-        champion, challenger: versions.
-        at: time of the evaluation.
-        strategy, weight, step, paused: of the rollout, before the action.
-        verdict: promote, abort or waiting.
-        checks: what each check measured: name, verdict, estimate, lower, upper, observations, text.
-        champion_requests, challenger_requests: requests that were assigned to each version since the start.
-        champion_rows, challenger_rows: rows answered to clients since the start.
-        attempts: rows that the challenger was asked, also in shadow.
-        labels: labelled rows that both versions answered.
-        labels_needed: further labels until a verdict is expected; None if unknown.
-        days_needed: days until then; None if unknown.
-        action: what follows: wait, advance (to the next weight), promote, abort, or end (inconclusive).
-        reason: of the action, in one sentence.
-    """
-
-    model: str
-    champion: int
-    challenger: int
-    at: dt.datetime
-    strategy: str
-    weight: float
-    step: int
-    paused: bool
-    verdict: str
-    checks: tuple[dict[str, Any], ...] = ()
-    champion_requests: int = 0
-    challenger_requests: int = 0
-    champion_rows: int = 0
-    challenger_rows: int = 0
-    attempts: int = 0
-    labels: int = 0
-    labels_needed: int | None = None
-    days_needed: float | None = None
-    action: RolloutAction
-    reason: str
-
-
-class RolloutRun(Frozen):
-    """The result of one run of the rollout flow: the evaluation, and what was done."""
-
-    model: str
-    evaluation: RolloutEvaluation | None = None
-    done: str = ""
 
 
 class LabelledLosses(NamedTuple):
@@ -244,24 +190,6 @@ def start_waiting(settings: Settings, config: PipelineConfig, actor: str) -> int
         reject_waiting(ledger, config.name, version, actor, f"{error.what}; {error.remedy}")
         return None
     return version
-
-
-def record_evaluation(folder: Path, evaluation: RolloutEvaluation) -> None:
-    """Appends an evaluation to the history of its rollout.
-
-    Raises:
-        TransientError: the store cannot be written.
-    """
-    path = folder / HISTORY
-    with files.exclusive_lock(path.with_suffix(".lock")):
-        files.append(path, evaluation.model_dump_json().encode() + b"\n")
-
-
-def read_evaluations(folder: Path) -> list[RolloutEvaluation]:
-    """The evaluations of a rollout, oldest first."""
-    path = folder / HISTORY
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    return [RolloutEvaluation.model_validate(json.loads(line)) for line in lines if line.endswith(b"}")]
 
 
 def read_labelled_losses(

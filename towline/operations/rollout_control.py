@@ -7,7 +7,7 @@ from pydantic import Field
 
 from towline.config import Frozen, RolloutConfig, Settings, build_config
 from towline.errors import PromotionRejectedError, TransientError
-from towline.monitoring.rollout_evaluation import RolloutEvaluation, read_evaluations
+from towline.monitoring.rollout_history import RolloutEvaluation, read_evaluations
 from towline.promotion.rollout_start import begin_rollout, recorded_config
 from towline.registry.ledger import Ledger, actor, open_ledger
 from towline.registry.rollouts import Rollout, RolloutEnd, active_rollout, change_rollout, waiting_version

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from towline.errors import DataValidationError, TowlineError
 from towline.inference.batch import BatchResult
 from towline.monitoring.policy import MonitoringRun
-from towline.monitoring.rollout_evaluation import RolloutRun
+from towline.monitoring.rollout_history import RolloutRun
 from towline.orchestration.process_setup import supervised
 from towline.promotion.outcome import Outcome
 

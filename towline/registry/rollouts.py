@@ -14,6 +14,7 @@ from towline.registry.approvals import is_waiting
 from towline.registry.hash_chain import Draft, Entry, Event
 from towline.registry.ledger import JudgedVersion, Ledger, champion_of, check_passed, digest_of, draft_row, judged_row
 
+ID_LENGTH = 16  # characters of the hash of the row that starts a rollout
 RolloutEnd = Literal["promoted", "aborted", "inconclusive", "replaced"]
 
 
@@ -190,7 +191,7 @@ def reject_waiting(ledger: Ledger, model: str, version: int, actor: str, reason:
 def _started(row: Entry, rows: Sequence[Entry]) -> Rollout:
     time = dt.datetime.fromisoformat(row.time)
     return Rollout(
-        id=row.hash[:16],
+        id=row.hash[:ID_LENGTH],
         model=row.model,
         champion=row.previous or 0,
         challenger=row.version,
@@ -216,7 +217,7 @@ def _require_same(rows: Sequence[Entry], rollout: Rollout) -> Rollout:
 def _rollout_row(
     event: Event, rollout: Rollout, rows: Sequence[Entry], evidence: Mapping[str, object], actor: str, reason: str
 ) -> Draft:
-    run_key = next(row.run_key for row in rows if row.event == "rollout_started" and row.hash[:16] == rollout.id)
+    run_key = next(row.run_key for row in rows if row.event == "rollout_started" and row.hash[:ID_LENGTH] == rollout.id)
     version = JudgedVersion(rollout.challenger, run_key, rollout.release, {**evidence, "id": rollout.id})
     return draft_row(event, version, rows, actor, reason)
 

@@ -40,7 +40,7 @@ from towline.rollout.confidence_sequences import (
     rate_limits,
     sample_ratio_evidence,
 )
-from towline.rollout.loss_series import LossSeries, align_losses
+from towline.rollout.loss_series import WARM_UP_ROWS, LossSeries, align_losses
 
 MAX_MISSING = 0.05  # a promotion needs the losses of all other labelled rows
 _MIN_FORECAST = 30  # compared rows; with fewer, the forecast assumes the numbers below
@@ -307,6 +307,8 @@ def _check_loss(evidence: RolloutEvidence, criteria: Criteria) -> tuple[CheckRes
     needed = _comparisons_needed(test, alphas, paired=evidence.paired) * series.rows
     if not len(series.champion):
         reason = f"{series.missing:.0%} of the labelled rows have no loss" if series.missing else "no labelled rows yet"
+        if evidence.loss_bound is None and len(evidence.champion_loss) and not series.missing:
+            reason = f"the first {WARM_UP_ROWS} labelled rows only choose the largest loss that counts"
         return _no_result("loss", f"loss: it cannot be compared: {reason}"), needed
     check = _judge_loss("loss", test, alphas)
     if series.missing > MAX_MISSING and check.verdict == "promote":

@@ -15,7 +15,10 @@ from towline.config import PipelineConfig, RolloutConfig, build_config
 from towline.data.schema.contract import Contract
 from towline.inference.predictor import open_release
 from towline.inference.scorer import RowPredictions
-from towline.monitoring.rollout_evaluation import RolloutEvaluation, act, evaluate_rollout, find_rollout
+from towline.monitoring.rollout_evaluation import act, evaluate_rollout, find_rollout
+from towline.monitoring.rollout_history import RolloutEvaluation, read_evaluations, record_evaluation
+from towline.monitoring.status.page import render_status
+from towline.monitoring.status.summary import read_status
 from towline.prediction_log import labels
 from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_privacy_filter
 from towline.prediction_log.shadow_log import ShadowLog
@@ -176,3 +179,23 @@ def test_a_split_that_is_not_the_intended_one_is_no_evidence(store: RolloutStore
     assert evaluation.action != "promote"
     ratio = next(check for check in evaluation.checks if check["name"] == "sample ratio")
     assert ratio["verdict"] == "abort"
+
+
+def test_the_status_page_shows_weights_and_the_confidence_sequence(store: RolloutStore) -> None:
+    rollout = store.start(steps=(0.0, 50.0, 100.0))
+    folder = store.settings.layout.rollout(MODEL, rollout.id)
+    for _ in range(3):
+        store.serve(150, truth=2)
+        record_evaluation(folder, store.evaluate())
+    (folder / "evaluations.jsonl").open("a").write('{"interrupted')
+    assert len(read_evaluations(folder)) == 3
+    page = render_status(read_status(store.settings, MODEL, dt.datetime.now(dt.UTC)))
+    assert "Version 2 instead of 1" in page
+    assert "weight and confidence sequence of the loss by evaluation" in page
+    assert page.count('class="ok"') > 1
+
+
+def test_a_rollout_without_an_evaluation_has_a_page(store: RolloutStore) -> None:
+    store.start()
+    page = render_status(read_status(store.settings, MODEL, dt.datetime.now(dt.UTC)))
+    assert "version 2 instead of 1: canary, shadow only" in page

@@ -3,8 +3,11 @@
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from math import isfinite
+from typing import Any
 
 from towline.monitoring.results import DriftCheckResult, DriftResult, QualityResult
+from towline.monitoring.rollout_history import RolloutEvaluation
 
 WIDTH = 920
 MAX_COLUMNS = 24  # of the heat map
@@ -105,6 +108,46 @@ def draw_quality(windows: Sequence[QualityResult]) -> str:
         parts.append(_box(x - bar / 2, base - share * cover, bar, share * cover, "bar", f"{share:.0%} have a label"))
     parts += _dates([window.end for window in windows], left, step, base + 15)
     return _svg(WIDTH, base + 22, parts, "quality by window")
+
+
+def draw_rollout(evaluations: Sequence[RolloutEvaluation]) -> str:
+    """The challenger's weight, and below it the confidence sequence of the relative difference of the losses."""
+    losses = [next((check for check in each.checks if check["name"] == "loss"), {}) for each in evaluations]
+    limits = [value for loss in losses for name in ("lower", "upper") if (value := _limit(loss, name)) is not None]
+    high = max([abs(value) for value in limits] + [0.05]) * 1.1
+    top, plot, left, gap = 60, 150, 60, 26
+    step = (WIDTH - left - 10) / max(len(evaluations), 1)
+    base = top + gap + plot
+
+    def y(value: float) -> float:
+        return top + gap + (high - value) / (2 * high) * plot
+
+    parts = [_line(left, top, WIDTH, top, "axis"), _text(left - 8, 14, "100 %", "soft", "end")]
+    parts += [_text(left - 8, top, "weight", "soft", "end"), _text(left - 8, y(0) + 4, "loss", "soft", "end")]
+    parts += [_line(left, y(0), WIDTH, y(0), "bound")]
+    parts += [_text(left - 8, y(edge) + 4, f"{edge:+.0%}", "soft", "end") for edge in (0.9 * high, -0.9 * high)]
+    for place, (evaluation, loss) in enumerate(zip(evaluations, losses, strict=True)):
+        x, tall = left + place * step, max(evaluation.weight * (top - 10), 1.0)
+        when = f"{_day(evaluation.at)}: {evaluation.action}: {evaluation.reason}"
+        parts.append(_box(x, top - tall, max(step - 1, 0.5), tall, "bar", f"{evaluation.weight:.0%}, {when}"))
+        lower, upper = _limit(loss, "lower"), _limit(loss, "upper")
+        if lower is None or upper is None:
+            continue
+        state = {"promote": "ok", "abort": "alarm"}.get(str(loss["verdict"]), "unknown")
+        text = f"{loss['estimate']:+.1%} ({lower:+.1%} to {upper:+.1%}), {loss['observations']:,} labels"
+        kind = {"ok": "ok", "alarm": "alarm"}.get(state, "heat")
+        top_edge = y(min(upper, high))
+        parts.append(_box(x, top_edge, max(step - 1, 0.5), y(max(lower, -high)) - top_edge, kind, text, 0.45))
+        if (estimate := _limit(loss, "estimate")) is not None and abs(estimate) <= high:
+            parts.append(_dot(x + step / 2, y(estimate), 2.5, f"dot {state}", text))
+    parts += _dates([each.at for each in evaluations], left, step, base + 15)
+    return _svg(WIDTH, base + 22, parts, "weight and confidence sequence of the loss by evaluation")
+
+
+def _limit(check: Mapping[str, Any], name: str) -> float | None:
+    """A finite number of a check, at most 10: a limit before the first labels is much larger."""
+    value = check.get(name)
+    return None if value is None or not isfinite(value) else max(-10.0, min(10.0, float(value)))
 
 
 def _quality_marks(window: QualityResult, x: float, y: Callable[[float], float]) -> list[str]:

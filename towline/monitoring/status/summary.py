@@ -11,11 +11,14 @@ from towline.errors import DataError, ReleaseError, TowlineError
 from towline.monitoring.alerts.notifications import read_open_alerts
 from towline.monitoring.journal import Journal
 from towline.monitoring.results import DriftResult, QualityResult
+from towline.monitoring.rollout_history import RolloutEvaluation, read_evaluations
 from towline.monitoring.slo.burn_rate import SloStatus
 from towline.registry.ledger import VERDICTS, Entry, Ledger, open_ledger
+from towline.registry.rollouts import ID_LENGTH, active_rollout
 from towline.training.evaluation.predictions import Interval
 
 MAX_WINDOWS = 60
+MAX_EVALUATIONS = 400  # of a rollout
 TRAFFIC_DAYS = 30
 MAX_EVENTS = 20
 MAX_DRIFT_AGE = dt.timedelta(hours=36)  # of the last drift window
@@ -90,6 +93,8 @@ class ModelStatus(Frozen):
         events: newest first; decisions to do nothing are only counted, in ``idle_decisions``.
         alarms: severe ones first.
         mirror: what MLflow lacked, and whether it was repaired; empty if nothing.
+        rollout: the rollout that is under way in one line; empty without one.
+        evaluations: of this rollout, or of the last one, oldest first.
         reports: end dates of the windows that have an Evidently report.
     """
 
@@ -105,6 +110,8 @@ class ModelStatus(Frozen):
     flows: tuple[FlowStatus, ...] = ()
     alarms: tuple[StatusAlarm, ...] = ()
     mirror: str = ""
+    rollout: str = ""
+    evaluations: tuple[RolloutEvaluation, ...] = ()
     reports: tuple[dt.date, ...] = ()
 
     @property
@@ -138,6 +145,7 @@ def read_status(
         TransientError: the ledger cannot be read.
     """
     ledger, journal = open_ledger(settings), Journal.of(settings, model)
+    rollout = active_rollout(ledger.rows(model))
     entries, champion = ledger.history(model), ledger.champion(model)
     drift, quality = journal.drift(), journal.quality()
     config = config or read_champion_config(settings, champion)
@@ -154,6 +162,8 @@ def read_status(
         quality=tuple(quality[-MAX_WINDOWS:]),
         events=_events([entry for entry in entries if entry not in idle and entry.event != "registered"]),
         idle_decisions=len(idle),
+        rollout=rollout.describe() if rollout else "",
+        evaluations=_last_evaluations(settings, model, entries),
         reports=_report_dates(journal.folder),
         flows=(*flows, *(flow for flow in _flows(entries, drift, quality) if flow.flow not in known_flows)),
     )
@@ -164,6 +174,14 @@ def read_status(
             title, severe = alert.title.removeprefix(f"{model}: "), alert.severity == "page"
             alarms.append(StatusAlarm(title=title, reason=alert.detail, since=alert.at, severe=severe))
     return status.model_copy(update={"alarms": tuple(sorted(alarms, key=lambda alarm: not alarm.severe))})
+
+
+def _last_evaluations(settings: Settings, model: str, entries: Sequence[Entry]) -> tuple[RolloutEvaluation, ...]:
+    """The evaluations of the last rollout, from the rows of the ledger, newest first."""
+    started = next((entry for entry in entries if entry.event == "rollout_started"), None)
+    if started is None:
+        return ()
+    return tuple(read_evaluations(settings.layout.rollout(model, started.hash[:ID_LENGTH]))[-MAX_EVALUATIONS:])
 
 
 def count_predictions(folder: Path, today: dt.date) -> dict[dt.date, int]:
