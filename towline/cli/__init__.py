@@ -165,6 +165,7 @@ def _register() -> None:
         rollout,
         run,
         score,
+        selftest,
         serve,
         served_at,
         slo,
@@ -175,7 +176,7 @@ def _register() -> None:
     )
 
     purposes: dict[str, tuple[click.Command, ...]] = {
-        "Train": (init.init, run.validate, run.run, backtest.backtest, data.data, config.config),
+        "Train": (init.init, run.validate, run.run, backtest.backtest, selftest.selftest, data.data, config.config),
         "Decide": (models.models, models.show, models.history, models.promote, rollout.rollout, models.rollback),
         "Audit": (served_at.served_at, verify.verify),
         "Serve": (serve.serve, score.score, keys.keys, package.package, loadtest.loadtest),
