@@ -91,9 +91,7 @@ def training_flow(
         verdict = apply_gate(work, config, settings, result, smoke, provenance.run_key)
         if config.package.image and verdict.outcome == "pass":
             verdict = build_image(work, config, settings, version, release, verdict, provenance)
-        entry = decide_promotion(
-            config.name, settings, version, release, verdict, provenance, config.rollout is not None
-        )
+        entry = decide_promotion(config, settings, version, release, verdict, provenance)
         note = update_mlflow(work, settings, version, release, verdict)
         if entry.event == "passed":
             note = " ".join(filter(None, (begin_rollout(config, settings, entry), note)))

@@ -35,25 +35,22 @@ def register(
 
 @retrying_task("decide promotion")
 def decide_promotion(
-    model: str,
+    config: PipelineConfig,
     settings: Settings,
     version: tracking.RegisteredVersion,
     release: Release,
     verdict: Verdict,
     provenance: Provenance,
-    has_rollout: bool,
 ) -> Entry:
     """Promotes the version, or records that it passed or was rejected; repeated, it finds its entry in the ledger."""
     with steps.step("decide promotion") as progress:
         ledger = open_ledger(settings)
-        entry = outcome.decide_promotion(
-            ledger, model, version.version, release, verdict, provenance, has_rollout=has_rollout
-        )
+        entry = outcome.decide_promotion(ledger, config, version.version, release, verdict, provenance)
         progress.note = f"{entry.event}: {entry.reason}"
     lines = [f"- **{check.outcome}** {check.name}: {escape(check.detail)}" for check in verdict.checks]
     artifacts.markdown(
         "\n".join([f"## {entry.event}: {escape(entry.reason)}", *lines]),
-        key=f"{model}-verdict",
+        key=f"{config.name}-verdict",
         description=progress.note,
     )
     return entry

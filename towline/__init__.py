@@ -7,7 +7,7 @@ first use, so ``import towline`` is quick and needs no optional package.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from towline.accountability import served_at, verify
+    from towline.accountability import approvals, approve, served_at, verify
     from towline.api import (
         backtest,
         drift,
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from towline.promotion.outcome import Outcome
 
 __all__ = [
-    "Model", "Outcome", "PipelineConfig", "TowlineError", "TransientError", "UserError", "__version__", "backtest",
+    "Model", "Outcome", "PipelineConfig", "TowlineError", "TransientError", "UserError", "__version__", "approvals",
+    "approve", "backtest",
     "drift", "init", "load", "models", "promote", "quality", "rollback", "run", "score", "served_at", "show",
     "validate", "verify",
 ]  # fmt: skip
@@ -41,6 +42,8 @@ _TYPES = {
     "TowlineError": "towline.errors",
     "TransientError": "towline.errors",
     "UserError": "towline.errors",
+    "approvals": "towline.accountability",
+    "approve": "towline.accountability",
     "served_at": "towline.accountability",
     "verify": "towline.accountability",
 }

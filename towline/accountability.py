@@ -12,6 +12,7 @@ from towline.registry.ledger import open_ledger
 
 if TYPE_CHECKING:
     from towline.prediction_log.attribution import Attribution
+    from towline.promotion.approval_decision import ApprovalStatus
     from towline.registry.ledger import Entry
     from towline.registry.verification import IntegrityCheck
 
@@ -83,6 +84,51 @@ def accept(name: str | None = None, *, reason: str) -> "list[Entry]":
     names = _names(settings, name) if name else verification.list_models_to_verify(settings)
     rows = [verification.accept(settings, model, actor(), reason) for model in names]
     return [row for row in rows if row is not None]
+
+
+def approve(version: str, *, key: str, reason: str = "approved") -> "ApprovalStatus":
+    """Approves a version that waits for approval; the last required approval promotes it, or begins its rollout.
+
+    Args:
+        version: ``NAME@3``.
+        key: the text of an API key with the scope admin; the approval is signed with it.
+        reason: stored in the ledger.
+
+    Returns:
+        The approvals so far, and whether the version was promoted.
+
+    Raises:
+        ConfigError: there is no such version, or the key is not valid.
+        PromotionRejectedError: it needs no approval, its time is over, or the holder of the key may not approve it.
+        ReleaseError: its release differs from the one that was judged.
+    """
+    return approve_with_note(version, key=key, reason=reason)[0]
+
+
+def approve_with_note(version: str, *, key: str, reason: str) -> "tuple[ApprovalStatus, str]":
+    """As ``approve``; the second value is a message if MLflow does not show a promotion yet."""
+    from towline.api import update_mlflow
+    from towline.promotion import approval_decision
+    from towline.registry.ledger import actor
+
+    settings = Settings.from_environment()
+    status = approval_decision.approve(settings, version, key, actor=actor(), reason=reason)
+    return status, update_mlflow(settings, status.model) if status.state == "promoted" else ""
+
+
+def approvals(name: str) -> "list[ApprovalStatus]":
+    """Lists the versions of a model that need, or needed, approvals, newest first.
+
+    Args:
+        name: of the model.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    from towline.promotion import approval_decision
+
+    settings = Settings.from_environment()
+    return approval_decision.list_approvals(settings, open_ledger(settings), name)
 
 
 def _names(settings: Settings, name: str) -> list[str]:

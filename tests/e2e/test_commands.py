@@ -144,6 +144,7 @@ def test_each_result_is_one_json_document(ran: tuple[str, str], commands: StoreC
         (["history", "bikez"], 2),
         (["served-at", MODEL, "2020-01-01"], 2),
         (["verify"], 0),
+        (["approvals", MODEL], 0),
         (["show", f"{MODEL}@9"], 2),
         (["promote", f"{MODEL}@x", "--reason", "no"], 2),
         (["promote", MODEL], 2),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -13,6 +14,7 @@ import yaml
 from tests.support.paths import REPOSITORY
 from tests.support.store_commands import MODEL
 from tests.support.up_process import UpProcess
+from towline.data.schema.contract import Contract
 from towline.monitoring.journal import Journal
 
 WATCH = {
@@ -23,11 +25,17 @@ WATCH = {
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[UpProcess]:
-    up = UpProcess(tmp_path, **WATCH)
+    write_lookup(tmp_path, 0.5)
+    lookup = {"table": str(tmp_path / "skies.csv"), "key": "weather", "columns": ["light"]}
+    up = UpProcess(tmp_path, lookups={"skies": lookup}, features={"glare": "light * temp_c"}, **WATCH)
     try:
         yield up
     finally:
         up.stop()
+
+
+def write_lookup(folder: Path, clear: float) -> None:
+    (folder / "skies.csv").write_text(f"weather,light\nclear,{clear}\nmist,0.3\nlight_precip,0.2\nheavy_precip,0.1\n")
 
 
 def make_warmer_rows() -> list[dict[str, Any]]:
@@ -54,18 +62,24 @@ def append_to_source(up: UpProcess, rows: list[dict[str, Any]]) -> None:
     pd.concat([pd.read_csv(path), pd.DataFrame(rows)]).to_csv(path, index=False)
 
 
-def test_drift_alarm_triggers_one_retraining_that_is_served(up: UpProcess) -> None:
-    """Rows of warmer days cause a drift alarm, one retraining, and a service that predicts with the new version."""
+def test_drift_alarm_triggers_one_retraining_that_is_served(up: UpProcess, tmp_path: Path) -> None:
+    """Rows of warmer days cause a drift alarm, one retraining, and a service that predicts with the new version.
+
+    The new version has the entries that its lookup table has by then.
+    """
     up.start()
     up.wait_until(up.is_ready)
     rows = make_warmer_rows()
     append_to_source(up, rows)
+    write_lookup(tmp_path, 0.9)
     assert {predict_version(up, row) for row in rows} == {1}
     commands, ledger = up.commands, up.commands.ledger
     # requests during a long training would fill another window with drift
     up.wait_until(lambda: (champion := ledger.champion(MODEL)) and champion.version == 2)
     up.wait_until(lambda: predict_version(up, rows[0]) == 2)
 
+    contracts = [Contract.read(*(commands.store / "releases" / MODEL).glob(f"v{version}-*")) for version in (1, 2)]
+    assert [contract.lookups[0].table.read_values(0, np.arange(1)).tolist() for contract in contracts] == [[0.5], [0.9]]
     results = Journal.of(commands.settings, MODEL).drift(version=1)
     (drifted,) = [entry for entry in results if entry.state == "drift"]
     assert {"temp_c", "feels_like_c"} <= {check.column for check in drifted.checks if check.alarm}

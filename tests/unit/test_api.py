@@ -20,8 +20,8 @@ from towline.training.evaluation.predictions import Interval
 
 PUBLIC = {
     "Model", "Outcome", "PipelineConfig", "TowlineError", "TransientError", "UserError", "__version__",
-    "backtest", "drift", "init", "load", "models", "promote", "quality", "rollback", "run", "score", "served_at",
-    "show", "validate", "verify",
+    "approvals", "approve", "backtest", "drift", "init", "load", "models", "promote", "quality", "rollback", "run",
+    "score", "served_at", "show", "validate", "verify",
 }  # fmt: skip
 FUNCTIONS = sorted(name for name in PUBLIC if name[0].islower())
 

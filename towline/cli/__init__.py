@@ -149,6 +149,7 @@ def main(ctx: click.Context, profile: str | None) -> None:
 
 def _register() -> None:
     from towline.cli import (
+        approve,
         backtest,
         backup,
         config,
@@ -177,7 +178,16 @@ def _register() -> None:
 
     purposes: dict[str, tuple[click.Command, ...]] = {
         "Train": (init.init, run.validate, run.run, backtest.backtest, selftest.selftest, data.data, config.config),
-        "Decide": (models.models, models.show, models.history, models.promote, rollout.rollout, models.rollback),
+        "Decide": (
+            models.models,
+            models.show,
+            models.history,
+            models.promote,
+            rollout.rollout,
+            models.rollback,
+            approve.approve,
+            approve.approvals,
+        ),
         "Audit": (served_at.served_at, verify.verify),
         "Serve": (serve.serve, score.score, keys.keys, package.package, loadtest.loadtest),
         "Monitor": (status.status, monitoring.drift, monitoring.quality, labels.labels, slo.slo, log.log),

@@ -172,6 +172,7 @@ def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
         "",
         _hanging(head("verdict") + f"{verdict}: ", outcome.reason, indent=11),
         head("version") + f"{outcome.model}@{outcome.version}{replaced}",
+        *([_hanging(head("approval"), outcome.approval)] if outcome.approval else []),
         *([_hanging(head("note"), outcome.note)] if outcome.note else []),
     ]
     if page:
@@ -182,7 +183,8 @@ def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
 
 
 def _repeated(outcome: "Outcome", page: str) -> str:
-    states = {"promoted": "serves or has served", "passed": "has passed the gate"}
+    passed = f"awaits approval: {outcome.approval}" if outcome.approval else "has passed the gate"
+    states = {"promoted": "serves or has served", "passed": passed}
     state = states.get(outcome.event, f"was refused: {outcome.reason}")
     version = f"version {outcome.version} of {outcome.model}"
     text = f"nothing to do: this run has completed before, as {version}, which {state}\n"
@@ -237,6 +239,9 @@ def _next_steps(outcome: "Outcome") -> list[tuple[str, str]]:
     steps = [("see runs and versions", "towline ui"), ("see this version", f"towline show {name}@{outcome.version}")]
     if outcome.event == "refused":
         return [*steps, *_after_refusal(outcome)]
+    if outcome.approval:
+        approve = ("approve it", f"towline approve {name}@{outcome.version}")
+        return [*steps, approve, ("see who has approved", f"towline approvals {name}")]
     if outcome.event == "passed":
         return [*steps, ("follow the rollout", f"towline rollout status {name}")]
     steps += [

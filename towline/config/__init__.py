@@ -4,6 +4,7 @@ Settings come from the environment (``TOWLINE_*``), PipelineConfig from one YAML
 entrypoint and handed on as arguments.
 """
 
+from towline.config.approval import ApprovalConfig
 from towline.config.behaviour import (
     BehaviourConfig,
     CalibrationTest,
@@ -64,7 +65,8 @@ from towline.config.training import (
 )
 
 __all__ = [
-    "DEFAULT_METRIC", "GREATER_IS_BETTER", "METRICS", "AlertConfig", "BehaviourConfig", "CalibrationMethod",
+    "DEFAULT_METRIC", "GREATER_IS_BETTER", "METRICS", "AlertConfig", "ApprovalConfig", "BehaviourConfig",
+    "CalibrationMethod",
     "CalibrationTest", "Candidate", "ColumnRule", "ConfigOrPath", "CrossValidationConfig", "CustomCheck",
     "CustomMetric", "DataConfig", "DirectionalTest", "DriftConfig", "Duration", "EvaluationConfig", "Expectation",
     "ExpectedPrediction", "FairnessTest", "Frozen", "GateConfig", "HistoryConfig", "InvarianceTest", "Kind",

@@ -19,7 +19,7 @@ LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
 RetrainTrigger = Literal["gain", "drift", "quality"]
 
 #: sections that a trained model does not depend on: a change in them leads to no training
-MONITORING_SECTIONS = ("package", "rollout", "drift", "quality", "retrain", "slo", "alerts", "schedule")
+MONITORING_SECTIONS = ("package", "approval", "rollout", "drift", "quality", "retrain", "slo", "alerts", "schedule")
 
 
 class PackageConfig(Frozen):

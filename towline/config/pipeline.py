@@ -21,6 +21,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from towline.config import strict_yaml
+from towline.config.approval import ApprovalConfig
 from towline.config.behaviour import BehaviourConfig
 from towline.config.messages import ConfigProblem, ConfigProblemsError, describe_problems
 from towline.config.monitoring import (
@@ -257,6 +258,10 @@ class PipelineConfig(TrainingConfig):
     behaviour: BehaviourConfig = BehaviourConfig()
     rollout: RolloutConfig | None = Field(
         None, description="how a version that passes replaces the champion; null: at once; docs/rollouts.md"
+    )
+    approval: ApprovalConfig | None = Field(
+        None,
+        description="who approves a version that passes before it is promoted; null: nobody; docs/approvals.md",
     )
     drift: DriftConfig = DriftConfig()
     quality: QualityConfig = QualityConfig()

@@ -1,4 +1,4 @@
-"""The check of a model's records that ``towline up`` makes at intervals, and its alerts.
+"""The checks of a model's records and approvals that ``towline up`` makes at intervals, and their alerts.
 
 A changed or cut ledger is a page: nobody knows any more which version was approved. A difference in MLflow is a ticket:
 the ledger decides, and ``towline up`` repairs MLflow.
@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from towline.config import PipelineConfig, Settings
 from towline.monitoring.alerts.notifications import Alert, AlertStore
+from towline.promotion.approval_decision import expire_requests, list_approvals
+from towline.registry.ledger import actor, open_ledger
 from towline.registry.verification import verify_models
 
 INTERVAL = 20.0  # seconds
@@ -46,6 +48,34 @@ def check_integrity(settings: Settings, config: PipelineConfig, *, releases: boo
     unchecked = () if releases else ("champion", "previous", "releases")
     AlertStore(settings.store, config.name, config.alerts).replace("integrity", alerts, now, unchecked)
     return "; ".join(f"{check.what}; remedy: {check.remedy}" for check in faults)
+
+
+def check_approvals(settings: Settings, config: PipelineConfig) -> str:
+    """Refuses versions whose time for approvals is over, and keeps an alert open for those that wait; returns changes.
+
+    Raises:
+        TransientError: the ledger or the store cannot be written.
+    """
+    ledger, now = open_ledger(settings), dt.datetime.now(dt.UTC)
+    if config.name not in ledger.models():
+        return ""
+    refusals = expire_requests(ledger, config.name, actor())
+    waiting = [each for each in list_approvals(settings, ledger, config.name) if each.state == "waiting"]
+    alerts = [
+        Alert(
+            model=config.name,
+            kind="approval",
+            subject=f"version {each.version}",
+            severity="ticket",
+            title=f"{config.name}: version {each.version} waits for approval",
+            detail=f"{len(each.approvals)} of {each.required} until {each.expires[:16]} UTC; "
+            f"towline approve {config.name}@{each.version}",
+            at=now,
+        )
+        for each in waiting
+    ]
+    AlertStore(settings.store, config.name, config.alerts).replace("approval", alerts, now)
+    return "; ".join(row.reason for row in refusals)
 
 
 def notify_mlflow(settings: Settings, config: PipelineConfig, differences: Sequence[str]) -> None:

@@ -24,7 +24,8 @@ class DriftCheckResult(Frozen):
     Attributes:
         column: name of the column; ``rows`` for checks of whole rows.
         name: distribution, cumulative share, category share, nulls, unseen categories, out of range; of invalid input
-            missing column, duplicate column, wrong type, all null; without alarms unknown column, repeated rows, clock.
+            missing column, duplicate column, wrong type, all null; without alarms unknown column, repeated rows,
+            clock, clock column.
         value: distance in standard deviations (numbers), Jensen-Shannon distance (categories), or a share of the rows.
         threshold: value above which the check raises an alarm; None if it has none.
         alarm: whether it does.

@@ -48,6 +48,7 @@ from towline.training.evaluation.row_losses import row_losses
 
 RolloutAction = Literal["wait", "advance", "promote", "abort", "end"]
 HISTORY = "evaluations.jsonl"
+SLICE_PREFIX = "loss in "  # of the name of a check
 
 
 class RolloutEvaluation(Frozen):
@@ -114,6 +115,11 @@ class LabelledLosses(NamedTuple):
     slices: Mapping[str, np.ndarray]
     per_day: float
 
+    @property
+    def usable(self) -> int:
+        """Labels with a loss of the champion."""
+        return int(np.isfinite(self.champion_loss).sum())
+
 
 def find_rollout(settings: Settings, model: str) -> Rollout | None:
     """The rollout that is under way; None without one."""
@@ -137,9 +143,8 @@ def evaluate_rollout(
         TransientError: a log's folder cannot be written, which its lock needs.
     """
     folder = settings.layout.rollout(rollout.model, rollout.id)
-    counts = read_counts(folder)
-    losses = read_labelled_losses(settings, config, rollout, now)
-    earlier = read_evaluations(folder)
+    counts, earlier = read_counts(folder), read_evaluations(folder)
+    losses = read_labelled_losses(settings, config, rollout, now, _slice_names(earlier))
     periods = _weight_periods(rollout, earlier, counts)
     answered = counts.attempts - max((each.attempts for each in earlier if each.step < rollout.step), default=0)
     evidence = _evidence(counts, losses, periods, paired=rollout.config.strategy != "ab")
@@ -161,7 +166,7 @@ def evaluate_rollout(
         champion_rows=counts.champion_rows,
         challenger_rows=counts.challenger_rows,
         attempts=counts.attempts,
-        labels=len(losses.champion_loss),
+        labels=losses.usable,
         labels_needed=verdict.labels_needed,
         days_needed=verdict.days_needed,
         action=action,
@@ -260,9 +265,21 @@ def read_evaluations(folder: Path) -> list[RolloutEvaluation]:
 
 
 def read_labelled_losses(
-    settings: Settings, config: PipelineConfig, rollout: Rollout, now: dt.datetime
+    settings: Settings,
+    config: PipelineConfig,
+    rollout: Rollout,
+    now: dt.datetime,
+    slice_names: frozenset[str] | None = None,
 ) -> LabelledLosses:
     """The losses of both versions on the labels since the start of the rollout.
+
+    Args:
+        settings: for the store.
+        config: for the metric and the slices.
+        rollout: that is under way.
+        now: ignore predictions and labels from this time on.
+        slice_names: the slices of earlier evaluations: they stay, since the probability of an error is divided among
+            them; None: those that the rows have now.
 
     Raises:
         DataError: a part of a log cannot be read.
@@ -286,11 +303,12 @@ def read_labelled_losses(
     shadow = shadow.append_column("label", rows["label"])
     answered, shadowed = (_losses(table, contract, metric) for table in (rows, shadow))
     by_challenger = rows["version"].to_numpy() == rollout.challenger
-    usable = np.flatnonzero(np.isfinite(answered) & np.isfinite(shadowed))
     times = read_times(rows["labelled_at"])
-    order = usable[np.argsort(times[usable], kind="stable")]
+    order = np.argsort(times, kind="stable")
     slices = {}
     for part in find_logged_slices(rows, release, contract, config):
+        if slice_names is not None and f"{part.column} = {part.value}" not in slice_names:
+            continue
         inside = np.zeros(len(rows), dtype=bool)
         inside[part.rows] = True
         slices[f"{part.column} = {part.value}"] = inside[order]
@@ -302,9 +320,7 @@ def _unpaired(rows: pa.Table, rollout: Rollout, contract: Contract, metric: Metr
     """The losses of the rows that each version answered: in an A/B test an answer may change the label."""
     rows = rows.sort_by("labelled_at")
     losses, versions = _losses(rows, contract, metric), rows["version"].to_numpy()
-    champion, challenger = (
-        losses[(versions == version) & np.isfinite(losses)] for version in (rollout.champion, rollout.challenger)
-    )
+    champion, challenger = (losses[versions == version] for version in (rollout.champion, rollout.challenger))
     return LabelledLosses(champion, challenger, {}, _per_day(read_times(rows["labelled_at"]), now))
 
 
@@ -328,7 +344,7 @@ def _join(rows: pa.Table, shadow: pa.Table, versions: set[int]) -> tuple[pa.Tabl
 
 
 def _losses(rows: pa.Table, contract: Contract, metric: Metric) -> np.ndarray:
-    """(n,) losses of logged rows with labels; NaN where there is none."""
+    """(n,) losses of logged rows with labels; NaN where a prediction or a label cannot be used."""
     predictions, readable = read_logged_predictions(rows, contract)
     labelled = select_labels(LoggedPredictions(rows, predictions, readable, ()), contract)
     losses = row_losses(labelled.truth, predictions, contract, metric)
@@ -360,6 +376,15 @@ def _criteria(config: RolloutConfig) -> Criteria:
         max_disagreement=config.max_disagreement,
         max_error_rate_increase=config.max_error_rate,
     )
+
+
+def _slice_names(earlier: Sequence[RolloutEvaluation]) -> frozenset[str] | None:
+    """The slices of the first evaluation that had labels; None: there was none."""
+    for evaluation in earlier:
+        if evaluation.labels:
+            names = (str(check["name"]) for check in evaluation.checks)
+            return frozenset(name.removeprefix(SLICE_PREFIX) for name in names if name.startswith(SLICE_PREFIX))
+    return None
 
 
 def _weight_periods(

@@ -285,6 +285,8 @@ class Supervisor:
             releases = self._release_checks[name].is_due()
             try:
                 faults = integrity_check.check_integrity(self._settings, self._configs[name], releases=releases)
+                if refusals := integrity_check.check_approvals(self._settings, self._configs[name]):
+                    self._notify(f"{name}: {refusals}")
             except TowlineError as error:
                 faults = f"the ledger is not verified: {error}"
             if faults != check.report:

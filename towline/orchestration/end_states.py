@@ -59,14 +59,14 @@ def state_value(state: State[Any]) -> Any:
 
 
 def training_end_state(function: Callable[P, Outcome]) -> Callable[P, State[Any]]:
-    """Decorates the training flow: it ends Completed, Rollout (which decides on the promotion), Refused (by the
-    gate), Unchanged (run before) or Data refused.
+    """Decorates the training flow: it ends Completed, Awaiting approval, Rollout (which decides on the
+    promotion), Refused (by the gate), Unchanged (run before) or Data refused.
 
     The state is of type Failed where the exit code of ``towline run`` is not 0.
     """
 
     def describe(outcome: Outcome) -> _EndState:
-        names = {"refused": "Refused", "passed": "Rollout"}
+        names = {"refused": "Refused", "passed": "Awaiting approval" if outcome.approval else "Rollout"}
         name = "Unchanged" if outcome.repeated else names.get(outcome.event, "Completed")
         message = f"version {outcome.version} of {outcome.model}, {outcome.event}: {outcome.reason}"
         return _EndState(name, message, failed=outcome.event == "refused")

@@ -1,19 +1,21 @@
-"""The outcome of a training run: a version that was promoted, one whose rollout begins, or one that the gate rejected.
+"""The outcome of a training run: a version that was promoted, that waits for approvals or a rollout, or was rejected.
 
 The ledger records the decision; ``Outcome`` is its summary for callers. All functions can be repeated: a run is
 identified by its key, and a repeated call finds the earlier entry.
 """
 
+import datetime as dt
 from typing import Any, Literal
 
 from pydantic import Field
 
 from towline import notebook
-from towline.config import Frozen, Settings
+from towline.config import ApprovalConfig, Frozen, PipelineConfig, Settings
 from towline.data.splits import SplitSummary
 from towline.data.workspace import Workspace
 from towline.promotion.gate import Verdict
 from towline.provenance import Provenance
+from towline.registry.approvals import request_evidence
 from towline.registry.ledger import Entry, JudgedVersion, Ledger, open_ledger
 from towline.registry.selection import highest_version
 from towline.release.packaging import Release
@@ -26,7 +28,8 @@ class Outcome(Frozen):
 
     Attributes:
         model, version: which version the run registered.
-        event: the decision; ``passed``: it passed, and a rollout decides whether it is promoted.
+        event: the decision; ``passed``: it passed, and approvals or a rollout decide whether it is promoted.
+        approval: what it waits for, if it needs approvals.
         repeated: an identical run had finished before; nothing was done.
         reason: of the decision, in one line.
         run_key: identifies the run.
@@ -45,6 +48,7 @@ class Outcome(Frozen):
     model: str
     version: int
     event: Literal["promoted", "passed", "refused"]
+    approval: str = ""
     repeated: bool = False
     reason: str
     run_key: str
@@ -86,6 +90,7 @@ class Outcome(Frozen):
             reason=entry.reason,
             run_key=run_key,
             release=entry.release,
+            approval=_describe_approval(entry),
             previous=entry.previous,
             settings=tuple(dict.fromkeys(check["key"] for check in failed if check.get("key"))),
             **details,
@@ -163,21 +168,21 @@ def register_version(settings: Settings, model: str, dataset: str, provenance: P
 
 def decide_promotion(
     ledger: Ledger,
-    model: str,
+    config: PipelineConfig,
     version: int,
     release: Release,
     verdict: Verdict,
     provenance: Provenance,
-    *,
-    has_rollout: bool = False,
 ) -> Entry:
     """Promotes a version if the verdict is "pass", else records the rejection; repeated, it finds its own entry.
 
-    With ``has_rollout``, a version that passed does not replace a champion at once: a rollout decides.
+    With ``config.approval``, a version that passed waits for approvals. With ``config.rollout``, it does not replace a
+    champion at once: a rollout decides.
 
     Raises:
         PromotionRejectedError: the champion changed after the verdict.
     """
+    model = config.name
     if entry := ledger.finished(model, provenance.run_key):
         return entry
     evidence = {
@@ -189,8 +194,26 @@ def decide_promotion(
     if verdict.outcome == "pass":
         against = f" against version {verdict.champion}" if verdict.champion else ""
         reason = f"passed {len(verdict.checks)} checks{against}"
-        if has_rollout and verdict.champion is not None:
+        if config.approval is not None:
+            return _request_approval(ledger, config, config.approval, judged, provenance.actor, reason)
+        if config.rollout is not None and verdict.champion is not None:
             return ledger.mark_passed(model, judged, provenance.actor, reason)
         return ledger.promote(model, judged, verdict.champion, provenance.actor, reason)
     failed = [check.name for check in verdict.checks if check.outcome != "pass"]
     return ledger.refuse(model, judged, provenance.actor, f"{verdict.outcome}: {', '.join(failed)}")
+
+
+def _request_approval(
+    ledger: Ledger, config: PipelineConfig, approval: ApprovalConfig, judged: JudgedVersion, actor: str, reason: str
+) -> Entry:
+    requested = request_evidence(approval, dt.datetime.now(dt.UTC))
+    rollout = config.rollout.model_dump(mode="json") if config.rollout else None
+    evidence = {**judged.evidence, "approval": requested, "rollout_after_approval": rollout}
+    return ledger.mark_passed(config.name, judged._replace(evidence=evidence), actor, f"{reason}; awaiting approval")
+
+
+def _describe_approval(entry: Entry) -> str:
+    if entry.event != "passed" or (requested := entry.evidence.get("approval")) is None:
+        return ""
+    people = f"{requested['required']} approval{'s' if requested['required'] > 1 else ''}"
+    return f"{people} until {requested['expires'][:16].replace('T', ' ')} UTC"

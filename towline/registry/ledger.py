@@ -4,12 +4,21 @@ It is an append-only table of hash-chained rows (``hash_chain.py``). It numbers 
 the champion; MLflow mirrors it. A version belongs to one run, by its run key, and a verdict to one release.
 """
 
+import datetime as dt
 import getpass
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from towline.config import Settings
 from towline.errors import PromotionRejectedError
+from towline.registry.approvals import (
+    ApprovalRequest,
+    Signatures,
+    check_approved,
+    counted_approvals,
+    expired_error,
+    objection_to_person,
+)
 from towline.registry.hash_chain import Chain, Draft, Entry, Event
 from towline.registry.seals import Seal, Seals, open_seals
 
@@ -45,7 +54,7 @@ def actor() -> str:
 
 def open_ledger(settings: Settings) -> "Ledger":
     """The ledger that the settings name."""
-    return Ledger(settings.ledger_url, open_seals(settings))
+    return Ledger(settings.ledger_url, open_seals(settings), Signatures(settings.store).is_signed)
 
 
 class Ledger:
@@ -54,8 +63,11 @@ class Ledger:
     Methods that write take ``actor``, who acts, and ``reason``, why; ``towline history`` shows both.
     """
 
-    def __init__(self, url: str, seals: Seals | None = None) -> None:
+    def __init__(
+        self, url: str, seals: Seals | None = None, is_signed: Callable[[Entry], bool] = lambda _row: False
+    ) -> None:
         self._chain = Chain(url, seals)
+        self._is_signed = is_signed
 
     def register(
         self, model: str, actor: str, reason: str, evidence: Mapping[str, Any], run_key: str, least: int = 1
@@ -91,6 +103,7 @@ class Ledger:
                 return champion
             _check_number(model, rows, judged)
             check_passed(model, judged)
+            self.check_approved(rows, judged)
             _check_champion(model, champion, expected, "run again: the version is then judged against that one")
             return draft_row("promoted", judged, rows, actor, reason)
 
@@ -100,7 +113,8 @@ class Ledger:
         """Makes a version with a recorded verdict champion; returns the champion's row if it serves already.
 
         Raises:
-            PromotionRejectedError: the version is not in the ledger, has not passed, or the champion has changed.
+            PromotionRejectedError: the version is not in the ledger, has not passed, waits for approvals, or the
+                champion has changed.
         """
 
         def decide(rows: Sequence[Entry]) -> Entry | Draft:
@@ -109,6 +123,7 @@ class Ledger:
                 return champion
             judged = judged_row(model, rows, version)
             check_passed(model, judged)
+            self.check_approved(rows, judged)
             _check_champion(model, champion, expected, "see `towline models`, then promote again if you still want to")
             return draft_row("promoted", judged, rows, actor, reason)
 
@@ -130,6 +145,67 @@ class Ledger:
             return draft_row("passed", judged, rows, actor, reason)
 
         return self._chain.append(model, decide)
+
+    def approve(self, request: ApprovalRequest, evidence: Mapping[str, Any], actor: str, reason: str) -> Entry:
+        """Records an approval of the release of a request; a person's second one is not recorded.
+
+        Args:
+            request: what the version waits for.
+            evidence: ``key`` (its id), ``holder`` (its name), ``release`` (the digest) and ``signature``.
+            actor: who acts.
+            reason: why.
+
+        Raises:
+            PromotionRejectedError: the time for approvals is over, or this person may not approve.
+        """
+
+        def decide(rows: Sequence[Entry]) -> Entry | Draft:
+            judged = judged_row(request.model, rows, request.version)
+            check_passed(request.model, judged)
+            counted = counted_approvals(rows, request, self._is_signed)
+            same = (row for row in counted if row.evidence["holder"] == evidence["holder"])
+            if (earlier := next(same, None)) is not None:
+                return earlier
+            if dt.datetime.now(dt.UTC) >= request.expires:
+                raise expired_error(request, len(counted))
+            approval = JudgedVersion(request.version, request.run_key, request.release, evidence)
+            draft = draft_row("approved", approval, rows, actor, reason)
+            if why := objection_to_person(request, str(evidence["key"]), str(evidence["holder"]), actor):
+                name = f"{request.model}@{request.version}"
+                remedy = f"another person approves: towline approve {name}"
+                raise PromotionRejectedError(f"this approval does not count: {why}", where=name, remedy=remedy)
+            return draft
+
+        return self._chain.append(request.model, decide)
+
+    def expire(self, request: ApprovalRequest, actor: str) -> Entry | None:
+        """Refuses a version whose time for approvals is over; None if it still waits, was approved or was decided."""
+        if dt.datetime.now(dt.UTC) < request.expires:
+            return None
+
+        def decide(rows: Sequence[Entry]) -> Entry | Draft:
+            judged = judged_row(request.model, rows, request.version)
+            count = len(counted_approvals(rows, request, self._is_signed))
+            if judged.event != "passed" or count >= request.required:
+                return judged
+            evidence = {**judged.evidence, "verdict": "expired"}
+            refused = JudgedVersion(request.version, request.run_key, request.release, evidence)
+            return draft_row("refused", refused, rows, actor, expired_error(request, count).what)
+
+        row = self._chain.append(request.model, decide)
+        return row if row.event == "refused" else None
+
+    def approvals(self, request: ApprovalRequest) -> list[Entry]:
+        """The approvals of a request that count."""
+        return counted_approvals(self._chain.read(request.model), request, self._is_signed)
+
+    def check_approved(self, rows: Sequence[Entry], judged: JudgedVersion | Entry) -> None:
+        """Rejects a version that needs more approvals than it has.
+
+        Raises:
+            PromotionRejectedError: says how many are missing, or that the time for them is over.
+        """
+        check_approved(rows, judged.version, judged.run_key, self._is_signed, dt.datetime.now(dt.UTC))
 
     def append(self, model: str, decide: Callable[[Sequence[Entry]], Entry | Draft]) -> Entry:
         """Adds the row that ``decide`` returns for the rows of a model, oldest first, or returns its row as it is."""
@@ -231,7 +307,9 @@ class Ledger:
         }
 
     def state(self, model: str, version: int) -> str:
-        """The state: champion, previous, passed (may serve), rolled back, refused, registered or unknown."""
+        """The state: champion, previous, passed (may serve), awaiting approval, rolled back, refused, registered or
+        unknown.
+        """
         rows = self._version_rows(model)
         served = [row.version for row in _champions(rows)]
         if version in served[-2:]:
@@ -239,6 +317,8 @@ class Ledger:
         events = [row.event for row in rows if row.version == version]
         if version not in served and "promoted" in events:
             return "rolled back"
+        if events and events[-1] == "passed" and self._waits(model, version):
+            return "awaiting approval"
         return {"refused": "refused", "registered": "registered"}.get(events[-1], "passed") if events else "unknown"
 
     def history(self, model: str | None = None, limit: int | None = None) -> list[Entry]:
@@ -272,6 +352,15 @@ class Ledger:
     def ended(self, model: str) -> set[str]:
         """The keys of the runs that have a verdict."""
         return {row.run_key for row in self._verdicts(model)}
+
+    def _waits(self, model: str, version: int) -> bool:
+        """Whether a version that passed needs more approvals than it has."""
+        rows = self._chain.read(model)
+        try:
+            self.check_approved(rows, judged_row(model, rows, version))
+        except PromotionRejectedError:
+            return True
+        return False
 
     def _version_rows(self, model: str) -> list[Entry]:
         """Rows that change the state of a version."""
@@ -398,6 +487,9 @@ def check_passed(model: str, judged: JudgedVersion | Entry) -> None:
     verdict = judged.evidence.get("verdict", "none")
     if verdict == "pass":
         return
+    if verdict == "expired" and isinstance(judged, Entry):
+        remedy = "judge the same config and data again: towline run CONFIG --force"
+        raise PromotionRejectedError(judged.reason, where=model, remedy=remedy)
     failed = [check for check in judged.evidence.get("checks", ()) if check["outcome"] != "pass"]
     keys = ", ".join(dict.fromkeys(check["key"] for check in failed if check.get("key")))
     raise PromotionRejectedError(

@@ -10,6 +10,7 @@ from typing import Literal
 
 from towline.config import Frozen, RolloutConfig
 from towline.errors import PromotionRejectedError
+from towline.registry.approvals import is_waiting
 from towline.registry.hash_chain import Draft, Entry, Event
 from towline.registry.ledger import JudgedVersion, Ledger, champion_of, check_passed, digest_of, draft_row, judged_row
 
@@ -81,7 +82,7 @@ def waiting_version(rows: Sequence[Entry]) -> int | None:
             under_way, waiting = True, waiting if waiting > row.version else 0
         elif row.event in ("rollout_ended", "promoted", "rolled_back"):
             under_way, waiting = False, waiting if waiting > row.version else 0
-        elif row.event == "passed" and under_way:
+        elif row.event in ("passed", "approved") and under_way and not is_waiting(rows, row):
             waiting = row.version
     return waiting or None
 
@@ -111,6 +112,7 @@ def start_rollout(
             return next(row for row in reversed(rows) if row.event == "rollout_started")
         judged = judged_row(model, rows, version)
         check_passed(model, judged)
+        ledger.check_approved(rows, judged)
         if champion is None or champion.version == version:
             what = "there is no champion to compare with" if champion is None else f"version {version} serves already"
             remedy = f"towline promote {model}@{version}" if champion is None else f"see `towline models {model}`"

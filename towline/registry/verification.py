@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from towline.config import Frozen, Settings
 from towline.errors import ConfigError, ReleaseError, TransientError, UserError
 from towline.manifest import REMEDY, read_manifest
+from towline.registry.approvals import Signatures, counted_approvals, find_request
 from towline.registry.hash_chain import Entry, sealed_row
 from towline.registry.ledger import Ledger, champion_of, digest_of, open_ledger
 from towline.registry.mlflow.synchronization import find_differences
@@ -23,7 +24,7 @@ class IntegrityCheck(Frozen):
 
     Attributes:
         model: its name; empty for the whole store.
-        name: key, chain, seals, anchor, champion, previous, releases or mlflow.
+        name: key, chain, seals, anchor, approvals, champion, previous, releases or mlflow.
         state: ok; note: as intended, but worth knowing; fault; unknown: the check could not be made.
         what: the result in one line.
         where: the file, row or version that is affected.
@@ -148,6 +149,7 @@ def _check_model(subject: _Subject, *, quick: bool) -> Iterator[IntegrityCheck]:
     checks: list[tuple[str, Callable[[_Subject], Iterator[IntegrityCheck]]]] = [
         ("anchor", _check_anchor),
         ("seals", _check_seals),
+        ("approvals", _check_approvals),
     ]
     if not quick:
         checks += [("champion", _check_champions), ("releases", _check_releases), ("mlflow", _check_mlflow)]
@@ -210,6 +212,29 @@ def _check_seals(subject: _Subject) -> Iterator[IntegrityCheck]:
     yield IntegrityCheck(
         model=model, name="seals", state="ok", what=f"{len(rows) - since + 1} rows are signed by {key.id}{older}"
     )
+
+
+def _check_approvals(subject: _Subject) -> Iterator[IntegrityCheck]:
+    """Each promotion of a version that needed approvals comes after enough of them."""
+    is_signed, count = Signatures(subject.settings.store, revoked_count=True).is_signed, 0
+    for position, row in enumerate(subject.rows):
+        if row.event not in ("promoted", "rollout_started"):
+            continue
+        request = find_request(subject.rows, row.version, row.run_key)
+        if request is None:
+            continue
+        given = len(counted_approvals(subject.rows[:position], request, is_signed))
+        if given < request.required:
+            raise ReleaseError(
+                f"version {row.version} was promoted with {given} of {request.describe()}",
+                where=f"{row.model}, row {row.seq}",
+                remedy=f"towline rollback {row.model}, then find out who wrote the row (towline history {row.model}); "
+                "if the API keys were lost, restore serving/keys.json from a backup",
+            )
+        count += 1
+    if count:
+        what = f"{count} promotions of versions that need approvals came after them"
+        yield IntegrityCheck(model=subject.model, name="approvals", state="ok", what=what)
 
 
 def _check_champions(subject: _Subject) -> Iterator[IntegrityCheck]:

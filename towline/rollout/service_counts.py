@@ -16,7 +16,8 @@ from towline.config import RolloutConfig
 from towline.errors import TowlineError
 
 STOP_PROBABILITY = 0.01  # of stopping a challenger whose rates are exactly the accepted ones
-MAX_SLOW_RATE = 0.2  # accepted share of slow answers
+MAX_SLOW_EXCESS = 0.2  # accepted share of slow answers above that of the champion
+MIN_TIMED = 50  # answers of the champion before the challenger's durations are judged
 _STOPPED = "stopped.json"
 _logger = logging.getLogger(__name__)
 
@@ -31,8 +32,9 @@ class ServiceCounts:
         champion_errors: requests for the champion that failed with a 5xx error.
         attempts: rows that the challenger was asked, also in shadow.
         failures: those of them that it could not answer: an exception, or a number that is not finite.
-        timed: answers of the challenger whose duration was compared with the champion's.
-        slow: those of them that took 1.5 times as long as 90 % of the champion's answers, and 0.5 ms longer.
+        shadow_attempts, shadow_failures: those of the attempts and failures that were in shadow.
+        timed, champion_timed: answers to clients whose duration was measured.
+        slow, champion_slow: those of them that took 1.5 times as long as the champion's median, and 0.5 ms longer.
         compared: rows that both versions answered.
         disagreements: those of them with another label, or a number that differs by more than 10 %.
         skipped: rows that were not answered in shadow: the service was busy.
@@ -45,8 +47,12 @@ class ServiceCounts:
     champion_errors: int = 0
     attempts: int = 0
     failures: int = 0
+    shadow_attempts: int = 0
+    shadow_failures: int = 0
     timed: int = 0
     slow: int = 0
+    champion_timed: int = 0
+    champion_slow: int = 0
     compared: int = 0
     disagreements: int = 0
     skipped: int = 0
@@ -60,14 +66,20 @@ class ServiceCounts:
         The tests may be repeated after each row: the probability that one of them ever stops a challenger whose rates
         are at most the accepted ones is ``STOP_PROBABILITY``.
         """
-        needed = math.log(2 / STOP_PROBABILITY)
-        if excess_evidence(self.failures, self.attempts, config.max_error_rate) >= needed:
-            return (
-                f"{self.failures} of {self.attempts} answers failed or are not finite, "
-                f"more than {config.max_error_rate:.2%}"
-            )
-        if excess_evidence(self.slow, self.timed, MAX_SLOW_RATE) >= needed:
-            return f"{self.slow} of {self.timed} answers took 1.5 times as long as 90 % of the champion's"
+        needed = math.log(3 / STOP_PROBABILITY)
+        # apart, since a fault that comes and goes is rarer in shadow, where a failed batch is asked row by row
+        shadow = self.shadow_failures, self.shadow_attempts
+        clients = self.failures - self.shadow_failures, self.attempts - self.shadow_attempts
+        for failures, attempts in (clients, shadow):
+            if excess_evidence(failures, attempts, config.max_error_rate) >= needed:
+                return (
+                    f"{failures} of {attempts} answers failed or are not finite, more than {config.max_error_rate:.2%}"
+                )
+        if self.champion_timed < MIN_TIMED:
+            return ""
+        usual = self.champion_slow / self.champion_timed
+        if excess_evidence(self.slow, self.timed, min(usual + MAX_SLOW_EXCESS, 0.9)) >= needed:
+            return f"{self.slow / self.timed:.0%} of {self.timed} answers are slow, of the champion's {usual:.0%}"
         return ""
 
 

@@ -6,6 +6,7 @@ The champion answers whatever the challenger cannot: a client never gets an erro
 import asyncio
 import logging
 import math
+import statistics
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
 INTERVAL_S = 0.5  # between two exchanges of counts with other workers
 TIMEOUT_S = 1.0  # after which the champion answers instead of a challenger that is not compiled
 MAX_TIMED_ROWS = 8  # rows up to which the durations of two requests are comparable
-SLOW_FACTOR, SLOW_MARGIN_S = 1.5, 0.0005  # beyond 90 % of the champion's answers; less does not matter to a client
+SLOW_FACTOR, SLOW_MARGIN_S = 1.5, 0.0005  # beyond the champion's median; less does not matter to a client
 NEAR = 0.1  # relative difference up to which two numbers agree
-_DURATIONS = 512  # latest durations of the champion, from which the 90th percentile is taken
+_DURATIONS = 512  # latest durations of the champion, from which the median is taken
 _MIN_DURATIONS = 100
 _logger = logging.getLogger("towline.serving")
 
@@ -168,7 +169,7 @@ class RolloutArms:
         self._stopped = self._stopped or stop_reason(self._folder)
         self._check_challenger(active)
         if len(self._durations) >= _MIN_DURATIONS:
-            usual = sorted(self._durations)[int(0.9 * len(self._durations))]
+            usual = statistics.median(self._durations)
             self._slow_limit = max(usual * SLOW_FACTOR, usual + SLOW_MARGIN_S)
 
     def close(self) -> None:
@@ -227,7 +228,11 @@ class RolloutArms:
             raise
         self.counts.champion_rows += len(canonical)
         if 0 < len(canonical) <= MAX_TIMED_ROWS:
-            self._durations.append(time.perf_counter() - started)
+            duration = time.perf_counter() - started
+            self._durations.append(duration)
+            if self._slow_limit < math.inf:
+                self.counts.champion_timed += 1
+                self.counts.champion_slow += duration > self._slow_limit
         return predictions
 
     async def _ask_challenger(self, active: ActiveRollout, rows: Rows) -> RowPredictions | None:
@@ -278,9 +283,12 @@ class RolloutArms:
         by_challenger = part.model is active.challenger
         if isinstance(result, Exception):
             if by_challenger:
+                self.counts.shadow_attempts += len(part.rows)
+                self.counts.shadow_failures += len(part.rows)
                 self._count_failure(active, len(part.rows), result)
             return
         self.counts.attempts += len(part.rows) if by_challenger else 0
+        self.counts.shadow_attempts += len(part.rows) if by_challenger else 0
         self.counts.compared += len(part.rows)
         self.counts.disagreements += sum(map(differ, part.predictions, result.predictions))
         self._shadow_log.add(part.request_id, part.at, part.model, part.first, result)

@@ -30,6 +30,7 @@ def test_a_process_with_only_the_runtime_gives_identical_predictions(regression:
     assert result.peak_mb > 10
 
 
+@pytest.mark.slow
 def test_labels_and_probabilities_of_a_classification_are_identical(binary: TrainedRun) -> None:
     result = run_smoke_test(binary, binary.package())
     assert result.identical, result.detail
@@ -61,6 +62,7 @@ def test_labels_of_another_type_are_reported(tmp_path: Path, other: list[object]
     assert difference == f"labels have the type {type(other[0]).__name__}, the classes bool"
 
 
+@pytest.mark.slow
 def test_a_damaged_release_fails_the_smoke_test(regression: TrainedRun, packed: Release, release: Path) -> None:
     """The result holds the cause; no error is raised."""
     (release / "probe.json").write_text("[]")

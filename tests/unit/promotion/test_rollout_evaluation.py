@@ -149,7 +149,7 @@ def test_nan_in_shadow_is_no_loss_of_zero(store: RolloutStore) -> None:
     store.start(strategy="shadow")
     store.serve(200, truth=1, missing=True)
     evaluation = store.evaluate()
-    assert (evaluation.verdict, evaluation.labels) == ("waiting", 0)
+    assert (evaluation.verdict, evaluation.action) == ("waiting", "wait")
 
 
 def test_an_ab_test_compares_the_labels_of_each_arm(store: RolloutStore) -> None:

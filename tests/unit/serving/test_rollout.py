@@ -262,12 +262,25 @@ def test_the_failures_of_all_workers_count_together(tmp_path: Path) -> None:
 
 
 def test_a_challenger_without_failures_is_never_stopped() -> None:
-    assert not ServiceCounts(attempts=10_000_000, timed=1_000_000, slow=100_000).fault(RolloutConfig())
+    assert not ServiceCounts(
+        attempts=10_000_000, timed=1_000_000, slow=100_000, champion_timed=1_000_000, champion_slow=90_000
+    ).fault(RolloutConfig())
 
 
 def test_a_challenger_twice_as_slow_is_stopped() -> None:
-    """Of its answers, most take longer than 90 % of the champion's."""
-    assert ServiceCounts(attempts=30, timed=30, slow=25).fault(RolloutConfig())
+    counts = ServiceCounts(attempts=30, timed=30, slow=25, champion_timed=100, champion_slow=10)
+    assert "slow" in counts.fault(RolloutConfig())
+
+
+def test_a_noisy_machine_does_not_stop_a_challenger() -> None:
+    """Where half of the champion's answers are slow, too, the machine is."""
+    noisy = ServiceCounts(attempts=300, timed=300, slow=165, champion_timed=1000, champion_slow=500)
+    assert not noisy.fault(RolloutConfig())
+
+
+def test_failures_in_answers_to_clients_are_not_hidden_by_shadow_answers() -> None:
+    counts = ServiceCounts(attempts=10_200, failures=12, shadow_attempts=10_000)
+    assert "12 of 200" in counts.fault(RolloutConfig())
 
 
 def test_looking_after_each_answer_stops_a_challenger_at_the_limit_rarely() -> None:
@@ -277,7 +290,7 @@ def test_looking_after_each_answer_stops_a_challenger_at_the_limit_rarely() -> N
     for _ in range(400):
         failures = np.cumsum(rng.random(1500) < 0.01)
         places = np.flatnonzero(np.diff(failures, prepend=0)) + 1  # evidence grows at failures only
-        stopped += any(excess_evidence(int(failures[n - 1]), int(n), 0.01) >= np.log(200) for n in places)
+        stopped += any(excess_evidence(int(failures[n - 1]), int(n), 0.01) >= np.log(300) for n in places)
     assert stopped <= 8
 
 

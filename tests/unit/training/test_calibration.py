@@ -211,6 +211,7 @@ def test_a_candidate_with_class_weights_is_calibrated(train: Callable[..., Train
     assert predictions.labels.tolist() == np.where(above, "yes", "no").tolist()
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_calibrated_and_its_parts_are_not(tmp_path: Path) -> None:
     params = {"forest": {"n_estimators": 20}, "boosting": {"max_iter": 30}}
     parts = [{"estimator": name, "weights": "balanced", "params": params[name]} for name in params]

@@ -81,7 +81,10 @@ def detect(
         return result(state="unknown", reason=_join(reason, clock_results), checks=tuple(clock_results))
     repeated = rows.repeated.check(rows.reference.profile.get("repeated", 0.0))
     checks += [*([repeated] if repeated else []), *clock_results]
-    valid = [column for column in features if column.name not in config.ignore and column.name not in invalid]
+    clocks = {name: value for name, value in rows.reference.profile.get("clocks", {}).items() if name in rows.present}
+    checks += [_clock_column(name, value) for name, value in clocks.items()]
+    left_out = {*config.ignore, *invalid, *clocks}
+    valid = [column for column in features if column.name not in left_out]
     outputs = [name for name in rows.outputs.columns if PREDICTION in rows.present and name not in config.ignore]
     number_of_checks = sum(
         1 if column.pii else _CHECKS_PER_KIND.get(column.kind, _CHECKS_PER_BOOLEAN) for column in valid
@@ -156,6 +159,11 @@ class _CurrentRows:
         for name in outputs:
             profile = self.reference.answers["columns"][name]
             yield ReferenceColumn(name, profile, blocks.get("answers")), self.outputs.columns[name], False
+
+
+def _clock_column(name: str, correlation: float) -> DriftCheckResult:
+    detail = f"follows the time (rank correlation {correlation:.3f} in training): new values are no drift"
+    return DriftCheckResult(column=name, name="clock column", value=abs(correlation), detail=detail)
 
 
 def _version(release: Path) -> int:

@@ -105,6 +105,25 @@ def test_a_changed_column_raises_an_alarm(release: Path, column: str, change: An
     assert column in result.reason
 
 
+def test_a_number_that_follows_the_time_is_named_and_no_drift(tmp_path: Path) -> None:
+    """A running number and a date as a number; a price that was raised once is an ordinary column."""
+
+    def add_columns(frame: pd.DataFrame, first: int) -> pd.DataFrame:
+        number = np.arange(first, first + len(frame))
+        day, raised = frame["at"].dt.strftime("%Y%m%d").astype(int), np.where(number > 1_000, 2.0, 1.0)
+        return frame.drop(columns=["note", "shop"]).assign(number=number, day=day, raised=raised)
+
+    columns = {"number": "numeric", "day": "numeric", "raised": "numeric"}
+    frame = add_columns(training_rows(2_000, 1), 0)
+    run = train_run(tmp_path, frame, "linear", target="sold", time="at", columns=columns)
+    later = add_columns(window(), 2_000).assign(day=20250601)
+    result = drift_of(run.settings.store / run.package().path, later)
+    named = {check.column: check.detail for check in result.checks if check.name == "clock column"}
+    assert set(named) == {"number", "day"}
+    assert all("follows the time" in detail for detail in named.values())
+    assert {name for name, _ in checks_of(result)} == {"raised"}
+
+
 def test_predictions_are_checked_too(release: Path) -> None:
     """Predicted labels and the probability of the positive class are compared with those on the holdout."""
     reference = read_reference(release).answers["columns"]
