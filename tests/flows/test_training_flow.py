@@ -72,6 +72,25 @@ def test_a_rejected_model_does_not_serve(towline: Command, config: Path) -> None
     assert towline("show", "bikes").code == 2
 
 
+def test_a_version_waits_for_approval(towline: Command, config: Path, tmp_path: Path) -> None:
+    """The run ends with exit code 0 and without a champion; the last approval promotes the version, which is whole."""
+    words = ("--set", "approval={required: 1, expires: 1d}")
+    done = towline("run", config, *words)
+    assert done.code == 0, done.err
+    assert "towline approve bikes@1" in done.out
+    assert towline("models", "--json").json[0]["state"] == "awaiting approval"
+    again = towline("run", config, *words)
+    assert (again.code, "awaits approval: 1 approval until" in again.out) == (0, True)
+    assert towline("promote", "bikes@1", "--reason", "please").code == 4
+    key_file = tmp_path / "key"
+    key_file.write_text(towline("keys", "create", "bob", "--scope", "admin").out)
+    approved = towline("approve", "bikes@1", "--key-file", key_file, "--json")
+    assert (approved.code, approved.json["state"]) == (0, "promoted"), approved.err
+    assert towline("models", "--json").json[0]["state"] == "champion"
+    whole = towline("verify", "bikes")
+    assert whole.code == 0, whole.out
+
+
 def test_another_gate_reuses_the_fits_and_another_split_does_not(towline: Command, config: Path, store: Path) -> None:
     """After a rejection the bound is relaxed: cross-validation is not repeated, as its measured times show."""
     rejected = towline("run", config, "--set", "gate.max.mae=0.5", "--json").json

@@ -61,6 +61,7 @@ def _text(result: "Attribution") -> str:
     lines += [
         head("promoted") + f"by {result.promoted_by}: {result.reason} (row {result.row} of the ledger)",
         head("gate") + result.verdict,
+        *(head("approved") + f"by {each}" for each in result.approved_by),
         head("trained") + f"by {result.trained_by}, commit {result.commit or 'none'}",
         head("data") + f"sha256 {result.dataset or 'not recorded'}",
         head("config") + f"sha256 {result.config or 'not recorded'}, {result.release}/config.yaml",

@@ -14,16 +14,16 @@ class ApprovalConfig(Frozen):
     """A version that passes the gate waits for approvals. With two or more, none may be of who started the run."""
 
     required: int = Field(1, ge=1, le=10, description="approvals of different people")
-    keys: tuple[KeyId, ...] = Field(
+    approvers: tuple[KeyId, ...] = Field(
         (), description="ids of the API keys that may approve, in quotes; empty: every key with the scope admin"
     )
     expires: Duration = Field(dt.timedelta(days=7), description="after it the version is refused")
 
     @model_validator(mode="after")
     def _check(self) -> "ApprovalConfig":
-        if self.keys and len(set(self.keys)) < self.required:
+        if self.approvers and len(set(self.approvers)) < self.required:
             raise ValueError(
-                f"approval.required is {self.required}, and approval.keys lists {len(set(self.keys))} keys; "
+                f"approval.required is {self.required}, and approval.approvers lists {len(set(self.approvers))} keys; "
                 "list the keys of as many people"
             )
         if self.expires < dt.timedelta(minutes=1):

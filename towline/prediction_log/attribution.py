@@ -57,6 +57,7 @@ class Attribution(Frozen):
         trained_by: who started the run.
         promoted_by, reason: who made it champion, and why; of the challenger, who started the rollout.
         verdict: how the gate decided, in one line.
+        approved_by: holder and key of each approval; empty if the version needed none.
         row: number of the ledger's row that made it so.
         answer: the request, if the question was one.
         other_answers: further answers with the same request id, newest first.
@@ -79,6 +80,7 @@ class Attribution(Frozen):
     promoted_by: str
     reason: str
     verdict: str
+    approved_by: tuple[str, ...] = ()
     row: int
     answer: LoggedAnswer | None = None
     other_answers: tuple[LoggedAnswer, ...] = ()
@@ -194,6 +196,11 @@ def _attribute(rows: Sequence[Entry], version: int, moment: dt.datetime) -> Attr
         promoted_by=responsible.actor,
         reason=responsible.reason,
         verdict=f"{judged.evidence['verdict']}: {judged.reason}" if judged else "none recorded",
+        approved_by=tuple(
+            f"{row.evidence['holder']} (key {row.evidence['key']}), {row.time[:16].replace('T', ' ')} UTC"
+            for row in earlier
+            if row.event == "approved" and row.version == version
+        ),
         row=responsible.seq,
     )
 

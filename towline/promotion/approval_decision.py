@@ -35,7 +35,7 @@ class ApprovalStatus(Frozen):
         state: waiting; approved, and not promoted (``note`` says why); promoted, now or earlier; in rollout; refused.
         required: number of approvals, of different people.
         approvals: those that count.
-        keys: ids of the API keys that may approve; empty: every key with the scope admin.
+        approvers: ids of the API keys that may approve; empty: every key with the scope admin.
         expires: approvals from this time on do not count (UTC, ISO 8601).
         starter: who started the run.
         digest: sha256 of the manifest of the release that is approved.
@@ -47,7 +47,7 @@ class ApprovalStatus(Frozen):
     state: State
     required: int
     approvals: tuple[GivenApproval, ...]
-    keys: tuple[str, ...]
+    approvers: tuple[str, ...]
     expires: str
     starter: str
     digest: str
@@ -153,7 +153,7 @@ def _status(ledger: Ledger, request: ApprovalRequest) -> ApprovalStatus:
             )
             for row in approvals
         ),
-        keys=request.keys,
+        approvers=request.approvers,
         expires=request.expires.isoformat(),
         starter=request.starter,
         digest=request.digest,

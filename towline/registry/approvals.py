@@ -25,7 +25,7 @@ class ApprovalRequest(Frozen):
         model, version, run_key: the version.
         release, digest: folder of its release in the store, and sha256 of its manifest.
         required: number of approvals, of different people.
-        keys: ids of the API keys that may approve; empty: every key with the scope admin.
+        approvers: ids of the API keys that may approve; empty: every key with the scope admin.
         expires: approvals from this time on do not count (UTC).
         starter: who started the run.
     """
@@ -36,7 +36,7 @@ class ApprovalRequest(Frozen):
     release: str
     digest: str
     required: int
-    keys: tuple[str, ...]
+    approvers: tuple[str, ...]
     expires: dt.datetime
     starter: str
 
@@ -49,7 +49,11 @@ class ApprovalRequest(Frozen):
 
 def request_evidence(config: ApprovalConfig, now: dt.datetime) -> dict[str, object]:
     """What the row ``passed`` records of the config."""
-    return {"required": config.required, "keys": list(config.keys), "expires": (now + config.expires).isoformat()}
+    return {
+        "required": config.required,
+        "approvers": list(config.approvers),
+        "expires": (now + config.expires).isoformat(),
+    }
 
 
 def find_request(rows: Sequence[Entry], version: int, run_key: str) -> ApprovalRequest | None:
@@ -101,8 +105,8 @@ def objection(row: Entry, request: ApprovalRequest) -> str:
 
 def objection_to_person(request: ApprovalRequest, key: str, holder: str, actor: str) -> str:
     """Why somebody may not approve; empty if they may."""
-    if request.keys and key not in request.keys:
-        return f"the key {key} is not in approval.keys of the run's config: {', '.join(request.keys)}"
+    if request.approvers and key not in request.approvers:
+        return f"the key {key} is not in approval.approvers of the run's config: {', '.join(request.approvers)}"
     if request.required >= FOUR_EYES and request.starter.casefold() in (holder.casefold(), actor.casefold()):
         return f"{request.starter} started the run, and {request.required} other people must approve it"
     return ""

@@ -17,6 +17,7 @@ from tests.support.sample_store import MODEL, SampleStore
 from towline.api_keys import create_key, revoke_key
 from towline.config import ApprovalConfig, RolloutConfig
 from towline.errors import ConfigError, PromotionRejectedError, ReleaseError, TowlineError
+from towline.prediction_log.attribution import attribute_time
 from towline.promotion.approval_decision import (
     ApprovalStatus,
     approve,
@@ -110,6 +111,8 @@ def test_the_last_approval_promotes(sample_store: SampleStore) -> None:
     champion = store.ledger.champion(MODEL)
     assert champion is not None
     assert "passed 9 checks; approved by bob (key " in champion.reason
+    served = attribute_time(store.settings, store.ledger, MODEL, dt.datetime.fromisoformat(champion.time))
+    assert [text.partition(" ")[0] for text in served.approved_by] == ["bob", "eva"]
     assert [check.state for check in verify_models(store.settings) if check.name == "approvals"] == ["ok"]
 
 
@@ -170,8 +173,8 @@ def test_four_eyes(sample_store: SampleStore) -> None:
 def test_only_listed_keys_may_approve(sample_store: SampleStore) -> None:
     """A new key of anybody else does not help."""
     text, key = create_key(sample_store.settings.store, "eva", ["admin"])
-    store = Store(sample_store, keys=(key.id,))
-    with pytest.raises(PromotionRejectedError, match=r"not in approval\.keys"):
+    store = Store(sample_store, approvers=(key.id,))
+    with pytest.raises(PromotionRejectedError, match=r"not in approval\.approvers"):
         store.approve(store.key("mallory"))
     assert store.approve(text).state == "promoted"
 
@@ -315,10 +318,10 @@ def test_the_run_ends_awaiting_approval(sample_store: SampleStore) -> None:
 @pytest.mark.parametrize(
     ("approval", "message"),
     [
-        ({"required": 2, "keys": ["0a1b2c3d"]}, "lists 1 keys"),
+        ({"required": 2, "approvers": ["0a1b2c3d"]}, "lists 1 keys"),
         ({"required": 0}, "greater than or equal to 1"),
         ({"expires": "10s"}, "at least a minute"),
-        ({"keys": ["bob"]}, "pattern"),
+        ({"approvers": ["bob"]}, "pattern"),
     ],
 )
 def test_a_config_that_nobody_could_satisfy_is_refused(approval: dict[str, Any], message: str) -> None:
