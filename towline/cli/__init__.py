@@ -166,6 +166,7 @@ def _register() -> None:
         rollout,
         run,
         score,
+        selftest,
         serve,
         served_at,
         slo,
@@ -176,7 +177,7 @@ def _register() -> None:
     )
 
     purposes: dict[str, tuple[click.Command, ...]] = {
-        "Train": (init.init, run.validate, run.run, backtest.backtest, data.data, config.config),
+        "Train": (init.init, run.validate, run.run, backtest.backtest, selftest.selftest, data.data, config.config),
         "Decide": (
             models.models,
             models.show,

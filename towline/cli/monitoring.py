@@ -103,6 +103,8 @@ def _describe_run(run: "MonitoringRun") -> str:
             lines.append(f"estimate {_format_number(quality.estimate.value)}: {quality.estimate.why}")
         rows = [[part.column, part.value, part.rows, _format_interval(part.metric)] for part in quality.slices]
         lines += [table(["slice", "value", "rows", quality.metric], rows, "  ")] if rows else []
+    if run.gain:
+        lines.append(f"gain     {run.gain.state}: {run.gain.reason}")
     if run.decision:
         lines.append(f"decision {run.decision.action}: {run.decision.reason}")
     return "\n".join([*lines, *([run.done] if run.done else [])])

@@ -295,7 +295,6 @@ def apply_gate(
     slices = find_slices(holdout.rows, holdout.contract, config)[0]
     checks = [
         *_judge_predictions(config, evaluation, comparison),
-        *([_check_champion(comparison, holdout.champion, config.gate.champion_margin)] if holdout.champion else []),
         _check_slices(comparison, slices, config.gate.slice_margin),
         *(_check_custom(check, config.package.trusted, holdout) for check in config.gate.custom),
         *(Check(**check.model_dump()) for check in behaviour),
@@ -317,13 +316,16 @@ def decide(checks: Sequence[Check], gate: GateConfig) -> VerdictOutcome:
 
 
 def judge_predictions(config: PipelineConfig, evaluation: Evaluation, holdout: Holdout) -> list[Check]:
-    """The checks of bounds and of the baseline, which need the predictions only."""
+    """The checks of bounds, the baseline and the champion, which need the predictions only."""
     metric = primary_metric(config, holdout.contract.task)
     return _judge_predictions(config, evaluation, _Comparison.of(config, holdout, metric))
 
 
 def _judge_predictions(config: PipelineConfig, evaluation: Evaluation, comparison: "_Comparison") -> list[Check]:
-    return [*_check_bounds(config.gate, evaluation), _check_baseline(config, comparison)]
+    checks = [*_check_bounds(config.gate, evaluation), _check_baseline(config, comparison)]
+    if champion := comparison.holdout.champion:
+        checks.append(_check_champion(comparison, champion, config.gate.champion_margin))
+    return checks
 
 
 def _worst(*outcomes: VerdictOutcome) -> VerdictOutcome:

@@ -1,0 +1,87 @@
+"""`towline selftest`: rates that the gate and the drift alarm have on a made table where the truth is known."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.support.checks import at_least_one
+from towline.config import build_config
+from towline.selftest.measurement import run_selftest
+from towline.selftest.rates import MeasuredRate, SelftestResult, measure_rate, smallest_detected, wilson_interval
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a table of 1,500 rows."""
+    folder, rng = tmp_path_factory.mktemp("selftest"), np.random.default_rng(7)
+    x, colour = rng.normal(size=1500), rng.choice(["red", "green", "blue"], 1500)
+    table = pd.DataFrame({"x": x, "colour": colour, "y": 5 * x + (colour == "red") + rng.normal(size=1500)})
+    table.to_parquet(folder / "table.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(project: Path) -> SelftestResult:
+    """The self-test of a linear model."""
+    raw = {"name": "made", "data": {"source": "table.parquet", "target": "y"}, "candidates": ["linear"]}
+    return run_selftest(build_config({**raw, "evaluation": {"resamples": 50}}, "test"), project)
+
+
+def rates(result: SelftestResult, part: str, case: str) -> list[MeasuredRate]:
+    return at_least_one([rate for rate in result.rates if rate.part == part and case in rate.case])
+
+
+def test_the_champion_passes_against_itself_and_a_constant_never_does(result: SelftestResult) -> None:
+    """The two cases whose rates are certain."""
+    (itself,) = rates(result, "gate", "itself")
+    (constant,) = rates(result, "gate", "a constant")
+    assert (itself.rate, constant.rate) == (1.0, 0.0)
+
+
+def test_a_larger_loss_is_detected_more_often(result: SelftestResult) -> None:
+    """The largest simulated loss never passes and always fails; the report names the smallest loss that is detected."""
+    passing = [rate for rate in rates(result, "gate", "mae worse") if rate.event == "passes"]
+    failing = [rate for rate in rates(result, "gate", "mae worse") if rate.event == "fails"]
+    assert passing[-1].rate == 0.0
+    assert failing[-1].rate == 1.0 >= failing[0].rate
+    assert "the smallest loss" in result.notes[0]
+
+
+def test_planted_drift_is_detected_and_no_drift_is_not(result: SelftestResult) -> None:
+    """Windows of the table itself raise few alarms; a shift by two standard deviations always raises one."""
+    (quiet,) = rates(result, "drift", "no drift")
+    assert quiet.low <= 0.1
+    assert "4 a year" in quiet.promise
+    assert [rate.rate for rate in rates(result, "drift", "shifted")][-1] == 1.0
+
+
+def test_nothing_remains_of_a_self_test(result: SelftestResult, project: Path) -> None:
+    """The project has no store afterwards."""
+    assert result.candidate == "linear"
+    assert [path.name for path in project.iterdir()] == ["table.parquet"]
+
+
+def test_wilson_interval() -> None:
+    """The values of Brown, Cai & DasGupta (2001): never outside 0 to 1, and wide for few trials."""
+    assert wilson_interval(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert wilson_interval(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_the_smallest_detected_effect() -> None:
+    """An effect counts only if all larger ones are detected too."""
+    detected = [(0.1, 3), (0.2, 9), (0.3, 5), (0.4, 10), (0.5, 10)]
+    measured = [
+        measure_rate("drift", "x", "y", [True] * count + [False] * (10 - count), effect=e) for e, count in detected
+    ]
+    assert smallest_detected(measured) == 0.4
+    assert smallest_detected(measured[:1]) is None
+
+
+def test_paths_start_at_the_project(tmp_path: Path) -> None:
+    """A table that does not exist is an error before anything is fitted."""
+    config = build_config({"name": "made", "data": {"source": "none.csv", "target": "y"}}, "test")
+    with pytest.raises(Exception, match="no such file"):
+        run_selftest(config, tmp_path)

@@ -1,0 +1,125 @@
+"""The measurement of a pipeline: one model is fitted as the champion, then the gate and the drift alarm are measured.
+
+Everything happens in a temporary folder: no run, version or release is left behind.
+"""
+
+import tempfile
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from towline import files
+from towline.config import PipelineConfig, Settings
+from towline.data import sources, splits
+from towline.data.schema.contract import Contract
+from towline.data.schema.inference import infer_contract
+from towline.data.workspace import Workspace, open_workspace
+from towline.errors import FitError
+from towline.promotion.gate import Holdout
+from towline.release.reference import build_reference
+from towline.selftest.drift_rates import measure_drift
+from towline.selftest.gate_rates import NoisyModel, measure_gate
+from towline.selftest.rates import MeasuredRate, SelftestResult
+from towline.steps import step
+from towline.training.evaluation.holdout import Evaluation, evaluate, load_evaluation_predictions
+from towline.training.evaluation.metrics import predict
+from towline.training.final_fit import FittedModel, fit, training_rows
+from towline.training.history import fit_history
+from towline.training.model_selection.budget import FitPlan
+from towline.training.model_selection.config_checks import check_config
+from towline.training.model_selection.cross_validation import (
+    CrossValidationResult,
+    check_candidates,
+    cross_validate,
+)
+
+NOISE = (0.1, 0.3)  # shares of wrong labels
+
+
+def run_selftest(config: PipelineConfig, project: Path, as_of: datetime | None = None) -> SelftestResult:
+    """Measures the gate and the drift alarm of a pipeline on its own table.
+
+    The last candidate that is no ensemble is fitted, without a search: its errors are those of the table.
+
+    Args:
+        config: of the pipeline.
+        project: folder that relative paths start from.
+        as_of: ignore later rows.
+
+    Raises:
+        ConfigError: the config cannot be used.
+        DataError: the table cannot be read.
+        FitError: the candidate cannot be fitted.
+    """
+    check_config(config)
+    with tempfile.TemporaryDirectory(prefix="towline-selftest-") as scratch:
+        settings = Settings(project=project, store=Path(scratch), tracking_uri="", ledger_url="")
+        with step("load") as progress:
+            work = _prepare(config, settings, as_of)
+            progress.note = f"{work.dataset.rows:,} rows"
+        with step("fit") as progress:
+            chosen, fitted, evaluation = _fit_champion(work, config)
+            progress.note = f"{chosen.candidate}: {evaluation.primary} {evaluation.metrics[evaluation.primary].text()}"
+        with step("measure gate") as progress:
+            rates, notes = _measure_gate(work, config, chosen, fitted, evaluation)
+            progress.note = f"{len(rates)} rates"
+        with step("measure drift alarm") as progress:
+            release = _write_reference(work, config, fitted, Path(scratch) / "reference")
+            like_reference = work.subset("train" if config.by_time else "holdout").rows
+            drift_rates, drift_notes = measure_drift(config, release, work.contract(), like_reference)
+            progress.note = f"{len(drift_rates)} rates"
+    return SelftestResult(
+        model=config.name,
+        candidate=chosen.candidate,
+        rates=(*rates, *drift_rates),
+        notes=(*notes, *drift_notes, "drift: the inputs are measured, without the predictions"),
+    )
+
+
+def _prepare(config: PipelineConfig, settings: Settings, as_of: datetime | None) -> Workspace:
+    dataset = sources.load_dataset(config.data, settings.project, settings.store, as_of, config.privacy.pii)
+    work = open_workspace(config, dataset, settings.project, settings.store, as_of)
+    contract = infer_contract(work.table(), config, work.dataset.formats, work.lookups(config))
+    work.save(Contract.FILE, contract)
+    check_candidates(config, contract)
+    splits.split_table(work, config)
+    return work
+
+
+def _fit_champion(work: Workspace, config: PipelineConfig) -> tuple[CrossValidationResult, FittedModel, Evaluation]:
+    candidate = config.single_candidates[-1].model_copy(update={"search": None})
+    single = config.model_copy(update={"candidates": (candidate,)})
+    chosen = cross_validate(work, single, candidate, FitPlan())
+    if chosen.failed:
+        raise FitError(chosen.failed, where=f"candidates.{candidate.name}", remedy="correct its params")
+    fitted = fit(work, single, chosen)
+    return chosen, fitted, evaluate(work, single, fitted)
+
+
+def _measure_gate(
+    work: Workspace,
+    config: PipelineConfig,
+    chosen: CrossValidationResult,
+    fitted: FittedModel,
+    evaluation: Evaluation,
+) -> tuple[list[MeasuredRate], list[str]]:
+    holdout, train = work.subset("holdout"), work.subset("train")
+    truth, champion, baseline = load_evaluation_predictions(work)
+    compared = Holdout(work.contract(), holdout.rows, truth, champion, baseline)
+    rng, noisy = np.random.default_rng(config.seed), []
+    for share in NOISE:
+        labels = train.labels.copy()
+        wrong = rng.permutation(len(labels))[: round(share * len(labels))]
+        labels[wrong] = labels[rng.permutation(wrong)]  # the labels of other rows
+        model = fit_history(config, work.contract(), chosen, fitted.history, train._replace(labels=labels)).model
+        noisy.append(NoisyModel(share, predict(model, holdout.features, work.contract())))
+    return measure_gate(config, evaluation, compared, noisy, baseline)
+
+
+def _write_reference(work: Workspace, config: PipelineConfig, fitted: FittedModel, folder: Path) -> Path:
+    """The files that the drift detector reads."""
+    files.write(folder / Contract.FILE, work.contract().model_dump_json())
+    for name, content in build_reference(work, config, training_rows(work, config, fitted)).items():
+        files.write(folder / name, content)
+    return folder
