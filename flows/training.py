@@ -93,7 +93,7 @@ def training_flow(
             verdict = build_image(work, config, settings, version, release, verdict, provenance)
         entry = decide_promotion(config, settings, version, release, verdict, provenance)
         note = update_mlflow(work, settings, version, release, verdict)
-        if entry.event == "passed":
+        if entry.event == "passed" and config.approval is None:  # else the last approval begins the rollout
             note = " ".join(filter(None, (begin_rollout(config, settings, entry), note)))
         outcome = summarize(
             entry,

@@ -22,7 +22,7 @@ def begin_rollout(config: PipelineConfig, settings: Settings, entry: Entry) -> s
     """Begins the rollout of a version that has passed; returns how it goes on."""
     with step("begin rollout") as progress:
         ledger = open_ledger(settings)
-        if config.rollout is None or config.approval is not None:  # the last approval begins it
+        if config.rollout is None:
             return ""
         try:
             rollout = rollout_start.begin_rollout(
