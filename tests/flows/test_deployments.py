@@ -88,7 +88,7 @@ def age(run: "FlowRun") -> dt.timedelta:
 
 def test_cron_lines_become_scheduled_runs(client: "SyncPrefectClient") -> None:
     """Prefect's scheduler creates runs for each flow with a cron line, in its time zone, and none for others."""
-    training, drift, quality, reaction, _ = deploy(config("laid-out", drift="30 2 * * *", timezone="Europe/Berlin"))
+    training, drift, quality, reaction, *_ = deploy(config("laid-out", drift="30 2 * * *", timezone="Europe/Berlin"))
     slots = [run.expected_start_time.astimezone(BERLIN) for run in scheduled(client, drift) if run.expected_start_time]
     assert {(slot.hour, slot.minute) for slot in slots} <= {(2, 30), (1, 30)}  # 1:30 in the night without a 2:30
     assert scheduled(client, quality)

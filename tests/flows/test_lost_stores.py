@@ -188,6 +188,16 @@ def test_a_locked_mlflow_store_gives_a_note(pipeline: Pipeline, monkeypatch: pyt
     assert pipeline.mirrored() == ({"1": "1"}, {"champion": "1"})
 
 
+def accept_ledger(pipeline: Pipeline, reason: str) -> None:
+    """A run on a ledger that lost rows is refused; its remedy, with a reason, accepts the ledger as it is."""
+    done = pipeline.towline("run", pipeline.config, "--set", "seed=99", "--json")
+    assert done.code == 6, done.out + done.err
+    assert "rows were removed" in done.json["what"]
+    words = shlex.split(done.json["remedy"].rpartition(": ")[2].replace("'...'", shlex.quote(reason)))
+    done = pipeline.towline(*words[1:])
+    assert "signed and anchored" in done.err or "the anchor of its last row is removed" in done.err, done.err
+
+
 def test_a_lost_ledger_is_reported(pipeline: Pipeline) -> None:
     """Every command reports the loss with a remedy, which works as written."""
     pipeline.run()
@@ -211,6 +221,7 @@ def test_a_lost_ledger_is_reported(pipeline: Pipeline) -> None:
     pipeline.store.joinpath("ledger.db").unlink()
     remedy = pipeline.towline("models", "--json").json["remedy"]
     subprocess.run(shlex.split(remedy.rpartition(": ")[2]), check=True)
+    accept_ledger(pipeline, "the ledger was lost")
     assert pipeline.run()["version"] == 1
     assert pipeline.towline("models", "--json").json[0]["version"] == 1
     assert pipeline.whole()
@@ -222,6 +233,7 @@ def test_an_old_backup_of_the_ledger_gives_no_number_twice(pipeline: Pipeline) -
     shutil.copy(pipeline.store / "ledger.db", pipeline.store / "yesterday")
     lost = pipeline.run()
     pipeline.store.joinpath("yesterday").rename(pipeline.store / "ledger.db")
+    accept_ledger(pipeline, "yesterday's ledger was restored")
     assert pipeline.towline("promote", f"{MODEL}@2", "--reason", "x").code == 2
     done = pipeline.run(*REFUSED)
     assert (lost["version"], done["version"], done["event"]) == (2, 3, "refused")

@@ -41,7 +41,11 @@ def verify(name: str | None, accept: bool, reason: str | None, as_json: bool) ->
             "--accept and --reason belong together", where="command line", remedy=f"add {missing}, or leave both out"
         )
     if accept and reason:
-        for row in accountability.accept(name, reason=reason):
+        rows = accountability.accept(name, reason=reason)
+        if name and not rows:  # the ledger was lost: the model is not known any more
+            click.echo(f"{name}: the ledger has no row, so the anchor of its last row is removed", err=True)
+            name = None
+        for row in rows:
             click.echo(f"{row.model}: {row.seq} rows are signed and anchored; recorded as row {row.seq}", err=True)
     checks = accountability.verify(name)
     emit([check.model_dump() for check in checks], as_json, lambda: "\n".join(_lines(checks)))
