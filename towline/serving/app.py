@@ -165,11 +165,15 @@ class RouteHandlers:
         self._options, self._reloader, self._log = options, reloader, log
         self._thread_batcher = ThreadBatcher()
         self._micro_batcher = MicroBatcher()
-        self.metrics = Metrics(
-            log, lambda: self._thread_batcher.depth, lambda: reloader.model, lambda: reloader.rejections
-        )
         self._challenger_batcher = ThreadBatcher()
         self._arms = RolloutArms(self._score, self._score_challenger, f"{os.getpid()}-{secrets.token_hex(4)}")
+        self.metrics = Metrics(
+            log,
+            lambda: self._thread_batcher.depth,
+            lambda: reloader.model,
+            lambda: reloader.rejections,
+            self._arms.count_rows,
+        )
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="towline-parse")
         self._pending_reads = 0
         self._openapi_cache: tuple[Model, dict[str, Any]] | None = None

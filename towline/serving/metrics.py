@@ -46,6 +46,7 @@ class Metrics:
         queued_rows: returns how many rows wait to be scored.
         current_model: returns the model that answers.
         rejections: returns how many releases were rejected.
+        rollout_rows: returns the rows of the present rollout by (arm, outcome), since its start.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class Metrics:
         queued_rows: Callable[[], int],
         current_model: "Callable[[], Model | None]",
         rejections: Callable[[], int],
+        rollout_rows: Callable[[], Mapping[tuple[str, str], int]] = dict,
     ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.in_flight = 0
         self._log, self._queued_rows = log, queued_rows
-        self._current_model, self._rejections = current_model, rejections
+        self._current_model, self._rejections, self._rollout_rows = current_model, rejections, rollout_rows
+        self._flushed_rollout_rows: dict[tuple[str, str], int] = {}
         self._worker = str(os.getpid())
         self._durations: dict[tuple[str, int, str], list[float]] = {}
         self._error_counts: CountDict[str] = CountDict()
@@ -86,6 +89,7 @@ class Metrics:
             "input_oddities", "Input values that were null, out of range or unseen in training.",
             "version", "column", "what",
         )  # fmt: skip
+        self._rollout = counter("rollout_rows", "Rows of rollouts by version and outcome.", "arm", "outcome")
         self._labels = counter("predicted_labels", "Predicted labels.", "version", "label")
         self._flight = gauge("in_flight", "Requests in progress.")
         self._depth = gauge("queue_depth", "Rows waiting to be scored or logged.", "queue")
@@ -142,6 +146,10 @@ class Metrics:
                 for label, count in CountDict(map(str, answers)).items():
                     self._labels.labels(version, label).inc(count)
             answers.clear()
+        for key, count in self._rollout_rows().items():
+            before = self._flushed_rollout_rows.get(key, 0)
+            self._rollout.labels(*key).inc(count - before if count >= before else count)  # less: another rollout began
+            self._flushed_rollout_rows[key] = count
         _drain(self._error_counts, self._errors.labels)
         _drain(self._row_counts, self._input.labels)
         _drain(self._anomaly_counts, lambda key: self._oddities.labels(*key))

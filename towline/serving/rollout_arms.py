@@ -101,6 +101,19 @@ class RolloutArms:
         """Why the challenger does not answer any more; empty if it may."""
         return self._stopped
 
+    def count_rows(self) -> dict[tuple[str, str], int]:
+        """Rows by arm and outcome: answered to clients, failed, compared in shadow, with another answer; none without a rollout."""
+        if not self._id:
+            return {}
+        counts = self.counts
+        return {
+            ("champion", "answered"): counts.champion_rows,
+            ("challenger", "answered"): counts.challenger_rows,
+            ("challenger", "failed"): counts.failures,
+            ("challenger", "compared"): counts.compared,
+            ("challenger", "disagreed"): counts.disagreements,
+        }
+
     async def answer(
         self, active: ActiveRollout, champion: "Model", rows: Rows, canonical: list[Row], request_id: str, pin: int = 0
     ) -> Answer:

@@ -331,3 +331,11 @@ def test_a_rollout_from_an_earlier_champion_is_ignored(service: RunningService, 
     begin(100.0)
     service.live.model = model(tmp_path / "newest", 5, offset=7.0)
     assert ask(service, 10.0)["predictions"] == [27.0]
+
+
+def test_prometheus_counts_rows_by_arm(service: RunningService, begin: Begin) -> None:
+    begin(100.0)
+    ask(service, 1.0, 2.0, 3.0)
+    text = service.client.get("/metrics").text
+    assert 'towline_rollout_rows_total{arm="challenger",outcome="answered"} 3.0' in text
+    assert 'towline_rollout_rows_total{arm="champion",outcome="answered"} 0.0' in text
