@@ -102,7 +102,7 @@ class RolloutArms:
         return self._stopped
 
     def count_rows(self) -> dict[tuple[str, str], int]:
-        """Rows by arm and outcome: answered to clients, failed, compared in shadow, with another answer; none without a rollout."""
+        """Rows by arm and outcome: answered to clients, failed, compared in shadow, with another answer."""
         if not self._id:
             return {}
         counts = self.counts
