@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from towline.inference.predictor import Model
     from towline.prediction_log.shadow_log import ShadowLog
 
+WARNING_INTERVAL_S = 60.0  # between two warnings that counts cannot be exchanged
 INTERVAL_S = 0.5  # between two exchanges of counts with other workers
 TIMEOUT_S = 1.0  # after which the champion answers instead of a challenger that is not compiled
 MAX_TIMED_ROWS = 8  # rows up to which the durations of two requests are comparable
@@ -155,18 +156,21 @@ class RolloutArms:
 
     async def run_periodically(self, current: Callable[[], ActiveRollout | None]) -> None:
         """Makes shadow answers and exchanges counts until it is cancelled."""
-        exchanged = 0.0
+        loop, exchanged, warned = asyncio.get_running_loop(), 0.0, -WARNING_INTERVAL_S
         while True:
             await asyncio.sleep(0.02 if self._shadow else INTERVAL_S / 2)
             try:
                 if (active := current()) is not None:
                     self._follow(active)
                 await self._shadow.answer(self._record_shadow)
-                if time.monotonic() - exchanged >= INTERVAL_S:
+                is_used = active is not None or self.counts != self._saved
+                if is_used and time.monotonic() - exchanged >= INTERVAL_S:
                     exchanged = time.monotonic()
-                    self.exchange()
-            except Exception:
-                _logger.exception("the rollout's counts cannot be exchanged")
+                    await loop.run_in_executor(None, self.exchange)  # a disk that is slow delays no request
+            except Exception as error:  # noqa: BLE001 - a rollout must not end the service
+                if time.monotonic() - warned >= WARNING_INTERVAL_S:
+                    warned = time.monotonic()
+                    _logger.warning("the counts of the rollout are not shared with other workers: %s", error)
 
     def exchange(self) -> None:
         """Writes the counts of this worker, reads those of the others, and stops a challenger that fails."""
@@ -182,7 +186,7 @@ class RolloutArms:
         self._stopped = self._stopped or stop_reason(self._folder)
         self._check_challenger(active)
         if len(self._durations) >= _MIN_DURATIONS:
-            usual = statistics.median(self._durations)
+            usual = statistics.median(list(self._durations))
             self._slow_limit = max(usual * SLOW_FACTOR, usual + SLOW_MARGIN_S)
 
     def close(self) -> None:
