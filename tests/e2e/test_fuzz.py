@@ -36,7 +36,7 @@ class FuzzedService:
             rate=None, allowed_hosts=(), cors_origins=(), max_body=100_000, max_rows=500, certificate=None,
             host="127.0.0.1", port=8080,
         )  # fmt: skip
-        live = SimpleNamespace(model=model, ready=True, reason="")
+        live = SimpleNamespace(model=model, ready=True, reason="", rollout=None)
         self.app: ServingApp = create_app(options, live, FakeKeys(), FakeLog())  # type: ignore[arg-type]
         self.model = model
         self.statuses: Counter[int] = Counter()
