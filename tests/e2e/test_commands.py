@@ -95,7 +95,7 @@ def test_a_run_prints_only_steps_and_a_summary(ran: tuple[str, str]) -> None:
         r"  (candidate|holdout) +.*",
         r"  [→ ] [\w-]+ +[-\d.]+ ± [\d.]+ +[\d.]+ +–",
         r"  \w+ +[-\d.]+ +(–|[-\d.]+ … [-\d.]+)",
-        r"  [✓✗?] \w+: .+",
+        r"  [✓✗?] [\w-]+: .+",
         r"next",
         r"  [A-Za-z ]+  +(from )?towline .+",
     )
