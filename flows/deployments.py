@@ -52,7 +52,12 @@ def deployments(
         ConfigError: a cron line of the schedule is not valid.
     """
     schedule = config.schedule
-    cron_lines = {"training": schedule.train, "drift": schedule.drift, "quality": schedule.quality}
+    cron_lines = {
+        "training": schedule.train,
+        "drift": schedule.drift,
+        "quality": schedule.quality,
+        "rollout": schedule.rollout,
+    }
     result = []
     for flow in FLOWS:
         name, line = flow.name, cron_lines.get(flow.name)

@@ -155,6 +155,7 @@ def test_another_worker_resumes_the_run_of_a_lost_worker(team: Team) -> None:
         "drift": [("0 2 * * *", {})],
         "quality": [("0 4 * * *", {})],
         "reaction": [],
+        "rollout": [],
         "scoring": [],
     }
     assert {(deployment["limit"], deployment["work_pool_name"]) for deployment in deployed.values()} == {(1, POOL)}

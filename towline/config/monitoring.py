@@ -188,6 +188,9 @@ class ScheduleConfig(Frozen):
     train: str | None = Field(None, description="e.g. 0 3 * * 0")
     drift: str | None = "0 2 * * *"
     quality: str | None = "0 4 * * *"
+    rollout: str | None = Field(
+        None, description="of rollout evaluations, for pools of workers; towline up needs none: see rollout.every"
+    )
     timezone: str = "UTC"
 
     @field_validator("timezone")
