@@ -37,20 +37,20 @@ Source = bytes | pd.DataFrame | None
 def taxis(rows: int = 150) -> pd.DataFrame:
     rng = np.random.default_rng(7)
     miles = rng.gamma(2.0, 2.0, rows).round(2)
-    tariff = rng.choice(["day", "night"], rows)
-    fare = (3 + 2.5 * miles + 2 * (tariff == "night") + rng.normal(0, 0.5, rows)).round(2)
+    time_of_day = rng.choice(["day", "night"], rows)
+    price = (3 + 2.5 * miles + 2 * (time_of_day == "night") + rng.normal(0, 0.5, rows)).round(2)
     start = pd.Timestamp("2024-03-01") + pd.to_timedelta(np.arange(rows), unit="h")
-    return pd.DataFrame({"start": start, "miles": miles, "tariff": tariff, "fare": fare})
+    return pd.DataFrame({"start": start, "miles": miles, "time_of_day": time_of_day, "price": price})
 
 
 def paid(table: pd.DataFrame) -> pd.DataFrame:
     """The same rows with a class to predict, half yes and half no, in turns."""
-    return table.drop(columns="fare").assign(tip=np.where(np.arange(len(table)) % 2, "yes", "no"))
+    return table.drop(columns="price").assign(tip=np.where(np.arange(len(table)) % 2, "yes", "no"))
 
 
 RAW: dict[str, Any] = {
     "name": "taxis",
-    "data": {"source": "taxis.csv", "target": "fare", "time": "start"},
+    "data": {"source": "taxis.csv", "target": "price", "time": "start"},
     "candidates": ["linear"],
     "cross_validation": {"folds": 3},
 }
@@ -70,25 +70,25 @@ def _where(column: str, value: object, row: int = 12) -> pd.DataFrame:
 BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
     "missing file": (None, RAW, 2, ["no such file", "taxis.csv", "data.source"]),
     "empty file": (b"", RAW, 2, ["the file is empty", "taxis.csv", "header"]),
-    "header only": (b"start,miles,tariff,fare\n", RAW, 2, ["a header, but no row", "taxis.csv"]),
+    "header only": (b"start,miles,time_of_day,price\n", RAW, 2, ["a header, but no row", "taxis.csv"]),
     "wrong separator": (csv(taxis(), sep=";"), RAW, 2, ["';'", "taxis.csv:1", "set data.separator to ';'"]),
     "not UTF-8": (
-        csv(taxis()).replace(b"tariff,", b"\xed\xee\xf7\xfc,", 1),  # bytes of a text in Windows-1251
+        csv(taxis()).replace(b"time_of_day,", b"\xed\xee\xf7\xfc,", 1),  # bytes of a text in Windows-1251
         RAW,
         2,
         ["0xed", "taxis.csv:1", "iconv"],
     ),
     "duplicate columns": (
-        csv(taxis()).replace(b"tariff,", b"miles,", 1),
+        csv(taxis()).replace(b"time_of_day,", b"miles,", 1),
         RAW,
         2,
         ["several columns have the same name: 'miles'", "rename or remove"],
     ),
     "target missing": (
-        taxis().rename(columns={"fare": "fares"}), RAW, 2, ["no column 'fare'", "data.target", "did you mean fares?"],
+        taxis().rename(columns={"price": "prices"}), RAW, 2, ["no column 'price'", "data.target", "did you mean prices?"],
     ),
-    "target all null": (taxis().assign(fare=None), RAW, 2, ["fare", "150 rows", "data.target"]),
-    "target constant": (taxis().assign(fare=9.5), RAW, 3, ["fare", "two different values", "observed 1"]),
+    "target all null": (taxis().assign(price=None), RAW, 2, ["price", "150 rows", "data.target"]),
+    "target constant": (taxis().assign(price=9.5), RAW, 3, ["price", "two different values", "observed 1"]),
     "class constant": (paid(taxis()).assign(tip="yes"), TIP, 3, ["tip", "two different values", "observed 1"]),
     "one class in a fold": (
         paid(taxis()).assign(tip=["yes"] * 75 + ["no", "yes"] * 37 + ["no"]), TIP, 3,
@@ -97,7 +97,7 @@ BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
     "column all null": (taxis().assign(miles=None), RAW, 3, ["miles", "data.drop"]),
     "numbers that are too large": (_where("miles", 1e200), RAW, 3, ["miles", "row 12: 1e+200", "null"]),
     "many rows without a target": (
-        taxis().assign(fare=np.where(np.arange(150) < 60, np.nan, 9.5)), RAW, 2,
+        taxis().assign(price=np.where(np.arange(150) < 60, np.nan, 9.5)), RAW, 2,
         ["40.0% of the rows have no target", "data.max_unlabelled: 0.4"],
     ),
     "dates that do not parse": (
@@ -116,7 +116,7 @@ BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
         ["mae is not a metric of this task", "gate.max.mae", "use one of roc_auc"],
     ),
     "bad YAML": (
-        taxis(), "name: taxis\ndata:\n  source: [taxis.csv\n  target: fare\n", 2, ["line 3", "taxis.yaml:4"],
+        taxis(), "name: taxis\ndata:\n  source: [taxis.csv\n  target: price\n", 2, ["line 3", "taxis.yaml:4"],
     ),
     "a program as estimator": (
         taxis(), {**RAW, "candidates": ["linear", {"estimator": "subprocess.Popen", "params": {"args": ["true"]}}]}, 2,

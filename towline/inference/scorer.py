@@ -4,7 +4,7 @@ A release with a compiled plan is scored by ``CompiledScorer``, any other releas
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from towline.data.schema.contract import Contract
@@ -31,11 +31,21 @@ def slice_predictions(predictions: RowPredictions, start: int, end: int) -> RowP
     return RowPredictions(predictions.predictions[start:end], probabilities)
 
 
-def check_finite(predictions: RowPredictions) -> None:
-    """Raises ArithmeticError if a prediction or a probability is NaN or infinite."""
-    values = predictions.predictions if predictions.probabilities is None else map(sum, predictions.probabilities)
-    if not all(value.__class__ is not float or math.isfinite(value) for value in values):
-        raise ArithmeticError("an answer is not finite")
+def split_predictions(predictions: RowPredictions, sizes: Iterable[int]) -> list[RowPredictions]:
+    """The predictions of consecutive parts, by their numbers of rows."""
+    parts, start = [], 0
+    for size in sizes:
+        parts.append(slice_predictions(predictions, start, start + size))
+        start += size
+    return parts
+
+
+def find_nonfinite(predictions: RowPredictions) -> list[int]:
+    """The numbers of the rows with a prediction or a probability that is NaN or infinite."""
+    probabilities = predictions.probabilities
+    values = predictions.predictions if probabilities is None else map(sum, probabilities)
+    # value - value is 0 for finite numbers only
+    return [row for row, value in enumerate(values) if value.__class__ is float and value - value != 0.0]
 
 
 class Scorer(Protocol):

@@ -284,7 +284,7 @@ def _evidence(
 ) -> RolloutEvidence:
     return RolloutEvidence(
         champion=ArmCounts(counts.champion_rows + counts.champion_errors, counts.champion_errors, 0),
-        challenger=ArmCounts(counts.attempts, counts.failures, 0),
+        challenger=ArmCounts(counts.attempts, counts.failures - counts.nonfinite, counts.nonfinite),
         weight_history=periods,
         disagreements=counts.disagreements,
         compared=counts.compared,

@@ -211,7 +211,7 @@ def sample_ratio_evidence(periods: Iterable[tuple[float, int, int]]) -> float:
     """The evidence, a natural logarithm, that assignments do not have the expected shares.
 
     It ever exceeds ``log(1 / alpha)`` with a probability of at most ``alpha`` if they have. Periods in which all
-    assignments go to one arm say nothing.
+    assignments go to one arm are not counted.
 
     Args:
         periods: expected share of the second arm, 0 to 1; assignments to the first and to the second arm.

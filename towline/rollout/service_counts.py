@@ -6,7 +6,6 @@ killed leaves its last counts. ``stopped.json`` takes the challenger out in ever
 
 import json
 import logging
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from towline import files
 from towline.config import RolloutConfig
 from towline.errors import TowlineError
+from towline.rollout.confidence_sequences import rate_limits
 
 STOP_PROBABILITY = 0.01  # of stopping a challenger whose rates are exactly the accepted ones
 MAX_SLOW_EXCESS = 0.2  # accepted share of slow answers above that of the champion
@@ -31,7 +31,8 @@ class ServiceCounts:
         champion_rows, challenger_rows: rows answered to clients by each version.
         champion_errors: requests for the champion that failed with a 5xx error.
         attempts: rows that the challenger was asked, also in shadow.
-        failures: those of them that it could not answer: an exception, or a number that is not finite.
+        failures: those of them that it could not answer: an exception, no answer in time, or an infinite number or NaN.
+        nonfinite: those of the failures with an infinite number or NaN.
         shadow_attempts, shadow_failures: those of the attempts and failures that were in shadow.
         timed, champion_timed: answers to clients whose duration was measured.
         slow, champion_slow: those of them that took 1.5 times as long as the champion's median, and 0.5 ms longer.
@@ -47,6 +48,7 @@ class ServiceCounts:
     champion_errors: int = 0
     attempts: int = 0
     failures: int = 0
+    nonfinite: int = 0
     shadow_attempts: int = 0
     shadow_failures: int = 0
     timed: int = 0
@@ -66,48 +68,27 @@ class ServiceCounts:
         The tests may be repeated after each row: the probability that one of them ever stops a challenger whose rates
         are at most the accepted ones is ``STOP_PROBABILITY``.
         """
-        needed = math.log(3 / STOP_PROBABILITY)
         # apart, since a fault that comes and goes is rarer in shadow, where a failed batch is asked row by row
         shadow = self.shadow_failures, self.shadow_attempts
         clients = self.failures - self.shadow_failures, self.attempts - self.shadow_attempts
         for failures, attempts in (clients, shadow):
-            if excess_evidence(failures, attempts, config.max_error_rate) >= needed:
-                return (
-                    f"{failures} of {attempts} answers failed or are not finite, more than {config.max_error_rate:.2%}"
-                )
+            if _is_above(failures, attempts, config.max_error_rate):
+                limit = f"more than {config.max_error_rate:.2%}"
+                return f"{failures} of {attempts} answers failed or are not finite, {limit}"
         if self.champion_timed < MIN_TIMED:
             return ""
         usual = self.champion_slow / self.champion_timed
-        if excess_evidence(self.slow, self.timed, min(usual + MAX_SLOW_EXCESS, 0.9)) >= needed:
+        if _is_above(self.slow, self.timed, usual + MAX_SLOW_EXCESS):
             return f"{self.slow / self.timed:.0%} of {self.timed} answers are slow, of the champion's {usual:.0%}"
         return ""
 
 
+def _is_above(events: int, trials: int, accepted: float) -> bool:
+    """Whether the probability of an event is above the accepted one, by a confidence sequence."""
+    return events > accepted * trials and rate_limits(events, trials, STOP_PROBABILITY / 3).lower > accepted
+
+
 _NAMES = tuple(field.name for field in fields(ServiceCounts))
-
-
-def excess_evidence(events: int, trials: int, rate: float) -> float:
-    """The evidence, a natural logarithm, that an event is more probable than ``rate``.
-
-    It is the likelihood ratio of a mixture of three higher rates against ``rate``: a test martingale (Ville 1939), so
-    for a probability of at most ``rate`` it ever exceeds ``log(1 / alpha)`` with a probability of at most ``alpha``.
-
-    Args:
-        events: how often it happened, 0 to ``trials``.
-        trials: how often it could have happened.
-        rate: accepted probability, between 0 and 1.
-
-    Example:
-        >>> excess_evidence(3, 3, 0.01) > excess_evidence(3, 300, 0.01)
-        True
-    """
-    alternatives = (rate + (1 - rate) * share for share in (0.03, 0.2, 0.9))
-    terms = [
-        events * math.log(higher / rate) + (trials - events) * math.log((1 - higher) / (1 - rate))
-        for higher in alternatives
-    ]
-    largest = max(terms)
-    return largest + math.log(sum(math.exp(term - largest) for term in terms) / len(terms))
 
 
 def write_counts(folder: Path, worker: str, counts: ServiceCounts) -> None:

@@ -26,7 +26,7 @@ from towline.data.example_row import example_row
 from towline.data.schema.rows import InputAnomaly, Row
 from towline.errors import Fault
 from towline.html import content_security_policy
-from towline.inference.scorer import slice_predictions
+from towline.inference.scorer import find_nonfinite, slice_predictions
 from towline.serving import browser_access, metrics
 from towline.serving.batching import MicroBatcher, ThreadBatcher
 from towline.serving.browser_access import AllowedHosts, CorsOrigins
@@ -39,7 +39,7 @@ from towline.serving.protocols.body import Receive, decompress, is_compressed, r
 from towline.serving.protocols.json_rows import PredictionRequest, WireProtocol
 from towline.serving.protocols.strict_json import LARGE_BODY, MAX_KEYS, parse_json
 from towline.serving.rate_limit import RateLimiter
-from towline.serving.rollout_arms import ActiveRollout, RolloutArms, runs
+from towline.serving.rollout_arms import RolloutArms, RolloutRouter
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
@@ -166,13 +166,14 @@ class RouteHandlers:
         self._thread_batcher = ThreadBatcher()
         self._micro_batcher = MicroBatcher()
         self._challenger_batcher = ThreadBatcher()
-        self._arms = RolloutArms(self._score, self._score_challenger, f"{os.getpid()}-{secrets.token_hex(4)}")
+        worker = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._rollouts = RolloutRouter(self._score, self._score_challenger, worker, lambda: reloader.rollout)
         self.metrics = Metrics(
             log,
             lambda: self._thread_batcher.depth,
             lambda: reloader.model,
             lambda: reloader.rejections,
-            self._arms.count_rows,
+            self._rollouts.count_rows,
         )
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="towline-parse")
         self._pending_reads = 0
@@ -181,11 +182,11 @@ class RouteHandlers:
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         flushing = asyncio.create_task(self.metrics.flush_periodically())
-        rollouts = asyncio.create_task(self._arms.run_periodically(lambda: self._reloader.rollout))
+        rollouts = asyncio.create_task(self._rollouts.run_periodically())
         yield
         flushing.cancel()
         rollouts.cancel()
-        self._arms.close()
+        self._rollouts.close()
         self._thread_batcher.close()
         self._challenger_batcher.close()
         self._parser.shutdown(wait=False)
@@ -207,9 +208,8 @@ class RouteHandlers:
             request, canonical, anomalies = parsed
             if request.id is not None:
                 context.adopt_id(request.id)
-            active = self._reloader.rollout
-            if active is not None and active.rollout.champion == model.version:
-                return await self._answer_in_rollout(protocol, context, active, model, parsed)
+            if (arms := self._rollouts.arms(model.version)) is not None:
+                return await self._answer_in_rollout(protocol, context, arms, model, parsed)
             predictions = await self._score(model, canonical)
             _check_finite(predictions)
             response = Response(protocol.write(predictions, model, request, context.request_id))
@@ -224,27 +224,30 @@ class RouteHandlers:
         self,
         protocol: WireProtocol,
         context: RequestContext,
-        active: ActiveRollout,
+        arms: RolloutArms,
         champion: "Model",
         parsed: _ParsedRequest,
     ) -> Response:
         """The answer of the version, or of both versions, to which the rows are assigned."""
         request, canonical, anomalies = parsed
         pin = int(context.version) if context.version != str(champion.version) else self._pinned(context)
-        predictions, model, versions = await self._arms.answer(
-            active, champion, request.rows, canonical, context.request_id, pin
-        )
+        answer = await arms.answer(champion, request.rows, canonical, context.request_id, pin)
+        predictions, parts, versions = answer.predictions, answer.parts, answer.versions
         _check_finite(predictions)
+        model = champion
+        if len(parts) == 1:
+            model = parts[0].model
+        else:
+            request = request._replace(versions=versions)
         context.version = str(model.version)
-        body = protocol.write(predictions, model, request._replace(versions=versions), context.request_id)
+        body = protocol.write(predictions, model, request, context.request_id)
         self.metrics.count_predictions(model, context.version, predictions, anomalies)
         if self._log is not None:
-            models, now = {champion.version: champion, active.rollout.challenger: active.challenger}, time.time()
-            for first, end, version in runs(versions or [model.version] * len(request.rows)):
-                part = predictions if not versions else slice_predictions(predictions, first, end)
-                self._log.write(context.request_id, now, models[version], request.rows[first:end], part, first)
-        shown = versions or (model.version,)
-        header = (b"x-towline-version", ",".join(map(str, shown)).encode())
+            now = time.time()
+            for first, end, part_model in parts:
+                part = predictions if len(parts) == 1 else slice_predictions(predictions, first, end)
+                self._log.write(context.request_id, now, part_model, request.rows[first:end], part, first)
+        header = (b"x-towline-version", ",".join(map(str, versions)).encode())
         return Response(body, headers=(header,))
 
     async def ready(self, context: RequestContext) -> Response:
@@ -412,15 +415,9 @@ def _check_content_type(headers: Mapping[bytes, bytes], protocol: WireProtocol) 
 
 def _check_finite(predictions: "RowPredictions") -> None:
     """Refuses NaN and infinities, which JSON cannot represent."""
-    probabilities = predictions.probabilities
-    values = predictions.predictions if probabilities is None else map(sum, probabilities)
-    faults = [
-        Fault(row, "", "the prediction is not finite")
-        for row, value in enumerate(values)
-        if value.__class__ is float and value - value != 0.0  # true for NaN and infinities only
-    ]
-    if faults:
-        raise Problem("unanswerable", "a prediction is not a finite number", faults=tuple(faults))
+    if rows := find_nonfinite(predictions):
+        faults = tuple(Fault(row, "", "the prediction is not finite") for row in rows)
+        raise Problem("unanswerable", "a prediction is not a finite number", faults=faults)
 
 
 def _address(context: RequestContext, options: "ServeOptions") -> str:

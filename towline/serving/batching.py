@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from towline.inference.scorer import RowPredictions, slice_predictions
+from towline.inference.scorer import RowPredictions, split_predictions
 from towline.serving.problems import Problem
 
 if TYPE_CHECKING:
@@ -126,9 +126,4 @@ def _score_jobs(jobs: list[_Job]) -> list[RowPredictions | Exception]:
         answer = jobs[0].model.predict_canonical([row for job in jobs for row in job.rows])
     except Exception as error:  # noqa: BLE001 - becomes the result of the job that caused it
         return [error] if len(jobs) == 1 else [_score_jobs([job])[0] for job in jobs]
-    results: list[RowPredictions | Exception] = []
-    start = 0
-    for job in jobs:
-        results.append(slice_predictions(answer, start, start + len(job.rows)))
-        start += len(job.rows)
-    return results
+    return [*split_predictions(answer, (len(job.rows) for job in jobs))]

@@ -4,40 +4,37 @@ The champion answers whatever the challenger cannot: a client never gets an erro
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import statistics
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towline.data.schema.rows import Row
 from towline.data.schema.values import category_name
-from towline.inference.scorer import RowPredictions, check_finite
+from towline.errors import TowlineError
+from towline.inference.scorer import RowPredictions, find_nonfinite, slice_predictions
+from towline.prediction_log.shadow_log import ShadowLog
 from towline.registry.rollouts import Rollout
 from towline.rollout.assignment import position
-from towline.rollout.service_counts import (
-    ServiceCounts,
-    read_counts,
-    stop_challenger,
-    stop_reason,
-    write_counts,
-)
+from towline.rollout.service_counts import ServiceCounts, read_counts, stop_challenger, stop_reason, write_counts
 from towline.serving.shadow_answers import ShadowQueue, ShadowRows
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
-    from towline.prediction_log.shadow_log import ShadowLog
 
 WARNING_INTERVAL_S = 60.0  # between two warnings that counts cannot be exchanged
-INTERVAL_S = 0.5  # between two exchanges of counts with other workers
+EXCHANGE_INTERVAL_S = 0.5  # between two exchanges of counts with other workers
 TIMEOUT_S = 1.0  # after which the champion answers instead of a challenger that is not compiled
 MAX_TIMED_ROWS = 8  # rows up to which the durations of two requests are comparable
 SLOW_FACTOR, SLOW_MARGIN_S = 1.5, 0.0005  # beyond the champion's median; less does not matter to a client
-NEAR = 0.1  # relative difference up to which two numbers agree
+AGREEMENT_TOLERANCE = 0.1  # relative difference up to which two numbers agree
 _DURATIONS = 512  # latest durations of the champion, from which the median is taken
 _MIN_DURATIONS = 100
 _logger = logging.getLogger("towline.serving")
@@ -60,68 +57,59 @@ class ActiveRollout(NamedTuple):
     folder: Path
 
 
-class Answer(NamedTuple):
-    """The predictions for the rows of a request.
+class AnsweredRows(NamedTuple):
+    """Consecutive rows of a request that one version answered: from ``first`` to ``end``, which is not included."""
 
-    Attributes:
-        predictions: in the order of the rows.
-        model: that answered the rows; the champion if both did.
-        versions: the version that answered each row, if both did.
-    """
+    first: int
+    end: int
+    model: "Model"
+
+
+class RolloutAnswer(NamedTuple):
+    """The predictions for the rows of a request, and which version answered which rows."""
 
     predictions: RowPredictions
-    model: "Model"
-    versions: tuple[int, ...] = ()
+    parts: tuple[AnsweredRows, ...]
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The version that answered each row, if two versions did; else that version."""
+        if len(self.parts) == 1:
+            return (self.parts[0].model.version,)
+        return tuple(part.model.version for part in self.parts for _ in range(part.first, part.end))
 
 
 class RolloutArms:
-    """The rollout in one worker.
+    """One rollout in one worker.
 
     Args:
+        active: the rollout.
         score: scores canonical rows with the champion.
         score_challenger: the same for the challenger, which must not delay the champion.
-        worker: names this process in the folder of a rollout.
+        worker: names this process in the folder of the rollout.
+
+    Attributes:
+        active: the rollout; its weight may change.
+        counts: of this worker.
+        stopped: why the challenger does not answer any more; empty if it may.
     """
 
-    def __init__(self, score: Score, score_challenger: Score, worker: str) -> None:
+    def __init__(self, active: ActiveRollout, score: Score, score_challenger: Score, worker: str) -> None:
+        self.active = active
+        self.counts, self._written, self._other_workers = ServiceCounts(), ServiceCounts(), ServiceCounts()
+        self.stopped = stop_reason(active.folder)
+        self.shadow = ShadowQueue()
         self._score, self._score_challenger, self._worker = score, score_challenger, worker
-        self._id = ""
-        self._folder: Path | None = None
-        self._active: ActiveRollout | None = None
-        self.counts = ServiceCounts()
-        self._others = ServiceCounts()
-        self._stopped = ""
+        self._shadow_log = ShadowLog(active.folder / "shadow", worker)
         self._durations: deque[float] = deque(maxlen=_DURATIONS)
         self._slow_limit = math.inf
-        self._shadow = ShadowQueue()
-        self._shadow_log: ShadowLog | None = None
-        self._saved = ServiceCounts()
-
-    @property
-    def stopped(self) -> str:
-        """Why the challenger does not answer any more; empty if it may."""
-        return self._stopped
-
-    def count_rows(self) -> dict[tuple[str, str], int]:
-        """Rows by arm and outcome: answered to clients, failed, compared in shadow, with another answer."""
-        if not self._id:
-            return {}
-        counts = self.counts
-        return {
-            ("champion", "answered"): counts.champion_rows,
-            ("challenger", "answered"): counts.challenger_rows,
-            ("challenger", "failed"): counts.failures,
-            ("challenger", "compared"): counts.compared,
-            ("challenger", "disagreed"): counts.disagreements,
-        }
 
     async def answer(
-        self, active: ActiveRollout, champion: "Model", rows: Rows, canonical: list[Row], request_id: str, pin: int = 0
-    ) -> Answer:
+        self, champion: "Model", rows: Rows, canonical: list[Row], request_id: str, pin: int = 0
+    ) -> RolloutAnswer:
         """The predictions for the rows of a request, each by the version to which it is assigned.
 
         Args:
-            active: the rollout.
             champion: its model.
             rows: of the request.
             canonical: the rows as the champion reads them.
@@ -131,109 +119,92 @@ class RolloutArms:
         Raises:
             Exception: the champion fails.
         """
-        self._follow(active)
-        chosen = self._assign(active, rows, request_id, pin)
+        challenger = self.active.challenger
+        chosen = self._assign(rows, request_id, pin)
         if not chosen:
             predictions = await self._ask_champion(champion, canonical)
-            self._queue_shadow(active.challenger, request_id, 0, rows, predictions.predictions)
-            return Answer(predictions, champion)
-        answer = await self._ask_challenger(active, [rows[row] for row in chosen])
-        if answer is None:
-            return Answer(await self._ask_champion(champion, canonical), champion)
+            self._queue_shadow(challenger, request_id, 0, rows, predictions)
+            return RolloutAnswer(predictions, (AnsweredRows(0, len(rows), champion),))
+        answer = await self._ask_challenger([rows[row] for row in chosen])
+        if isinstance(answer, Exception):
+            predictions = await self._ask_champion(champion, canonical)
+            if not find_nonfinite(predictions):  # else the rows are at fault
+                self._count_failure(len(chosen), answer)
+            return RolloutAnswer(predictions, (AnsweredRows(0, len(rows), champion),))
         if len(chosen) == len(rows):
-            self._queue_shadow(champion, request_id, 0, rows, answer.predictions)
-            return Answer(answer, active.challenger)
-        chosen_set = set(chosen)
-        others = [row for row in range(len(rows)) if row not in chosen_set]
+            self._queue_shadow(champion, request_id, 0, rows, answer)
+            return RolloutAnswer(answer, (AnsweredRows(0, len(rows), challenger),))
+        is_chosen = [False] * len(rows)
+        for row in chosen:
+            is_chosen[row] = True
+        others = [row for row, by_challenger in enumerate(is_chosen) if not by_challenger]
         rest = await self._ask_champion(champion, [canonical[row] for row in others])
         merged = _merge(len(rows), (chosen, answer), (others, rest))
-        challenger = active.rollout.challenger
-        versions = tuple(challenger if row in chosen_set else champion.version for row in range(len(rows)))
-        for first, end, version in runs(versions):
-            shadow = champion if version == challenger else active.challenger
-            self._queue_shadow(shadow, request_id, first, rows[first:end], merged.predictions[first:end])
-        return Answer(merged, champion, versions)
-
-    async def run_periodically(self, current: Callable[[], ActiveRollout | None]) -> None:
-        """Makes shadow answers and exchanges counts until it is cancelled."""
-        loop, exchanged, warned = asyncio.get_running_loop(), 0.0, -WARNING_INTERVAL_S
-        while True:
-            await asyncio.sleep(0.02 if self._shadow else INTERVAL_S / 2)
-            try:
-                if (active := current()) is not None:
-                    self._follow(active)
-                await self._shadow.answer(self._record_shadow)
-                is_used = active is not None or self.counts != self._saved
-                if is_used and time.monotonic() - exchanged >= INTERVAL_S:
-                    exchanged = time.monotonic()
-                    await loop.run_in_executor(None, self.exchange)  # a disk that is slow delays no request
-            except Exception as error:  # noqa: BLE001 - a rollout must not end the service
-                if time.monotonic() - warned >= WARNING_INTERVAL_S:
-                    warned = time.monotonic()
-                    _logger.warning("the counts of the rollout are not shared with other workers: %s", error)
+        parts = tuple(
+            AnsweredRows(first, end, challenger if by_challenger else champion)
+            for first, end, by_challenger in _group(is_chosen)
+        )
+        for part in parts:
+            other = champion if part.model is challenger else challenger
+            predictions = slice_predictions(merged, part.first, part.end)
+            self._queue_shadow(other, request_id, part.first, rows[part.first : part.end], predictions)
+        return RolloutAnswer(merged, parts)
 
     def exchange(self) -> None:
         """Writes the counts of this worker, reads those of the others, and stops a challenger that fails."""
-        active = self._active
-        if active is None or self._folder is None:
-            return
-        if self._shadow_log is not None:
-            self._shadow_log.flush()
-        if self.counts != self._saved:
-            write_counts(self._folder, self._worker, self.counts)
-            self._saved = ServiceCounts() + self.counts
-        self._others = read_counts(self._folder, without=self._worker)
-        self._stopped = self._stopped or stop_reason(self._folder)
-        self._check_challenger(active)
+        self._shadow_log.flush()
+        counts = replace(self.counts)
+        if counts != self._written:
+            write_counts(self.active.folder, self._worker, counts)
+            self._written = counts
+        self._other_workers = read_counts(self.active.folder, without=self._worker)
+        self.stopped = self.stopped or stop_reason(self.active.folder)
+        self._check_challenger()
         if len(self._durations) >= _MIN_DURATIONS:
             usual = statistics.median(list(self._durations))
             self._slow_limit = max(usual * SLOW_FACTOR, usual + SLOW_MARGIN_S)
 
     def close(self) -> None:
-        """Writes what is in memory."""
-        self.exchange()
-        if self._shadow_log is not None:
-            self._shadow_log.close()
+        """Writes what is in memory, as far as the disk allows."""
+        with contextlib.suppress(TowlineError, OSError):
+            self.exchange()
+        self._shadow_log.close()
 
-    def _follow(self, active: ActiveRollout) -> None:
-        """Begins to count for another rollout."""
-        self._active = active
-        if active.rollout.id == self._id:
+    def record_shadow(self, part: ShadowRows, result: RowPredictions | Exception) -> None:
+        """Counts and logs a shadow answer, or the error of the model that should have answered."""
+        rows, by_challenger = len(part.rows), part.model is self.active.challenger
+        if not isinstance(result, Exception) and find_nonfinite(result):
+            result = NonFiniteError("an answer is not finite")
+        if isinstance(result, Exception):
+            if by_challenger:
+                self.counts.shadow_attempts += rows
+                self.counts.shadow_failures += rows
+                self._count_failure(rows, result)
             return
-        from towline.prediction_log.shadow_log import ShadowLog
+        if by_challenger:
+            self.counts.attempts += rows
+            self.counts.shadow_attempts += rows
+        self.counts.compared += rows
+        self.counts.disagreements += sum(map(disagree, part.predictions, result.predictions))
+        self._shadow_log.add(part.request_id, part.at, part.model, part.first, result)
 
-        if self._shadow_log is not None:
-            self._shadow_log.close()
-        self._id, self._folder = active.rollout.id, active.folder
-        self.counts, self._others, self._saved = ServiceCounts(), ServiceCounts(), ServiceCounts()
-        self._stopped = stop_reason(active.folder)
-        self._shadow.clear()
-        self._durations.clear()
-        self._slow_limit = math.inf
-        self._shadow_log = ShadowLog(active.folder / "shadow", self._worker)
-
-    def _assign(self, active: ActiveRollout, rows: Rows, request_id: str, pin: int) -> list[int]:
+    def _assign(self, rows: Rows, request_id: str, pin: int) -> list[int]:
         """The numbers of the rows that the challenger answers."""
-        rollout = active.rollout
-        weight, key = rollout.weight, rollout.config.key
+        rollout = self.active.rollout
         if pin:
-            weight = 1.0 if pin == rollout.challenger else 0.0
-        elif self._stopped:
-            weight = 0.0
-        elif key is None:  # one arm for the whole request
-            by_challenger = position(request_id, rollout.id) < weight
+            return list(range(len(rows))) if pin == rollout.challenger else []
+        if self.stopped:
+            return []
+        if (key := rollout.config.key) is None:  # one arm for the whole request
+            by_challenger = position(request_id, rollout.id) < rollout.weight
             self.counts.challenger_requests += by_challenger
             self.counts.champion_requests += not by_challenger
             return list(range(len(rows))) if by_challenger else []
-        if weight <= 0.0 or key is None:
-            return list(range(len(rows))) if weight >= 1.0 else []
-        if weight >= 1.0:
-            return list(range(len(rows)))
-        keys = (category_name(row.get(key)) for row in rows)
+        values = (category_name(row.get(key)) for row in rows)
         return [
             number
-            for number, value in enumerate(keys)
-            if position(request_id if value is None else value, rollout.id) < weight
+            for number, value in enumerate(values)
+            if position(request_id if value is None else value, rollout.id) < rollout.weight
         ]
 
     async def _ask_champion(self, champion: "Model", canonical: list[Row]) -> RowPredictions:
@@ -252,17 +223,17 @@ class RolloutArms:
                 self.counts.champion_slow += duration > self._slow_limit
         return predictions
 
-    async def _ask_challenger(self, active: ActiveRollout, rows: Rows) -> RowPredictions | None:
-        """The challenger's predictions; None if it fails: the champion answers then."""
-        started = time.perf_counter()
+    async def _ask_challenger(self, rows: Rows) -> RowPredictions | Exception:
+        """The challenger's predictions, or its error: the champion answers then."""
+        challenger, started = self.active.challenger, time.perf_counter()
         try:
-            scoring = self._score_challenger(active.challenger, active.challenger.reader.read(rows))
+            scoring = self._score_challenger(challenger, challenger.reader.read(rows))
             # a compiled model answers on the event loop, where a limit would only cost time
-            predictions = await (scoring if active.challenger.compiled else asyncio.wait_for(scoring, TIMEOUT_S))
-            check_finite(predictions)
+            predictions = await (scoring if challenger.compiled else asyncio.wait_for(scoring, TIMEOUT_S))
         except Exception as error:  # noqa: BLE001 - the champion answers instead
-            self._count_failure(active, len(rows), error)
-            return None
+            return error
+        if find_nonfinite(predictions):
+            return NonFiniteError("an answer is not finite")
         duration = time.perf_counter() - started
         self.counts.challenger_rows += len(rows)
         self.counts.attempts += len(rows)
@@ -271,64 +242,123 @@ class RolloutArms:
             self.counts.slow += duration > self._slow_limit
         return predictions
 
-    def _count_failure(self, active: ActiveRollout, rows: int, error: Exception) -> None:
+    def _count_failure(self, rows: int, error: Exception) -> None:
         if not self.counts.failures:
-            _logger.error("version %d failed: %s: %s", active.rollout.challenger, type(error).__name__, error)
+            _logger.error("version %d failed: %s: %s", self.active.rollout.challenger, type(error).__name__, error)
         self.counts.attempts += rows
         self.counts.failures += rows
-        self._check_challenger(active)
+        self.counts.nonfinite += rows if isinstance(error, NonFiniteError) else 0
+        self._check_challenger()
 
-    def _check_challenger(self, active: ActiveRollout) -> None:
-        if self._stopped:
+    def _check_challenger(self) -> None:
+        if self.stopped:
             return
-        total = self.counts + self._others
-        if fault := total.fault(active.rollout.config):
-            self._stopped = fault
-            _logger.error("version %d does not answer any more: %s", active.rollout.challenger, fault)
-            stop_challenger(active.folder, fault)
+        if fault := (self.counts + self._other_workers).fault(self.active.rollout.config):
+            self.stopped = fault
+            _logger.error("version %d does not answer any more: %s", self.active.rollout.challenger, fault)
+            stop_challenger(self.active.folder, fault)
 
-    def _queue_shadow(self, model: "Model", request_id: str, first: int, rows: Rows, predictions: list[Any]) -> None:
-        if self._stopped or (self._active is not None and self._active.rollout.config.strategy == "ab"):
+    def _queue_shadow(
+        self, model: "Model", request_id: str, first: int, rows: Rows, predictions: RowPredictions
+    ) -> None:
+        """Queues rows for the version that did not answer them; not those that the other one could not answer."""
+        if self.stopped or self.active.rollout.config.strategy == "ab" or find_nonfinite(predictions):
             return
-        if not self._shadow.add(ShadowRows(model, request_id, time.time(), first, rows, predictions)):
+        if self.shadow.has_room(len(rows)):
+            self.shadow.add(ShadowRows(model, request_id, time.time(), first, rows, predictions.predictions))
+        else:
             self.counts.skipped += len(rows)
 
-    def _record_shadow(self, part: ShadowRows, result: RowPredictions | Exception) -> None:
-        active = self._active
-        if active is None or self._shadow_log is None:
-            return
-        by_challenger = part.model is active.challenger
-        if isinstance(result, Exception):
-            if by_challenger:
-                self.counts.shadow_attempts += len(part.rows)
-                self.counts.shadow_failures += len(part.rows)
-                self._count_failure(active, len(part.rows), result)
-            return
-        self.counts.attempts += len(part.rows) if by_challenger else 0
-        self.counts.shadow_attempts += len(part.rows) if by_challenger else 0
-        self.counts.compared += len(part.rows)
-        self.counts.disagreements += sum(map(differ, part.predictions, result.predictions))
-        self._shadow_log.add(part.request_id, part.at, part.model, part.first, result)
+
+class RolloutRouter:
+    """Has the ``RolloutArms`` of the rollout that is under way, in one worker; another rollout gets new ones.
+
+    Args:
+        score: scores canonical rows with the champion.
+        score_challenger: the same for the challenger, which must not delay the champion.
+        worker: names this process in the folder of a rollout.
+        current: returns the rollout that is under way; None without one.
+    """
+
+    def __init__(
+        self, score: Score, score_challenger: Score, worker: str, current: Callable[[], ActiveRollout | None]
+    ) -> None:
+        self._score, self._score_challenger, self._worker, self._current = score, score_challenger, worker, current
+        self._arms: RolloutArms | None = None
+
+    def arms(self, champion: int) -> RolloutArms | None:
+        """The arms of the rollout that compares with this version; None without one."""
+        active = self._current()
+        if active is None or active.rollout.champion != champion:
+            return None
+        if self._arms is not None and self._arms.active.rollout.id == active.rollout.id:
+            self._arms.active = active
+            return self._arms
+        self.close()
+        self._arms = RolloutArms(active, self._score, self._score_challenger, self._worker)
+        return self._arms
+
+    def count_rows(self) -> dict[tuple[str, str], int]:
+        """Rows of the last rollout by arm and outcome: answered to clients, failed, compared in shadow, disagreed."""
+        if self._arms is None:
+            return {}
+        counts = self._arms.counts
+        return {
+            ("champion", "answered"): counts.champion_rows,
+            ("challenger", "answered"): counts.challenger_rows,
+            ("challenger", "failed"): counts.failures,
+            ("challenger", "compared"): counts.compared,
+            ("challenger", "disagreed"): counts.disagreements,
+        }
+
+    async def run_periodically(self) -> None:
+        """Makes shadow answers and exchanges counts until it is cancelled."""
+        loop, exchanged, warned = asyncio.get_running_loop(), 0.0, -WARNING_INTERVAL_S
+        while True:
+            active = self._current()
+            arms = self._arms if active is None else self.arms(active.rollout.champion)
+            await asyncio.sleep(0.02 if arms is not None and arms.shadow else EXCHANGE_INTERVAL_S / 2)
+            if arms is None:
+                continue
+            try:
+                await arms.shadow.answer(arms.record_shadow)
+                if time.monotonic() - exchanged >= EXCHANGE_INTERVAL_S:
+                    exchanged = time.monotonic()
+                    await loop.run_in_executor(None, arms.exchange)  # a slow disk delays no request
+            except Exception as error:  # noqa: BLE001 - a rollout must not end the service
+                if time.monotonic() - warned >= WARNING_INTERVAL_S:
+                    warned = time.monotonic()
+                    _logger.warning("the counts of the rollout are not shared with other workers: %s", error)
+
+    def close(self) -> None:
+        """Writes what is in memory."""
+        if self._arms is not None:
+            self._arms.close()
 
 
-def runs(versions: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Start, end (excluded) and version of each run of equal versions."""
-    result, start = [], 0
-    for version, group in groupby(versions):
-        end = start + len(list(group))
-        result.append((start, end, version))
-        start = end
-    return result
+class NonFiniteError(ArithmeticError):
+    """A model answered NaN or infinity."""
 
 
-def differ(first: Any, second: Any) -> bool:
+def disagree(first: Any, second: Any) -> bool:
     """Whether two predictions disagree: other labels, or numbers that differ by more than 10 % of the larger one."""
     if first.__class__ is float and second.__class__ is float:
-        return bool(abs(first - second) > NEAR * max(abs(first), abs(second)))
+        return bool(abs(first - second) > AGREEMENT_TOLERANCE * max(abs(first), abs(second)))
     return bool(first != second)
 
 
+def _group(flags: Sequence[bool]) -> list[tuple[int, int, bool]]:
+    """Start, end (not included) and value of each group of consecutive equal flags."""
+    groups, start = [], 0
+    for flag, members in groupby(flags):
+        end = start + len(list(members))
+        groups.append((start, end, flag))
+        start = end
+    return groups
+
+
 def _merge(count: int, *parts: tuple[Sequence[int], RowPredictions]) -> RowPredictions:
+    """The predictions of ``count`` rows from those of parts, each with the numbers of its rows."""
     predictions: list[Any] = [None] * count
     probabilities: list[list[float]] = [[]] * count
     for numbers, answer in parts:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from towline.inference.scorer import RowPredictions, check_finite, slice_predictions
+from towline.inference.scorer import RowPredictions, split_predictions
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
@@ -54,17 +54,14 @@ class ShadowQueue:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def add(self, part: ShadowRows) -> bool:
-        """Queues rows; False if the queue is full."""
-        if self._count + len(part.rows) > MAX_WAITING_ROWS:
-            return False
+    def has_room(self, rows: int) -> bool:
+        """Whether so many further rows may wait."""
+        return self._count + rows <= MAX_WAITING_ROWS
+
+    def add(self, part: ShadowRows) -> None:
+        """Queues rows."""
         self._waiting.append(part)
         self._count += len(part.rows)
-        return True
-
-    def clear(self) -> None:
-        self._waiting.clear()
-        self._count = 0
 
     async def answer(self, record: Record) -> None:
         """Answers rows that wait, for ``_TURN_S``; sleeps between batches to stay within ``SHADOW_SHARE``.
@@ -99,12 +96,6 @@ def _answer_batch(batch: Sequence[ShadowRows]) -> list[RowPredictions | Exceptio
     """One result or error for each part; an error in one part does not fail the others."""
     try:
         answer = batch[0].model.predict_rows([row for part in batch for row in part.rows])
-        check_finite(answer)
     except Exception as error:  # noqa: BLE001 - is counted
         return [error] if len(batch) == 1 else [_answer_batch([part])[0] for part in batch]
-    results: list[RowPredictions | Exception] = []
-    start = 0
-    for part in batch:
-        results.append(slice_predictions(answer, start, start + len(part.rows)))
-        start += len(part.rows)
-    return results
+    return [*split_predictions(answer, (len(part.rows) for part in batch))]

@@ -148,6 +148,16 @@ def test_labels_of_rows_that_the_challenger_answered_count_for_it(store: Rollout
     assert (evaluation.verdict, evaluation.labels) == ("promote", 200)
 
 
+@pytest.mark.parametrize(("nonfinite", "check"), [(0, "errors"), (60, "nonfinite")])
+def test_failures_of_the_challenger_abort_it(nonfinite: int, check: str, store: RolloutStore) -> None:
+    rollout = store.start()
+    counts = ServiceCounts(champion_rows=1000, attempts=1000, failures=60, nonfinite=nonfinite)
+    write_counts(store.settings.layout.rollout(MODEL, rollout.id), "w", counts)
+    evaluation = store.evaluate()
+    assert evaluation.action == "abort"
+    assert [each["name"] for each in evaluation.checks if each["verdict"] == "abort"] == [check]
+
+
 def test_nan_in_shadow_is_no_loss_of_zero(store: RolloutStore) -> None:
     store.start(strategy="shadow")
     store.serve(200, truth=1, missing=True)

@@ -14,7 +14,7 @@ from towline.config import RolloutConfig
 from towline.inference.scorer import RowPredictions
 from towline.prediction_log.parquet_store import read_predictions
 from towline.registry.rollouts import Rollout
-from towline.rollout.service_counts import ServiceCounts, excess_evidence, read_counts, stop_reason, write_counts
+from towline.rollout.service_counts import ServiceCounts, read_counts, stop_reason, write_counts
 from towline.serving.rollout_arms import ActiveRollout, RolloutArms
 
 CHAMPION, CHALLENGER = 3, 4
@@ -128,19 +128,19 @@ def test_a_key_stays_with_its_version_while_the_weight_grows(tmp_path: Path) -> 
     previous: set[int] = set()
     for weight in (1.0, 5.0, 25.0, 50.0, 99.0):
         rollout = active(tmp_path, None, steps=(weight, 100.0), key="size")
-        chosen = set(arms()._assign(rollout, rows, "any", 0))
+        chosen = set(arms(rollout)._assign(rows, "any", 0))
         assert previous <= chosen
         assert abs(len(chosen) / len(rows) - weight / 100) < 0.04
-        assert set(arms()._assign(rollout, rows, "another request", 0)) == chosen
+        assert set(arms(rollout)._assign(rows, "another request", 0)) == chosen
         previous = chosen
     assert previous
 
 
-def arms() -> RolloutArms:
+def arms(rollout: ActiveRollout) -> RolloutArms:
     async def score(model: Any, rows: Any) -> RowPredictions:
         return RowPredictions(model.predict_canonical(rows).predictions, None)
 
-    return RolloutArms(score, score, "worker")
+    return RolloutArms(rollout, score, score, "worker")
 
 
 def test_rows_of_one_request_may_go_to_both_versions(service: RunningService, begin: Begin) -> None:
@@ -186,6 +186,26 @@ def test_the_champion_answers_for_a_challenger_that_fails_and_it_is_stopped(
     answers = [ask(service, 10.0) for _ in range(20)]
     assert all((answer["predictions"], answer["model"]["version"]) == ([20.0], CHAMPION) for answer in answers)
     assert "failed or are not finite" in stop_reason(rollout.folder)
+
+
+def test_rows_that_neither_version_can_answer_are_no_fault_of_the_challenger(
+    service: RunningService, begin: Begin, tmp_path: Path
+) -> None:
+    rollout = begin(100.0, model(tmp_path / "broken", CHALLENGER, kind=Nan))
+    service.live.model = model(tmp_path / "broken champion", CHAMPION, kind=Nan)
+    for _ in range(5):
+        assert service.client.post("/predict", {"rows": [ROW]}).status_code == 422
+    assert stop_reason(rollout.folder) == ""
+
+
+def test_answers_that_are_not_finite_are_counted_apart_from_errors(
+    service: RunningService, begin: Begin, tmp_path: Path
+) -> None:
+    rollout = begin(0.0, model(tmp_path / "broken", CHALLENGER, kind=Nan))
+    with lifespan(service):
+        ask(service, 10.0)
+        wait_for(service, lambda: read_counts(rollout.folder).failures == 1)
+    assert read_counts(rollout.folder).nonfinite == 1
 
 
 def test_a_broken_challenger_is_stopped_in_shadow(service: RunningService, begin: Begin, tmp_path: Path) -> None:
@@ -290,7 +310,7 @@ def test_looking_after_each_answer_stops_a_challenger_at_the_limit_rarely() -> N
     for _ in range(400):
         failures = np.cumsum(rng.random(1500) < 0.01)
         places = np.flatnonzero(np.diff(failures, prepend=0)) + 1  # evidence grows at failures only
-        stopped += any(excess_evidence(int(failures[n - 1]), int(n), 0.01) >= np.log(300) for n in places)
+        stopped += any(ServiceCounts(attempts=n, failures=failures[n - 1]).fault(RolloutConfig()) != "" for n in places)
     assert stopped <= 8
 
 
