@@ -85,7 +85,8 @@ BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
         ["several columns have the same name: 'miles'", "rename or remove"],
     ),
     "target missing": (
-        taxis().rename(columns={"price": "prices"}), RAW, 2, ["no column 'price'", "data.target", "did you mean prices?"],
+        taxis().rename(columns={"price": "prices"}), RAW, 2,
+        ["no column 'price'", "data.target", "did you mean prices?"],
     ),
     "target all null": (taxis().assign(price=None), RAW, 2, ["price", "150 rows", "data.target"]),
     "target constant": (taxis().assign(price=9.5), RAW, 3, ["price", "two different values", "observed 1"]),
