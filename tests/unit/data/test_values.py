@@ -198,3 +198,13 @@ def test_invalid_formats_are_rejected(data: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as told:
         build_config({"name": "t", "data": {"source": "t.csv", "target": "y", **data}}, "t")
     assert words in str(told.value)
+
+
+def test_words_among_plain_numbers_are_named_instead_of_a_decimal_mark() -> None:
+    """No mark of a number is at fault where the default reads the numbers, too."""
+    years = ["1905", "1932", "1958", "1974", "1996", "2012"] * 20 + ["k.A."] * 10
+    notation = detect_notation(pd.Series(years, name="built"))
+    assert notation is not None
+    assert (notation.example, notation.formats) == ("k.A.", ())
+    assert notation.what == "numbers with other words among them"
+    assert notation.remedy == 'data.na_values: ["k.A."] if this means null'

@@ -4,6 +4,7 @@ If one notation reads all values of a column, it is used. Otherwise ``detect_not
 most of them. Numbers with a few other words among them are numbers; the words are null.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -29,6 +30,7 @@ _SHORTEST = 6  # letters of a date, as 1/1/26
 _MAX_DISTINCT = 2_000  # distinct values that are examined
 _FEW_NUMBERS = 20  # a column with at most as many distinct numbers and a frequent word is a category
 _FREQUENT_WORD = 0.01
+_ROUNDING = 1e-9
 _NUMBERS = (
     ("a decimal comma", "data.decimal: ','", ValueFormat(decimal=",")),
     ("commas between thousands", "data.thousands: ','", ValueFormat(thousands=",")),
@@ -229,7 +231,12 @@ def _detect_numbers(texts: list[str], weights: np.ndarray) -> Notation | None:
         for what, remedy, fmt in _NUMBERS
     }
     best = max(shares.values())
-    unreadable = float(weights[[np.isnan(parse_number(text)) for text in texts]].sum())
+    is_word = np.array([np.isnan(parse_number(text)) for text in texts])
+    unreadable = float(weights[is_word].sum())
+    if unreadable >= _MIN_UNREADABLE and MIN_SHARE <= best <= 1 - unreadable + _ROUNDING:
+        words = [text for text, unread in zip(texts, is_word, strict=True) if unread]
+        remedy = f"data.na_values: [{json.dumps(words[0], ensure_ascii=False)}] if this means null"
+        return Notation("numbers with other words among them", best, remedy, words[0])
     if best >= MIN_SHARE and unreadable >= _MIN_UNREADABLE:
         equal = [option for option, share in shares.items() if share == best][:2]
         what, remedy = " or ".join(what for what, _, _ in equal), ", or ".join(remedy for _, remedy, _ in equal)
