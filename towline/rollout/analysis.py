@@ -341,7 +341,9 @@ def _judge_loss(name: str, test: RatioTest, alphas: tuple[float, float]) -> Chec
         verdict = "promote"
     limits, rows = test.limits(*alphas), test.below.observations
     lower, upper, estimate = limits.lower - 1, limits.upper - 1, test.estimate - 1
-    text = f"{name}: {estimate:+.1%} against the champion, limits {lower:+.1%} to {upper:+.1%}, {rows:,} comparisons"
+    accepted = f", accepted {test.ratio - 1:+.0%}" if test.ratio != 1 else ""
+    limits_text = f"limits {lower:+.1%} to {upper:+.1%}"
+    text = f"{name}: {estimate:+.1%} against the champion{accepted}, {limits_text}, {rows:,} comparisons"
     return CheckResult(name, verdict, estimate, lower, upper, rows, text)
 
 

@@ -98,6 +98,7 @@ class RatioTest:
         ratio: the accepted ratio of their means.
 
     Attributes:
+        ratio: the accepted ratio.
         below: bets that the ratio is below ``ratio``.
         above: bets that the ratio is above ``ratio``.
         estimate: ratio of the means; NaN if it is not defined.
@@ -112,7 +113,7 @@ class RatioTest:
 
     def __init__(self, numerator: np.ndarray, denominator: np.ndarray, bound: float, ratio: float) -> None:
         self._numerator, self._denominator = numerator / bound, denominator / bound
-        self._ratio = ratio
+        self.ratio = ratio
         self.below, self.above = BettingProcess(), BettingProcess()
         self.below.update(self._gains_below(ratio))
         self.above.update(self._gains_above(ratio))
@@ -132,9 +133,9 @@ class RatioTest:
         upper = self._search(self._gains_below, math.log(1 / alpha_upper), start, 2.0)
         lower = self._search(self._gains_above, math.log(1 / alpha_lower), start, 0.5)
         if self.below.highest >= math.log(1 / alpha_upper):
-            upper = min(upper, self._ratio)
+            upper = min(upper, self.ratio)
         if self.above.highest >= math.log(1 / alpha_lower):
-            lower = max(lower, self._ratio)
+            lower = max(lower, self.ratio)
         return Limits(lower, upper)
 
     def _gains_below(self, ratio: float) -> np.ndarray:

@@ -208,10 +208,12 @@ def _cell(window: DriftResult, check: DriftCheckResult | None) -> tuple[str, str
 
 
 def _dates(moments: Sequence[dt.datetime | None], left: float, step: float, y: float) -> list[str]:
-    """As many dates as fit."""
+    """As many dates as fit; times of day if all are of less than two days."""
     every = max(1, round(60 / step + 0.5))
+    present = [moment for moment in moments if moment]
+    form = "%H:%M" if len(present) > 1 and present[-1] - present[0] < dt.timedelta(days=2) else "%b %d"
     return [
-        _text(left + (place + 0.5) * step, y, f"{moment:%b %d}", "soft", "middle")
+        _text(left + (place + 0.5) * step, y, f"{moment:{form}}", "soft", "middle")
         for place, moment in enumerate(moments)
         if moment and place % every == 0
     ]
