@@ -18,6 +18,7 @@ from towline.errors import ConfigError, PromotionRejectedError
 from towline.monitoring.performance.logged_predictions import (
     LoggedPredictions,
     find_logged_slices,
+    pad_probabilities,
     read_logged_predictions,
     read_times,
     select_labels,
@@ -42,7 +43,7 @@ from towline.registry.rollouts import (
 from towline.rollout.analysis import ArmCounts, Criteria, RolloutEvidence, RolloutVerdict, WeightPeriod, analyse
 from towline.rollout.service_counts import ServiceCounts, read_counts, stop_reason
 from towline.training.evaluation.definitions import Metric, primary_metric
-from towline.training.evaluation.row_losses import row_losses
+from towline.training.evaluation.row_losses import choose_loss, row_losses
 
 SLICE_PREFIX = "loss in "  # of the name of a check
 
@@ -275,7 +276,8 @@ def _losses(rows: pa.Table, contract: Contract, metric: Metric) -> np.ndarray:
     """(n,) losses of logged rows with labels; NaN where a prediction or a label cannot be used."""
     predictions, readable = read_logged_predictions(rows, contract)
     labelled = select_labels(LoggedPredictions(rows, predictions, readable, ()), contract)
-    losses = row_losses(labelled.truth, predictions, contract, metric)
+    padded = pad_probabilities(predictions, labelled.contract)  # labels may have classes that no model knows
+    losses = row_losses(labelled.truth, padded, labelled.contract, choose_loss(metric, contract, predictions))
     return np.where(labelled.usable & readable, losses, np.nan)
 
 

@@ -30,6 +30,7 @@ from towline.training.evaluation.bootstrap import percentile_interval, resample_
 from towline.training.evaluation.definitions import Metric, primary_metric
 from towline.training.evaluation.holdout import load_evaluation_predictions
 from towline.training.evaluation.predictions import Interval, Predictions, decode_labels
+from towline.training.evaluation.row_losses import choose_loss, row_losses
 from towline.training.model_selection.cross_validation import load_out_of_fold_predictions
 from towline.training.user_code import describe_error
 
@@ -312,7 +313,7 @@ def _fit_loss_model(
     folds: Sequence[_ScoredRows], contract: Contract, metric: Metric, seed: int
 ) -> tuple[EstimatorState, Any]:
     scored = _concatenate(folds)
-    losses = _row_losses(scored, metric)
+    losses = _losses(scored, contract, metric)
     positions = np.flatnonzero(np.isfinite(losses))
     if len(positions) < MIN_ROWS // 2:
         reason = f"{metric} is defined on {len(positions)} rows, too few to fit it"
@@ -329,7 +330,7 @@ def _loss_noise(fold: _ScoredRows, state: EstimatorState, model: Any, contract: 
     """Variance of one row's loss around its prediction, from means of blocks: includes autocorrelation."""
     if contract.task != "regression" or state.unavailable:
         return 0.0
-    residuals = _row_losses(fold, state.metric) - model.predict(
+    residuals = _losses(fold, contract, state.metric) - model.predict(
         _add_predictions(fold.features, fold.predictions, contract)
     )
     residuals = residuals[np.isfinite(residuals)]
@@ -340,15 +341,9 @@ def _loss_noise(fold: _ScoredRows, state: EstimatorState, model: Any, contract: 
     return float(blocks.mean(axis=1).var(ddof=1) * length)
 
 
-def _row_losses(fold: _ScoredRows, metric: str) -> np.ndarray:
+def _losses(fold: _ScoredRows, contract: Contract, metric: str) -> np.ndarray:
     """(n,) losses whose mean is the metric (rmse: its square); NaN for rows that do not count."""
-    errors: np.ndarray = np.abs(fold.truth - fold.predictions.labels)
-    if metric == "rmse":
-        return errors**2
-    if metric == "mape":
-        nonzero = fold.truth != 0
-        errors = np.divide(errors, np.abs(fold.truth), out=np.full(len(errors), np.nan), where=nonzero)
-    return errors
+    return row_losses(fold.truth, fold.predictions, contract, choose_loss(metric, contract, fold.predictions))
 
 
 def _loss_contract(contract: Contract) -> Contract:

@@ -6,15 +6,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import yaml
 
 from tests.support.monitored_store import make_rows
 from tests.support.sample_store import MODEL, SampleStore
+from tests.support.serving import make_contract
 from towline.config import PipelineConfig, RolloutConfig, build_config
 from towline.data.schema.contract import Contract
 from towline.inference.predictor import open_release
 from towline.inference.scorer import RowPredictions
+from towline.monitoring import rollout_evaluation
 from towline.monitoring.rollout_evaluation import act, evaluate_rollout, find_rollout
 from towline.monitoring.rollout_history import RolloutEvaluation, read_evaluations, record_evaluation
 from towline.monitoring.status.page import render_status
@@ -25,6 +28,7 @@ from towline.prediction_log.shadow_log import ShadowLog
 from towline.prediction_log.writer import PredictionLog
 from towline.registry.rollouts import Rollout, start_rollout
 from towline.rollout.service_counts import ServiceCounts, stop_challenger, write_counts
+from towline.training.evaluation.definitions import Metric
 
 MINUTE = dt.timedelta(minutes=1)
 
@@ -209,3 +213,19 @@ def test_a_rollout_without_an_evaluation_has_a_page(store: RolloutStore) -> None
     store.start()
     page = render_status(read_status(store.settings, MODEL, dt.datetime.now(dt.UTC)))
     assert "version 2 instead of 1: canary, shadow only" in page
+
+
+def test_a_label_of_an_unknown_class_costs_both_versions_the_same() -> None:
+    """A class that appears late is in no probability: its loss is the largest one, not that of another class."""
+    contract = make_contract(("a", "b", "c")).model_copy(update={"classes": ("a", "b", "c")})
+    rows = pa.table(
+        {
+            "prediction": ["a", "b"],
+            "probabilities": [[0.1, 0.0, 0.9], [0.0, 1.0, 0.0]],
+            "label": ["d", "b"],
+            "labelled_at": pa.array([None, None], pa.timestamp("us", "UTC")),
+        }
+    )
+    losses = rollout_evaluation._losses(rows, contract, Metric.built_in("log_loss"))
+    assert losses[0] > 30
+    assert losses[1] == pytest.approx(0.0)

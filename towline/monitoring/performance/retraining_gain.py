@@ -33,15 +33,15 @@ from towline.monitoring.performance.logged_predictions import (
 )
 from towline.monitoring.performance.quality import MAX_UNKNOWN_CLASS, evenly_spaced
 from towline.monitoring.results import GainResult
-from towline.training.evaluation.definitions import Metric, primary_metric
+from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.metrics import predict
-from towline.training.evaluation.predictions import Predictions, encode_labels
+from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.row_losses import choose_loss, row_losses
 from towline.training.history import History, fit_history
 from towline.training.model_selection.cross_validation import CrossValidationResult
 from towline.training.user_code import describe_error
 
 MAX_BLOCKS = 50  # of a window
-_TINY = float(np.finfo(np.float64).eps)
 
 
 class Recipe(NamedTuple):
@@ -118,9 +118,9 @@ def measure_gain(
         reason = f"the champion's recipe cannot be fitted again: {reason}"
         return window.model_copy(update={"state": "unavailable", "reason": reason})
     champion = logged.predictions.take(positions)
-    truth, name = labels.truth[positions], loss_name(metric, contract, champion)
+    truth, loss = labels.truth[positions], choose_loss(metric, contract, champion)
     losses = np.column_stack(
-        [row_losses(truth, pad_probabilities(each, labels.contract), labels.contract, name)
+        [row_losses(truth, pad_probabilities(each, labels.contract), labels.contract, loss)
          for each in (champion, refit)]
     )  # fmt: skip
     losses = losses[np.isfinite(losses).all(axis=1)]
@@ -129,48 +129,16 @@ def measure_gain(
     return window.model_copy(
         update={
             "state": "measured" if len(losses) else "unknown",
-            "loss": name,
+            "loss": loss,
             "champion": float(means[0]) if len(losses) else None,
             "refit": float(means[1]) if len(losses) else None,
             "blocks": tuple((float(part[:, 0].mean()), float(part[:, 1].mean())) for part in parts),
             "fitted_rows": fitted_rows,
             "cpu_s": time.process_time() - started,
-            "reason": f"{name} {means[0]:.4g}, and {means[1]:.4g} of a refit on the {fitted_rows:,} rows before it, "
+            "reason": f"{loss} {means[0]:.4g}, and {means[1]:.4g} of a refit on the {fitted_rows:,} rows before it, "
             f"on {len(losses):,} labels",
         }
     )
-
-
-def loss_name(metric: Metric, contract: Contract, predictions: Predictions) -> str:
-    """The loss of a row that stands for a metric.
-
-    A metric that is no mean over rows is replaced by one that is: rmse and r2 by the squared error, ranks and counts of
-    a classification by the log loss, a custom metric by that of its task.
-    """
-    if contract.task == "regression":
-        losses = {"mape": "relative error", "rmse": "squared error", "r2": "squared error"}
-        return losses.get(metric, "absolute error")
-    if metric == "accuracy" or predictions.probabilities is None:
-        return "error rate"
-    return "brier score" if metric == "brier" else "log loss"
-
-
-def row_losses(truth: np.ndarray, predictions: Predictions, contract: Contract, name: str) -> np.ndarray:
-    """(n,) the loss of each row; NaN where it is undefined."""
-    if contract.task == "regression":
-        errors = np.abs(truth.astype(np.float64) - predictions.labels.astype(np.float64))
-        if name == "relative error":
-            size = np.abs(truth.astype(np.float64))
-            return np.asarray(np.divide(errors, size, out=np.full(len(errors), np.nan), where=size > 0))
-        return np.asarray(errors**2 if name == "squared error" else errors)
-    if name == "error rate" or predictions.probabilities is None:
-        return np.asarray(truth != predictions.labels, dtype=np.float64)
-    codes: np.ndarray = encode_labels(truth, contract.classes)
-    if name == "brier score":
-        hits = np.zeros_like(predictions.probabilities)
-        hits[np.arange(len(codes)), codes] = 1
-        return np.asarray(((predictions.probabilities - hits) ** 2).sum(axis=1))
-    return np.asarray(-np.log(np.clip(predictions.probabilities[np.arange(len(codes)), codes], _TINY, 1)))
 
 
 def _predict_with_refit(

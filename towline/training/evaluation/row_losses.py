@@ -1,48 +1,54 @@
-"""The loss of each row, for comparisons of two models on the same rows."""
+"""The loss of each row, for comparisons of two models on the same rows.
+
+A metric that is no mean over rows is replaced by a loss that is one: rmse and r2 by the squared error, ranks and counts
+of a classification by the log loss, a custom metric by the loss of its task.
+"""
+
+from typing import Literal
 
 import numpy as np
 
 from towline.data.schema.contract import Contract
-from towline.training.evaluation.definitions import Metric
 from towline.training.evaluation.predictions import Predictions, encode_labels
 
-LABEL_METRICS = ("f1", "precision", "recall", "accuracy")
-_SMALLEST = 1e-6  # probability of the label, so that a loss is finite
+Loss = Literal["absolute error", "squared error", "relative error", "error rate", "brier score", "log loss"]
+_REGRESSION: dict[str, Loss] = {"mape": "relative error", "rmse": "squared error", "r2": "squared error"}
+_TINY = float(np.finfo(np.float64).eps)  # least probability of the label, so that its log loss is finite
 
 
-def row_losses(truth: np.ndarray, predictions: Predictions, contract: Contract, metric: Metric) -> np.ndarray:
-    """The loss of each row that belongs to a metric; lower is better.
+def choose_loss(metric: str, contract: Contract, predictions: Predictions) -> Loss:
+    """The loss of a row that stands for a metric."""
+    if contract.task == "regression":
+        return _REGRESSION.get(metric, "absolute error")
+    if metric == "accuracy" or predictions.probabilities is None:
+        return "error rate"
+    return "brier score" if metric == "brier" else "log loss"
 
-    The mean of these losses is mae, log_loss, brier or the share of wrong labels. ``rmse`` and ``r2`` use squared
-    errors, ``mape`` relative ones. A metric that has no loss of single rows, such as ``roc_auc``, uses the log loss of
-    the probabilities.
+
+def row_losses(truth: np.ndarray, predictions: Predictions, contract: Contract, loss: Loss) -> np.ndarray:
+    """The loss of each row; lower is better.
 
     Args:
         truth: (n,) labels.
         predictions: of n rows; probabilities in the order of the contract's classes.
-        contract: of the model.
-        metric: that the comparison stands for.
+        contract: with all classes that labels have.
+        loss: as ``choose_loss`` returns it.
 
     Returns:
         (n,) float64; NaN where the loss is undefined.
     """
     if contract.task == "regression":
-        errors = np.asarray(truth, dtype=np.float64) - np.asarray(predictions.labels, dtype=np.float64)
-        if metric in ("rmse", "r2"):
-            return errors**2
-        if metric == "mape":
-            scale = np.abs(np.asarray(truth, dtype=np.float64))
-            relative: np.ndarray = np.divide(np.abs(errors), scale, out=np.full(len(errors), np.nan), where=scale > 0)
-            return relative
-        return np.abs(errors)
-    probabilities = predictions.probabilities
-    by_label = metric in LABEL_METRICS or (metric.function is not None and metric.response == "labels")
-    if by_label or probabilities is None:
-        wrong = np.array([label != other for label, other in zip(truth, predictions.labels, strict=True)])
-        return wrong.astype(np.float64)
-    codes = encode_labels(truth, contract.classes)
-    probability: np.ndarray = probabilities[np.arange(len(codes)), codes]
-    if metric == "brier":
-        return (1.0 - probability) ** 2
-    losses: np.ndarray = -np.log(np.clip(probability, _SMALLEST, 1.0))
-    return losses
+        targets = truth.astype(np.float64)
+        errors: np.ndarray = np.abs(targets - predictions.labels.astype(np.float64))
+        if loss == "relative error":
+            size = np.abs(targets)
+            return np.asarray(np.divide(errors, size, out=np.full(len(errors), np.nan), where=size > 0))
+        return errors**2 if loss == "squared error" else errors
+    if loss == "error rate" or predictions.probabilities is None:
+        return np.asarray(truth != predictions.labels, dtype=np.float64)
+    codes: np.ndarray = encode_labels(truth, contract.classes)
+    if loss == "brier score":
+        is_class = np.zeros_like(predictions.probabilities)
+        is_class[np.arange(len(codes)), codes] = 1
+        return np.asarray(((predictions.probabilities - is_class) ** 2).sum(axis=1))
+    return np.asarray(-np.log(np.clip(predictions.probabilities[np.arange(len(codes)), codes], _TINY, 1)))

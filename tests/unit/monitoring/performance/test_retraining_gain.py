@@ -14,11 +14,12 @@ from tests.support.releases import TrainedRun, make_house_table, train_run
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.inference.predictor import open_release
-from towline.monitoring.performance.retraining_gain import loss_name, measure_gain, row_losses
+from towline.monitoring.performance.retraining_gain import measure_gain
 from towline.monitoring.results import GainResult
 from towline.training.evaluation.definitions import Metric
 from towline.training.evaluation.metrics import compute_metrics
 from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.row_losses import choose_loss, row_losses
 
 
 def houses(start: str, rows: int, column: str = "value") -> pd.DataFrame:
@@ -117,7 +118,7 @@ def test_the_mean_loss_is_the_metric(metric: str, trained: tuple[TrainedRun, Pat
     rows, model = houses("2026-01-01", 200, target), open_release(release)
     predictions, contract = model.predict_frame(model.to_features(rows)), Contract.read(release)
     truth = contract.labels(rows)
-    name = loss_name(Metric.built_in(metric), contract, predictions)
+    name = choose_loss(Metric.built_in(metric), contract, predictions)
     value = float(np.nanmean(row_losses(truth, predictions, contract, name)))
     expected = compute_metrics(truth, predictions, contract, metrics=[metric])[metric]
     scale = 0.5 if metric == "brier" else 1  # the loss is the sum over both classes
@@ -129,5 +130,5 @@ def test_the_squared_error_stands_for_rmse_and_r2() -> None:
     contract = Contract(target="y", task="regression", columns=())
     predictions = Predictions(np.array([1.0, 5.0]))
     for metric in at_least_one(["rmse", "r2"]):
-        name = loss_name(Metric.built_in(metric), contract, predictions)
+        name = choose_loss(Metric.built_in(metric), contract, predictions)
         assert row_losses(np.array([3.0, 5.0]), predictions, contract, name).tolist() == [4.0, 0.0]
