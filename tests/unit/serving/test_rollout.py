@@ -1,7 +1,6 @@
 """A rollout in the service: who answers, what clients see, what happens to a challenger that fails."""
 
 import asyncio
-import datetime as dt
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.serving import COLUMNS, ROW, FakeModel, RunningService, make_contract, run_service
+from tests.support.serving import (
+    COLUMNS,
+    ROW,
+    FakeModel,
+    RunningService,
+    make_contract,
+    make_rollout,
+    run_service,
+)
 from towline.config import RolloutConfig
 from towline.inference.scorer import RowPredictions
 from towline.prediction_log.parquet_store import read_predictions
-from towline.registry.rollouts import Rollout
 from towline.rollout.service_counts import ServiceCounts, read_counts, stop_reason, write_counts
 from towline.serving.rollout_arms import ActiveRollout, RolloutArms
 
@@ -35,7 +41,7 @@ def begin(service: RunningService, tmp_path: Path) -> Begin:
     def begin(weight: float = 0.0, challenger: FakeModel | None = None, **config: Any) -> ActiveRollout:
         challenger = challenger or model(tmp_path / "challenger", CHALLENGER, offset=1000.0)
         steps = tuple(dict.fromkeys((weight, 100.0)))
-        service.live.rollout = active(tmp_path, challenger, steps=steps, **config)
+        service.live.rollout = make_rollout(tmp_path, challenger, steps=steps, **config)
         rollout: ActiveRollout = service.live.rollout
         return rollout
 
@@ -45,15 +51,6 @@ def begin(service: RunningService, tmp_path: Path) -> Begin:
 def model(folder: Path, version: int, offset: float = 0.0, kind: type[FakeModel] = FakeModel) -> FakeModel:
     folder.mkdir(exist_ok=True)
     return kind(make_contract(), folder, version=version, offset=offset)
-
-
-def active(folder: Path, challenger: Any, **config: Any) -> ActiveRollout:
-    now = dt.datetime.now(dt.UTC)
-    rollout = Rollout(
-        id="0123456789abcdef", model="house-price", champion=CHAMPION, challenger=CHALLENGER, release="r", digest="d",
-        config=RolloutConfig(**config), started=now, since=now,
-    )  # fmt: skip
-    return ActiveRollout(rollout, challenger, folder / "rollout")
 
 
 def ask(service: RunningService, *sizes: float, **headers: str) -> dict[str, Any]:
@@ -127,7 +124,7 @@ def test_a_key_stays_with_its_version_while_the_weight_grows(tmp_path: Path) -> 
     rows = [{"size": float(customer)} for customer in range(2000)]
     previous: set[int] = set()
     for weight in (1.0, 5.0, 25.0, 50.0, 99.0):
-        rollout = active(tmp_path, None, steps=(weight, 100.0), key="size")
+        rollout = make_rollout(tmp_path, None, steps=(weight, 100.0), key="size")
         chosen = set(arms(rollout)._assign(rows, "any", 0))
         assert previous <= chosen
         assert abs(len(chosen) / len(rows) - weight / 100) < 0.04
@@ -266,7 +263,7 @@ def test_a_stopped_challenger_stays_out_after_a_restart(service: RunningService,
         ask(service, 10.0)
     with run_service(model(tmp_path / "again", CHAMPION)) as restarted:
         sound = model(tmp_path / "sound", CHALLENGER, offset=1000.0)
-        restarted.live.rollout = active(tmp_path, sound, steps=(100.0,))
+        restarted.live.rollout = make_rollout(tmp_path, sound, steps=(100.0,))
         assert ask(restarted, 10.0)["model"]["version"] == CHAMPION
 
 
@@ -324,7 +321,7 @@ def test_a_test_request_may_pin_the_challenger(service: RunningService, begin: B
 def test_pinning_needs_the_scope_admin(tmp_path: Path) -> None:
     scopes = {"user": frozenset({"predict"}), "operator": frozenset({"predict", "admin"})}
     with run_service(model(tmp_path / "champion", CHAMPION), scopes) as service:
-        service.live.rollout = active(tmp_path, model(tmp_path / "challenger", CHALLENGER), steps=(0.0, 100.0))
+        service.live.rollout = make_rollout(tmp_path, model(tmp_path / "challenger", CHALLENGER), steps=(0.0, 100.0))
         pin = {"x_towline_version": str(CHALLENGER)}
         assert service.client.post("/predict", {"rows": [ROW]}, x_api_key="user", **pin).status_code == 403
         assert service.client.post("/predict", {"rows": [ROW]}, x_api_key="operator", **pin).status_code == 200
