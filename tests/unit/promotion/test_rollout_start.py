@@ -37,7 +37,7 @@ def test_a_challenger_that_needs_another_field_can_be_rolled_out_if_requests_mus
 
 
 def test_a_field_that_no_value_fits_for_both_versions_is_refused() -> None:
-    with pytest.raises(PromotionRejectedError, match="no value fits both versions.*: size") as refusal:
+    with pytest.raises(PromotionRejectedError, match=r"no value fits both versions.*: size") as refusal:
         check(make_contract(columns=(("size", "datetime", {}), *COLUMNS[1:])), fields="both")
     assert "--fields" not in refusal.value.remedy
 
