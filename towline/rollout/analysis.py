@@ -7,8 +7,8 @@ must be the same from the beginning.
 
 Checks:
 
-* **error_rate**, **non_finite_predictions**: the challenger's share of requests, against the champion's. If the champion answers no
-  requests, its share counts as 0.
+* **error_rate**, **non_finite_predictions**: the challenger's share of requests, against the champion's. If the
+  champion answers no requests, its share counts as 0.
 * **disagreement**: the share of rows that both arms answered, but differently.
 * **sample ratio**: the arms have the shares of assignments that the weights say. If not, requests or log entries of
   one arm are lost, and no comparison of the arms is valid.

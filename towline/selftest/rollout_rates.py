@@ -39,10 +39,8 @@ def measure_rollout(
         row_losses(holdout.truth, predictions, holdout.contract, loss)
         for predictions in (holdout.challenger, other, holdout.challenger.take(rng.permutation(len(holdout.truth))))
     )
-    promise = f"at most {criteria.alpha:.0%}"
-    swapped = rng.random((EQUAL_TRIALS, len(own))) < 0.5
-    pairs = [(np.where(swap, second, own), np.where(swap, own, second)) for swap in swapped]
-    verdicts = [_judge(*pair, criteria, rng) for pair in pairs]
+    promise = f"at most {100 * criteria.alpha:g} %"
+    verdicts = [_judge(own, second, criteria, rng, swap=True) for _ in range(EQUAL_TRIALS)]
     case = f"versions with equal {loss}"
     rates = [
         _rate(case, verdicts, "promote", promise if criteria.promote_if == "better" else ""),
@@ -69,12 +67,22 @@ def measure_rollout(
     return [*rates, *stopped], [f"rollout: {finding}"]
 
 
-def _judge(champion: np.ndarray, challenger: np.ndarray, criteria: Criteria, rng: np.random.Generator) -> str:
-    """The verdict after so many labels; one that was given at an earlier label stays."""
-    rows, arm = rng.integers(0, len(champion), LABELS), ArmCounts(LABELS)
-    return analyse(
-        RolloutEvidence(arm, arm, champion_loss=champion[rows], challenger_loss=challenger[rows]), criteria
-    ).verdict
+def _judge(
+    first: np.ndarray, second: np.ndarray, criteria: Criteria, rng: np.random.Generator, *, swap: bool = False
+) -> str:
+    """The verdict after ``LABELS`` labels; one that was given at an earlier label stays.
+
+    Args:
+        first: losses of the champion.
+        second: losses of the challenger.
+        criteria: of the rollout.
+        rng: draws the rows.
+        swap: whether chance decides in each drawn row which of the losses is the champion's.
+    """
+    rows, arm = rng.integers(0, len(first), LABELS), ArmCounts(LABELS)
+    swapped = rng.random(LABELS) < 0.5 if swap else np.zeros(LABELS, dtype=bool)
+    champion, challenger = np.where(swapped, (second[rows], first[rows]), (first[rows], second[rows]))
+    return analyse(RolloutEvidence(arm, arm, champion_loss=champion, challenger_loss=challenger), criteria).verdict
 
 
 def _rate(case: str, verdicts: list[str], verdict: str, promise: str = "", effect: float | None = None) -> MeasuredRate:
