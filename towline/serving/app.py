@@ -24,16 +24,15 @@ from starlette.routing import Route
 from towline import __version__
 from towline.data.example_row import example_row
 from towline.data.schema.rows import InputAnomaly, Row
-from towline.errors import Fault
 from towline.html import content_security_policy
-from towline.inference.scorer import find_nonfinite, slice_predictions
+from towline.inference.scorer import slice_predictions
 from towline.serving import browser_access, metrics
 from towline.serving.batching import MicroBatcher, ThreadBatcher
 from towline.serving.browser_access import AllowedHosts, CorsOrigins
 from towline.serving.docs import html_page, openapi
 from towline.serving.endpoint import Access, AccessControl, Endpoint, Handler, RequestContext, Response, Scope, Send
 from towline.serving.metrics import Metrics
-from towline.serving.problems import Problem
+from towline.serving.problems import Problem, check_finite
 from towline.serving.protocols import json_rows, open_inference
 from towline.serving.protocols.body import Receive, decompress, is_compressed, read_body
 from towline.serving.protocols.json_rows import PredictionRequest, WireProtocol
@@ -211,7 +210,7 @@ class RouteHandlers:
             if (arms := self._rollouts.arms(model.version)) is not None:
                 return await self._answer_in_rollout(protocol, context, arms, model, parsed)
             predictions = await self._score(model, canonical)
-            _check_finite(predictions)
+            check_finite(predictions)
             response = Response(protocol.write(predictions, model, request, context.request_id))
             self.metrics.count_predictions(model, context.version, predictions, anomalies)
             if self._log is not None:
@@ -233,7 +232,7 @@ class RouteHandlers:
         pin = int(context.version) if context.version != str(champion.version) else self._pinned(context)
         answer = await arms.answer(champion, request.rows, canonical, context.request_id, pin)
         predictions, parts, versions = answer.predictions, answer.parts, answer.versions
-        _check_finite(predictions)
+        check_finite(predictions)
         model = champion
         if len(parts) == 1:
             model = parts[0].model
@@ -411,13 +410,6 @@ def _check_content_type(headers: Mapping[bytes, bytes], protocol: WireProtocol) 
     charsets = [part.strip() for part in parameters.split(";") if part.strip()]
     if media_type.strip() != "application/json" or any(charset not in _CHARSETS for charset in charsets):
         raise Problem("not-json", "the body is not declared as application/json in UTF-8")
-
-
-def _check_finite(predictions: "RowPredictions") -> None:
-    """Refuses NaN and infinities, which JSON cannot represent."""
-    if rows := find_nonfinite(predictions):
-        faults = tuple(Fault(row, "", "the prediction is not finite") for row in rows)
-        raise Problem("unanswerable", "a prediction is not a finite number", faults=faults)
 
 
 def _address(context: RequestContext, options: "ServeOptions") -> str:
