@@ -13,6 +13,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         "prefect", "psycopg", "rich",
     ),
     "loadtest": ("locust",),
+    "kubeflow": ("kfp",),
+    "mlserver": ("mlserver", "orjson"),
 }  # fmt: skip
 
 

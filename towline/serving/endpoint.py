@@ -108,8 +108,8 @@ class AccessControl:
         self._count = itertools.count()
 
     def new_request_id(self) -> str:
-        """A request id that is unique over all processes."""
-        return f"{self._id_prefix}-{next(self._count):x}"
+        """A request id that is unique over all processes; all ids have one length, so answers of equal rows do too."""
+        return f"{self._id_prefix}-{next(self._count):010x}"
 
     def admit(self, context: RequestContext, access: Access, challenge: bytes) -> None:
         """Raises Problem unless the caller may use a route of this access."""
