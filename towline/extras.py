@@ -14,6 +14,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     ),
     "loadtest": ("locust",),
     "otel": ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.sdk"),
+    "kubeflow": ("kfp",),
+    "mlserver": ("mlserver", "orjson"),
 }  # fmt: skip
 
 

@@ -56,9 +56,10 @@ class FakeModel:
     offset: float = 0.0
     name: str = "house-price"
     calls: list[int] = field(default_factory=list)
+    reader: Any = None
 
     def __post_init__(self) -> None:
-        self.reader = RowReader(self.contract)
+        self.reader = self.reader or RowReader(self.contract)
         self.metadata = Manifest(
             name=self.name, version=self.version, run_key="k", created="2026-03-01T12:00:00+00:00",
             task=self.contract.task, target="price", classes=self.contract.classes, positive=None, threshold=None,

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.serving import ROW, FakeModel, RunningService, make_contract, make_rollout, run_service
+from tests.support.serving import (
+    COLUMNS,
+    ROW,
+    FakeModel,
+    RunningService,
+    make_contract,
+    make_rollout,
+    run_service,
+)
 from towline.config import RolloutConfig
 from towline.inference.scorer import RowPredictions
 from towline.prediction_log.parquet_store import read_predictions
@@ -333,6 +341,60 @@ def test_the_open_inference_protocol_routes_alike(service: RunningService, begin
     assert response.json()["model_version"] == str(CHALLENGER)
     pinned = service.client.post(f"/v2/models/house-price/versions/{CHAMPION}/infer", {"inputs": inputs})
     assert pinned.status_code == 200
+
+
+GARDEN = (("garden", "numeric", {"min": 0.0, "max": 900.0}), ("size", "category", {}), *COLUMNS[1:])
+
+
+@pytest.fixture
+def rollout_of_other_fields(begin: Begin, tmp_path: Path) -> ActiveRollout:
+    """The challenger predicts twice the size of the garden, which the champion does not need; half of the requests."""
+    folder = tmp_path / "garden"
+    folder.mkdir()
+    challenger = FakeModel(make_contract(columns=GARDEN), folder, version=CHALLENGER)
+    return begin(50.0, challenger, fields="both", key="kind")
+
+
+def test_requests_must_have_the_fields_of_both_versions(
+    service: RunningService, rollout_of_other_fields: ActiveRollout
+) -> None:
+    """A row without a field is refused whichever version would answer it, and the faults of both are named."""
+    for kind in ("house", "flat", "villa", "hut"):
+        response = service.client.post("/predict", {"rows": [{**ROW, "kind": kind, "sunny": "perhaps"}]})
+        assert response.status_code == 422
+        assert [fault["field"] for fault in response.json()["errors"]] == ["sunny", "garden"]
+
+
+def test_each_version_reads_its_own_fields(service: RunningService, rollout_of_other_fields: ActiveRollout) -> None:
+    rows = [{**ROW, "kind": f"kind {number}", "garden": 300.0} for number in range(40)]
+    document = service.client.post("/predict", {"rows": rows}).json()
+    by_version = dict(zip(document["versions"], document["predictions"], strict=True))
+    assert by_version == {CHAMPION: 2 * ROW["size"], CHALLENGER: 600.0}
+    assert read_after_exchange(service, rollout_of_other_fields).failures == 0
+
+
+def test_the_documents_of_the_service_show_the_fields_of_both(
+    service: RunningService, rollout_of_other_fields: ActiveRollout
+) -> None:
+    names = [*ROW, "garden"]
+    row = service.client.get("/openapi.json").json()["components"]["schemas"]["Row"]
+    assert row["required"] == names
+    assert row["properties"]["size"]["type"] == ["number", "null"]  # the challenger also reads texts
+    assert [field["name"] for field in service.client.get("/metadata").json()["fields"]] == names
+    assert [tensor["name"] for tensor in service.client.get("/v2/models/house-price").json()["inputs"]] == names
+    assert "garden" in service.client.get("/docs").text
+    example = service.client.get("/openapi.json").json()["paths"]["/invocations"]["post"]["requestBody"]["content"]
+    positional = {"dataframe_split": {"data": example["application/json"]["example"]["dataframe_split"]["data"]}}
+    assert service.client.post("/invocations", positional).status_code == 200
+
+
+def test_without_the_challenger_its_fields_are_not_needed(
+    service: RunningService, rollout_of_other_fields: ActiveRollout
+) -> None:
+    assert service.client.post("/predict", {"rows": [ROW]}).status_code == 422
+    service.live.rollout = None
+    assert service.client.post("/predict", {"rows": [ROW]}).status_code == 200
+    assert "garden" not in service.client.get("/openapi.json").json()["components"]["schemas"]["Row"]["properties"]
 
 
 def test_a_rollout_from_an_earlier_champion_is_ignored(service: RunningService, begin: Begin, tmp_path: Path) -> None:
