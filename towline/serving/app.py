@@ -39,8 +39,8 @@ from towline.serving.protocols.json_rows import PredictionRequest, WireProtocol
 from towline.serving.protocols.strict_json import LARGE_BODY, MAX_KEYS, parse_json
 from towline.serving.rate_limit import RateLimiter
 from towline.serving.rollout_arms import RolloutArms, RolloutRouter
-from towline.serving.telemetry.exports import Telemetry
 from towline.serving.rollout_fields import FieldsOfBoth
+from towline.serving.telemetry.exports import Telemetry
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
