@@ -24,16 +24,15 @@ from starlette.routing import Route
 from towline import __version__
 from towline.data.example_row import example_row
 from towline.data.schema.rows import InputAnomaly, Row
-from towline.errors import Fault
 from towline.html import content_security_policy
-from towline.inference.scorer import find_nonfinite, slice_predictions
+from towline.inference.scorer import slice_predictions
 from towline.serving import browser_access, metrics
 from towline.serving.batching import MicroBatcher, ThreadBatcher
 from towline.serving.browser_access import AllowedHosts, CorsOrigins
 from towline.serving.docs import html_page, openapi
 from towline.serving.endpoint import Access, AccessControl, Endpoint, Handler, RequestContext, Response, Scope, Send
 from towline.serving.metrics import Metrics
-from towline.serving.problems import Problem
+from towline.serving.problems import Problem, check_finite
 from towline.serving.protocols import json_rows, open_inference
 from towline.serving.protocols.body import Receive, decompress, is_compressed, read_body
 from towline.serving.protocols.json_rows import PredictionRequest, WireProtocol
@@ -41,6 +40,7 @@ from towline.serving.protocols.strict_json import LARGE_BODY, MAX_KEYS, parse_js
 from towline.serving.rate_limit import RateLimiter
 from towline.serving.rollout_arms import RolloutArms, RolloutRouter
 from towline.serving.rollout_fields import FieldsOfBoth
+from towline.serving.telemetry.exports import Telemetry
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
@@ -114,11 +114,14 @@ def create_app(
         tls=options.certificate is not None,
     )
 
+    tracing = handlers.telemetry.tracing
+    make_endpoint = Endpoint if tracing is None else tracing.endpoint
+
     def get(path: str, access: Access, handler: Handler, *, browser: bool = False) -> Endpoint:
-        return Endpoint(path, access, handler, control, browser=browser)
+        return make_endpoint(path, access, handler, control, browser=browser)
 
     def post(path: str, protocol: WireProtocol) -> Endpoint:
-        return Endpoint(path, "predict", handlers.predict(protocol), control, "POST")
+        return make_endpoint(path, "predict", handlers.predict(protocol), control, "POST")
 
     live = constant(Response(b'{"live":true}'))
     endpoints = [
@@ -176,6 +179,7 @@ class RouteHandlers:
             lambda: reloader.rejections,
             self._rollouts.count_rows,
         )
+        self.telemetry = Telemetry(options, self.metrics, "" if reloader.model is None else reloader.model.name)
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="towline-parse")
         self._pending_reads = 0
         self._openapi_cache: tuple[Model, dict[str, Any]] | None = None
@@ -184,14 +188,16 @@ class RouteHandlers:
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         flushing = asyncio.create_task(self.metrics.flush_periodically())
         rollouts = asyncio.create_task(self._rollouts.run_periodically())
+        exporting = [asyncio.create_task(export.run_periodically()) for export in self.telemetry.exports]
         yield
-        flushing.cancel()
-        rollouts.cancel()
+        for task in (flushing, rollouts, *exporting):
+            task.cancel()
         self._rollouts.close()
         self._thread_batcher.close()
         self._challenger_batcher.close()
         self._parser.shutdown(wait=False)
         self.metrics.flush()
+        self.telemetry.close()
 
     def predict(self, protocol: WireProtocol) -> Handler:
         """The handler of prediction requests in one protocol."""
@@ -214,11 +220,12 @@ class RouteHandlers:
             if arms is not None:
                 return await self._answer_in_rollout(protocol, context, arms, model, parsed)
             predictions = await self._score(model, canonical)
-            _check_finite(predictions)
+            check_finite(predictions)
             response = Response(protocol.write(predictions, model, request, context.request_id))
             self.metrics.count_predictions(model, context.version, predictions, anomalies)
             if self._log is not None:
-                self._log.write(context.request_id, time.time(), model, request.rows, predictions)
+                now, trace_id = time.time(), context.trace_id
+                self._log.write(context.request_id, now, model, request.rows, predictions, trace_id=trace_id)
             return response
 
         return handle
@@ -236,7 +243,7 @@ class RouteHandlers:
         pin = int(context.version) if context.version != str(champion.version) else self._pinned(context)
         answer = await arms.answer(champion, request.rows, canonical, context.request_id, pin)
         predictions, parts, versions = answer.predictions, answer.parts, answer.versions
-        _check_finite(predictions)
+        check_finite(predictions)
         model = champion
         if len(parts) == 1:
             model = parts[0].model
@@ -249,7 +256,8 @@ class RouteHandlers:
             now = time.time()
             for first, end, part_model in parts:
                 part = predictions if len(parts) == 1 else slice_predictions(predictions, first, end)
-                self._log.write(context.request_id, now, part_model, request.rows[first:end], part, first)
+                rows, trace_id = request.rows[first:end], context.trace_id
+                self._log.write(context.request_id, now, part_model, rows, part, first, trace_id=trace_id)
         header = (b"x-towline-version", ",".join(map(str, versions)).encode())
         return Response(body, headers=(header,))
 
@@ -428,13 +436,6 @@ def _check_content_type(headers: Mapping[bytes, bytes], protocol: WireProtocol) 
     charsets = [part.strip() for part in parameters.split(";") if part.strip()]
     if media_type.strip() != "application/json" or any(charset not in _CHARSETS for charset in charsets):
         raise Problem("not-json", "the body is not declared as application/json in UTF-8")
-
-
-def _check_finite(predictions: "RowPredictions") -> None:
-    """Refuses NaN and infinities, which JSON cannot represent."""
-    if rows := find_nonfinite(predictions):
-        faults = tuple(Fault(row, "", "the prediction is not finite") for row in rows)
-        raise Problem("unanswerable", "a prediction is not a finite number", faults=faults)
 
 
 def _address(context: RequestContext, options: "ServeOptions") -> str:
