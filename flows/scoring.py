@@ -6,7 +6,7 @@ from pathlib import PurePath
 from prefect import flow
 
 from tasks.scoring import score
-from towline.batch.summary import BatchResult
+from towline.batch.batch_summary import BatchResult
 from towline.config import ConfigOrPath, Settings
 from towline.monitoring import monitoring_run
 from towline.orchestration.end_states import scoring_end_state

@@ -1,9 +1,9 @@
 """The task of the scoring flow."""
 
 from tasks import retrying_task
+from towline.batch.batch_summary import BatchResult
 from towline.batch.job import score_source
-from towline.batch.options import BatchOptions, BatchRequest
-from towline.batch.summary import BatchResult
+from towline.batch.job_options import BatchOptions, BatchRequest
 from towline.config import PipelineConfig, Settings
 from towline.inference.predictor import open_release
 from towline.registry.ledger import Entry, open_ledger

@@ -25,8 +25,8 @@ from towline.notebook import render_document, render_fields
 
 if TYPE_CHECKING:
     from towline.backtesting.results import BacktestResult, PolicyName
+    from towline.batch.batch_summary import BatchResult
     from towline.batch.runner import Progress
-    from towline.batch.summary import BatchResult
     from towline.inference.predictor import Model
     from towline.manifest import Manifest
     from towline.monitoring.policy import MonitoringRun
@@ -341,7 +341,7 @@ def score(
         TransientError: the disk is full, or a worker process ended.
     """
     from towline.batch.job import score_source
-    from towline.batch.options import BatchOptions, BatchRequest
+    from towline.batch.job_options import BatchOptions, BatchRequest
     from towline.registry.selection import only_model
 
     loaded = load(os.fspath(model) if model else only_model(*_stores()), trusted=trusted)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from towline import files
-from towline.batch.options import ShardTask
+from towline.batch.job_options import ShardTask
 from towline.batch.shards import Shard
 from towline.batch.text_output import csv_name
 from towline.batch.work_folder import ShardResult, WorkFolder
@@ -43,26 +43,22 @@ def open_assembly(task: ShardTask, schema: pa.Schema) -> Assembly:
     return _ParquetAssembly(work, schema) if task.output == "parquet" else _TextAssembly(work, task, schema)
 
 
-class _DigestingFile(io.RawIOBase):
+class _DigestingFile(io.BufferedWriter):
     """A file that is written once, and its SHA-256."""
 
     def __init__(self, path: Path) -> None:
-        self._file, self.digest = path.open("wb"), hashlib.sha256()
-
-    def writable(self) -> bool:
-        return True
+        super().__init__(io.FileIO(path, "w"))
+        self.digest = hashlib.sha256()
 
     def write(self, data: Any) -> int:
         self.digest.update(data)
-        return self._file.write(data)
-
-    def tell(self) -> int:
-        return self._file.tell()
+        return super().write(data)
 
     def finish(self) -> str:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Completes the file; returns its digest."""
+        self.flush()
+        os.fsync(self.fileno())
+        self.close()
         return self.digest.hexdigest()
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from towline.batch.records import Records, first_record_end
-from towline.batch.rows import RejectedRow, RowBatch
+from towline.batch.row_batch import RejectedRow, RowBatch
 from towline.batch.shards import SourceFile
 from towline.data.schema.contract import Column
 from towline.errors import DataError
@@ -92,19 +92,19 @@ class CsvReader:
         names: of the columns, in the order of the file.
         separator: of the columns.
         inputs: the model's input columns.
-        kept: positions of the columns that are copied; None: the text of the rows is copied.
+        copied: positions of the columns that are copied; None: the text of the rows is copied.
     """
 
     def __init__(
-        self, names: Sequence[str], separator: str, inputs: Sequence[Column], kept: Sequence[int] | None
+        self, names: Sequence[str], separator: str, inputs: Sequence[Column], copied: Sequence[int] | None
     ) -> None:
-        self._names, self._kept = tuple(names), kept
+        self._names, self._copied = tuple(names), copied
         self._parsing: dict[str, Any] = {"delimiter": separator}
         self._inputs = {column.name: self._names.index(column.name) for column in inputs}
-        needed = sorted({*self._inputs.values(), *(kept or ())})
+        needed = sorted({*self._inputs.values(), *(copied or ())})
         self._text = {str(place): _TEXT for place in needed}
         typed = {self._inputs[column.name]: _fast_type(column) for column in inputs}
-        self._typed = {str(place): _TEXT if place in (kept or ()) else typed.get(place, _TEXT) for place in needed}
+        self._typed = {str(place): _TEXT if place in (copied or ()) else typed.get(place, _TEXT) for place in needed}
 
     def read(self, block: bytes, first: int) -> RowBatch:
         """The rows of a block of whole records.
@@ -139,13 +139,13 @@ class CsvReader:
                 for fault in faults
             ]
         columns = {int(name): table.column(name).combine_chunks() for name in table.column_names}
-        kept = None
-        if self._kept is not None:
-            kept = pa.RecordBatch.from_arrays(
-                [columns[place] for place in self._kept], [self._names[place] for place in self._kept]
+        copied = None
+        if self._copied is not None:
+            copied = pa.RecordBatch.from_arrays(
+                [columns[place] for place in self._copied], [self._names[place] for place in self._copied]
             )
         inputs = {name: _without_minus_zero(columns[place]) for name, place in self._inputs.items()}
-        return RowBatch(first + places, inputs, kept, records, places, tuple(rejected))
+        return RowBatch(first + places, inputs, copied, records, places, tuple(rejected))
 
     def _parse(self, block: bytes) -> tuple[pa.Table, list[Any]]:
         if self._typed != self._text:
@@ -182,17 +182,18 @@ class CsvReader:
 
 
 def read_general(
-    tables: Iterator[pa.Table], names: Sequence[str], inputs: Sequence[Column], kept: Sequence[int]
+    tables: Iterator[pa.Table], names: Sequence[str], inputs: Sequence[Column], copied: Sequence[int]
 ) -> Iterator[RowBatch]:
     """The rows of tables of text with these columns."""
     first = 0
     for table in tables:
         for batch in table.to_batches():
             columns = dict(zip(names, batch.columns, strict=True))
+            chosen = [names[place] for place in copied]
             yield RowBatch(
                 first + np.arange(len(batch)),
                 {column.name: columns[column.name] for column in inputs},
-                pa.RecordBatch.from_arrays([batch.column(place) for place in kept], [names[place] for place in kept]),
+                pa.RecordBatch.from_arrays([columns[name] for name in chosen], chosen),
             )
             first += len(batch)
 

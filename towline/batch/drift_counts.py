@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from towline.batch.predictions import input_batch, output_batch
+from towline.batch.row_scoring import input_batch, output_batch
 from towline.config import DriftConfig
 from towline.data.coded_column import CanonicalColumn
 from towline.inference.predictor import Model

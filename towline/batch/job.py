@@ -10,12 +10,12 @@ import pyarrow as pa
 
 from towline import __version__, files
 from towline.batch.assembly import assemble_quarantine, digest_of, open_assembly, replace_output
+from towline.batch.batch_summary import BatchResult, check_columns
 from towline.batch.drift_counts import BatchDrift
-from towline.batch.options import BatchOptions, BatchRequest, OutputFormat, ReleaseReference, ShardTask
+from towline.batch.job_options import BatchOptions, BatchRequest, OutputFormat, ReleaseReference, ShardTask
 from towline.batch.pieces import added_names, label_type
 from towline.batch.runner import Show, run_shards
 from towline.batch.source import FileSource, open_source
-from towline.batch.summary import BatchResult, check_columns
 from towline.batch.work_folder import ShardResult, WorkFolder, remove_other_folders
 from towline.config import suggest
 from towline.errors import ConfigError, DataError
@@ -220,19 +220,19 @@ def _check_options(task: ShardTask, model: Model) -> pa.Schema:
     ):
         if unknown := next((name for name in chosen or () if name not in known), None):
             raise ConfigError(f"no column {unknown!r}", where=option, remedy=suggest(unknown, known))
-    kept = columns if options.keep is None else options.keep
+    copied = columns if options.keep is None else options.keep
     added = [options.prefix + name for name in added_names(model, options)]
-    if twice := next((name for name in added if name in kept), None):
+    if twice := next((name for name in added if name in copied), None):
         raise DataError(
             f"the input already has a column {twice!r}, which scoring would add",
             where=str(task.source.files[0].path),
             remedy="add --prefix, e.g. --prefix scored_",
         )
-    if not [*kept, *added]:
+    if not [*copied, *added]:
         raise ConfigError("no column would be written", where="--columns", remedy="choose at least one column")
     types = {"prediction": label_type(model.contract.classes), "model": pa.string(), "version": pa.int64()}
     fields = [(options.prefix + name, types.get(name, pa.float64())) for name in added_names(model, options)]
-    schema = pa.schema([*(task.source.schema.field(name) for name in kept), *(pa.field(*field) for field in fields)])
+    schema = pa.schema([*(task.source.schema.field(name) for name in copied), *(pa.field(*field) for field in fields)])
     if options.partition_by and options.partition_by not in schema.names:
         remedy = suggest(options.partition_by, schema.names)
         raise ConfigError(f"no column {options.partition_by!r}", where="--partition-by", remedy=remedy)

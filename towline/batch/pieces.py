@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline import files
-from towline.batch.options import BatchOptions, ShardTask
+from towline.batch.job_options import BatchOptions, ShardTask
 from towline.batch.text_output import csv_fields, csv_lines, json_lines, json_values
 from towline.errors import DataError
 from towline.inference.predictor import Model
@@ -23,7 +23,7 @@ MAX_PARTITIONS = 1_000
 class PieceWriter(Protocol):
     """Writes scored rows."""
 
-    def write(self, records: pa.Array | None, kept: pa.RecordBatch | None, added: pa.RecordBatch) -> None:
+    def write(self, records: pa.Array | None, copied: pa.RecordBatch | None, added: pa.RecordBatch) -> None:
         """Writes rows: their text or their copied columns, and the added columns."""
 
 
@@ -98,10 +98,10 @@ class _TextPiece:
     def __init__(self, file: IO[bytes] | pa.NativeFile, task: ShardTask) -> None:
         self._file, self._task = file, task
 
-    def write(self, records: pa.Array | None, kept: pa.RecordBatch | None, added: pa.RecordBatch) -> None:
-        columns = [*(kept.columns if kept is not None else ()), *added.columns]
+    def write(self, records: pa.Array | None, copied: pa.RecordBatch | None, added: pa.RecordBatch) -> None:
+        columns = [*(copied.columns if copied is not None else ()), *added.columns]
         if self._task.output == "json lines":
-            names = [*(kept.schema.names if kept is not None else ()), *added.schema.names]
+            names = [*(copied.schema.names if copied is not None else ()), *added.schema.names]
             self._file.write(json_lines(records, names, [json_values(column) for column in columns]))
             return
         options, source = self._task.options, self._task.source
@@ -116,8 +116,8 @@ class _ArrowPiece:
         self._file = file
         self._writer: pa.ipc.RecordBatchStreamWriter | None = None
 
-    def write(self, records: pa.Array | None, kept: pa.RecordBatch | None, added: pa.RecordBatch) -> None:  # noqa: ARG002
-        batch = join_batches(kept, added)
+    def write(self, records: pa.Array | None, copied: pa.RecordBatch | None, added: pa.RecordBatch) -> None:  # noqa: ARG002
+        batch = join_batches(copied, added)
         if self._writer is None:
             options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
             self._writer = pa.ipc.new_stream(self._file, batch.schema, options=options)
@@ -135,8 +135,8 @@ class _FolderPiece:
         self._folder, self._by = folder, partition_by
         self._writers: dict[str, pq.ParquetWriter] = {}
 
-    def write(self, records: pa.Array | None, kept: pa.RecordBatch | None, added: pa.RecordBatch) -> None:  # noqa: ARG002
-        batch = join_batches(kept, added)
+    def write(self, records: pa.Array | None, copied: pa.RecordBatch | None, added: pa.RecordBatch) -> None:  # noqa: ARG002
+        batch = join_batches(copied, added)
         if self._by is None:
             self._writer("", batch.schema).write_batch(batch)
             return
@@ -164,12 +164,12 @@ class _FolderPiece:
             writer.close()
 
 
-def join_batches(kept: pa.RecordBatch | None, added: pa.RecordBatch) -> pa.RecordBatch:
+def join_batches(copied: pa.RecordBatch | None, added: pa.RecordBatch) -> pa.RecordBatch:
     """The copied columns, followed by the added ones."""
-    if kept is None:
+    if copied is None:
         return added
-    schema = pa.schema([*kept.schema, *added.schema])
-    return pa.RecordBatch.from_arrays([*kept.columns, *added.columns], schema=schema)
+    schema = pa.schema([*copied.schema, *added.schema])
+    return pa.RecordBatch.from_arrays([*copied.columns, *added.columns], schema=schema)
 
 
 def _partition_name(column: str, value: object) -> str:

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
-from towline.batch.options import ShardTask
+from towline.batch.job_options import ShardTask
 from towline.batch.shard_scoring import score_shard
 from towline.batch.shards import Shard
 from towline.batch.work_folder import ShardResult

@@ -11,11 +11,11 @@ import pyarrow as pa
 
 from towline import files
 from towline.batch.drift_counts import DriftCounts
-from towline.batch.options import ReleaseReference, ShardTask
+from towline.batch.job_options import ReleaseReference, ShardTask
 from towline.batch.pieces import PieceWriter, added_batch, open_piece
-from towline.batch.predictions import score_batch
 from towline.batch.records import IrregularTextError
-from towline.batch.rows import RejectedRow, RowBatch
+from towline.batch.row_batch import RejectedRow, RowBatch
+from towline.batch.row_scoring import score_batch
 from towline.batch.shards import Shard
 from towline.batch.work_folder import ShardResult, WorkFolder
 from towline.inference.predictor import Model, open_release
@@ -40,12 +40,12 @@ def score_shard(shard: Shard, task: ShardTask, report: Report | None = None) -> 
     if result := work.result(shard.number):
         return result
     model = _open_model(task.release)
-    kept = copied_columns(task)
+    copied = copied_columns(task)
     try:
-        batches = task.source.read(shard, model.contract, kept, as_text=task.output == "csv")
+        batches = task.source.read(shard, model.contract, copied, as_text=task.output == "csv")
         result = _score(shard, task, model, batches, report)
     except IrregularTextError:
-        columns = task.source.columns if kept is None else kept
+        columns = task.source.columns if copied is None else copied
         result = _score(shard, task, model, task.source.read_general(shard, model.contract, columns), report)
     work.finish(shard.number, result)
     return result
@@ -88,13 +88,13 @@ def _score(
 
 def _write(piece: PieceWriter, batch: RowBatch, good: "pa.Array", added: pa.RecordBatch) -> None:
     every = bool(good.all())
-    kept, records = batch.kept, None
-    if kept is not None and not every:
-        kept = kept.filter(pa.array(good))
-    if kept is None and batch.records is not None and batch.places is not None:
+    copied, records = batch.copied, None
+    if copied is not None and not every:
+        copied = copied.filter(pa.array(good))
+    if copied is None and batch.records is not None and batch.places is not None:
         complete = every and len(batch.places) == len(batch.records)
         records = batch.records.take(None if complete else batch.places[good])
-    piece.write(records, kept, added)
+    piece.write(records, copied, added)
 
 
 def _write_quarantine(file: IO[bytes], rejected: list[RejectedRow]) -> None:

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from towline import files
 from towline.batch.csv_rows import HEAD_BYTES, CsvReader, open_text, read_general, read_header
-from towline.batch.json_rows import JsonReader, infer_schema
+from towline.batch.json_lines import JsonReader, infer_schema
 from towline.batch.records import read_blocks
-from towline.batch.rows import RowBatch, batch_rows
+from towline.batch.row_batch import RowBatch, batch_rows
 from towline.batch.shards import (
     Format,
     Shard,
@@ -48,9 +48,9 @@ class Source(Protocol):
     @property
     def shards(self) -> tuple[Shard, ...]: ...
     def read(
-        self, shard: Shard, contract: Contract, kept: Sequence[str] | None, *, as_text: bool
+        self, shard: Shard, contract: Contract, copied: Sequence[str] | None, *, as_text: bool
     ) -> Iterator[RowBatch]:
-        """The rows of a shard; ``kept`` are the copied columns, None if the text of the rows is copied."""
+        """The rows of a shard; ``copied`` are the copied columns, None if the text of the rows is copied."""
 
 
 class FileSource(Frozen):
@@ -86,14 +86,14 @@ class FileSource(Frozen):
         return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.types)))
 
     def read(
-        self, shard: Shard, contract: Contract, kept: Sequence[str] | None, *, as_text: bool
+        self, shard: Shard, contract: Contract, copied: Sequence[str] | None, *, as_text: bool
     ) -> Iterator[RowBatch]:
         """The rows of a shard.
 
         Args:
             shard: of this source.
             contract: names the model's inputs.
-            kept: the columns that are copied; None: the text of the rows is copied.
+            copied: the columns that are copied; None: the text of the rows is copied.
             as_text: whether the output is a CSV, which needs no types.
 
         Raises:
@@ -104,23 +104,23 @@ class FileSource(Frozen):
         if file.path.stat().st_size != file.size:
             raise DataError("the file has changed since it was opened", where=str(file.path), remedy="run again")
         if self.format == "parquet":
-            return self._read_parquet(file, shard, contract, kept or ())
+            return self._read_parquet(file, shard, contract, copied or ())
         if self.format == "csv" and file.reading == "general":
-            return self.read_general(shard, contract, self.columns if kept is None else kept)
+            return self.read_general(shard, contract, self.columns if copied is None else copied)
         reader: CsvReader | JsonReader
         if self.format == "csv":
-            places = None if kept is None else [self.columns.index(name) for name in kept]
+            places = None if copied is None else [self.columns.index(name) for name in copied]
             reader = CsvReader(self.columns, self.separator, contract.input_columns, places)
         else:
-            copied = None if kept is None else pa.schema([self.schema.field(name) for name in kept])
-            reader = JsonReader(copied, as_text=as_text)
+            types = None if copied is None else pa.schema([self.schema.field(name) for name in copied])
+            reader = JsonReader(types, as_text=as_text)
         return self._read_text(file, shard, reader)
 
-    def read_general(self, shard: Shard, contract: Contract, kept: Sequence[str]) -> Iterator[RowBatch]:
+    def read_general(self, shard: Shard, contract: Contract, copied: Sequence[str]) -> Iterator[RowBatch]:
         """The rows of a CSV whose records cannot be found by counting quotes, read by Arrow's parser."""
         file = self.files[shard.file]
         tables = formats.stream_csv(file.path, self.separator)
-        places = [self.columns.index(name) for name in kept]
+        places = [self.columns.index(name) for name in copied]
         return read_general(tables, self.columns, contract.input_columns, places)
 
     def _read_text(self, file: SourceFile, shard: Shard, reader: CsvReader | JsonReader) -> Iterator[RowBatch]:
@@ -143,10 +143,10 @@ class FileSource(Frozen):
             raise DataError(error.what, where=where, remedy=error.remedy) from None
 
     def _read_parquet(
-        self, file: SourceFile, shard: Shard, contract: Contract, kept: Sequence[str]
+        self, file: SourceFile, shard: Shard, contract: Contract, copied: Sequence[str]
     ) -> Iterator[RowBatch]:
         inputs = {column.name: column for column in contract.input_columns}
-        needed = [name for name in self.columns if name in inputs or name in kept]
+        needed = [name for name in self.columns if name in inputs or name in copied]
         schema, first = self.schema, 0
         levels = [
             name
@@ -157,11 +157,11 @@ class FileSource(Frozen):
             groups = list(range(shard.start, shard.end))
             batches = parquet.iter_batches(batch_rows(len(needed)), groups, columns=needed, use_threads=False)
             for batch in batches:
-                copied = [batch.column(name).cast(schema.field(name).type) for name in kept]
+                columns = [batch.column(name).cast(schema.field(name).type) for name in copied]
                 yield RowBatch(
                     first + np.arange(len(batch)),
                     {name: batch.column(name) for name in inputs},
-                    pa.RecordBatch.from_arrays(copied, schema=pa.schema([schema.field(name) for name in kept])),
+                    pa.RecordBatch.from_arrays(columns, schema=pa.schema([schema.field(name) for name in copied])),
                 )
                 first += len(batch)
 

@@ -20,7 +20,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
-from towline.batch.summary import BatchResult
+from towline.batch.batch_summary import BatchResult
 from towline.errors import DataValidationError, TowlineError
 from towline.monitoring.policy import MonitoringRun
 from towline.monitoring.rollout_history import RolloutRun

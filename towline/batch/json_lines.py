@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from towline.batch.records import Records
-from towline.batch.rows import RejectedRow, RowBatch
+from towline.batch.row_batch import RejectedRow, RowBatch
 from towline.errors import DataError
 
 _SAMPLE_ROWS = 10_000
@@ -38,14 +38,14 @@ class JsonReader:
     """Reads blocks of JSON lines.
 
     Args:
-        kept: names and types of the columns that are copied; None: the text of the rows is copied.
+        copied: names and types of the columns that are copied; None: the text of the rows is copied.
         as_text: copy the columns as text, whatever their types are.
     """
 
-    def __init__(self, kept: pa.Schema | None, *, as_text: bool = False) -> None:
-        self._kept = kept
-        if kept is not None and as_text:
-            self._kept = pa.schema([(name, pa.string()) for name in kept.names])
+    def __init__(self, copied: pa.Schema | None, *, as_text: bool = False) -> None:
+        self._copied = copied
+        if copied is not None and as_text:
+            self._copied = pa.schema([(name, pa.string()) for name in copied.names])
 
     def read(self, block: bytes, first: int) -> RowBatch:
         """The rows of a block of whole lines; ``first`` is the number of its first row.
@@ -58,19 +58,21 @@ class JsonReader:
         reasons: dict[int, tuple[str, str]] = {
             place: ("", "is not a JSON object") for place, row in enumerate(rows) if not isinstance(row, dict)
         }
-        kept = None if self._kept is None else self._copy(rows, reasons)
+        copied = None if self._copied is None else self._copy(rows, reasons)
         places = np.array([place for place in range(len(rows)) if place not in reasons], dtype=np.int64)
-        if kept is not None and reasons:
-            kept = kept.take(pa.array(places))
+        if copied is not None and reasons:
+            copied = copied.take(pa.array(places))
         rejected = tuple(
             RejectedRow(first + place, field, reason, texts[place].decode(errors="replace"))
             for place, (field, reason) in sorted(reasons.items())
         )
-        return RowBatch(first + places, {}, kept, records, places, rejected, [rows[place] for place in places.tolist()])
+        return RowBatch(
+            first + places, {}, copied, records, places, rejected, [rows[place] for place in places.tolist()]
+        )
 
     def _copy(self, rows: Sequence[Any], reasons: dict[int, tuple[str, str]]) -> pa.RecordBatch:
         """The copied columns of all rows; adds a reason for each row with a value of another type."""
-        schema = self._kept or pa.schema([])
+        schema = self._copied or pa.schema([])
         columns = []
         for field in schema:
             values = [row.get(field.name) if isinstance(row, dict) else None for row in rows]

@@ -35,7 +35,7 @@ class RowBatch:
     Attributes:
         numbers: (n,) the numbers of the rows in their shard, from 0.
         inputs: the model's input columns by name.
-        kept: the columns of the input that are copied to the output; None if the text of the rows is copied.
+        copied: the columns of the input that are copied to the output; None if the text of the rows is copied.
         records: the text of the rows of a CSV or of JSON lines, at ``places``; None for Parquet.
         places: (n,) the rows' positions in ``records``.
         rejected: rows that cannot be read.
@@ -44,7 +44,7 @@ class RowBatch:
 
     numbers: np.ndarray
     inputs: Mapping[str, pa.Array]
-    kept: pa.RecordBatch | None
+    copied: pa.RecordBatch | None
     records: Records | None = None
     places: np.ndarray | None = None
     rejected: tuple[RejectedRow, ...] = ()

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from towline.batch.rows import RejectedRow, RowBatch
+from towline.batch.row_batch import RejectedRow, RowBatch
 from towline.data.coded_column import CanonicalColumn, CodedColumn
 from towline.data.schema.arrow_columns import complete_columns, convert_inputs
 from towline.data.schema.contract import Contract
@@ -52,9 +52,9 @@ def score_batch(model: Model, batch: RowBatch) -> ScoredRows:
         for place, (_, reason) in zip(places.tolist(), refused, strict=True):
             rejected.append(RejectedRow(int(batch.numbers[place]), "", reason, _row_text(batch, place)))
         good[places] = False
-        kept = np.ones(count, dtype=bool)
-        kept[[place for place, _ in refused]] = False
-        inputs = [_select(column, kept) for column in inputs]
+        accepted = np.ones(count, dtype=bool)
+        accepted[[place for place, _ in refused]] = False
+        inputs = [_select(column, accepted) for column in inputs]
     return ScoredRows(good, predictions, inputs, sorted(rejected, key=lambda row: row.number))
 
 
@@ -137,8 +137,8 @@ def _row_text(batch: RowBatch, place: int) -> str:
         text: bytes = batch.records.take(batch.places[[place]])[0].as_py()
         return text.decode(errors="replace")
     values = {name: column[place].as_py() for name, column in batch.inputs.items()}
-    if batch.kept is not None:
-        values |= {name: batch.kept.column(name)[place].as_py() for name in batch.kept.schema.names}
+    if batch.copied is not None:
+        values |= {name: batch.copied.column(name)[place].as_py() for name in batch.copied.schema.names}
     return json.dumps(values, ensure_ascii=False, default=str)
 
 
