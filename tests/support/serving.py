@@ -106,11 +106,13 @@ class FakeLog:
     """A prediction log that keeps its records in memory."""
 
     records: list[tuple[Any, ...]] = field(default_factory=list)
+    trace_ids: list[str] = field(default_factory=list)
     depth: int = 0
     drops: int = 0
 
-    def write(self, *record: Any) -> None:
+    def write(self, *record: Any, trace_id: str = "") -> None:
         self.records.append(record)
+        self.trace_ids.append(trace_id)
 
 
 class ServiceClient:
@@ -163,6 +165,8 @@ def make_options(**changes: Any) -> Any:
         "certificate": None,
         "host": "127.0.0.1",
         "port": 8080,
+        "metrics": None,
+        "metrics_interval": 60.0,
     }
     return SimpleNamespace(**(settings | changes))
 

@@ -26,9 +26,11 @@ from pydantic import BaseModel
 
 from towline import files
 from towline.config import Frozen, PipelineConfig, TrainingConfig
+from towline.data import snapshot
 from towline.data.schema.contract import Contract
 from towline.data.schema.lookup_tables import LookupSource
-from towline.data.sources import Dataset, convert_lookup_table, read_lookup_source, read_snapshot
+from towline.data.snapshot import Table
+from towline.data.sources import Dataset, check_snapshot, convert_lookup_table, read_lookup_source, read_snapshot
 from towline.errors import TransientError
 from towline.provenance import code_digest
 from towline.store import StoreLayout
@@ -161,6 +163,12 @@ class Workspace(Frozen):
         """The rows of the snapshot; shared between steps, do not change them."""
         return _read_table(self.store, self.dataset)
 
+    def columns(self) -> Table:
+        """The rows of the snapshot; of a table that is too large to be held, its columns are read one by one."""
+        if self.dataset.rows * len(self.dataset.columns) <= snapshot.MAX_CELLS:
+            return self.table()
+        return snapshot.SnapshotColumns(check_snapshot(self.dataset, self.store))
+
     def lookups(self, config: TrainingConfig) -> dict[str, LookupSource]:
         """The lookup tables as they were when the workspace was opened."""
         sources = {}
@@ -236,7 +244,7 @@ def open_workspace(
                 pq.write_table(table.replace_schema_metadata({_DIGEST: digest}), file)
         files.write(token, secrets.token_hex(8))
     if not config.data.keep_snapshot:
-        snapshot = work.file(SNAPSHOT)
-        (store / dataset.path).replace(snapshot)
-        dataset = dataset.model_copy(update={"path": snapshot.relative_to(store).as_posix()})
+        moved = work.file(SNAPSHOT)
+        (store / dataset.path).replace(moved)
+        dataset = dataset.model_copy(update={"path": moved.relative_to(store).as_posix()})
     return work.model_copy(update={"token": token.read_text(), "dataset": dataset})

@@ -35,7 +35,7 @@ _PART_NAME = re.compile(r"part-(.+)-v(\d+)\.parquet")
 _UTC = pa.timestamp("us", "UTC")
 _LEADING_FIELDS = [
     pa.field("request_id", pa.string()), pa.field("row", pa.int32()), pa.field("time", _UTC),
-    pa.field("version", pa.int32()), pa.field("model", pa.string()),
+    pa.field("version", pa.int32()), pa.field("model", pa.string()), pa.field("trace_id", pa.string()),
 ]  # fmt: skip
 _TRAILING_FIELDS = [pa.field("prediction", pa.float64()), pa.field("probabilities", pa.list_(pa.float64()))]
 _logger = logging.getLogger(__name__)
@@ -65,7 +65,8 @@ def read_predictions(
         columns: columns to read; default: all.
 
     Returns:
-        request_id (string), row (int32), time (timestamp[us, UTC]), version (int32), model (string), ``input.<name>``
+        request_id (string), row (int32), time (timestamp[us, UTC]), version (int32), model (string), trace_id
+        (string; null if no traces were exported), ``input.<name>``
         (float64, bool, string, or timestamp[us] in UTC without a zone), prediction, probabilities (list of float64).
         A column that a version did not log is null; a column whose type differs between versions is string.
 
@@ -267,6 +268,7 @@ class _RowBuffer:
 
     def clear(self) -> None:
         self.ids: list[str] = []
+        self.traces: list[str | None] = []
         self.places: list[int] = []
         self.times: list[int] = []
         self.rows: list[list[Any]] = []
@@ -279,6 +281,7 @@ class _RowBuffer:
         if {len(record["predictions"]), len(probabilities)} != {count} or {*map(len, record["rows"])} != {self.width}:
             raise ValueError("the number of values differs from that in the head")
         self.ids += [record["id"]] * count
+        self.traces += [record.get("trace")] * count
         self.places += range(record["first"], record["first"] + count)
         self.times += [record["at"]] * count
         self.rows += record["rows"]
@@ -292,6 +295,7 @@ class _RowBuffer:
         arrays = [
             pa.array(self.ids, pa.string()), pa.array(self.places, pa.int32()), pa.array(self.times, _UTC),
             pa.array([self.version] * count, pa.int32()), pa.array([self.model] * count, pa.string()),
+            pa.array(self.traces, pa.string()),
             *(input_array(values, field) for field, values in zip(self.fields, columns, strict=True)),
             prediction_array(self.predictions, self.prediction),
             pa.array(self.probabilities, pa.list_(pa.float64())),

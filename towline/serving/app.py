@@ -40,6 +40,7 @@ from towline.serving.protocols.strict_json import LARGE_BODY, MAX_KEYS, parse_js
 from towline.serving.rate_limit import RateLimiter
 from towline.serving.rollout_arms import RolloutArms, RolloutRouter
 from towline.serving.rollout_fields import FieldsOfBoth
+from towline.serving.telemetry.exports import Telemetry
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
@@ -113,11 +114,14 @@ def create_app(
         tls=options.certificate is not None,
     )
 
+    tracing = handlers.telemetry.tracing
+    make_endpoint = Endpoint if tracing is None else tracing.endpoint
+
     def get(path: str, access: Access, handler: Handler, *, browser: bool = False) -> Endpoint:
-        return Endpoint(path, access, handler, control, browser=browser)
+        return make_endpoint(path, access, handler, control, browser=browser)
 
     def post(path: str, protocol: WireProtocol) -> Endpoint:
-        return Endpoint(path, "predict", handlers.predict(protocol), control, "POST")
+        return make_endpoint(path, "predict", handlers.predict(protocol), control, "POST")
 
     live = constant(Response(b'{"live":true}'))
     endpoints = [
@@ -175,6 +179,7 @@ class RouteHandlers:
             lambda: reloader.rejections,
             self._rollouts.count_rows,
         )
+        self.telemetry = Telemetry(options, self.metrics, "" if reloader.model is None else reloader.model.name)
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="towline-parse")
         self._pending_reads = 0
         self._openapi_cache: tuple[Model, dict[str, Any]] | None = None
@@ -183,14 +188,16 @@ class RouteHandlers:
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         flushing = asyncio.create_task(self.metrics.flush_periodically())
         rollouts = asyncio.create_task(self._rollouts.run_periodically())
+        exporting = [asyncio.create_task(export.run_periodically()) for export in self.telemetry.exports]
         yield
-        flushing.cancel()
-        rollouts.cancel()
+        for task in (flushing, rollouts, *exporting):
+            task.cancel()
         self._rollouts.close()
         self._thread_batcher.close()
         self._challenger_batcher.close()
         self._parser.shutdown(wait=False)
         self.metrics.flush()
+        self.telemetry.close()
 
     def predict(self, protocol: WireProtocol) -> Handler:
         """The handler of prediction requests in one protocol."""
@@ -217,7 +224,8 @@ class RouteHandlers:
             response = Response(protocol.write(predictions, model, request, context.request_id))
             self.metrics.count_predictions(model, context.version, predictions, anomalies)
             if self._log is not None:
-                self._log.write(context.request_id, time.time(), model, request.rows, predictions)
+                now, trace_id = time.time(), context.trace_id
+                self._log.write(context.request_id, now, model, request.rows, predictions, trace_id=trace_id)
             return response
 
         return handle
@@ -248,7 +256,8 @@ class RouteHandlers:
             now = time.time()
             for first, end, part_model in parts:
                 part = predictions if len(parts) == 1 else slice_predictions(predictions, first, end)
-                self._log.write(context.request_id, now, part_model, request.rows[first:end], part, first)
+                rows, trace_id = request.rows[first:end], context.trace_id
+                self._log.write(context.request_id, now, part_model, rows, part, first, trace_id=trace_id)
         header = (b"x-towline-version", ",".join(map(str, versions)).encode())
         return Response(body, headers=(header,))
 

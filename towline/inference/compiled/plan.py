@@ -485,6 +485,8 @@ class Plan:
             columns = {slot.column for slot, _ in scorer.masks}
         elif isinstance(scorer, TraversedForest):
             columns = {vector.slot.column for vector in scorer.vectors}
+        elif isinstance(scorer, WeightedMean):
+            columns = {column for part in scorer.parts for column in part.used_columns}
         for part in self.derived:
             columns |= {part.column} if isinstance(part, TextColumns) or part.time is None else {part.column, part.time}
         return frozenset(columns)
