@@ -2,15 +2,16 @@
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from towline.config import Frozen, PipelineConfig, Settings
 from towline.errors import DataError, ReleaseError, TowlineError
 from towline.monitoring.alerts.notifications import read_open_alerts
+from towline.monitoring.gain_evidence import GainVerdict, find_last_training, judge_gain, select_windows
 from towline.monitoring.journal import Journal
-from towline.monitoring.results import DriftResult, QualityResult
+from towline.monitoring.results import DriftResult, GainResult, QualityResult
 from towline.monitoring.rollout_history import RolloutEvaluation, read_evaluations
 from towline.monitoring.slo.burn_rate import SloStatus
 from towline.registry.ledger import VERDICTS, Entry, Ledger, open_ledger
@@ -18,6 +19,7 @@ from towline.registry.rollouts import ID_LENGTH, active_rollout
 from towline.training.evaluation.predictions import Interval
 
 MAX_WINDOWS = 60
+MAX_GAIN_WINDOWS = 12
 MAX_EVALUATIONS = 400  # of a rollout
 TRAFFIC_DAYS = 30
 MAX_EVENTS = 20
@@ -90,6 +92,8 @@ class ModelStatus(Frozen):
         at: time of the status.
         traffic: number of predictions by day in UTC, of the last 30 days; days without predictions are left out.
         drift, quality: windows of all versions, oldest first.
+        gain: windows in which the gain of a training was measured for the champion, oldest first.
+        gain_verdict: whether a training pays; None if it was not measured.
         events: newest first; decisions to do nothing are only counted, in ``idle_decisions``.
         alarms: severe ones first.
         mirror: what MLflow lacked, and whether it was repaired; empty if nothing.
@@ -105,6 +109,8 @@ class ModelStatus(Frozen):
     slos: tuple[SloStatus, ...] = ()
     drift: tuple[DriftResult, ...] = ()
     quality: tuple[QualityResult, ...] = ()
+    gain: tuple[GainResult, ...] = ()
+    gain_verdict: GainVerdict | None = None
     events: tuple[ModelEvent, ...] = ()
     idle_decisions: int = 0
     flows: tuple[FlowStatus, ...] = ()
@@ -160,6 +166,8 @@ def read_status(
         slos=_slo_statuses(journal, config, quality, now) if config else (),
         drift=tuple(drift[-MAX_WINDOWS:]),
         quality=tuple(quality[-MAX_WINDOWS:]),
+        gain=tuple(journal.gain(champion.version)[-MAX_GAIN_WINDOWS:]) if champion else (),
+        gain_verdict=judge_champion_gain(journal, champion, decisions, config, now),
         events=_events([entry for entry in entries if entry not in idle and entry.event != "registered"]),
         idle_decisions=len(idle),
         rollout=rollout.describe() if rollout else "",
@@ -219,6 +227,31 @@ def parse_time(text: str) -> dt.datetime:
     """A time of the ledger or of a release, in UTC."""
     moment = dt.datetime.fromisoformat(text)
     return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
+
+
+def judge_champion_gain(
+    journal: Journal,
+    champion: Entry | None,
+    entries: Iterable[Entry],
+    config: PipelineConfig | None,
+    now: dt.datetime,
+) -> GainVerdict | None:
+    """Whether a training pays, from the measured windows of the champion; None if there are none.
+
+    Args:
+        journal: of the model.
+        champion: what serves.
+        entries: rows of the ledger with its decisions.
+        config: for the least gain.
+        now: of later trainings nothing is known.
+    """
+    if champion is None or config is None or "gain" not in config.retrain.triggers:
+        return None
+    decisions = (entry for entry in entries if entry.event == "decided")
+    windows = select_windows(
+        journal.gain(champion.version), parse_time(champion.time), find_last_training(decisions, now)
+    )
+    return judge_gain(windows, config.retrain.min_gain)
 
 
 def _report_dates(folder: Path) -> tuple[dt.date, ...]:
