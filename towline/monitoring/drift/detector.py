@@ -66,11 +66,31 @@ def detect(
     Returns:
         A result for any rows whatsoever.
     """
-    rows = _CurrentRows(release, batches)
+    rows = WindowCounts(release)
+    for batch in batches:
+        rows.add(batch)
+    clock_results = clock.results(rows.inputs.rows) if clock else []
+    return judge(rows, config, start=start, end=end, columns=columns, clock_results=clock_results)
+
+
+def judge(
+    rows: "WindowCounts",
+    config: DriftConfig,
+    *,
+    start: dt.datetime | None = None,
+    end: dt.datetime | None = None,
+    columns: Collection[str] | None = None,
+    clock_results: Sequence[DriftCheckResult] = (),
+) -> DriftResult:
+    """The result of ``detect`` from the counts of a window; the other arguments are those of ``detect``."""
     count = rows.inputs.rows
-    clock_results = clock.results(count) if clock else []
     result = partial(
-        DriftResult, version=_version(release), rows=count, start=start, end=end, budget=config.false_alarms_per_year
+        DriftResult,
+        version=_version(rows.release),
+        rows=count,
+        start=start,
+        end=end,
+        budget=config.false_alarms_per_year,
     )
     features = [column for column in rows.contract.input_columns if columns is None or column.name in columns]
     checks = [*rows.unknown_columns(columns or ()), *(check for column in features for check in rows.schema(column))]
@@ -111,23 +131,25 @@ def detect(
     return result(state=state, checks=ranked, reason=reason, importance=share)
 
 
-class _CurrentRows:
+class WindowCounts:
     """The rows of a window, counted, beside the reference of the release."""
 
-    def __init__(self, release: Path, batches: Iterable[pa.Table | pa.RecordBatch]) -> None:
-        self.contract, self.reference = Contract.read(release), read_reference(release)
+    def __init__(self, release: Path) -> None:
+        self.release, self.contract, self.reference = release, Contract.read(release), read_reference(release)
         self.inputs = HistogramAccumulator(self.reference.profile, self.contract)
         self.outputs = HistogramAccumulator(self.reference.answers, _output_contract(self.reference))
         self.repeated = RepeatedRows(self.contract.input_columns)
         self.present: set[str] = set()
         self.duplicated: set[str] = set()
-        for batch in batches:
-            names = batch.schema.names
-            self.present.update(names)
-            self.duplicated.update(name for name in names if names.count(name) > 1)
-            self.inputs.add(batch)
-            self.outputs.add(batch)
-            self.repeated.add(batch)
+
+    def add(self, batch: pa.Table | pa.RecordBatch) -> None:
+        """Counts more rows."""
+        names = batch.schema.names
+        self.present.update(names)
+        self.duplicated.update(name for name in names if names.count(name) > 1)
+        self.inputs.add(batch)
+        self.outputs.add(batch)
+        self.repeated.add(batch)
 
     def unknown_columns(self, columns: Collection[str]) -> list[DriftCheckResult]:
         names = sorted(self.inputs.unknown_columns - {PREDICTION, PROBABILITY, *columns})[:MAX_UNKNOWN_COLUMNS]
