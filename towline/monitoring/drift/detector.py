@@ -125,7 +125,7 @@ def judge(
     state = "invalid_schema" if invalid else "drift" if any(check.alarm for check in ranked) else "ok"
     if state != "drift":
         return result(state=state, checks=ranked, reason=_join(_reason(ranked), clock_results))
-    importance = ColumnImportance.read(release, rows.contract)
+    importance = ColumnImportance.read(rows.release, rows.contract)
     share = importance.share({check.column for check in ranked if check.alarm})
     reason = _join(_reason(ranked, importance), clock_results)
     return result(state=state, checks=ranked, reason=reason, importance=share)
