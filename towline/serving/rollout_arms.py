@@ -93,6 +93,7 @@ class RolloutArms:
         active: the rollout; its weight may change.
         counts: of this worker.
         stopped: why the challenger does not answer any more; empty if it may.
+        champion_header: of an answer of the champion.
     """
 
     def __init__(self, active: ActiveRollout, score: Score, score_challenger: Score, worker: str) -> None:
@@ -102,9 +103,15 @@ class RolloutArms:
         self.shadow = ShadowQueue()
         self._score, self._score_challenger, self._worker = score, score_challenger, worker
         self._shadow_log = ShadowLog(active.folder / "shadow", worker)
+        self.champion_header = ((b"x-towline-version", str(active.rollout.champion).encode()),)
         self._fields_of: tuple[Model, Model, FieldsOfBoth | None] | None = None
         self._durations: deque[float] = deque(maxlen=_DURATIONS)
         self._slow_limit = math.inf
+
+    @property
+    def is_shadow_only(self) -> bool:
+        """Whether the champion answers all requests that ask for no version."""
+        return self.active.rollout.weight == 0
 
     async def answer(
         self, champion: "Model", rows: Rows, canonical: list[Row], request_id: str, pin: int = 0
@@ -124,12 +131,12 @@ class RolloutArms:
         challenger = self.active.challenger
         chosen = self._assign(rows, request_id, pin)
         if not chosen:
-            predictions = await self._ask_champion(champion, canonical)
+            predictions = await self.ask_champion(champion, canonical)
             self._queue_shadow(challenger, request_id, 0, rows, predictions)
             return RolloutAnswer(predictions, (AnsweredRows(0, len(rows), champion),))
         answer = await self._ask_challenger([rows[row] for row in chosen])
         if isinstance(answer, Exception):
-            predictions = await self._ask_champion(champion, canonical)
+            predictions = await self.ask_champion(champion, canonical)
             if not find_nonfinite(predictions):  # else the rows are at fault
                 self._count_failure(len(chosen), answer)
             return RolloutAnswer(predictions, (AnsweredRows(0, len(rows), champion),))
@@ -140,7 +147,7 @@ class RolloutArms:
         for row in chosen:
             is_chosen[row] = True
         others = [row for row, by_challenger in enumerate(is_chosen) if not by_challenger]
-        rest = await self._ask_champion(champion, [canonical[row] for row in others])
+        rest = await self.ask_champion(champion, [canonical[row] for row in others])
         merged = _merge(len(rows), (chosen, answer), (others, rest))
         parts = tuple(
             AnsweredRows(first, end, challenger if by_challenger else champion)
@@ -151,6 +158,21 @@ class RolloutArms:
             predictions = slice_predictions(merged, part.first, part.end)
             self._queue_shadow(other, request_id, part.first, rows[part.first : part.end], predictions)
         return RolloutAnswer(merged, parts)
+
+    def queue_for_challenger(self, request_id: str, at: float, rows: Rows, predictions: RowPredictions) -> None:
+        """Counts a request that the champion has answered in shadow only, and queues its rows for the challenger.
+
+        Args:
+            request_id: of the request.
+            at: time of the request in seconds since 1970.
+            rows: of the request.
+            predictions: finite ones.
+        """
+        if self.stopped:
+            return
+        self.counts.champion_requests += self.active.rollout.config.key is None
+        if not self.shadow.add(ShadowRows(self.active.challenger, request_id, at, 0, rows, predictions.predictions)):
+            self.counts.skipped += len(rows)
 
     def fields_of_both(self, champion: "Model") -> FieldsOfBoth | None:
         """Reads requests that must have the fields of both versions; None if the champion's fields are enough."""
@@ -219,7 +241,8 @@ class RolloutArms:
             if position(request_id if value is None else value, rollout.id) < rollout.weight
         ]
 
-    async def _ask_champion(self, champion: "Model", canonical: list[Row]) -> RowPredictions:
+    async def ask_champion(self, champion: "Model", canonical: list[Row]) -> RowPredictions:
+        """The champion's predictions, counted and timed."""
         started = time.perf_counter()
         try:
             predictions = await self._score(champion, canonical)
@@ -276,9 +299,7 @@ class RolloutArms:
         """Queues rows for the version that did not answer them; not those that the other one could not answer."""
         if self.stopped or self.active.rollout.config.strategy == "ab" or find_nonfinite(predictions):
             return
-        if self.shadow.has_room(len(rows)):
-            self.shadow.add(ShadowRows(model, request_id, time.time(), first, rows, predictions.predictions))
-        else:
+        if not self.shadow.add(ShadowRows(model, request_id, time.time(), first, rows, predictions.predictions)):
             self.counts.skipped += len(rows)
 
 
