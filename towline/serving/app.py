@@ -219,8 +219,12 @@ class RouteHandlers:
                 context.adopt_id(request.id)
             if arms is not None and not (arms.is_shadow_only and self._pinned(context, model) in (0, model.version)):
                 return await self._answer_in_rollout(protocol, context, arms, model, parsed)
-            scoring = self._score(model, canonical) if arms is None else arms.ask_champion(model, canonical)
-            predictions = await scoring
+            try:
+                predictions = await self._score(model, canonical)
+            except Exception:
+                if arms is not None:
+                    arms.counts.champion_errors += 1
+                raise
             check_finite(predictions)
             body = protocol.write(predictions, model, request, context.request_id)
             self.metrics.count_predictions(model, context.version, predictions, anomalies)

@@ -91,13 +91,14 @@ class RolloutArms:
 
     Attributes:
         active: the rollout; its weight may change.
+        is_shadow_only: whether the champion answers all requests that ask for no version.
         counts: of this worker.
         stopped: why the challenger does not answer any more; empty if it may.
         champion_header: of an answer of the champion.
     """
 
     def __init__(self, active: ActiveRollout, score: Score, score_challenger: Score, worker: str) -> None:
-        self.active = active
+        self.follow(active)
         self.counts, self._written, self._other_workers = ServiceCounts(), ServiceCounts(), ServiceCounts()
         self.stopped = stop_reason(active.folder)
         self.shadow = ShadowQueue()
@@ -108,10 +109,10 @@ class RolloutArms:
         self._durations: deque[float] = deque(maxlen=_DURATIONS)
         self._slow_limit = math.inf
 
-    @property
-    def is_shadow_only(self) -> bool:
-        """Whether the champion answers all requests that ask for no version."""
-        return self.active.rollout.weight == 0
+    def follow(self, active: ActiveRollout) -> None:
+        """Takes the state of the rollout, whose weight may have changed."""
+        self.active = active
+        self.is_shadow_only, self._has_no_key = active.rollout.weight == 0, active.rollout.config.key is None
 
     async def answer(
         self, champion: "Model", rows: Rows, canonical: list[Row], request_id: str, pin: int = 0
@@ -131,12 +132,12 @@ class RolloutArms:
         challenger = self.active.challenger
         chosen = self._assign(rows, request_id, pin)
         if not chosen:
-            predictions = await self.ask_champion(champion, canonical)
+            predictions = await self._ask_champion(champion, canonical)
             self._queue_shadow(challenger, request_id, 0, rows, predictions)
             return RolloutAnswer(predictions, (AnsweredRows(0, len(rows), champion),))
         answer = await self._ask_challenger([rows[row] for row in chosen])
         if isinstance(answer, Exception):
-            predictions = await self.ask_champion(champion, canonical)
+            predictions = await self._ask_champion(champion, canonical)
             if not find_nonfinite(predictions):  # else the rows are at fault
                 self._count_failure(len(chosen), answer)
             return RolloutAnswer(predictions, (AnsweredRows(0, len(rows), champion),))
@@ -147,7 +148,7 @@ class RolloutArms:
         for row in chosen:
             is_chosen[row] = True
         others = [row for row, by_challenger in enumerate(is_chosen) if not by_challenger]
-        rest = await self.ask_champion(champion, [canonical[row] for row in others])
+        rest = await self._ask_champion(champion, [canonical[row] for row in others])
         merged = _merge(len(rows), (chosen, answer), (others, rest))
         parts = tuple(
             AnsweredRows(first, end, challenger if by_challenger else champion)
@@ -168,11 +169,15 @@ class RolloutArms:
             rows: of the request.
             predictions: finite ones.
         """
+        counts, count = self.counts, len(rows)
+        counts.champion_requests += self._has_no_key
+        counts.champion_rows += count
         if self.stopped:
             return
-        self.counts.champion_requests += self.active.rollout.config.key is None
-        if not self.shadow.add(ShadowRows(self.active.challenger, request_id, at, 0, rows, predictions.predictions)):
-            self.counts.skipped += len(rows)
+        if self.shadow.has_room(count, at):
+            self.shadow.add(ShadowRows(self.active.challenger, request_id, at, 0, rows, predictions.predictions))
+        else:
+            counts.skipped += count
 
     def fields_of_both(self, champion: "Model") -> FieldsOfBoth | None:
         """Reads requests that must have the fields of both versions; None if the champion's fields are enough."""
@@ -241,8 +246,7 @@ class RolloutArms:
             if position(request_id if value is None else value, rollout.id) < rollout.weight
         ]
 
-    async def ask_champion(self, champion: "Model", canonical: list[Row]) -> RowPredictions:
-        """The champion's predictions, counted and timed."""
+    async def _ask_champion(self, champion: "Model", canonical: list[Row]) -> RowPredictions:
         started = time.perf_counter()
         try:
             predictions = await self._score(champion, canonical)
@@ -299,7 +303,10 @@ class RolloutArms:
         """Queues rows for the version that did not answer them; not those that the other one could not answer."""
         if self.stopped or self.active.rollout.config.strategy == "ab" or find_nonfinite(predictions):
             return
-        if not self.shadow.add(ShadowRows(model, request_id, time.time(), first, rows, predictions.predictions)):
+        at = time.time()
+        if self.shadow.has_room(len(rows), at):
+            self.shadow.add(ShadowRows(model, request_id, at, first, rows, predictions.predictions))
+        else:
             self.counts.skipped += len(rows)
 
 
@@ -325,7 +332,8 @@ class RolloutRouter:
         if active is None or active.rollout.champion != champion:
             return None
         if self._arms is not None and self._arms.active.rollout.id == active.rollout.id:
-            self._arms.active = active
+            if self._arms.active is not active:
+                self._arms.follow(active)
             return self._arms
         self.close()
         self._arms = RolloutArms(active, self._score, self._score_challenger, self._worker)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from towline.inference.predictor import Model
 
 SHADOW_SHARE, BUSY_SHARE = 0.05, 0.01
-PAUSE_S = 0.002  # without a request, after which a worker is not busy
+PAUSE_S = 0.005  # without a request, after which a worker is not busy
 MAX_WAITING_ROWS = 2_000
 _BATCH_ROWS = 64
 _TURN_S = 0.25
@@ -56,14 +56,15 @@ class ShadowQueue:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def add(self, part: ShadowRows) -> bool:
-        """Queues the rows of a request; returns False if too many rows wait."""
-        self._last_request, count = part.at, self._count + len(part.rows)
-        if count > MAX_WAITING_ROWS:
-            return False
+    def has_room(self, rows: int, at: float) -> bool:
+        """Whether so many further rows of a request may wait; ``at`` is its time in seconds since 1970."""
+        self._last_request = at
+        return self._count + rows <= MAX_WAITING_ROWS
+
+    def add(self, part: ShadowRows) -> None:
+        """Queues rows."""
         self._waiting.append(part)
-        self._count = count
-        return True
+        self._count += len(part.rows)
 
     async def answer(self, record: Record) -> None:
         """Answers rows that wait, for ``_TURN_S``; sleeps between batches to stay within the share of time.
@@ -73,7 +74,7 @@ class ShadowQueue:
         """
         end = time.monotonic() + _TURN_S
         while self._waiting and time.monotonic() < end:
-            started = time.perf_counter()
+            is_busy, started = time.time() - self._last_request < PAUSE_S, time.perf_counter()
             batch = self._next_batch()
             if batch[0].model.compiled:
                 results = _answer_batch(batch)
@@ -81,7 +82,6 @@ class ShadowQueue:
                 results = await asyncio.get_running_loop().run_in_executor(None, _answer_batch, batch)
             for part, result in zip(batch, results, strict=True):
                 record(part, result)
-            is_busy = time.time() - self._last_request < PAUSE_S
             share = BUSY_SHARE if is_busy else SHADOW_SHARE
             await asyncio.sleep((time.perf_counter() - started) * (1 / share - 1))
 
