@@ -17,6 +17,7 @@ import pyarrow as pa
 from towline.config import DriftConfig
 from towline.data.blocks import CELLS
 from towline.data.schema.contract import Column, Contract
+from towline.monitoring.drift.column_importance import ColumnImportance
 from towline.monitoring.drift.distances import distance, kolmogorov_smirnov
 from towline.monitoring.drift.histograms import CategoryCounts, ColumnStats, HistogramAccumulator
 from towline.monitoring.drift.row_checks import ClockCheck, RepeatedRows
@@ -122,7 +123,12 @@ def judge(
             checks += _unseen_check(column, stats, simulation)
     ranked = tuple(sorted(checks, key=_nearness, reverse=True))
     state = "invalid_schema" if invalid else "drift" if any(check.alarm for check in ranked) else "ok"
-    return result(state=state, checks=ranked, reason=_join(_reason(ranked), clock_results))
+    if state != "drift":
+        return result(state=state, checks=ranked, reason=_join(_reason(ranked), clock_results))
+    importance = ColumnImportance.read(rows.release, rows.contract)
+    share = importance.share({check.column for check in ranked if check.alarm})
+    reason = _join(_reason(ranked, importance), clock_results)
+    return result(state=state, checks=ranked, reason=reason, importance=share)
 
 
 class WindowCounts:
@@ -288,15 +294,20 @@ def _nearness(check: DriftCheckResult) -> tuple[bool, bool, float]:
     return check.invalid, check.alarm, check.value / check.threshold if check.threshold else 0.0
 
 
-def _reason(ranked: Sequence[DriftCheckResult]) -> str:
+def _reason(ranked: Sequence[DriftCheckResult], importance: ColumnImportance | None = None) -> str:
+    """The first alarms, of drift those of the most important columns, and how much of the importance they all carry."""
     alarms = [check for check in ranked if check.invalid] or [check for check in ranked if check.alarm]
     if not alarms:
         nearest = next((check for check in ranked if check.threshold), None)
         return f"nearest to its threshold: {nearest.column}, {nearest.name}" if nearest else "nothing to compare"
+    share = importance.share({check.column for check in alarms}) if importance else None
+    if importance:
+        alarms.sort(key=lambda check: -(importance.share({check.column}) or 0.0))
     first = alarms[:_MAX_COLUMNS_IN_REASON]
     texts = [f"{check.column}: {check.name}" + (f" ({check.detail})" if check.detail else "") for check in first]
     more = f" and {len(alarms) - len(first)} more" if len(alarms) > len(first) else ""
-    return "; ".join(texts) + more
+    carried = "" if share is None else f"; the columns with an alarm carry {share:.0%} of the model's importance"
+    return "; ".join(texts) + more + carried
 
 
 def _join(reason: str, clock_results: Sequence[DriftCheckResult]) -> str:
