@@ -37,6 +37,13 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 	$(UV) --compile-bytecode --require-hashes -r requirements-dev.txt || $(PIP) --require-hashes -r requirements-dev.txt
 	@touch $@
 
+# MLServer needs an older FastAPI than Prefect: an environment of its own, in which its tests start it
+$(VENV)/.mlserver: deployments/mlserver-requirements.txt | $(BIN)/uv
+	$(BIN)/python -m venv $(VENV)/mlserver
+	$(BIN)/uv pip install --quiet --python $(VENV)/mlserver/bin/python --no-deps --compile-bytecode --require-hashes -r $< \
+	  || $(VENV)/mlserver/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
+
 run: env ## train, judge and promote a model on the shipped sample
 	@$(BIN)/towline run configs/bike_demand.yaml
 
@@ -52,7 +59,7 @@ test: dev ## the quick tests of functions and parts; ARGS="tests/unit -k gate" f
 test-cov: dev ## the same with the coverage of each module
 	@$(PARALLEL) --cov --cov-report=term $(or $(ARGS),$(QUICK))
 
-test-integration: dev ## the slow tests of parts, and whole flows on a Prefect server
+test-integration: dev $(VENV)/.mlserver ## the slow tests of parts, and whole flows on a Prefect server
 	@$(PARALLEL) --dist loadfile $(or $(ARGS),-m "slow or flows" tests/unit tests/integration tests/flows)
 
 test-e2e: dev ## the commands as a user runs them
@@ -61,7 +68,7 @@ test-e2e: dev ## the commands as a user runs them
 # files in this order, the longest first, so that all workers end at about the same time
 SLOW := tests/e2e tests/flows tests/integration tests/unit -m "slow or flows or e2e"
 
-test-slow: dev ## both: all that `make test` leaves out, but containers
+test-slow: dev $(VENV)/.mlserver ## both: all that `make test` leaves out, but containers
 	@$(PARALLEL) --dist loadfile --no-loadscope-reorder $(or $(ARGS),$(SLOW))
 
 test-docker: dev ## images and the Compose stack; needs a Docker engine
@@ -86,12 +93,15 @@ bench: dev ## what the README's figures rest on
 
 LOCKED := $(addprefix towline/release/runtime/,compiled sklearn catboost lightgbm xgboost) \
   $(addprefix deployments/,service-requirements uv-requirements)
+# MLServer needs other versions of the rest
+TRAINING_LIBRARIES := catboost|lightgbm|numpy|pandas|scikit-learn|skops|xgboost-cpu
 
 lock: ## resolve the requirements anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --extra all pyproject.toml deployments/build-requirements.in -o requirements.txt
+	  --extra all --extra kubeflow pyproject.toml deployments/build-requirements.in -o requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --extra all --group dev --constraint requirements.txt pyproject.toml deployments/build-requirements.in \
+	  --extra all --extra kubeflow --group dev --constraint requirements.txt \
+	  pyproject.toml deployments/build-requirements.in \
 	  -o requirements-dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --group docs --constraint requirements-dev.txt -o requirements-docs.txt
@@ -99,6 +109,10 @@ lock: ## resolve the requirements anew (needs uv)
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --constraint requirements-dev.txt --overrides towline/release/runtime/overrides.in \
 	    $$kind.in -o $$kind.txt || exit 1; done
+	grep -E '^($(TRAINING_LIBRARIES))==' requirements-dev.txt | tr -d '\\' \
+	  | cat deployments/mlserver-requirements.in - \
+	  | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    --overrides towline/release/runtime/overrides.in - -o deployments/mlserver-requirements.txt
 
 $(VENV)/.docs: requirements-docs.txt $(VENV)/.run
 	$(UV) --require-hashes -r requirements-docs.txt || $(PIP) --require-hashes -r requirements-docs.txt

@@ -13,6 +13,9 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         "prefect", "psycopg", "rich",
     ),
     "loadtest": ("locust",),
+    "otel": ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.sdk"),
+    "kubeflow": ("kfp",),
+    "mlserver": ("mlserver", "orjson"),
 }  # fmt: skip
 
 
@@ -26,9 +29,17 @@ def require(command: str, *extras: str) -> None:
     Raises:
         ConfigError: packages are missing; names them and the command that installs them.
     """
-    missing = [module for extra in extras for module in EXTRAS[extra] if find_spec(module) is None]
+    missing = [module for extra in extras for module in EXTRAS[extra] if not is_installed(module)]
     if missing:
         raise _not_installed(missing, command, extras)
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module, or a part of a namespace package, can be imported."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package above it
+        return False
 
 
 def not_installed(error: ModuleNotFoundError, command: str) -> ConfigError | None:

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -71,6 +72,13 @@ def until(condition: Callable[[], Any]) -> Any:
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.05)
     return value
+
+
+def read_answer(stream: Any) -> tuple[dict[str, str], bytes]:
+    """Headers and body of the next answer on a connection."""
+    assert stream.readline().startswith(b"HTTP/1.1 200 ")
+    headers = http.client.parse_headers(stream)
+    return {name.lower(): value for name, value in headers.items()}, stream.read(int(headers["content-length"]))
 
 
 def refusal(sample_store: SampleStore, *arguments: str, name: str = MODEL) -> tuple[int, str]:
@@ -389,3 +397,34 @@ def test_missing_extra_names_the_install_command(command: Callable[..., Any], mo
     result = command("serve", MODEL)
     assert result.code == 2
     assert "pip install 'towline[serve]'" in result.err
+
+
+def test_http_1_0_with_keep_alive(serve: Callable[..., ServeProcess], sample_store: SampleStore) -> None:
+    """Twenty requests on one connection; all answers have one length. Without the header it closes after the answer."""
+    body = json.dumps({"row": pool(sample_store)[0]}).encode()
+    head = b"POST /predict HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+    port = serve().port
+    lengths = set()
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection, connection.makefile("rb") as stream:
+        for _ in range(20):
+            connection.sendall(head + b"Connection: Keep-Alive\r\n\r\n" + body)
+            headers, content = read_answer(stream)
+            assert headers["connection"] == "keep-alive"
+            lengths.add(len(content))
+        connection.sendall(head + b"\r\n" + body)
+        headers, content = read_answer(stream)
+        assert headers["connection"] == "close"
+        assert stream.read() == b"", "the service closes the connection"
+    assert len(lengths | {len(content)}) == 1
+
+
+@pytest.mark.skipif(shutil.which("ab") is None, reason="Apache Bench is not installed: apt-get install apache2-utils")
+def test_apache_bench(serve: Callable[..., ServeProcess], sample_store: SampleStore, tmp_path: Path) -> None:
+    """It counts no failed request, and all requests of a connection after the first are on the same connection."""
+    (tmp_path / "row.json").write_text(json.dumps({"row": pool(sample_store)[0]}))
+    url = f"http://127.0.0.1:{serve('--workers', '2').port}/predict"
+    command = ["ab", "-k", "-n", "400", "-c", "4", "-p", str(tmp_path / "row.json"), "-T", "application/json", url]
+    report = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    counts = {name: int(count) for name, count in re.findall(r"^([A-Z][\w -]+?):\s+(\d+)$", report, re.MULTILINE)}
+    assert (counts["Complete requests"], counts["Failed requests"], counts["Keep-Alive requests"]) == (400, 0, 400)
+    assert "Non-2xx responses" not in counts

@@ -22,7 +22,7 @@ from tests.support.checks import at_least_one
 from tests.support.monitoring_records import DAY, NOW, make_drift, make_quality
 from tests.support.prometheus import DASHBOARDS, PROMETHEUS, prometheus_command
 from tests.support.sample_store import MODEL, SampleStore, make_sample_store
-from tests.support.serving import CLASSES, ROW, FakeModel, make_contract, run_service
+from tests.support.serving import CLASSES, ROW, FakeModel, make_contract, make_rollout, run_service
 from towline.cli.status_server import StatusServer
 from towline.config import AlertConfig
 from towline.inference.scorer import RowPredictions
@@ -44,12 +44,15 @@ class Failing(FakeModel):
 
 
 class Scraped(HTTPServer):
-    """The application over HTTP; each look finds that more was asked, that some failed, and that the log lost some."""
+    """The application over HTTP; each look finds that more was asked, that some failed, and that the log
+    lost some. A rollout is under way."""
 
     def __init__(self, folder: Path, classes: tuple[str, ...]) -> None:
         super().__init__(("127.0.0.1", 0), _Scrape)
         folder.mkdir()
         model = Failing(make_contract(classes), folder, name=MODEL, version=2)
+        challenger = FakeModel(make_contract(classes), folder, name=MODEL, version=3)
+        self.rollout = make_rollout(folder, challenger, champion=2, steps=(0.0, 100.0))  # shadow
         self.running = run_service(model, {KEY: frozenset({"admin", "predict"})})
         self.refused = 0
 
@@ -147,6 +150,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
         for name, classes in (("service", ()), ("labels", CLASSES)):
             server = Scraped(folder / name, classes)
             server.service = stack.enter_context(server.running)
+            server.service.live.rollout = server.rollout
             services[name] = stack.enter_context(listening(server))
         status = stack.enter_context(listening(StatusServer(0, sample_store.settings)))
         words = [

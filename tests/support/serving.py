@@ -1,6 +1,7 @@
 """A service in this process: a fake model behind the real application."""
 
 import asyncio
+import datetime as dt
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,11 +12,14 @@ from typing import Any
 
 import httpx
 
+from towline.config import RolloutConfig
 from towline.data.schema.contract import Column, Contract
 from towline.data.schema.rows import RowReader
 from towline.inference.scorer import RowPredictions
 from towline.manifest import Manifest
+from towline.registry.rollouts import Rollout
 from towline.serving.app import ServingApp, create_app
+from towline.serving.rollout_arms import ActiveRollout
 
 COLUMNS = (
     ("size", "numeric", {"min": 0.0, "max": 100.0}),
@@ -52,9 +56,10 @@ class FakeModel:
     offset: float = 0.0
     name: str = "house-price"
     calls: list[int] = field(default_factory=list)
+    reader: Any = None
 
     def __post_init__(self) -> None:
-        self.reader = RowReader(self.contract)
+        self.reader = self.reader or RowReader(self.contract)
         self.metadata = Manifest(
             name=self.name, version=self.version, run_key="k", created="2026-03-01T12:00:00+00:00",
             task=self.contract.task, target="price", classes=self.contract.classes, positive=None, threshold=None,
@@ -101,11 +106,13 @@ class FakeLog:
     """A prediction log that keeps its records in memory."""
 
     records: list[tuple[Any, ...]] = field(default_factory=list)
+    trace_ids: list[str] = field(default_factory=list)
     depth: int = 0
     drops: int = 0
 
-    def write(self, *record: Any) -> None:
+    def write(self, *record: Any, trace_id: str = "") -> None:
         self.records.append(record)
+        self.trace_ids.append(trace_id)
 
 
 class ServiceClient:
@@ -158,6 +165,8 @@ def make_options(**changes: Any) -> Any:
         "certificate": None,
         "host": "127.0.0.1",
         "port": 8080,
+        "metrics": None,
+        "metrics_interval": 60.0,
     }
     return SimpleNamespace(**(settings | changes))
 
@@ -188,6 +197,16 @@ def run_service(
 
 def _headers(headers: dict[str, str]) -> dict[str, str]:
     return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def make_rollout(folder: Path, challenger: Any, champion: int = 3, **config: Any) -> ActiveRollout:
+    """A rollout that just started; a service follows it once it is its ``live.rollout``."""
+    now = dt.datetime.now(dt.UTC)
+    rollout = Rollout(
+        id="0123456789abcdef", model="house-price", champion=champion, challenger=champion + 1, release="r",
+        digest="d", config=RolloutConfig(**config), started=now, since=now,
+    )  # fmt: skip
+    return ActiveRollout(rollout, challenger, folder / "rollout")
 
 
 async def send_asgi(

@@ -155,6 +155,7 @@ def _register() -> None:
         config,
         data,
         doctor,
+        export,
         init,
         keys,
         labels,
@@ -189,7 +190,7 @@ def _register() -> None:
             approve.approvals,
         ),
         "Audit": (served_at.served_at, verify.verify),
-        "Serve": (serve.serve, score.score, keys.keys, package.package, loadtest.loadtest),
+        "Serve": (serve.serve, score.score, keys.keys, package.package, export.export, loadtest.loadtest),
         "Monitor": (status.status, monitoring.drift, monitoring.quality, labels.labels, slo.slo, log.log),
         "Operate": (up.up, ui.ui, doctor.doctor, backup.backup, backup.restore),
     }

@@ -52,6 +52,9 @@ def rollout() -> None:
 @click.option("--step", "steps", multiple=True, type=float, help="Weight of a canary in percent; repeat it.")
 @click.option("--bake", help="Least time of a step, e.g. 1h.")
 @click.option("--until", help="Longest time, e.g. 14d.")
+@click.option(
+    "--fields", type=click.Choice(["same", "both"]), help="both: requests must have the fields of both versions."
+)
 @click.option("--replace", is_flag=True, help="Replace the challenger of the present rollout.")
 @REASON
 @json_option

@@ -55,6 +55,18 @@ if TYPE_CHECKING:
     type=click.FloatRange(1, 600),
     help="Most seconds from SIGTERM to the end.",
 )
+@click.option(
+    "--metrics",
+    type=click.Choice(["emf"]),
+    help="Also write the metrics to stdout, in CloudWatch's embedded metric format.",
+)
+@click.option(
+    "--metrics-interval",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(1, 3600),
+    help="Seconds between two writings of --metrics.",
+)
 @click.option("--wait", is_flag=True, help="Wait for the model's first version instead of ending.")
 @json_option
 def serve(no_log: bool, as_json: bool, allowed_hosts: str | None, cors_origins: str | None, **options: Any) -> None:
@@ -67,6 +79,7 @@ def serve(no_log: bool, as_json: bool, allowed_hosts: str | None, cors_origins: 
     Examples:
       towline serve bike-demand
       towline serve bike-demand@3 --port 8081
+      towline serve bike-demand --metrics emf
       towline serve bike-demand --host 0.0.0.0 --certificate chain.pem --private-key key.pem
     """
     from towline.config import Settings

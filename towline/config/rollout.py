@@ -52,6 +52,11 @@ class RolloutConfig(Frozen):
     newer: Literal["wait", "replace"] = Field(
         "wait", description="a version that passes during a rollout: it waits for its end, or replaces the challenger"
     )
+    fields: Literal["same", "both"] = Field(
+        "same",
+        description="if the challenger needs other fields than the champion: same: it is refused; both: requests must "
+        "have the fields of both, else they are refused",
+    )
     every: Duration = Field(dt.timedelta(minutes=5), description="time between two evaluations")
 
     @field_validator("steps")

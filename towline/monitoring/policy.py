@@ -102,11 +102,15 @@ def decide(evidence: Evidence, config: RetrainConfig) -> Decision:
        ``recent_windows`` are bad; and if the cooldown is over and there are new rows. If one of these conditions fails,
        warn.
     4. Warn of a single bad window, a breach or wrong timestamps.
+
+    A bad window that ended before the last training is not reported again: the training is the reaction to it.
     """
     for rule in (_block, _roll_back, _retrain, _warn):
         if decision := rule(evidence, config):
             return decision
     reasons = [window.reason for window in _last_windows(evidence)]
+    if evidence.last_training and any(_precedes_training(window, evidence) for window in _last_windows(evidence)):
+        reasons.append(f"a training started at {evidence.last_training:%Y-%m-%d %H:%M}, after this window")
     if verdict := _judge_gain(evidence, config):
         reasons.append(verdict.reason)
     return _decision(evidence, "nothing", None, "; ".join(reasons) or "no window was checked yet", evidence.now)
@@ -154,7 +158,8 @@ def _retrain(evidence: Evidence, config: RetrainConfig) -> Decision | None:
 def _warn(evidence: Evidence, config: RetrainConfig) -> Decision | None:
     """Problems that the config does not act on, and wrong timestamps."""
     reasons = [evidence.breach] if evidence.breach else []
-    reasons += [window.reason for window in _last_windows(evidence) if window.state in ("degraded", "drift")]
+    bad = [window for window in _last_windows(evidence) if window.state in ("degraded", "drift")]
+    reasons += [window.reason for window in bad if not _precedes_training(window, evidence)]
     if reasons and (verdict := _judge_gain(evidence, config)):
         reasons.append(verdict.reason)
     if evidence.clock_problem and not any(evidence.clock_problem in reason for reason in reasons):
@@ -181,10 +186,14 @@ def _active_triggers(evidence: Evidence, config: RetrainConfig) -> list[_ActiveT
         if verdict and verdict.pays:
             triggers.append(_ActiveTrigger("gain", config.bad_windows, verdict.reason))
         return triggers
-    if "quality" in config.triggers and (count := _count_bad([window.state == "degraded" for window in quality])):
-        triggers.append(_ActiveTrigger("quality", count, quality[-1].reason))
-    if "drift" in config.triggers and (count := _count_bad([window.state == "drift" for window in drift])):
-        triggers.append(_ActiveTrigger("drift", count, drift[-1].reason))
+    windows: tuple[tuple[Trigger, Sequence[DriftResult | QualityResult], str], ...] = (
+        ("quality", quality, "degraded"),
+        ("drift", drift, "drift"),
+    )
+    for name, recent, state in windows:
+        count = _count_bad([window.state == state for window in recent])
+        if name in config.triggers and count and not _precedes_training(recent[-1], evidence):
+            triggers.append(_ActiveTrigger(name, count, recent[-1].reason))
     return triggers
 
 
@@ -199,6 +208,10 @@ def _judge_gain(evidence: Evidence, config: RetrainConfig) -> GainVerdict | None
 
 def _last_windows(evidence: Evidence) -> list[DriftResult | QualityResult]:
     return [*evidence.quality[-1:], *evidence.drift[-1:]]
+
+
+def _precedes_training(window: DriftResult | QualityResult, evidence: Evidence) -> bool:
+    return bool(evidence.last_training and window.end and window.end <= evidence.last_training)
 
 
 def _comparison(evidence: Evidence) -> ChampionComparison | None:

@@ -95,7 +95,7 @@ def evaluate_rollout(
     periods = _weight_periods(rollout, earlier, counts)
     answered = counts.attempts - max((each.attempts for each in earlier if each.step < rollout.step), default=0)
     evidence = _evidence(counts, losses, periods, paired=rollout.config.strategy != "ab")
-    verdict = analyse(evidence, _criteria(rollout.config))
+    verdict = analyse(evidence, criteria_of(rollout.config))
     action, reason = decide_action(rollout, answered, verdict, stop_reason(folder), now)
     return RolloutEvaluation(
         model=rollout.model,
@@ -235,7 +235,7 @@ def read_labelled_losses(
     times = read_times(rows["labelled_at"])
     order = np.argsort(times, kind="stable")
     slices = {}
-    for part in find_logged_slices(rows, release, contract, config):
+    for part in find_logged_slices(rows, release, _logged_by_both(settings, rollout, contract), config):
         if slice_names is not None and f"{part.column} = {part.value}" not in slice_names:
             continue
         inside = np.zeros(len(rows), dtype=bool)
@@ -243,6 +243,16 @@ def read_labelled_losses(
         slices[f"{part.column} = {part.value}"] = inside[order]
     champion, challenger = np.where(by_challenger, (shadowed, answered), (answered, shadowed))[:, order]
     return LabelledLosses(champion, challenger, slices, _per_day(times[order], now))
+
+
+def _logged_by_both(settings: Settings, rollout: Rollout, contract: Contract) -> Contract:
+    """The challenger's contract without the columns that are not logged if the champion answers."""
+    entry = open_ledger(settings).entry(rollout.model, rollout.champion)
+    if rollout.config.fields == "same" or entry is None:
+        return contract
+    names = {column.name for column in Contract.read(settings.layout.release(entry.release)).input_columns}
+    columns = tuple(column for column in contract.columns if column.role != "feature" or column.name in names)
+    return contract.model_copy(update={"columns": columns})
 
 
 def _unpaired(rows: pa.Table, rollout: Rollout, contract: Contract, metric: Metric, now: dt.datetime) -> LabelledLosses:
@@ -298,7 +308,8 @@ def _evidence(
     )
 
 
-def _criteria(config: RolloutConfig) -> Criteria:
+def criteria_of(config: RolloutConfig) -> Criteria:
+    """What a challenger must fulfil, by the config of its rollout."""
     return Criteria(
         alpha=config.alpha,
         promote_if=config.promote_if,

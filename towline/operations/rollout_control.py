@@ -6,9 +6,10 @@ from typing import Any
 from pydantic import Field
 
 from towline.config import Frozen, RolloutConfig, Settings, build_config
+from towline.data.schema.contract import Contract
 from towline.errors import PromotionRejectedError, TransientError
 from towline.monitoring.rollout_history import RolloutEvaluation, read_evaluations
-from towline.promotion.rollout_start import begin_rollout, recorded_config
+from towline.promotion.rollout_start import begin_rollout, find_new_fields, recorded_config
 from towline.registry.ledger import Ledger, actor, open_ledger
 from towline.registry.rollouts import Rollout, RolloutEnd, active_rollout, change_rollout, waiting_version
 from towline.registry.rollouts import end_rollout as end_in_ledger
@@ -96,8 +97,9 @@ def start(settings: Settings, version: str, changes: Mapping[str, Any], *, repla
         document = recorded.model_dump(mode="json")
         document["rollout"] = {**(document["rollout"] or {}), **changes, **({"newer": "replace"} if replace else {})}
         config = build_config(document, "command line").rollout or config
-    begin_rollout(settings, ledger, judged.model, judged.version, config, actor(), reason)
-    return read_status(settings, judged.model, _who_evaluates(settings))
+    rollout = begin_rollout(settings, ledger, judged.model, judged.version, config, actor(), reason)
+    notes = _required_fields(settings, ledger, rollout), _who_evaluates(settings)
+    return read_status(settings, judged.model, "; ".join(filter(None, notes)))
 
 
 def pause(settings: Settings, name: str, *, paused: bool, reason: str) -> RolloutStatus:
@@ -136,6 +138,16 @@ def _require_rollout(settings: Settings, name: str) -> tuple[Ledger, Rollout]:
         remedy = f"towline rollout {model}@VERSION begins one; towline models {model} lists the versions"
         raise PromotionRejectedError("no rollout is under way", where=model, remedy=remedy)
     return ledger, rollout
+
+
+def _required_fields(settings: Settings, ledger: Ledger, rollout: Rollout) -> str:
+    """Which further fields requests must have during the rollout; empty if none."""
+    if rollout.config.fields != "both":
+        return ""
+    entries = ledger.entry(rollout.model, rollout.champion), ledger.entry(rollout.model, rollout.challenger)
+    champion, challenger = (Contract.read(settings.layout.release(entry.release)) for entry in entries if entry)
+    names = find_new_fields(champion, challenger)
+    return f"requests must also have: {', '.join(names)}" if names else ""
 
 
 def _who_evaluates(settings: Settings) -> str:

@@ -35,7 +35,7 @@ _PART_NAME = re.compile(r"part-(.+)-v(\d+)\.parquet")
 _UTC = pa.timestamp("us", "UTC")
 _LEADING_FIELDS = [
     pa.field("request_id", pa.string()), pa.field("row", pa.int32()), pa.field("time", _UTC),
-    pa.field("version", pa.int32()), pa.field("model", pa.string()),
+    pa.field("version", pa.int32()), pa.field("model", pa.string()), pa.field("trace_id", pa.string()),
 ]  # fmt: skip
 _TRAILING_FIELDS = [pa.field("prediction", pa.float64()), pa.field("probabilities", pa.list_(pa.float64()))]
 _logger = logging.getLogger(__name__)
@@ -65,7 +65,8 @@ def read_predictions(
         columns: columns to read; default: all.
 
     Returns:
-        request_id (string), row (int32), time (timestamp[us, UTC]), version (int32), model (string), ``input.<name>``
+        request_id (string), row (int32), time (timestamp[us, UTC]), version (int32), model (string), trace_id
+        (string; null if no traces were exported), ``input.<name>``
         (float64, bool, string, or timestamp[us] in UTC without a zone), prediction, probabilities (list of float64).
         A column that a version did not log is null; a column whose type differs between versions is string.
 
@@ -255,8 +256,8 @@ def to_utc(moment: dt.datetime | None) -> dt.datetime | None:
     return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
 
 
-class _RowBuffer:
-    """Collects rows of one version and day for a table."""
+class LogRows:
+    """Collects rows of one version and day for a table; ``head`` is the first line of a segment."""
 
     def __init__(self, head: dict[str, Any]) -> None:
         self.fields = [LoggedColumn(*field) for field in head["fields"]]
@@ -267,6 +268,7 @@ class _RowBuffer:
 
     def clear(self) -> None:
         self.ids: list[str] = []
+        self.traces: list[str | None] = []
         self.places: list[int] = []
         self.times: list[int] = []
         self.rows: list[list[Any]] = []
@@ -274,11 +276,13 @@ class _RowBuffer:
         self.probabilities: list[list[float] | None] = []
 
     def add(self, record: dict[str, Any]) -> None:
+        """Adds the rows of a line of a segment."""
         count = len(record["rows"])
         probabilities = record["probabilities"] or [None] * count
         if {len(record["predictions"]), len(probabilities)} != {count} or {*map(len, record["rows"])} != {self.width}:
             raise ValueError("the number of values differs from that in the head")
         self.ids += [record["id"]] * count
+        self.traces += [record.get("trace")] * count
         self.places += range(record["first"], record["first"] + count)
         self.times += [record["at"]] * count
         self.rows += record["rows"]
@@ -286,12 +290,14 @@ class _RowBuffer:
         self.probabilities += probabilities
 
     def table(self) -> pa.Table:
+        """The collected rows, which are then forgotten."""
         count = len(self.ids)
         columns = list(zip(*self.rows, strict=True)) if self.fields else []
         inputs = [to_arrow_field(INPUT_PREFIX + field.name, field) for field in self.fields]
         arrays = [
             pa.array(self.ids, pa.string()), pa.array(self.places, pa.int32()), pa.array(self.times, _UTC),
             pa.array([self.version] * count, pa.int32()), pa.array([self.model] * count, pa.string()),
+            pa.array(self.traces, pa.string()),
             *(input_array(values, field) for field, values in zip(self.fields, columns, strict=True)),
             prediction_array(self.predictions, self.prediction),
             pa.array(self.probabilities, pa.list_(pa.float64())),
@@ -308,7 +314,7 @@ def _segment_tables(
 ) -> Iterator[tuple[tuple[dt.date, int], pa.Table]]:
     """A segment's rows by day and version, in tables of limited size; ``detector`` observes all rows in order."""
     heads: dict[int | None, dict[str, Any]] = {}
-    collected: dict[tuple[int, int], _RowBuffer] = {}
+    collected: dict[tuple[int, int], LogRows] = {}
     unread = 0
     with path.open("rb") as file:
         for line in file:
@@ -322,7 +328,7 @@ def _segment_tables(
                     continue
                 key = record["at"] // _DAY, record["of"]
                 if key not in collected:
-                    collected[key] = _RowBuffer(heads[record["of"]])
+                    collected[key] = LogRows(heads[record["of"]])
                 collected[key].add(record)
                 detector.observe(record["at"], len(record["rows"]))
             except (ValueError, KeyError, TypeError):

@@ -36,7 +36,7 @@ _MAX_PENDING_BYTES = 2_000_000  # most bytes of lines that wait while the disk f
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _logger = logging.getLogger(__name__)
 
-_Record = tuple[str, float, "Model", Sequence[Mapping[str, Any]], "RowPredictions", int]
+_Record = tuple[str, float, "Model", Sequence[Mapping[str, Any]], "RowPredictions", int, str]
 
 
 class _EncodedLines:
@@ -112,12 +112,14 @@ class PredictionLog:
         rows: Sequence[Mapping[str, Any]],
         answer: "RowPredictions",
         first: int = 0,
+        trace_id: str = "",
     ) -> None:
         """Logs a request, or a part of it whose first row has the number ``first`` in the request.
 
-        Never waits for the disk and never raises. The caller must not change the arguments later.
+        ``trace_id`` is that of OpenTelemetry; empty without one. Never waits for the disk and never raises. The caller
+        must not change the arguments later.
         """
-        count, record, line = len(rows), (request_id, at, model, rows, answer, first), None
+        count, record, line = len(rows), (request_id, at, model, rows, answer, first, trace_id), None
         if count <= _MAX_LINE_ROWS and self._encoder.ready(model, at):
             with contextlib.suppress(Exception):  # the thread gets the same error and reports it
                 line = self._encoder.line(record, 0, rows)
@@ -259,7 +261,7 @@ class _Encoder:
 
     def line(self, record: _Record, first: int, rows: Sequence[Mapping[str, Any]]) -> tuple[int, bytes, bytes]:
         """The version, its head, and a line with ``rows``, which are part of the record from row ``first`` on."""
-        request_id, at, model, _, answer, offset = record
+        request_id, at, model, _, answer, offset, trace_id = record
         policy, head = self._known.get(model.directory) or self._read(model)
         end = first + len(rows)
         content = {
@@ -271,6 +273,8 @@ class _Encoder:
             "predictions": answer.predictions[first:end],
             "probabilities": None if answer.probabilities is None else answer.probabilities[first:end],
         }
+        if trace_id:
+            content["trace"] = trace_id
         try:
             return model.version, head, orjson.dumps(content, _json_default, _OPTIONS)
         except orjson.JSONEncodeError:

@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -68,7 +67,7 @@ def _check_python(_settings: Settings) -> Iterator[SetupCheck]:
 
 def _check_packages(_settings: Settings) -> Iterator[SetupCheck]:
     for extra, modules in extras.EXTRAS.items():
-        missing = [module for module in modules if find_spec(module) is None]
+        missing = [module for module in modules if not extras.is_installed(module)]
         detail = f"missing: {', '.join(missing)}" if missing else f"{len(modules)} packages"
         remedy = f"pip install 'towline[{extra}]'" if missing else ""
         yield SetupCheck(name=f"extra {extra}", state="warning" if missing else "ok", detail=detail, remedy=remedy)

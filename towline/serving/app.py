@@ -24,22 +24,23 @@ from starlette.routing import Route
 from towline import __version__
 from towline.data.example_row import example_row
 from towline.data.schema.rows import InputAnomaly, Row
-from towline.errors import Fault
 from towline.html import content_security_policy
-from towline.inference.scorer import find_nonfinite, slice_predictions
+from towline.inference.scorer import slice_predictions
 from towline.serving import browser_access, metrics
 from towline.serving.batching import MicroBatcher, ThreadBatcher
 from towline.serving.browser_access import AllowedHosts, CorsOrigins
 from towline.serving.docs import html_page, openapi
 from towline.serving.endpoint import Access, AccessControl, Endpoint, Handler, RequestContext, Response, Scope, Send
 from towline.serving.metrics import Metrics
-from towline.serving.problems import Problem
+from towline.serving.problems import Problem, check_finite
 from towline.serving.protocols import json_rows, open_inference
 from towline.serving.protocols.body import Receive, decompress, is_compressed, read_body
 from towline.serving.protocols.json_rows import PredictionRequest, WireProtocol
 from towline.serving.protocols.strict_json import LARGE_BODY, MAX_KEYS, parse_json
 from towline.serving.rate_limit import RateLimiter
 from towline.serving.rollout_arms import RolloutArms, RolloutRouter
+from towline.serving.rollout_fields import FieldsOfBoth
+from towline.serving.telemetry.exports import Telemetry
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
@@ -113,11 +114,14 @@ def create_app(
         tls=options.certificate is not None,
     )
 
+    tracing = handlers.telemetry.tracing
+    make_endpoint = Endpoint if tracing is None else tracing.endpoint
+
     def get(path: str, access: Access, handler: Handler, *, browser: bool = False) -> Endpoint:
-        return Endpoint(path, access, handler, control, browser=browser)
+        return make_endpoint(path, access, handler, control, browser=browser)
 
     def post(path: str, protocol: WireProtocol) -> Endpoint:
-        return Endpoint(path, "predict", handlers.predict(protocol), control, "POST")
+        return make_endpoint(path, "predict", handlers.predict(protocol), control, "POST")
 
     live = constant(Response(b'{"live":true}'))
     endpoints = [
@@ -175,6 +179,7 @@ class RouteHandlers:
             lambda: reloader.rejections,
             self._rollouts.count_rows,
         )
+        self.telemetry = Telemetry(options, self.metrics, "" if reloader.model is None else reloader.model.name)
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="towline-parse")
         self._pending_reads = 0
         self._openapi_cache: tuple[Model, dict[str, Any]] | None = None
@@ -183,14 +188,16 @@ class RouteHandlers:
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         flushing = asyncio.create_task(self.metrics.flush_periodically())
         rollouts = asyncio.create_task(self._rollouts.run_periodically())
+        exporting = [asyncio.create_task(export.run_periodically()) for export in self.telemetry.exports]
         yield
-        flushing.cancel()
-        rollouts.cancel()
+        for task in (flushing, rollouts, *exporting):
+            task.cancel()
         self._rollouts.close()
         self._thread_batcher.close()
         self._challenger_batcher.close()
         self._parser.shutdown(wait=False)
         self.metrics.flush()
+        self.telemetry.close()
 
     def predict(self, protocol: WireProtocol) -> Handler:
         """The handler of prediction requests in one protocol."""
@@ -203,19 +210,22 @@ class RouteHandlers:
             body = await read_body(context.receive, headers, self._options.max_body)
             if compressed:
                 body = await self._decompress(body)
-            parse = partial(_parse_request, protocol, body, headers, model, self._options.max_rows)
+            arms = self._rollouts.arms(model.version)
+            fields = None if arms is None else arms.fields_of_both(model)
+            parse = partial(_parse_request, protocol, body, headers, model, self._options.max_rows, fields)
             parsed = parse() if len(body) < LARGE_BODY else await self._run_on_parser_thread(parse)
             request, canonical, anomalies = parsed
             if request.id is not None:
                 context.adopt_id(request.id)
-            if (arms := self._rollouts.arms(model.version)) is not None:
+            if arms is not None:
                 return await self._answer_in_rollout(protocol, context, arms, model, parsed)
             predictions = await self._score(model, canonical)
-            _check_finite(predictions)
+            check_finite(predictions)
             response = Response(protocol.write(predictions, model, request, context.request_id))
             self.metrics.count_predictions(model, context.version, predictions, anomalies)
             if self._log is not None:
-                self._log.write(context.request_id, time.time(), model, request.rows, predictions)
+                now, trace_id = time.time(), context.trace_id
+                self._log.write(context.request_id, now, model, request.rows, predictions, trace_id=trace_id)
             return response
 
         return handle
@@ -233,7 +243,7 @@ class RouteHandlers:
         pin = int(context.version) if context.version != str(champion.version) else self._pinned(context)
         answer = await arms.answer(champion, request.rows, canonical, context.request_id, pin)
         predictions, parts, versions = answer.predictions, answer.parts, answer.versions
-        _check_finite(predictions)
+        check_finite(predictions)
         model = champion
         if len(parts) == 1:
             model = parts[0].model
@@ -246,7 +256,8 @@ class RouteHandlers:
             now = time.time()
             for first, end, part_model in parts:
                 part = predictions if len(parts) == 1 else slice_predictions(predictions, first, end)
-                self._log.write(context.request_id, now, part_model, request.rows[first:end], part, first)
+                rows, trace_id = request.rows[first:end], context.trace_id
+                self._log.write(context.request_id, now, part_model, rows, part, first, trace_id=trace_id)
         header = (b"x-towline-version", ",".join(map(str, versions)).encode())
         return Response(body, headers=(header,))
 
@@ -270,13 +281,13 @@ class RouteHandlers:
         return Response(orjson.dumps({"name": model.name, "ready": True}))
 
     async def tensors(self, context: RequestContext) -> Response:
-        return Response(orjson.dumps(open_inference.describe_model(self._model(context))))
+        return Response(orjson.dumps(open_inference.describe_model(self._described(self._model(context)))))
 
     async def metadata(self, context: RequestContext) -> Response:
         """The manifest of the release without its list of files, and the fields of a row."""
         model = self._model(context)
         document = model.metadata.model_dump(mode="json", exclude={"files"})
-        document |= {"compiled": model.compiled, "fields": openapi.describe_fields(model.contract)}
+        document |= {"compiled": model.compiled, "fields": openapi.describe_fields(self._described(model).contract)}
         return Response(orjson.dumps(document))
 
     async def exposition(self, context: RequestContext) -> Response:
@@ -288,16 +299,24 @@ class RouteHandlers:
 
     async def docs(self, context: RequestContext) -> Response:
         model = self._model(context)
-        row = example_row(model.contract)
+        described = self._described(model)
+        row = example_row(described.contract)
         answer = json_rows.write_rows(model.predict_rows([row]), model, PredictionRequest([row]), "7f3a9c-1")
-        page = html_page.render(model, self._openapi_document(model), _address(context, self._options), answer)
+        page = html_page.render(described, self._openapi_document(model), _address(context, self._options), answer)
         policy = (b"content-security-policy", content_security_policy().encode())
         return Response(page.encode(), b"text/html; charset=utf-8", headers=(policy,))
 
     def _openapi_document(self, model: "Model") -> dict[str, Any]:
-        if self._openapi_cache is None or self._openapi_cache[0] is not model:
-            self._openapi_cache = model, openapi.openapi_document(model, self._options.max_rows)
+        described = self._described(model)
+        if self._openapi_cache is None or self._openapi_cache[0] is not described:
+            self._openapi_cache = described, openapi.openapi_document(described, self._options.max_rows)
         return self._openapi_cache[1]
+
+    def _described(self, model: "Model") -> "Model":
+        """The model with the fields that requests must have; during a rollout these may be the fields of both."""
+        arms = self._rollouts.arms(model.version)
+        fields = None if arms is None else arms.fields_of_both(model)
+        return model if fields is None else fields.description
 
     def _not_ready(self) -> Problem:
         return Problem("not-ready", self._reloader.reason or "no model is loaded", headers=_RETRY)
@@ -385,19 +404,25 @@ async def unknown_path(context: RequestContext) -> Response:
 
 
 def _parse_request(
-    protocol: WireProtocol, body: bytes, headers: Mapping[bytes, bytes], model: "Model", max_rows: int
+    protocol: WireProtocol,
+    body: bytes,
+    headers: Mapping[bytes, bytes],
+    model: "Model",
+    max_rows: int,
+    fields: FieldsOfBoth | None = None,
 ) -> _ParsedRequest:
     """The rows of a body in canonical form, and its input anomalies. Binary tensors may follow the JSON document."""
-    max_keys = max(MAX_KEYS, 2 * len(model.reader.fields))
+    described = model if fields is None else fields.description
+    max_keys = max(MAX_KEYS, 2 * len(described.reader.fields))
     if open_inference.BINARY_HEADER in headers:
         end = open_inference.json_length(headers, len(body))
         document = parse_json(body[:end], max_rows, widest=max_keys, nan=protocol.nan)
         open_inference.attach_binary_data(document, body[end:])
     else:
         document = parse_json(body, max_rows, widest=max_keys, nan=protocol.nan)
-    request = protocol.read(document, model, max_rows)
+    request = protocol.read(document, described, max_rows)
     anomalies: list[InputAnomaly] = []
-    canonical = model.reader.read(request.rows, anomalies)
+    canonical = (model.reader if fields is None else fields).read(request.rows, anomalies)
     return _ParsedRequest(request, canonical, Counter(anomalies) if anomalies else _NO_ANOMALIES)
 
 
@@ -411,13 +436,6 @@ def _check_content_type(headers: Mapping[bytes, bytes], protocol: WireProtocol) 
     charsets = [part.strip() for part in parameters.split(";") if part.strip()]
     if media_type.strip() != "application/json" or any(charset not in _CHARSETS for charset in charsets):
         raise Problem("not-json", "the body is not declared as application/json in UTF-8")
-
-
-def _check_finite(predictions: "RowPredictions") -> None:
-    """Refuses NaN and infinities, which JSON cannot represent."""
-    if rows := find_nonfinite(predictions):
-        faults = tuple(Fault(row, "", "the prediction is not finite") for row in rows)
-        raise Problem("unanswerable", "a prediction is not a finite number", faults=faults)
 
 
 def _address(context: RequestContext, options: "ServeOptions") -> str:

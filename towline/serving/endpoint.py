@@ -49,20 +49,26 @@ class Response(NamedTuple):
 
 
 class RequestContext:
-    """A request while it is handled; ``version`` of the model is a label of its metrics."""
+    """A request while it is handled.
 
-    __slots__ = ("has_header_id", "headers", "is_admin", "receive", "request_id", "scope", "version")
+    ``version`` of the model is a label of its metrics; ``trace_id`` is empty unless traces are exported.
+    """
+
+    __slots__ = ("has_header_id", "headers", "is_admin", "receive", "request_id", "scope", "trace_id", "version")
 
     def __init__(self, scope: Scope, receive: Receive, new_id: Callable[[], str]) -> None:
         self.scope, self.receive = scope, receive
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.version = ""
+        self.version = self.trace_id = ""
         self.is_admin = False  # whether the caller's key has the scope admin, or no key is needed
         header_id = self.headers.get(b"x-request-id")
         if header_id is not None and _VALID_ID.fullmatch(header_id):
             self.has_header_id, self.request_id = True, header_id.decode("ascii")
         else:
             self.has_header_id, self.request_id = False, new_id()
+
+    def __str__(self) -> str:
+        return f"{self.request_id} (trace {self.trace_id})" if self.trace_id else self.request_id
 
     def adopt_id(self, body_id: str) -> None:
         """Uses the id in the body if the headers had none."""
@@ -108,8 +114,8 @@ class AccessControl:
         self._count = itertools.count()
 
     def new_request_id(self) -> str:
-        """A request id that is unique over all processes."""
-        return f"{self._id_prefix}-{next(self._count):x}"
+        """A request id that is unique over all processes; all ids have one length, so answers of equal rows do too."""
+        return f"{self._id_prefix}-{next(self._count):010x}"
 
     def admit(self, context: RequestContext, access: Access, challenge: bytes) -> None:
         """Raises Problem unless the caller may use a route of this access."""
@@ -213,12 +219,12 @@ class Endpoint:
         except TowlineError as error:
             translated = problems.problem_from_error(error)
             if translated.type.status >= 500:
-                _LOG.error("request %s to %s: %s", context.request_id, self.path, error)
+                _LOG.error("request %s to %s: %s", context, self.path, error)
             return self._refusal(translated, context)
         except ClientDisconnected:
             raise
         except Exception:  # noqa: BLE001 - whatever the error is, the client gets a response
-            _LOG.exception("request %s to %s failed", context.request_id, self.path)
+            _LOG.exception("request %s to %s failed", context, self.path)
             return self._refusal(Problem(problems.INTERNAL_ERROR, "the service failed; see its log"), context)
 
     def _check_method(self, method: str) -> None:

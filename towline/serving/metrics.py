@@ -19,6 +19,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     disable_created_metrics,
     generate_latest,
 )
@@ -154,6 +155,11 @@ class Metrics:
         _drain(self._row_counts, self._input.labels)
         _drain(self._anomaly_counts, lambda key: self._oddities.labels(*key))
         self._update_gauges()
+
+    def collect(self) -> list[Metric]:
+        """The metrics of this worker alone."""
+        self.flush()
+        return list(self.registry.collect())
 
     def render(self) -> bytes:
         """The exposition text of this worker, or of all workers that share a metrics directory."""

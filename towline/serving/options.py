@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from towline.config import Settings
 
@@ -29,6 +30,8 @@ class ServeOptions:
         log: whether predictions are logged.
         grace: seconds after SIGTERM in which requests are still accepted, so that load balancers notice.
         drain: maximum seconds from SIGTERM to the end.
+        metrics: ``emf``: the metrics are also written to stdout, in CloudWatch's embedded metric format.
+        metrics_interval: seconds between two such writings.
         wait: whether to wait for the model's first version, or for an unavailable ledger, instead of exiting.
     """
 
@@ -49,6 +52,8 @@ class ServeOptions:
     log: bool = True
     grace: float = 1.0
     drain: float = 25.0
+    metrics: Literal["emf"] | None = None
+    metrics_interval: float = 60.0
     wait: bool = False
 
     @property

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from towline.errors import Fault, InputValidationError, TowlineError
+from towline.inference.scorer import RowPredictions, find_nonfinite
 
 MAX_LISTED_FAULTS = 20  # faults listed in one response
 Header = tuple[bytes, bytes]
@@ -107,12 +108,16 @@ class Problem(Exception):
             document["error_count"] = self.count
         return document
 
+    def summary(self) -> str:
+        """The detail and the first five faults in one line."""
+        lines = [f"row {fault.row}: {_field_prefix(fault.field)}{fault.message}" for fault in self.faults[:5]]
+        return "; ".join([self.detail, *lines, *(["…"] if self.count > 5 else [])])
+
     def body(self, request_id: str, *, error_member: bool = False) -> bytes:
         """The document as JSON; ``error_member`` adds the member ``error`` for clients of the v2 protocol."""
         document = self.document(request_id)
         if error_member:
-            lines = [f"row {fault['row']}: {fault['detail']}" for fault in document.get("errors", ())]
-            document["error"] = "; ".join([self.detail, *lines[:5], *(["…"] if self.count > 5 else [])])
+            document["error"] = self.summary()
         return orjson.dumps(document)
 
 
@@ -125,6 +130,17 @@ def problem_from_error(error: TowlineError) -> Problem:
     if PROBLEM_TYPES[code].status >= 500:
         return Problem(code, "the service failed; see its log")
     return Problem(code, error.what)
+
+
+def check_finite(predictions: RowPredictions) -> None:
+    """Refuses NaN and infinities, which JSON cannot represent.
+
+    Raises:
+        Problem: names the rows.
+    """
+    if rows := find_nonfinite(predictions):
+        faults = tuple(Fault(row, "", "the prediction is not finite") for row in rows)
+        raise Problem("unanswerable", "a prediction is not a finite number", faults=faults)
 
 
 def wrong_shape(detail: str, *faults: Fault) -> Problem:

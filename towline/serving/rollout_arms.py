@@ -24,6 +24,7 @@ from towline.prediction_log.shadow_log import ShadowLog
 from towline.registry.rollouts import Rollout
 from towline.rollout.assignment import position
 from towline.rollout.service_counts import ServiceCounts, read_counts, stop_challenger, stop_reason, write_counts
+from towline.serving.rollout_fields import FieldsOfBoth, needs_other_fields
 from towline.serving.shadow_answers import ShadowQueue, ShadowRows
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class RolloutArms:
         self.shadow = ShadowQueue()
         self._score, self._score_challenger, self._worker = score, score_challenger, worker
         self._shadow_log = ShadowLog(active.folder / "shadow", worker)
+        self._fields_of: tuple[Model, Model, FieldsOfBoth | None] | None = None
         self._durations: deque[float] = deque(maxlen=_DURATIONS)
         self._slow_limit = math.inf
 
@@ -149,6 +151,16 @@ class RolloutArms:
             predictions = slice_predictions(merged, part.first, part.end)
             self._queue_shadow(other, request_id, part.first, rows[part.first : part.end], predictions)
         return RolloutAnswer(merged, parts)
+
+    def fields_of_both(self, champion: "Model") -> FieldsOfBoth | None:
+        """Reads requests that must have the fields of both versions; None if the champion's fields are enough."""
+        challenger = self.active.challenger
+        if self.stopped or self.active.rollout.config.fields != "both":
+            return None
+        if self._fields_of is None or self._fields_of[0] is not champion or self._fields_of[1] is not challenger:
+            needed = needs_other_fields(champion.contract, challenger.contract)
+            self._fields_of = champion, challenger, FieldsOfBoth(champion, challenger) if needed else None
+        return self._fields_of[2]
 
     def exchange(self) -> None:
         """Writes the counts of this worker, reads those of the others, and stops a challenger that fails."""

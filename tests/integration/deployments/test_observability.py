@@ -16,7 +16,7 @@ from tests.support.checks import at_least_one
 from tests.support.monitoring_records import NOW, make_drift, make_quality
 from tests.support.paths import REPOSITORY
 from tests.support.prometheus import ALERTMANAGER, DASHBOARDS, PROMETHEUS, prometheus_command, run_prometheus_tool
-from tests.support.serving import CLASSES, ROW, FakeModel, make_contract, run_service
+from tests.support.serving import CLASSES, ROW, FakeModel, make_contract, make_rollout, run_service
 from towline.config import SloConfig
 from towline.config.monitoring import LATENCY_BUCKETS_S
 from towline.monitoring.reporting.metrics_exporter import FlowTimes, ModelMetricsSnapshot, format_metrics
@@ -52,6 +52,8 @@ def exposed(tmp_path: Path) -> dict[str, set[str]]:
         folder = tmp_path / f"classes-{len(kind)}"
         folder.mkdir()
         with run_service(FakeModel(make_contract(kind), folder)) as service:
+            challenger = FakeModel(make_contract(kind), folder, version=4)
+            service.live.rollout = make_rollout(folder, challenger, steps=(50.0, 100.0))
             service.client.post("/predict", {"rows": [{**ROW, "size": None}]})
             service.client.post("/predict", {})
             texts.append(service.client.get("/metrics").text)

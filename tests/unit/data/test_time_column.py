@@ -28,6 +28,8 @@ def table(**columns: Any) -> pd.DataFrame:
         ("month", DAYS.strftime("%b-%Y"), "%b-%Y"),
         ("day", DAYS.strftime("%Y%m%d").astype(int), "%Y%m%d"),
         ("period", DAYS.strftime("%Y%m").astype(int), "%Y%m"),
+        ("ymd", DAYS.strftime("%Y%m%d").astype(int), "%Y%m%d"),
+        ("monat", np.repeat([year * 100 + month for year in range(2015, 2019) for month in range(1, 11)], 10), "%Y%m"),
         ("created_at", (DAYS - pd.Timestamp("1970")) // pd.Timedelta("1s"), "epoch_s"),
         ("ts", (DAYS - pd.Timestamp("1970")) // pd.Timedelta("1ms"), "epoch_ms"),
         ("date", np.repeat(2000 + np.arange(40) / 12, 10), "decimal_year"),
@@ -58,6 +60,9 @@ def test_times_are_recognized_and_can_be_read(name: str, values: Any, date_forma
         ("time", np.random.default_rng(0).integers(2_000, 9_000, 400)),
         ("revenue", np.random.default_rng(0).integers(1_600_000_000, 1_700_000_000, 400)),
         ("code", np.random.default_rng(0).integers(1_950, 2_050, 400)),
+        ("article", np.random.default_rng(0).integers(2000_01_01, 2020_12_31, 400)),
+        ("lot", np.random.default_rng(0).integers(2010_01, 2019_12, 400)),
+        ("geburt", np.tile([2010_01, 2010_02, 2010_03], 134)[:400]),
     ],
 )
 def test_other_numbers_and_dates_are_no_time_of_the_row(name: str, values: Any) -> None:

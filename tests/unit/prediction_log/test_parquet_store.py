@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.prediction_log import (
@@ -70,13 +71,13 @@ def test_columns_have_the_types_of_the_contract(folder: Path, releases: Callable
     table = parquet_store.read_predictions(folder)
     assert table.equals(before)
     assert table.schema.types == [
-        pa.string(), pa.int32(), pa.timestamp("us", "UTC"), pa.int32(), pa.string(),
+        pa.string(), pa.int32(), pa.timestamp("us", "UTC"), pa.int32(), pa.string(), pa.string(),
         pa.float64(), pa.float64(), pa.string(), pa.string(), pa.bool_(), pa.timestamp("us"), pa.timestamp("us"),
         pa.string(), pa.string(), pa.int64(), pa.list_(pa.float64()),
     ]  # fmt: skip
     first, second = table.to_pylist()
     assert first == {
-        "request_id": "a", "row": 0, "time": FIRST, "version": 1, "model": "demo",
+        "request_id": "a", "row": 0, "time": FIRST, "version": 1, "model": "demo", "trace_id": None,
         "input.size": 12.5, "input.age": 41.0, "input.zip": "803317715", "input.town": "Ulm", "input.member": True,
         "input.at": moment(5, 8), "input.born": dt.datetime.fromisoformat(str(ROW["born"])),
         "input.customer": first["input.customer"], "input.order": "A-100-Z7",
@@ -99,6 +100,21 @@ def test_parts_are_by_day_and_a_span_excludes_its_end(folder: Path, release: Fak
         "input.town",
         "prediction",
     ]
+
+
+def test_a_trace_id_is_stored_and_older_parts_have_none(folder: Path, release: FakeRelease) -> None:
+    """It is in the segment and in the part; a part that was written before the column existed is read too."""
+    log = PredictionLog(folder, "w0", convert=False)
+    log.write("a", FIRST.timestamp(), release, [ROW], make_answer(), trace_id="4bf92f3577b34da6a3ce929d0e0e4736")
+    log.write("b", FIRST.timestamp(), release, [ROW], make_answer())
+    log.close()
+    for _ in range(2):
+        table = parquet_store.read_predictions(folder).sort_by("request_id")
+        assert table["trace_id"].to_pylist() == ["4bf92f3577b34da6a3ce929d0e0e4736", None]
+        convert(folder)
+    (part,) = parquet_store.list_parts(folder)
+    pq.write_table(pq.read_table(part.path, partitioning=None).drop_columns("trace_id"), part.path)
+    assert parquet_store.read_predictions(folder)["trace_id"].to_pylist() == [None, None]
 
 
 def test_a_missing_log_is_an_empty_table(folder: Path) -> None:

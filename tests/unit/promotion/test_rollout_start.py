@@ -16,8 +16,8 @@ from towline.registry.rollouts import start_rollout
 VERSION = "house-price@4"
 
 
-def check(challenger: Any, key: str | None = None, champion: Any = None) -> None:
-    check_contracts(champion or make_contract(), challenger, version=VERSION, key=key)
+def check(challenger: Any, champion: Any = None, **config: Any) -> None:
+    check_contracts(champion or make_contract(), challenger, version=VERSION, config=RolloutConfig(**config))
 
 
 def test_a_challenger_with_fewer_fields_can_be_rolled_out() -> None:
@@ -27,7 +27,19 @@ def test_a_challenger_with_fewer_fields_can_be_rolled_out() -> None:
 def test_a_challenger_that_needs_another_field_is_refused_and_the_field_named() -> None:
     with pytest.raises(PromotionRejectedError, match="garden") as refusal:
         check(make_contract(columns=(*COLUMNS, ("garden", "boolean", {}))))
+    assert f"towline rollout {VERSION} --fields both" in refusal.value.remedy
     assert f"towline promote {VERSION}" in refusal.value.remedy
+
+
+def test_a_challenger_that_needs_another_field_can_be_rolled_out_if_requests_must_have_the_fields_of_both() -> None:
+    check(make_contract(columns=(*COLUMNS, ("garden", "boolean", {}))), fields="both")
+    check(make_contract(columns=(("size", "category", {}), *COLUMNS[1:])), fields="both")
+
+
+def test_a_field_that_no_value_fits_for_both_versions_is_refused() -> None:
+    with pytest.raises(PromotionRejectedError, match=r"no value fits both versions.*: size") as refusal:
+        check(make_contract(columns=(("size", "datetime", {}), *COLUMNS[1:])), fields="both")
+    assert "--fields" not in refusal.value.remedy
 
 
 def test_a_challenger_that_reads_a_field_as_another_kind_is_refused() -> None:

@@ -236,6 +236,11 @@ def test_an_unsafe_request_id_is_replaced(service: RunningService, header: str) 
     assert headers["x-request-id"].replace("-", "").isalnum()
 
 
+def test_answers_of_equal_rows_have_equal_length(service: RunningService) -> None:
+    """Apache Bench counts an answer of another length as failed."""
+    assert len({len(service.client.send(BODY).content) for _ in range(20)}) == 1
+
+
 def test_request_ids_are_unique(service: RunningService, model: FakeModel) -> None:
     """This holds within a process and between processes."""
     ids = {service.client.send(BODY).json()["request_id"] for _ in range(20)}

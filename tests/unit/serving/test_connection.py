@@ -190,3 +190,42 @@ def test_an_idle_connection_is_not_stale() -> None:
         made.timeout_keep_alive_handler()
 
     asyncio.run(send())
+
+
+@pytest.mark.parametrize(
+    ("request_head", "keeps"),
+    [
+        (b"GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", True),
+        (b"GET / HTTP/1.0\r\n\r\n", False),
+        (b"GET / HTTP/1.0\r\nConnection: close\r\n\r\n", False),
+    ],
+)
+def test_a_connection_of_http_1_0_stays_open_only_on_request(request_head: bytes, keeps: bool) -> None:
+    """The answer says whether the connection stays; a second request on it is answered."""
+
+    async def send() -> None:
+        made, transport = connect(echo)
+        made.data_received(request_head)
+        await turns_until(lambda: b"\r\n\r\n" in transport.written and transport.closed != keeps)
+        assert (b"connection: keep-alive\r\n" in transport.written) == keeps
+        assert (b"connection: close\r\n" in transport.written) != keeps
+        assert transport.closed != keeps
+        if keeps:
+            made.data_received(request_head)
+            await turns_until(lambda: transport.written.count(b"connection: keep-alive\r\n") == 2)
+            made.timeout_keep_alive_handler()
+
+    asyncio.run(send())
+
+
+def test_a_connection_of_http_1_0_closes_when_the_service_shuts_down() -> None:
+    """The default header of a shutdown, ``connection: close``, is the only one."""
+
+    async def send() -> None:
+        made, transport = connect(echo)
+        made.server_state.default_headers = [(b"connection", b"close")]
+        made.data_received(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        await turns_until(lambda: transport.closed)
+        assert transport.written.count(b"connection: ") == 1
+
+    asyncio.run(send())

@@ -1,7 +1,6 @@
 """A rollout in the service: who answers, what clients see, what happens to a challenger that fails."""
 
 import asyncio
-import datetime as dt
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.serving import ROW, FakeModel, RunningService, make_contract, run_service
+from tests.support.serving import (
+    COLUMNS,
+    ROW,
+    FakeModel,
+    RunningService,
+    make_contract,
+    make_rollout,
+    run_service,
+)
 from towline.config import RolloutConfig
 from towline.inference.scorer import RowPredictions
 from towline.prediction_log.parquet_store import read_predictions
-from towline.registry.rollouts import Rollout
 from towline.rollout.service_counts import ServiceCounts, read_counts, stop_reason, write_counts
 from towline.serving.rollout_arms import ActiveRollout, RolloutArms
 
@@ -35,7 +41,7 @@ def begin(service: RunningService, tmp_path: Path) -> Begin:
     def begin(weight: float = 0.0, challenger: FakeModel | None = None, **config: Any) -> ActiveRollout:
         challenger = challenger or model(tmp_path / "challenger", CHALLENGER, offset=1000.0)
         steps = tuple(dict.fromkeys((weight, 100.0)))
-        service.live.rollout = active(tmp_path, challenger, steps=steps, **config)
+        service.live.rollout = make_rollout(tmp_path, challenger, steps=steps, **config)
         rollout: ActiveRollout = service.live.rollout
         return rollout
 
@@ -45,15 +51,6 @@ def begin(service: RunningService, tmp_path: Path) -> Begin:
 def model(folder: Path, version: int, offset: float = 0.0, kind: type[FakeModel] = FakeModel) -> FakeModel:
     folder.mkdir(exist_ok=True)
     return kind(make_contract(), folder, version=version, offset=offset)
-
-
-def active(folder: Path, challenger: Any, **config: Any) -> ActiveRollout:
-    now = dt.datetime.now(dt.UTC)
-    rollout = Rollout(
-        id="0123456789abcdef", model="house-price", champion=CHAMPION, challenger=CHALLENGER, release="r", digest="d",
-        config=RolloutConfig(**config), started=now, since=now,
-    )  # fmt: skip
-    return ActiveRollout(rollout, challenger, folder / "rollout")
 
 
 def ask(service: RunningService, *sizes: float, **headers: str) -> dict[str, Any]:
@@ -127,7 +124,7 @@ def test_a_key_stays_with_its_version_while_the_weight_grows(tmp_path: Path) -> 
     rows = [{"size": float(customer)} for customer in range(2000)]
     previous: set[int] = set()
     for weight in (1.0, 5.0, 25.0, 50.0, 99.0):
-        rollout = active(tmp_path, None, steps=(weight, 100.0), key="size")
+        rollout = make_rollout(tmp_path, None, steps=(weight, 100.0), key="size")
         chosen = set(arms(rollout)._assign(rows, "any", 0))
         assert previous <= chosen
         assert abs(len(chosen) / len(rows) - weight / 100) < 0.04
@@ -266,7 +263,7 @@ def test_a_stopped_challenger_stays_out_after_a_restart(service: RunningService,
         ask(service, 10.0)
     with run_service(model(tmp_path / "again", CHAMPION)) as restarted:
         sound = model(tmp_path / "sound", CHALLENGER, offset=1000.0)
-        restarted.live.rollout = active(tmp_path, sound, steps=(100.0,))
+        restarted.live.rollout = make_rollout(tmp_path, sound, steps=(100.0,))
         assert ask(restarted, 10.0)["model"]["version"] == CHAMPION
 
 
@@ -324,7 +321,7 @@ def test_a_test_request_may_pin_the_challenger(service: RunningService, begin: B
 def test_pinning_needs_the_scope_admin(tmp_path: Path) -> None:
     scopes = {"user": frozenset({"predict"}), "operator": frozenset({"predict", "admin"})}
     with run_service(model(tmp_path / "champion", CHAMPION), scopes) as service:
-        service.live.rollout = active(tmp_path, model(tmp_path / "challenger", CHALLENGER), steps=(0.0, 100.0))
+        service.live.rollout = make_rollout(tmp_path, model(tmp_path / "challenger", CHALLENGER), steps=(0.0, 100.0))
         pin = {"x_towline_version": str(CHALLENGER)}
         assert service.client.post("/predict", {"rows": [ROW]}, x_api_key="user", **pin).status_code == 403
         assert service.client.post("/predict", {"rows": [ROW]}, x_api_key="operator", **pin).status_code == 200
@@ -344,6 +341,60 @@ def test_the_open_inference_protocol_routes_alike(service: RunningService, begin
     assert response.json()["model_version"] == str(CHALLENGER)
     pinned = service.client.post(f"/v2/models/house-price/versions/{CHAMPION}/infer", {"inputs": inputs})
     assert pinned.status_code == 200
+
+
+GARDEN = (("garden", "numeric", {"min": 0.0, "max": 900.0}), ("size", "category", {}), *COLUMNS[1:])
+
+
+@pytest.fixture
+def rollout_of_other_fields(begin: Begin, tmp_path: Path) -> ActiveRollout:
+    """The challenger predicts twice the size of the garden, which the champion does not need; half of the requests."""
+    folder = tmp_path / "garden"
+    folder.mkdir()
+    challenger = FakeModel(make_contract(columns=GARDEN), folder, version=CHALLENGER)
+    return begin(50.0, challenger, fields="both", key="kind")
+
+
+def test_requests_must_have_the_fields_of_both_versions(
+    service: RunningService, rollout_of_other_fields: ActiveRollout
+) -> None:
+    """A row without a field is refused whichever version would answer it, and the faults of both are named."""
+    for kind in ("house", "flat", "villa", "hut"):
+        response = service.client.post("/predict", {"rows": [{**ROW, "kind": kind, "sunny": "perhaps"}]})
+        assert response.status_code == 422
+        assert [fault["field"] for fault in response.json()["errors"]] == ["sunny", "garden"]
+
+
+def test_each_version_reads_its_own_fields(service: RunningService, rollout_of_other_fields: ActiveRollout) -> None:
+    rows = [{**ROW, "kind": f"kind {number}", "garden": 300.0} for number in range(40)]
+    document = service.client.post("/predict", {"rows": rows}).json()
+    by_version = dict(zip(document["versions"], document["predictions"], strict=True))
+    assert by_version == {CHAMPION: 2 * ROW["size"], CHALLENGER: 600.0}
+    assert read_after_exchange(service, rollout_of_other_fields).failures == 0
+
+
+def test_the_documents_of_the_service_show_the_fields_of_both(
+    service: RunningService, rollout_of_other_fields: ActiveRollout
+) -> None:
+    names = [*ROW, "garden"]
+    row = service.client.get("/openapi.json").json()["components"]["schemas"]["Row"]
+    assert row["required"] == names
+    assert row["properties"]["size"]["type"] == ["number", "null"]  # the challenger also reads texts
+    assert [field["name"] for field in service.client.get("/metadata").json()["fields"]] == names
+    assert [tensor["name"] for tensor in service.client.get("/v2/models/house-price").json()["inputs"]] == names
+    assert "garden" in service.client.get("/docs").text
+    example = service.client.get("/openapi.json").json()["paths"]["/invocations"]["post"]["requestBody"]["content"]
+    positional = {"dataframe_split": {"data": example["application/json"]["example"]["dataframe_split"]["data"]}}
+    assert service.client.post("/invocations", positional).status_code == 200
+
+
+def test_without_the_challenger_its_fields_are_not_needed(
+    service: RunningService, rollout_of_other_fields: ActiveRollout
+) -> None:
+    assert service.client.post("/predict", {"rows": [ROW]}).status_code == 422
+    service.live.rollout = None
+    assert service.client.post("/predict", {"rows": [ROW]}).status_code == 200
+    assert "garden" not in service.client.get("/openapi.json").json()["components"]["schemas"]["Row"]["properties"]
 
 
 def test_a_rollout_from_an_earlier_champion_is_ignored(service: RunningService, begin: Begin, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from towline.errors import Fault, InputValidationError
 
 Row = list[Any]
 InputAnomaly = tuple[str, str]
-_LISTED = 20
+MAX_LISTED = 20  # faults of an error
 _KINDS: Mapping[Kind, str] = {
     "numeric": "is not a number", "boolean": "is neither true nor false", "category": "is not a text, number or flag",
     "text": "is not a text, number or flag", "datetime": "is not an ISO 8601 time",
@@ -137,7 +137,7 @@ class RowReader:
         anomalies = [] if anomalies is None else anomalies
         canonical = [self._row(row, position, faults, anomalies) for position, row in enumerate(rows)]
         if faults:
-            raise InputValidationError(faults[:_LISTED], len(faults))
+            raise InputValidationError(faults[:MAX_LISTED], len(faults))
         if self._underived:
             for row in canonical:
                 row.extend(self._underived)

@@ -1,7 +1,8 @@
 """The column that says when a row was observed, so that a model is trained on the past and judged on what came after.
 
 Birth years, model years and other dates of a row's past are none. A year is taken only where its name says that it is
-the year of the observation, and where it has at least three values.
+the year of the observation, and where it has at least three values. Numbers such as 20260331 are dates under any name
+if each of at least 20 different ones is a day (or 202603: a month) of the calendar.
 """
 
 import re
@@ -17,6 +18,9 @@ from towline.data.schema.values import DECIMAL_YEAR, ValueFormat
 
 _SAMPLE = 5_000  # rows whose values are read
 _LEAST = 3  # moments
+_LEAST_UNNAMED = (
+    20  # different numbers: of random six-digit numbers, 1 in 8 is a month, of eight-digit ones 1 in 27 a day
+)
 _READ = 0.99  # of the values of the sample
 _NULLS = 0.01
 _TIME_WORDS = {"date", "datetime", "time", "timestamp", "ts", "day", "month", "week", "period", "quarter", "at"}
@@ -42,6 +46,7 @@ _NUMBERS = (
     (300_000_000, 4_000_000_000, "epoch_s", "times in epoch seconds"),
     (300_000_000_000, 4_000_000_000_000, "epoch_ms", "times in epoch milliseconds"),
 )
+_CALENDAR_FORMATS = ("%Y%m%d", "%Y%m")
 
 
 class TimeColumn(NamedTuple):
@@ -138,13 +143,15 @@ def _read(values: pd.Series, words: set[str]) -> tuple[np.ndarray | None, str | 
 
 def _read_numbers(values: np.ndarray, words: set[str]) -> tuple[np.ndarray | None, str | None, str]:
     present = values[np.isfinite(values)]
-    if present.size == 0 or not words & (_TIME_WORDS | _YEAR_WORDS | _EVENT_WORDS):
+    named = bool(words & (_TIME_WORDS | _YEAR_WORDS | _EVENT_WORDS))
+    if present.size == 0 or not (named or len(np.unique(present)) >= _LEAST_UNNAMED):
         return None, None, ""
     date_format, what = _number_format(present, words)
-    if date_format is None:
+    if date_format is None or not (named or date_format in _CALENDAR_FORMATS):
         return None, None, ""
     texts = pa.chunked_array([pa.array([f"{v:.15g}" if np.isfinite(v) else None for v in values], pa.large_string())])
-    return text_columns.parse_times(texts, ValueFormat(date_format=date_format))[0], date_format, what
+    moments, unread = text_columns.parse_times(texts, ValueFormat(date_format=date_format))
+    return (moments, date_format, what) if named or not unread.any() else (None, None, "")
 
 
 def _number_format(present: np.ndarray, words: set[str]) -> tuple[str | None, str]:

@@ -29,6 +29,7 @@ DISCARD_BUFFER = 65_536  # bytes that are discarded before a pause
 LINGER_BYTES = 64_000_000  # most bytes that are discarded of a refused request
 LINGER_SECONDS, LINGER_IDLE = 30.0, 5.0  # most seconds until the connection is closed: in total, and without data
 LINGER_LOOK = 1.0  # seconds between two checks of these limits
+_KEEP_ALIVE = (b"connection", b"keep-alive")
 
 
 class CoalescingTransport:
@@ -97,6 +98,17 @@ class RequestCycle(RequestResponseCycle):
     @keep_alive.setter
     def keep_alive(self, value: bool) -> None:
         self._keep_alive = value
+
+
+class Http10Cycle(RequestCycle):
+    """A request of HTTP/1.0, whose connection stays open only if both sides say so."""
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start" and self.keep_alive:
+            headers = [*message.get("headers", ()), _KEEP_ALIVE]
+            if not any(name == b"connection" for name, _ in (*self.default_headers, *headers[:-1])):
+                message = {**message, "headers": headers}
+        await super().send(message)
 
 
 class ParseScheduler:
@@ -228,7 +240,7 @@ class HttpConnection(HttpToolsProtocol):
         scope["raw_path"] = url.path
         scope["query_string"] = url.query or b""
         before = self.cycle
-        self.cycle = RequestCycle(
+        self.cycle = (Http10Cycle if version == "1.0" else RequestCycle)(
             scope=scope,
             transport=self.transport,  # type: ignore[arg-type]
             flow=self.flow,
@@ -238,7 +250,7 @@ class HttpConnection(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            keep_alive=self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
         if before is None or before.response_complete:

@@ -17,6 +17,7 @@ from towline.errors import ConfigError
 from towline.serving.browser_access import check_hosts, check_origins
 from towline.serving.options import ServeOptions
 from towline.serving.process.worker import ServiceInfo, ServiceResources, serve_requests
+from towline.serving.telemetry import otlp_environment
 
 if TYPE_CHECKING:
     from towline.serving.auth import ApiKeys
@@ -43,6 +44,7 @@ def run_service(options: ServeOptions, on_started: Callable[[ServiceInfo], None]
     log_to_stderr()
     check_hosts(options.allowed_hosts)
     check_origins(options.cors_origins)
+    otlp_environment.check_environment()
     _raise_file_limit()
     if options.wait:
         _wait_for_model(options)
@@ -77,10 +79,10 @@ class _LogFormatter(logging.Formatter):
 
 
 def log_to_stderr() -> None:
-    """Writes towline's log, and the errors of uvicorn, to stderr."""
+    """Writes towline's log, and the errors of uvicorn and OpenTelemetry, to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_LogFormatter("%(asctime)sZ %(levelname)s %(process)d %(message)s", "%Y-%m-%dT%H:%M:%S"))
-    for name, level in (("towline", logging.INFO), ("uvicorn", logging.ERROR)):
+    for name, level in (("towline", logging.INFO), ("uvicorn", logging.ERROR), ("opentelemetry", logging.ERROR)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)

@@ -86,23 +86,26 @@ def read_tensors(document: Any, model: "Model", most: int) -> PredictionRequest:
 
 
 def write_tensors(answer: "RowPredictions", model: "Model", request: PredictionRequest, request_id: str) -> bytes:
-    labels: list[Any] = answer.predictions
-    datatype = _label_type(model)
-    if datatype == "BYTES":
-        labels = [label if isinstance(label, str) else str(label) for label in labels]
-    outputs = [{"name": LABELS, "datatype": datatype, "shape": [len(labels), 1], "data": labels}]
-    if answer.probabilities is not None:
-        width = len(model.contract.classes)
-        flat = [share for row in answer.probabilities for share in row]
-        outputs.append({"name": PROBABILITIES, "datatype": "FP64", "shape": [len(labels), width], "data": flat})
-    if request.outputs:
-        outputs = [output for output in outputs if output["name"] in request.outputs]
     return orjson.dumps({
         "model_name": model.name,
         "model_version": str(model.version),
         "id": request_id if request.id is None else request.id,
-        "outputs": outputs,
+        "outputs": write_outputs(answer, model, request),
     })  # fmt: skip
+
+
+def write_outputs(answer: "RowPredictions", model: "Model", request: PredictionRequest) -> list[dict[str, Any]]:
+    """The tensors of a response: labels and, for a classification, probabilities; only those that were requested."""
+    labels: list[Any] = answer.predictions
+    datatype = _label_type(model)
+    if datatype == "BYTES":
+        labels = [label if isinstance(label, str) else str(label) for label in labels]
+    outputs: list[dict[str, Any]] = [{"name": LABELS, "datatype": datatype, "shape": [len(labels), 1], "data": labels}]
+    if answer.probabilities is not None:
+        width = len(model.contract.classes)
+        flat = [share for row in answer.probabilities for share in row]
+        outputs.append({"name": PROBABILITIES, "datatype": "FP64", "shape": [len(labels), width], "data": flat})
+    return [output for output in outputs if not request.outputs or output["name"] in request.outputs]
 
 
 def _tensor(tensor: Any, place: str, most: int) -> tuple[str, list[int], list[Any]]:

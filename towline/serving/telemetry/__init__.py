@@ -1,0 +1,1 @@
+"""Traces and metrics that the service sends: OpenTelemetry by OTLP, and CloudWatch's embedded metric format."""
