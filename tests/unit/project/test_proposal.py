@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -162,6 +164,27 @@ def test_all_leaks_are_dropped_at_once(folder: Path) -> None:
     proposal = towline.init("bikes.csv", "rentals").proposal
     assert set(proposal.drop) == {"casual", "member", "rentals_k"}
     assert "casual + member = rentals" in proposal.drop["casual"]
+
+
+def test_columns_of_lists_or_bytes_are_dropped_and_durations_are_seconds(command: Command, folder: Path) -> None:
+    """The config that is proposed for them passes validation, and the profile of the table is written."""
+    rng = np.random.default_rng(6)
+    seconds = rng.integers(1, 9_000, 300)
+    table = pa.table(
+        {
+            "took": pa.array([None, *seconds[1:].tolist()], pa.duration("ms")),
+            "tags": pa.array([["a"]] * 300),
+            "raw": pa.array([b"x"] * 300),
+            "y": seconds / 1000 + rng.normal(0, 2, 300),
+        }
+    )
+    pq.write_table(table, "jobs.parquet")
+    proposed = towline.init("jobs.parquet", "y")
+    assert set(proposed.proposal.drop) == {"tags", "raw"}
+    (took,) = towline.validate(proposed.config).contract.feature_columns
+    assert (took.kind, took.min, took.max) == ("numeric", seconds[1:].min() / 1000, seconds[1:].max() / 1000)
+    assert command("data", "profile", "jobs.parquet", "--target", "y").code == 0
+    assert "took" in Path("jobs-profile.html").read_text()
 
 
 def test_numbers_with_a_marker_of_null_among_them(folder: Path) -> None:
