@@ -163,7 +163,7 @@ def parse_number(value: Any, fmt: ValueFormat = PLAIN) -> float:
     if isinstance(value, str):
         number = _parse_number_text(value.strip(), fmt)
     elif isinstance(value, (dt.timedelta, np.timedelta64)):
-        return seconds_of(value)
+        return float(seconds_of(value))
     elif not isinstance(value, (numbers.Real, Decimal, np.bool_)):
         return math.nan
     else:
@@ -178,7 +178,7 @@ def seconds_of(durations: Any) -> Any:
     """The seconds of a duration or of an array of durations, to the microsecond; NaN for NaT."""
     microseconds = np.asarray(durations, dtype="timedelta64").astype("timedelta64[us]")
     seconds = np.where(np.isnat(microseconds), np.nan, microseconds.astype(np.int64) / 1e6)
-    return seconds if seconds.ndim else float(seconds)
+    return seconds
 
 
 def parse_boolean(value: Any) -> float:
