@@ -14,6 +14,7 @@ import yaml
 import towline
 from tests.support.commands import CommandResult
 from towline.config import PipelineConfig, SqlSource, read_config
+from towline.data import formats
 from towline.project import template
 from towline.project.detection import guess_target
 from towline.project.expectations import widen
@@ -185,6 +186,18 @@ def test_columns_of_lists_or_bytes_are_dropped_and_durations_are_seconds(command
     assert (took.kind, took.min, took.max) == ("numeric", seconds[1:].min() / 1000, seconds[1:].max() / 1000)
     assert command("data", "profile", "jobs.parquet", "--target", "y").code == 0
     assert "took" in Path("jobs-profile.html").read_text()
+
+
+def test_columns_of_one_name_have_the_names_that_pandas_gives_them(folder: Path) -> None:
+    """The second column ``a`` is ``a.1`` in the contract, whether the file is read at once or streamed."""
+    rng = np.random.default_rng(7)
+    rows = rng.normal(size=(200, 3))
+    lines = [f"{a},{b},{c},{a + 2 * c + rng.normal():.3f}" for a, b, c in rows.tolist()]
+    Path("t.csv").write_text("\n".join(["a,b,a,y", *lines]))
+    columns = towline.validate(towline.init("t.csv", "y").config).contract.columns
+    (streamed, *_) = formats.stream_csv(Path("t.csv"), ",")
+    assert [column.name for column in columns] == ["a", "b", "a.1", "y"]
+    assert streamed.column_names == ["a", "b", "a.1", "y"] == list(pd.read_csv("t.csv").columns)
 
 
 def test_numbers_with_a_marker_of_null_among_them(folder: Path) -> None:
@@ -393,10 +406,10 @@ def test_names_and_values_that_yaml_would_misread(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "remedy"),
-    [("a,b,a\n1,2,3\n4,5,6\n", "rename"), ("a\n1\n2\n", "features"), ("a,b\n1,\n2,\n", "--target"), ("", "header")],
+    [("a\n1\n2\n", "features"), ("a,b\n1,\n2,\n", "--target"), ("", "header")],
 )
 def test_a_table_that_cannot_be_used_names_a_remedy(command: Command, folder: Path, text: str, remedy: str) -> None:
-    """Duplicate names, one column, a target without values and an empty file are refused; nothing is written."""
+    """One column, a target without values and an empty file are refused; nothing is written."""
     (folder / "bad.csv").write_text(text)
     refused = command("init", "bad.csv", "--target", "a" if text.startswith("a\n") else "b")
     assert refused.code == 2

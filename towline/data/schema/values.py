@@ -177,8 +177,7 @@ def parse_number(value: Any, fmt: ValueFormat = PLAIN) -> float:
 def seconds_of(durations: Any) -> Any:
     """The seconds of a duration or of an array of durations, to the microsecond; NaN for NaT."""
     microseconds = np.asarray(durations, dtype="timedelta64").astype("timedelta64[us]")
-    seconds = np.where(np.isnat(microseconds), np.nan, microseconds.astype(np.int64) / 1e6)
-    return seconds
+    return np.where(np.isnat(microseconds), np.nan, microseconds.astype(np.int64) / 1e6)
 
 
 def parse_boolean(value: Any) -> float:
