@@ -198,6 +198,7 @@ _GAUGES = {
     "model_trained_timestamp_seconds": ("Time of the champion's training, since 1970.", ()),
     "drift_alarm": ("1 if a column has drifted or is invalid.", ("column",)),
     "drift_ratio": ("A column's largest ratio of value and threshold; 1 raises an alarm.", ("column",)),
+    "drift_importance": ("Share of the model's importance that the columns with an alarm carry.", ()),
     "drift_rows": ("Rows of the last window.", ()),
     "input_invalid": ("1 if the last window's input violates its contract.", ()),
     "quality": ("The metric on labels, in the last window.", ("metric",)),
@@ -271,6 +272,7 @@ def _drift_metrics(drift: DriftResult) -> Iterator[_Metric]:
     yield "drift_rows", (), drift.rows
     if drift.state == "unknown":
         return
+    yield "drift_importance", (), drift.importance
     yield "input_invalid", (), drift.state == "invalid_schema"
     alarms: dict[str, bool] = {}
     ratios: dict[str, float] = {}
