@@ -1,4 +1,4 @@
-"""Scoring: predictions for a file of rows, by the champion."""
+"""Scoring: predictions for files of rows, by the champion."""
 
 from datetime import datetime
 from pathlib import PurePath
@@ -6,8 +6,8 @@ from pathlib import PurePath
 from prefect import flow
 
 from tasks.scoring import score
+from towline.batch.batch_summary import BatchResult
 from towline.config import ConfigOrPath, Settings
-from towline.inference.batch import BatchResult
 from towline.monitoring import monitoring_run
 from towline.orchestration.end_states import scoring_end_state
 
@@ -15,12 +15,12 @@ from towline.orchestration.end_states import scoring_end_state
 @flow(name="scoring", flow_run_name="{config.name}")
 @scoring_end_state
 def scoring_flow(config: ConfigOrPath, source: str, output: str = "", as_of: datetime | None = None) -> BatchResult:
-    """Writes the rows of a file with their predictions; the champion is looked up once, before the first row.
+    """Writes the rows of files with their predictions; the champion is looked up once, before the first row.
 
     Args:
         config: the model's config, or its path in the project.
-        source: CSV, CSV.gz or Parquet file; a relative path starts at the project.
-        output: file of these formats; a relative path starts at the store; default: scored/<model>/<name of source>.
+        source: a file, a folder or a glob pattern; a relative path starts at the project.
+        output: a file or folder; a relative path starts at the store; default: scored/<model>/<name of source>.
         as_of: use the champion of this time; default: now.
 
     Raises:

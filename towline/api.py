@@ -11,12 +11,12 @@ another one. Steps of a run are logged to the standard logger ``towline.steps``.
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from towline.config import Frozen, PipelineConfig, Settings, build_config, locating_errors, read_config
 from towline.config.record import suggest
@@ -25,7 +25,8 @@ from towline.notebook import render_document, render_fields
 
 if TYPE_CHECKING:
     from towline.backtesting.results import BacktestResult, PolicyName
-    from towline.inference.batch import BatchResult
+    from towline.batch.batch_summary import BatchResult
+    from towline.batch.runner import Progress
     from towline.inference.predictor import Model
     from towline.manifest import Manifest
     from towline.monitoring.policy import MonitoringRun
@@ -301,31 +302,77 @@ def score(
     prefix: str = "",
     safe_csv: bool = False,
     trusted: Sequence[str] = (),
+    keep: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    bad_rows: Literal["quarantine", "stop"] = "quarantine",
+    partition_by: str | None = None,
+    workers: int = 1,
+    overwrite: bool = False,
+    show: "Callable[[Progress], None] | None" = None,
 ) -> "BatchResult":
-    """Writes the rows of a file with their predictions to another file.
+    """Writes the rows of files with their predictions.
+
+    The output appears when it is complete. An interrupted call resumes when it is repeated. If the output of the same
+    input, version and options is complete, nothing is scored.
 
     Args:
-        source: CSV, CSV.gz or Parquet.
-        output: of the same kinds; replaced as a whole.
+        source: a file, a folder or a glob pattern: CSV (also .gz, .zst), Parquet or JSON lines (also .gz, .zst).
+        output: CSV, Parquet or JSON lines by its name; a name without an end is a folder of Parquet files.
         model: ``NAME``, ``NAME@3`` or the directory of a release; None: the only model's champion.
         separator: of a CSV; None: the one that the file seems to have.
         prefix: of the names of the added columns.
         safe_csv: put ' before text that a spreadsheet would run as a formula.
         trusted: packages whose types may be in a release that is given by its directory.
+        keep: columns of the input that are copied; None: all.
+        columns: of prediction, probability_CLASS, model and version those that are added; None: all.
+        bad_rows: write bad rows to OUT.quarantine.csv, or stop at the first one.
+        partition_by: column by which an output folder is partitioned.
+        workers: number of processes. More than one need an ``if __name__ == "__main__"`` in a script.
+        overwrite: replace an output of another input, version or options.
+        show: receives the progress.
 
     Returns:
-        The number of rows, the added columns, the model and its version.
+        The counts, the digests, the drift of the rows, and the columns with values that the training rows did not have.
 
     Raises:
-        ConfigError: there is no such model, or the output format is unknown.
-        DataError: the file cannot be read or does not fit the model's contract.
+        ConfigError: there is no such model, an option does not fit, or the output exists.
+        DataError: the files cannot be read or do not have the model's columns.
         ReleaseError: the release differs from its manifest.
+        TransientError: the disk is full, or a worker process ended.
     """
-    from towline.inference.batch import score_file
-    from towline.registry.selection import only_model
+    from towline.batch.job import score_source
+    from towline.batch.job_options import BatchOptions, BatchRequest
+    from towline.inference.predictor import open_release
+    from towline.registry.ledger import actor
+    from towline.registry.selection import find_release, only_model
 
-    loaded = load(os.fspath(model) if model else only_model(*_stores()), trusted=trusted)
-    return score_file(loaded, Path(source), Path(output), separator, prefix=prefix, safe_csv=safe_csv)
+    recorded = find_release(os.fspath(model) if model else only_model(*_stores()))
+    loaded = open_release(recorded.directory, trusted, recorded.digest)
+    options = BatchOptions(
+        separator=separator,
+        prefix=prefix,
+        safe_csv=safe_csv,
+        keep=None if keep is None else tuple(keep),
+        columns=None if columns is None else tuple(columns),
+        bad_rows=bad_rows,
+        partition_by=partition_by,
+    )
+    request = BatchRequest(
+        source=os.fspath(source),
+        output=Path(output),
+        options=options,
+        trusted=tuple(trusted),
+        workers=workers,
+        overwrite=overwrite,
+    )
+    if not recorded.digest:  # a folder, which the ledger may not know
+        return score_source(loaded, request, show)
+    return score_source(
+        loaded,
+        request,
+        show,
+        lambda done: _stores()[1].record_batch(loaded.name, loaded.version, actor(), done.evidence, done.job),
+    )
 
 
 def drift(

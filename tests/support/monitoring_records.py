@@ -6,7 +6,13 @@ import urllib.request
 from collections.abc import Iterable
 from typing import Any
 
-from towline.monitoring.results import DriftCheckResult, DriftResult, PerformanceEstimate, QualityResult
+from towline.monitoring.results import (
+    DriftCheckResult,
+    DriftResult,
+    GainResult,
+    PerformanceEstimate,
+    QualityResult,
+)
 from towline.monitoring.slo.metrics_scraper import ServiceSample
 from towline.monitoring.slo.slo_history import CounterTotals, advance
 from towline.training.evaluation.predictions import Interval
@@ -33,6 +39,19 @@ def make_quality(ago: int = 0, state: Any = "ok", **more: Any) -> QualityResult:
         "estimate": PerformanceEstimate(value=23.75, trusted=False, why="the inputs have drifted"),
     }  # fmt: skip
     return QualityResult(state=state, **{**facts, "start": end - DAY, "end": end, **more})
+
+
+def make_gain_windows(until: dt.datetime, refit: float) -> list[GainResult]:
+    """Three days until a time, in which the refit's loss is this multiple of the champion's."""
+    blocks = tuple((1 + number / 10, refit * (1 + number / 10)) for number in range(10))
+    champion = sum(block[0] for block in blocks) / len(blocks)
+    return [
+        GainResult(
+            state="measured", version=1, start=until - (ago + 1) * DAY, end=until - ago * DAY, rows=300,
+            loss="absolute error", champion=champion, refit=refit * champion, blocks=blocks, fitted_rows=900, reason="",
+        )
+        for ago in (2, 1, 0)
+    ]  # fmt: skip
 
 
 def get_page(url: str, **headers: str) -> tuple[int, str]:

@@ -2,10 +2,6 @@
 
 import json
 import re
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +9,9 @@ import click
 
 from towline import extras
 from towline.cli import emit, json_option
+from towline.cli.screen import progress_line
 from towline.errors import ConfigError
 
-_INTERVAL_S = 5.0  # between lines without a terminal
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
@@ -73,7 +69,7 @@ def loadtest(
         with files.disk(report):
             report.mkdir(parents=True, exist_ok=True)
     click.echo(f"{target.model} on {target.url}: {load.text()}", err=True)
-    with _progress_line() as show:
+    with progress_line() as show:
         result = run_load_test(target, load, key or None, show, report)
     page = report / "loadtest.html" if report else None
     document = result.document() | {"report": page and str(page)}
@@ -82,26 +78,6 @@ def loadtest(
     emit(document, as_json, lambda: _summary(document))
     if result.interrupted:
         raise click.exceptions.Exit(130)
-
-
-@contextmanager
-def _progress_line() -> Iterator[Callable[[str], None]]:
-    """Yields a function that shows a line of progress on stderr: overwritten on a terminal, else every five seconds."""
-    terminal, last = sys.stderr.isatty(), time.monotonic()
-
-    def show(text: str) -> None:
-        nonlocal last
-        if terminal:
-            click.echo(f"\r\033[K{text}", err=True, nl=False)
-        elif time.monotonic() - last >= _INTERVAL_S:
-            last = time.monotonic()
-            click.echo(text, err=True)
-
-    try:
-        yield show
-    finally:
-        if terminal:
-            click.echo("\r\033[K", err=True, nl=False)
 
 
 def _summary(result: dict[str, Any]) -> str:

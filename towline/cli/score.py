@@ -1,6 +1,7 @@
-"""towline score: predictions for a file of rows."""
+"""towline score: predictions for files of rows."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,38 +12,56 @@ from towline.cli import emit, json_option
     epilog="""\b
 Examples:
   towline score new.csv scored.csv                          with the champion of the only model
-  towline score new.parquet scored.parquet --model bike-demand
-  towline score new.csv scored.csv --model bike-demand@3    with that version
+  towline score 'new/*.parquet' scored.parquet --model bike-demand
+  towline score new.csv.gz scored.csv --model bike-demand@3   with that version
   towline score new.csv scored.csv --model path/to/release
   towline score new.csv scored.csv --prefix scored_         adds scored_prediction, scored_model, ...
+  towline score new/ scored/ --workers 2 --keep id --columns prediction
 """
 )
-@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("source", metavar="IN")
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--model", metavar="NAME[@VERSION]|PATH", help="The model; default: the champion of the only model.")
 @click.option("--separator", help="Column separator of a CSV.  [default: that of IN]")
 @click.option("--prefix", default="", help="Prefix of the names of added columns.")
 @click.option("--safe-csv", is_flag=True, help="Put ' before text that a spreadsheet would run as a formula.")
-@click.option("--trust", multiple=True, metavar="PACKAGE", help="A package whose types a release may contain.")
+@click.option(
+    "--trust", "trusted", multiple=True, metavar="PACKAGE", help="A package whose types a release may contain."
+)
+@click.option("--keep", metavar="COLUMNS", help="Columns of IN to copy, as a,b; '' for none.  [default: all]")
+@click.option("--columns", metavar="COLUMNS", help="Columns to add, as a,b.  [default: all]")
+@click.option(
+    "--bad-rows",
+    type=click.Choice(["quarantine", "stop"]),
+    default="quarantine",
+    show_default=True,
+    help="Write bad rows to OUT.quarantine.csv, or stop at the first one.",
+)
+@click.option("--partition-by", metavar="COLUMN", help="Partition an output folder by this column.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of processes.")
+@click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @json_option
-def score(
-    source: Path,
-    output: Path,
-    model: str | None,
-    separator: str | None,
-    prefix: str,
-    safe_csv: bool,
-    trust: tuple[str, ...],
-    as_json: bool,
-) -> None:
-    """Writes the rows of IN (CSV, CSV.gz, Parquet) with their predictions to OUT.
+def score(source: str, output: Path, keep: str | None, columns: str | None, as_json: bool, **options: Any) -> None:
+    """Writes the rows of IN with their predictions to OUT.
 
-    The columns of IN are copied unchanged. The columns prediction, probability_CLASS, model and version are added.
+    IN is a file, a folder or a pattern of CSV (also .gz, .zst), Parquet or JSON lines (.jsonl). OUT is such a file, or
+    without an end a folder of Parquet files. The columns of IN are copied unchanged. The columns prediction,
+    probability_CLASS, model and version are added. An interrupted command resumes when it is run again.
     """
     from towline import api
+    from towline.cli.screen import progress_line
 
-    scored = api.score(
-        source, output, model=model, separator=separator, prefix=prefix, safe_csv=safe_csv, trusted=trust
-    )
-    text = f"{scored.rows:,} rows scored by {scored.model} version {scored.version}: {scored.output}"
-    emit(scored.model_dump(), as_json, lambda: text)
+    with progress_line() as show:
+        scored = api.score(
+            source,
+            output,
+            keep=_split(keep),
+            columns=_split(columns),
+            show=lambda progress: show(progress.text()),
+            **options,
+        )
+    emit(scored.model_dump(mode="json"), as_json, scored.text)
+
+
+def _split(names: str | None) -> list[str] | None:
+    return None if names is None else [name for name in names.split(",") if name]

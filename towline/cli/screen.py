@@ -6,7 +6,8 @@ import logging
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from towline.registry.ledger import Entry
     from towline.training.evaluation.predictions import Interval
 
+INTERVAL_S = 5.0  # between lines of progress without a terminal
 MARKS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "inconclusive": ("?", "yellow")}
 
 
@@ -51,6 +53,26 @@ def progress(log: Path) -> Iterator[None]:
         steps.removeHandler(handler)
         root.removeHandler(everything)
         everything.close()
+
+
+@contextmanager
+def progress_line() -> Iterator[Callable[[str], None]]:
+    """Yields a function that shows a line of progress on stderr: overwritten on a terminal, else every five seconds."""
+    terminal, last = sys.stderr.isatty(), time.monotonic()
+
+    def show(text: str) -> None:
+        nonlocal last
+        if terminal:
+            click.echo(f"\r\033[K{text}", err=True, nl=False)
+        elif time.monotonic() - last >= INTERVAL_S:
+            last = time.monotonic()
+            click.echo(text, err=True)
+
+    try:
+        yield show
+    finally:
+        if terminal:
+            click.echo("\r\033[K", err=True, nl=False)
 
 
 class LogFile(logging.FileHandler):

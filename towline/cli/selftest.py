@@ -1,4 +1,4 @@
-"""towline selftest: what the gate and the drift alarm detect on the user's own table."""
+"""towline selftest: what the gate, the alarms and the rollouts detect on the user's own table."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 @set_option
 @json_option
 def selftest(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Measures what the gate and the drift alarm detect on your own table.
+    """Measures what gate, drift alarm, quality verdict and rollouts detect on your own table.
 
     A model is fitted as the champion. The gate judges it against itself, a constant, models that were fitted on wrong
     labels and models that are worse by a known loss, on many holdouts drawn from yours. The drift alarm judges windows
-    without drift and windows with planted drift of known size. The rates have 95 % intervals and stand beside what the
-    config states. No run, version or release is left behind.
+    without drift and windows with planted drift of known size, the quality verdict windows with good and with
+    exchanged labels, a rollout versions that are equal, worse or better by a known loss. The rates have 95 % intervals
+    and stand beside what the config states. No run, version or release is left behind.
 
     \b
     Examples:

@@ -37,32 +37,43 @@ _PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 
 
-def list_files(source: str | list[str], project: Path) -> list[Path]:
-    """The files of a source, which is a file, a folder, a glob pattern or a list of these; sorted by name."""
+def list_files(source: str | list[str], project: Path, setting: str = "data.source") -> list[Path]:
+    """The files of a source, which is a file, a folder, a glob pattern or a list of these; sorted by name.
+
+    Args:
+        source: relative paths start at the project.
+        project: its folder.
+        setting: that names the source, for errors.
+
+    Raises:
+        DataError: there is no such file.
+    """
     if not isinstance(source, str):
-        return [path for part in source for path in list_files(part, project)]
+        return [path for part in source for path in list_files(part, project, setting)]
     path = (project / source).absolute()
     if path.is_dir():
         matches = sorted(child for child in path.iterdir() if child.name.lower().endswith(_PARQUET + _CSV))
         if not matches:
-            raise DataError("no CSV or Parquet file in the folder", where=str(path), remedy="check data.source")
+            raise DataError("no CSV or Parquet file in the folder", where=str(path), remedy=f"check {setting}")
         return matches
     if path.exists():
         return [path]
     root = Path(path.anchor)
     matches = sorted(match for match in root.glob(str(path.relative_to(root))) if match.is_file())
     if not matches:
-        raise _missing_file(path)
+        raise _missing_file(path, setting)
     return matches
 
 
-def _missing_file(path: Path) -> DataError:
+def _missing_file(path: Path, setting: str = "data.source") -> DataError:
     folder = path.parent
     suffixes = (path.suffix, *_PARQUET, *_CSV)
     names = [child.name for child in folder.iterdir() if child.name.endswith(suffixes)] if folder.is_dir() else []
     similar = difflib.get_close_matches(path.name, names, 3, 0.5)
     question = f"did you mean {' or '.join(similar)}? " if similar else ""
-    remedy = f"{question}check data.source; paths start at the project folder"
+    remedy = (
+        f"{question}check {setting}; relative paths start at {'the project folder' if '.' in setting else path.parent}"
+    )
     return DataError("no such file" if folder.is_dir() else "no such folder", where=str(path), remedy=remedy)
 
 
@@ -73,14 +84,34 @@ def detect_separator(path: Path) -> str:
         return ","
     try:
         with gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb") as file:
-            lines = [line.decode("utf-8", "replace").replace("\0", "") for line in file.readlines(20_000)[:20]]
+            return detect_separator_of(file.readlines(20_000)[:20])
     except (OSError, EOFError):
         return ","  # reading the file reports it
+
+
+def detect_separator_of(head: Sequence[bytes]) -> str:
+    """The separator of a CSV with these first lines."""
+    lines = [line.decode("utf-8", "replace").replace("\0", "") for line in head]
     if not lines:
         return ","
     in_header = {mark: lines[0].count(mark) for mark in SEPARATORS}
     equal = {mark: sum(line.count(mark) == count for line in lines) * (count > 0) for mark, count in in_header.items()}
     return max(SEPARATORS, key=lambda mark: (in_header[mark] > 0, equal[mark], in_header[mark]))
+
+
+def check_header(header: Sequence[str], separator: str, where: str) -> None:
+    """Refuses a header with one name that contains another separator.
+
+    Raises:
+        DataError: it does.
+    """
+    others = [mark for mark in SEPARATORS if mark != separator and mark in header[0]] if len(header) == 1 else []
+    if others:
+        raise DataError(
+            f"there is only one column, and its name contains {others[0]!r}: {header[0][:80]!r}",
+            where=where,
+            remedy=f"set data.separator to {others[0]!r} (of a command: --separator)",
+        )
 
 
 def read_file(path: Path, separator: str | None) -> pa.Table:
@@ -148,13 +179,7 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
     raw, encoding = _read_text(path)
     records = _records(raw, separator)
     line, header = next(records)
-    others = [mark for mark in SEPARATORS if mark != separator and mark in header[0]] if len(header) == 1 else []
-    if others:
-        raise DataError(
-            f"there is only one column, and its name contains {others[0]!r}: {header[0][:80]!r}",
-            where=f"{path}:{line}",
-            remedy=f"set data.separator to {others[0]!r} (of a command: --separator)",
-        )
+    check_header(header, separator, f"{path}:{line}")
     if next(records, None) is None:
         raise DataError("there is a header, but no row", where=str(path), remedy="give a file with rows")
     if raw.count(b'"') % 2 and (line := _find_open_quote(raw, separator)):
@@ -222,12 +247,37 @@ def _read_text(path: Path) -> tuple[bytes, str]:
         if converted := _decode_windows_1252(raw):
             return converted, "Windows-1252"
         line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"neither UTF-8 nor Windows-1252: byte {raw[error.start]:#04x} at position {error.start}",
-            where=f"{path}:{line}",
-            remedy="save it as UTF-8, e.g. iconv -f ENCODING -t utf-8 OLD.csv > NEW.csv",
-        ) from None
+        detail = f": byte {raw[error.start]:#04x} at position {error.start}"
+        raise _encoding_error(path, detail, line) from None
     return raw, "UTF-8"
+
+
+def text_encoding(head: bytes, path: Path, *, utf8: bool = True) -> str:
+    """The encoding of a text: utf-8, utf-16 (or utf-16-le, utf-16-be without a mark) or cp1252.
+
+    Args:
+        head: the beginning of the text; if it is not UTF-8, the part that is not.
+        path: of the file, for the error.
+        utf8: whether the text may be UTF-8.
+
+    Raises:
+        DataError: it is not UTF-8, and none of the others either.
+    """
+    if encoding := _utf16_encoding(head):
+        return encoding
+    if utf8:
+        return "utf-8"
+    if _decode_windows_1252(head):
+        return "cp1252"
+    raise _encoding_error(path, "")
+
+
+def _encoding_error(path: Path, detail: str, line: int = 0) -> DataError:
+    return DataError(
+        f"neither UTF-8 nor Windows-1252{detail}",
+        where=f"{path}:{line}" if line else str(path),
+        remedy="save it as UTF-8, e.g. iconv -f ENCODING -t utf-8 OLD.csv > NEW.csv",
+    )
 
 
 def _decode_windows_1252(raw: bytes) -> bytes:
@@ -246,13 +296,19 @@ def _decode_windows_1252(raw: bytes) -> bytes:
     )
 
 
-def _decode_utf16(raw: bytes) -> bytes:
-    """Converts UTF-16 to UTF-8; it is detected by its byte order mark or by the null bytes of a Latin header."""
+def _utf16_encoding(raw: bytes) -> str | None:
+    """The encoding by its byte order mark or by the null bytes of a Latin header; None if it is not UTF-16."""
     marks = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
     encoding = marks.get(raw[:2])
     if encoding is None and len(raw) >= 8 and len(raw) % 2 == 0:
         head = raw[:64]
         encoding = "utf-16-le" if not any(head[1::2]) else "utf-16-be" if not any(head[::2]) else None
+    return encoding
+
+
+def _decode_utf16(raw: bytes) -> bytes:
+    """Converts UTF-16 to UTF-8."""
+    encoding = _utf16_encoding(raw)
     try:
         return raw.decode(encoding).encode() if encoding else raw
     except UnicodeDecodeError:

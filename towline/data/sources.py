@@ -4,6 +4,7 @@ The source is files or a database query. Columns are converted to the types that
 rows give the same snapshot from CSV, Parquet and SQL.
 """
 
+import functools
 import hashlib
 import math
 import secrets
@@ -23,11 +24,13 @@ from towline.data import formats
 from towline.data.schema import notation, text_columns
 from towline.data.schema.columns import list_examples
 from towline.data.schema.values import ValueFormat, ValueReader, category_name, column_format
+from towline.data.snapshot import to_frame
 from towline.errors import ConfigError, DataError
 from towline.files import replacing, sweep
 from towline.store import StoreLayout
 
 _TIME = pa.timestamp("us")
+_READ_AGAIN = "run the same command again: it reads the source again"
 
 
 class CoercedValues(Frozen):
@@ -194,18 +197,41 @@ def read_snapshot(dataset: Dataset, store: Path) -> pd.DataFrame:
     Raises:
         DataError: the file is missing, or its content does not have the digest.
     """
-    path = StoreLayout(store).dataset(dataset.path)
-    remedy = "run the same command again: it reads the source again"
-    if not path.is_file():
-        raise DataError("the snapshot of the data is missing", where=str(path), remedy=remedy)
-    table = formats.read_parquet(path, remedy)
+    path = _snapshot_file(dataset, store)
+    table = formats.read_parquet(path, _READ_AGAIN)
     if _digest(table) != dataset.digest:
-        raise DataError("the snapshot of the data was changed", where=str(path), remedy=remedy)
-    frame: pd.DataFrame = table.to_pandas()
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if column.null_count and pa.types.is_boolean(column.type):
-            frame[name] = frame[name].astype("boolean")
-    return frame
+        raise _changed_snapshot(path)
+    return to_frame(table)
+
+
+@functools.lru_cache(maxsize=1)
+def check_snapshot(dataset: Dataset, store: Path) -> Path:
+    """The snapshot's file; its digest is checked by reading one column after the other.
+
+    Raises:
+        DataError: the file is missing, or its content does not have the digest.
+    """
+    path, digest = _snapshot_file(dataset, store), hashlib.sha256()
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            for name in file.schema_arrow.names:
+                _add_to_digest(digest, name, file.read(columns=[name], use_threads=False)[name])
+    except (pa.ArrowException, OSError):
+        raise _changed_snapshot(path) from None
+    if digest.hexdigest() != dataset.digest:
+        raise _changed_snapshot(path)
+    return path
+
+
+def _snapshot_file(dataset: Dataset, store: Path) -> Path:
+    path = StoreLayout(store).dataset(dataset.path)
+    if not path.is_file():
+        raise DataError("the snapshot of the data is missing", where=str(path), remedy=_READ_AGAIN)
+    return path
+
+
+def _changed_snapshot(path: Path) -> DataError:
+    return DataError("the snapshot of the data was changed", where=str(path), remedy=_READ_AGAIN)
 
 
 def _concatenate(tables: Iterator[tuple[str, pa.Table]], config: DataConfig) -> pa.Table:
@@ -462,23 +488,25 @@ def _canonicalize(table: pa.Table, time: str | None) -> pa.Table:
 def _digest(table: pa.Table) -> str:
     digest = hashlib.sha256()
     for name, column in zip(table.column_names, table.columns, strict=True):
-        text = pa.types.is_large_string(column.type)
-        digest.update(f"{len(name.encode())}:{name}:{column.type}:{len(column)};".encode())
-        digest.update(np.packbits(column.is_valid().to_numpy()).tobytes())
-        if pa.types.is_null(column.type):
-            continue
-        # the bytes of a null are arbitrary: they are set to one value
-        filled = pc.fill_null(column, "") if text else pc.fill_null(column, pa.scalar(0).cast(column.type))
-        if not text:
-            digest.update(filled.to_numpy().tobytes())
-            continue
-        digest.update(pc.binary_length(filled).to_numpy().tobytes())
-        for chunk in filled.chunks:
-            if len(chunk):
-                _, offsets, data = chunk.buffers()
-                bounds = np.frombuffer(offsets, np.int64)[[chunk.offset, chunk.offset + len(chunk)]]
-                digest.update(memoryview(data)[bounds[0] : bounds[1]] if data else b"")
+        _add_to_digest(digest, name, column)
     return digest.hexdigest()
+
+
+def _add_to_digest(digest: "hashlib._Hash", name: str, column: pa.ChunkedArray) -> None:
+    text = pa.types.is_large_string(column.type)
+    digest.update(f"{len(name.encode())}:{name}:{column.type}:{len(column)};".encode())
+    digest.update(np.packbits(column.is_valid().to_numpy()).tobytes())
+    if pa.types.is_null(column.type):
+        return
+    # the bytes of a null are arbitrary: they are set to one value
+    filler = "" if text else pa.scalar(0).cast(column.type)
+    chunks = [chunk.fill_null(filler) if chunk.null_count else chunk for chunk in column.chunks if len(chunk)]
+    for chunk in chunks:
+        digest.update((pc.binary_length(chunk) if text else chunk).to_numpy(zero_copy_only=False).tobytes())
+    for chunk in chunks if text else ():
+        _, offsets, data = chunk.buffers()
+        bounds = np.frombuffer(offsets, np.int64)[[chunk.offset, chunk.offset + len(chunk)]]
+        digest.update(memoryview(data)[bounds[0] : bounds[1]] if data else b"")
 
 
 def _iso(scalar: pa.Scalar) -> str | None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from towline.data.coded_column import CanonicalColumn
+
 #: one row as a dict, a list of such rows, or a pandas, polars or Arrow table
 Rows = Any
 
@@ -126,13 +128,18 @@ class Model:
 
     def predict_frame(self, features: "pd.DataFrame") -> Predictions:
         """Labels and, for a classification, probabilities of canonical features."""
+        return self.scorer.predict_frame(features) if len(features) else self._no_predictions()
+
+    def predict_columns(self, columns: "Sequence[CanonicalColumn]", rows: int) -> Predictions:
+        """The same for the canonical columns of a number of rows."""
+        return self.scorer.predict_columns(columns) if rows else self._no_predictions()
+
+    def _no_predictions(self) -> Predictions:
         import numpy as np
 
-        if len(features) == 0:
-            classes = self.contract.classes
-            labels = np.array([], dtype=object if classes else np.float64)
-            return Predictions(labels=labels, probabilities=np.empty((0, len(classes))) if classes else None)
-        return self.scorer.predict_frame(features)
+        classes = self.contract.classes
+        labels = np.array([], dtype=object if classes else np.float64)
+        return Predictions(labels=labels, probabilities=np.empty((0, len(classes))) if classes else None)
 
 
 def open_release(directory: Path, trusted: Sequence[str] = (), digest: str = "") -> Model:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from towline.data.coded_column import CanonicalColumn, column_values
 from towline.data.schema.contract import Contract
 from towline.data.schema.rows import Row, RowReader
 from towline.errors import DataError
@@ -49,12 +50,13 @@ def find_nonfinite(predictions: RowPredictions) -> list[int]:
 
 
 class Scorer(Protocol):
-    """Scores canonical rows or a canonical frame; keeps their order. Equal values get equal predictions."""
+    """Scores canonical rows, columns or a canonical frame; keeps their order. Equal values get equal predictions."""
 
     @property
     def compiled(self) -> bool: ...
     def predict_rows(self, rows: Sequence[Row]) -> RowPredictions: ...
     def predict_frame(self, features: "pd.DataFrame") -> Predictions: ...
+    def predict_columns(self, columns: Sequence[CanonicalColumn]) -> Predictions: ...
 
 
 class SklearnScorer:
@@ -67,17 +69,20 @@ class SklearnScorer:
         self._names = [column.name for column in contract.canonical_columns]
 
     def predict_rows(self, rows: Sequence[Row]) -> RowPredictions:
-        import pandas as pd
-
         columns = self._reader.columns(rows)
         for column in columns:
             if column.dtype == object:  # as in Contract.features
                 column[[value is None for value in column]] = math.nan
+        return to_row_predictions(self.predict_columns(columns))
+
+    def predict_columns(self, columns: Sequence[CanonicalColumn]) -> Predictions:
+        import pandas as pd
+
         series = {
             name: pd.Series(values, dtype=object) if values.dtype == object else values
-            for name, values in zip(self._names, columns, strict=True)
+            for name, values in zip(self._names, map(column_values, columns), strict=True)
         }
-        return to_row_predictions(self.predict_frame(pd.DataFrame(series, index=pd.RangeIndex(len(rows)))))
+        return self.predict_frame(pd.DataFrame(series, index=pd.RangeIndex(len(columns[0]))))
 
     def predict_frame(self, features: "pd.DataFrame") -> Predictions:
         from towline.training.evaluation.metrics import predict

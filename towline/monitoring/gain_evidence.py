@@ -11,13 +11,15 @@ e-value: if a training does not lower the loss, the probability that it ever rea
   as well. The weights 1/(j (j + 1)) have the sum 1.
 """
 
+import datetime as dt
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from towline.monitoring.results import GainResult
+from towline.registry.ledger import Entry
 
 ALPHA = 0.05  # probability of a training that does not help, in the life of a champion
 _PRIOR_VARIANCE = 0.5  # of the effect of a block, in its standard deviations
@@ -67,6 +69,27 @@ def judge_gain(windows: Sequence[GainResult], min_gain: float) -> GainVerdict | 
     span = f"the last {len(measured) - strongest} of {len(measured)} windows"
     reason = f"a training would {effect} on {span} (e-value {e_value:.3g}, {1 / ALPHA:g} is sufficient"
     return GainVerdict(pays, gain, e_value, f"{reason}; {min_gain:.0%} is required)")
+
+
+def select_windows(
+    windows: Sequence[GainResult], since: dt.datetime, last_training: dt.datetime | None
+) -> tuple[GainResult, ...]:
+    """The windows that count for the next training: closed, since the champion serves and since the last training.
+
+    Args:
+        windows: of the champion, oldest first.
+        since: time from which it serves.
+        last_training: time of the last training that a decision started; None if there was none.
+    """
+    start = max(since, last_training or since)
+    return tuple(window for window in windows if window.state != "unknown" and window.end and window.end > start)
+
+
+def find_last_training(decisions: Iterable[Entry], before: dt.datetime) -> dt.datetime | None:
+    """The time of the last training that a decision started, from the rows of decisions in the ledger."""
+    evidence = (decision.evidence for decision in decisions)
+    times = (dt.datetime.fromisoformat(each["at"]) for each in evidence if each.get("action") == "retrain")
+    return max((time for time in times if time < before), default=None)
 
 
 def _log_e_value(differences: np.ndarray) -> float:

@@ -23,6 +23,7 @@ from towline.manifest import ReleaseLocation, verify_release
 from towline.monitoring.drift.current_rows import read_log, read_table
 from towline.monitoring.drift.detector import detect
 from towline.monitoring.drift.row_checks import ClockCheck
+from towline.monitoring.gain_evidence import find_last_training, select_windows
 from towline.monitoring.journal import Journal
 from towline.monitoring.performance import champion_comparison
 from towline.monitoring.performance.estimate import estimate_performance
@@ -214,21 +215,16 @@ def gather_evidence(
         previous: int | None = ledger.rollback_target(config.name).version
     except PromotionRejectedError:
         previous = None
-    trainings = [
-        dt.datetime.fromisoformat(entry.evidence["at"])
-        for entry in ledger.decisions(config.name)
-        if entry.evidence.get("action") == "retrain"
-    ]
-    count, last_training = config.retrain.recent_windows, max((at for at in trainings if at < now), default=None)
-    gain = _closed_windows(journal.gain(champion.version, until), champion)
+    count, last_training = config.retrain.recent_windows, find_last_training(ledger.decisions(config.name), now)
+    since = dt.datetime.fromisoformat(champion.time)
     return Evidence(
         now=now,
         champion=champion.version,
-        since=dt.datetime.fromisoformat(champion.time),
+        since=since,
         previous=previous,
         drift=tuple(_closed_windows(drift, champion)[-count:]),
         quality=tuple(_closed_windows(journal.quality(champion.version, until), champion)[-count:]),
-        gain=tuple(window for window in gain if not last_training or (window.end and window.end > last_training)),
+        gain=select_windows(journal.gain(champion.version, until), since, last_training),
         labels_arrive=bool(config.data.time) and any(window.labelled for window in journal.quality(before=until)),
         last_training=last_training,
         breach=breach,

@@ -51,6 +51,8 @@ class DriftResult(Frozen):
         end: end of the window, not included.
         checks: alarms first, then by how near they are to their threshold.
         budget: the yearly false-alarm budget: windows without drift that may raise an alarm.
+        importance: share of the model's permutation importance that the columns with an alarm of drift carry; None
+            without drift, or if the release has no importance.
     """
 
     state: DriftState
@@ -60,6 +62,7 @@ class DriftResult(Frozen):
     end: dt.datetime | None = None
     checks: tuple[DriftCheckResult, ...] = ()
     budget: float
+    importance: float | None = None
     reason: str
 
     @property

@@ -95,7 +95,7 @@ def evaluate_rollout(
     periods = _weight_periods(rollout, earlier, counts)
     answered = counts.attempts - max((each.attempts for each in earlier if each.step < rollout.step), default=0)
     evidence = _evidence(counts, losses, periods, paired=rollout.config.strategy != "ab")
-    verdict = analyse(evidence, _criteria(rollout.config))
+    verdict = analyse(evidence, criteria_of(rollout.config))
     action, reason = decide_action(rollout, answered, verdict, stop_reason(folder), now)
     return RolloutEvaluation(
         model=rollout.model,
@@ -308,7 +308,8 @@ def _evidence(
     )
 
 
-def _criteria(config: RolloutConfig) -> Criteria:
+def criteria_of(config: RolloutConfig) -> Criteria:
+    """What a challenger must fulfil, by the config of its rollout."""
     return Criteria(
         alpha=config.alpha,
         promote_if=config.promote_if,

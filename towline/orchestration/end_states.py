@@ -20,8 +20,8 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
+from towline.batch.batch_summary import BatchResult
 from towline.errors import DataValidationError, TowlineError
-from towline.inference.batch import BatchResult
 from towline.monitoring.policy import MonitoringRun
 from towline.monitoring.rollout_history import RolloutRun
 from towline.orchestration.process_setup import supervised
@@ -104,7 +104,8 @@ def scoring_end_state(function: Callable[P, BatchResult]) -> Callable[P, State[A
 
     def describe(scored: BatchResult) -> _EndState:
         rows = f"{scored.rows:,} rows scored by version {scored.version} of {scored.model}: {scored.output}"
-        return _EndState("Completed", rows)
+        bad = f"; {scored.quarantined:,} bad rows: {scored.quarantine}" if scored.quarantined else ""
+        return _EndState("Unchanged" if scored.unchanged else "Completed", rows + bad)
 
     return _with_end_state(function, describe)
 

@@ -7,8 +7,8 @@ must be the same from the beginning.
 
 Checks:
 
-* **errors**, **nonfinite**: the challenger's share of requests, against the champion's. If the champion answers no
-  requests, its share counts as 0.
+* **error_rate**, **non_finite_predictions**: the challenger's share of requests, against the champion's. If the
+  champion answers no requests, its share counts as 0.
 * **disagreement**: the share of rows that both arms answered, but differently.
 * **sample ratio**: the arms have the shares of assignments that the weights say. If not, requests or log entries of
   one arm are lost, and no comparison of the arms is valid.
@@ -49,7 +49,7 @@ _ASSUMED_SPREAD = {True: 0.7, False: 1.9}  # standard deviation of a difference 
 #: of alpha, for each family of checks; the sum is 1
 _SHARES = {
     "better": 0.35, "worse": 0.25, "slices": 0.2,
-    "errors": 0.05, "nonfinite": 0.05, "disagreement": 0.05, "sample ratio": 0.05,
+    "error_rate": 0.05, "non_finite_predictions": 0.05, "disagreement": 0.05, "sample ratio": 0.05,
 }  # fmt: skip
 
 CheckVerdict = Literal["promote", "abort", "waiting"]
@@ -143,7 +143,7 @@ class CheckResult(NamedTuple):
     """The result of one check.
 
     Attributes:
-        name: errors, nonfinite, disagreement, sample ratio, loss, or ``loss in`` a slice.
+        name: error_rate, non_finite_predictions, disagreement, sample ratio, loss, or ``loss in`` a slice.
         verdict: promote: the condition is fulfilled; abort: it is violated; waiting: neither is established.
         estimate: the present value: a difference of rates, a rate, or the relative difference of the mean losses
             (0.1: the challenger's is 10 % higher); NaN: there is none.
@@ -199,8 +199,10 @@ def analyse(evidence: RolloutEvidence, criteria: Criteria) -> RolloutVerdict:
         'promote'
     """
     guardrails = [
-        _check_rate("errors", evidence, criteria),
-        _check_rate("nonfinite", evidence, criteria),
+        _check_rate("error_rate", evidence.champion.errors, evidence.challenger.errors, evidence, criteria),
+        _check_rate(
+            "non_finite_predictions", evidence.champion.nonfinite, evidence.challenger.nonfinite, evidence, criteria
+        ),
         *_check_disagreement(evidence, criteria),
     ]
     ratio = _check_sample_ratio(evidence, criteria)
@@ -235,14 +237,16 @@ def _forecast(
     return RolloutVerdict("waiting", checks, labels_needed, days, text)
 
 
-def _check_rate(name: Literal["errors", "nonfinite"], evidence: RolloutEvidence, criteria: Criteria) -> CheckResult:
-    champion = getattr(evidence.champion, name), evidence.champion.requests
-    challenger = getattr(evidence.challenger, name), evidence.challenger.requests
-    events, trials = challenger
+def _check_rate(
+    name: str, champion_events: int, events: int, evidence: RolloutEvidence, criteria: Criteria
+) -> CheckResult:
+    champion = champion_events, evidence.champion.requests
+    challenger = events, evidence.challenger.requests
+    title, trials = name.replace("_", " "), evidence.challenger.requests
     if not (0 <= champion[0] <= champion[1] and 0 <= events <= trials):
-        return _no_result(name, f"the counts of {name} cannot be right: {champion} and {challenger}")
+        return _no_result(name, f"the counts of {title} cannot be right: {champion} and {challenger}")
     if trials == 0:
-        return _no_result(name, f"{name}: no requests yet")
+        return _no_result(name, f"{title}: no requests yet")
     alpha = criteria.alpha * _SHARES[name]
     if champion[1]:
         lower, upper = rate_difference_limits(champion, challenger, alpha)
@@ -250,7 +254,7 @@ def _check_rate(name: Literal["errors", "nonfinite"], evidence: RolloutEvidence,
     else:
         lower, upper = rate_limits(events, trials, alpha)
         estimate, reference = events / trials, "no requests"
-    text = f"{name}: {events} of {trials:,} requests, the champion {reference}; accepted excess "
+    text = f"{title}: {events} of {trials:,} requests, the champion {reference}; accepted excess "
     text += f"{criteria.max_error_rate_increase:.2%}, limits {lower:+.2%} to {upper:+.2%}"
     return CheckResult(
         name, _judge(lower, upper, criteria.max_error_rate_increase), estimate, lower, upper, trials, text

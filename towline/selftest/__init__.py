@@ -1,1 +1,1 @@
-"""The self-test: measures on a table what the gate and the drift alarm detect, and how often they are wrong."""
+"""The self-test: measures on a table what gate, alarms and verdicts detect, and how often they are wrong."""

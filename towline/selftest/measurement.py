@@ -1,4 +1,6 @@
-"""The measurement of a pipeline: one model is fitted as the champion, then the gate and the drift alarm are measured.
+"""The measurement of a pipeline: one model is fitted as the champion, then each part that decides is measured.
+
+The parts are the gate, the drift alarm, the quality verdict and the verdict of a rollout.
 
 Everything happens in a temporary folder: no run, version or release is left behind.
 """
@@ -20,7 +22,9 @@ from towline.promotion.gate import Holdout
 from towline.release.reference import build_reference
 from towline.selftest.drift_rates import measure_drift
 from towline.selftest.gate_rates import NoisyModel, measure_gate
-from towline.selftest.rates import MeasuredRate, SelftestResult
+from towline.selftest.quality_rates import measure_quality_verdict
+from towline.selftest.rates import SelftestResult
+from towline.selftest.rollout_rates import measure_rollout
 from towline.steps import step
 from towline.training.evaluation.holdout import Evaluation, evaluate, load_evaluation_predictions
 from towline.training.evaluation.metrics import predict
@@ -38,7 +42,7 @@ NOISE = (0.1, 0.3)  # shares of wrong labels
 
 
 def run_selftest(config: PipelineConfig, project: Path, as_of: datetime | None = None) -> SelftestResult:
-    """Measures the gate and the drift alarm of a pipeline on its own table.
+    """Measures the gate, the drift alarm, the quality verdict and the rollouts of a pipeline on its own table.
 
     The last candidate that is no ensemble is fitted, without a search: its errors are those of the table.
 
@@ -62,8 +66,17 @@ def run_selftest(config: PipelineConfig, project: Path, as_of: datetime | None =
             chosen, fitted, evaluation = _fit_champion(work, config)
             progress.note = f"{chosen.candidate}: {evaluation.primary} {evaluation.metrics[evaluation.primary].text()}"
         with step("measure gate") as progress:
-            rates, notes = _measure_gate(work, config, chosen, fitted, evaluation)
+            holdout, noisy = _load_holdout(work), _fit_noisy(work, config, chosen, fitted)
+            rates, notes = measure_gate(config, evaluation, holdout, noisy, holdout.baseline)
             progress.note = f"{len(rates)} rates"
+        with step("measure quality verdict") as progress:
+            quality_rates, quality_notes = measure_quality_verdict(
+                config, evaluation, holdout, Path(scratch) / "quality"
+            )
+            progress.note = f"{len(quality_rates)} rates"
+        with step("measure rollouts") as progress:
+            rollout_rates, rollout_notes = measure_rollout(config, holdout, noisy[0].predictions)
+            progress.note = f"{len(rollout_rates)} rates"
         with step("measure drift alarm") as progress:
             release = _write_reference(work, config, fitted, Path(scratch) / "reference")
             like_reference = work.subset("train" if config.by_time else "holdout").rows
@@ -72,15 +85,21 @@ def run_selftest(config: PipelineConfig, project: Path, as_of: datetime | None =
     return SelftestResult(
         model=config.name,
         candidate=chosen.candidate,
-        rates=(*rates, *drift_rates),
-        notes=(*notes, *drift_notes, "drift: the inputs are measured, without the predictions"),
+        rates=(*rates, *drift_rates, *quality_rates, *rollout_rates),
+        notes=(
+            *notes,
+            *drift_notes,
+            "drift: the inputs are measured, without the predictions",
+            *quality_notes,
+            *rollout_notes,
+        ),
     )
 
 
 def _prepare(config: PipelineConfig, settings: Settings, as_of: datetime | None) -> Workspace:
     dataset = sources.load_dataset(config.data, settings.project, settings.store, as_of, config.privacy.pii)
     work = open_workspace(config, dataset, settings.project, settings.store, as_of)
-    contract = infer_contract(work.table(), config, work.dataset.formats, work.lookups(config))
+    contract = infer_contract(work.columns(), config, work.dataset.formats, work.lookups(config))
     work.save(Contract.FILE, contract)
     check_candidates(config, contract)
     splits.split_table(work, config)
@@ -97,16 +116,17 @@ def _fit_champion(work: Workspace, config: PipelineConfig) -> tuple[CrossValidat
     return chosen, fitted, evaluate(work, single, fitted)
 
 
-def _measure_gate(
-    work: Workspace,
-    config: PipelineConfig,
-    chosen: CrossValidationResult,
-    fitted: FittedModel,
-    evaluation: Evaluation,
-) -> tuple[list[MeasuredRate], list[str]]:
-    holdout, train = work.subset("holdout"), work.subset("train")
+def _load_holdout(work: Workspace) -> Holdout:
+    """The holdout; its challenger is the champion of the self-test."""
     truth, champion, baseline = load_evaluation_predictions(work)
-    compared = Holdout(work.contract(), holdout.rows, truth, champion, baseline)
+    return Holdout(work.contract(), work.subset("holdout").rows, truth, champion, baseline)
+
+
+def _fit_noisy(
+    work: Workspace, config: PipelineConfig, chosen: CrossValidationResult, fitted: FittedModel
+) -> list[NoisyModel]:
+    """The champion's recipe, fitted on labels of which a share is wrong."""
+    holdout, train = work.subset("holdout"), work.subset("train")
     rng, noisy = np.random.default_rng(config.seed), []
     for share in NOISE:
         labels = train.labels.copy()
@@ -114,7 +134,7 @@ def _measure_gate(
         labels[wrong] = labels[rng.permutation(wrong)]  # the labels of other rows
         model = fit_history(config, work.contract(), chosen, fitted.history, train._replace(labels=labels)).model
         noisy.append(NoisyModel(share, predict(model, holdout.features, work.contract())))
-    return measure_gate(config, evaluation, compared, noisy, baseline)
+    return noisy
 
 
 def _write_reference(work: Workspace, config: PipelineConfig, fitted: FittedModel, folder: Path) -> Path:

@@ -12,7 +12,7 @@ class MeasuredRate(Frozen):
     """How often something happened in repeated trials.
 
     Attributes:
-        part: gate or drift.
+        part: gate, drift, quality or rollout.
         case: what was judged.
         event: what is counted, e.g. ``passes``.
         count, trials: of the event.

@@ -6,7 +6,9 @@ The library computes raw scores. Probabilities, and values of a log link, are co
 ``link_functions``, as in the compiled plan. (XGBoost itself computes them in float32.)
 
 Training stops early: the loss on a tenth of the training rows is watched, and the trees after the best one are left
-out. Missing numbers are passed as NaN; each library learns the direction that they take at a split.
+out. If the rows have a time, it is the latest tenth: a random one would be predicted from rows of the same days, and
+training would stop too late. The newest rows matter most for the next ones, so as many trees are then fitted again, on
+all rows. Missing numbers are passed as NaN; each library learns the direction that they take at a split.
 """
 
 import json
@@ -46,6 +48,22 @@ class TrainingRows(NamedTuple):
     targets: np.ndarray
     weights: np.ndarray | None
 
+    def split(self, positions: np.ndarray) -> tuple["TrainingRows", "TrainingRows"]:
+        """The other rows, and those at the positions."""
+        rest = np.setdiff1d(np.arange(len(self.targets)), positions)
+        return self._take(rest), self._take(positions)
+
+    def _take(self, rows: np.ndarray) -> "TrainingRows":
+        weights = None if self.weights is None else self.weights[rows]
+        return TrainingRows(self.features.iloc[rows], self.targets[rows], weights)
+
+
+class TrainedModel(NamedTuple):
+    """A model in the library's own format, and the parameters that fit as many trees on other rows."""
+
+    content: bytes
+    params: dict[str, Any]
+
 
 class Booster(BaseEstimator, ABC):  # type: ignore[misc]
     """A model of a boosting library.
@@ -54,6 +72,7 @@ class Booster(BaseEstimator, ABC):  # type: ignore[misc]
         params: of the library's scikit-learn class, e.g. ``lightgbm.LGBMRegressor``. ``monotone_constraints`` may be
             given by column: ``{"price": -1}``. ``early_stopping_rounds``: default 20; 0 or None fits all trees.
         class_weight: ``balanced`` or None, for a classification.
+        stop_on_latest: whether the rows are ordered by time, so that the latest ones are for early stopping.
 
     Attributes:
         model_: the fitted model in the library's own format.
@@ -68,11 +87,15 @@ class Booster(BaseEstimator, ABC):  # type: ignore[misc]
     links: ClassVar[Mapping[str, Link]]  # by objective; any other one is transformed by the library
     task_links: ClassVar[frozenset[str]] = frozenset()
     unstoppable: ClassVar[frozenset[str]] = frozenset()  # kinds of boosting whose later trees change earlier ones
+    stop_on_latest: bool = False  # of models that were stored before there was any
 
     def __init__(
-        self, params: Mapping[str, Any] | None = None, class_weight: Literal["balanced"] | None = None
+        self,
+        params: Mapping[str, Any] | None = None,
+        class_weight: Literal["balanced"] | None = None,
+        stop_on_latest: bool = False,
     ) -> None:
-        self.params, self.class_weight = params, class_weight
+        self.params, self.class_weight, self.stop_on_latest = params, class_weight, stop_on_latest
 
     def fit(self, X: pd.DataFrame | np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None) -> Self:
         features = pd.DataFrame(X)
@@ -89,13 +112,21 @@ class Booster(BaseEstimator, ABC):  # type: ignore[misc]
         rounds = params.pop("early_stopping_rounds", EARLY_STOPPING_ROUNDS)
         if not self.unstoppable.isdisjoint(value for value in params.values() if isinstance(value, str)):
             rounds = 0
-        watched = _stopping_rows(codes, params, classes=isinstance(self, ClassifierMixin)) if rounds else np.array([])
-        train, stopping = _split_rows(features, codes, weights, watched)
+        classes = isinstance(self, ClassifierMixin)
+        if self.stop_on_latest:
+            watched = _latest_rows(codes, classes=classes)
+        else:
+            watched = _random_rows(codes, params, classes=classes)
+        rows = TrainingRows(features, codes, weights)
+        train, stopping = rows.split(watched) if rounds and len(watched) >= MIN_STOPPING_ROWS else (rows, None)
         if not _TREE_PARAMS & params.keys():
             params["n_estimators"] = TREES if stopping else TREES_WITHOUT_STOPPING
         self.n_features_in_ = features.shape[1]
         self.feature_names_in_ = features.columns.to_numpy(dtype=object)
-        self.model_: bytes = self._train(params, train, stopping, rounds)
+        trained = self._train(params, train, stopping, rounds)
+        if stopping and self.stop_on_latest:
+            trained = self._train(trained.params, rows, None, rounds)
+        self.model_: bytes = trained.content
         self.objective_ = self._read_objective(self.model_)
         self._model = self._read(self.model_)
         return self
@@ -119,8 +150,10 @@ class Booster(BaseEstimator, ABC):  # type: ignore[misc]
         return y.astype(np.float64)
 
     @abstractmethod
-    def _train(self, params: dict[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int) -> bytes:
-        """The fitted model in the library's own format."""
+    def _train(
+        self, params: Mapping[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int
+    ) -> TrainedModel:
+        """The fitted model; without ``stopping`` all trees are fitted."""
 
     @abstractmethod
     def _read(self, content: bytes) -> Any:
@@ -210,7 +243,9 @@ class LightGBM(Booster):
 
         return {alias for aliases in _ConfigAliases._get_all_param_aliases().values() for alias in aliases}
 
-    def _train(self, params: dict[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int) -> bytes:
+    def _train(
+        self, params: Mapping[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int
+    ) -> TrainedModel:
         import lightgbm
 
         watch: dict[str, Any] = {}
@@ -223,8 +258,9 @@ class LightGBM(Booster):
             }
         model = self._library_class()(**params)
         model.fit(train.features, train.targets, sample_weight=train.weights, **watch)
-        trees = model.best_iteration_ if stopping and model.best_iteration_ else -1
-        return str(model.booster_.model_to_string(num_iteration=trees)).encode()
+        trees = model.best_iteration_ if stopping and model.best_iteration_ else model.booster_.current_iteration()
+        content = str(model.booster_.model_to_string(num_iteration=trees)).encode()
+        return TrainedModel(content, _fix_trees(params, trees))
 
     def _read(self, content: bytes) -> Any:
         import lightgbm
@@ -259,22 +295,25 @@ class XGBoost(Booster):
     def other_parameters(cls) -> Iterable[str]:
         return _XGBOOST_PARAMS
 
-    def _train(self, params: dict[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int) -> bytes:
+    def _train(
+        self, params: Mapping[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int
+    ) -> TrainedModel:
         watch: dict[str, Any] = {}
+        options = dict(params)
         if isinstance(params.get("monotone_constraints"), list):
-            params["monotone_constraints"] = tuple(params["monotone_constraints"])
+            options["monotone_constraints"] = tuple(params["monotone_constraints"])
         if stopping:
-            params["early_stopping_rounds"] = rounds
+            options["early_stopping_rounds"] = rounds
             watch = {
                 "eval_set": [(stopping.features, stopping.targets)],
                 "sample_weight_eval_set": None if stopping.weights is None else [stopping.weights],
             }
-        model = self._library_class()(**params)
+        model = self._library_class()(**options)
         model.fit(train.features, train.targets, sample_weight=train.weights, verbose=False, **watch)
         booster = model.get_booster()
         if stopping:
             booster = booster[: model.best_iteration + 1]
-        return bytes(booster.save_raw("json"))
+        return TrainedModel(bytes(booster.save_raw("json")), _fix_trees(params, booster.num_boosted_rounds()))
 
     def _read(self, content: bytes) -> Any:
         import xgboost
@@ -318,7 +357,9 @@ class CatBoost(Booster):
         "MultiClass": "softmax",
     }
 
-    def _train(self, params: dict[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int) -> bytes:
+    def _train(
+        self, params: Mapping[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int
+    ) -> TrainedModel:
         import catboost
 
         watch: dict[str, Any] = {}
@@ -330,7 +371,11 @@ class CatBoost(Booster):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / self.file
             model.save_model(str(path), format="json")
-            return path.read_bytes()
+            content = path.read_bytes()
+        fixed = _fix_trees(params, model.tree_count_)
+        if "eta" not in params:  # by default it depends on the number of trees
+            fixed["learning_rate"] = model.learning_rate_
+        return TrainedModel(content, fixed)
 
     def _read(self, content: bytes) -> Any:
         """CatBoost parses the numbers of its JSON inexactly, in the last bit; the exact numbers are set afterwards."""
@@ -412,27 +457,27 @@ def _constraint_list(constraints: Mapping[str, int], columns: Iterable[Any]) -> 
     return [by_feature.get(str(column), 0) for column in columns]
 
 
-def _stopping_rows(codes: np.ndarray, params: Mapping[str, Any], *, classes: bool) -> np.ndarray:
-    """Positions of the rows for early stopping: a tenth, of each class if there are classes; empty if they are few."""
+def _random_rows(codes: np.ndarray, params: Mapping[str, Any], *, classes: bool) -> np.ndarray:
+    """Positions of a seeded tenth of the rows, of each class if there are classes."""
     seed = next((params[name] for name in ("random_state", "random_seed", "seed") if name in params), 0)
     order = np.random.default_rng(seed).permutation(len(codes))
     groups = [order[codes[order] == code] for code in np.unique(codes)] if classes else [order]
-    chosen = np.sort(np.concatenate([group[: len(group) // STOPPING_SHARE] for group in groups]))
-    return chosen if len(chosen) >= MIN_STOPPING_ROWS else chosen[:0]
+    return np.sort(np.concatenate([group[: len(group) // STOPPING_SHARE] for group in groups]))
 
 
-def _split_rows(
-    features: pd.DataFrame, targets: np.ndarray, weights: np.ndarray | None, watched: np.ndarray
-) -> tuple[TrainingRows, TrainingRows | None]:
-    """The rows to fit on, and the rows for early stopping if there are any."""
-    if len(watched) == 0:
-        return TrainingRows(features, targets, weights), None
-    rest = np.setdiff1d(np.arange(len(targets)), watched)
-    train, stopping = (
-        TrainingRows(features.iloc[rows], targets[rows], None if weights is None else weights[rows])
-        for rows in (rest, watched)
-    )
-    return train, stopping
+def _latest_rows(codes: np.ndarray, *, classes: bool) -> np.ndarray:
+    """Positions of the latest tenth of the rows; of each class, if the older or the latest rows would lack a class."""
+    start = len(codes) - len(codes) // STOPPING_SHARE
+    present = np.unique(codes) if classes else codes[:0]
+    if all(np.isin(present, part).all() for part in (codes[:start], codes[start:])):
+        return np.arange(start, len(codes))
+    groups = [np.flatnonzero(codes == code) for code in present]
+    return np.sort(np.concatenate([group[len(group) - len(group) // STOPPING_SHARE :] for group in groups]))
+
+
+def _fix_trees(params: Mapping[str, Any], trees: int) -> dict[str, Any]:
+    """The parameters with another number of trees."""
+    return {name: value for name, value in params.items() if name not in _TREE_PARAMS} | {"n_estimators": trees}
 
 
 def _xgboost_scores(model: Any, values: np.ndarray, *, raw: bool = True) -> np.ndarray:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from towline.config import CalibrationMethod, Frozen
-from towline.training.link_functions import add, expit
+from towline.training.link_functions import add, add_columns, expit, exponentials
 
 ISOTONIC_ROWS, ISOTONIC_CLASS_ROWS = 1_000, 100  # with fewer, isotonic regression overfits: sigmoid is used
 SIGMOID_CLASS_ROWS = 10  # with fewer, the probabilities of a class stay as they are
@@ -49,6 +49,19 @@ class IsotonicCurve(Frozen):
         slope = (calibrated[high] - calibrated[low]) / (predicted[high] - predicted[low])
         return slope * (probability - predicted[low]) + calibrated[low]
 
+    def calibrate_column(self, probabilities: np.ndarray) -> np.ndarray:
+        """(n,) the calibrated probabilities of finite ones, each as ``calibrate`` gives it."""
+        predicted, calibrated = np.array(self.predicted), np.array(self.calibrated)
+        high = np.searchsorted(predicted, probabilities, "left").clip(1, max(1, len(predicted) - 1))
+        if len(predicted) == 1:
+            return np.full(len(probabilities), calibrated[0])
+        low = high - 1
+        slope = (calibrated[high] - calibrated[low]) / (predicted[high] - predicted[low])
+        between = slope * (probabilities - predicted[low]) + calibrated[low]
+        below, above = probabilities <= predicted[0], probabilities >= predicted[-1]
+        curve: np.ndarray = np.where(below, calibrated[0], np.where(above, calibrated[-1], between))
+        return curve
+
     @property
     def steepness(self) -> float:
         """The largest change of the calibrated probability for a small relative change of the predicted one."""
@@ -67,6 +80,13 @@ class SigmoidCurve(Frozen):
         bounded = min(max(probability, _SMALLEST), 1 - _SMALLEST)
         log_odds = math.log(bounded / (1 - bounded))
         return expit(self.slope * log_odds + self.intercept)[1]
+
+    def calibrate_column(self, probabilities: np.ndarray) -> np.ndarray:
+        """(n,) the calibrated probabilities of finite ones, each as ``calibrate`` gives it."""
+        bounded = probabilities.clip(_SMALLEST, 1 - _SMALLEST)
+        log_odds = np.fromiter(map(math.log, (bounded / (1 - bounded)).tolist()), np.float64, len(bounded))
+        calibrated: np.ndarray = 1 / (1 + exponentials(-(self.slope * log_odds + self.intercept)))
+        return calibrated
 
     @property
     def steepness(self) -> float:
@@ -106,8 +126,19 @@ class Calibration(Frozen):
 
     def calibrate_rows(self, probabilities: np.ndarray) -> np.ndarray:
         """(n, classes) calibrated probabilities; each row is equal to ``calibrate`` of the row."""
-        rows = [self.calibrate(row) for row in probabilities.tolist()]
-        return np.array(rows, dtype=np.float64).reshape(probabilities.shape)
+        if not np.isfinite(probabilities).all():
+            rows = [self.calibrate(row) for row in probabilities.tolist()]
+            return np.array(rows, dtype=np.float64).reshape(probabilities.shape)
+        if self.positive is not None:
+            positive = self.curves[0].calibrate_column(probabilities[:, self.positive])
+            return np.column_stack([1 - positive, positive] if self.positive else [positive, 1 - positive])
+        columns = [curve.calibrate_column(values) for curve, values in zip(self.curves, probabilities.T, strict=True)]
+        calibrated = np.column_stack(columns)
+        total = add_columns(calibrated)[:, None]
+        shares: np.ndarray = np.divide(
+            calibrated, total, out=np.full_like(calibrated, 1 / len(columns)), where=total != 0
+        )
+        return shares
 
     @property
     def steepness(self) -> float:

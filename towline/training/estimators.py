@@ -170,6 +170,8 @@ def build_model(
     params = {**candidate.params, **(params or {})}
     _check_constraints(candidate, params, spec, contract)
     estimate = _create_estimator(candidate, spec, contract.task, seed, params)
+    if spec.is_booster:
+        estimate.set_params(stop_on_latest=any(column.role == "time" for column in contract.columns))
     pipeline = Pipeline([("prepare", _create_preprocessor(contract, spec, seed, transformer)), ("estimate", estimate)])
     return Classifier(pipeline, contract.classes, contract.positive) if contract.classes else pipeline
 

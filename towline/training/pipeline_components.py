@@ -377,7 +377,8 @@ class _FoldStopping:
     With ``early_stopping``, scikit-learn sets a tenth of the rows aside. In a small table this is too few to stop by,
     and these rows are missing in the model. Instead, the number of iterations is the mean of the best ones of four
     folds, and the model is fitted on all rows. If ``min_samples_leaf`` is None, the same folds decide whether
-    leaves may be small: ``SMALL_LEAF`` must be better by half a standard error of the differences.
+    leaves may be small: ``SMALL_LEAF`` must be better by half a standard error of the differences. scikit-learn's
+    tenth has rows of each class; where that is impossible, classes of one row are only trained on.
 
     Attributes:
         min_samples_leaf_: of the fitted trees.
@@ -406,11 +407,29 @@ class _FoldStopping:
                 if gains.mean() > 0.5 * gains.std(ddof=1) / math.sqrt(self.FOLDS):
                     iterations, leaf = more_iterations, self.SMALL_LEAF
         self.max_iter, self.min_samples_leaf, self.min_samples_leaf_ = iterations, leaf, leaf
+        validation = {} if by_folds else self._set_validation_rows_aside(X, y, sample_weight)
         self.early_stopping = False if by_folds else self.early_stopping
         try:
-            return super().fit(X, y, sample_weight)  # type: ignore[misc]
+            return super().fit(**({"X": X, "y": y, "sample_weight": sample_weight} | validation))  # type: ignore[misc]
         finally:
             self.max_iter, self.min_samples_leaf, self.early_stopping = configured
+
+    def _set_validation_rows_aside(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> dict[str, Any]:
+        """Arguments of ``fit`` with a tenth of the rows for validation if scikit-learn cannot draw it; else nothing."""
+        if not (self.early_stopping is True and is_classifier(self)):
+            return {}
+        classes, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
+        size = math.ceil(len(y) / 10)
+        if counts.min() >= 2 and len(classes) <= size:
+            return {}
+        order = np.random.default_rng(self.random_state).permutation(len(y))
+        _, one_of_each_class = np.unique(codes[order], return_index=True)
+        test = np.delete(order, one_of_each_class)[:size]
+        train = np.setdiff1d(np.arange(len(y)), test)
+        arguments = {"X": X[train], "y": y[train], "X_val": X[test], "y_val": y[test]}
+        if weights is not None:
+            arguments |= {"sample_weight": weights[train], "sample_weight_val": weights[test]}
+        return arguments
 
     def _choose_iterations(
         self, X: np.ndarray, y: np.ndarray, weights: np.ndarray | None, min_samples_leaf: int

@@ -23,7 +23,7 @@ from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
 from towline.inference.predictor import _to_frame
 from towline.monitoring.drift import current_rows
-from towline.prediction_log.parquet_store import _RowBuffer
+from towline.prediction_log.parquet_store import LogRows
 from towline.prediction_log.privacy import HashKeys, PrivacyFilter
 
 ROWS = 300
@@ -136,7 +136,7 @@ def by_log(contract: Contract, rows: list[dict[str, Any]], folder: Path) -> pd.D
     """As the prediction log stores what a request held."""
     policy = PrivacyFilter(contract, build_config(raw(folder / "x"), "t").privacy, None, HashKeys(folder))
     head = {"version": 1, "model": "m", "prediction": "float64", "fields": [list(field) for field in policy.fields]}
-    collected = _RowBuffer(json.loads(json.dumps(head)))
+    collected = LogRows(json.loads(json.dumps(head)))
     logged = json.loads(json.dumps(policy.filter_rows(rows, 0.0)))
     record = {"id": "r", "first": 0, "at": 0, "rows": logged, "predictions": [0.0] * len(rows), "probabilities": None}
     collected.add(record)

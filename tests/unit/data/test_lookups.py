@@ -13,7 +13,7 @@ from towline.data import sources
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
-from towline.data.validation.custom_rules import check_rules
+from towline.data.validation.custom_rules import RowExamples, check_rules
 from towline.data.workspace import Workspace, open_workspace
 from towline.errors import ConfigError, DataError, TowlineError
 
@@ -348,7 +348,7 @@ def test_rows_without_an_entry_give_a_warning(tmp_path: Path, shops: str, passed
     work, contract = infer(tmp_path, rows, table, config)
     (rule,) = (
         rule
-        for rule in check_rules(work.table(), work.table(), contract, config.training)
+        for rule in check_rules(RowExamples(work.table()), contract, config.training)
         if rule.rule == "rows_in_lookup"
     )
     assert (rule.passed, rule.severity, rule.column) == (passed, "warn", "shop")

@@ -46,10 +46,11 @@ def numbers_table(rows: int = 400) -> pd.DataFrame:
     return table.assign(y=present["a[b]<c"] - present["größe"] ** 3 + rng.normal(0, 1, rows))
 
 
-def fit_numbers(table: pd.DataFrame, library: str, **candidate: Any) -> tuple[Any, Contract, pd.DataFrame]:
-    raw = {
-        "name": "odd", "data": {"source": "x", "target": "y"}, "candidates": [{"estimator": library, **candidate}],
-    }  # fmt: skip
+def fit_numbers(
+    table: pd.DataFrame, library: str, time: str | None = None, **candidate: Any
+) -> tuple[Any, Contract, pd.DataFrame]:
+    data = {"source": "x", "target": "y", **({"time": time, "columns": {time: "ignore"}} if time else {})}
+    raw = {"name": "odd", "data": data, "candidates": [{"estimator": library, **candidate}]}
     config = build_config(raw, "test")
     contract = infer_contract(table, config)
     features = contract.features(table)
@@ -209,6 +210,51 @@ def test_training_stops_early(library: str) -> None:
     assert trees(fit_numbers(table, library, params={"n_estimators": 3})[0]) <= 3
     unstopped = {"n_estimators": 120, "early_stopping_rounds": 0}
     assert trees(fit_numbers(table, library, params=unstopped)[0]) == 120
+
+
+def daily_table() -> pd.DataFrame:
+    """Each day has a level of its own, which only the weather of that day tells; 20 rows a day, in order of time."""
+    rng = np.random.default_rng(5)
+    day = np.repeat(np.arange(30), 20)
+    at = pd.Timestamp("2024-01-01") + pd.to_timedelta(day * 24 + np.tile(np.arange(20), 30), unit="h")
+    level, weather = rng.normal(size=30), rng.normal(size=30)
+    x = rng.normal(size=600)
+    return pd.DataFrame({"x": x, "weather": weather[day], "at": at, "y": x + 3 * level[day] + rng.normal(0, 0.2, 600)})
+
+
+@pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
+def test_with_a_time_training_stops_by_the_latest_rows(library: str) -> None:
+    """A random tenth shares its days with the other rows, so the trees that learn the days by heart seem good."""
+    table = daily_table()
+    by_time, at_random = fit_numbers(table, library, "at")[0], fit_numbers(table.drop(columns="at"), library)[0]
+    assert 2 * trees(by_time) < trees(at_random)
+
+
+@pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
+def test_the_latest_rows_are_in_the_model(library: str) -> None:
+    """After stopping, as many trees are fitted on all rows: a state that only the latest rows have is learnt."""
+    table = daily_table()
+    table["y"], table["state"] = table["x"], (np.arange(600) >= 540).astype(float)
+    table.loc[table["state"] == 1, "y"] += 50
+    constant = {"learning_rate": 0.3, "n_estimators": 40}
+    model, _, features = fit_numbers(table, library, "at", params=constant)
+    again = fit_numbers(table, library, "at", params=constant)[0]
+    gain = model.predict(features)[540:].mean() - model.predict(features)[:540].mean()
+    assert gain > 10
+    assert (again.predict(features) == model.predict(features)).all()
+
+
+@pytest.mark.parametrize("late", [10, 3])
+@pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
+def test_a_class_of_the_latest_rows_only(library: str, late: int) -> None:
+    """It does not end the fit: the model has its probability."""
+    table = daily_table()
+    table["y"] = np.where(np.arange(600) < 600 - late, np.where(table["x"] > 0, "high", "low"), "late")
+    table.loc[600 - late :, "x"] = 90.0
+    params = {"n_estimators": 20, "learning_rate": 0.3}
+    model, _, features = fit_numbers(table, library, "at", params=params)
+    assert set(model.predict(features)) >= {"high", "low"}
+    assert model.predict_proba(features).shape == (600, 3)
 
 
 def trees(model: Any) -> int:

@@ -152,7 +152,7 @@ def test_labels_of_rows_that_the_challenger_answered_count_for_it(store: Rollout
     assert (evaluation.verdict, evaluation.labels) == ("promote", 200)
 
 
-@pytest.mark.parametrize(("nonfinite", "check"), [(0, "errors"), (60, "nonfinite")])
+@pytest.mark.parametrize(("nonfinite", "check"), [(0, "error_rate"), (60, "non_finite_predictions")])
 def test_failures_of_the_challenger_abort_it(nonfinite: int, check: str, store: RolloutStore) -> None:
     rollout = store.start()
     counts = ServiceCounts(champion_rows=1000, attempts=1000, failures=60, nonfinite=nonfinite)

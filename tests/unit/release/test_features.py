@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.support.batch import score
 from tests.support.releases import TrainedRun, make_house_table, train_run
 from towline.data.schema.contract import Contract
-from towline.inference.batch import score_file
 from towline.inference.predictor import Model, open_release
 from towline.prediction_log.privacy import HashKeys, read_privacy_filter
 from towline.serving.docs.openapi import openapi_document
@@ -51,7 +51,7 @@ def test_the_model_is_compiled_and_every_path_gives_equal_predictions(
     assert np.array_equal(model.predict(rows), expected)
     assert np.array_equal(model.predict(pd.DataFrame(rows)), expected)
     table[INPUTS].to_parquet(tmp_path / "in.parquet")
-    score_file(model, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    score(model, tmp_path / "in.parquet", tmp_path / "out.parquet")
     scored = pd.read_parquet(tmp_path / "out.parquet")
     assert np.array_equal(scored["prediction"], expected)
     assert [name for name in scored if name in FEATURES] == []

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.support.batch import score
 from tests.support.releases import TrainedRun, make_house_table, train_run
-from towline.inference.batch import score_file
 from towline.inference.predictor import Model, open_release
 from towline.serving.docs.openapi import openapi_document
 
@@ -53,7 +53,7 @@ def test_every_path_gives_equal_predictions(run: TrainedRun, model: Model, tmp_p
     assert np.array_equal(model.predict(rows), expected)
     assert np.array_equal(model.predict(pd.DataFrame(rows)), expected)
     table[INPUTS].to_parquet(tmp_path / "in.parquet")
-    score_file(model, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    score(model, tmp_path / "in.parquet", tmp_path / "out.parquet")
     assert np.array_equal(pd.read_parquet(tmp_path / "out.parquet")["prediction"], expected)
 
 

@@ -1,4 +1,4 @@
-"""`towline selftest`: rates that the gate and the drift alarm have on a made table where the truth is known."""
+"""`towline selftest`: the rates of each part on a made table where the truth is known."""
 
 from pathlib import Path
 
@@ -55,6 +55,27 @@ def test_planted_drift_is_detected_and_no_drift_is_not(result: SelftestResult) -
     assert quiet.low <= 0.1
     assert "4 a year" in quiet.promise
     assert [rate.rate for rate in rates(result, "drift", "shifted")][-1] == 1.0
+
+
+def test_degraded_labels_are_detected_and_good_labels_raise_no_alarm(result: SelftestResult) -> None:
+    """With labels of other rows, quality is degraded in each window; with the holdout's labels, rarely."""
+    (good,) = rates(result, "quality", "labels of the holdout")
+    assert good.low <= 0.05
+    exchanged = rates(result, "quality", "labels are of other rows")
+    assert [rate.effect for rate in exchanged] == [0.1, 0.25, 0.5, 1.0]
+    assert (good.trials, exchanged[-1].rate) == (60, 1.0)
+
+
+def test_a_rollout_stops_a_worse_challenger_and_does_not_call_an_equal_one_better(result: SelftestResult) -> None:
+    """The errors stay below the level of the config, and a loss that is higher by half is always seen."""
+    (promoted, stopped) = rates(result, "rollout", "versions with equal")
+    assert (promoted.event, promoted.low <= 0.05, stopped.event, stopped.low <= 0.05) == (
+        "is promoted", True, "is stopped", True,
+    )  # fmt: skip
+    worse = [rate for rate in rates(result, "rollout", "absolute error higher by 50%") if "champion" not in rate.case]
+    assert {rate.event: rate.rate for rate in worse} == {"is promoted": 0.0, "is stopped": 1.0}
+    (better,) = rates(result, "rollout", "champion's absolute error higher by 50%")
+    assert (better.event, better.rate) == ("is promoted", 1.0)
 
 
 def test_nothing_remains_of_a_self_test(result: SelftestResult, project: Path) -> None:

@@ -108,6 +108,19 @@ def test_boosting_of_classes_with_few_rows() -> None:
     assert (fitted.predict(x) == binary)[x[:, 1] > 0.1].mean() > 0.95
 
 
+@pytest.mark.parametrize("counts", [(200, 99, 1), (3,) * 20])
+def test_boosting_where_a_tenth_cannot_have_each_class(counts: tuple[int, ...]) -> None:
+    """A class of one row, and more classes than rows of a tenth."""
+    rng = np.random.default_rng(4)
+    y = np.repeat(np.arange(len(counts)), counts)
+    x = rng.normal(size=(len(y), 3))
+    params = {"max_iter": 60, "early_stopping": True, "n_iter_no_change": 5, "random_state": 0}
+    fitted = BoostingClassifier(**params).fit(x, y, sample_weight=np.ones(len(y)))
+    assert list(fitted.classes_) == list(range(len(counts)))
+    assert fitted.n_iter_ < 60
+    assert (BoostingClassifier(**params).fit(x, y).predict_proba(x) == fitted.predict_proba(x)).all()
+
+
 @pytest.mark.parametrize(("rows", "rare", "leaf"), [(300, 0.06, 5), (300, 0.5, 20)])
 def test_boosting_of_few_rows_chooses_the_size_of_leaves(rows: int, rare: float, leaf: int) -> None:
     """Small leaves are chosen if few rows differ from the others, not for noise; a configured size is not changed."""

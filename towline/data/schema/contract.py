@@ -4,7 +4,7 @@ Rows of training and of prediction are converted by the same method, ``Contract.
 """
 
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -192,6 +192,22 @@ class Contract(Frozen):
         types = {name: type_ for name, type_ in column_types(self.canonical_columns).items() if name in readable}
         return {column.name: Expression(column.expression, types) for column in features}
 
+    def check_columns(self, names: Collection[str], where: str = "rows") -> None:
+        """Refuses a table without an input column.
+
+        Args:
+            names: the columns of the table.
+            where: the table, for the error.
+
+        Raises:
+            DataError: a column is missing.
+        """
+        missing = [column.name for column in self.input_columns if column.name not in names]
+        if missing:
+            what = f"columns are missing: {', '.join(map(repr, missing[:10]))}"
+            remedy = f"give every feature column (null is allowed); {suggest(missing[0], names)}"
+            raise DataError(what, where=where, remedy=remedy)
+
     def features(self, rows: "pd.DataFrame") -> "pd.DataFrame":
         """The canonical frame: equal values give an equal frame, whatever their types are.
 
@@ -212,11 +228,7 @@ class Contract(Frozen):
         from towline.data.schema.pseudonyms import pseudonymize_column
 
         columns = self.input_columns
-        missing = [column.name for column in columns if column.name not in rows.columns]
-        if missing:
-            what = f"columns are missing: {', '.join(map(repr, missing[:10]))}"
-            remedy = f"give every feature column (null is allowed); {suggest(missing[0], map(str, rows.columns))}"
-            raise DataError(what, where="rows", remedy=remedy)
+        self.check_columns(tuple(map(str, rows.columns)))
         converted, details = {}, []
         for column in columns:
             values = rows[column.name]
@@ -229,7 +241,7 @@ class Contract(Frozen):
         if details:
             what, lines = "values do not fit the contract", tuple(details[:10])
             raise DataError(what, where="rows", remedy="correct the values", details=lines)
-        converted |= self._derive(list(converted.values()), len(rows))
+        converted |= self.derive(list(converted.values()), len(rows))
         for column in self.canonical_columns:
             if column.pii:
                 real = converted[column.name]
@@ -241,8 +253,8 @@ class Contract(Frozen):
         }
         return pd.DataFrame(series, index=index)
 
-    def _derive(self, inputs: "list[np.ndarray]", count: int) -> "dict[str, np.ndarray]":
-        """The derived features of ``count`` rows."""
+    def derive(self, inputs: "list[np.ndarray]", count: int) -> "dict[str, np.ndarray]":
+        """The derived features of ``count`` rows by name, from the canonical input columns."""
         joined: dict[str, np.ndarray] = {}
         for join in self.compile_joins():
             joined |= join.join_columns(inputs)
@@ -268,6 +280,16 @@ class Contract(Frozen):
 
         positions = {category_name(label): position for position, label in enumerate(self.classes)}
         return np.array([positions.get(text, -1) for text in texts], dtype=np.int64)
+
+    def class_codes(self, values: "pd.Series") -> "np.ndarray":
+        """(n,) whole numbers from 0 that tell the classes of target values apart; -1 for null."""
+        import numpy as np
+        import pandas as pd
+
+        codes, distinct = pd.factorize(values)
+        names = self.class_names(pd.Series(distinct, dtype=values.dtype))
+        classes: np.ndarray = np.append(pd.factorize(pd.Series(names, dtype=object))[0], -1)
+        return classes[codes]
 
     def class_names(self, values: "pd.Series") -> "np.ndarray":
         """(n,) the class names of target values: str, also of unknown classes, or NaN for null."""

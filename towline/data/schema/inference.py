@@ -26,6 +26,7 @@ from towline.data.schema.lookups import Lookup
 from towline.data.schema.pseudonyms import derive_salt
 from towline.data.schema.task import infer_task
 from towline.data.schema.values import PLAIN, Spelling, ValueFormat, category_name, column_format
+from towline.data.snapshot import Table
 from towline.errors import ConfigError
 from towline.expressions.compilation import Expression
 from towline.expressions.operations import Type
@@ -52,7 +53,7 @@ _AnyColumn = TypeVar("_AnyColumn", bound=Column)
 
 
 def infer_contract(
-    frame: pd.DataFrame,
+    frame: Table,
     config: TrainingConfig,
     formats: Iterable[tuple[str, ValueFormat]] = (),
     lookups: Mapping[str, LookupSource] = _NO_LOOKUPS,
@@ -60,7 +61,7 @@ def infer_contract(
     """Infers the contract; ``data.columns`` and ``task`` of the config have priority.
 
     Args:
-        frame: a snapshot, from ``sources.read_snapshot``.
+        frame: a snapshot; one column after the other is read.
         config: names the target, time and group, and the declared kinds.
         formats: ``Dataset.formats`` of the snapshot.
         lookups: the tables of ``config.lookups``, from ``Workspace.lookups``.
@@ -101,7 +102,7 @@ class _Prediction(NamedTuple):
         return self.kind == kind and self.probability >= SURE
 
 
-def _classify_columns(frame: pd.DataFrame, config: TrainingConfig) -> dict[str, _Prediction]:
+def _classify_columns(frame: Table, config: TrainingConfig) -> dict[str, _Prediction]:
     """Predictions for the columns whose kind neither the config nor the type of the values gives."""
     given = {config.data.target, config.data.time, *config.data.columns}
     names = [name for name in frame.columns if name not in given and frame[name].dtype.kind not in "bM"]
@@ -169,7 +170,7 @@ class _JoinedTables(NamedTuple):
     @classmethod
     def join(
         cls,
-        frame: pd.DataFrame,
+        frame: Table,
         config: TrainingConfig,
         task: Task,
         columns: Sequence[Column],
@@ -206,7 +207,7 @@ class _JoinedTables(NamedTuple):
         return cls(tuple(lookups), tuple(joined), tuple(values))
 
 
-def _canonical_values(frame: pd.DataFrame, column: Column) -> np.ndarray:
+def _canonical_values(frame: Table, column: Column) -> np.ndarray:
     return convert_column(frame[column.name], column.kind, column.format)[0]
 
 
@@ -255,7 +256,7 @@ def _infer_computed(
 
 
 def _infer_derived(
-    frame: pd.DataFrame, config: TrainingConfig, task: Task, columns: Sequence[Column], joins: _JoinedTables
+    frame: Table, config: TrainingConfig, task: Task, columns: Sequence[Column], joins: _JoinedTables
 ) -> tuple[DerivedColumn, ...]:
     """The features of the config as columns; their kinds follow from their expressions."""
     if not config.features:
@@ -282,7 +283,7 @@ def _infer_derived(
 
 
 def _compile_features(
-    frame: pd.DataFrame, config: TrainingConfig, columns: Sequence[Column], types: Mapping[str, tuple[Type, int]]
+    frame: Table, config: TrainingConfig, columns: Sequence[Column], types: Mapping[str, tuple[Type, int]]
 ) -> dict[str, Expression]:
     """The compiled expressions of the config.
 

@@ -4,6 +4,7 @@
 numbers and ISO times, a ``ValueReader`` every other text, once for each distinct text. pandas is not needed.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from towline.config import Kind
 from towline.data.schema.values import (
     DECIMAL_YEAR,
     NULL_MARKERS,
@@ -36,6 +38,7 @@ _DIGITS = (
 )
 _PLAIN_TIME = r"^([1-9]\d{3}|0[1-9]\d\d|00[1-9]\d|000[1-9])-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?$"
 _DATE = r"^\s*\d{4}-\d\d-\d\d"
+_FIRST_TIME = np.datetime64("0001-01-01", "us")
 _MAX_EXACT = 2**53  # the largest whole number up to which float64 is exact
 
 
@@ -99,9 +102,9 @@ def _parse_as(column: pa.Array, reader: ValueReader) -> pa.Array:
     texts = large_text(pa.chunked_array([column]))
     if reader.kind in TEXT_KINDS:
         return pa.array(_by_distinct(texts, reader.read, np.dtype(object)), pa.large_string())
-    if reader.kind not in _PARSERS:
+    if reader.kind not in PARSERS:
         return column
-    values, unread = _PARSERS[reader.kind](texts, reader.format)
+    values, unread = PARSERS[reader.kind](texts, reader.format)
     return column if unread.any() and not reader.format.coerce else pa.array(values, from_pandas=True)
 
 
@@ -227,7 +230,9 @@ def flag_array(flags: np.ndarray) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(flags == 1.0, mask=np.isnan(flags))])
 
 
-_PARSERS = {"numeric": parse_numbers, "datetime": parse_times, "boolean": parse_booleans}
+PARSERS: Mapping[Kind, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
+    "numeric": parse_numbers, "datetime": parse_times, "boolean": parse_booleans,
+}  # fmt: skip
 
 
 def _read(
@@ -238,6 +243,11 @@ def _read(
     read = np.full(count, np.nan if dtype.kind == "f" else np.datetime64("NaT", "us"), dtype=dtype)
     unread = np.zeros(count, dtype=bool)
     rest = pc.is_valid(values).to_numpy()
+    if fast:
+        with contextlib.suppress(pa.ArrowInvalid):  # a text that is not plain
+            read = _parse_plain(values, fast[1])
+            rest &= ~np.isfinite(read)
+            fast = None
     if fast:  # the texts that match a pattern are parsed by Arrow
         pattern, kind = fast
         trimmed = pc.ascii_trim_whitespace(values)
@@ -252,6 +262,18 @@ def _read(
         read[rest] = _by_distinct(others, reader.read, dtype)
         unread[rest] = _by_distinct(others, reader.misfits, np.dtype(bool))
     return (read + 0.0 if dtype.kind == "f" else read), unread  # -0.0 is 0.0
+
+
+def _parse_plain(values: pa.ChunkedArray, kind: pa.DataType) -> np.ndarray:
+    """All numbers or times at once. What is not finite is to be read again: it may be an overflow or another text.
+
+    Raises:
+        pa.ArrowInvalid: a text is not plain, or has spaces around it.
+    """
+    read: np.ndarray = values.cast(kind).to_numpy().copy()
+    if kind != pa.float64():
+        read[read < _FIRST_TIME] = np.datetime64("NaT")  # Arrow reads the year 0
+    return read
 
 
 def _by_distinct(values: pa.ChunkedArray, read: Callable[[Any], Any], dtype: np.dtype[Any]) -> np.ndarray:

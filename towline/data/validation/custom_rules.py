@@ -8,19 +8,22 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from towline.config import Frozen, Severity, TrainingConfig
 from towline.data.schema import notation
-from towline.data.schema.contract import Column, Contract
+from towline.data.schema.contract import Column, Contract, Label
 from towline.data.schema.values import LARGEST
+from towline.data.snapshot import SnapshotColumns, Table, take_rows
 from towline.data.sources import Dataset
+from towline.data.validation import streaming
 from towline.data.validation.leakage import find_leaks
 
 EXAMPLES = 5
+HIDDEN = "***"  # replaces values of columns with personal data in examples
 MAX_UNMATCHED = 0.05  # share of rows without an entry in a lookup
 
 
@@ -62,19 +65,32 @@ def show_value(value: object) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def example_rows(table: pd.DataFrame, columns: Sequence[str], rows: Iterable[int]) -> tuple[str, ...]:
-    """Up to five examples such as ``row 12: -3``; ``rows`` are positions from 0, numbers in the text count from 1."""
-    texts = []
-    for row in list(rows)[:EXAMPLES]:
-        values = [show_value(table[name].iloc[row]) for name in columns[:EXAMPLES]]
-        named = [f"{name} {value}" for name, value in zip(columns, values, strict=False)]
-        texts.append(f"row {row + 1}: " + ", ".join(values if len(columns) == 1 else named))
-    return tuple(texts)
+class RowExamples(NamedTuple):
+    """Shows values of rows in rules; those of columns with personal data are hidden.
+
+    Attributes:
+        table: the snapshot.
+        hidden: the columns with personal data.
+    """
+
+    table: Table
+    hidden: frozenset[str] = frozenset()
+
+    def show(self, columns: Sequence[str], rows: Iterable[int]) -> tuple[str, ...]:
+        """Up to five examples such as ``row 12: -3``; ``rows`` are positions from 0, numbers in the text from 1."""
+        first, names = list(rows)[:EXAMPLES], list(columns)[:EXAMPLES]
+        if not first:
+            return ()
+        selected, texts = take_rows(self.table, np.array(first), names), []
+        for place, row in enumerate(first):
+            values = [HIDDEN if name in self.hidden else show_value(selected[name].iloc[place]) for name in names]
+            named = [f"{name} {value}" for name, value in zip(names, values, strict=True)]
+            texts.append(f"row {row + 1}: " + ", ".join(values if len(columns) == 1 else named))
+        return tuple(texts)
 
 
 def check_rules(
-    table: pd.DataFrame,
-    masked: pd.DataFrame,
+    examples: RowExamples,
     contract: Contract,
     config: TrainingConfig,
     *,
@@ -84,15 +100,15 @@ def check_rules(
     """Checks all rules of this module.
 
     Args:
-        table: the snapshot.
-        masked: the same table without values of columns with personal data; examples are taken from it.
+        examples: the snapshot, of which examples are shown.
         contract: of the table.
         config: of the pipeline.
         allowed_leaks: columns that are known not to be leaks.
         previous: the champion's contract; None if no version serves.
     """
+    table = examples.table
     levels = _find_lookalikes(table, contract)
-    infinities = _find_infinities(table, masked, contract)
+    infinities = _find_infinities(examples, contract)
     leaks = _find_leaks(table, contract, config.seed, set(allowed_leaks))
     features = len(contract.feature_columns)
     rules = [
@@ -100,7 +116,7 @@ def check_rules(
         *_find_notations(table, contract, config),
         *_or_passed(infinities, "values_finite", "no number is too large"),
         *_check_class_sizes(table, contract, config.cross_validation.folds + 1),
-        _check_duplicates(table, masked, contract),
+        _check_duplicates(examples, contract),
         *_or_passed(leaks, "no_leak", "no column gives the target away"),
         *_check_lookups(contract),
         Rule(
@@ -121,7 +137,7 @@ def _or_passed(violations: Iterable[Rule], rule: str, detail: str, severity: Sev
     return list(violations) or [Rule(rule=rule, severity=severity, passed=True, detail=detail)]
 
 
-def _share(rows: int, table: pd.DataFrame) -> dict[str, Any]:
+def _share(rows: int, table: Table) -> dict[str, Any]:
     """``count`` and ``share`` of a rule that so many rows break."""
     return {"count": rows, "share": rows / max(len(table), 1)}
 
@@ -142,7 +158,7 @@ def check_dataset(dataset: Dataset) -> Iterator[Rule]:
         yield Rule(rule="rows_labelled", severity="warn", count=rows, share=share, detail=detail)
 
 
-def _find_leaks(table: pd.DataFrame, contract: Contract, seed: int, allowed: set[str]) -> Iterator[Rule]:
+def _find_leaks(table: Table, contract: Contract, seed: int, allowed: set[str]) -> Iterator[Rule]:
     for leak in find_leaks(table, contract, seed):
         if not set(leak.columns) <= allowed:
             derived = {column.name for column in contract.derived}
@@ -153,12 +169,12 @@ def _find_leaks(table: pd.DataFrame, contract: Contract, seed: int, allowed: set
             yield Rule(rule=f"no_leak_by_{leak.kind}", column=columns, severity=severity, detail=detail)
 
 
-def _find_lookalikes(table: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
+def _find_lookalikes(table: Table, contract: Contract) -> Iterator[Rule]:
     """Levels and classes that differ in case or spaces alone; a model treats them as different levels."""
     for column in contract.columns:
-        if column.role == "ignored" or column.kind != "category" or table[column.name].dtype.kind in "biuf":
+        if column.role == "ignored" or column.kind != "category" or (values := table[column.name]).dtype.kind in "biuf":
             continue
-        counts = table[column.name].dropna().astype(str).value_counts()
+        counts = values.dropna().astype(str).value_counts()
         groups: dict[str, list[str]] = {}
         for level in counts.index:
             groups.setdefault(" ".join(unicodedata.normalize("NFKC", level).casefold().split()), []).append(level)
@@ -176,12 +192,12 @@ def _find_lookalikes(table: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
             )
 
 
-def _find_notations(table: pd.DataFrame, contract: Contract, config: TrainingConfig) -> Iterator[Rule]:
+def _find_notations(table: Table, contract: Contract, config: TrainingConfig) -> Iterator[Rule]:
     """Text that is numbers or dates in a notation that the config does not name."""
     for column in contract.columns:
-        values = table[column.name]
         if column.kind not in ("category", "text") or column.name in config.data.columns or column.role == "target":
             continue
+        values = table[column.name]
         if values.dtype.kind in "biufM" or (detected := notation.detect_notation(values)) is None:
             continue
         use = f"left out ({column.note})" if column.role == "ignored" else f"a {column.kind}"
@@ -192,13 +208,12 @@ def _find_notations(table: pd.DataFrame, contract: Contract, config: TrainingCon
         yield Rule(rule="notation", column=column.name, severity="warn", detail=detail)
 
 
-def _find_infinities(table: pd.DataFrame, masked: pd.DataFrame, contract: Contract) -> Iterator[Rule]:
-    detail = f"values are within ±{LARGEST:g}; write null for unknown"
-    for name in (column.name for column in contract.columns if table[column.name].dtype.kind == "f"):
-        rows = np.flatnonzero(np.abs(table[name].to_numpy()) > LARGEST)
-        if len(rows):
-            examples = example_rows(masked, [name], rows.tolist())
-            yield Rule(rule="values_finite", column=name, examples=examples, detail=detail, **_share(len(rows), table))
+def _find_infinities(examples: RowExamples, contract: Contract) -> Iterator[Rule]:
+    table, detail = examples.table, f"values are within ±{LARGEST:g}; write null for unknown"
+    for name in (column.name for column in contract.columns):
+        if (values := table[name]).dtype.kind == "f" and len(rows := np.flatnonzero(np.abs(values) > LARGEST)):
+            shown = examples.show([name], rows.tolist())
+            yield Rule(rule="values_finite", column=name, examples=shown, detail=detail, **_share(len(rows), table))
 
 
 def _check_lookups(contract: Contract) -> Iterator[Rule]:
@@ -215,11 +230,14 @@ def _check_lookups(contract: Contract) -> Iterator[Rule]:
         )
 
 
-def _check_class_sizes(table: pd.DataFrame, contract: Contract, minimum: int) -> Iterator[Rule]:
+def _check_class_sizes(table: Table, contract: Contract, minimum: int) -> Iterator[Rule]:
     """Warns of rare classes; an error if fewer than two classes have the rows that cross-validation needs."""
     if contract.task == "regression":
         return
-    counts = Counter(contract.labels(table).tolist())
+    distinct = table[contract.target].value_counts().rename_axis(contract.target).reset_index(name="rows")
+    counts = Counter[Label]()
+    for label, rows in zip(contract.labels(distinct), distinct["rows"], strict=True):
+        counts[label] += int(rows)
     small = sorted((rows, show_value(label)) for label, rows in counts.items() if rows < minimum)
     detail = f"each class has at least {minimum} rows: one for each of {minimum - 1} folds, one for the holdout"
     if small:
@@ -235,21 +253,28 @@ def _check_class_sizes(table: pd.DataFrame, contract: Contract, minimum: int) ->
     )
 
 
-def _check_duplicates(table: pd.DataFrame, masked: pd.DataFrame, contract: Contract) -> Rule:
-    # few rows are equal in the eight columns with the most levels: only these rows are compared in all columns
-    columns = [column.name for column in sorted(contract.columns, key=lambda column: -column.levels)[:8]]
-    similar = table[table.duplicated(columns, keep=False)]
-    duplicates = np.zeros(len(table), dtype=bool)
-    duplicates[similar.index[similar.duplicated()]] = True
-    rows = np.flatnonzero(duplicates)
+def _check_duplicates(examples: RowExamples, contract: Contract) -> Rule:
+    table = examples.table
+    count, rows = (
+        streaming.find_copies(table) if isinstance(table, SnapshotColumns) else _find_copies_in_memory(table, contract)
+    )
     return Rule(
         rule="rows_distinct",
         severity="warn",
-        passed=not len(rows),
-        examples=example_rows(masked, list(masked.columns), rows.tolist()),
+        passed=not count,
+        examples=examples.show(list(table.columns), rows),
         detail="no row is in the table twice",
-        **_share(len(rows), table),
+        **_share(count, table),
     )
+
+
+def _find_copies_in_memory(table: pd.DataFrame, contract: Contract) -> tuple[int, list[int]]:
+    """The number of rows that are equal to an earlier one, and the first of them."""
+    # few rows are equal in the eight columns with the most levels: only these rows are compared in all columns
+    columns = [column.name for column in sorted(contract.columns, key=lambda column: -column.levels)[:8]]
+    similar = table[table.duplicated(columns, keep=False)]
+    copies = similar.index[similar.duplicated()]
+    return len(copies), sorted(copies[:EXAMPLES].tolist())
 
 
 def _find_column_changes(contract: Contract, config: TrainingConfig, previous: Contract) -> Iterator[Rule]:

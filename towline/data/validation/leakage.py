@@ -17,6 +17,7 @@ from threadpoolctl import ThreadpoolController
 from towline.config import Frozen
 from towline.data.date_features import compute_ages
 from towline.data.schema.contract import Contract
+from towline.data.snapshot import Table, take_rows
 
 SAMPLE_ROWS = 20_000
 MAX_CELLS = 8_000_000  # of the sample: a wide table has fewer rows
@@ -80,11 +81,11 @@ class _LeakageSample(NamedTuple):
 
 
 @np.errstate(all="ignore")
-def find_leaks(rows: pd.DataFrame, contract: Contract, seed: int) -> tuple[Leak, ...]:
+def find_leaks(table: Table, contract: Contract, seed: int) -> tuple[Leak, ...]:
     """Finds columns that leak the target.
 
     Args:
-        rows: the table with the target; rows without a target are left out.
+        table: the table with the target; rows without a target are left out.
         contract: roles and kinds of its columns; only features are examined.
         seed: of the sample and the folds.
 
@@ -93,11 +94,11 @@ def find_leaks(rows: pd.DataFrame, contract: Contract, seed: int) -> tuple[Leak,
         rows: scores would be random.
     """
     rng = np.random.default_rng(seed)
-    rows = rows.iloc[np.flatnonzero(rows[contract.target].notna())]
-    if len(rows) < 20 or not contract.feature_columns:
+    positions = np.flatnonzero(table[contract.target].notna())
+    if len(positions) < 20 or not contract.feature_columns:
         return ()
-    size = min(len(rows), SAMPLE_ROWS, max(2_000, MAX_CELLS // len(contract.feature_columns)))
-    rows = rows.iloc[np.sort(rng.choice(len(rows), size, replace=False))]
+    size = min(len(positions), SAMPLE_ROWS, max(2_000, MAX_CELLS // len(contract.feature_columns)))
+    rows = take_rows(table, positions[np.sort(rng.choice(len(positions), size, replace=False))])
     labels = contract.labels(rows)
     classes, codes = np.unique(labels.astype(str) if labels.dtype == object else labels, return_inverse=True)
     regression = contract.task == "regression"

@@ -8,10 +8,11 @@ import datetime as dt
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from towline import files
@@ -19,16 +20,17 @@ from towline.config import Frozen, Severity, TrainingConfig, ValidationConfig, s
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.values import parse_number
-from towline.data.validation import custom_rules
-from towline.data.validation.custom_rules import Rule
+from towline.data.snapshot import SnapshotColumns, Table, select_columns, take_rows
+from towline.data.validation import custom_rules, streaming
+from towline.data.validation.custom_rules import RowExamples, Rule
+from towline.data.validation.streaming_rules import RuleResult, named_columns
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, DataValidationError
 from towline.html import render_page
 
 GE_SEVERITY: Mapping[Severity, str] = {"error": "critical", "warn": "warning"}
-HIDDEN = "***"  # replaces values of columns with personal data in examples
+SAMPLE_ROWS = 100_000  # of a large table, which Great Expectations sees too
 MAX_LINES = 12  # of an error, so that it fits on one screen
-_EVALUATED_COLUMNS = ("column", "column_A", "column_B")  # keyword arguments of expectations that name a column
 _PAGE = Path(__file__).with_name("data_docs.html.jinja")
 
 
@@ -65,7 +67,7 @@ def validate_table(
         ConfigError: a rule or expectation cannot be evaluated; names its place in the config.
         DataValidationError: a rule with the severity error failed; one detail line for each.
     """
-    table = work.table()
+    table = work.columns()
     contract = infer_contract(table, config, work.dataset.formats, work.lookups(config))
     _check_privacy(contract, config)
     work.save(Contract.FILE, contract)
@@ -73,16 +75,16 @@ def validate_table(
     work.save_json("suite.json", {"name": config.name, "expectations": expectations})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation warnings of libraries about each other
-        pii = frozenset(column.name for column in contract.columns if column.pii)
-        masked = table.assign(**dict.fromkeys(pii, HIDDEN))
+        examples = RowExamples(table, frozenset(column.name for column in contract.columns if column.pii))
         allowed = declared.allow_leaks
+        evaluated, notes = _evaluate(table, examples, expectations, config.seed)
         rules = [
-            *_evaluate(table, masked, pii, expectations),
-            *custom_rules.check_rules(table, masked, contract, config, allowed_leaks=allowed, previous=previous),
+            *evaluated,
+            *custom_rules.check_rules(examples, contract, config, allowed_leaks=allowed, previous=previous),
             *custom_rules.check_dataset(work.dataset),
         ]
     columns = (*contract.columns, *contract.derived)
-    notes = [f"{column.name}: left out, {column.note}" for column in columns if column.note]
+    notes += [f"{column.name}: left out, {column.note}" for column in columns if column.note]
     rules.sort(key=lambda rule: (rule.passed, rule.severity))
     lines = [rule.line() for rule in rules if rule.result == "failed"]
     warned = sum(rule.result == "warned" for rule in rules)
@@ -241,7 +243,7 @@ def _expect_user_expectations(contract: Contract, rules: ValidationConfig) -> It
     kinds: dict[str, str] = {column.name: column.kind for column in contract.columns}
     for number, expectation in enumerate(rules.expectations):
         type_, where, kwargs = expectation.type, f"validation.expectations[{number}]", dict(expectation.kwargs)
-        for name in _named_columns(kwargs):
+        for name in named_columns(kwargs):
             if name not in kinds:
                 remedy = suggest(name, kinds)
                 raise ConfigError(
@@ -257,12 +259,6 @@ def _expect_user_expectations(contract: Contract, rules: ValidationConfig) -> It
             raise ConfigError(f"min_value {low} is above max_value {high}", where=where, remedy="swap them")
         detail = ", ".join(f"{key} {value}" for key, value in kwargs.items() if key != "column")
         yield _expect(type_, detail, expectation.severity, where, **kwargs)
-
-
-def _named_columns(kwargs: Mapping[str, Any]) -> list[str]:
-    """The columns that an expectation's keyword arguments name."""
-    names = [kwargs.get(key) for key in _EVALUATED_COLUMNS] + list(kwargs.get("column_list") or ())
-    return [str(name) for name in names if name is not None]
 
 
 def _between(
@@ -301,14 +297,63 @@ def _times(value: Any, where: str) -> Any:
 
 
 def _evaluate(
-    table: pd.DataFrame, masked: pd.DataFrame, pii: frozenset[str], expectations: Sequence[dict[str, Any]]
-) -> list[Rule]:
-    """Runs Great Expectations in memory, without output; examples are taken from the ``masked`` table."""
+    table: Table, examples: RowExamples, expectations: Sequence[dict[str, Any]], seed: int
+) -> tuple[list[Rule], list[str]]:
+    """The rule of each expectation, and notes.
+
+    A table in memory is evaluated by Great Expectations. Of a large one, the pass of ``streaming`` evaluates what it
+    can; Great Expectations gets the columns of the other expectations, and a sample.
+    """
+    built = _build(expectations)
+    if not isinstance(table, SnapshotColumns):
+        results, notes = _run_great_expectations(table, built, expectations, examples), []
+    else:
+        results = streaming.check_table(table, expectations)
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for number in sorted(set(range(len(expectations))) - results.keys()):
+            groups.setdefault(_read_columns(expectations[number]["kwargs"], table.columns), []).append(number)
+        for names, numbers in groups.items():
+            frame = select_columns(table, names) if names else take_rows(table, np.zeros(0, np.int64))
+            part = [expectations[number] for number in numbers]
+            results |= _run_great_expectations(frame, [built[number] for number in numbers], part, examples)
+        notes = [_compare_with_sample(table, built, expectations, examples, seed)]
+    rules = [_to_rule(examples, expectation, results[number]) for number, expectation in enumerate(expectations)]
+    return rules, notes
+
+
+def _read_columns(kwargs: Mapping[str, Any], columns: Iterable[str]) -> tuple[str, ...]:
+    """The columns that an expectation reads: those it names, and those that occur in its condition."""
+    condition = str(kwargs.get("row_condition") or "")
+    return tuple(name for name in columns if name in named_columns(kwargs) or name in condition)
+
+
+def _compare_with_sample(
+    table: SnapshotColumns,
+    built: Sequence[Any],
+    expectations: Sequence[dict[str, Any]],
+    examples: RowExamples,
+    seed: int,
+) -> str:
+    """Evaluates the suite on a sample by Great Expectations; a note with its verdicts."""
+    rows = min(SAMPLE_ROWS, len(table))
+    positions = np.sort(np.random.default_rng(seed).choice(len(table), rows, replace=False))
+    results = _run_great_expectations(table.take(positions), built, expectations, examples)
+    passed = sum(result.passed for result in results.values())
+    return (
+        f"verdicts and counts are of all {len(table):,} rows, in one pass; on a sample of {rows:,} rows "
+        f"Great Expectations passes {passed} of {len(results)} expectations"
+    )
+
+
+def _build(expectations: Sequence[dict[str, Any]]) -> list[Any]:
+    """The expectations as objects of Great Expectations.
+
+    Raises:
+        ConfigError: there is no such expectation, or its arguments are invalid.
+    """
     logger = logging.getLogger("great_expectations")
     if not logger.handlers:  # else Python prints its warnings on stderr
         logger.addHandler(logging.NullHandler())
-    import great_expectations as gx
-    from great_expectations.data_context.types.base import ProgressBarsConfig
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
     from great_expectations.expectations.registry import list_registered_expectation_implementations
 
@@ -324,44 +369,67 @@ def _evaluate(
         except (ValueError, TypeError, KeyError) as error:  # pydantic's ValidationError is a ValueError
             what, details = f"{type_} has invalid kwargs", tuple(line.strip() for line in str(error).splitlines()[1:7])
             raise ConfigError(what, where=where, remedy="correct its kwargs", details=details) from None
+    return built
+
+
+def _run_great_expectations(
+    table: pd.DataFrame, built: Sequence[Any], expectations: Sequence[dict[str, Any]], examples: RowExamples
+) -> dict[int, RuleResult]:
+    """Runs Great Expectations in memory, without output; the results by the number of the expectation.
+
+    Raises:
+        ConfigError: an expectation cannot be evaluated.
+    """
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     asset = context.data_sources.add_pandas("towline").add_dataframe_asset("table")
     batch = asset.add_batch_definition_whole_dataframe("rows").get_batch({"dataframe": table})
     outcome: Any = batch.validate(
-        gx.ExpectationSuite(name="towline", expectations=built),
+        gx.ExpectationSuite(name="towline", expectations=list(built)),
         result_format={"result_format": "SUMMARY", "partial_unexpected_count": custom_rules.EXAMPLES},
     )
     results = {result.expectation_config.meta["towline"]["id"]: result for result in outcome.results}
-    return [_to_rule(masked, pii, expectation, results[number]) for number, expectation in enumerate(expectations)]
+    for expectation in expectations:
+        meta, kwargs = expectation["meta"]["towline"], expectation["kwargs"]
+        if (message := _exception_message(results[meta["id"]].exception_info)) is not None:
+            hidden = not examples.hidden.isdisjoint(named_columns(kwargs))
+            raise ConfigError(
+                f"{expectation['type']} could not be evaluated" + ("" if hidden else f": {message.strip()[:300]}"),
+                where=f"{meta['where']}, column {kwargs.get('column')!r}",
+                remedy="check that its kwargs fit the type of the column",
+            )
+    return {number: _read_result(result) for number, result in results.items()}
 
 
-def _to_rule(masked: pd.DataFrame, pii: frozenset[str], expectation: Mapping[str, Any], result: Any) -> Rule:
-    kwargs, meta = expectation["kwargs"], expectation["meta"]["towline"]
-    columns = _named_columns(kwargs)
-    hidden = not pii.isdisjoint(columns)
-    if (message := _exception_message(result.exception_info)) is not None:
-        raise ConfigError(
-            f"{expectation['type']} could not be evaluated" + ("" if hidden else f": {message.strip()[:300]}"),
-            where=f"{meta['where']}, column {kwargs.get('column')!r}",
-            remedy="check that its kwargs fit the type of the column",
-        )
+def _read_result(result: Any) -> RuleResult:
     details = result.result
-    count = int(details.get("unexpected_count") or 0)
-    rows = [int(row) for row in details.get("partial_unexpected_index_list") or ()]
-    detail = meta["detail"]
-    if (observed := details.get("observed_value")) is not None and not isinstance(observed, list) and not hidden:
-        detail += f"; observed {custom_rules.show_value(observed)}"
-    if missing := (details.get("details") or {}).get("mismatched", {}).get("missing"):
-        detail += f"; missing {', '.join(map(repr, missing))}"
+    observed = details.get("observed_value")
+    return RuleResult(
+        passed=bool(result.success),
+        broken=int(details.get("unexpected_count") or 0),
+        rows=tuple(int(row) for row in details.get("partial_unexpected_index_list") or ()),
+        observed=None if isinstance(observed, list) else observed,
+        missing=tuple((details.get("details") or {}).get("mismatched", {}).get("missing") or ()),
+    )
+
+
+def _to_rule(examples: RowExamples, expectation: Mapping[str, Any], result: RuleResult) -> Rule:
+    columns, detail = named_columns(expectation["kwargs"]), expectation["meta"]["towline"]["detail"]
+    if result.observed is not None and examples.hidden.isdisjoint(columns):
+        detail += f"; observed {custom_rules.show_value(result.observed)}"
+    if result.missing:
+        detail += f"; missing {', '.join(map(repr, result.missing))}"
     return Rule(
         rule=expectation["type"],
         column=", ".join(columns) or None,
         severity="error" if expectation["severity"] == GE_SEVERITY["error"] else "warn",
-        passed=bool(result.success),
-        count=count,
-        share=count / max(len(masked), 1),
-        examples=() if result.success else custom_rules.example_rows(masked, columns, rows),
+        passed=result.passed,
+        count=result.broken,
+        share=result.broken / max(len(examples.table), 1),
+        examples=() if result.passed else examples.show(columns, result.rows),
         detail=detail,
     )
 

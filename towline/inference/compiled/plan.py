@@ -1,5 +1,7 @@
 """A plan is a fitted pipeline in the form of lookup tables, which NumPy evaluates without scikit-learn.
 
+Columns are arrays; those of a category or text may also be a ``CodedColumn``.
+
 Each input column of the model has a *slot*: a lookup from the column's value to a row of a table. What the rows hold
 depends on the scorer:
 
@@ -25,11 +27,20 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from towline.data.coded_column import CodedColumn
 from towline.data.date_features import compute_age, compute_ages
 from towline.data.text_features import TextProjection
 from towline.errors import DataError
 from towline.training.calibration import Calibration
-from towline.training.link_functions import add, expit, exponential, softmax
+from towline.training.link_functions import (
+    add,
+    add_columns,
+    expit,
+    exponential,
+    exponentials,
+    softmax,
+    softmax_rows,
+)
 
 LinkFunction = Literal["identity", "exp", "expit", "softmax", "mean", "probability"]
 NULL, UNKNOWN_LEVEL = 0, 1  # rows of a category's table; in a calendar table row 0 is null too
@@ -50,7 +61,7 @@ class FeatureLookup(Protocol):
     @property
     def column(self) -> int: ...
     def index(self, value: Any) -> int: ...
-    def indices(self, values: np.ndarray) -> np.ndarray: ...
+    def indices(self, values: Any) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -90,9 +101,11 @@ class CategoryLookup:
     def index(self, value: str | None) -> int:
         return self.keys.get(value, UNKNOWN_LEVEL)
 
-    def indices(self, values: np.ndarray) -> np.ndarray:
-        rows = [self.keys.get(value, UNKNOWN_LEVEL) if isinstance(value, str) else NULL for value in values]
-        return np.array(rows, dtype=np.intp)
+    def indices(self, values: Any) -> np.ndarray:
+        levels = values.levels if isinstance(values, CodedColumn) else values
+        rows = [self.keys.get(value, UNKNOWN_LEVEL) if isinstance(value, str) else NULL for value in levels]
+        indices = np.array(rows, dtype=np.intp)
+        return indices[values.codes] if isinstance(values, CodedColumn) else indices
 
 
 @dataclass(frozen=True)
@@ -148,15 +161,19 @@ class TextColumns(NamedTuple):
         features: list[float] = self.projection.encode(row[self.column]).tolist()
         return features
 
-    def arrays(self, columns: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
-        return self.projection.encode_column(columns[self.column].tolist()).T
+    def arrays(self, columns: Sequence[Any]) -> Iterable[np.ndarray]:
+        column = columns[self.column]
+        if isinstance(column, CodedColumn):
+            features: np.ndarray = self.projection.encode_column(column.levels.tolist())[column.codes].T
+            return features
+        return self.projection.encode_column(column.tolist()).T
 
 
 class RawScorer(Protocol):
     """Computes raw scores, (n, outputs), of canonical rows or of canonical columns."""
 
     def score_rows(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]: ...
-    def score_columns(self, columns: Sequence[np.ndarray]) -> np.ndarray: ...
+    def score_columns(self, columns: Sequence[Any]) -> np.ndarray: ...
 
 
 class LinearTerm(NamedTuple):
@@ -196,20 +213,20 @@ class LinearSum:
                 total[k] += share[k]
         return total
 
-    def score_columns(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+    def score_columns(self, columns: Sequence[Any]) -> np.ndarray:
         total = np.repeat(self.start[None, :], len(columns[0]), axis=0)
         for term in self._terms(columns):
             total += term
         return total
 
-    def sum_of_absolute_terms(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+    def sum_of_absolute_terms(self, columns: Sequence[Any]) -> np.ndarray:
         """(n, outputs) sums of the terms' absolute values, to which rounding errors are relative."""
         total = np.repeat(np.abs(self.start)[None, :], len(columns[0]), axis=0)
         for term in self._terms(columns):
             total += np.abs(term)
         return total
 
-    def _terms(self, columns: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    def _terms(self, columns: Sequence[Any]) -> Iterator[np.ndarray]:
         for slot, rows, slope in self.shares:
             values = columns[slot.column]
             if slope is None:
@@ -269,7 +286,7 @@ class BitmaskForest:
         raw: list[list[float]] = self._sum(np.bitwise_and.reduce(masks, axis=1)).tolist()
         return raw
 
-    def score_columns(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+    def score_columns(self, columns: Sequence[Any]) -> np.ndarray:
         total = np.empty((len(columns[0]), len(self.start)))
         places = [begin + slot.indices(columns[slot.column]) for slot, begin in self._slots]
         for begin in range(0, len(total), CHUNK_ROWS):
@@ -353,7 +370,7 @@ class TraversedForest:
         raw: list[list[float]] = self._sum(design).tolist()
         return raw
 
-    def score_columns(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+    def score_columns(self, columns: Sequence[Any]) -> np.ndarray:
         design = np.zeros((len(columns[0]), self.width))
         for slot, at, rows, number in self.vectors:
             values = columns[slot.column]
@@ -423,6 +440,12 @@ class OutputTransform:
             return exponential(raw)
         return raw / self.trees if self.link == "mean" else raw
 
+    def values(self, raw: np.ndarray) -> np.ndarray:
+        """(n,) the values of raw scores, each as ``value`` gives it."""
+        if self.link == "exp":
+            return exponentials(raw)
+        return raw / self.trees if self.link == "mean" else raw
+
     def label(self, raw: Sequence[float]) -> tuple[int, list[float]]:
         """Position of the class in the contract, and the probabilities in the contract's order."""
         shares = self._probabilities(raw)
@@ -435,6 +458,29 @@ class OutputTransform:
         else:
             best = _argmax(raw if self.by_score else shares)
         return self.order[best], self._in_contract_order(shares)
+
+    def labels(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (n,) int64 and probabilities (n, classes) of raw scores (n, outputs), each row as by ``label``."""
+        if not np.isfinite(raw).all():  # how Python compares NaN depends on the order
+            rows = [self.label(scores) for scores in raw.tolist()]
+            positions = np.array([position for position, _ in rows], dtype=np.int64)
+            return positions, np.array([shares for _, shares in rows]).reshape(len(rows), self.classes)
+        shares = self._all_probabilities(raw)
+        ordered = np.zeros((len(raw), self.classes))
+        ordered[:, self.order] = shares / add_columns(shares)[:, None]
+        if self.calibration is not None:
+            ordered = self.calibration.calibrate_rows(ordered)
+            if self.threshold is None:
+                return ordered.argmax(axis=1), ordered
+            positive = self.order[self.positive]
+            return np.where(ordered[:, positive] >= self.threshold, positive, 1 - positive), ordered
+        if self.threshold is not None:
+            best = np.where(shares[:, self.positive] >= self.threshold, self.positive, 1 - self.positive)
+        elif self.by_score and raw.shape[1] == 1:
+            best = (raw[:, 0] > 0).astype(np.int64)
+        else:
+            best = (raw if self.by_score else shares).argmax(axis=1)
+        return np.asarray(self.order, dtype=np.int64)[best], ordered
 
     def _calibrated_label(self, probabilities: list[float]) -> tuple[int, list[float]]:
         """The class of calibrated probabilities, which are in the contract's order."""
@@ -459,6 +505,15 @@ class OutputTransform:
         if self.link == "probability":
             return list(raw)
         return [score / self.trees for score in raw] if self.link == "mean" else softmax(raw)
+
+    def _all_probabilities(self, raw: np.ndarray) -> np.ndarray:
+        """(n, classes of the model) as ``_probabilities`` of each row."""
+        if self.link == "expit":
+            positive = 1 / (1 + exponentials(-raw[:, 0]))
+            return np.column_stack([1 - positive, positive])
+        if self.link == "probability":
+            return raw
+        return raw / self.trees if self.link == "mean" else softmax_rows(raw)
 
 
 @dataclass(frozen=True)
@@ -485,6 +540,8 @@ class Plan:
             columns = {slot.column for slot, _ in scorer.masks}
         elif isinstance(scorer, TraversedForest):
             columns = {vector.slot.column for vector in scorer.vectors}
+        elif isinstance(scorer, WeightedMean):
+            columns = {column for part in scorer.parts for column in part.used_columns}
         for part in self.derived:
             columns |= {part.column} if isinstance(part, TextColumns) or part.time is None else {part.column, part.time}
         return frozenset(columns)
@@ -498,18 +555,14 @@ class Plan:
             return [(self.output.value(scores[0]), None) for scores in raw]
         return [self.output.label(scores) for scores in raw]
 
-    def derive(self, columns: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def derive(self, columns: Sequence[Any]) -> list[Any]:
         """The input columns, followed by the derived ones."""
         return [*columns, *(array for part in self.derived for array in part.arrays(columns))]
 
-    def predict_columns(self, columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    def predict_columns(self, columns: Sequence[Any]) -> tuple[np.ndarray, np.ndarray | None]:
         """Predictions of n rows: values (n,) float64, or positions (n,) int64 and probabilities (n, classes)."""
-        raw = self.scorer.score_columns(self.derive(columns)).tolist()
-        if not self.output.classes:
-            return np.array([self.output.value(scores[0]) for scores in raw], dtype=np.float64), None
-        labels = [self.output.label(scores) for scores in raw]
-        positions = np.array([position for position, _ in labels], dtype=np.int64)
-        return positions, np.array([shares for _, shares in labels]).reshape(len(raw), self.output.classes)
+        raw = self.scorer.score_columns(self.derive(columns))
+        return self.output.labels(raw) if self.output.classes else (self.output.values(raw[:, 0]), None)
 
 
 class WeightedMean:
@@ -535,7 +588,7 @@ class WeightedMean:
                     total[k] += weight * scores[k]
         return totals
 
-    def score_columns(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+    def score_columns(self, columns: Sequence[Any]) -> np.ndarray:
         total = np.zeros((len(columns[0]), len(self._outputs)))
         for part, weight in zip(self.parts, self.weights, strict=True):
             values, shares = part.predict_columns(columns)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from towline.data.coded_column import CanonicalColumn
 from towline.data.schema.contract import Contract
 from towline.data.schema.rows import Row, RowReader
 from towline.inference.compiled.plan import Plan
@@ -28,7 +29,7 @@ class CompiledScorer:
 
     def predict_rows(self, rows: Sequence[Row]) -> RowPredictions:
         if len(rows) > MAX_ROWWISE:
-            return to_row_predictions(self._columnwise(self._reader.columns(rows)))
+            return to_row_predictions(self.predict_columns(self._reader.columns(rows)))
         outputs = self.plan.predict_rows(rows)
         if not self._classes:
             return RowPredictions([value for value, _ in outputs], None)
@@ -38,9 +39,9 @@ class CompiledScorer:
         )
 
     def predict_frame(self, features: "pd.DataFrame") -> Predictions:
-        return self._columnwise([features[name].to_numpy() for name in self._columns])
+        return self.predict_columns([features[name].to_numpy() for name in self._columns])
 
-    def _columnwise(self, columns: Sequence[np.ndarray]) -> Predictions:
+    def predict_columns(self, columns: Sequence[CanonicalColumn]) -> Predictions:
         values, probabilities = self.plan.predict_columns(columns)
         if not self._classes:
             return Predictions(values)

@@ -17,6 +17,7 @@ import pyarrow as pa
 from towline.config import DriftConfig
 from towline.data.blocks import CELLS
 from towline.data.schema.contract import Column, Contract
+from towline.monitoring.drift.column_importance import ColumnImportance
 from towline.monitoring.drift.distances import distance, kolmogorov_smirnov
 from towline.monitoring.drift.histograms import CategoryCounts, ColumnStats, HistogramAccumulator
 from towline.monitoring.drift.row_checks import ClockCheck, RepeatedRows
@@ -65,11 +66,31 @@ def detect(
     Returns:
         A result for any rows whatsoever.
     """
-    rows = _CurrentRows(release, batches)
+    rows = WindowCounts(release)
+    for batch in batches:
+        rows.add(batch)
+    clock_results = clock.results(rows.inputs.rows) if clock else []
+    return judge(rows, config, start=start, end=end, columns=columns, clock_results=clock_results)
+
+
+def judge(
+    rows: "WindowCounts",
+    config: DriftConfig,
+    *,
+    start: dt.datetime | None = None,
+    end: dt.datetime | None = None,
+    columns: Collection[str] | None = None,
+    clock_results: Sequence[DriftCheckResult] = (),
+) -> DriftResult:
+    """The result of ``detect`` from the counts of a window; the other arguments are those of ``detect``."""
     count = rows.inputs.rows
-    clock_results = clock.results(count) if clock else []
     result = partial(
-        DriftResult, version=_version(release), rows=count, start=start, end=end, budget=config.false_alarms_per_year
+        DriftResult,
+        version=_version(rows.release),
+        rows=count,
+        start=start,
+        end=end,
+        budget=config.false_alarms_per_year,
     )
     features = [column for column in rows.contract.input_columns if columns is None or column.name in columns]
     checks = [*rows.unknown_columns(columns or ()), *(check for column in features for check in rows.schema(column))]
@@ -102,26 +123,33 @@ def detect(
             checks += _unseen_check(column, stats, simulation)
     ranked = tuple(sorted(checks, key=_nearness, reverse=True))
     state = "invalid_schema" if invalid else "drift" if any(check.alarm for check in ranked) else "ok"
-    return result(state=state, checks=ranked, reason=_join(_reason(ranked), clock_results))
+    if state != "drift":
+        return result(state=state, checks=ranked, reason=_join(_reason(ranked), clock_results))
+    importance = ColumnImportance.read(rows.release, rows.contract)
+    share = importance.share({check.column for check in ranked if check.alarm})
+    reason = _join(_reason(ranked, importance), clock_results)
+    return result(state=state, checks=ranked, reason=reason, importance=share)
 
 
-class _CurrentRows:
+class WindowCounts:
     """The rows of a window, counted, beside the reference of the release."""
 
-    def __init__(self, release: Path, batches: Iterable[pa.Table | pa.RecordBatch]) -> None:
-        self.contract, self.reference = Contract.read(release), read_reference(release)
+    def __init__(self, release: Path) -> None:
+        self.release, self.contract, self.reference = release, Contract.read(release), read_reference(release)
         self.inputs = HistogramAccumulator(self.reference.profile, self.contract)
         self.outputs = HistogramAccumulator(self.reference.answers, _output_contract(self.reference))
         self.repeated = RepeatedRows(self.contract.input_columns)
         self.present: set[str] = set()
         self.duplicated: set[str] = set()
-        for batch in batches:
-            names = batch.schema.names
-            self.present.update(names)
-            self.duplicated.update(name for name in names if names.count(name) > 1)
-            self.inputs.add(batch)
-            self.outputs.add(batch)
-            self.repeated.add(batch)
+
+    def add(self, batch: pa.Table | pa.RecordBatch) -> None:
+        """Counts more rows."""
+        names = batch.schema.names
+        self.present.update(names)
+        self.duplicated.update(name for name in names if names.count(name) > 1)
+        self.inputs.add(batch)
+        self.outputs.add(batch)
+        self.repeated.add(batch)
 
     def unknown_columns(self, columns: Collection[str]) -> list[DriftCheckResult]:
         names = sorted(self.inputs.unknown_columns - {PREDICTION, PROBABILITY, *columns})[:MAX_UNKNOWN_COLUMNS]
@@ -266,15 +294,20 @@ def _nearness(check: DriftCheckResult) -> tuple[bool, bool, float]:
     return check.invalid, check.alarm, check.value / check.threshold if check.threshold else 0.0
 
 
-def _reason(ranked: Sequence[DriftCheckResult]) -> str:
+def _reason(ranked: Sequence[DriftCheckResult], importance: ColumnImportance | None = None) -> str:
+    """The first alarms, of drift those of the most important columns, and how much of the importance they all carry."""
     alarms = [check for check in ranked if check.invalid] or [check for check in ranked if check.alarm]
     if not alarms:
         nearest = next((check for check in ranked if check.threshold), None)
         return f"nearest to its threshold: {nearest.column}, {nearest.name}" if nearest else "nothing to compare"
+    share = importance.share({check.column for check in alarms}) if importance else None
+    if importance:
+        alarms.sort(key=lambda check: -(importance.share({check.column}) or 0.0))
     first = alarms[:_MAX_COLUMNS_IN_REASON]
     texts = [f"{check.column}: {check.name}" + (f" ({check.detail})" if check.detail else "") for check in first]
     more = f" and {len(alarms) - len(first)} more" if len(alarms) > len(first) else ""
-    return "; ".join(texts) + more
+    carried = "" if share is None else f"; the columns with an alarm carry {share:.0%} of the model's importance"
+    return "; ".join(texts) + more + carried
 
 
 def _join(reason: str, clock_results: Sequence[DriftCheckResult]) -> str:

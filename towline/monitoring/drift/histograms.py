@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,23 @@ class ColumnStats:
         """Number of valid values."""
         return self.rows - self.nulls - self.wrong_type
 
+    def merge(self, other: Mapping[str, Any]) -> None:
+        """Adds the statistics of other rows, as ``asdict`` gives them."""
+        self.rows += other["rows"]
+        self.nulls += other["nulls"]
+        self.wrong_type += other["wrong_type"]
+        if self.histogram is not None:
+            for name, value in other["histogram"].items():
+                added = np.asarray(value, dtype=np.int64) if name == "cells" else value
+                setattr(self.histogram, name, getattr(self.histogram, name) + added)
+        if self.categories is not None:
+            levels = other["categories"]
+            self.categories.counts.update(levels["counts"])
+            self.categories.other += levels["other"]
+            self.categories.unseen += levels["unseen"]
+            examples = dict.fromkeys([*self.categories.examples, *levels["examples"]])
+            self.categories.examples = list(examples)[:MAX_EXAMPLES]
+
 
 class HistogramAccumulator:
     """Counts rows on the grid of a profile, batch by batch.
@@ -117,6 +134,24 @@ class HistogramAccumulator:
                 for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
                     for start in range(0, len(chunk), CHUNK_ROWS):
                         counter.add(chunk.slice(start, CHUNK_ROWS))
+
+    def document(self) -> dict[str, Any]:
+        """The counts as JSON, for ``merge``."""
+        columns = {}
+        for name, stats in self.columns.items():
+            column = asdict(stats)
+            if stats.histogram is not None:
+                column["histogram"]["cells"] = stats.histogram.cells.tolist()
+            if stats.categories is not None:
+                column["categories"]["counts"] = dict(stats.categories.counts)  # asdict() counts the items
+            columns[name] = column
+        return {"rows": self.rows, "columns": columns}
+
+    def merge(self, document: Mapping[str, Any]) -> None:
+        """Adds the counts of other rows, as ``document`` gives them."""
+        self.rows += document["rows"]
+        for name, stats in self.columns.items():
+            stats.merge(document["columns"][name])
 
 
 class _Counter(ABC):

@@ -14,6 +14,7 @@ from towline.config.monitoring import LATENCY_BUCKETS_S
 from towline.errors import ReleaseError, TowlineError
 from towline.manifest import read_manifest
 from towline.monitoring.alerts.notifications import Alert, read_open_alerts
+from towline.monitoring.gain_evidence import GainVerdict
 from towline.monitoring.journal import Journal
 from towline.monitoring.results import DriftResult, QualityResult
 from towline.monitoring.slo import slo_history
@@ -42,6 +43,8 @@ class ModelMetricsSnapshot(Frozen):
         since: time from which the champion serves.
         trained: time of the champion's training.
         drift, quality: the last windows.
+        gain: whether a training pays; None if its gain was not measured.
+        min_gain: share of the loss that a training has to avoid.
         slo: the SLOs of its config; None if the config is not known.
         readable: whether the model's files could be read; if not, nothing else is known.
     """
@@ -52,6 +55,8 @@ class ModelMetricsSnapshot(Frozen):
     trained: dt.datetime | None = None
     drift: DriftResult | None = None
     quality: QualityResult | None = None
+    gain: GainVerdict | None = None
+    min_gain: float | None = None
     slos: tuple[SloStatus, ...] = ()
     alerts: tuple[Alert, ...] = ()
     flows: tuple[FlowTimes, ...] = ()
@@ -135,6 +140,8 @@ def take_snapshot(settings: Settings, model: str, entries: Sequence[Entry], now:
         trained=_training_time(settings, champion),
         drift=drift[-1] if drift else None,
         quality=quality[-1] if quality else None,
+        gain=summary.judge_champion_gain(journal, champion, entries, config, now),
+        min_gain=config.retrain.min_gain if config else None,
         slos=slos,
         alerts=read_open_alerts(settings.store, model),
         flows=tuple(_flow_times(last_runs.items(), config, since)),
@@ -191,6 +198,7 @@ _GAUGES = {
     "model_trained_timestamp_seconds": ("Time of the champion's training, since 1970.", ()),
     "drift_alarm": ("1 if a column has drifted or is invalid.", ("column",)),
     "drift_ratio": ("A column's largest ratio of value and threshold; 1 raises an alarm.", ("column",)),
+    "drift_importance": ("Share of the model's importance that the columns with an alarm carry.", ()),
     "drift_rows": ("Rows of the last window.", ()),
     "input_invalid": ("1 if the last window's input violates its contract.", ()),
     "quality": ("The metric on labels, in the last window.", ("metric",)),
@@ -201,6 +209,10 @@ _GAUGES = {
     "quality_degraded": ("1 if the quality of the last window is degraded.", ()),
     "quality_coverage": ("Share of the predictions due for a label that have one.", ()),
     "quality_estimate": ("The metric estimated without labels.", ("metric", "trusted")),
+    "retraining_gain": ("Share of the champion's loss that a training would avoid, as measured on labels.", ()),
+    "retraining_gain_required": ("The least gain that starts a training.", ()),
+    "retraining_gain_e_value": ("Evidence that the gain is not 0.", ()),
+    "retraining_pays": ("1 if the gain is at least the required one and the evidence sufficient.", ()),
     "slo_target": ("Share of requests that must be good.", ("objective",)),
     "slo_p95_seconds": ("Latency that 95 % of requests must not exceed.", ()),
     "slo_p95_edge_seconds": ("The bound of the service's histogram at or above it.", ()),
@@ -243,6 +255,11 @@ def _metrics(snapshot: ModelMetricsSnapshot, now: dt.datetime) -> Iterator[_Metr
         yield from _drift_metrics(snapshot.drift)
     if snapshot.quality is not None:
         yield from _quality_metrics(snapshot.quality)
+    if snapshot.gain is not None:
+        yield "retraining_gain", (), snapshot.gain.gain
+        yield "retraining_gain_required", (), snapshot.min_gain
+        yield "retraining_gain_e_value", (), snapshot.gain.e_value
+        yield "retraining_pays", (), snapshot.gain.pays
     yield from _slo_metrics(snapshot)
     for severity in ("page", "ticket"):
         yield "alerts_open", (severity,), sum(alert.severity == severity for alert in snapshot.alerts)
@@ -255,6 +272,7 @@ def _drift_metrics(drift: DriftResult) -> Iterator[_Metric]:
     yield "drift_rows", (), drift.rows
     if drift.state == "unknown":
         return
+    yield "drift_importance", (), drift.importance
     yield "input_invalid", (), drift.state == "invalid_schema"
     alarms: dict[str, bool] = {}
     ratios: dict[str, float] = {}

@@ -2,22 +2,25 @@
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from towline.config import Frozen, PipelineConfig, Settings
 from towline.errors import DataError, ReleaseError, TowlineError
 from towline.monitoring.alerts.notifications import read_open_alerts
+from towline.monitoring.gain_evidence import GainVerdict, find_last_training, judge_gain, select_windows
 from towline.monitoring.journal import Journal
-from towline.monitoring.results import DriftResult, QualityResult
+from towline.monitoring.results import DriftResult, GainResult, QualityResult
 from towline.monitoring.rollout_history import RolloutEvaluation, read_evaluations
 from towline.monitoring.slo.burn_rate import SloStatus
+from towline.promotion.approval_decision import ApprovalStatus, list_approvals
 from towline.registry.ledger import VERDICTS, Entry, Ledger, open_ledger
 from towline.registry.rollouts import ID_LENGTH, active_rollout
 from towline.training.evaluation.predictions import Interval
 
 MAX_WINDOWS = 60
+MAX_GAIN_WINDOWS = 12
 MAX_EVALUATIONS = 400  # of a rollout
 TRAFFIC_DAYS = 30
 MAX_EVENTS = 20
@@ -90,9 +93,12 @@ class ModelStatus(Frozen):
         at: time of the status.
         traffic: number of predictions by day in UTC, of the last 30 days; days without predictions are left out.
         drift, quality: windows of all versions, oldest first.
+        gain: windows in which the gain of a training was measured for the champion, oldest first.
+        gain_verdict: whether a training pays; None if it was not measured.
         events: newest first; decisions to do nothing are only counted, in ``idle_decisions``.
         alarms: severe ones first.
         mirror: what MLflow lacked, and whether it was repaired; empty if nothing.
+        approvals: versions that wait for approvals of people.
         rollout: the rollout that is under way in one line; empty without one.
         evaluations: of this rollout, or of the last one, oldest first.
         reports: end dates of the windows that have an Evidently report.
@@ -105,11 +111,14 @@ class ModelStatus(Frozen):
     slos: tuple[SloStatus, ...] = ()
     drift: tuple[DriftResult, ...] = ()
     quality: tuple[QualityResult, ...] = ()
+    gain: tuple[GainResult, ...] = ()
+    gain_verdict: GainVerdict | None = None
     events: tuple[ModelEvent, ...] = ()
     idle_decisions: int = 0
     flows: tuple[FlowStatus, ...] = ()
     alarms: tuple[StatusAlarm, ...] = ()
     mirror: str = ""
+    approvals: tuple[ApprovalStatus, ...] = ()
     rollout: str = ""
     evaluations: tuple[RolloutEvaluation, ...] = ()
     reports: tuple[dt.date, ...] = ()
@@ -160,8 +169,11 @@ def read_status(
         slos=_slo_statuses(journal, config, quality, now) if config else (),
         drift=tuple(drift[-MAX_WINDOWS:]),
         quality=tuple(quality[-MAX_WINDOWS:]),
+        gain=tuple(journal.gain(champion.version)[-MAX_GAIN_WINDOWS:]) if champion else (),
+        gain_verdict=judge_champion_gain(journal, champion, decisions, config, now),
         events=_events([entry for entry in entries if entry not in idle and entry.event != "registered"]),
         idle_decisions=len(idle),
+        approvals=tuple(each for each in list_approvals(settings, ledger, model) if each.state == "waiting"),
         rollout=rollout.describe() if rollout else "",
         evaluations=_last_evaluations(settings, model, entries),
         reports=_report_dates(journal.folder),
@@ -219,6 +231,31 @@ def parse_time(text: str) -> dt.datetime:
     """A time of the ledger or of a release, in UTC."""
     moment = dt.datetime.fromisoformat(text)
     return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
+
+
+def judge_champion_gain(
+    journal: Journal,
+    champion: Entry | None,
+    entries: Iterable[Entry],
+    config: PipelineConfig | None,
+    now: dt.datetime,
+) -> GainVerdict | None:
+    """Whether a training pays, from the measured windows of the champion; None if there are none.
+
+    Args:
+        journal: of the model.
+        champion: what serves.
+        entries: rows of the ledger with its decisions.
+        config: for the least gain.
+        now: of later trainings nothing is known.
+    """
+    if champion is None or config is None or "gain" not in config.retrain.triggers:
+        return None
+    decisions = (entry for entry in entries if entry.event == "decided")
+    windows = select_windows(
+        journal.gain(champion.version), parse_time(champion.time), find_last_training(decisions, now)
+    )
+    return judge_gain(windows, config.retrain.min_gain)
 
 
 def _report_dates(folder: Path) -> tuple[dt.date, ...]:

@@ -1,5 +1,6 @@
 """Predictions and metric values as data; this module needs no scikit-learn, so that serving can use it."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -88,4 +89,4 @@ def encode_labels(labels: np.ndarray, classes: tuple[Label, ...]) -> np.ndarray:
         [1, -1]
     """
     position = {label: index for index, label in enumerate(classes)}
-    return np.fromiter((position.get(label, -1) for label in labels), np.int64, len(labels))
+    return np.fromiter(map(position.get, labels.tolist(), itertools.repeat(-1)), np.int64, len(labels))

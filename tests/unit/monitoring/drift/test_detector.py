@@ -17,6 +17,7 @@ from towline.config import DriftConfig
 from towline.data.schema.contract import Contract
 from towline.errors import DataError
 from towline.inference.scorer import RowPredictions
+from towline.monitoring.drift.column_importance import ColumnImportance
 from towline.monitoring.drift.current_rows import read_log, read_table
 from towline.monitoring.drift.detector import detect
 from towline.monitoring.results import DriftResult
@@ -103,6 +104,30 @@ def test_a_changed_column_raises_an_alarm(release: Path, column: str, change: An
     assert (column, what) in checks_of(result)
     assert {name for name, _ in checks_of(result)} == {column} == {result.checks[0].column}
     assert column in result.reason
+
+
+def test_an_alarm_says_how_much_of_the_importance_the_columns_carry(release: Path) -> None:
+    """The target depends on the size alone; the reason names the most important column first."""
+    rows = window()
+    important = drift_of(release, rows.assign(size=rows["size"] + 20))
+    assert important.importance is not None
+    assert important.importance > 0.9
+    assert f"carry {important.importance:.0%} of the model's importance" in important.reason
+    minor = drift_of(release, rows.assign(price=rows["price"] * 9))
+    assert minor.importance is not None
+    assert minor.importance < 0.1
+    both = drift_of(release, rows.assign(price=rows["price"] * 9, size=rows["size"] + 20))
+    assert both.reason.startswith("size:")
+    assert drift_of(release, rows).importance is None
+
+
+def test_a_column_carries_the_importance_of_the_features_computed_from_it() -> None:
+    inputs = {"size": frozenset({"size"}), "rooms per size": frozenset({"rooms", "size"}), "kind": frozenset({"kind"})}
+    importance = ColumnImportance({"size": 1.0, "rooms per size": 2.0, "kind": 1.0}, inputs)
+    assert (importance.share({"size"}), importance.share({"rooms"}), importance.share({"kind", "size"})) == (
+        0.75, 0.5, 1.0,
+    )  # fmt: skip
+    assert ColumnImportance({}, inputs).share({"size"}) is None
 
 
 def test_a_number_that_follows_the_time_is_named_and_no_drift(tmp_path: Path) -> None:

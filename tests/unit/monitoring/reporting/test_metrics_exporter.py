@@ -8,7 +8,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.monitoring_records import DAY, NOW, make_drift, make_quality
+from tests.support.monitoring_records import DAY, NOW, make_drift, make_gain_windows, make_quality
 from tests.support.sample_store import MODEL, SampleStore
 from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.metrics_exporter import (
@@ -80,6 +80,22 @@ def test_headroom_is_negative_beyond_the_bound_for_scores_too() -> None:
         result = gauges(format_metrics([ModelMetricsSnapshot(model=MODEL, quality=quality)], NOW))
         assert result["quality_headroom", metric] * sign == pytest.approx(0.1)
         assert ("quality_coverage",) not in result
+
+
+def test_the_gain_of_a_training_is_exported(sample_store: SampleStore) -> None:
+    """Without a measured window there is no gauge; with evidence that a training pays, the gain and what it needs."""
+    assert not [name for name, *_ in exported_gauges(sample_store) if name.startswith("retraining")]
+    journal, ledger = Journal.of(sample_store.settings, MODEL), sample_store.ledger
+    champion = ledger.champion(MODEL)
+    assert champion is not None
+    promise(sample_store, retrain={"min_gain": 0.1})
+    now = dt.datetime.fromisoformat(champion.time) + 4 * DAY
+    for window in make_gain_windows(now, refit=0.7):
+        journal.add(window, now)
+    result = exported_gauges(sample_store, now)
+    assert result["retraining_gain",] == pytest.approx(0.3)
+    assert (result["retraining_gain_required",], result["retraining_pays",]) == (0.1, 1)
+    assert result["retraining_gain_e_value",] >= 20
 
 
 def test_runs_are_due_by_their_schedule(sample_store: SampleStore) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.checks import at_least_one
 from tests.support.commands import CommandResult
-from tests.support.monitoring_records import DAY, NOW, make_drift, make_quality
+from tests.support.monitoring_records import DAY, NOW, make_drift, make_gain_windows, make_quality
 from tests.support.sample_store import MODEL, SampleStore
 from towline.config import PipelineConfig, build_config
 from towline.monitoring.alerts.notifications import notify_decision
@@ -86,6 +86,25 @@ def test_bad_windows_of_the_champion_are_alarms(sample_store: SampleStore) -> No
     assert look(sample_store).health == "ok"
     journal(sample_store, make_drift(0, "drift", version=7))
     assert look(sample_store).alarms == (), "of a version that does not serve"
+
+
+def test_the_page_shows_the_gain_of_a_training(sample_store: SampleStore) -> None:
+    """Each window with both losses, and the verdict; a training starts the evidence anew."""
+    champion = sample_store.ledger.champion(MODEL)
+    assert champion is not None
+    since = dt.datetime.fromisoformat(champion.time)
+    for window in make_gain_windows(since + 4 * DAY, refit=0.7):
+        Journal.of(sample_store.settings, MODEL).add(window, NOW)
+    result = read_status(sample_store.settings, MODEL, since + 5 * DAY, config())
+    assert result.gain_verdict
+    assert (len(result.gain), result.gain_verdict.pays) == (3, True)
+    page = render_status(result)
+    assert "a training would lower the absolute error by 30.0%" in page
+    assert page.count("+30.0%") == 3
+    evidence = {"action": "retrain", "at": (since + 4.5 * DAY).isoformat()}
+    sample_store.ledger.decide(MODEL, "policy", "it pays", evidence, "cause")
+    result = read_status(sample_store.settings, MODEL, since + 5 * DAY, config())
+    assert (len(result.gain), result.gain_verdict) == (3, None)
 
 
 def test_missing_monitoring_runs_are_an_alarm(sample_store: SampleStore) -> None:

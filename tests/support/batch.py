@@ -1,0 +1,52 @@
+"""Batch scoring in tests: a model of odd columns, and jobs on small shards."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.support.releases import train_run
+from towline.batch import records, shards
+from towline.batch.batch_summary import BatchResult
+from towline.batch.job import score_source
+from towline.batch.job_options import BatchOptions, BatchRequest
+from towline.inference.predictor import Model, open_release
+
+
+def make_customer_table(rows: int = 300, seed: int = 5) -> pd.DataFrame:
+    """A zip code, a word, a number with nulls, a flag and a date; and whether a customer bought."""
+    rng = np.random.default_rng(seed)
+    size = rng.normal(20, 9, rows).round(3)
+    zips, words = rng.choice(["00501", "501", "10115"], rows), rng.choice(["T", "-5", 'a "b", c', "two\nlines"], rows)
+    value = size + 10 * (zips == "00501") + rng.normal(0, 3, rows)
+    return pd.DataFrame(
+        {
+            "zip": zips,
+            "word": words,
+            "size": np.where(rng.random(rows) < 0.1, np.nan, size),
+            "flag": rng.random(rows) < 0.5,
+            "day": pd.date_range("2025-01-01", periods=rows, freq="7h"),
+            "bought": np.where(value > 25, "yes", "no"),
+        }
+    )
+
+
+def train_customer_model(folder: Path, estimator: str = "linear", target: str = "bought") -> Model:
+    """A compiled model of these columns."""
+    columns = {"zip": "category", "word": "category", "flag": "boolean", "day": "datetime"}
+    run = train_run(folder, make_customer_table(), estimator, target=target, columns=columns)
+    return open_release(run.settings.store / run.package().path)
+
+
+def score(model: Model, source: Path | str, output: Path, **options: Any) -> BatchResult:
+    """Scores files with the default options but for these, or for these of the job."""
+    job = {name: options.pop(name) for name in ("workers", "overwrite", "drift", "log") if name in options}
+    return score_source(model, BatchRequest(source=str(source), output=output, options=BatchOptions(**options), **job))
+
+
+def use_small_shards(monkeypatch: pytest.MonkeyPatch, size: int = 500, block: int = 120) -> None:
+    """Makes shards of about ``size`` bytes, which are read in blocks of ``block`` bytes."""
+    monkeypatch.setattr(shards, "_shard_bytes", lambda _head: size)
+    monkeypatch.setattr(records, "BLOCK_BYTES", block)

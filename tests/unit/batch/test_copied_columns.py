@@ -1,0 +1,159 @@
+"""Batch scoring copies the columns of a file and adds the predictions."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.batch import score
+from towline.errors import ConfigError, DataError
+from towline.inference.predictor import Model
+
+HEADER = "zip,word,size,flag,day,country,price,model\n"
+LINES = (
+    '00501,T,1.50,true,2025-01-02,NA,1.10,x\n501,"a, b",,TRUE,,,,\n'
+    '"00501","two\nlines",+7,f,2025-01-03 10:00,null,2.50,-5\n'
+)
+
+
+def added(line: str, separator: str = ",") -> list[str]:
+    return line.split(separator)[-5:]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "csv.zst", "txt"])
+def test_columns_of_a_csv_are_copied_unchanged(tmp_path: Path, model: Model, suffix: str) -> None:
+    """Leading zeros, NA, booleans, decimals, quotes and line breaks are written as they were read."""
+    source, output = tmp_path / f"in.{suffix}", tmp_path / f"out.{suffix}"
+    text = (HEADER + LINES).encode()
+    packed = pa.Codec("zstd").compress(text, asbytes=True)
+    source.write_bytes({"csv.gz": gzip.compress(text), "csv.zst": packed}.get(suffix, text))
+    done = score(model, source, output, prefix="p_")
+    compression = {"csv.gz": "gzip", "csv.zst": "zstd"}.get(suffix)
+    with pa.input_stream(str(output), compression=compression) as stream:
+        scored = stream.read().decode()
+    names = "p_prediction,p_probability_no,p_probability_yes,p_model,p_version"
+    assert done.columns == tuple(names.split(","))
+    lines = scored.split("\n")
+    assert lines[0] == f"{HEADER.strip()},{names}"
+    assert [",".join(line.split(",")[:-5]) for line in (lines[1], lines[2])] == LINES.split("\n")[:2]
+    assert f'"00501","two\nlines",+7,f,2025-01-03 10:00,null,2.50,-5,{",".join(added(lines[4]))}\n' in scored
+    assert {added(line)[3] for line in (lines[1], lines[2], lines[4])} == {"house-value"}
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_the_separator_of_the_input_is_recognized(tmp_path: Path, model: Model, separator: str) -> None:
+    """The output has the same one; a separator that is given has priority, and the error names the option."""
+    source, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    rows = [["zip", "word", '"a, b"', "size", "flag", "day"], ["00501", "T", '"1,5"', "2", "", ""]]
+    source.write_text("".join(separator.join(row) + "\n" for row in rows))
+    score(model, source, output, prefix="p_")
+    assert added(output.read_text().splitlines()[1], separator)[3:] == ["house-value", "3"]
+    with pytest.raises(DataError) as refused:
+        score(model, source, output, separator="#")
+    assert "--separator" in refused.value.remedy
+
+
+def make_typed_table() -> pa.Table:
+    return pa.table(
+        {
+            "zip": ["00501", "501"], "word": ["T", None], "size": pa.array([1.5, None], pa.float32()),
+            "flag": pa.array([True, None]), "day": pa.array([1, None], pa.timestamp("ms")),
+            "id": pa.array([2**60 + 1, None]), "small": pa.array([1, None], pa.int8()), "list": [[1, 2], None],
+            "nothing": pa.nulls(2), "price": pa.array([1, None], pa.decimal128(9, 2)),
+        }
+    )  # fmt: skip
+
+
+def test_types_of_a_parquet_file_are_preserved(tmp_path: Path, model: Model) -> None:
+    """Integers with nulls, booleans, decimals, lists and times keep their type in Parquet, and their text in a CSV."""
+    table = make_typed_table()
+    pq.write_table(table, tmp_path / "in.parquet")
+    score(model, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    copied = pq.read_table(tmp_path / "out.parquet").select(table.column_names)
+    assert copied.schema.equals(table.schema)
+    assert copied.equals(table)
+    score(model, tmp_path / "in.parquet", tmp_path / "out.csv")
+    frame = pd.read_csv(tmp_path / "out.csv", dtype=str, keep_default_na=False)
+    assert frame.loc[0, ["id", "flag", "small", "list", "price"]].tolist() == [
+        str(2**60 + 1), "True", "1", "[1, 2]", "1.00",
+    ]  # fmt: skip
+    assert frame.iloc[1, 2:10].tolist() == [""] * 8
+
+
+def test_json_lines_are_copied_unchanged(tmp_path: Path, model: Model) -> None:
+    """The text of each object stays, also an empty one's; other formats become objects."""
+    rows = ['{"zip":"00501" , "word":"T","size":1.50,"flag":null,"day":"2025-01-02","nested":{"a":[1]}}', "{}"]
+    (tmp_path / "in.jsonl").write_text("\n".join(rows))
+    done = score(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl", columns=("prediction", "version"))
+    (line,) = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert line.startswith(rows[0][:-1])
+    assert json.loads(line)["version"] == 3
+    assert (done.rows, done.quarantined) == (1, 1)  # the empty object has no field of the model
+    pq.write_table(make_typed_table(), tmp_path / "in.parquet")
+    score(model, tmp_path / "in.parquet", tmp_path / "typed.jsonl")
+    first = json.loads((tmp_path / "typed.jsonl").read_text().splitlines()[0])
+    assert (first["id"], first["flag"], first["list"], first["nothing"]) == (2**60 + 1, True, [1, 2], None)
+
+
+def test_a_conflicting_column_name_is_refused_before_scoring(tmp_path: Path, model: Model) -> None:
+    """The error names the option --prefix."""
+    source = tmp_path / "in.csv"
+    source.write_text(HEADER + LINES)
+    with pytest.raises(DataError, match="column 'model'") as refused:
+        score(model, source, tmp_path / "out.csv")
+    assert "--prefix" in refused.value.remedy
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+@pytest.mark.parametrize("way", ["same", "link", "dots"])
+def test_the_input_is_never_replaced(tmp_path: Path, model: Model, way: str) -> None:
+    """The output may not be another path to the input."""
+    source = tmp_path / "in.csv"
+    source.write_text(HEADER + LINES)
+    (tmp_path / "link.csv").symlink_to(source)
+    output = {"same": source, "link": tmp_path / "link.csv", "dots": tmp_path / ".." / tmp_path.name / "in.csv"}[way]
+    with pytest.raises(ConfigError, match="would replace the input"):
+        score(model, source, output, prefix="p_", overwrite=True)
+    assert source.read_text() == HEADER + LINES
+
+
+def test_formulas_are_escaped_with_safe_csv(tmp_path: Path, model: Model) -> None:
+    """Numbers stay numbers. By default the text of the file is not changed."""
+    source = tmp_path / "in.csv"
+    source.write_text("zip,word,=cmd,size,flag,day\n=1+1,@x,+z,,,\n-5,-5,+5.5,,,\n")
+    score(model, source, tmp_path / "plain.csv")
+    assert (tmp_path / "plain.csv").read_text().startswith("zip,word,=cmd,size,flag,day,")
+    score(model, source, tmp_path / "safe.csv", safe_csv=True)
+    lines = [line.split(",")[:3] for line in (tmp_path / "safe.csv").read_text().splitlines()]
+    assert lines == [["zip", "word", "'=cmd"], ["'=1+1", "'@x", "'+z"], ["-5", "-5", "+5.5"]]
+
+
+def test_columns_are_chosen(tmp_path: Path, model: Model) -> None:
+    """``keep`` names columns of the input, ``columns`` added ones; an unknown one is refused with a suggestion."""
+    source = tmp_path / "in.csv"
+    source.write_text(HEADER + LINES)
+    score(model, source, tmp_path / "out.csv", keep=("word", "zip"), columns=("prediction",))
+    frame = pd.read_csv(tmp_path / "out.csv", dtype=str)
+    assert list(frame) == ["word", "zip", "prediction"]
+    assert frame["word"].tolist() == ["T", "a, b", "two\nlines"]
+    for option, named in (("keep", "zipp"), ("columns", "predictions")):
+        with pytest.raises(ConfigError, match=named) as refused:
+            score(model, source, tmp_path / "other.csv", **{option: (named,)})
+        assert f"did you mean {named[:-1]}?" in refused.value.remedy
+
+
+def test_a_folder_is_partitioned(tmp_path: Path, model: Model) -> None:
+    """A name without an end is a folder of Parquet files."""
+    source = tmp_path / "in.csv"
+    source.write_text(HEADER + LINES)
+    score(model, source, tmp_path / "out", partition_by="zip", prefix="p_")
+    assert sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.parquet")) == [
+        "zip=00501/part-000000.parquet", "zip=501/part-000000.parquet",
+    ]  # fmt: skip
+    table = pq.read_table(tmp_path / "out" / "zip=00501" / "part-000000.parquet", partitioning=None)
+    assert table["price"].to_pylist() == ["1.10", "2.50"]
+    assert "zip" not in table.column_names  # the name of the folder has it

@@ -1,0 +1,195 @@
+"""Files of every kind are scored as a table of their rows is, whatever the shards are."""
+
+import codecs
+import gzip
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.batch import make_customer_table, score, use_small_shards
+from tests.support.checks import at_least_one
+from towline.batch.source import open_source
+from towline.errors import DataError
+from towline.inference.predictor import Model
+
+
+def table_of(rows: int = 120) -> pd.DataFrame:
+    table = make_customer_table(rows, seed=9).drop(columns="bought")
+    return table.assign(id=np.arange(rows), note=['x "y"', "", "ü", "a\nb"] * (rows // 4))
+
+
+def read_output(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, float_precision="round_trip", keep_default_na=False)
+
+
+def check_equal(model: Model, table: pd.DataFrame, scored: pd.DataFrame) -> None:
+    """The file has the predictions of the table, to the last bit, in the order of the rows."""
+    features = model.to_features(table)
+    predictions = model.predict_frame(features)
+    assert scored["prediction"].astype(str).tolist() == [str(label) for label in predictions.labels]
+    assert predictions.probabilities is not None
+    assert np.array_equal(scored["probability_yes"].to_numpy(float), predictions.probabilities[:, 1])
+    assert scored["id"].astype(int).tolist() == table["id"].tolist()
+
+
+ENCODINGS: dict[str, Any] = {
+    "plain": lambda text: text.encode(),
+    "CRLF": lambda text: re.sub(r'\n(?=(?:[^"]*"[^"]*")*[^"]*$)', "\r\n", text).encode(),
+    "no newline at the end": lambda text: text.rstrip("\n").encode(),
+    "BOM": lambda text: codecs.BOM_UTF8 + text.encode(),
+    "blank lines": lambda text: ("\n" + text + "\n\n").encode(),
+    "UTF-16": lambda text: text.encode("utf-16"),
+    "UTF-16-BE": lambda text: text.encode("utf-16-be"),
+    "Windows-1252": lambda text: text.encode("cp1252"),
+    "a quote within a field": lambda text: text.replace(",ü\n", ',5" pipe\n').encode(),
+    "an inch within a quoted file": lambda text: text.replace(",ü\n", ',5"\n').encode(),
+}
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_text_of_any_form_is_read(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Newlines in quotes, line ends, byte order marks, encodings and stray quotes do not change an answer."""
+    use_small_shards(monkeypatch)
+    table, source = table_of(), tmp_path / "in.csv"
+    source.write_bytes(ENCODINGS[name](table.to_csv(index=False)))
+    done = score(model, source, tmp_path / "out.csv")
+    check_equal(model, table, read_output(tmp_path / "out.csv"))
+    assert (done.rows, done.rows_in, done.quarantined) == (120, 120, 0)
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "csv.zst", "parquet", "jsonl", "jsonl.gz"])
+def test_every_format_gives_the_same_predictions(
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    use_small_shards(monkeypatch)
+    table, source = table_of(), tmp_path / f"in.{kind}"
+    if kind == "parquet":
+        table.to_parquet(source, row_group_size=13)
+    else:
+        text = (
+            table.to_csv(index=False)
+            if "csv" in kind
+            else table.to_json(orient="records", lines=True, date_format="iso")
+        )
+        packed = {"gz": gzip.compress, "zst": lambda data: pa.Codec("zstd").compress(data, asbytes=True)}
+        source.write_bytes(packed.get(kind.rpartition(".")[2], bytes)(text.encode()))
+    score(model, source, tmp_path / "out.csv", keep=("id",))
+    check_equal(model, table, read_output(tmp_path / "out.csv"))
+
+
+@pytest.mark.parametrize("target", ["csv", "csv.gz", "jsonl", "parquet", "folder"])
+def test_shards_do_not_change_the_output(
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """Rows keep their order. Text is the same to the byte."""
+    source = tmp_path / "in.csv"
+    table_of().to_csv(source, index=False)
+    output = tmp_path / ("one" if target == "folder" else f"one.{target}")
+    score(model, source, output)
+    use_small_shards(monkeypatch)
+    assert len(open_source(str(source), None, model.contract, tmp_path).shards) > 5
+    other = tmp_path / output.name.replace("one", "many")
+    score(model, source, other)
+    if target in ("folder", "parquet"):
+        assert pq.read_table(other).equals(pq.read_table(output))
+    else:
+        opened = gzip.open if target.endswith("gz") else open
+        assert opened(other, "rb").read() == opened(output, "rb").read()
+
+
+def test_several_files_are_one_table(tmp_path: Path, model: Model) -> None:
+    """A folder and a pattern are read in the order of the names."""
+    table = table_of()
+    for part in range(3):
+        table[40 * part : 40 * part + 40].to_csv(tmp_path / f"part{part}.csv", index=False)
+    score(model, tmp_path / "part*.csv", tmp_path / "out" / "out.csv")
+    check_equal(model, table, read_output(tmp_path / "out" / "out.csv"))
+    score(model, tmp_path, tmp_path / "out" / "folder.csv")
+    check_equal(model, table, read_output(tmp_path / "out" / "folder.csv"))
+
+
+def test_one_row_no_row_and_no_bytes(tmp_path: Path, model: Model) -> None:
+    """A file with a header alone gives a header alone; an empty file is an error that names it."""
+    table, source, output = table_of(4)[:1], tmp_path / "in.csv", tmp_path / "out.csv"
+    table.to_csv(source, index=False)
+    assert score(model, source, output).rows == 1
+    table[:0].to_csv(source, index=False)
+    assert score(model, source, output, overwrite=True).rows == 0
+    assert (
+        output.read_text() == "zip,word,size,flag,day,id,note,prediction,probability_no,probability_yes,model,version\n"
+    )
+    table[:0].to_parquet(tmp_path / "in.parquet")
+    score(model, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 0
+    score(model, tmp_path / "in.parquet", tmp_path / "folder")
+    assert pq.read_table(tmp_path / "folder").num_rows == 0
+    for name in ("in.csv", "in.parquet", "in.jsonl"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(DataError) as refused:
+            score(model, tmp_path / name, tmp_path / "other.csv")
+        assert name in refused.value.where
+
+
+def test_a_wide_table(tmp_path: Path, model: Model) -> None:
+    table = table_of(40)
+    wide = pd.concat([table, pd.DataFrame(np.ones((40, 750)), columns=[f"w{number}" for number in range(750)])], axis=1)
+    wide.to_csv(tmp_path / "in.csv", index=False)
+    score(model, tmp_path / "in.csv", tmp_path / "out.csv")
+    scored = read_output(tmp_path / "out.csv")
+    assert scored.shape == (40, 757 + 5)
+    check_equal(model, table, scored)
+
+
+def spoil_names(folder: Path, table: pd.DataFrame) -> Path:
+    table.drop(columns="size").to_csv(folder / "in.csv", index=False)
+    return folder / "in.csv"
+
+
+def spoil_second_file(folder: Path, table: pd.DataFrame) -> Path:
+    table.to_parquet(folder / "part0.parquet")
+    table.assign(size=table["size"].astype(str)).to_parquet(folder / "part1.parquet")
+    return folder / "part*.parquet"
+
+
+def spoil_second_header(folder: Path, table: pd.DataFrame) -> Path:
+    table.to_csv(folder / "part0.csv", index=False)
+    table.rename(columns={"note": "remark"}).to_csv(folder / "part1.csv", index=False)
+    return folder / "part*.csv"
+
+
+def spoil_type(folder: Path, table: pd.DataFrame) -> Path:
+    table.assign(size=[[1]] * len(table)).to_parquet(folder / "in.parquet")
+    return folder / "in.parquet"
+
+
+def spoil_bytes(folder: Path, table: pd.DataFrame) -> Path:
+    table.to_parquet(folder / "in.parquet")
+    content = (folder / "in.parquet").read_bytes()
+    (folder / "in.parquet").write_bytes(content[: len(content) // 2])
+    return folder / "in.parquet"
+
+
+SPOILED = [
+    (spoil_names, "'size'"), (spoil_second_file, "'size' is"), (spoil_second_header, "remark"),
+    (spoil_type, "'size' is"), (spoil_bytes, "not a readable Parquet file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "named"), SPOILED, ids=lambda case: getattr(case, "__name__", ""))
+def test_a_source_that_does_not_fit_is_refused_before_the_first_row(
+    tmp_path: Path, model: Model, spoil: Any, named: str
+) -> None:
+    """An earlier output stays."""
+    output = tmp_path / "out" / "out.csv"
+    output.parent.mkdir()
+    output.write_text("old")
+    source = spoil(tmp_path, table_of())
+    with pytest.raises(DataError, match=named):
+        score(model, source, output, overwrite=True)
+    assert [(path.name, path.read_text()) for path in at_least_one(output.parent.iterdir())] == [("out.csv", "old")]

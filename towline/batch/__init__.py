@@ -1,0 +1,1 @@
+"""Batch scoring: shards of a source are scored independently of each other, and their pieces become the output."""

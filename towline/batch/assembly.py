@@ -1,0 +1,189 @@
+"""Assembly: the pieces of all shards become the output, which appears whole or not at all."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from towline import files
+from towline.batch.job_options import ShardTask
+from towline.batch.shards import Shard
+from towline.batch.text_output import csv_name
+from towline.batch.work_folder import ShardResult, WorkFolder
+
+COPY_BYTES = 1 << 22
+
+
+class Assembly(Protocol):
+    """Adds pieces in the order of the shards to the output in the work folder."""
+
+    def add(self, shard: Shard, result: ShardResult) -> None: ...
+    def close(self) -> str:
+        """Completes the output; returns its SHA-256."""
+
+
+def open_assembly(task: ShardTask, schema: pa.Schema) -> Assembly:
+    """The assembly of a job.
+
+    Args:
+        task: of the job.
+        schema: of the output.
+    """
+    work = WorkFolder(path=task.work)
+    if task.output == "folder":
+        return _FolderAssembly(work, schema)
+    return _ParquetAssembly(work, schema) if task.output == "parquet" else _TextAssembly(work, task, schema)
+
+
+class _DigestingFile(io.BufferedWriter):
+    """A file that is written once, and its SHA-256."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "w"))
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return super().write(data)
+
+    def finish(self) -> str:
+        """Completes the file; returns its digest."""
+        self.flush()
+        os.fsync(self.fileno())
+        self.close()
+        return self.digest.hexdigest()
+
+
+class _TextAssembly:
+    def __init__(self, work: WorkFolder, task: ShardTask, schema: pa.Schema) -> None:
+        self._work, self._file = work, _DigestingFile(work.assembled)
+        if task.output == "csv":
+            self._file.write(_compress(csv_header(task, schema.names), task.compression))
+
+    def add(self, shard: Shard, result: ShardResult) -> None:  # noqa: ARG002
+        with self._work.piece(shard.number).open("rb") as piece:
+            _copy(piece, self._file)
+
+    def close(self) -> str:
+        return self._file.finish()
+
+
+class _ParquetAssembly:
+    """One Parquet file; each shard is a row group."""
+
+    def __init__(self, work: WorkFolder, schema: pa.Schema) -> None:
+        self._work, self._file = work, _DigestingFile(work.assembled)
+        self._writer = pq.ParquetWriter(pa.PythonFile(self._file, "w"), schema, compression="zstd")
+        self._schema = schema
+
+    def add(self, shard: Shard, result: ShardResult) -> None:
+        if result.scored:
+            with pa.memory_map(str(self._work.piece(shard.number))) as piece, pa.ipc.open_stream(piece) as reader:
+                for batch in reader:
+                    self._writer.write_batch(batch)
+
+    def close(self) -> str:
+        self._writer.close()
+        return self._file.finish()
+
+
+class _FolderAssembly:
+    """A folder of Parquet files; each shard is a file, or a file in the folder of each partition."""
+
+    def __init__(self, work: WorkFolder, schema: pa.Schema) -> None:
+        self._work, self._schema, self._names = work, schema, list[str]()
+        shutil.rmtree(work.assembled, ignore_errors=True)
+        work.assembled.mkdir()
+
+    def add(self, shard: Shard, result: ShardResult) -> None:
+        piece = self._work.piece(shard.number)
+        if result.scored:
+            for file in sorted(piece.rglob("*.parquet")):
+                name = file.parent.relative_to(piece) / f"part-{shard.number:06d}.parquet"
+                self._link(file, name)
+
+    def _link(self, file: Path, name: Path) -> None:
+        target = self._work.assembled / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(file, target)
+        self._names.append(name.as_posix())
+
+    def close(self) -> str:
+        if not self._names:
+            pq.write_table(self._schema.empty_table(), self._work.assembled / "part-000000.parquet")
+        return digest_of(self._work.assembled)
+
+
+def csv_header(task: ShardTask, names: Sequence[str]) -> bytes:
+    """The header of an output CSV: that of the input and the added names, or all names."""
+    from towline.batch.shard_scoring import copied_columns
+
+    source, safe = task.source, task.options.safe_csv
+    fields = [csv_name(name, source.separator, safe=safe) for name in names]
+    if copied_columns(task) is None:
+        fields = [source.header.decode(errors="replace"), *fields[len(source.columns) :]]
+    return source.separator.join(fields).encode() + source.newline
+
+
+def digest_of(output: Path) -> str:
+    """The SHA-256 of a file, or of the names and digests of the files in a folder."""
+    if not output.is_dir():
+        return files.sha256(output)
+    inside = sorted(path for path in output.rglob("*") if path.is_file())
+    lines = [f"{files.sha256(path)}  {path.relative_to(output).as_posix()}" for path in inside]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def assemble_quarantine(task: ShardTask, results: Sequence[ShardResult], path: Path) -> None:
+    """Writes the quarantine as a CSV: file, row (from 1, headers not counted), field, reason and the row's text."""
+    work, first, file = WorkFolder(path=task.work), 0, -1
+    with files.replacing(path) as target:
+        text = io.TextIOWrapper(target, "utf-8", newline="", write_through=True)
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["file", "row", "field", "reason", "record"])
+        for shard, result in zip(task.source.shards, results, strict=True):
+            if shard.file != file:
+                first, file = 0, shard.file
+            name = task.source.files[file].path.name
+            with work.quarantine(shard.number).open("rb") as lines:
+                for line in lines:
+                    row = json.loads(line)
+                    writer.writerow([name, first + row["number"] + 1, row["field"], row["reason"], row["record"]])
+            first += result.rows
+        text.flush()
+        text.detach()
+
+
+def replace_output(work: WorkFolder, output: Path) -> None:
+    """Gives the assembled output its name; an earlier output is removed."""
+    assembled, old = work.assembled, work.path / "replaced"
+    if not assembled.exists():
+        return  # an interrupted job has done it
+    if output.is_dir() or assembled.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+        if output.exists():
+            output.replace(old)
+    assembled.replace(output)
+    files.sync(output.parent)
+
+
+def _compress(data: bytes, compression: str) -> bytes:
+    if not compression:
+        return data
+    target = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(target, compression) as stream:
+        stream.write(data)
+    return bytes(target.getvalue().to_pybytes())
+
+
+def _copy(source: IO[bytes], target: _DigestingFile) -> None:
+    while data := source.read(COPY_BYTES):
+        target.write(data)

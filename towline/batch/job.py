@@ -1,0 +1,249 @@
+"""A job of batch scoring: checks it, scores its shards, and gives the output its name."""
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from towline import __version__, files
+from towline.batch.assembly import assemble_quarantine, digest_of, open_assembly, replace_output
+from towline.batch.batch_summary import BatchResult, check_columns
+from towline.batch.drift_counts import BatchDrift
+from towline.batch.job_options import BatchOptions, BatchRequest, OutputFormat, ReleaseReference, ShardTask
+from towline.batch.pieces import added_names, label_type
+from towline.batch.runner import Show, run_shards
+from towline.batch.source import FileSource, open_source
+from towline.batch.work_folder import ShardResult, WorkFolder, remove_other_folders
+from towline.config import suggest
+from towline.errors import ConfigError, DataError
+from towline.inference.predictor import Model
+
+_TEXT_OUTPUTS: Mapping[str, OutputFormat] = {
+    ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "json lines", ".ndjson": "json lines",
+}  # fmt: skip
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+Record = Callable[[BatchResult], object]
+
+
+def score_source(
+    model: Model, request: BatchRequest, show: Show | None = None, record: Record | None = None
+) -> BatchResult:
+    """Scores files and writes their rows with the added columns.
+
+    An interrupted job resumes when it is called again with the same arguments; finished shards are not scored again.
+    If the output of the same input, version and options is complete, nothing is scored.
+
+    Args:
+        model: that scores.
+        request: input, output and options.
+        show: receives the progress.
+        record: receives the result when the output is complete.
+
+    Raises:
+        ConfigError: the output exists, its format is unknown, or an option does not fit.
+        DataError: the source cannot be read or does not have the model's columns; or a row is bad, and
+            ``options.bad_rows`` is stop.
+        TransientError: the disk is full, or a worker process ended.
+    """
+    output, options = request.output.absolute(), request.options
+    form, compression = _output_format(output, options)
+    folder = request.folder or Path.cwd()
+    _check_paths(request.source, output, folder)
+    opened = open_source(request.source, options.separator, model.contract, folder)
+    job = _job_digest(opened, model, options, log=request.log is not None)
+    with files.disk(output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    work = WorkFolder.of(output, job)
+    place, digest = model.directory.absolute(), model.metadata.digest
+    task = ShardTask(
+        source=opened,
+        release=ReleaseReference(directory=place, digest=digest, trusted=request.trusted),
+        options=options,
+        output=form,
+        compression=compression,
+        work=work.path,
+        log=request.log,
+        at=dt.datetime.now(dt.UTC),
+    )
+    schema = _check_options(task, model)
+    if complete := _complete_result(output, job):
+        work.remove()
+        return complete
+    if output.exists() and not request.overwrite and work.outcome is None:
+        remedy = "give OUT another name, or add --overwrite"
+        raise ConfigError("the output exists", where=str(output), remedy=remedy)
+    remove_other_folders(output, work)
+    with work.locked():
+        task = task.model_copy(update={"at": work.start()})
+        result = _finish(task, job, model, schema, request, show)
+        if record:
+            record(result)
+        files.write(summary_path(output), result.model_dump_json(indent=1) + "\n", mode=0o644)
+    work.remove()
+    return result
+
+
+def summary_path(output: Path) -> Path:
+    """The summary beside an output."""
+    return output.parent / f"{output.name}.summary.json"
+
+
+def quarantine_path(output: Path) -> Path:
+    """The quarantine beside an output."""
+    return output.parent / f"{output.name}.quarantine.csv"
+
+
+def _finish(
+    task: ShardTask, job: str, model: Model, schema: pa.Schema, request: BatchRequest, show: Show | None
+) -> BatchResult:
+    """Completes the output and gives it its name."""
+    work, output = WorkFolder(path=task.work), request.output.absolute()
+    if outcome := work.outcome:
+        result = BatchResult.model_validate(outcome)
+    else:
+        with files.disk(work.path):
+            result = _score(task, job, model, schema, request, show)
+        work.record_outcome(result.model_dump(mode="json"))
+    with files.disk(output.parent):
+        _place_quarantine(work, output)
+        replace_output(work, output)
+    if task.log:
+        from towline.prediction_log.batch_parts import publish_parts
+
+        parts = [work.log_part(shard.number) for shard in task.source.shards]
+        publish_parts(task.log.folder, parts, f"batch.{job[:16]}", model.version, task.at)
+    return result
+
+
+def _score(
+    task: ShardTask, job: str, model: Model, schema: pa.Schema, request: BatchRequest, show: Show | None
+) -> BatchResult:
+    """Scores the shards and assembles the output in the work folder."""
+    assembly, drift, results = open_assembly(task, schema), BatchDrift(task.release.directory), list[ShardResult]()
+    for shard, scored in run_shards(task.source.shards, task, request.workers, show):
+        results.append(scored.model_copy(update={"counts": None}))
+        if scored.counts:
+            drift.add(scored.counts)
+        if scored.quarantined and task.options.bad_rows == "stop":
+            raise _first_bad_row(task, shard.number, results)
+        assembly.add(shard, scored)
+    digest = assembly.close()
+    if quarantined := sum(scored.quarantined for scored in results):
+        assemble_quarantine(task, results, WorkFolder(path=task.work).path / "quarantine.csv")
+    return BatchResult(
+        rows=sum(scored.scored for scored in results),
+        rows_in=sum(scored.rows for scored in results),
+        quarantined=quarantined,
+        output=str(request.output),
+        quarantine=str(quarantine_path(request.output)) if quarantined else None,
+        columns=tuple(task.options.prefix + name for name in added_names(model, task.options)),
+        model=model.name,
+        version=model.version,
+        job=job,
+        input_digest=task.source.digest,
+        output_digest=digest,
+        drift=drift.judge(request.drift),
+        column_checks=check_columns(model.contract, drift.columns),
+    )
+
+
+def _place_quarantine(work: WorkFolder, output: Path) -> None:
+    ready, target = work.path / "quarantine.csv", quarantine_path(output)
+    if ready.exists():
+        ready.replace(target)
+    elif work.assembled.exists():  # of an earlier output
+        target.unlink(missing_ok=True)
+
+
+def _first_bad_row(task: ShardTask, shard: int, results: Sequence[ShardResult]) -> DataError:
+    place = task.source.shards[shard].file
+    before = sum(
+        result.rows for other, result in zip(task.source.shards, results[:-1], strict=False) if other.file == place
+    )
+    with WorkFolder(path=task.work).quarantine(shard).open("rb") as lines:
+        row = json.loads(next(iter(lines)))
+    return DataError(
+        f"row {before + row['number'] + 1:,}: {row['reason']}",
+        where=str(task.source.files[place].path),
+        remedy="correct the row, or leave out --bad-rows stop: then bad rows go to a quarantine file",
+    )
+
+
+def _job_digest(source: FileSource, model: Model, options: BatchOptions, *, log: bool) -> str:
+    release = (model.metadata.digest, str(model.version))
+    parts = [source.digest, *release, options.model_dump_json(), "log" if log else "", __version__]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _complete_result(output: Path, job: str) -> BatchResult | None:
+    """The result of an earlier run of the same job whose output is complete."""
+    file = summary_path(output)
+    if not output.exists() or not file.exists():
+        return None
+    try:
+        result = BatchResult.model_validate_json(file.read_bytes())
+    except ValueError:  # another program's file
+        return None
+    if result.job != job or digest_of(output) != result.output_digest:
+        return None
+    return result.model_copy(update={"unchanged": True, "output": str(output)})
+
+
+def _check_paths(source: str, output: Path, folder: Path) -> None:
+    path = folder / source
+    if output.exists() and path.exists() and output.samefile(path):
+        raise ConfigError("the output would replace the input", where=str(output), remedy="give OUT another name")
+
+
+def _output_format(output: Path, options: BatchOptions) -> tuple[OutputFormat, Any]:
+    suffixes = [suffix.lower() for suffix in output.suffixes]
+    packed = _COMPRESSIONS.get(suffixes[-1], "") if suffixes else ""
+    suffix = (suffixes[-2:] if packed else suffixes[-1:] or [""])[0]
+    if suffix in _TEXT_OUTPUTS:
+        form: OutputFormat = _TEXT_OUTPUTS[suffix]
+    elif suffix in (".parquet", ".pq") and not packed and not output.is_dir() and not options.partition_by:
+        form = "parquet"
+    elif not suffixes or output.is_dir() or (options.partition_by and not packed):
+        form = "folder"
+    else:
+        raise ConfigError(
+            "unknown output format",
+            where=str(output),
+            remedy="end the name in .parquet, .csv, .csv.gz, .csv.zst or .jsonl; a name without an end is a folder of "
+            "Parquet files",
+        )
+    if options.partition_by and form != "folder":
+        raise ConfigError("only a folder can be partitioned", where="--partition-by", remedy="give a folder as OUT")
+    return form, packed
+
+
+def _check_options(task: ShardTask, model: Model) -> pa.Schema:
+    """Checks the names of columns; returns the schema of the output."""
+    options, columns = task.options, task.source.columns
+    for option, chosen, known in (
+        ("--keep", options.keep, columns),
+        ("--columns", options.columns, added_names(model, BatchOptions())),
+    ):
+        if unknown := next((name for name in chosen or () if name not in known), None):
+            raise ConfigError(f"no column {unknown!r}", where=option, remedy=suggest(unknown, known))
+    copied = columns if options.keep is None else options.keep
+    added = [options.prefix + name for name in added_names(model, options)]
+    if twice := next((name for name in added if name in copied), None):
+        raise DataError(
+            f"the input already has a column {twice!r}, which scoring would add",
+            where=str(task.source.files[0].path),
+            remedy="add --prefix, e.g. --prefix scored_",
+        )
+    if not [*copied, *added]:
+        raise ConfigError("no column would be written", where="--columns", remedy="choose at least one column")
+    types = {"prediction": label_type(model.contract.classes), "model": pa.string(), "version": pa.int64()}
+    fields = [(options.prefix + name, types.get(name, pa.float64())) for name in added_names(model, options)]
+    schema = pa.schema([*(task.source.schema.field(name) for name in copied), *(pa.field(*field) for field in fields)])
+    if options.partition_by and options.partition_by not in schema.names:
+        remedy = suggest(options.partition_by, schema.names)
+        raise ConfigError(f"no column {options.partition_by!r}", where="--partition-by", remedy=remedy)
+    return schema

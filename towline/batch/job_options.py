@@ -1,0 +1,98 @@
+"""Options of batch scoring, and what a shard is scored with."""
+
+import datetime as dt
+from pathlib import Path
+from typing import Literal
+
+from towline.batch.source import FileSource
+from towline.config import DriftConfig, Frozen
+
+OutputFormat = Literal["csv", "parquet", "json lines", "folder"]
+BadRows = Literal["quarantine", "stop"]
+
+
+class BatchOptions(Frozen):
+    """Options of batch scoring that change the output.
+
+    Attributes:
+        separator: of a CSV; None: the one that the input seems to have.
+        prefix: of the names of the added columns.
+        safe_csv: put ' before text in a CSV that a spreadsheet would run as a formula.
+        keep: columns of the input that are copied; None: all.
+        columns: added columns; None: all.
+        bad_rows: write bad rows to the quarantine file, or stop at the first one.
+        partition_by: column by which an output folder is partitioned.
+    """
+
+    separator: str | None = None
+    prefix: str = ""
+    safe_csv: bool = False
+    keep: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
+    bad_rows: BadRows = "quarantine"
+    partition_by: str | None = None
+
+
+class LogTarget(Frozen):
+    """Where the predictions enter the prediction log: its folder, and the fields by which labels are joined."""
+
+    folder: Path
+    join_on: tuple[str, ...] = ()
+
+
+class BatchRequest(Frozen):
+    """A job as it is asked for.
+
+    Attributes:
+        source: a file, a folder or a glob pattern.
+        output: a file, or a folder for Parquet files; its name decides the format.
+        options: what is written.
+        trusted: packages whose types the release may contain.
+        workers: number of processes.
+        overwrite: replace an output of another job.
+        drift: how the drift of the batch is judged.
+        folder: at which a relative source starts; None: the current folder.
+        log: the prediction log that the predictions enter; None: they do not.
+    """
+
+    source: str
+    output: Path
+    options: BatchOptions = BatchOptions()
+    trusted: tuple[str, ...] = ()
+    workers: int = 1
+    overwrite: bool = False
+    drift: DriftConfig = DriftConfig()
+    folder: Path | None = None
+    log: LogTarget | None = None
+
+
+class ReleaseReference(Frozen):
+    """The release that scores: its folder, the digest of its manifest, and trusted packages."""
+
+    directory: Path
+    digest: str
+    trusted: tuple[str, ...] = ()
+
+
+class ShardTask(Frozen):
+    """What every shard of a job is scored with; it can be pickled.
+
+    Attributes:
+        source: of the rows.
+        release: of the model.
+        options: of the job.
+        output: format of the output.
+        compression: of an output of text.
+        work: folder of the pieces.
+        log: the prediction log that the predictions enter.
+        at: time of the predictions in the log.
+    """
+
+    source: FileSource
+    release: ReleaseReference
+    options: BatchOptions
+    output: OutputFormat
+    compression: Literal["", "gzip", "zstd"] = ""
+    work: Path
+    log: LogTarget | None = None
+    at: dt.datetime

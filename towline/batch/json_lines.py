@@ -1,0 +1,112 @@
+"""Reads the rows of JSON lines; a value means what it means in a request."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import pyarrow as pa
+
+from towline.batch.records import Records
+from towline.batch.row_batch import RejectedRow, RowBatch
+from towline.errors import DataError
+
+_SAMPLE_ROWS = 10_000
+
+
+def infer_schema(block: bytes, where: str) -> pa.Schema:
+    """The columns and types of the first rows; a column of mixed types is text.
+
+    Raises:
+        DataError: there is no row.
+    """
+    records = Records(block, quoted=False)
+    rows = [row for row in map(_parse, records.take(np.arange(min(len(records), _SAMPLE_ROWS))).to_pylist()) if row]
+    rows = [row for row in rows if isinstance(row, dict)]
+    columns: dict[str, pa.DataType] = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        try:
+            columns[name] = pa.array([row.get(name) for row in rows]).type
+        except (pa.ArrowException, OverflowError):
+            columns[name] = pa.string()
+    if not columns:
+        raise DataError("no JSON object in the file", where=where, remedy="give one JSON object a line")
+    return pa.schema(columns.items())
+
+
+class JsonReader:
+    """Reads blocks of JSON lines.
+
+    Args:
+        copied: names and types of the columns that are copied; None: the text of the rows is copied.
+        as_text: copy the columns as text, whatever their types are.
+    """
+
+    def __init__(self, copied: pa.Schema | None, *, as_text: bool = False) -> None:
+        self._copied = copied
+        if copied is not None and as_text:
+            self._copied = pa.schema([(name, pa.string()) for name in copied.names])
+
+    def read(self, block: bytes, first: int) -> RowBatch:
+        """The rows of a block of whole lines; ``first`` is the number of its first row.
+
+        Rows are rejected that are no JSON object, or with a copied value that is not of the type of the first rows.
+        """
+        records = Records(block, quoted=False)
+        texts = records.take().to_pylist()
+        rows = [_parse(text) for text in texts]
+        reasons: dict[int, tuple[str, str]] = {
+            place: ("", "is not a JSON object") for place, row in enumerate(rows) if not isinstance(row, dict)
+        }
+        copied = None if self._copied is None else self._copy(rows, reasons)
+        places = np.array([place for place in range(len(rows)) if place not in reasons], dtype=np.int64)
+        if copied is not None and reasons:
+            copied = copied.take(pa.array(places))
+        rejected = tuple(
+            RejectedRow(first + place, field, reason, texts[place].decode(errors="replace"))
+            for place, (field, reason) in sorted(reasons.items())
+        )
+        return RowBatch(
+            first + places, {}, copied, records, places, rejected, [rows[place] for place in places.tolist()]
+        )
+
+    def _copy(self, rows: Sequence[Any], reasons: dict[int, tuple[str, str]]) -> pa.RecordBatch:
+        """The copied columns of all rows; adds a reason for each row with a value of another type."""
+        schema = self._copied or pa.schema([])
+        columns = []
+        for field in schema:
+            values = [row.get(field.name) if isinstance(row, dict) else None for row in rows]
+            if field.type == pa.string():
+                values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+            try:
+                column = pa.array(values, field.type)
+            except (pa.ArrowException, OverflowError, TypeError):
+                for place, value in enumerate(values):
+                    if not _fits(value, field.type):
+                        values[place] = None
+                        reasons.setdefault(
+                            place, (field.name, f"{field.name} is no {field.type}, as in the first rows")
+                        )
+                column = pa.array(values, field.type)
+            columns.append(column)
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _fits(value: Any, kind: pa.DataType) -> bool:
+    try:
+        pa.array([value], kind)
+    except (pa.ArrowException, OverflowError, TypeError):
+        return False
+    return True
+
+
+def _parse(text: bytes) -> Any:
+    """The value of a line; None if it is no JSON."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(name)

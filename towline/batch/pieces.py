@@ -1,0 +1,178 @@
+"""Pieces: the output of one shard, in the format that the assembly needs."""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from towline import files
+from towline.batch.job_options import BatchOptions, ShardTask
+from towline.batch.text_output import csv_fields, csv_lines, json_lines, json_values
+from towline.errors import DataError
+from towline.inference.predictor import Model
+from towline.training.evaluation.predictions import Predictions
+
+MAX_PARTITIONS = 1_000
+
+
+class PieceWriter(Protocol):
+    """Writes scored rows."""
+
+    def write(self, records: pa.Array | None, copied: pa.RecordBatch | None, added: pa.RecordBatch) -> None:
+        """Writes rows: their text or their copied columns, and the added columns."""
+
+
+def added_names(model: Model, options: BatchOptions) -> tuple[str, ...]:
+    """The names of the added columns without the prefix."""
+    names = ("prediction", *(f"probability_{label}" for label in model.contract.classes), "model", "version")
+    return names if options.columns is None else tuple(name for name in names if name in options.columns)
+
+
+def added_batch(model: Model, options: BatchOptions, predictions: Predictions) -> pa.RecordBatch:
+    """The added columns of some rows."""
+    contract, count = model.contract, len(predictions.labels)
+    columns: dict[str, pa.Array] = {}
+    for name in added_names(model, options):
+        if name == "prediction":
+            column = pa.array(predictions.labels, label_type(contract.classes))
+        elif name == "model":
+            column = pa.repeat(pa.scalar(model.name, pa.string()), count)
+        elif name == "version":
+            column = pa.repeat(pa.scalar(model.version, pa.int64()), count)
+        else:
+            place = [f"probability_{label}" for label in contract.classes].index(name)
+            shares = predictions.probabilities
+            column = pa.nulls(count, pa.float64()) if shares is None else pa.array(shares[:, place])
+        columns[options.prefix + name] = column
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def label_type(classes: Sequence[object]) -> pa.DataType:
+    """The Arrow type of class labels; float64 for a regression."""
+    return pa.array(list(classes)).type if classes else pa.float64()
+
+
+@contextmanager
+def open_piece(task: ShardTask, path: Path) -> Iterator[PieceWriter]:
+    """A piece that appears at its path when the block succeeds."""
+    if task.output == "folder":
+        with files.disk(path):
+            path.mkdir(parents=True, exist_ok=True)
+            folder = _FolderPiece(path, task.options.partition_by)
+            try:
+                yield folder
+            finally:
+                folder.close()
+        return
+    with files.replacing(path) as file:
+        if task.output == "parquet":
+            arrow = _ArrowPiece(file)
+            yield arrow
+            arrow.close()
+        elif task.compression:
+            with pa.CompressedOutputStream(pa.PythonFile(_KeptOpen(file), "w"), task.compression) as stream:
+                yield _TextPiece(stream, task)
+        else:
+            yield _TextPiece(file, task)
+
+
+class _KeptOpen(io.RawIOBase):
+    """A file that is not closed with its stream of compressed bytes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return self._file.write(data)
+
+
+class _TextPiece:
+    def __init__(self, file: IO[bytes] | pa.NativeFile, task: ShardTask) -> None:
+        self._file, self._task = file, task
+
+    def write(self, records: pa.Array | None, copied: pa.RecordBatch | None, added: pa.RecordBatch) -> None:
+        columns = [*(copied.columns if copied is not None else ()), *added.columns]
+        if self._task.output == "json lines":
+            names = [*(copied.schema.names if copied is not None else ()), *added.schema.names]
+            self._file.write(json_lines(records, names, [json_values(column) for column in columns]))
+            return
+        options, source = self._task.options, self._task.source
+        fields = [csv_fields(column, source.separator, safe=options.safe_csv) for column in columns]
+        self._file.write(csv_lines(records, fields, source.separator, source.newline.decode()))
+
+
+class _ArrowPiece:
+    """An Arrow stream, which the assembly encodes as Parquet."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._writer: pa.ipc.RecordBatchStreamWriter | None = None
+
+    def write(self, records: pa.Array | None, copied: pa.RecordBatch | None, added: pa.RecordBatch) -> None:  # noqa: ARG002
+        batch = join_batches(copied, added)
+        if self._writer is None:
+            options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+            self._writer = pa.ipc.new_stream(self._file, batch.schema, options=options)
+        self._writer.write_batch(batch)
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()
+
+
+class _FolderPiece:
+    """Parquet files of one shard, one for each value of the partition column."""
+
+    def __init__(self, folder: Path, partition_by: str | None) -> None:
+        self._folder, self._by = folder, partition_by
+        self._writers: dict[str, pq.ParquetWriter] = {}
+
+    def write(self, records: pa.Array | None, copied: pa.RecordBatch | None, added: pa.RecordBatch) -> None:  # noqa: ARG002
+        batch = join_batches(copied, added)
+        if self._by is None:
+            self._writer("", batch.schema).write_batch(batch)
+            return
+        keys = batch.column(self._by)
+        for value in pc.unique(keys).to_pylist():
+            chosen = pc.is_null(keys) if value is None else pc.equal(keys, pa.scalar(value, keys.type))
+            rows = batch.filter(chosen).drop_columns([self._by])
+            self._writer(_partition_name(self._by, value), rows.schema).write_batch(rows)
+
+    def _writer(self, name: str, schema: pa.Schema) -> pq.ParquetWriter:
+        if name not in self._writers:
+            if len(self._writers) >= MAX_PARTITIONS:
+                raise DataError(
+                    f"more than {MAX_PARTITIONS:,} values of {self._by!r} in one shard",
+                    where="--partition-by",
+                    remedy="partition by a column with fewer values",
+                )
+            path = self._folder / name
+            path.mkdir(parents=True, exist_ok=True)
+            self._writers[name] = pq.ParquetWriter(path / "rows.parquet", schema, compression="zstd")
+        return self._writers[name]
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+def join_batches(copied: pa.RecordBatch | None, added: pa.RecordBatch) -> pa.RecordBatch:
+    """The copied columns, followed by the added ones."""
+    if copied is None:
+        return added
+    schema = pa.schema([*copied.schema, *added.schema])
+    return pa.RecordBatch.from_arrays([*copied.columns, *added.columns], schema=schema)
+
+
+def _partition_name(column: str, value: object) -> str:
+    from urllib.parse import quote
+
+    return f"{quote(column)}={'__HIVE_DEFAULT_PARTITION__' if value is None else quote(str(value), safe='')}"

@@ -1,0 +1,169 @@
+"""Shards: parts of a source that are scored independently of each other.
+
+The list of shards depends on the source alone, never on the number of workers.
+"""
+
+import codecs
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from towline.batch.records import IrregularTextError, RegularityCheck, first_record_end
+from towline.config import Frozen
+from towline.errors import DataError
+
+SHARD_ROWS, SHARD_BYTES = 250_000, 64 << 20
+SCAN_BYTES = 16 << 20
+Format = Literal["csv", "parquet", "json lines"]
+#: how the text of a file is read: in byte ranges; as a stream that is decoded; as a whole by the general CSV reader
+Reading = Literal["ranges", "stream", "general"]
+
+
+class SourceFile(Frozen):
+    """A file of a source.
+
+    Attributes:
+        path: absolute.
+        digest: SHA-256 of its bytes.
+        size: in bytes.
+        reading: of text.
+        encoding: of text that is no UTF-8.
+        body: place of the first record after the header.
+    """
+
+    path: Path
+    digest: str
+    size: int
+    reading: Reading = "stream"
+    encoding: str = "utf-8"
+    body: int = 0
+
+
+class Shard(Frozen):
+    """A part of one file.
+
+    Attributes:
+        number: from 0, in the order of the rows.
+        file: number of the file in the source.
+        start, end: a range of bytes of text, or of row groups of a Parquet file.
+        size: bytes of the input, for the progress.
+    """
+
+    number: int
+    file: int
+    start: int
+    end: int
+    size: int
+
+
+def scan_text(path: Path, separator: str, *, quoted: bool) -> tuple[SourceFile, list[int]]:
+    """Reads a file of text once: its digest, whether it can be read in ranges, and where its shards end.
+
+    Args:
+        path: of a file that is not compressed.
+        separator: of a CSV.
+        quoted: whether fields may be quoted (CSV).
+
+    Raises:
+        DataError: the text is neither UTF-8, UTF-16 nor Windows-1252.
+    """
+    from towline.data.formats import text_encoding
+
+    digest, size, ends = hashlib.sha256(), 0, list[int]()
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    check = RegularityCheck(separator)
+    encoding, regular, step, target = "", True, 0, 0
+    with path.open("rb") as file:
+        while block := file.read(SCAN_BYTES):
+            digest.update(block)
+            if not size:
+                encoding = text_encoding(block, path)
+                step = target = _shard_bytes(block)
+            if encoding == "utf-8" and not (block.isascii() and not decoder.getstate()[0]):
+                try:
+                    decoder.decode(block)
+                except UnicodeDecodeError:
+                    encoding = text_encoding(block, path, utf8=False)
+            quotes = check.quotes
+            if quoted and regular:
+                try:
+                    check.check(block)
+                except IrregularTextError:
+                    regular = False
+            while target < size + len(block):
+                end = first_record_end(block, max(0, target - size), quotes, quoted=quoted)
+                if end < 0:
+                    break
+                ends.append(size + end)
+                target = ends[-1] + step
+            size += len(block)
+    reading: Reading = "stream" if encoding not in ("", "utf-8") else "ranges" if regular else "general"
+    scanned = SourceFile(path=path, digest=digest.hexdigest(), size=size, reading=reading, encoding=encoding or "utf-8")
+    return scanned, ends if reading == "ranges" else []
+
+
+def text_shards(files: Sequence[SourceFile], ends: Sequence[Sequence[int]]) -> list[Shard]:
+    """The shards of text files.
+
+    Args:
+        files: of the source.
+        ends: for each file the places of ``scan_text`` at which a shard may end.
+    """
+    shards: list[Shard] = []
+    for place, (file, cuts) in enumerate(zip(files, ends, strict=True)):
+        bounds = [file.body, *(cut for cut in cuts if file.body < cut < file.size), file.size]
+        if file.reading != "ranges":
+            bounds = [0, file.size]
+        for start, end in pairwise(bounds):
+            if end > start:
+                shards.append(Shard(number=len(shards), file=place, start=start, end=end, size=end - start))
+    return shards
+
+
+def parquet_shards(files: Sequence[SourceFile]) -> list[Shard]:
+    """Shards of whole row groups."""
+    shards: list[Shard] = []
+    for place, file in enumerate(files):
+        with pq.ParquetFile(file.path) as parquet:
+            for first, last, size in _row_group_ranges(parquet.metadata):
+                shards.append(Shard(number=len(shards), file=place, start=first, end=last, size=size))
+    return shards
+
+
+def _row_group_ranges(footer: pq.FileMetaData) -> Iterator[tuple[int, int, int]]:
+    first = rows = size = 0
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        if number > first and (rows + group.num_rows > SHARD_ROWS or size + group.total_byte_size > SHARD_BYTES):
+            yield first, number, size
+            first, rows, size = number, 0, 0
+        rows, size = rows + group.num_rows, size + group.total_byte_size
+    if rows:
+        yield first, footer.num_row_groups, size
+
+
+def _shard_bytes(head: bytes) -> int:
+    """The bytes of about 250,000 rows, by the length of the first lines."""
+    mean = len(head) / max(1, head.count(b"\n"))
+    return max(1 << 20, min(SHARD_BYTES, int(SHARD_ROWS * mean)))
+
+
+@contextlib.contextmanager
+def parquet_errors(path: Path) -> Iterator[None]:
+    """Turns a Parquet file that cannot be read into a DataError."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).split("\n")[0][:200]
+        empty = path.is_file() and path.stat().st_size == 0
+        raise DataError(
+            "the file is empty" if empty else f"not a readable Parquet file: {reason}",
+            where=str(path),
+            remedy="write the file again, then run the same command again",
+        ) from None

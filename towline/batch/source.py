@@ -1,0 +1,337 @@
+"""Sources: what is scored. A source names its columns, its digest and its shards, and reads the rows of a shard."""
+
+import base64
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from towline import files
+from towline.batch.csv_rows import HEAD_BYTES, CsvReader, open_text, read_general, read_header
+from towline.batch.json_lines import JsonReader, infer_schema
+from towline.batch.records import read_blocks
+from towline.batch.row_batch import RowBatch, batch_rows
+from towline.batch.shards import (
+    Format,
+    Shard,
+    SourceFile,
+    parquet_errors,
+    parquet_shards,
+    scan_text,
+    text_shards,
+)
+from towline.config import Frozen
+from towline.data import formats
+from towline.data.schema import text_columns
+from towline.data.schema.contract import Contract
+from towline.data.schema.values import TEXT_KINDS
+from towline.errors import DataError
+
+_COMPRESSED = (".gz", ".zst")
+_SUFFIXES: dict[str, Format] = {
+    ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".pq": "parquet",
+    ".jsonl": "json lines", ".ndjson": "json lines",
+}  # fmt: skip
+
+
+class Source(Protocol):
+    """What batch scoring needs of a source; it can be pickled."""
+
+    @property
+    def digest(self) -> str: ...
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+    @property
+    def shards(self) -> tuple[Shard, ...]: ...
+    def read(
+        self, shard: Shard, contract: Contract, copied: Sequence[str] | None, *, as_text: bool
+    ) -> Iterator[RowBatch]:
+        """The rows of a shard; ``copied`` are the copied columns, None if the text of the rows is copied."""
+
+
+class FileSource(Frozen):
+    """Files of one format with the same columns.
+
+    Attributes:
+        format: of the files.
+        files: in the order of their names.
+        columns: of the rows.
+        shards: in the order of the rows.
+        digest: SHA-256 of the digests of the files.
+        separator: of a CSV.
+        header: the text of a CSV's header.
+        newline: of a CSV.
+        types: the Arrow schema of Parquet files, or of the first rows of JSON lines; empty for a CSV.
+    """
+
+    format: Format
+    files: tuple[SourceFile, ...]
+    columns: tuple[str, ...]
+    shards: tuple[Shard, ...]
+    digest: str
+    separator: str = ","
+    header: bytes = b""
+    newline: bytes = b"\n"
+    types: str = ""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns and their types; every column of a CSV is text."""
+        if not self.types:
+            return pa.schema([(name, pa.large_string()) for name in self.columns])
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.types)))
+
+    def read(
+        self, shard: Shard, contract: Contract, copied: Sequence[str] | None, *, as_text: bool
+    ) -> Iterator[RowBatch]:
+        """The rows of a shard.
+
+        Args:
+            shard: of this source.
+            contract: names the model's inputs.
+            copied: the columns that are copied; None: the text of the rows is copied.
+            as_text: whether the output is a CSV, which needs no types.
+
+        Raises:
+            DataError: the file cannot be read, or has changed since the source was opened.
+            IrregularTextError: the text must be read by ``read_general``.
+        """
+        file = self.files[shard.file]
+        if file.path.stat().st_size != file.size:
+            raise DataError("the file has changed since it was opened", where=str(file.path), remedy="run again")
+        if self.format == "parquet":
+            return self._read_parquet(file, shard, contract, copied or ())
+        if self.format == "csv" and file.reading == "general":
+            return self.read_general(shard, contract, self.columns if copied is None else copied)
+        reader: CsvReader | JsonReader
+        if self.format == "csv":
+            places = None if copied is None else [self.columns.index(name) for name in copied]
+            reader = CsvReader(self.columns, self.separator, contract.input_columns, places)
+        else:
+            types = None if copied is None else pa.schema([self.schema.field(name) for name in copied])
+            reader = JsonReader(types, as_text=as_text)
+        return self._read_text(file, shard, reader)
+
+    def read_general(self, shard: Shard, contract: Contract, copied: Sequence[str]) -> Iterator[RowBatch]:
+        """The rows of a CSV whose records cannot be found by counting quotes, read by Arrow's parser."""
+        file = self.files[shard.file]
+        tables = formats.stream_csv(file.path, self.separator)
+        places = [self.columns.index(name) for name in copied]
+        return read_general(tables, self.columns, contract.input_columns, places)
+
+    def _read_text(self, file: SourceFile, shard: Shard, reader: CsvReader | JsonReader) -> Iterator[RowBatch]:
+        is_csv = self.format == "csv"
+        first = 0
+        try:
+            with open_text(file) as stream:
+                size = _skip(stream, file, shard)
+                for block in read_blocks(stream, size, quoted=is_csv, separator=self.separator):
+                    if is_csv and not first and size is None:
+                        block = block[read_header(block, self.separator, str(file.path)).body :]  # noqa: PLW2901
+                    batch = reader.read(block, first)
+                    first += len(batch.records or ())
+                    yield batch
+        except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
+            what = f"cannot read the file: {str(error)[:200]}"
+            raise DataError(what, where=str(file.path), remedy="check or copy it again") from None
+        except DataError as error:
+            where = " ".join([str(file.path), error.where]).strip()
+            raise DataError(error.what, where=where, remedy=error.remedy) from None
+
+    def _read_parquet(
+        self, file: SourceFile, shard: Shard, contract: Contract, copied: Sequence[str]
+    ) -> Iterator[RowBatch]:
+        inputs = {column.name: column for column in contract.input_columns}
+        needed = [name for name in self.columns if name in inputs or name in copied]
+        schema, first = self.schema, 0
+        levels = [
+            name
+            for name, column in inputs.items()
+            if column.kind in TEXT_KINDS and text_columns.is_text(schema.field(name).type)
+        ]
+        with parquet_errors(file.path), pq.ParquetFile(file.path, pre_buffer=False, read_dictionary=levels) as parquet:
+            groups = list(range(shard.start, shard.end))
+            batches = parquet.iter_batches(batch_rows(len(needed)), groups, columns=needed, use_threads=False)
+            for batch in batches:
+                columns = [batch.column(name).cast(schema.field(name).type) for name in copied]
+                yield RowBatch(
+                    first + np.arange(len(batch)),
+                    {name: batch.column(name) for name in inputs},
+                    pa.RecordBatch.from_arrays(columns, schema=pa.schema([schema.field(name) for name in copied])),
+                )
+                first += len(batch)
+
+
+def open_source(source: str, separator: str | None, contract: Contract, folder: Path) -> FileSource:
+    """Opens files, and checks before the first row is read that they have the model's columns.
+
+    Args:
+        source: a file, a folder or a glob pattern.
+        separator: of a CSV; None: the one that the first file seems to have.
+        contract: of the model.
+        folder: at which a relative path starts.
+
+    Raises:
+        DataError: there is no such file, a file cannot be read, or the columns differ between the files or from
+            those of the contract.
+    """
+    paths = _list_files(source, folder)
+    kinds = {path: _format_of(path) for path in paths}
+    kind = kinds[paths[0]]
+    if other := next((path for path in paths if kinds[path] != kind), None):
+        raise DataError(f"{kinds[other]} beside {kind}", where=str(other), remedy="give files of one format")
+    opened = _open_parquet(paths) if kind == "parquet" else _open_text(paths, kind, separator)
+    if kind != "json lines":
+        contract.check_columns(opened.columns, source)
+        _check_types(opened, contract)
+    return opened
+
+
+def _list_files(source: str, folder: Path) -> list[Path]:
+    path = (folder / source).absolute()
+    if not path.is_dir():
+        return formats.list_files(source, folder, "IN")
+    names = tuple(suffix + packed for suffix in _SUFFIXES for packed in ("", *_COMPRESSED))
+    paths = sorted(child for child in path.iterdir() if child.is_file() and child.name.lower().endswith(names))
+    if not paths:
+        remedy = f"give the files as a pattern, e.g. '{source.rstrip('/')}/**/*.parquet'"
+        raise DataError("no CSV, Parquet or JSON lines file in the folder", where=str(path), remedy=remedy)
+    return paths
+
+
+def _format_of(path: Path) -> Format:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    suffix = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in _COMPRESSED else (suffixes or [""])[-1]
+    if suffix not in _SUFFIXES or (suffixes[-1] in _COMPRESSED and _SUFFIXES[suffix] == "parquet"):
+        remedy = "give CSV (.csv, .csv.gz, .csv.zst), Parquet (.parquet) or JSON lines (.jsonl)"
+        raise DataError("unknown file format", where=str(path), remedy=remedy)
+    return _SUFFIXES[suffix]
+
+
+def _open_text(paths: Sequence[Path], kind: Format, separator: str | None) -> FileSource:
+    opened, cuts = [], []
+    header, types, first = None, "", paths[0]
+    for path in paths:
+        head = _read_head(path)
+        if kind == "csv":
+            separator = separator or formats.detect_separator_of(head.splitlines(keepends=True)[:20])
+            own = read_header(head, separator, str(path))
+            formats.check_header(own.names, separator, str(path))
+            if header and own.names != header.names:
+                raise _other_columns(path, first, own.names, header.names)
+            header = header or own
+        elif not types and head:
+            types = _encode_schema(infer_schema(head[: head.rfind(b"\n") + 1] or head, str(path)))
+        with files.disk(path):
+            if path.name.lower().endswith(_COMPRESSED):
+                file, ends = SourceFile(path=path, digest=files.sha256(path), size=path.stat().st_size), list[int]()
+            else:
+                file, ends = scan_text(path, separator or ",", quoted=kind == "csv")
+        if kind == "csv":
+            file = file.model_copy(update={"body": own.body})
+        opened.append(file)
+        cuts.append(ends)
+    if not header and not types:
+        raise DataError("the file is empty", where=str(first), remedy="give one JSON object a line")
+    names = header.names if header else tuple(_decode_schema(types).names)
+    return FileSource(
+        format=kind,
+        files=tuple(opened),
+        columns=names,
+        shards=tuple(text_shards(opened, cuts)),
+        digest=_combine(opened),
+        separator=separator or ",",
+        header=header.text if header else b"",
+        newline=header.newline if header else b"\n",
+        types=types,
+    )
+
+
+def _open_parquet(paths: Sequence[Path]) -> FileSource:
+    opened, schema = list[SourceFile](), pa.schema([])
+    for path in paths:
+        with parquet_errors(path):
+            own = pq.read_schema(path).remove_metadata()
+            file = SourceFile(path=path, digest=files.sha256(path), size=path.stat().st_size)
+        if not opened:
+            schema = own
+            if twice := next((name for name in own.names if own.names.count(name) > 1), None):
+                raise DataError(f"column {twice!r} occurs twice", where=str(path), remedy="rename one")
+        elif own.names != schema.names:
+            raise _other_columns(path, paths[0], own.names, schema.names)
+        elif other := next((field for field in own if field.type != schema.field(field.name).type), None):
+            raise DataError(
+                f"column {other.name!r} is {other.type}, in {paths[0].name} it is {schema.field(other.name).type}",
+                where=str(path),
+                remedy="give files with the same columns and types",
+            )
+        opened.append(file)
+    return FileSource(
+        format="parquet",
+        files=tuple(opened),
+        columns=tuple(schema.names),
+        shards=tuple(parquet_shards(opened)),
+        digest=_combine(opened),
+        types=_encode_schema(schema),
+    )
+
+
+def _check_types(source: FileSource, contract: Contract) -> None:
+    """Refuses columns whose type cannot have values of their kind."""
+    for column in contract.input_columns:
+        kind = source.schema.field(column.name).type
+        wrong = pa.types.is_nested(kind) or (column.kind in ("numeric", "boolean") and pa.types.is_temporal(kind))
+        if wrong or pa.types.is_binary(kind):
+            what = f"column {column.name!r} is {kind}, and the contract says {column.kind}"
+            raise DataError(what, where=str(source.files[0].path), remedy="correct the type of the column")
+
+
+def _other_columns(path: Path, first: Path, names: Sequence[str], expected: Sequence[str]) -> DataError:
+    missing, added = set(expected) - set(names), set(names) - set(expected)
+    parts = [
+        *([f"without {', '.join(sorted(missing)[:5])}"] if missing else []),
+        *([f"with {', '.join(sorted(added)[:5])}"] if added else []),
+    ]
+    what = f"other columns than {first.name}: {' and '.join(parts) or 'another order'}"
+    return DataError(what, where=str(path), remedy="give files with the same columns in the same order")
+
+
+def _read_head(path: Path) -> bytes:
+    """The first MB of the decoded text."""
+    try:
+        compressed = path.name.lower().endswith(_COMPRESSED)
+        with path.open("rb") as raw:
+            encoding = "utf-8" if compressed else formats.text_encoding(raw.read(HEAD_BYTES), path)
+        with open_text(SourceFile(path=path, digest="", size=0, encoding=encoding)) as stream:
+            head: bytes = stream.read(HEAD_BYTES)
+            return head
+    except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
+        what = f"cannot read the file: {str(error)[:200]}"
+        raise DataError(what, where=str(path), remedy="check or copy it again") from None
+
+
+def _skip(stream: IO[bytes], file: SourceFile, shard: Shard) -> int | None:
+    """Goes to the begin of a shard; returns its number of bytes, None for the rest of the stream."""
+    if file.reading == "stream":
+        return None
+    stream.seek(shard.start)
+    return shard.end - shard.start
+
+
+def _combine(opened: Sequence[SourceFile]) -> str:
+    """The digest of one file, or of the digests of several files."""
+    if len(opened) == 1:
+        return opened[0].digest
+    return hashlib.sha256("\n".join(file.digest for file in opened).encode()).hexdigest()
+
+
+def _encode_schema(schema: pa.Schema) -> str:
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def _decode_schema(text: str) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))

@@ -1,0 +1,135 @@
+"""Text of the output: the fields of a CSV and the values of JSON lines, made column by column."""
+
+import json
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from towline.data.schema.text_columns import is_text
+
+_FORMULA = r"^[=+\-@\t\r]"
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_TEXT, _BYTES = pa.large_string(), pa.large_binary()
+
+
+def csv_fields(column: pa.Array, separator: str, *, safe: bool = False) -> pa.Array:
+    """The fields of a column (n,) large_string: quoted where needed, empty for null and NaN.
+
+    Args:
+        column: of any type.
+        separator: of the columns.
+        safe: put ' before text that a spreadsheet would run as a formula.
+    """
+    if not pa.types.is_nested(column.type) and not is_text(_value_type(column)):
+        return pc.fill_null(_plain_text(column, "True", "False"), "")
+    texts = _json_texts(column) if pa.types.is_nested(column.type) else column.cast(_TEXT)
+    if safe:
+        formula = pc.and_not(pc.match_substring_regex(texts, _FORMULA), pc.match_substring_regex(texts, _NUMBER))
+        texts = pc.if_else(formula, pc.binary_join_element_wise(_scalar("'"), texts, _scalar("")), texts)
+    special = pc.match_substring_regex(texts, f'["\\r\\n{_escape(separator)}]')
+    if pc.any(special).as_py():
+        doubled = pc.replace_substring(texts, '"', '""')
+        texts = pc.if_else(
+            special, pc.binary_join_element_wise(_scalar('"'), doubled, _scalar('"'), _scalar("")), texts
+        )
+    return pc.fill_null(texts, "")
+
+
+def csv_name(name: str, separator: str, *, safe: bool = False) -> str:
+    """The name of a column as a field of a header."""
+    if safe and name[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        name = "'" + name
+    quoted = any(mark in name for mark in (separator, '"', "\r", "\n"))
+    return '"' + name.replace('"', '""') + '"' if quoted else name
+
+
+def csv_lines(records: pa.Array | None, columns: Sequence[pa.Array], separator: str, newline: str) -> pa.Buffer:
+    """Lines of a CSV.
+
+    Args:
+        records: the text of the rows, to which the columns are appended; None: the columns alone.
+        columns: fields, as ``csv_fields`` makes them; or scalars.
+        separator: of the columns.
+        newline: at the end of each line.
+    """
+    parts = [column.cast(_BYTES) for column in columns]
+    parts = parts if records is None else [records, *parts]
+    first, *rest = parts
+    joined = pc.binary_join_element_wise(first, *rest, pa.scalar(separator.encode(), _BYTES)) if rest else first
+    return _contents(pc.binary_join_element_wise(joined, pa.scalar(b"", _BYTES), pa.scalar(newline.encode(), _BYTES)))
+
+
+def json_values(column: pa.Array) -> pa.Array:
+    """The values of a column (n,) as JSON, large_string; null for null and NaN."""
+    kind = _value_type(column)
+    if is_text(kind) or pa.types.is_nested(kind) or pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
+        return pc.fill_null(_json_texts(column), "null")
+    return pc.fill_null(_plain_text(column, "true", "false"), "null")
+
+
+def json_lines(records: pa.Array | None, names: Sequence[str], columns: Sequence[pa.Array]) -> pa.Buffer:
+    """JSON lines: the objects of ``records`` with members appended, or objects of the members alone.
+
+    Args:
+        records: JSON objects, each in one line.
+        names: of the members.
+        columns: their values, as ``json_values`` makes them; or scalars.
+    """
+    parts: list[pa.Array | pa.Scalar] = []
+    for number, (name, column) in enumerate(zip(names, columns, strict=True)):
+        label = json.dumps(name, ensure_ascii=False) + ": "
+        parts += [_scalar(label if not number else ", " + label, _BYTES), column.cast(_BYTES)]
+    begin: pa.Array | pa.Scalar = _scalar("{", _BYTES)
+    if records is not None:
+        inner = pc.binary_slice(pc.ascii_trim_whitespace(records.cast(_TEXT)).cast(pa.binary()), 0, -1)
+        inner = pc.ascii_rtrim_whitespace(inner.cast(_TEXT))
+        empty = pc.equal(pc.binary_length(inner), 1)
+        comma = pc.if_else(empty, _scalar(""), _scalar(", "))
+        begin = pc.binary_join_element_wise(inner, comma, _scalar("")).cast(_BYTES)
+    return _contents(pc.binary_join_element_wise(begin, *parts, _scalar("}\n", _BYTES), _scalar("", _BYTES)))
+
+
+def _plain_text(column: pa.Array, true: str, false: str) -> pa.Array:
+    """Numbers, booleans and times as text; null for null and NaN."""
+    kind = column.type
+    if pa.types.is_boolean(kind):
+        return pc.if_else(column, _scalar(true), _scalar(false))
+    if pa.types.is_floating(kind):
+        finite = pc.is_finite(column)
+        if not pc.all(finite).as_py():
+            column = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
+    return column.cast(_TEXT)
+
+
+def _json_texts(column: pa.Array) -> pa.Array:
+    """JSON of each distinct value; null for null."""
+    if pa.types.is_nested(column.type):
+        return pa.array([None if value is None else _dump(value) for value in column.to_pylist()], _TEXT)
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    return pa.array([_dump(value) for value in encoded.dictionary.to_pylist()], _TEXT).take(encoded.indices)
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _value_type(column: pa.Array) -> pa.DataType:
+    return column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+
+
+def _scalar(text: str, kind: pa.DataType = _TEXT) -> pa.Scalar:
+    return pa.scalar(text.encode() if kind == _BYTES else text, kind)
+
+
+def _escape(separator: str) -> str:
+    return "\\" + separator if separator in "|^-]\\" else separator
+
+
+def _contents(texts: pa.Array) -> pa.Buffer:
+    """The texts of an array one after the other."""
+    if not len(texts):
+        return pa.py_buffer(b"")
+    offsets = pa.Array.from_buffers(pa.int64(), len(texts) + 1, [None, texts.buffers()[1]], offset=texts.offset)
+    start, end = offsets[0].as_py(), offsets[len(texts)].as_py()
+    return texts.buffers()[2].slice(start, end - start)
