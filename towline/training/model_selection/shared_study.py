@@ -94,7 +94,7 @@ class SharedStudy:
         self._study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs=attributes))
 
     def evaluate_waiting_trial(self, evaluate: Evaluate) -> tuple[int, TrialResult] | None:
-        """Claims and evaluates a trial; None if none waits.
+        """Claims and evaluates a trial; None if none waits, or if another process has taken it over meanwhile.
 
         An error of ``evaluate``, or an interrupt, gives the trial back.
         """
@@ -103,19 +103,36 @@ class SharedStudy:
         if next(self._trials("WAITING"), None) is None:
             return None
         complete: list[tuple[int, TrialResult]] = []
+        lost: list[int] = []
 
         def objective(trial: "Trial") -> float:
             if (number := trial.user_attrs.get(_NUMBER)) is None:
                 raise TrialPruned  # another process was faster; Optuna has made a trial without a number
             result = evaluate(trial.user_attrs[_DRAWN])
+            if self._is_lost(trial.number):
+                lost.append(number)
+                raise TrialPruned
             trial.set_user_attr(_RESULT, result._asdict())
             complete.append((number, result))
             if result.score is None:
                 raise TrialPruned
             return result.score
 
-        self._study.optimize(objective, n_trials=1)  # an error or an interrupt marks the trial as failed
+        try:
+            self._study.optimize(objective, n_trials=1)  # an error or an interrupt marks the trial as failed
+        except (KeyError, UnboundLocalError, ValueError):  # Optuna's, for a trial or a study that has ended
+            if not lost:
+                raise
         return complete[0] if complete else None
+
+    def _is_lost(self, place: int) -> bool:
+        """Whether a trial that this process evaluates was marked as failed, or its study was removed."""
+        from optuna.trial import TrialState
+
+        try:
+            return bool(self._study.get_trials(deepcopy=False)[place].state != TrialState.RUNNING)
+        except (IndexError, KeyError):
+            return True
 
     def close(self) -> None:
         """Ends the search: no process claims a trial of it any more."""
