@@ -159,6 +159,12 @@ class DataConfig(Frozen):
         description="largest share of words in a column of numbers, which are null; with more it is a category",
     )
     classes: ClassesConfig = ClassesConfig()
+    train_rows: int | None = Field(
+        2_000_000,
+        ge=1_000,
+        description="largest number of rows that a model is trained on: the newest if there is a time, else a sample "
+        "with the shares of the classes; null: all",
+    )
     keep_snapshot: bool = Field(True, description="whether the snapshot of the rows is kept after the run")
 
     @model_validator(mode="after")

@@ -58,6 +58,17 @@ class SnapshotColumns:
             columns = None if names is None else [name for name in self._schema.names if name in names]
             yield from file.iter_batches(rows, columns=columns)
 
+    def take_batches(self, ordered: np.ndarray, names: Collection[str] | None = None) -> Iterator[pa.Table]:
+        """The rows at positions (n,) that ascend, in several tables; the first one may have no rows."""
+        start = done = 0
+        for batch in self.batches(names):
+            end = int(np.searchsorted(ordered, start + batch.num_rows))
+            if end > done or not start:
+                yield _plain(pa.Table.from_batches([batch.take(pa.array(ordered[done:end] - start))]))
+            start, done = start + batch.num_rows, end
+            if done == len(ordered):
+                break
+
     def take(self, positions: np.ndarray, names: Collection[str] | None = None) -> pd.DataFrame:
         """The rows at these positions, in their order, with index 0…n-1.
 
@@ -66,16 +77,7 @@ class SnapshotColumns:
             names: of the columns; None: all.
         """
         order = np.argsort(positions, kind="stable")
-        pieces = list[pa.RecordBatch]()
-        ordered, start, done = positions[order], 0, 0
-        for batch in self.batches(names):
-            end = int(np.searchsorted(ordered, start + batch.num_rows))
-            if end > done or not pieces:
-                pieces.append(batch.take(pa.array(ordered[done:end] - start)))
-            start, done = start + batch.num_rows, end
-            if done == len(ordered):
-                break
-        frame = to_frame(_plain(pa.Table.from_batches(pieces)))
+        frame = to_frame(pa.concat_tables(self.take_batches(positions[order], names)))
         if not np.array_equal(order, np.arange(len(order))):
             places = np.empty(len(order), dtype=np.int64)
             places[order] = np.arange(len(order))
@@ -91,6 +93,15 @@ def take_rows(table: Table, positions: np.ndarray, names: Sequence[str] | None =
     if isinstance(table, SnapshotColumns):
         return table.take(positions, names)
     return (table if names is None else table[list(names)]).iloc[positions].reset_index(drop=True)
+
+
+def iterate_rows(table: Table, positions: np.ndarray) -> Iterator[pd.DataFrame]:
+    """The rows of a table at positions (n,) that ascend, in frames of at most ``BATCH_ROWS`` rows."""
+    if isinstance(table, SnapshotColumns):
+        yield from (to_frame(rows) for rows in table.take_batches(positions) if rows.num_rows)
+        return
+    for start in range(0, len(positions), BATCH_ROWS):
+        yield take_rows(table, positions[start : start + BATCH_ROWS])
 
 
 def select_columns(table: Table, names: Sequence[str]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ import datetime as dt
 import hashlib
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,13 +12,17 @@ import pandas as pd
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
 from towline.config import Frozen, TrainingConfig
-from towline.data.workspace import Workspace
+from towline.data.schema.contract import Contract
+from towline.data.snapshot import BATCH_ROWS, Table
+from towline.data.workspace import HOLDOUT_ALL, Workspace
 from towline.errors import ConfigError, DataValidationError
 from towline.files import write_arrays
 
 Fold = tuple[np.ndarray, np.ndarray]
+SampledBy = Literal["", "time", "class", "random"]
 
 
+HOLDOUT_ROWS = 250_000  # of a larger holdout, which comparisons and intervals use; metrics are of all rows
 MIN_DISTINCT = 0.5  # least share of rows with distinct features for which copies of a row are kept together
 
 
@@ -25,7 +30,9 @@ class SplitSummary(Frozen):
     """How the table was split.
 
     Attributes:
-        train, holdout: rows of each part.
+        train, holdout: rows of each part; ``train`` has at most ``data.train_rows``.
+        train_available: rows of the train part before ``data.train_rows``.
+        sampled_by: how the rows to train on were selected: the newest, a sample, or all rows.
         cut: the time (ISO) at which the holdout of a split by time begins.
         copies: of a random split: whether rows with equal features are in the same part, or are drawn one by one.
     """
@@ -35,6 +42,16 @@ class SplitSummary(Frozen):
     holdout: int
     cut: str | None
     copies: Literal["together", "apart"] = "together"
+    train_available: int | None = None
+    sampled_by: SampledBy = ""
+
+    @property
+    def training_rows(self) -> str:
+        """The rows to train on: ``800 rows``, or ``2,000,000 of 48,000,000 rows (the newest)``."""
+        if not self.sampled_by:
+            return f"{self.train:,} rows"
+        how = {"time": "the newest", "class": "a sample by class", "random": "a sample"}[self.sampled_by]
+        return f"{self.train:,} of {self.train_available:,} rows ({how})"
 
 
 def split_table(work: Workspace, config: TrainingConfig) -> SplitSummary:
@@ -49,18 +66,18 @@ def split_table(work: Workspace, config: TrainingConfig) -> SplitSummary:
     Raises:
         DataValidationError: one part would be empty.
     """
-    rows, contract, data = work.table(), work.contract(), config.data
+    rows, contract, data = work.columns(), work.contract(), config.data
     order = np.argsort(rows[data.time].to_numpy(), kind="stable") if data.time else np.arange(len(rows))
     by, cut, copies = "random", None, "together"
-    if config.by_time:
+    if config.by_time and data.time:
         times = rows[data.time].iloc[order]
         start = _holdout_start(times, config.split.holdout)
         by, cut = "time", times.iloc[start].isoformat()
         train, holdout = _purge_groups(rows, config, order[:start], order[start:])
     else:
-        codes = np.zeros(len(rows)) if contract.task == "regression" else pd.factorize(contract.labels(rows))[0]
-        features = rows[[data.group]] if data.group else rows.drop(columns=data.target)
-        hashes = hash_rows(features, config.seed)
+        codes = np.zeros(len(rows)) if contract.task == "regression" else contract.class_codes(rows[data.target])
+        names = [data.group] if data.group else [name for name in rows.columns if name != data.target]
+        hashes = hash_rows(rows, config.seed, names)
         if not data.group and len(np.unique(hashes)) < MIN_DISTINCT * len(rows):
             hashes, copies = _number_copies(hashes), "apart"
         in_holdout = _draw_holdout(hashes, codes, _holdout_share(config))[order]
@@ -71,10 +88,94 @@ def split_table(work: Workspace, config: TrainingConfig) -> SplitSummary:
             where=f"split by {by}" + (f", whole groups of {data.group!r}" if data.group else ""),
             remedy="give more distinct rows or groups, or another split.holdout or split.by",
         )
-    write_arrays(work.file("split.npz"), train=train.astype(np.int64), holdout=holdout.astype(np.int64))
-    summary = SplitSummary(by=by, train=len(train), holdout=len(holdout), cut=cut, copies=copies)
+    parts, sampled_by = _sample_parts(rows, contract, config, train, holdout)
+    write_arrays(work.file("split.npz"), **{name: part.astype(np.int64) for name, part in parts.items()})
+    work.save_parts()
+    summary = SplitSummary(
+        by=by,
+        train=len(parts["train"]),
+        holdout=len(holdout),
+        cut=cut,
+        copies=copies,
+        train_available=len(train),
+        sampled_by=sampled_by,
+    )
     work.save("split.json", summary)
     return summary
+
+
+def _sample_parts(
+    rows: Table, contract: Contract, config: TrainingConfig, train: np.ndarray, holdout: np.ndarray
+) -> tuple[dict[str, np.ndarray], SampledBy]:
+    """The positions of ``split.npz``, and how the rows to train on are selected.
+
+    Args:
+        rows: the table.
+        contract: of the table.
+        config: names the time column and the largest number of rows.
+        train: positions of the train part, ordered by time if there is one.
+        holdout: positions of the holdout, in the same order.
+    """
+    limit, every = config.data.train_rows, len(train) + len(holdout)
+    parts: dict[str, np.ndarray] = {"train": train, "holdout": holdout}
+    if (limit is None or every <= limit) and len(holdout) <= HOLDOUT_ROWS:
+        return parts, ""
+    codes = None if contract.task == "regression" else contract.class_codes(rows[config.data.target])
+    if len(holdout) > HOLDOUT_ROWS:
+        parts |= {"holdout": _draw_by_class(holdout, codes, HOLDOUT_ROWS, config.seed), HOLDOUT_ALL: holdout}
+
+    def select(positions: np.ndarray) -> np.ndarray:
+        if limit is None or len(positions) <= limit:
+            return positions
+        if config.data.time:
+            return _keep_classes(positions, codes, limit)
+        return _draw_by_class(positions, codes, limit, config.seed)
+
+    parts["train"] = select(train)
+    if config.refits and limit is not None and every > limit:
+        together = np.concatenate([train, holdout])
+        if config.data.time:
+            together = together[np.argsort(rows[config.data.time].to_numpy()[together], kind="stable")]
+        parts["all"] = select(together)
+    if len(parts["train"]) == len(train):
+        return parts, ""
+    return parts, "time" if config.data.time else "random" if codes is None else "class"
+
+
+def _keep_classes(positions: np.ndarray, codes: np.ndarray | None, limit: int) -> np.ndarray:
+    """The last positions, and the last two before them of a class that they lack."""
+    newest, older = positions[-limit:], positions[:-limit]
+    if codes is None:
+        return newest
+    counts = np.bincount(codes[newest], minlength=codes.max() + 1)
+    rare = np.flatnonzero(counts < 2)
+    added = [older[codes[older] == code][-2:] for code in rare]
+    return np.concatenate([*added, newest]) if added else newest
+
+
+def _draw_by_class(positions: np.ndarray, codes: np.ndarray | None, limit: int, seed: int) -> np.ndarray:
+    """A seeded sample in which classes have the shares that they have in all rows, but at least two rows each.
+
+    Args:
+        positions: to draw from.
+        codes: of the classes of all rows; None: there are no classes.
+        limit: size of the sample.
+        seed: of the sample.
+
+    Returns:
+        The sample in the order of the positions.
+    """
+    keys = np.random.default_rng(seed).random(len(positions))
+    if codes is None:
+        selected = np.argpartition(keys, limit)[:limit]
+    else:
+        share, drawn = limit / len(positions), []
+        for code in np.unique(codes[positions]):
+            members = np.flatnonzero(codes[positions] == code)
+            size = min(len(members), max(2, round(share * len(members))))
+            drawn.append(members[np.argsort(keys[members])[:size]])
+        selected = np.concatenate(drawn)
+    return np.asarray(positions[np.sort(selected)])
 
 
 def _holdout_start(times: pd.Series, holdout: float | dt.timedelta) -> int:
@@ -94,7 +195,11 @@ def _holdout_share(config: TrainingConfig) -> float:
 
 
 def is_held_out(
-    features: pd.DataFrame, seed: int, share: float, copies: Literal["together", "apart"] = "together"
+    features: Table,
+    seed: int,
+    share: float,
+    copies: Literal["together", "apart"] = "together",
+    names: Sequence[str] | None = None,
 ) -> np.ndarray:
     """(n,) whether a random split with this seed and share holds out each row.
 
@@ -106,8 +211,9 @@ def is_held_out(
         seed: of the split.
         share: of the rows that is held out.
         copies: ``SplitSummary.copies`` of the split.
+        names: of the columns, if the features have others too.
     """
-    hashes = hash_rows(features, seed)
+    hashes = hash_rows(features, seed, names)
     return _is_below(hashes if copies == "together" else _number_copies(hashes), share)
 
 
@@ -220,11 +326,11 @@ def _nearest_start(starts: np.ndarray, target: float) -> int:
     return int(starts[np.abs(starts - target).argmin()])
 
 
-def _group_codes(rows: pd.DataFrame, group: str) -> np.ndarray:
+def _group_codes(rows: Table, group: str) -> np.ndarray:
     return pd.factorize(rows[group], use_na_sentinel=False)[0]
 
 
-def _purge_groups(rows: pd.DataFrame, config: TrainingConfig, older: np.ndarray, newer: np.ndarray) -> Fold:
+def _purge_groups(rows: Table, config: TrainingConfig, older: np.ndarray, newer: np.ndarray) -> Fold:
     """Both positions, without older rows of a group that occurs in the newer ones."""
     if config.data.group:
         groups = _group_codes(rows, config.data.group)
@@ -256,22 +362,33 @@ def _draw_holdout(hashes: np.ndarray, codes: np.ndarray, share: float) -> np.nda
     return in_holdout
 
 
-def hash_rows(rows: pd.DataFrame, seed: int) -> np.ndarray:
-    """(n,) uint64 hash of each row's values; independent of the order of columns and rows and of integer dtypes."""
+def hash_rows(rows: Table, seed: int, names: Sequence[str] | None = None) -> np.ndarray:
+    """(n,) uint64 hash of each row's values; independent of the order of columns and rows and of integer dtypes.
+
+    Args:
+        rows: n rows.
+        seed: of the hash.
+        names: of the columns; None: all.
+    """
     total = np.zeros(len(rows), dtype=np.uint64)
-    for name in rows.columns:
+    for name in rows.columns if names is None else names:
         values = rows[name]
-        if values.dtype.kind == "M":
-            plain: np.ndarray = values.to_numpy("datetime64[us]").view(np.int64)
-        elif values.dtype.kind in "biuf":
-            plain = values.to_numpy(np.float64) + 0.0  # integers become floats if a later table has a null
-        else:
-            plain = values.astype(object).where(values.notna(), "").to_numpy()
-        salt = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]
-        mixed = _mix_bits(pd.util.hash_array(plain) ^ np.frombuffer(salt, np.uint64)[0])
-        mixed[values.isna().to_numpy()] = 0
-        total += mixed
+        salt = np.frombuffer(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], np.uint64)[0]
+        for start in range(0, len(values), BATCH_ROWS):
+            part = values.iloc[start : start + BATCH_ROWS]
+            mixed = _mix_bits(pd.util.hash_array(_plain_values(part)) ^ salt)
+            mixed[part.isna().to_numpy()] = 0
+            total[start : start + BATCH_ROWS] += mixed
     return _mix_bits(total)
+
+
+def _plain_values(values: pd.Series) -> np.ndarray:
+    """Times as whole numbers, numbers as floats, and other values as objects."""
+    if values.dtype.kind == "M":
+        return values.to_numpy("datetime64[us]").view(np.int64)
+    if values.dtype.kind in "biuf":
+        return np.asarray(values.to_numpy(np.float64) + 0.0)  # integers become floats if a later table has a null
+    return np.asarray(values.astype(object).where(values.notna(), "").to_numpy())
 
 
 def _mix_bits(bits: np.ndarray) -> np.ndarray:

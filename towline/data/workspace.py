@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
@@ -29,7 +30,7 @@ from towline.config import Frozen, PipelineConfig, TrainingConfig
 from towline.data import snapshot
 from towline.data.schema.contract import Contract
 from towline.data.schema.lookup_tables import LookupSource
-from towline.data.snapshot import Table
+from towline.data.snapshot import SnapshotColumns, Table, iterate_rows, take_rows
 from towline.data.sources import Dataset, check_snapshot, convert_lookup_table, read_lookup_source, read_snapshot
 from towline.errors import TransientError
 from towline.provenance import code_digest
@@ -39,6 +40,7 @@ ABANDONED_AFTER = timedelta(days=30)
 SNAPSHOT = "snapshot.parquet"  # of a run whose snapshot is removed with it (data.keep_snapshot: false)
 _DIGEST = b"digest"  # key of the metadata of a lookup table
 SMOKE_TEST_ROWS = "smoke-test-rows.parquet"
+HOLDOUT_ALL = "holdout_all"
 
 
 class Subset(NamedTuple):
@@ -80,7 +82,7 @@ class Workspace(Frozen):
 
     @contextmanager
     def exclusive_lock(self) -> Iterator[None]:
-        """Keeps other processes out of the workspace; removes a snapshot of its own at the end.
+        """Keeps other processes out of the workspace; removes a snapshot of its own, and rows of parts, at the end.
 
         Raises:
             TransientError: another process uses the workspace, or has removed it since it was opened.
@@ -101,8 +103,8 @@ class Workspace(Frozen):
             try:
                 yield
             finally:
-                for name in (SNAPSHOT, SMOKE_TEST_ROWS):
-                    self.file(name).unlink(missing_ok=True)
+                for file in (self.file(SNAPSHOT), self.file(SMOKE_TEST_ROWS), *self.path.glob(_part_file("*"))):
+                    file.unlink(missing_ok=True)
 
     def verdict_file(self, run_key: str) -> Path:
         """The verdict of a run that has not ended: if it exists, the run is continued after the gate."""
@@ -167,7 +169,7 @@ class Workspace(Frozen):
         """The rows of the snapshot; of a table that is too large to be held, its columns are read one by one."""
         if self.dataset.rows * len(self.dataset.columns) <= snapshot.MAX_CELLS:
             return self.table()
-        return snapshot.SnapshotColumns(check_snapshot(self.dataset, self.store))
+        return SnapshotColumns(check_snapshot(self.dataset, self.store))
 
     def lookups(self, config: TrainingConfig) -> dict[str, LookupSource]:
         """The lookup tables as they were when the workspace was opened."""
@@ -181,14 +183,42 @@ class Workspace(Frozen):
         return sources
 
     def split_positions(self) -> dict[str, np.ndarray]:
-        """Positions in the table: ``train`` (ordered by time if there is one) and ``holdout``."""
+        """Positions in the table: ``train`` and ``holdout``, ordered by time if there is one.
+
+        Of a large table they are samples. Then ``holdout_all`` are the rows of the whole holdout, and ``all`` those
+        that a model is fitted on after the evaluation.
+        """
         return files.read_arrays(self.file("split.npz"))
 
     def subset(self, name: str) -> Subset:
-        """The rows of ``train`` or ``holdout``."""
-        rows = self.table().iloc[self.split_positions()[name]].reset_index(drop=True)
-        contract = self.contract()
+        """The rows of ``train``, ``holdout`` or ``all``."""
+        file, contract = self.file(_part_file(name)), self.contract()
+        if file.exists():
+            rows = snapshot.to_frame(pq.read_table(file))
+        else:
+            rows = take_rows(self.columns(), self.split_positions()[name])
         return Subset(contract.features(rows), contract.labels(rows), rows)
+
+    def save_parts(self) -> None:
+        """Saves the rows of each part of a large table, so that a step need not read the snapshot."""
+        table = self.columns()
+        if not isinstance(table, SnapshotColumns):
+            return
+        for name, positions in self.split_positions().items():
+            if name != HOLDOUT_ALL:
+                rows = pa.Table.from_pandas(table.take(positions), preserve_index=False)
+                with files.replacing(self.file(_part_file(name))) as file:
+                    pq.write_table(rows.replace_schema_metadata(None), file, compression="zstd")
+
+    def holdout_batches(self) -> Iterator[Subset]:
+        """All rows of the holdout in the order of the table, a batch at a time."""
+        positions, contract = self.split_positions(), self.contract()
+        for rows in iterate_rows(self.columns(), np.sort(positions.get(HOLDOUT_ALL, positions["holdout"]))):
+            yield Subset(contract.features(rows), contract.labels(rows), rows)
+
+
+def _part_file(name: str) -> str:
+    return f"rows-{name}.parquet"
 
 
 def _lookup_file(name: str) -> str:

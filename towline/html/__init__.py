@@ -35,13 +35,19 @@ def style() -> str:
 
 
 @cache
-def content_security_policy() -> str:
-    """The policy of a page, for a header: nothing may be loaded, run, framed or sent."""
+def content_security_policy(*, forms: bool = False) -> str:
+    """The policy of a page, for a header: nothing may be loaded, run, framed or sent; forms to its own address only."""
     digest = base64.b64encode(hashlib.sha256(style().encode()).digest()).decode()
+    target = "'self'" if forms else "'none'"
     return (
-        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action {target}; "
         "frame-ancestors 'none'"
     )
+
+
+def meta_policy(*, forms: bool = False) -> str:
+    """The policy of a page in a <meta> element, which cannot hold frame-ancestors."""
+    return content_security_policy(forms=forms).replace("; frame-ancestors 'none'", "")
 
 
 def environment(folder: Path, **options: Any) -> "Environment":
@@ -60,10 +66,8 @@ def environment(folder: Path, **options: Any) -> "Environment":
         "lstrip_blocks": True,
         "keep_trailing_newline": True,
     }
-    # a <meta> element cannot hold frame-ancestors
-    meta_policy = content_security_policy().replace("; frame-ancestors 'none'", "")
     made = Environment(loader=FileSystemLoader([folder, _FOLDER]), **(settings | options))  # noqa: S701 - autoescape is on
-    made.globals |= {"style": style(), "policy": meta_policy}
+    made.globals |= {"style": style(), "policy": meta_policy()}
     made.filters |= {
         "number": format_number,
         "percent": lambda share: f"{share:.0%}",

@@ -99,7 +99,7 @@ def run_selftest(config: PipelineConfig, project: Path, as_of: datetime | None =
 def _prepare(config: PipelineConfig, settings: Settings, as_of: datetime | None) -> Workspace:
     dataset = sources.load_dataset(config.data, settings.project, settings.store, as_of, config.privacy.pii)
     work = open_workspace(config, dataset, settings.project, settings.store, as_of)
-    contract = infer_contract(work.table(), config, work.dataset.formats, work.lookups(config))
+    contract = infer_contract(work.columns(), config, work.dataset.formats, work.lookups(config))
     work.save(Contract.FILE, contract)
     check_candidates(config, contract)
     splits.split_table(work, config)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from towline import files
 from towline.config import Frozen, TrainingConfig
+from towline.data.splits import SplitSummary
 from towline.data.workspace import Subset, Workspace
 from towline.errors import FitError, TowlineError
 from towline.training import model_io
@@ -34,6 +35,7 @@ class FittedModel(Frozen):
         candidate, params, threshold, calibration: what was fitted.
         file, sha256: the model's file and its digest.
         rows: number of rows that it was fitted on.
+        rows_available: number of rows before ``data.train_rows``.
         history: how these rows were selected.
         start, end: times (ISO) of these rows; None without a time column.
         measured_end: of a refitted model: ``end`` of the evaluated model.
@@ -48,6 +50,7 @@ class FittedModel(Frozen):
     file: str
     sha256: str
     rows: int
+    rows_available: int | None = None
     threshold: float | None
     calibration: Calibration | None = None
     history: History = History()
@@ -113,7 +116,7 @@ def refit(
 def training_rows(work: Workspace, config: TrainingConfig, model: FittedModel) -> pd.DataFrame:
     """The raw rows that a model was fitted on."""
     contract, time = work.contract(), config.data.time
-    rows = work.table() if model.refitted else work.subset("train").rows
+    rows = load_rows(work, config, all_rows=model.refitted).rows
     positions = model.history.select_rows(rows[time] if time else None, contract.labels(rows))
     return rows.iloc[positions].reset_index(drop=True)
 
@@ -143,6 +146,8 @@ def _fit_rows(
     if file == REFITTED_MODEL:
         predictions = predict(trained.model, work.subset("holdout").features, contract)
         files.write_arrays(work.file(REFITTED_PREDICTIONS), **predictions.to_arrays(contract.classes))
+    split = SplitSummary.model_validate_json(work.file("split.json").read_bytes())
+    available = work.dataset.rows if file == REFITTED_MODEL else split.train_available
     times = subset.rows[config.data.time].iloc[trained.positions] if config.data.time else None
     return FittedModel(
         candidate=chosen.candidate,
@@ -150,6 +155,7 @@ def _fit_rows(
         file=file,
         sha256=files.sha256(work.file(file)),
         rows=len(trained.positions),
+        rows_available=available,
         threshold=chosen.threshold,
         calibration=chosen.calibration,
         history=history,

@@ -18,7 +18,7 @@ from threadpoolctl import ThreadpoolController
 from towline.config import HistoryConfig, TrainingConfig
 from towline.data.schema.contract import Contract
 from towline.data.splits import sample_rows
-from towline.data.workspace import Subset, Workspace
+from towline.data.workspace import HOLDOUT_ALL, Subset, Workspace
 from towline.training.detrend import Trend, remove_trend
 from towline.training.estimators import build_candidate
 from towline.training.evaluation.definitions import primary_metric
@@ -114,6 +114,8 @@ def load_rows(work: Workspace, config: TrainingConfig, *, all_rows: bool) -> Sub
     """The train part, or all rows, ordered by time if there is a time column."""
     if not all_rows:
         return work.subset("train")
+    if "all" in work.split_positions():
+        return work.subset("all")
     contract, rows = work.contract(), work.table()
     if config.data.time:
         rows = rows.iloc[np.argsort(rows[config.data.time].to_numpy(), kind="stable")]
@@ -221,8 +223,8 @@ def _try_history(
 
 
 def _holdout_length(work: Workspace, config: TrainingConfig) -> dt.timedelta:
-    times, positions = work.table()[config.data.time], work.split_positions()
-    train, holdout = times.iloc[positions["train"]], times.iloc[positions["holdout"]]
+    times, positions = work.columns()[str(config.data.time)], work.split_positions()
+    train, holdout = times.iloc[positions["train"]], times.iloc[positions.get(HOLDOUT_ALL, positions["holdout"])]
     length: dt.timedelta = holdout.max() - (train.max() if config.by_time else holdout.min())
     configured = config.split.holdout
     return configured if isinstance(configured, dt.timedelta) else length

@@ -281,6 +281,16 @@ class Contract(Frozen):
         positions = {category_name(label): position for position, label in enumerate(self.classes)}
         return np.array([positions.get(text, -1) for text in texts], dtype=np.int64)
 
+    def class_codes(self, values: "pd.Series") -> "np.ndarray":
+        """(n,) whole numbers from 0 that tell the classes of target values apart; -1 for null."""
+        import numpy as np
+        import pandas as pd
+
+        codes, distinct = pd.factorize(values)
+        names = self.class_names(pd.Series(distinct, dtype=values.dtype))
+        classes: np.ndarray = np.append(pd.factorize(pd.Series(names, dtype=object))[0], -1)
+        return classes[codes]
+
     def class_names(self, values: "pd.Series") -> "np.ndarray":
         """(n,) the class names of target values: str, also of unknown classes, or NaN for null."""
         import numpy as np

@@ -15,9 +15,9 @@ import pandas as pd
 
 from towline.config import Frozen, Severity, TrainingConfig
 from towline.data.schema import notation
-from towline.data.schema.contract import Column, Contract
+from towline.data.schema.contract import Column, Contract, Label
 from towline.data.schema.values import LARGEST
-from towline.data.snapshot import SnapshotColumns, Table, select_columns, take_rows
+from towline.data.snapshot import SnapshotColumns, Table, take_rows
 from towline.data.sources import Dataset
 from towline.data.validation import streaming
 from towline.data.validation.leakage import find_leaks
@@ -234,7 +234,10 @@ def _check_class_sizes(table: Table, contract: Contract, minimum: int) -> Iterat
     """Warns of rare classes; an error if fewer than two classes have the rows that cross-validation needs."""
     if contract.task == "regression":
         return
-    counts = Counter(contract.labels(select_columns(table, [contract.target])).tolist())
+    distinct = table[contract.target].value_counts().rename_axis(contract.target).reset_index(name="rows")
+    counts = Counter[Label]()
+    for label, rows in zip(contract.labels(distinct), distinct["rows"], strict=True):
+        counts[label] += int(rows)
     small = sorted((rows, show_value(label)) for label, rows in counts.items() if rows < minimum)
     detail = f"each class has at least {minimum} rows: one for each of {minimum - 1} folds, one for the holdout"
     if small:

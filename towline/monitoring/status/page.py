@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from towline.html import render_page
+from towline.html import meta_policy, render_page
 from towline.monitoring.results import DriftResult
 from towline.monitoring.status import charts
 from towline.monitoring.status.links import Links
@@ -16,12 +16,14 @@ ALL_MODELS = "_all"  # path of the list; no model can have this name
 MAX_CHECKS = 8  # of the last window
 
 
-def render_status(status: ModelStatus, links: Links | None = None) -> str:
+def render_status(status: ModelStatus, links: Links | None = None, *, forms: bool = False, message: str = "") -> str:
     """The page of one model.
 
     Args:
         status: its status.
         links: addresses of the other interfaces if the page is served; None for a file, which has no links.
+        forms: whether versions can be approved on the page; otherwise it names the command.
+        message: why an approval was refused; empty if none was.
     """
     last = status.drift[-1] if status.drift else None
     checks = (
@@ -36,6 +38,10 @@ def render_status(status: ModelStatus, links: Links | None = None) -> str:
         checks=checks[:MAX_CHECKS],
         more_checks=max(0, len(checks) - MAX_CHECKS),
         at=status.at,
+        forms=forms,
+        message=message,
+        approve_path=lambda model, version: f"/{quote(model)}/v{version}/approve",
+        policy=meta_policy(forms=forms),
     )
 
 

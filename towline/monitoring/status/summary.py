@@ -14,6 +14,7 @@ from towline.monitoring.journal import Journal
 from towline.monitoring.results import DriftResult, GainResult, QualityResult
 from towline.monitoring.rollout_history import RolloutEvaluation, read_evaluations
 from towline.monitoring.slo.burn_rate import SloStatus
+from towline.promotion.approval_decision import ApprovalStatus, list_approvals
 from towline.registry.ledger import VERDICTS, Entry, Ledger, open_ledger
 from towline.registry.rollouts import ID_LENGTH, active_rollout
 from towline.training.evaluation.predictions import Interval
@@ -97,6 +98,7 @@ class ModelStatus(Frozen):
         events: newest first; decisions to do nothing are only counted, in ``idle_decisions``.
         alarms: severe ones first.
         mirror: what MLflow lacked, and whether it was repaired; empty if nothing.
+        approvals: versions that wait for approvals of people.
         rollout: the rollout that is under way in one line; empty without one.
         evaluations: of this rollout, or of the last one, oldest first.
         reports: end dates of the windows that have an Evidently report.
@@ -116,6 +118,7 @@ class ModelStatus(Frozen):
     flows: tuple[FlowStatus, ...] = ()
     alarms: tuple[StatusAlarm, ...] = ()
     mirror: str = ""
+    approvals: tuple[ApprovalStatus, ...] = ()
     rollout: str = ""
     evaluations: tuple[RolloutEvaluation, ...] = ()
     reports: tuple[dt.date, ...] = ()
@@ -170,6 +173,7 @@ def read_status(
         gain_verdict=judge_champion_gain(journal, champion, decisions, config, now),
         events=_events([entry for entry in entries if entry not in idle and entry.event != "registered"]),
         idle_decisions=len(idle),
+        approvals=tuple(each for each in list_approvals(settings, ledger, model) if each.state == "waiting"),
         rollout=rollout.describe() if rollout else "",
         evaluations=_last_evaluations(settings, model, entries),
         reports=_report_dates(journal.folder),

@@ -99,7 +99,7 @@ def check_with_contract(config: PipelineConfig, work: Workspace, project: Path) 
     behaviour, contract = config.behaviour, work.contract()
     if behaviour.is_empty:
         return
-    known = work.table().columns
+    known = work.dataset.columns
     for where, column in behaviour.columns:
         if column not in known:
             raise ConfigError(f"no column {column!r} in the table", where=where, remedy=suggest(column, known))

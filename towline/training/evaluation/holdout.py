@@ -15,7 +15,7 @@ from sklearn.metrics import brier_score_loss
 from towline import files
 from towline.config import Frozen, Task, TrainingConfig, suggest
 from towline.data.schema.contract import Contract
-from towline.data.workspace import Workspace
+from towline.data.workspace import HOLDOUT_ALL, Workspace
 from towline.errors import ConfigError
 from towline.training import model_io
 from towline.training.calibration import expected_calibration_error
@@ -135,18 +135,25 @@ def evaluate(work: Workspace, config: TrainingConfig, fitted: FittedModel) -> Ev
 
     names = metrics_of(config, contract.task)
     points = compute_metrics(truth, predictions, contract, metrics=names)
+    intervals = {
+        name: percentile_interval(points[name], resample_metric(truth, predictions, contract, name, weights))
+        for name in names
+    }
+    reference, measured = compute_metrics(truth, baseline, contract, metrics=names), len(rows)
+    if HOLDOUT_ALL in work.split_positions():
+        complete = _predict_all(work, model, model_io.load_model(work.file(BASELINE_MODEL)))
+        measured = len(complete[0])
+        points, reference = (compute_metrics(complete[0], each, contract, metrics=names) for each in complete[1:])
+        intervals = {name: _shift(intervals[name], points[name]) for name in names}
+        note = f"metrics: of all {measured:,} rows; intervals have the width of those on a sample of {len(rows):,} rows"
+        slice_notes = (f"{note}; slices, calibration and plots are of the sample", *slice_notes)
     evaluation = Evaluation(
         task=contract.task,
         primary=primary,
-        rows=len(rows),
+        rows=measured,
         candidate=fitted.candidate,
-        metrics={
-            name: percentile_interval(points[name], resample_metric(truth, predictions, contract, name, weights))
-            for name in names
-        },
-        baseline={
-            name: _finite(value) for name, value in compute_metrics(truth, baseline, contract, metrics=names).items()
-        },
+        metrics=intervals,
+        baseline={name: _finite(value) for name, value in reference.items()},
         slices=tuple(map(evaluate_slice, slices)),
         importance=importance,
         notes=_notes(points, truth, int(units.max()) + 1, config) + slice_notes + importance_notes,
@@ -158,6 +165,26 @@ def evaluate(work: Workspace, config: TrainingConfig, fitted: FittedModel) -> Ev
     arrays |= {f"{_BASELINE}{name}": array for name, array in baseline.to_arrays(classes).items()}
     files.write_arrays(work.file(EVALUATION_PREDICTIONS), **arrays)
     return evaluation
+
+
+def _predict_all(work: Workspace, model: Any, baseline: Any) -> tuple[np.ndarray, Predictions, Predictions]:
+    """Truth and predictions of all rows of the holdout, batch by batch."""
+    contract = work.contract()
+    truths, predicted, references = [], [], []
+    with warnings.catch_warnings(action="ignore"):
+        for part in work.holdout_batches():
+            truths.append(part.labels)
+            predicted.append(predict(model, part.features, contract))
+            references.append(predict(baseline, part.features, contract))
+    return np.concatenate(truths), Predictions.concatenate(predicted), Predictions.concatenate(references)
+
+
+def _shift(interval: Interval, value: float) -> Interval:
+    """The interval around another value."""
+    if interval.value is None or interval.low is None or interval.high is None or not np.isfinite(value):
+        return Interval(value=_finite(value))
+    by = float(value) - interval.value
+    return Interval(value=float(value), low=interval.low + by, high=interval.high + by)
 
 
 def load_evaluation_predictions(work: Workspace) -> tuple[np.ndarray, Predictions, Predictions]:
