@@ -68,7 +68,7 @@ class Expression:
         self.evaluate: Callable[[Row], Any] = _to_canonical(compiled)
 
     def find_steps(self) -> frozenset[float] | None:
-        """The numbers at which the value of an expression of one numeric column may change, as in ``step_functions``."""
+        """The numbers at which an expression of one numeric column may change, as in ``step_functions``."""
         return find_steps(parse(self.text))
 
     def evaluate_columns(self, columns: Columns) -> np.ndarray:
