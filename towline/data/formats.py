@@ -9,6 +9,7 @@ import csv
 import difflib
 import gzip
 import io
+import itertools
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -165,9 +166,23 @@ def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
         yield table
 
 
+def name_columns(header: Sequence[str]) -> list[str]:
+    """The names that pandas gives to the columns of a CSV: each is another one, and none is empty.
+
+    Example:
+        >>> name_columns(["", "a", "b", "a"])
+        ['Unnamed: 0', 'a', 'b', 'a.1']
+    """
+    given = [name or f"Unnamed: {place}" for place, name in enumerate(header)]
+    names: list[str] = []
+    for name in given:
+        numbered = (f"{name}.{number}" for number in itertools.count(1))
+        names.append(name if name not in names else next(n for n in numbered if n not in given and n not in names))
+    return names
+
+
 def _name_columns(table: pa.Table) -> pa.Table:
-    """The table with the names that pandas gives to columns without one: ``Unnamed: 0`` for the first column."""
-    return table.rename_columns([name or f"Unnamed: {at}" for at, name in enumerate(table.column_names)])
+    return table.rename_columns(name_columns(table.column_names))
 
 
 def _text_columns(header: Iterable[str]) -> pyarrow.csv.ConvertOptions:

@@ -23,7 +23,7 @@ from towline.config.passwords import mask_passwords
 from towline.data import formats
 from towline.data.schema import notation, text_columns
 from towline.data.schema.columns import list_examples
-from towline.data.schema.values import ValueFormat, ValueReader, category_name, column_format
+from towline.data.schema.values import ValueFormat, ValueReader, category_name, column_format, seconds_of
 from towline.data.snapshot import to_frame
 from towline.errors import ConfigError, DataError
 from towline.files import replacing, sweep
@@ -298,8 +298,21 @@ def _check_names(names: list[str], config: DataConfig, where: str) -> None:
             raise ConfigError(f"no column {name!r} in {where}", where=key, remedy=suggest(name, names))
 
 
+def is_readable(kind: pa.DataType) -> bool:
+    """Whether a column of this type can be read: its values are scalars, not lists, structs or bytes."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    try:
+        _to_plain_type(pa.chunked_array([], kind), "", "")
+    except DataError:
+        return False
+    return True
+
+
 def _to_plain_type(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
-    """The column as int64, float64, bool, large_string, timestamp[us] or null; text stays as it is written."""
+    """The column as int64, float64, bool, large_string, timestamp[us] or null; text stays as it is written.
+
+    A duration becomes its seconds.
+    """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     kind = column.type
@@ -313,6 +326,8 @@ def _to_plain_type(column: pa.ChunkedArray, name: str, where: str) -> pa.Chunked
         return column
     if pa.types.is_time(kind):
         return _as_text(column)
+    if pa.types.is_duration(kind):
+        return pa.chunked_array([pa.array(seconds_of(column.to_numpy()), from_pandas=True)])
     if pa.types.is_integer(kind):
         wide = kind == pa.uint64() and (pc.max(column).as_py() or 0) >= 2**63
         return column.cast(pa.float64() if wide else pa.int64(), safe=False)
