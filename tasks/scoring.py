@@ -3,10 +3,10 @@
 from tasks import retrying_task
 from towline.batch.batch_summary import BatchResult
 from towline.batch.job import score_source
-from towline.batch.job_options import BatchOptions, BatchRequest
+from towline.batch.job_options import BatchOptions, BatchRequest, LogTarget
 from towline.config import PipelineConfig, Settings
 from towline.inference.predictor import open_release
-from towline.registry.ledger import Entry, open_ledger
+from towline.registry.ledger import Entry, actor, open_ledger
 from towline.steps import step
 
 
@@ -14,16 +14,23 @@ from towline.steps import step
 def score(config: PipelineConfig, settings: Settings, serving: Entry, source: str, output: str) -> BatchResult:
     """Writes the predictions for files and replaces an earlier output; a repeated call with the same input keeps it."""
     with step("score") as progress:
-        digest = open_ledger(settings).digest(serving)
-        model = open_release(settings.layout.release(serving.release), digest=digest)
+        ledger = open_ledger(settings)
+        model = open_release(settings.layout.release(serving.release), digest=ledger.digest(serving))
+        folder = settings.layout.predictions(config.name)
         request = BatchRequest(
             source=source,
             output=settings.store / output,
-            options=BatchOptions(separator=config.data.separator),
+            options=BatchOptions(separator=config.data.separator, bad_rows=config.scoring.bad_rows),
+            workers=config.scoring.workers,
             overwrite=True,
             drift=config.drift,
             folder=settings.project,
+            log=LogTarget(folder=folder, join_on=config.privacy.join_on) if config.scoring.log else None,
         )
-        result = score_source(model, request)
+        result = score_source(
+            model,
+            request,
+            record=lambda done: ledger.record_batch(model.name, model.version, actor(), done.evidence, done.job),
+        )
         progress.note = f"{result.rows:,} rows by version {result.version}: {result.output}"
     return result

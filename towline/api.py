@@ -342,9 +342,12 @@ def score(
     """
     from towline.batch.job import score_source
     from towline.batch.job_options import BatchOptions, BatchRequest
-    from towline.registry.selection import only_model
+    from towline.inference.predictor import open_release
+    from towline.registry.ledger import actor
+    from towline.registry.selection import find_release, only_model
 
-    loaded = load(os.fspath(model) if model else only_model(*_stores()), trusted=trusted)
+    recorded = find_release(os.fspath(model) if model else only_model(*_stores()))
+    loaded = open_release(recorded.directory, trusted, recorded.digest)
     options = BatchOptions(
         separator=separator,
         prefix=prefix,
@@ -362,7 +365,14 @@ def score(
         workers=workers,
         overwrite=overwrite,
     )
-    return score_source(loaded, request, show)
+    if not recorded.digest:  # a folder, which the ledger may not know
+        return score_source(loaded, request, show)
+    return score_source(
+        loaded,
+        request,
+        show,
+        lambda done: _stores()[1].record_batch(loaded.name, loaded.version, actor(), done.evidence, done.job),
+    )
 
 
 def drift(

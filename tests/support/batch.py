@@ -42,7 +42,7 @@ def train_customer_model(folder: Path, estimator: str = "linear", target: str = 
 
 def score(model: Model, source: Path | str, output: Path, **options: Any) -> BatchResult:
     """Scores files with the default options but for these, or for these of the job."""
-    job = {name: options.pop(name) for name in ("workers", "overwrite", "drift") if name in options}
+    job = {name: options.pop(name) for name in ("workers", "overwrite", "drift", "log") if name in options}
     return score_source(model, BatchRequest(source=str(source), output=output, options=BatchOptions(**options), **job))
 
 

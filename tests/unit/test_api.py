@@ -127,6 +127,9 @@ def test_score_writes_predictions(store: SampleStore, tmp_path: Path) -> None:
     scored = towline.score(tmp_path / "rows.csv", tmp_path / "scored.csv", prefix="scored_")
     assert (scored.rows, scored.model, scored.version) == (10, MODEL, 1)
     assert len(pd.read_csv(tmp_path / "scored.csv")["scored_prediction"].dropna()) == 10
+    assert towline.score(tmp_path / "rows.csv", tmp_path / "scored.csv", prefix="scored_").unchanged
+    (row,) = [entry for entry in towline.show(MODEL).history if entry.event == "scored"]
+    assert (row.evidence["rows"], row.evidence["input_digest"]) == (10, scored.input_digest)
     assert "scored_prediction" in scored._repr_html_()
 
 

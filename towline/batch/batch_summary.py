@@ -1,6 +1,7 @@
 """The summary of a job: counts, digests, the drift of the batch, and the check of its columns by the contract."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from towline.config import Frozen
 from towline.data.schema.contract import Contract
@@ -65,6 +66,12 @@ class BatchResult(Frozen):
     drift: DriftResult | None = None
     column_checks: tuple[ColumnCheck, ...] = ()
     unchanged: bool = False
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """What the ledger records: digests, counts, and the state of the drift."""
+        names = {"rows", "rows_in", "quarantined", "output", "input_digest", "output_digest"}
+        return {**self.model_dump(include=names), "drift": self.drift.state if self.drift else None}
 
     def text(self) -> str:
         """The summary in a few lines."""

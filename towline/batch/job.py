@@ -1,5 +1,6 @@
 """A job of batch scoring: checks it, scores its shards, and gives the output its name."""
 
+import datetime as dt
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ _TEXT_OUTPUTS: Mapping[str, OutputFormat] = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "json lines", ".ndjson": "json lines",
 }  # fmt: skip
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-Record = Callable[[BatchResult], None]
+Record = Callable[[BatchResult], object]
 
 
 def score_source(
@@ -53,7 +54,7 @@ def score_source(
     folder = request.folder or Path.cwd()
     _check_paths(request.source, output, folder)
     opened = open_source(request.source, options.separator, model.contract, folder)
-    job = _job_digest(opened, model, options)
+    job = _job_digest(opened, model, options, log=request.log is not None)
     with files.disk(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
     work = WorkFolder.of(output, job)
@@ -65,6 +66,8 @@ def score_source(
         output=form,
         compression=compression,
         work=work.path,
+        log=request.log,
+        at=dt.datetime.now(dt.UTC),
     )
     schema = _check_options(task, model)
     if complete := _complete_result(output, job):
@@ -75,6 +78,7 @@ def score_source(
         raise ConfigError("the output exists", where=str(output), remedy=remedy)
     remove_other_folders(output, work)
     with work.locked():
+        task = task.model_copy(update={"at": work.start()})
         result = _finish(task, job, model, schema, request, show)
         if record:
             record(result)
@@ -107,6 +111,11 @@ def _finish(
     with files.disk(output.parent):
         _place_quarantine(work, output)
         replace_output(work, output)
+    if task.log:
+        from towline.prediction_log.batch_parts import publish_parts
+
+        parts = [work.log_part(shard.number) for shard in task.source.shards]
+        publish_parts(task.log.folder, parts, f"batch.{job[:16]}", model.version, task.at)
     return result
 
 
@@ -164,8 +173,9 @@ def _first_bad_row(task: ShardTask, shard: int, results: Sequence[ShardResult]) 
     )
 
 
-def _job_digest(source: FileSource, model: Model, options: BatchOptions) -> str:
-    parts = [source.digest, model.metadata.digest, str(model.version), options.model_dump_json(), __version__]
+def _job_digest(source: FileSource, model: Model, options: BatchOptions, *, log: bool) -> str:
+    release = (model.metadata.digest, str(model.version))
+    parts = [source.digest, *release, options.model_dump_json(), "log" if log else "", __version__]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -1,5 +1,6 @@
 """Options of batch scoring, and what a shard is scored with."""
 
+import datetime as dt
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +33,13 @@ class BatchOptions(Frozen):
     partition_by: str | None = None
 
 
+class LogTarget(Frozen):
+    """Where the predictions enter the prediction log: its folder, and the fields by which labels are joined."""
+
+    folder: Path
+    join_on: tuple[str, ...] = ()
+
+
 class BatchRequest(Frozen):
     """A job as it is asked for.
 
@@ -44,6 +52,7 @@ class BatchRequest(Frozen):
         overwrite: replace an output of another job.
         drift: how the drift of the batch is judged.
         folder: at which a relative source starts; None: the current folder.
+        log: the prediction log that the predictions enter; None: they do not.
     """
 
     source: str
@@ -54,6 +63,7 @@ class BatchRequest(Frozen):
     overwrite: bool = False
     drift: DriftConfig = DriftConfig()
     folder: Path | None = None
+    log: LogTarget | None = None
 
 
 class ReleaseReference(Frozen):
@@ -74,6 +84,8 @@ class ShardTask(Frozen):
         output: format of the output.
         compression: of an output of text.
         work: folder of the pieces.
+        log: the prediction log that the predictions enter.
+        at: time of the predictions in the log.
     """
 
     source: FileSource
@@ -82,3 +94,5 @@ class ShardTask(Frozen):
     output: OutputFormat
     compression: Literal["", "gzip", "zstd"] = ""
     work: Path
+    log: LogTarget | None = None
+    at: dt.datetime

@@ -57,3 +57,20 @@ class RowBatch:
 def batch_rows(columns: int) -> int:
     """The number of rows that are read together: 50,000, fewer for wide tables."""
     return max(500, min(BATCH_ROWS, BATCH_CELLS // max(1, columns)))
+
+
+def select_rows(batch: RowBatch, chosen: np.ndarray) -> list[dict[str, Any]]:
+    """Rows of a batch as a request would have them.
+
+    Args:
+        batch: the rows.
+        chosen: (n,) bool.
+    """
+    places = np.flatnonzero(chosen)
+    if batch.objects is not None:
+        return [dict(batch.objects[place]) for place in places.tolist()]
+    columns = dict(batch.inputs)
+    if batch.copied is not None:
+        columns = dict(zip(batch.copied.schema.names, batch.copied.columns, strict=True)) | columns
+    values = [column.take(pa.array(places)).to_pylist() for column in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]

@@ -1,11 +1,12 @@
 """Scores one shard. It is idempotent: a finished shard is not scored again, and its piece is always the same."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -14,11 +15,15 @@ from towline.batch.drift_counts import DriftCounts
 from towline.batch.job_options import ReleaseReference, ShardTask
 from towline.batch.pieces import PieceWriter, added_batch, open_piece
 from towline.batch.records import IrregularTextError
-from towline.batch.row_batch import RejectedRow, RowBatch
+from towline.batch.row_batch import RejectedRow, RowBatch, select_rows
 from towline.batch.row_scoring import score_batch
 from towline.batch.shards import Shard
 from towline.batch.work_folder import ShardResult, WorkFolder
 from towline.inference.predictor import Model, open_release
+from towline.inference.scorer import to_row_predictions
+
+if TYPE_CHECKING:
+    from towline.prediction_log.batch_parts import BatchPart
 
 Report = Callable[[int], None]
 
@@ -54,6 +59,8 @@ def score_shard(shard: Shard, task: ShardTask, report: Report | None = None) -> 
 def copied_columns(task: ShardTask) -> tuple[str, ...] | None:
     """The columns of the input that are copied one by one; None if the text of the rows is copied as it is."""
     options = task.options
+    if options.keep is None and task.log and task.log.join_on:
+        return task.source.columns
     same = task.output == task.source.format and not options.safe_csv
     if options.keep is None:
         return None if same and task.output != "parquet" else task.source.columns
@@ -68,7 +75,9 @@ def _score(
     scored = quarantined = 0
     if task.output == "folder":
         shutil.rmtree(work.piece(shard.number), ignore_errors=True)
+    log = _open_log(shard, task, model)
     with (
+        contextlib.closing(log) if log else contextlib.nullcontext(),
         files.replacing(work.quarantine(shard.number)) as quarantine,
         open_piece(task, work.piece(shard.number)) as piece,
     ):
@@ -78,12 +87,24 @@ def _score(
             _write_quarantine(quarantine, done.rejected)
             if counts:
                 counts.add(done.inputs, done.predictions)
+            if log:
+                log.add(select_rows(batch, done.good), to_row_predictions(done.predictions))
             scored += len(done.predictions.labels)
             quarantined += len(done.rejected)
             if report:
                 report(len(batch) + len(batch.rejected))
     rows = scored + quarantined
     return ShardResult(rows=rows, scored=scored, quarantined=quarantined, counts=counts.document() if counts else None)
+
+
+def _open_log(shard: Shard, task: ShardTask, model: Model) -> "BatchPart | None":
+    if task.log is None:
+        return None
+    from towline.prediction_log.batch_parts import BatchPart
+
+    work = WorkFolder(path=task.work)
+    request_id = f"batch-{task.work.name[-16:]}-{shard.number}"
+    return BatchPart(work.log_part(shard.number), task.log.folder, model, request_id, task.at)
 
 
 def _write(piece: PieceWriter, batch: RowBatch, good: "pa.Array", added: pa.RecordBatch) -> None:

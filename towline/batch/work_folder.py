@@ -1,5 +1,6 @@
 """The work folder of a job: the pieces and the results of its finished shards, so that an interrupted job resumes."""
 
+import datetime as dt
 import json
 import shutil
 from collections.abc import Iterator
@@ -47,6 +48,17 @@ class WorkFolder(Frozen):
     def quarantine(self, shard: int) -> Path:
         """The bad rows of a shard as JSON lines."""
         return self.path / f"{shard:06d}.quarantine"
+
+    def log_part(self, shard: int) -> Path:
+        """The predictions of a shard for the prediction log."""
+        return self.path / f"{shard:06d}.log"
+
+    def start(self) -> dt.datetime:
+        """The time at which the job was started first."""
+        file = self.path / "started"
+        if not file.exists():
+            files.write(file, dt.datetime.now(dt.UTC).isoformat())
+        return dt.datetime.fromisoformat(file.read_text())
 
     def result(self, shard: int) -> ShardResult | None:
         """The result of a finished shard."""

@@ -23,6 +23,7 @@ from towline.config.monitoring import (
     QualityConfig,
     RetrainConfig,
     ScheduleConfig,
+    ScoringConfig,
     SloConfig,
 )
 from towline.config.pipeline import (
@@ -72,7 +73,7 @@ __all__ = [
     "ExpectedPrediction", "FairnessTest", "Frozen", "GateConfig", "HistoryConfig", "InvarianceTest", "Kind",
     "KnownCases", "LoggingPolicy", "LookupConfig", "MetricName", "OptionalDuration", "PackageConfig",
     "PipelineConfig", "PrivacyConfig", "QualityConfig", "RetrainConfig", "RobustnessCase", "RobustnessTest",
-    "RolloutConfig", "ScheduleConfig", "SearchConfig", "Settings", "Severity", "SloConfig", "SplitConfig",
-    "SqlSource", "Task", "TrainingConfig", "ValidationConfig", "build_config", "format_duration", "locating_errors",
-    "read_config", "suggest",
+    "RolloutConfig", "ScheduleConfig", "ScoringConfig", "SearchConfig", "Settings", "Severity", "SloConfig",
+    "SplitConfig", "SqlSource", "Task", "TrainingConfig", "ValidationConfig", "build_config", "format_duration",
+    "locating_errors", "read_config", "suggest",
 ]  # fmt: skip

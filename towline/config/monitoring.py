@@ -19,7 +19,18 @@ LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
 RetrainTrigger = Literal["gain", "drift", "quality"]
 
 #: sections that a trained model does not depend on: a change in them leads to no training
-MONITORING_SECTIONS = ("package", "approval", "rollout", "drift", "quality", "retrain", "slo", "alerts", "schedule")
+MONITORING_SECTIONS = (
+    "package",
+    "approval",
+    "rollout",
+    "drift",
+    "quality",
+    "retrain",
+    "slo",
+    "alerts",
+    "schedule",
+    "scoring",
+)
 
 
 class PackageConfig(Frozen):
@@ -101,6 +112,16 @@ class RetrainConfig(Frozen):
                 f"bad_windows is {self.bad_windows}, but only {self.recent_windows} recent_windows are counted"
             )
         return self
+
+
+class ScoringConfig(Frozen):
+    """Batch scoring by the scoring flow."""
+
+    log: bool = Field(False, description="write the predictions to the prediction log, so that monitoring sees them")
+    bad_rows: Literal["quarantine", "stop"] = Field(
+        "quarantine", description="write bad rows to a quarantine file, or stop at the first one"
+    )
+    workers: int = Field(1, ge=1, description="number of processes")
 
 
 class SloConfig(Frozen):

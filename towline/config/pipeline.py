@@ -32,6 +32,7 @@ from towline.config.monitoring import (
     QualityConfig,
     RetrainConfig,
     ScheduleConfig,
+    ScoringConfig,
     SloConfig,
 )
 from towline.config.passwords import has_hidden_password
@@ -269,6 +270,7 @@ class PipelineConfig(TrainingConfig):
     slo: SloConfig = SloConfig()
     alerts: AlertConfig = AlertConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    scoring: ScoringConfig = ScoringConfig()
 
     @model_validator(mode="after")
     def _check_behaviour(self) -> Self:

@@ -256,8 +256,8 @@ def to_utc(moment: dt.datetime | None) -> dt.datetime | None:
     return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
 
 
-class _RowBuffer:
-    """Collects rows of one version and day for a table."""
+class LogRows:
+    """Collects rows of one version and day for a table; ``head`` is the first line of a segment."""
 
     def __init__(self, head: dict[str, Any]) -> None:
         self.fields = [LoggedColumn(*field) for field in head["fields"]]
@@ -276,6 +276,7 @@ class _RowBuffer:
         self.probabilities: list[list[float] | None] = []
 
     def add(self, record: dict[str, Any]) -> None:
+        """Adds the rows of a line of a segment."""
         count = len(record["rows"])
         probabilities = record["probabilities"] or [None] * count
         if {len(record["predictions"]), len(probabilities)} != {count} or {*map(len, record["rows"])} != {self.width}:
@@ -289,6 +290,7 @@ class _RowBuffer:
         self.probabilities += probabilities
 
     def table(self) -> pa.Table:
+        """The collected rows, which are then forgotten."""
         count = len(self.ids)
         columns = list(zip(*self.rows, strict=True)) if self.fields else []
         inputs = [to_arrow_field(INPUT_PREFIX + field.name, field) for field in self.fields]
@@ -312,7 +314,7 @@ def _segment_tables(
 ) -> Iterator[tuple[tuple[dt.date, int], pa.Table]]:
     """A segment's rows by day and version, in tables of limited size; ``detector`` observes all rows in order."""
     heads: dict[int | None, dict[str, Any]] = {}
-    collected: dict[tuple[int, int], _RowBuffer] = {}
+    collected: dict[tuple[int, int], LogRows] = {}
     unread = 0
     with path.open("rb") as file:
         for line in file:
@@ -326,7 +328,7 @@ def _segment_tables(
                     continue
                 key = record["at"] // _DAY, record["of"]
                 if key not in collected:
-                    collected[key] = _RowBuffer(heads[record["of"]])
+                    collected[key] = LogRows(heads[record["of"]])
                 collected[key].add(record)
                 detector.observe(record["at"], len(record["rows"]))
             except (ValueError, KeyError, TypeError):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Event = Literal[
     "registered", "passed", "promoted", "refused", "rolled_back", "decided", "packaged",
-    "rollout_started", "rollout_changed", "rollout_ended", "approved", "accepted",
+    "rollout_started", "rollout_changed", "rollout_ended", "approved", "accepted", "scored",
 ]  # fmt: skip
 
 _BUSY_SECONDS = 10

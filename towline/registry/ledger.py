@@ -260,6 +260,23 @@ class Ledger:
 
         return self._chain.append(model, decide)
 
+    def record_batch(self, model: str, version: int, actor: str, evidence: Mapping[str, Any], job: str) -> Entry:
+        """Records a scored batch with its digests and counts; the same job is recorded once.
+
+        Raises:
+            PromotionRejectedError: the version is not in the ledger.
+        """
+
+        def decide(rows: Sequence[Entry]) -> Entry | Draft:
+            _registered(model, rows, version)
+            recorded = (row for row in rows if row.event == "scored" and row.run_key == job)
+            reason = f"{evidence['rows']:,} rows: {evidence['output']}"
+            return next(recorded, None) or draft_row(
+                "scored", JudgedVersion(version, job, "", evidence), rows, actor, reason
+            )
+
+        return self._chain.append(model, decide)
+
     def decisions(self, model: str) -> list[Entry]:
         """The decisions of monitoring, oldest first; ``evidence["action"]`` is the action."""
         return [row for row in self._chain.read(model) if row.event == "decided"]

@@ -11,9 +11,11 @@ import pytest
 from tests.support.batch import make_customer_table, score, use_small_shards
 from towline.batch import job, shard_scoring
 from towline.batch.job import summary_path
+from towline.batch.job_options import LogTarget
 from towline.config import DriftConfig
 from towline.errors import ConfigError, TransientError
 from towline.inference.predictor import Model
+from towline.prediction_log import parquet_store
 
 
 @pytest.fixture
@@ -166,3 +168,35 @@ def test_a_work_folder_of_another_input_is_removed(tmp_path: Path, model: Model,
     (leftover / "000000.piece").write_text("x")
     score(model, source, tmp_path / "out.csv")
     assert not leftover.exists()
+
+
+def test_predictions_enter_the_prediction_log(
+    tmp_path: Path, model: Model, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, even if the job is interrupted after they have entered it; as the service logs them."""
+    log, output = tmp_path / "predictions", tmp_path / "out.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "summary_path", interrupt_second_call(job.summary_path))
+        with pytest.raises(Interrupted):
+            score(model, source, output, log=LogTarget(folder=log))
+    score(model, source, output, log=LogTarget(folder=log))
+    logged = parquet_store.read_predictions(log)
+    table = make_customer_table(200, seed=3).drop(columns="bought")
+    assert len(logged) == 200
+    order = sorted(range(200), key=lambda row: (int(logged["request_id"][row].as_py().rpartition("-")[2]), row))
+    assert logged["prediction"].take(order).to_pylist() == model.predict(table).tolist()
+    assert logged["input.zip"].take(order).to_pylist() == table["zip"].tolist()
+    assert logged["input.size"].take(order).to_pylist() == [None if pd.isna(v) else v for v in table["size"]]
+    assert set(logged["version"].to_pylist()) == {3}
+
+
+def interrupt_second_call(real: Any) -> Any:
+    calls: list[int] = []
+
+    def call(output: Path) -> Any:
+        calls.append(1)
+        if len(calls) > 1:
+            raise Interrupted
+        return real(output)
+
+    return call

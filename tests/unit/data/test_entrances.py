@@ -23,7 +23,7 @@ from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
 from towline.inference.predictor import _to_frame
 from towline.monitoring.drift import current_rows
-from towline.prediction_log.parquet_store import _RowBuffer
+from towline.prediction_log.parquet_store import LogRows
 from towline.prediction_log.privacy import HashKeys, PrivacyFilter
 
 ROWS = 300
@@ -136,7 +136,7 @@ def by_log(contract: Contract, rows: list[dict[str, Any]], folder: Path) -> pd.D
     """As the prediction log stores what a request held."""
     policy = PrivacyFilter(contract, build_config(raw(folder / "x"), "t").privacy, None, HashKeys(folder))
     head = {"version": 1, "model": "m", "prediction": "float64", "fields": [list(field) for field in policy.fields]}
-    collected = _RowBuffer(json.loads(json.dumps(head)))
+    collected = LogRows(json.loads(json.dumps(head)))
     logged = json.loads(json.dumps(policy.filter_rows(rows, 0.0)))
     record = {"id": "r", "first": 0, "at": 0, "rows": logged, "predictions": [0.0] * len(rows), "probabilities": None}
     collected.add(record)
@@ -230,3 +230,28 @@ def test_a_contract_does_not_depend_on_the_file_format(tmp_path: Path) -> None:
         dataset = sources.load_dataset(config.data, tmp_path, tmp_path / "store", None)
         loaded.append((dataset.digest, infer_contract(sources.read_snapshot(dataset, tmp_path / "store"), config)))
     assert loaded[0] == loaded[1]
+
+
+def test_a_duration_is_its_seconds_at_every_entrance(tmp_path: Path) -> None:
+    """To the microsecond, also below zero."""
+    nanoseconds = [0, 1_500_000_000, -1_500, 86_400 * 10**9, None]
+    table = pa.table({"took": pa.array(nanoseconds, pa.duration("ns")), "y": [1.0, 2.0, 3.0, 4.0, 5.0]})
+    config = build_config(
+        {"name": "t", "task": "regression", "data": {"source": "t", "target": "y", "columns": {"took": "numeric"}}}, "t"
+    )
+    data = config.data.model_copy(update={"source": str(parquet(table, tmp_path / "t.parquet"))})
+    dataset = sources.load_dataset(data, tmp_path, tmp_path / "store", None)
+    snapshot = sources.read_snapshot(dataset, tmp_path / "store")
+    contract = infer_contract(snapshot, config, dataset.formats)
+    frame = table.to_pandas()
+    rows = [{"took": value} for value in frame["took"].tolist()]
+    steps = [{"took": value} for value in frame["took"].to_numpy()]
+    expected = [0.0, 1.5, -2e-06, 86_400.0, np.nan]
+    for read in (
+        contract.features(snapshot),
+        contract.features(frame),
+        contract.features(_to_frame(table)),
+        by_reader(contract, rows),
+        by_reader(contract, steps),
+    ):
+        np.testing.assert_array_equal(read["took"], expected)
