@@ -2,6 +2,7 @@
 
     python benchmarks/batch.py --rows 1000000                     # the table of costs
     python benchmarks/batch.py --rows 1000000 10000000 --mlflow   # growth of time and memory, and mlflow.pyfunc
+    python benchmarks/batch.py --rows 10000000 --workers 2        # scaling of two processes, and of Dask
     python benchmarks/batch.py --kills 200 --rows 300000          # SIGKILL at random moments
 
 The table is generated: eight numbers, two categories and an id, as a CSV. Each way reads the CSV and writes a CSV with
@@ -163,7 +164,9 @@ def compare(arguments: argparse.Namespace, work: Path) -> list[dict[str, object]
             if arguments.mlflow:
                 ways["mlflow.pyfunc"] = [*script, "pyfunc", folder / "mlflow", source, output]
             if arguments.workers > 1:
-                ways[f"towline, {arguments.workers} workers"] = [*towline, "--workers", str(arguments.workers)]
+                several = [*towline, "--workers", str(arguments.workers)]
+                ways[f"towline, {arguments.workers} workers"] = several
+                ways[f"towline, {arguments.workers} of Dask"] = [*several, "--engine", "dask"]
             for way, command in ways.items():
                 output.unlink(missing_ok=True)
                 cost = measure(command)

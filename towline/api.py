@@ -307,6 +307,8 @@ def score(
     bad_rows: Literal["quarantine", "stop"] = "quarantine",
     partition_by: str | None = None,
     workers: int = 1,
+    engine: Literal["processes", "dask", "ray"] = "processes",
+    scheduler: str | None = None,
     overwrite: bool = False,
     show: "Callable[[Progress], None] | None" = None,
 ) -> "BatchResult":
@@ -328,6 +330,8 @@ def score(
         bad_rows: write bad rows to OUT.quarantine.csv, or stop at the first one.
         partition_by: column by which an output folder is partitioned.
         workers: number of processes. More than one need an ``if __name__ == "__main__"`` in a script.
+        engine: that scores: processes of this machine, dask or ray. Their extras have the same names.
+        scheduler: address of a Dask or Ray cluster; None: ``workers`` processes on this machine.
         overwrite: replace an output of another input, version or options.
         show: receives the progress.
 
@@ -338,7 +342,7 @@ def score(
         ConfigError: there is no such model, an option does not fit, or the output exists.
         DataError: the files cannot be read or do not have the model's columns.
         ReleaseError: the release differs from its manifest.
-        TransientError: the disk is full, or a worker process ended.
+        TransientError: the disk is full, a worker process ended, or the cluster does not answer.
     """
     from towline.batch.job import score_source
     from towline.batch.job_options import BatchOptions, BatchRequest
@@ -363,6 +367,8 @@ def score(
         options=options,
         trusted=tuple(trusted),
         workers=workers,
+        engine=engine,
+        scheduler=scheduler,
         overwrite=overwrite,
     )
     if not recorded.digest:  # a folder, which the ledger may not know

@@ -14,6 +14,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     ),
     "loadtest": ("locust",),
     "otel": ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.sdk"),
+    "dask": ("distributed",),
+    "ray": ("ray",),
     "kubeflow": ("kfp",),
     "mlserver": ("mlserver", "orjson", "uvloop"),
 }  # fmt: skip

@@ -42,8 +42,10 @@ def train_customer_model(folder: Path, estimator: str = "linear", target: str = 
 
 def score(model: Model, source: Path | str, output: Path, **options: Any) -> BatchResult:
     """Scores files with the default options but for these, or for these of the job."""
-    job = {name: options.pop(name) for name in ("workers", "overwrite", "drift", "log") if name in options}
-    return score_source(model, BatchRequest(source=str(source), output=output, options=BatchOptions(**options), **job))
+    names, show = ("workers", "engine", "scheduler", "overwrite", "drift", "log"), options.pop("show", None)
+    job = {name: options.pop(name) for name in names if name in options}
+    request = BatchRequest(source=str(source), output=output, options=BatchOptions(**options), **job)
+    return score_source(model, request, show)
 
 
 def use_small_shards(monkeypatch: pytest.MonkeyPatch, size: int = 500, block: int = 120) -> None:

@@ -3,7 +3,7 @@
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ from towline import __version__, files
 from towline.batch.assembly import assemble_quarantine, digest_of, open_assembly, replace_output
 from towline.batch.batch_summary import BatchResult, check_columns
 from towline.batch.drift_counts import BatchDrift
+from towline.batch.engines.choice import open_engine
+from towline.batch.engines.engine import Engine
 from towline.batch.job_options import BatchOptions, BatchRequest, OutputFormat, ReleaseReference, ShardTask
 from towline.batch.pieces import added_names, label_type
 from towline.batch.runner import Show, run_shards
+from towline.batch.shards import Shard
 from towline.batch.source import FileSource, open_source
 from towline.batch.work_folder import ShardResult, WorkFolder, remove_other_folders
 from towline.config import suggest
@@ -27,6 +30,7 @@ _TEXT_OUTPUTS: Mapping[str, OutputFormat] = {
 }  # fmt: skip
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 Record = Callable[[BatchResult], object]
+RunShards = Callable[[Sequence[Shard], ShardTask], Iterable[tuple[Shard, ShardResult]]]
 
 
 def score_source(
@@ -44,11 +48,17 @@ def score_source(
         record: receives the result when the output is complete.
 
     Raises:
-        ConfigError: the output exists, its format is unknown, or an option does not fit.
+        ConfigError: the output exists, its format is unknown, an option does not fit, or a worker of the cluster does
+            not.
         DataError: the source cannot be read or does not have the model's columns; or a row is bad, and
             ``options.bad_rows`` is stop.
-        TransientError: the disk is full, or a worker process ended.
+        TransientError: the disk is full, a worker process ended, or the cluster does not answer.
     """
+    with open_engine(request, model.directory.absolute()) as engine:
+        return _run(model, request, engine, show, record)
+
+
+def _run(model: Model, request: BatchRequest, engine: Engine, show: Show | None, record: Record | None) -> BatchResult:
     output, options = request.output.absolute(), request.options
     form, compression = _output_format(output, options)
     folder = request.folder or Path.cwd()
@@ -79,7 +89,7 @@ def score_source(
     remove_other_folders(output, work)
     with work.locked():
         task = task.model_copy(update={"at": work.start()})
-        result = _finish(task, job, model, schema, request, show)
+        result = _finish(task, job, model, schema, request, lambda shards, task: run_shards(shards, task, engine, show))
         if record:
             record(result)
         files.write(summary_path(output), result.model_dump_json(indent=1) + "\n", mode=0o644)
@@ -98,7 +108,7 @@ def quarantine_path(output: Path) -> Path:
 
 
 def _finish(
-    task: ShardTask, job: str, model: Model, schema: pa.Schema, request: BatchRequest, show: Show | None
+    task: ShardTask, job: str, model: Model, schema: pa.Schema, request: BatchRequest, run: RunShards
 ) -> BatchResult:
     """Completes the output and gives it its name."""
     work, output = WorkFolder(path=task.work), request.output.absolute()
@@ -106,7 +116,7 @@ def _finish(
         result = BatchResult.model_validate(outcome)
     else:
         with files.disk(work.path):
-            result = _score(task, job, model, schema, request, show)
+            result = _score(task, job, model, schema, request, run)
         work.record_outcome(result.model_dump(mode="json"))
     with files.disk(output.parent):
         _place_quarantine(work, output)
@@ -120,11 +130,11 @@ def _finish(
 
 
 def _score(
-    task: ShardTask, job: str, model: Model, schema: pa.Schema, request: BatchRequest, show: Show | None
+    task: ShardTask, job: str, model: Model, schema: pa.Schema, request: BatchRequest, run: RunShards
 ) -> BatchResult:
     """Scores the shards and assembles the output in the work folder."""
     assembly, drift, results = open_assembly(task, schema), BatchDrift(task.release.directory), list[ShardResult]()
-    for shard, scored in run_shards(task.source.shards, task, request.workers, show):
+    for shard, scored in run(task.source.shards, task):
         results.append(scored.model_copy(update={"counts": None}))
         if scored.counts:
             drift.add(scored.counts)

@@ -48,7 +48,9 @@ class BatchRequest(Frozen):
         output: a file, or a folder for Parquet files; its name decides the format.
         options: what is written.
         trusted: packages whose types the release may contain.
-        workers: number of processes.
+        workers: number of processes on this machine.
+        engine: processes, dask or ray.
+        scheduler: address of a Dask or Ray cluster; None: on this machine.
         overwrite: replace an output of another job.
         drift: how the drift of the batch is judged.
         folder: at which a relative source starts; None: the current folder.
@@ -60,6 +62,8 @@ class BatchRequest(Frozen):
     options: BatchOptions = BatchOptions()
     trusted: tuple[str, ...] = ()
     workers: int = 1
+    engine: str = "processes"
+    scheduler: str | None = None
     overwrite: bool = False
     drift: DriftConfig = DriftConfig()
     folder: Path | None = None

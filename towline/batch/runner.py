@@ -1,18 +1,13 @@
-"""Runs the shards of a job: in this process with one worker, else in processes of their own."""
+"""Runs the shards of a job on an engine, in the order of the rows."""
 
-import contextlib
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from towline.batch.engines.engine import Engine
 from towline.batch.job_options import ShardTask
-from towline.batch.shard_scoring import score_shard
 from towline.batch.shards import Shard
 from towline.batch.work_folder import ShardResult
-from towline.errors import TransientError
 
 AHEAD = 4  # shards per worker that may wait for the assembly
 
@@ -45,69 +40,49 @@ Show = Callable[[Progress], None]
 
 
 def run_shards(
-    shards: Sequence[Shard], task: ShardTask, workers: int, show: Show | None = None
+    shards: Sequence[Shard], task: ShardTask, engine: Engine, show: Show | None = None
 ) -> Iterator[tuple[Shard, ShardResult]]:
     """Scores shards and yields their results in the order of the shards.
 
     Args:
         shards: of the source.
         task: of the job.
-        workers: number of processes.
+        engine: that scores them.
         show: receives the progress.
 
     Raises:
         TowlineError: as ``score_shard``.
-        TransientError: a worker process ended.
+        TransientError: a worker was lost.
     """
     meter = _Meter(sum(shard.size for shard in shards), show)
-    if workers == 1 or len(shards) < 2:
-        for shard in shards:
-            result = score_shard(shard, task, meter.add_rows)
-            meter.finish(shard, 0)
-            yield shard, result
-        return
-    yield from _run_in_processes(shards, task, workers, meter)
-
-
-def _run_in_processes(
-    shards: Sequence[Shard], task: ShardTask, workers: int, meter: "_Meter"
-) -> Iterator[tuple[Shard, ShardResult]]:
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(shards)), mp_context=context, max_tasks_per_child=None)
-    futures: dict[int, Future[ShardResult]] = {}
-    try:
-        for place, shard in enumerate(shards):
-            for following in range(place, min(len(shards), place + AHEAD * workers)):
-                if following not in futures:
-                    futures[following] = pool.submit(score_shard, shards[following], task)
-            result = futures.pop(place).result()
-            meter.finish(shard, result.rows)
-            yield shard, result
-    except BrokenProcessPool:
-        raise TransientError(
-            "a worker process ended, perhaps because the memory is full",
-            where="--workers",
-            remedy="run the same command again: finished parts are not scored again; use fewer workers",
-        ) from None
-    finally:
-        with contextlib.suppress(BrokenProcessPool):
-            pool.shutdown(wait=True, cancel_futures=True)
+    engine.prepare(len(shards))
+    handles = dict[int, Any]()
+    for place, shard in enumerate(shards):
+        for following in range(place, min(len(shards), place + AHEAD * engine.slots())):
+            if following not in handles:
+                handles[following] = engine.submit(shards[following], task, meter.add_rows)
+        result = engine.result(handles.pop(place))
+        meter.finish(shard, result.rows)
+        yield shard, result
 
 
 class _Meter:
     def __init__(self, total: int, show: Show | None) -> None:
         self._total, self._show = max(1, total), show
         self._begin, self._rows, self._bytes = time.monotonic(), 0, 0
+        self._reported = 0  # rows of the current shard that are in self._rows
 
     def add_rows(self, rows: int) -> None:
         self._rows += rows
+        self._reported += rows
         if self._show:
             seconds = time.monotonic() - self._begin
             self._show(Progress(self._rows, self._bytes / self._total, seconds, 0.0))
 
     def finish(self, shard: Shard, rows: int) -> None:
         self._bytes += shard.size
-        self.add_rows(rows)
+        self.add_rows(rows - self._reported)
+        self._reported = 0
 
 
 def _duration(seconds: float) -> str:

@@ -17,6 +17,7 @@ Examples:
   towline score new.csv scored.csv --model path/to/release
   towline score new.csv scored.csv --prefix scored_         adds scored_prediction, scored_model, ...
   towline score new/ scored/ --workers 2 --keep id --columns prediction
+  towline score new/ scored/ --engine dask --scheduler tcp://host:8786
 """
 )
 @click.argument("source", metavar="IN")
@@ -39,6 +40,14 @@ Examples:
 )
 @click.option("--partition-by", metavar="COLUMN", help="Partition an output folder by this column.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of processes.")
+@click.option(
+    "--engine",
+    type=click.Choice(["processes", "dask", "ray"]),
+    default="processes",
+    show_default=True,
+    help="What scores; dask and ray are extras.",
+)
+@click.option("--scheduler", metavar="URL", help="A Dask or Ray cluster, as tcp://host:8786.  [default: this machine]")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @json_option
 def score(source: str, output: Path, keep: str | None, columns: str | None, as_json: bool, **options: Any) -> None:
