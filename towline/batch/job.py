@@ -21,6 +21,7 @@ from towline.batch.work_folder import ShardResult, WorkFolder, remove_other_fold
 from towline.config import suggest
 from towline.errors import ConfigError, DataError
 from towline.inference.predictor import Model
+from towline.processes import private_files
 
 _TEXT_OUTPUTS: Mapping[str, OutputFormat] = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "json lines", ".ndjson": "json lines",
@@ -77,12 +78,12 @@ def score_source(
         remedy = "give OUT another name, or add --overwrite"
         raise ConfigError("the output exists", where=str(output), remedy=remedy)
     remove_other_folders(output, work)
-    with work.locked():
+    with private_files(), work.locked():
         task = task.model_copy(update={"at": work.start()})
         result = _finish(task, job, model, schema, request, show)
         if record:
             record(result)
-        files.write(summary_path(output), result.model_dump_json(indent=1) + "\n", mode=0o644)
+        files.write(summary_path(output), result.model_dump_json(indent=1) + "\n")
     work.remove()
     return result
 
