@@ -10,7 +10,8 @@ RUN python3 -m venv /venv \
 COPY towline /app/towline
 ENV PATH=/venv/bin:$PATH LD_LIBRARY_PATH=/venv/lib PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp OMP_NUM_THREADS=1 MLSERVER_MODELS_DIR=/mnt/models
-WORKDIR /app
+# MLServer writes its metrics into the working folder
+WORKDIR /tmp
 USER 10001:10001
 EXPOSE 8080 8081
 CMD ["sh", "-c", "exec mlserver start \"$MLSERVER_MODELS_DIR\""]

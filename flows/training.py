@@ -67,7 +67,7 @@ def training_flow(
         sizes = split(work, training)
         candidates = (baseline_candidate(training), *training.single_candidates)
         plan = plan_fits(work, training)
-        scores = tuple(cross_validate(work, training, candidate, plan) for candidate in candidates)
+        scores = tuple(cross_validate(work, training, candidate, plan, settings) for candidate in candidates)
         scores += tuple(cross_validate_ensemble(work, training, each, scores, plan) for each in training.ensembles)
         chosen = choose_candidate(scores, training, work.contract().task)
         comparison = compare_with_reference(work, training, scores, chosen)

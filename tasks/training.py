@@ -24,12 +24,16 @@ def plan_fits(work: Workspace, config: TrainingConfig) -> budget.FitPlan:
     return plan
 
 
-@cached_task("cross-validate", task_run_name="cross-validate {candidate.name}")
+@cached_task("cross-validate", task_run_name="cross-validate {candidate.name}", ignored_input="settings")
 def cross_validate(
-    work: Workspace, config: TrainingConfig, candidate: Candidate, plan: budget.FitPlan
+    work: Workspace,
+    config: TrainingConfig,
+    candidate: Candidate,
+    plan: budget.FitPlan,
+    settings: Settings | None = None,
 ) -> cross_validation.CrossValidationResult:
     with step(f"cross-validate {candidate.name}", work.path) as progress:
-        scores = cross_validation.cross_validate(work, config, candidate, plan)
+        scores = cross_validation.cross_validate(work, config, candidate, plan, settings)
         progress.note = _describe_scores(scores, work, config)
     _show_folds(scores, config, progress.note)
     return scores

@@ -15,7 +15,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "loadtest": ("locust",),
     "otel": ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.sdk"),
     "kubeflow": ("kfp",),
-    "mlserver": ("mlserver", "orjson"),
+    "mlserver": ("mlserver", "orjson", "uvloop"),
 }  # fmt: skip
 
 

@@ -46,7 +46,8 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
 
 @functools.cache
 def _distribution(package: str) -> str:
-    for name in (package, f"{package}-cpu"):  # faster than reading the list of packages of every distribution
+    # faster than reading the list of packages of every distribution
+    for name in ("scikit-learn",) if package == "sklearn" else (package, f"{package}-cpu"):
         try:
             metadata.version(name)
         except metadata.PackageNotFoundError:

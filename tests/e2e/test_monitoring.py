@@ -18,7 +18,7 @@ from towline.data.schema.contract import Contract
 from towline.monitoring.journal import Journal
 
 WATCH = {
-    "schedule": {"drift": "* * * * *", "quality": None},
+    "schedule": {"drift": "0 0 1 1 *", "quality": None},  # the test starts the runs
     "retrain": {"bad_windows": 1, "recent_windows": 1, "min_rows": 50, "cooldown": "1d"},
 }
 
@@ -62,6 +62,17 @@ def append_to_source(up: UpProcess, rows: list[dict[str, Any]]) -> None:
     pd.concat([pd.read_csv(path), pd.DataFrame(rows)]).to_csv(path, index=False)
 
 
+def run_drift_check(up: UpProcess) -> str:
+    """Starts a run of the flow `drift`, waits for its end, and returns its state."""
+    number = up.start_run("drift")
+    ended = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+    return str(
+        up.wait_until(
+            lambda: (state := up.call_prefect(f"flow_runs/{number}")["state"])["type"] in ended and state["name"]
+        )
+    )
+
+
 def test_drift_alarm_triggers_one_retraining_that_is_served(up: UpProcess, tmp_path: Path) -> None:
     """Rows of warmer days cause a drift alarm, one retraining, and a service that predicts with the new version.
 
@@ -74,6 +85,7 @@ def test_drift_alarm_triggers_one_retraining_that_is_served(up: UpProcess, tmp_p
     write_lookup(tmp_path, 0.9)
     assert {predict_version(up, row) for row in rows} == {1}
     commands, ledger = up.commands, up.commands.ledger
+    up.wait_until(lambda: run_drift_check(up) == "Retrain")  # the first one may come before all rows are in the log
     # requests during a long training would fill another window with drift
     up.wait_until(lambda: (champion := ledger.champion(MODEL)) and champion.version == 2)
     up.wait_until(lambda: predict_version(up, rows[0]) == 2)
@@ -93,9 +105,5 @@ def test_drift_alarm_triggers_one_retraining_that_is_served(up: UpProcess, tmp_p
     parents = {run["id"]: run["state_name"] for run in up.runs("drift")}
     assert parents[task["flow_run_id"]] == "Retrain"
 
-    def ended() -> int:
-        return sum(state in ("Completed", "Retrain") for state in up.states("drift"))
-
-    before = ended()
-    up.wait_until(lambda: ended() > before)
+    assert run_drift_check(up) == "Completed"
     assert [entry.version for entry in ledger.versions(MODEL)] == [1, 2]

@@ -65,9 +65,32 @@ def test_run_killed_at_each_step_completes_with_one_version(commands: StoreComma
     assert {"Crashed"} < states <= {"Completed", "Crashed", "Unchanged"}
 
 
-def test_completed_steps_are_cached_after_a_kill(commands: StoreCommands) -> None:
-    """If only the run's process is killed, as for lack of memory, its helpers end; completed steps are Cached."""
+def test_a_run_that_is_stopped_three_times_is_resumed_each_time(commands: StoreCommands) -> None:
+    """Ctrl-C, a killed Prefect server, a killed process, as for lack of memory: what was completed is Cached.
+
+    Each time all processes of the run end, and its output is a line or an error, without output of libraries.
+    """
     arguments = ("--set", "seed=2")
+    process = start_until(commands, "fit …", *arguments)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 130
+    assert out == ""
+    assert [line for line in err.splitlines() if line[0] not in "✓✗"] == [
+        "interrupted; run the same command again: it resumes from the last completed step"
+    ]
+    assert wait_for_orphans(commands) == []
+
+    process = start_until(commands, "evaluate …", *arguments)
+    server = servers.find(commands.settings, "prefect")
+    assert server
+    os.killpg(server.pid, signal.SIGKILL)
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 5
+    lines = [text for text in err.splitlines() if text[0] not in "✓✗"]
+    assert [text.split()[0] for text in lines] == ["error", "where:", "remedy:"]
+    assert "the Prefect server went away" in lines[0]
+
     assert commands.kill_run_when(commands.log_gained("plot …"), *arguments, group=False)
     assert wait_for_orphans(commands) == []
     code, _, err = commands.run(*arguments)
@@ -79,7 +102,15 @@ def test_completed_steps_are_cached_after_a_kill(commands: StoreCommands) -> Non
     assert commands.find_faults() == NOTHING
 
 
-@pytest.mark.slow
+def start_until(commands: StoreCommands, text: str, *arguments: str) -> "subprocess.Popen[str]":
+    """Starts a run and returns its process as soon as its log has a text."""
+    has_gained, process = commands.log_gained(text), commands.start(*arguments)
+    while not has_gained():
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
 def test_killed_run_with_force_is_resumed(commands: StoreCommands) -> None:
     """--force creates one more version; after a kill the same command resumes that version."""
     if not commands.ledger.versions(MODEL):
@@ -94,45 +125,16 @@ def test_killed_run_with_force_is_resumed(commands: StoreCommands) -> None:
     assert commands.find_faults() == NOTHING
 
 
-def test_interrupted_run_prints_one_line_and_can_be_resumed(commands: StoreCommands) -> None:
-    """Ctrl-C ends every process of the run with exit code 130."""
-    arguments = ("--set", "seed=5")
-    fit_started, process = commands.log_gained("fit …"), commands.start(*arguments)
-    while not fit_started():
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 130
-    assert out == ""
-    assert [line for line in err.splitlines() if line[0] not in "✓✗"] == [
-        "interrupted; run the same command again: it resumes from the last completed step"
-    ]
-    assert wait_for_orphans(commands) == []
-    assert commands.run(*arguments)[0] == 0
-    assert commands.find_faults() == NOTHING
+def test_two_configs_of_one_model_and_a_second_run_of_one(commands: StoreCommands) -> None:
+    """Each promotes, or reports that the other was promoted first and is evaluated again on the next run.
 
-
-def test_second_identical_run_is_refused(commands: StoreCommands) -> None:
-    """The first run continues; the second ends with exit code 5."""
-    arguments = ("--set", "seed=6")
-    validate_started, first = commands.log_gained("validate …"), commands.start(*arguments)
-    while not validate_started():
-        assert first.poll() is None
-        time.sleep(0.01)
-    code, _, err = commands.run(*arguments)
-    _, error = first.communicate(timeout=600)
-    assert first.returncode == 0, error
+    A second run of the first config, while it is under way, ends with exit code 5.
+    """
+    both = [("--set", f"seed={seed}") for seed in (7, 8)]
+    running = [start_until(commands, "validate …", *both[0]), commands.start(*both[1])]
+    code, _, err = commands.run(*both[0])
     assert code == 5
     assert "under way in another process" in err
-    assert commands.find_faults() == NOTHING
-
-
-@pytest.mark.slow
-def test_two_configs_of_one_model_promote_at_the_same_time(commands: StoreCommands) -> None:
-    """Each run promotes, or reports that the other was promoted first and is evaluated again on the next run."""
-    both = [("--set", f"seed={seed}") for seed in (7, 8)]
-    running = [commands.start(*arguments) for arguments in both]
     for arguments, process in at_least_one(zip(both, running, strict=True)):
         _, err = process.communicate(timeout=600)
         assert process.returncode in (0, 4), err
@@ -155,23 +157,3 @@ def test_server_record_of_another_process_is_ignored(commands: StoreCommands) ->
         assert process.poll() is None
     finally:
         process.communicate(b"\n")
-
-
-@pytest.mark.slow
-def test_run_reports_a_killed_prefect_server_and_the_next_run_starts_one(commands: StoreCommands) -> None:
-    """One error with exit code 5 and no output of libraries; the same command again resumes the run."""
-    arguments = ("--set", "seed=9")
-    fit_started, process = commands.log_gained("fit …"), commands.start(*arguments)
-    while not fit_started():
-        assert process.poll() is None
-        time.sleep(0.01)
-    server = servers.find(commands.settings, "prefect")
-    assert server
-    os.killpg(server.pid, signal.SIGKILL)
-    _, err = process.communicate(timeout=600)
-    assert process.returncode == 5
-    lines = [text for text in err.splitlines() if text[0] not in "✓✗"]
-    assert [text.split()[0] for text in lines] == ["error", "where:", "remedy:"]
-    assert "the Prefect server went away" in lines[0]
-    assert commands.run(*arguments)[0] == 0
-    assert commands.find_faults() == NOTHING

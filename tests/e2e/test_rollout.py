@@ -1,8 +1,8 @@
 """A canary from the run that passed to the promotion, and one that is aborted, as a user sees them."""
 
 import json
+import os
 import urllib.request
-from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -17,15 +17,15 @@ WEAK = {"candidates": [{"estimator": "forest", "params": {"max_depth": 1, "n_est
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreCommands]:
+def store(tmp_path_factory: pytest.TempPathFactory, prefect: str) -> StoreCommands:
     """A weak champion, and boosted trees that passed the gate and begin a canary."""
     folder = tmp_path_factory.mktemp("rollout")
     commands = StoreCommands(folder / "store", write_bike_config(folder, **WEAK))
+    commands.environment |= {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
     assert commands.run()[0] == 0
     boosting = {"candidates": [{"estimator": "boosting", "params": {"max_iter": 60}}], "rollout": CANARY}
     commands.config = write_bike_config(folder, **boosting)
-    yield commands
-    commands.run("--stop", command="ui")
+    return commands
 
 
 def read_rows(start: int, count: int) -> pd.DataFrame:

@@ -53,11 +53,9 @@ class Served:
 
 
 @pytest.fixture(scope="module", params=["bike_demand", "bank_subscription"])
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, prefect: str) -> Iterator[Served]:
     store = tmp_path_factory.mktemp(request.param) / "store"
-    hidden = ("PREFECT_API_URL", "PREFECT_HOME")  # of the session's own server
-    environ = {name: value for name, value in os.environ.items() if name not in hidden}
-    environ |= {"TOWLINE_STORE": str(store), "TOWLINE_PROJECT": str(REPOSITORY)}
+    environ = os.environ | {"TOWLINE_STORE": str(store), "TOWLINE_PROJECT": str(REPOSITORY)}
     config = read_config(REPOSITORY / "configs" / f"{request.param}.yaml")
     # a threshold and trees in one, a sum in the other would be found by the unit tests of the plan
     command = [TOWLINE, "run", REPOSITORY / "configs" / f"{request.param}.yaml"]
@@ -92,7 +90,6 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         if service is not None:
             service.send_signal(signal.SIGTERM)
             assert service.wait(30) == 0
-        subprocess.run([TOWLINE, "ui", "--stop"], env=environ, check=True, capture_output=True)
 
 
 def test_three_modes_predict_identical_values(served: Served, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_up_catches_up_after_a_kill_and_three_missed_windows(up: UpProcess) -> N
     for days, run in enumerate(up.runs("drift")[:3], 1):
         then = (datetime.now(UTC) - timedelta(days=days)).isoformat()
         state = {"type": "SCHEDULED", "name": "Late", "state_details": {"scheduled_time": then}}
-        up.post_prefect(f"flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+        up.call_prefect(f"flow_runs/{run['id']}/set_state", {"state": state, "force": True})
 
     up.start()
     up.wait_until(up.is_ready)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,20 +94,15 @@ def write(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def awkward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Awkward]:
+def awkward(tmp_path_factory: pytest.TempPathFactory, prefect: str) -> Awkward:
     folder = tmp_path_factory.mktemp("awkward")
-    hidden = ("PREFECT_API_URL", "PREFECT_HOME")
-    environ = {name: value for name, value in os.environ.items() if name not in hidden}
-    environ |= {"TOWLINE_STORE": str(folder / "store"), "TOWLINE_PROJECT": str(REPOSITORY)}
+    environ = os.environ | {"TOWLINE_STORE": str(folder / "store"), "TOWLINE_PROJECT": str(REPOSITORY)}
     awkward = Awkward(folder, environ)
     write(awkward.file)
     CONFIG["data"]["source"] = str(awkward.file)  # type: ignore[index]
     (folder / "awkward.yaml").write_text(yaml.safe_dump(CONFIG))
-    try:
-        assert awkward.run("run", folder / "awkward.yaml")["event"] == "promoted"
-        yield awkward
-    finally:
-        subprocess.run([TOWLINE, "ui", "--stop"], env=environ, check=True, capture_output=True)
+    assert awkward.run("run", folder / "awkward.yaml")["event"] == "promoted"
+    return awkward
 
 
 def test_all_modes_predict_the_same_for_text_and_typed_values(awkward: Awkward) -> None:

@@ -33,7 +33,6 @@ class MlserverProcess:
             "MLSERVER_HTTP_PORT": str(rest),
             "MLSERVER_GRPC_PORT": str(grpc),
             "MLSERVER_METRICS_PORT": str(metrics),
-            "MLSERVER_PARALLEL_WORKERS": "0",
         }
         with log.open("wb") as output:
             self.process = subprocess.Popen(

@@ -66,11 +66,18 @@ class UpProcess:
         """The states of a flow's runs, without those that are still scheduled."""
         return sorted(run["state_name"] for run in self.runs(flow) if run["state_type"] != "SCHEDULED")
 
-    def post_prefect(self, path: str, body: Any) -> Any:
+    def start_run(self, flow: str) -> str:
+        """Starts a run of the deployment now, without waiting for its schedule; returns the id of the run."""
+        deployment = self.call_prefect(f"deployments/name/{flow}/{MODEL}")
+        state = {"state": {"type": "SCHEDULED"}}
+        return str(self.call_prefect(f"deployments/{deployment['id']}/create_flow_run", state)["id"])
+
+    def call_prefect(self, path: str, body: Any = None) -> Any:
+        """Sends a GET request, or a POST request if there is a body."""
         server = servers.find(self.commands.settings, "prefect")
         assert server is not None
-        content, head = json.dumps(body).encode(), {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{server.url}/api/{path}", content, head)
+        content = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{server.url}/api/{path}", content, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=30) as response:
             return json.load(response)
 

@@ -15,6 +15,7 @@ import pyarrow.csv
 from towline.batch.records import Records, first_record_end
 from towline.batch.row_batch import RejectedRow, RowBatch
 from towline.batch.shards import SourceFile
+from towline.data import formats
 from towline.data.schema.contract import Column
 from towline.errors import DataError
 
@@ -42,7 +43,7 @@ def read_header(head: bytes, separator: str, where: str) -> Header:
     """The header in the first bytes of a CSV.
 
     Raises:
-        DataError: the text is empty, or a name occurs twice.
+        DataError: the text is empty.
     """
     start = body = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
     while body < len(head):
@@ -52,10 +53,7 @@ def read_header(head: bytes, separator: str, where: str) -> Header:
         text = line.rstrip(b"\r\n")
         if text.strip():
             fields = next(csv.reader(io.StringIO(text.decode(errors="replace"), newline=""), delimiter=separator))
-            names = tuple(name or f"Unnamed: {place}" for place, name in enumerate(fields))  # as pandas names them
-            if twice := next((name for name in names if names.count(name) > 1), None):
-                raise DataError(f"column {twice!r} occurs twice", where=where, remedy="rename one")
-            return Header(names, text, body, line[len(text) :] or b"\n")
+            return Header(tuple(formats.name_columns(fields)), text, body, line[len(text) :] or b"\n")
     raise DataError("the file is empty", where=where, remedy="give a CSV with a header line and rows")
 
 

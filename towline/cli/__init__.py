@@ -175,6 +175,7 @@ def _register() -> None:
         ui,
         up,
         verify,
+        worker,
     )
 
     purposes: dict[str, tuple[click.Command, ...]] = {
@@ -192,7 +193,7 @@ def _register() -> None:
         "Audit": (served_at.served_at, verify.verify),
         "Serve": (serve.serve, score.score, keys.keys, package.package, export.export, loadtest.loadtest),
         "Monitor": (status.status, monitoring.drift, monitoring.quality, labels.labels, slo.slo, log.log),
-        "Operate": (up.up, ui.ui, doctor.doctor, backup.backup, backup.restore),
+        "Operate": (up.up, ui.ui, doctor.doctor, worker.worker, backup.backup, backup.restore),
     }
     for purpose, commands in purposes.items():
         for command in commands:

@@ -1,4 +1,4 @@
-"""Settings: the locations of project, store, MLflow, the ledger and its key, from the environment."""
+"""Settings: the locations of project, store, MLflow, the ledger, its key and shared searches, from the environment."""
 
 import os
 from collections.abc import Mapping
@@ -20,10 +20,11 @@ class Settings(Frozen):
     tracking_uri: str
     ledger_url: str
     ledger_key: Path | None = None
+    search_url: str = ""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> "Settings":
-        """Reads ``TOWLINE_PROJECT``, ``…_STORE``, ``…_TRACKING_URI``, ``…_LEDGER_URL`` and ``…_LEDGER_KEY``.
+        """Reads ``TOWLINE_PROJECT``, ``…_STORE``, ``…_TRACKING_URI``, ``…_LEDGER_URL``, ``…_LEDGER_KEY`` and others.
 
         The project defaults to the nearest folder upwards that holds ``flows/training.py``, else the working folder.
 
@@ -31,7 +32,8 @@ class Settings(Frozen):
             ConfigError: a ``TOWLINE_*`` variable that does not exist.
         """
         env = os.environ if environ is None else environ
-        known = {f"TOWLINE_{name}" for name in ("PROJECT", "STORE", "TRACKING_URI", "LEDGER_URL", "LEDGER_KEY")}
+        names = ("PROJECT", "STORE", "TRACKING_URI", "LEDGER_URL", "LEDGER_KEY", "SEARCH_URL")
+        known = {f"TOWLINE_{name}" for name in names}
         for name in sorted(env.keys() - _OF_COMMANDS):
             if name.startswith("TOWLINE_") and name not in known:
                 raise ConfigError(f"unknown setting {name}", where="environment", remedy=suggest(name, known))
@@ -46,6 +48,7 @@ class Settings(Frozen):
             tracking_uri=env.get("TOWLINE_TRACKING_URI", f"sqlite:///{layout.mlflow_database}"),
             ledger_url=env.get("TOWLINE_LEDGER_URL", f"sqlite:///{layout.ledger_database}"),
             ledger_key=(project / env["TOWLINE_LEDGER_KEY"]).resolve() if env.get("TOWLINE_LEDGER_KEY") else None,
+            search_url=env.get("TOWLINE_SEARCH_URL", ""),
         )
 
     def environment(self) -> dict[str, str]:
@@ -56,6 +59,7 @@ class Settings(Frozen):
             "TOWLINE_TRACKING_URI": self.tracking_uri,
             "TOWLINE_LEDGER_URL": self.ledger_url,
             **({"TOWLINE_LEDGER_KEY": str(self.ledger_key)} if self.ledger_key else {}),
+            **({"TOWLINE_SEARCH_URL": self.search_url} if self.search_url else {}),
         }
 
     @property

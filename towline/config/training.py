@@ -308,6 +308,7 @@ class SearchConfig(Frozen):
 
     trials: int = Field(20, ge=1)
     timeout: float | None = Field(None, gt=0, description="seconds")
+    batch: int = Field(1, ge=1, description="trials that are drawn at a time, so that workers can share them")
     space: dict[str, Any] = Field(
         default_factory=dict,
         description="parameter → [low, high] | {low, high, log} | {choices: [...]}; default: the estimator's own",

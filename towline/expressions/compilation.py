@@ -17,6 +17,7 @@ from towline.expressions.forms import FORMS, FUNCTION_FORMS
 from towline.expressions.operations import Type
 from towline.expressions.parts import DTYPES, Columns, Compiled, Masked, Row, RowFunction, make_null
 from towline.expressions.row_functions import CANONICAL
+from towline.expressions.step_functions import find_steps
 from towline.expressions.strict_operations import compile_cast, compile_operation
 from towline.expressions.syntax import Call, ExpressionError, Literal, Name, Node, list_columns, parse
 
@@ -65,6 +66,10 @@ class Expression:
         self.type: Type = compiled.type
         self._columns = compiled.columns
         self.evaluate: Callable[[Row], Any] = _to_canonical(compiled)
+
+    def find_steps(self) -> frozenset[float] | None:
+        """The numbers at which an expression of one numeric column may change, as in ``step_functions``."""
+        return find_steps(parse(self.text))
 
     def evaluate_columns(self, columns: Columns) -> np.ndarray:
         """The canonical column (n,); null is NaN, of times NaT."""

@@ -16,6 +16,7 @@ from towline.errors import DataError, ReleaseError
 from towline.extras import BOOSTING_LIBRARIES
 from towline.inference.compiled import codec
 from towline.inference.compiled.codec import PLAN_FILE
+from towline.inference.compiled.fusion import FusedForest, fuse_features
 from towline.inference.compiled.scorer import CompiledScorer
 from towline.inference.scorer import RowPredictions, Scorer, SklearnScorer
 from towline.manifest import REMEDY, Manifest, verify_release
@@ -163,7 +164,8 @@ def open_release(directory: Path, trusted: Sequence[str] = (), digest: str = "")
     scorer: Scorer
     if PLAN_FILE in manifest.files:
         plan = codec.read_plan(directory / PLAN_FILE)
-        reader = RowReader(contract, plan.used_columns)
+        used, plan = plan.used_columns, fuse_features(plan, contract)
+        reader = RowReader(contract, used, plan.scorer.features if isinstance(plan.scorer, FusedForest) else ())
         scorer = CompiledScorer(plan, contract, reader)
     else:
         reader = RowReader(contract)

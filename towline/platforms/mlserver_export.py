@@ -55,6 +55,8 @@ def export_release(release: ReleaseLocation, folder: Path, *, max_rows: int | No
     settings = {
         "name": manifest.name,
         "implementation": RUNTIME,
+        "platform": "towline",
+        "versions": [str(manifest.version)],
         "parameters": {
             "version": str(manifest.version),
             "uri": f"./{manifest.folder}",

@@ -21,6 +21,7 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.time_column import suggest_time_column
 from towline.data.schema.values import PLAIN, ValueFormat
+from towline.data.source_columns import is_readable
 from towline.data.sources import load_dataset, read_snapshot
 from towline.data.validation.leakage import find_leaks
 from towline.errors import DataError
@@ -64,6 +65,7 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
         name=name, source=source, target=target, rows=sample.rows, columns=len(names), is_complete=sample.is_complete,
         separator=sample.separator,
     )  # fmt: skip
+    proposal.drop |= unreadable_columns(sample.table, target)
     _propose_formats(proposal, sample.table)
     frame, contract = read_table(proposal, sample)
     _propose_max_unlabelled(proposal, sample, frame)
@@ -83,6 +85,15 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
     propose_expectations(proposal, frame, contract)
     propose_monitoring(proposal, frame, contract)
     return proposal
+
+
+def unreadable_columns(table: pa.Table, target: str) -> dict[str, str]:
+    """The columns of lists, structs or bytes, which a run cannot read, with the reason."""
+    return {
+        field.name: f"holds {str(field.type)[:40]}, not numbers, text, flags or times"
+        for field in table.schema
+        if field.name != target and not is_readable(field.type)
+    }
 
 
 def _propose_formats(proposal: Proposal, table: pa.Table) -> None:
@@ -182,17 +193,16 @@ def _propose_personal(proposal: Proposal, frame: pd.DataFrame) -> None:
 
 def _propose_drop(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> None:
     """Drops columns that hold nothing, a constant, or an identifier of the row."""
+    reasons = {}
     for column in contract.columns:
         if column.role != "ignored" or column.name in proposal.pii:
             continue
         if column.note.startswith("identifies the row"):
-            proposal.drop[column.name] = "identifies the row: another value in each row"
-        elif column.note == "constant":
-            proposal.drop[column.name] = "constant"
-        elif column.note == "has no values":
-            proposal.drop[column.name] = "has no values"
-    if len(proposal.drop) >= frame.shape[1] - 1:  # a table of nothing but identifiers: the run says so
-        proposal.drop.clear()
+            reasons[column.name] = "identifies the row: another value in each row"
+        elif column.note in ("constant", "has no values"):
+            reasons[column.name] = column.note
+    if len(reasons) < frame.shape[1] - 1:  # of a table of nothing but identifiers, the run says so
+        proposal.drop |= reasons
 
 
 def _propose_time(proposal: Proposal, frame: pd.DataFrame, given: str | None) -> None:

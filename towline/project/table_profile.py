@@ -15,7 +15,7 @@ from towline import files
 from towline.data.schema.contract import Column, Contract
 from towline.data.text_features import text_lengths
 from towline.html import format_number, render_page
-from towline.project.detection import read_table
+from towline.project.detection import read_table, unreadable_columns
 from towline.project.initialization import TableReader
 from towline.project.proposal import Proposal
 
@@ -78,7 +78,8 @@ def write_profile(reader: TableReader, path: Path, target: str | None, time: str
         TransientError: the page cannot be written.
     """
     proposal = reader.propose(target, None, time)
-    frame, contract = read_table(replace(proposal, drop={}, group=None), reader.sample)
+    unreadable = unreadable_columns(reader.sample.table, proposal.target)
+    frame, contract = read_table(replace(proposal, drop=unreadable, group=None), reader.sample)
     profiles = [_profile(column, frame, contract, proposal) for column in contract.columns]
     page = render_page(
         Path(__file__).parent / "table_profile.html.jinja",

@@ -229,7 +229,8 @@ def _render_config(config: PipelineConfig) -> str:
 @functools.cache
 def _environment() -> str:
     """Every installed distribution as ``name==version``, without addresses."""
-    packages = {f"{dist.name.lower()}=={dist.version}" for dist in importlib.metadata.distributions() if dist.name}
+    described = [dist.metadata for dist in importlib.metadata.distributions()]  # each access reads the file again
+    packages = {f"{entry['Name'].lower()}=={entry['Version']}" for entry in described if entry["Name"]}
     return "\n".join(sorted(packages)) + "\n"
 
 

@@ -58,7 +58,7 @@ class TrainingRows(NamedTuple):
         return TrainingRows(self.features.iloc[rows], self.targets[rows], weights)
 
 
-class TrainedModel(NamedTuple):
+class TrainedBooster(NamedTuple):
     """A model in the library's own format, and the parameters that fit as many trees on other rows."""
 
     content: bytes
@@ -152,7 +152,7 @@ class Booster(BaseEstimator, ABC):  # type: ignore[misc]
     @abstractmethod
     def _train(
         self, params: Mapping[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int
-    ) -> TrainedModel:
+    ) -> TrainedBooster:
         """The fitted model; without ``stopping`` all trees are fitted."""
 
     @abstractmethod
@@ -245,7 +245,7 @@ class LightGBM(Booster):
 
     def _train(
         self, params: Mapping[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int
-    ) -> TrainedModel:
+    ) -> TrainedBooster:
         import lightgbm
 
         watch: dict[str, Any] = {}
@@ -260,7 +260,7 @@ class LightGBM(Booster):
         model.fit(train.features, train.targets, sample_weight=train.weights, **watch)
         trees = model.best_iteration_ if stopping and model.best_iteration_ else model.booster_.current_iteration()
         content = str(model.booster_.model_to_string(num_iteration=trees)).encode()
-        return TrainedModel(content, _fix_trees(params, trees))
+        return TrainedBooster(content, _fix_trees(params, trees))
 
     def _read(self, content: bytes) -> Any:
         import lightgbm
@@ -297,7 +297,7 @@ class XGBoost(Booster):
 
     def _train(
         self, params: Mapping[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int
-    ) -> TrainedModel:
+    ) -> TrainedBooster:
         watch: dict[str, Any] = {}
         options = dict(params)
         if isinstance(params.get("monotone_constraints"), list):
@@ -313,7 +313,7 @@ class XGBoost(Booster):
         booster = model.get_booster()
         if stopping:
             booster = booster[: model.best_iteration + 1]
-        return TrainedModel(bytes(booster.save_raw("json")), _fix_trees(params, booster.num_boosted_rounds()))
+        return TrainedBooster(bytes(booster.save_raw("json")), _fix_trees(params, booster.num_boosted_rounds()))
 
     def _read(self, content: bytes) -> Any:
         import xgboost
@@ -359,7 +359,7 @@ class CatBoost(Booster):
 
     def _train(
         self, params: Mapping[str, Any], train: TrainingRows, stopping: TrainingRows | None, rounds: int
-    ) -> TrainedModel:
+    ) -> TrainedBooster:
         import catboost
 
         watch: dict[str, Any] = {}
@@ -375,7 +375,7 @@ class CatBoost(Booster):
         fixed = _fix_trees(params, model.tree_count_)
         if "eta" not in params:  # by default it depends on the number of trees
             fixed["learning_rate"] = model.learning_rate_
-        return TrainedModel(content, fixed)
+        return TrainedBooster(content, fixed)
 
     def _read(self, content: bytes) -> Any:
         """CatBoost parses the numbers of its JSON inexactly, in the last bit; the exact numbers are set afterwards."""

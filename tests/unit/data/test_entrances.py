@@ -230,3 +230,28 @@ def test_a_contract_does_not_depend_on_the_file_format(tmp_path: Path) -> None:
         dataset = sources.load_dataset(config.data, tmp_path, tmp_path / "store", None)
         loaded.append((dataset.digest, infer_contract(sources.read_snapshot(dataset, tmp_path / "store"), config)))
     assert loaded[0] == loaded[1]
+
+
+def test_a_duration_is_its_seconds_at_every_entrance(tmp_path: Path) -> None:
+    """To the microsecond, also below zero."""
+    nanoseconds = [0, 1_500_000_000, -1_500, 86_400 * 10**9, None]
+    table = pa.table({"took": pa.array(nanoseconds, pa.duration("ns")), "y": [1.0, 2.0, 3.0, 4.0, 5.0]})
+    config = build_config(
+        {"name": "t", "task": "regression", "data": {"source": "t", "target": "y", "columns": {"took": "numeric"}}}, "t"
+    )
+    data = config.data.model_copy(update={"source": str(parquet(table, tmp_path / "t.parquet"))})
+    dataset = sources.load_dataset(data, tmp_path, tmp_path / "store", None)
+    snapshot = sources.read_snapshot(dataset, tmp_path / "store")
+    contract = infer_contract(snapshot, config, dataset.formats)
+    frame = table.to_pandas()
+    rows = [{"took": value} for value in frame["took"].tolist()]
+    steps = [{"took": value} for value in frame["took"].to_numpy()]
+    expected = [0.0, 1.5, -2e-06, 86_400.0, np.nan]
+    for read in (
+        contract.features(snapshot),
+        contract.features(frame),
+        contract.features(_to_frame(table)),
+        by_reader(contract, rows),
+        by_reader(contract, steps),
+    ):
+        np.testing.assert_array_equal(read["took"], expected)

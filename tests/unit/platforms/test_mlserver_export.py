@@ -32,6 +32,8 @@ def test_the_command_writes_the_release_and_its_settings(
     assert json.loads((folder / "model-settings.json").read_text()) == {
         "name": "house-value",
         "implementation": RUNTIME,
+        "platform": "towline",
+        "versions": ["3"],
         "parameters": {
             "version": "3",
             "uri": f"./{release.name}",

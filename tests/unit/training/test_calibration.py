@@ -284,8 +284,15 @@ PARAMS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("method", ["isotonic", "sigmoid"])
-@pytest.mark.parametrize(("target", "estimator", "threshold"), CASES)
+# each estimator and each method is in the quick tests, the other half of the pairs in the slow ones
+PAIRS = [
+    pytest.param(*case, method, marks=[pytest.mark.slow] if (place + other) % 2 else [])
+    for place, case in enumerate(CASES)
+    for other, method in enumerate(("isotonic", "sigmoid"))
+]
+
+
+@pytest.mark.parametrize(("target", "estimator", "threshold", "method"), PAIRS)
 def test_every_way_of_scoring_gives_equal_calibrated_probabilities(
     tmp_path: Path, target: str, estimator: str, threshold: float | None, method: Any
 ) -> None:

@@ -74,7 +74,9 @@ def save_predictions(
     return tuple(make_result(name) for name in errors)
 
 
-@pytest.mark.parametrize("target", ["value", "sold", "grade"])
+@pytest.mark.parametrize(
+    "target", ["sold", pytest.param("value", marks=pytest.mark.slow), pytest.param("grade", marks=pytest.mark.slow)]
+)
 def test_an_ensemble_is_better_than_its_parts(tmp_path: Path, target: str) -> None:
     """It has the best cross-validated score, and the stored model predicts the weighted mean of its parts."""
     metric = {"metric": "log_loss"} if target == "grade" else {}

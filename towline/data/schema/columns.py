@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from towline.config import Kind
 from towline.data.schema import text_columns
-from towline.data.schema.values import PLAIN, TEXT_KINDS, ValueFormat, ValueReader
+from towline.data.schema.values import PLAIN, TEXT_KINDS, ValueFormat, ValueReader, seconds_of
 
 _MAX_EXAMPLES = 5
 
@@ -40,6 +40,8 @@ def convert_column(values: pd.Series, kind: Kind, fmt: ValueFormat = PLAIN) -> t
     """
     if isinstance(values.dtype, pd.CategoricalDtype) or getattr(values.dtype, "na_value", None) is pd.NA:
         values = values.astype(object)
+    if values.dtype.kind == "m":
+        values = pd.Series(seconds_of(values.to_numpy()), index=values.index)
     read, bad = (
         _convert_typed(values, kind, fmt) if values.dtype.kind in "biufM" else _convert_objects(values, kind, fmt)
     )

@@ -98,12 +98,13 @@ class RowReader:
         contract: of the rows.
         used: positions of the canonical columns that predictions depend on; other derived features are not computed
             and null. None: all.
+        deferred: positions of features that ``columns`` computes and ``read`` leaves null.
 
     Canonical values are float (NaN for null) for numeric and boolean, str or None for category and text, naive UTC
     datetime or None for datetime.
     """
 
-    def __init__(self, contract: Contract, used: Container[int] | None = None) -> None:
+    def __init__(self, contract: Contract, used: Container[int] | None = None, deferred: Container[int] = ()) -> None:
         self._fields = tuple(_field(column) for column in contract.input_columns)
         self.fields = tuple(field.name for field in self._fields)
         derived = dict(enumerate(contract.derived_features, len(self._fields)))
@@ -111,11 +112,13 @@ class RowReader:
         names = {name for column in computed for name in (column.name, *column.joined)}
         self._joins = [join.fill for join in contract.compile_joins(names)]
         features = contract.compile_features()
-        self._features = [
+        evaluated = [
             (place, features[column.name].evaluate)
             for place, column in derived.items()
             if column.name in names and not column.lookup
         ]
+        self._features = [feature for feature in evaluated if feature[0] not in deferred]
+        self._deferred = [feature for feature in evaluated if feature[0] in deferred]
         self._underived = [math.nan if c.kind in ("numeric", "boolean") else None for c in contract.derived_features]
         self._salt = contract.salt
         self._columns = contract.canonical_columns
@@ -152,6 +155,9 @@ class RowReader:
 
     def columns(self, rows: Sequence[Row]) -> list[np.ndarray]:
         """Canonical rows as one array (n,) for each column: float64, object or datetime64[us]."""
+        for row in rows:
+            for place, evaluate in self._deferred:
+                row[place] = evaluate(row)
         values = zip(*rows, strict=True) if rows else ((),) * len(self._columns)
         return [_array(array, column.kind) for column, array in zip(self._columns, values, strict=True)]
 

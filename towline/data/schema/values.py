@@ -156,9 +156,14 @@ def is_null_marker(value: Any) -> bool:
 
 
 def parse_number(value: Any, fmt: ValueFormat = PLAIN) -> float:
-    """The finite number that a value is or that its text means; NaN for null and for anything else."""
+    """The finite number that a value is or that its text means; NaN for null and for anything else.
+
+    A duration is its seconds, to the microsecond.
+    """
     if isinstance(value, str):
         number = _parse_number_text(value.strip(), fmt)
+    elif isinstance(value, (dt.timedelta, np.timedelta64)):
+        return float(seconds_of(value))
     elif not isinstance(value, (numbers.Real, Decimal, np.bool_)):
         return math.nan
     else:
@@ -167,6 +172,12 @@ def parse_number(value: Any, fmt: ValueFormat = PLAIN) -> float:
         except (OverflowError, ValueError):  # an integer larger than all floats, a signalling NaN
             return math.nan
     return number if math.isfinite(number) else math.nan
+
+
+def seconds_of(durations: Any) -> Any:
+    """The seconds of a duration or of an array of durations, to the microsecond; NaN for NaT."""
+    microseconds = np.asarray(durations, dtype="timedelta64").astype("timedelta64[us]")
+    return np.where(np.isnat(microseconds), np.nan, microseconds.astype(np.int64) / 1e6)
 
 
 def parse_boolean(value: Any) -> float:

@@ -10,7 +10,6 @@ depends on the scorer:
   of the masks of all columns leaves one leaf per tree. This is QuickScorer (Lucchese et al., SIGIR 2015) with
   precomputed comparisons, for trees of at most 64 leaves.
 - ``TraversedForest``: the column's values in the design matrix. All trees are then traversed at once, level by level.
-
 - ``WeightedMean``: an ensemble; it has no slots of its own, but a plan for each of its parts.
 
 Trees are summed in the order and precision of their library, so the sums are equal to the last bit. One row and many
@@ -93,17 +92,18 @@ class NumericLookup:
 
 @dataclass(frozen=True)
 class CategoryLookup:
-    """A category: row 0 is for null, row 1 for unknown levels, the others for the known levels."""
+    """A category: row 0 is for null, row ``unknown`` for unknown levels, the others for the known levels."""
 
     column: int
     keys: Mapping[str | None, int]
+    unknown: int = UNKNOWN_LEVEL
 
     def index(self, value: str | None) -> int:
-        return self.keys.get(value, UNKNOWN_LEVEL)
+        return self.keys.get(value, self.unknown)
 
     def indices(self, values: Any) -> np.ndarray:
         levels = values.levels if isinstance(values, CodedColumn) else values
-        rows = [self.keys.get(value, UNKNOWN_LEVEL) if isinstance(value, str) else NULL for value in levels]
+        rows = [self.keys.get(value, self.unknown) if isinstance(value, str) else NULL for value in levels]
         indices = np.array(rows, dtype=np.intp)
         return indices[values.codes] if isinstance(values, CodedColumn) else indices
 
@@ -246,7 +246,7 @@ def _index_from(slot: FeatureLookup, begin: int) -> Callable[[Any], int]:
             return lambda value: begin if value <= cut else above if value > cut else null
         return lambda value: null if value != value else begin + bisect_left(cuts, value)  # noqa: PLR0124 - NaN
     if isinstance(slot, CategoryLookup):
-        places, unknown = {key: begin + row for key, row in slot.keys.items()}, begin + UNKNOWN_LEVEL
+        places, unknown = {key: begin + row for key, row in slot.keys.items()}, begin + slot.unknown
         return lambda value: places.get(value, unknown)
     index = slot.index
     return lambda value: begin + index(value)

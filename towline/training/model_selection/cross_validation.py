@@ -12,7 +12,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import joblib
@@ -27,6 +28,7 @@ from towline.config import (
     Candidate,
     Frozen,
     PipelineConfig,
+    Settings,
     Task,
     TrainingConfig,
 )
@@ -35,15 +37,17 @@ from towline.data.splits import Fold, make_folds, sample_rows
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError, TowlineError
 from towline.extras import BOOSTING_LIBRARIES
+from towline.provenance import code_digest
 from towline.training import model_io
 from towline.training.calibration import Calibration, OutOfFoldRows, calibrate_out_of_fold
 from towline.training.estimators import build_model, create_transformer, default_search_space, pipeline_of
 from towline.training.evaluation.definitions import Metric, metrics_of, primary_metric
 from towline.training.evaluation.metrics import compute_metrics, predict
 from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
+from towline.training.model_selection import shared_study
 from towline.training.model_selection.budget import CandidateLimits, FitPlan, count_workers
 from towline.training.model_selection.config_checks import check_config
-from towline.training.model_selection.tuning import search_parameters
+from towline.training.model_selection.tuning import TrialPlan, search_parameters
 from towline.training.pipeline_components import Model
 from towline.training.user_code import describe_error
 
@@ -137,6 +141,10 @@ class _CrossValidation:
     def score(self, params: dict[str, Any]) -> FoldScores:
         """Fits and scores the candidate with these hyperparameters."""
         return self.score_predictions(self.predict_folds(params))
+
+    def objective(self, params: dict[str, Any]) -> float:
+        """The mean of the primary metric with these hyperparameters; NaN if it is undefined."""
+        return self.score(params).summary(np.mean).get(primary_metric(self.config, self.contract.task), np.nan)
 
     def score_predictions(self, predictions: list[Predictions]) -> FoldScores:
         """Calibrates and scores predictions of ``predict_folds``; the baseline gets no calibration and no threshold."""
@@ -259,7 +267,11 @@ def baseline_candidate(config: TrainingConfig) -> Candidate:
 
 
 def cross_validate(
-    work: Workspace, config: TrainingConfig, candidate: Candidate, plan: FitPlan | None = None
+    work: Workspace,
+    config: TrainingConfig,
+    candidate: Candidate,
+    plan: FitPlan | None = None,
+    settings: Settings | None = None,
 ) -> CrossValidationResult:
     """Fits and scores a candidate on the folds of the train part, after its hyperparameter search if it has one.
 
@@ -271,6 +283,7 @@ def cross_validate(
         config: of the training.
         candidate: to score.
         plan: the limits of the time budget; default: none.
+        settings: with ``search_url``, other machines evaluate trials of the search, too.
 
     Raises:
         ConfigError: an estimator, parameter, search space or metric that cannot be used.
@@ -293,7 +306,7 @@ def cross_validate(
             if limits.left_out:
                 failed = "left out (budget)"
             else:
-                params, trials = _search(run, limits.trials)
+                params, trials = _search(run, limits.trials, settings)
                 predictions = run.predict_folds(params)
                 scores = run.score_predictions(predictions)
                 run.save(predictions, scores)
@@ -342,21 +355,72 @@ def _describe_reductions(candidate: Candidate, limits: CandidateLimits, rows: in
     return tuple(reductions)
 
 
-def _search(run: _CrossValidation, max_trials: int | None) -> tuple[dict[str, Any], int]:
+def _search(run: _CrossValidation, max_trials: int | None, settings: Settings | None) -> tuple[dict[str, Any], int]:
     """The best hyperparameters and the number of trials; without a search, the candidate's own and 0."""
-    candidate, task = run.candidate, run.contract.task
+    candidate, work = run.candidate, run.work
     if not candidate.search:
         return candidate.params, 0
     if max_trials is not None:
-        search = candidate.search.model_copy(update={"trials": max_trials})
-        candidate = candidate.model_copy(update={"search": search})
-    metric = primary_metric(run.config, task)
+        limited = candidate.search.model_copy(update={"trials": max_trials})
+        run = replace(run, candidate=candidate.model_copy(update={"search": limited}))
+    plan, file = _plan_trials(run), work.file(f"search-{candidate.name}.json")
+    if settings is None or not settings.search_url:
+        return search_parameters(plan, file, run.objective)
+    study = f"{work.path.name}-{candidate.name}"
+    search = SharedSearch(
+        model=run.config.name,
+        training=run.config.digest,
+        code=code_digest(run.config, settings.project),
+        workspace=work,
+        candidate=run.candidate,
+        max_rows=run.max_rows,
+    )
+    with shared_study.create_study(
+        settings.search_url, study, search.model_dump(mode="json"), maximize=plan.maximize
+    ) as shared:
+        return search_parameters(plan, file, run.objective, shared)
 
-    def objective(params: dict[str, Any]) -> float:
-        return run.score(params).summary(np.mean).get(metric, np.nan)
 
-    file, space = run.work.file(f"search-{candidate.name}.json"), default_search_space(candidate, task)
-    return search_parameters(file, candidate, space, metric, run.config.seed, objective)
+class SharedSearch(Frozen):
+    """What a worker on another machine needs to evaluate trials of a search.
+
+    Attributes:
+        model: name of the model.
+        training, code: digests of the training part of the config, and of the code; a worker must have the same.
+        workspace: of the run; the worker reads the rows from it.
+        candidate: with its ``search``.
+        max_rows: that a fold is fitted on.
+    """
+
+    model: str
+    training: str
+    code: str
+    workspace: Workspace
+    candidate: Candidate
+    max_rows: int
+
+    def evaluator(self, config: TrainingConfig, store: Path) -> shared_study.Evaluate:
+        """Evaluates trials with the rows of the run.
+
+        Args:
+            config: of the training.
+            store: the store's folder on this machine.
+        """
+        work = self.workspace.model_copy(update={"store": store})
+        tested = threading.Lock()
+        tested.acquire()  # the run itself checks how models are stored
+        contract = work.contract()
+        features, labels, rows = work.subset("train")
+        folds = make_folds(rows, labels, config)
+        run = _CrossValidation(work, config, self.candidate, contract, features, labels, folds, self.max_rows, tested)
+        plan = _plan_trials(run)
+        return lambda drawn: plan.evaluate(drawn, run.objective)
+
+
+def _plan_trials(run: _CrossValidation) -> TrialPlan:
+    task = run.contract.task
+    space = default_search_space(run.candidate, task)
+    return TrialPlan(run.candidate, space, primary_metric(run.config, task), run.config.seed)
 
 
 def score_on_last_folds(

@@ -141,6 +141,7 @@ def test_blocks_are_bounded_and_cover_whole_weeks(days: int) -> None:
     assert remaining.max() - remaining.min() <= (1 if days < 364 else 0)
 
 
+@pytest.mark.slow
 def test_a_wide_table_makes_a_file_of_a_few_megabytes() -> None:
     """750 columns over a year."""
     rng = np.random.default_rng(5)
