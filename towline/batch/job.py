@@ -16,7 +16,7 @@ from towline.batch.drift_counts import BatchDrift
 from towline.batch.job_options import BatchOptions, BatchRequest, OutputFormat, ReleaseReference, ShardTask
 from towline.batch.pieces import added_names, label_type
 from towline.batch.runner import Show, run_shards
-from towline.batch.source import FileSource, open_source
+from towline.batch.source import ShardedFiles, open_source
 from towline.batch.work_folder import ShardResult, WorkFolder, remove_other_folders
 from towline.config import suggest
 from towline.errors import ConfigError, DataError
@@ -174,7 +174,7 @@ def _first_bad_row(task: ShardTask, shard: int, results: Sequence[ShardResult]) 
     )
 
 
-def _job_digest(source: FileSource, model: Model, options: BatchOptions, *, log: bool) -> str:
+def _job_digest(source: ShardedFiles, model: Model, options: BatchOptions, *, log: bool) -> str:
     release = (model.metadata.digest, str(model.version))
     parts = [source.digest, *release, options.model_dump_json(), "log" if log else "", __version__]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
