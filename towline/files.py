@@ -5,6 +5,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Record = TypeVar("Record", bound=BaseModel)
+LOADING = ".loading-"  # prefix of folders with columns of a table that is loaded
 
 
 def sha256(path: Path) -> str:
@@ -112,9 +114,10 @@ def age(path: Path) -> timedelta:
 def sweep(folder: Path) -> None:
     """Removes temporary files that killed writers left in a folder more than a day ago."""
     for leftover in folder.glob(".*"):
-        if leftover.is_file() and age(leftover) > timedelta(days=1):
+        is_folder = leftover.name.startswith(LOADING) and leftover.is_dir()
+        if (leftover.is_file() or is_folder) and age(leftover) > timedelta(days=1):
             with contextlib.suppress(OSError):  # another process has removed it, or it belongs to another user
-                leftover.unlink()
+                shutil.rmtree(leftover) if is_folder else leftover.unlink()
 
 
 @contextmanager

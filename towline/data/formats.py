@@ -34,7 +34,8 @@ MIN_SAMPLE_ROWS = 2_000  # however wide the table is
 ENCODING = b"encoding"  # key of the metadata of a CSV's table
 _MAX_NON_ASCII_RUN = 2  # letters in a row
 SEPARATORS = ",;\t|"
-_PARQUET = (".parquet", ".pq")
+_WRITE_AGAIN = "write the file again, or leave it out of data.source"
+PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 
 
@@ -53,7 +54,7 @@ def list_files(source: str | list[str], project: Path, setting: str = "data.sour
         return [path for part in source for path in list_files(part, project, setting)]
     path = (project / source).absolute()
     if path.is_dir():
-        matches = sorted(child for child in path.iterdir() if child.name.lower().endswith(_PARQUET + _CSV))
+        matches = sorted(child for child in path.iterdir() if child.name.lower().endswith(PARQUET + _CSV))
         if not matches:
             raise DataError("no CSV or Parquet file in the folder", where=str(path), remedy=f"check {setting}")
         return matches
@@ -68,7 +69,7 @@ def list_files(source: str | list[str], project: Path, setting: str = "data.sour
 
 def _missing_file(path: Path, setting: str = "data.source") -> DataError:
     folder = path.parent
-    suffixes = (path.suffix, *_PARQUET, *_CSV)
+    suffixes = (path.suffix, *PARQUET, *_CSV)
     names = [child.name for child in folder.iterdir() if child.name.endswith(suffixes)] if folder.is_dir() else []
     similar = difflib.get_close_matches(path.name, names, 3, 0.5)
     question = f"did you mean {' or '.join(similar)}? " if similar else ""
@@ -81,7 +82,7 @@ def _missing_file(path: Path, setting: str = "data.source") -> DataError:
 def detect_separator(path: Path) -> str:
     """The separator of a CSV file: the mark that occurs equally often in the first lines; a comma for other files."""
     name = path.name.lower()
-    if name.endswith(_PARQUET):
+    if name.endswith(PARQUET):
         return ","
     try:
         with gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb") as file:
@@ -123,11 +124,37 @@ def read_file(path: Path, separator: str | None) -> pa.Table:
         separator: of the columns of a CSV; None: the one that the file seems to have.
     """
     name = path.name.lower()
-    if name.endswith(_PARQUET):
-        return read_parquet(path, "write the file again, or leave it out of data.source")
+    if name.endswith(PARQUET):
+        return read_parquet(path, _WRITE_AGAIN)
     if name.endswith(_CSV):
         return _read_csv(path, separator or detect_separator(path))
     raise DataError("unknown file format", where=str(path), remedy="give a CSV, CSV.gz or Parquet file")
+
+
+def check_parquet(path: Path) -> None:
+    """Checks that a file of a source is a Parquet file.
+
+    Raises:
+        DataError: it is not.
+    """
+    try:
+        pq.read_metadata(path)
+    except (pa.ArrowException, OSError):
+        read_parquet(path, _WRITE_AGAIN)
+
+
+def read_parquet_column(path: Path, name: str) -> pa.ChunkedArray:
+    """One column of a Parquet file of a source.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            return file.read(columns=[name], use_threads=False)[name]
+    except (pa.ArrowException, OSError) as error:
+        what = f"column {name!r} cannot be read: {str(error).splitlines()[0][:200]}"
+        raise DataError(what, where=str(path), remedy=_WRITE_AGAIN) from None
 
 
 def read_parquet(path: Path, remedy: str) -> pa.Table:
@@ -211,6 +238,15 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
                 raise DataError(what, where=f"{path}:{line}", remedy=remedy) from None
         reason = re.sub(r"(got \d+):.*", r"\1", str(error).split("\n")[0])  # the rest of the line is the row
         raise DataError(f"not a readable CSV: {reason[:200]}", where=str(path), remedy="correct the file") from None
+
+
+def has_open_quote(path: Path) -> bool:
+    """Whether a CSV file has an odd number of quotes: one of them is never closed."""
+    quotes = 0
+    with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        while block := file.read(2**22):
+            quotes += block.count(b'"')
+    return quotes % 2 == 1
 
 
 def _parse_csv(raw: bytes, separator: str, header: Sequence[str], encoding: str) -> pa.Table:

@@ -4,8 +4,10 @@
 ``table[name]``. A step that needs one column after the other holds one column.
 """
 
+import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ import pyarrow.parquet as pq
 
 MAX_CELLS = 40_000_000  # rows × columns of a table that is held in memory
 BATCH_ROWS = 131_072
+_GROUP_ROWS = 2**19  # of a row group of a large snapshot
 _COMPACT = 3  # bytes a value: a text column with fewer is read as a dictionary
 
 
@@ -83,6 +86,40 @@ class SnapshotColumns:
             places[order] = np.arange(len(order))
             frame = frame.take(places).reset_index(drop=True)
         return frame
+
+
+class SnapshotWriter:
+    """Collects the columns of a snapshot, one after the other, and writes the file.
+
+    Args:
+        folder: holds a file for each column until the snapshot is written; None: memory holds them.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder, self._columns = folder, dict[str, pa.ChunkedArray | Path]()
+
+    def add(self, name: str, column: pa.ChunkedArray) -> None:
+        """Adds a column."""
+        if self._folder is None:
+            self._columns[name] = column
+            return
+        file = self._folder / f"column-{len(self._columns)}.parquet"
+        pq.write_table(pa.table({"value": column}), file, compression="lz4", row_group_size=_GROUP_ROWS)
+        self._columns[name] = file
+
+    def write(self, file: IO[bytes]) -> None:
+        """Writes the snapshot."""
+        if self._folder is None:
+            pq.write_table(pa.table(self._columns).combine_chunks(), file, compression="zstd")
+            return
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(pq.ParquetFile(path, pre_buffer=False)) for path in self._columns.values()]
+            types = [column.schema_arrow.field("value").type for column in files]
+            schema = pa.schema(list(zip(self._columns, types, strict=True)))
+            writer = stack.enter_context(pq.ParquetWriter(file, schema, compression="zstd"))
+            for group in range(files[0].metadata.num_row_groups):
+                parts = [column.read_row_group(group, use_threads=False)["value"] for column in files]
+                writer.write_table(pa.Table.from_arrays(parts, schema=schema), row_group_size=_GROUP_ROWS)
 
 
 Table = pd.DataFrame | SnapshotColumns

@@ -4,13 +4,16 @@ The source is files or a database query. Columns are converted to the types that
 rows give the same snapshot from CSV, Parquet and SQL.
 """
 
+import contextlib
 import functools
 import hashlib
 import math
 import secrets
-from collections.abc import Collection, Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,13 +26,14 @@ from towline.config.passwords import mask_passwords
 from towline.data import formats
 from towline.data.schema import notation, text_columns
 from towline.data.schema.columns import list_examples
-from towline.data.schema.values import ValueFormat, ValueReader, category_name, column_format, seconds_of
-from towline.data.snapshot import to_frame
+from towline.data.schema.values import ValueFormat, ValueReader, category_name, column_format
+from towline.data.snapshot import SnapshotWriter, to_frame
+from towline.data.source_columns import TIME, FileSource, TableSource, as_text, is_large, read_tables, spool_files
 from towline.errors import ConfigError, DataError
-from towline.files import replacing, sweep
+from towline.files import LOADING, disk, replacing, sweep
 from towline.store import StoreLayout
 
-_TIME = pa.timestamp("us")
+_POSITION = "\0position"  # a column of the positions of rows
 _READ_AGAIN = "run the same command again: it reads the source again"
 
 
@@ -90,46 +94,117 @@ def load_dataset(
         DataError: the source is missing, empty or malformed, or has a column of unusable values.
         TransientError: the database is down, or the store cannot be written.
     """
-    encodings: set[str] = set()
     for key in ("window", "half_life", "detrend"):
         if getattr(config, key) and not config.time:
             raise ConfigError(f"data.{key} needs a time column", where=f"data.{key}", remedy="name it in data.time")
-    if isinstance(config.source, SqlSource):
-        url = mask_passwords(config.source.url)
-        source, tables = f"{url} {config.source.query}", iter([(url, formats.run_query(config.source, project))])
-    else:
-        source = config.source if isinstance(config.source, str) else ", ".join(config.source)
-        paths = formats.list_files(config.source, project)
-        tables = _read_files(paths, config.separator, encodings)
-    try:
-        table, coerced, columns = _convert_columns(_concatenate(tables, config), config, source)
-        table, left_out = _select_labelled(_select_rows(table, config, as_of, source), config, source)
-        table = _canonicalize(table, config.time)
-    except DataError as error:
-        if any(repr(name) in error.what for name in pii):
-            remedy = "correct the values, or declare a kind under data.columns"
-            raise DataError(error.what, where=error.where, remedy=remedy) from None
-        raise
-    coerced = tuple(c.model_copy(update={"examples": ""}) if c.column in pii else c for c in coerced)
-    digest = _digest(table)
-    dataset = Dataset(
-        path=StoreLayout.dataset_name(digest[:16] if config.keep_snapshot else f".{secrets.token_hex(16)}"),
-        digest=digest,
-        rows=table.num_rows,
-        columns=tuple(table.column_names),
-        start=_iso(pc.min(table[config.time])) if config.time else None,
-        end=_iso(pc.max(table[config.time])) if config.time else None,
-        source=source,
-        formats=tuple(columns.items()),
-        coerced=coerced,
-        left_out=tuple(left_out.items()),
-        encodings=tuple(sorted(encodings - {"UTF-8"})),
-    )
-    snapshot = StoreLayout(store).dataset(dataset.path)
-    with replacing(snapshot) as file:
-        pq.write_table(table, file, compression="zstd")
+    datasets = StoreLayout(store).dataset(StoreLayout.dataset_name("")).parent
+    with contextlib.ExitStack() as stack:
+
+        def make_folder() -> Path:
+            stack.enter_context(disk(datasets))
+            datasets.mkdir(parents=True, exist_ok=True)
+            return Path(stack.enter_context(tempfile.TemporaryDirectory(dir=datasets, prefix=LOADING)))
+
+        encodings: set[str] = set()
+        source, columns = _open_source(config, project, encodings, make_folder)
+        writer = SnapshotWriter(make_folder() if isinstance(columns, FileSource) else None)
+        try:
+            dataset = _convert_source(columns, config, as_of, source, writer)
+        except DataError as error:
+            if any(repr(name) in error.what for name in pii):
+                remedy = "correct the values, or declare a kind under data.columns"
+                raise DataError(error.what, where=error.where, remedy=remedy) from None
+            raise
+        coerced = tuple(c.model_copy(update={"examples": ""}) if c.column in pii else c for c in dataset.coerced)
+        name = dataset.digest[:16] if config.keep_snapshot else f".{secrets.token_hex(16)}"
+        changes = {
+            "path": StoreLayout.dataset_name(name),
+            "coerced": coerced,
+            "encodings": tuple(sorted(encodings - {"UTF-8"})),
+        }
+        dataset = dataset.model_copy(update=changes)
+        snapshot = StoreLayout(store).dataset(dataset.path)
+        with replacing(snapshot) as file:
+            writer.write(file)
     sweep(snapshot.parent)
     return dataset
+
+
+def _open_source(
+    config: DataConfig, project: Path, encodings: set[str], make_folder: Callable[[], Path]
+) -> tuple[str, TableSource | FileSource]:
+    """A description of the source, and its columns.
+
+    Args:
+        config: names the source.
+        project: relative paths start here.
+        encodings: those of CSV files are added.
+        make_folder: makes a folder for copies of CSV files that are too large to be held.
+    """
+    if isinstance(config.source, SqlSource):
+        url = mask_passwords(config.source.url)
+        tables = [(url, formats.run_query(config.source, project))]
+        return f"{url} {config.source.query}", TableSource(tables, config)
+    source = config.source if isinstance(config.source, str) else ", ".join(config.source)
+    paths = formats.list_files(config.source, project)
+    if is_large(paths):
+        return source, FileSource(spool_files(paths, config.separator, encodings, make_folder()), config)
+    return source, TableSource(list(read_tables(paths, config.separator, encodings)), config)
+
+
+def _convert_source(
+    columns: TableSource | FileSource, config: DataConfig, as_of: datetime | None, where: str, writer: SnapshotWriter
+) -> Dataset:
+    """Converts one column after the other and passes it to the writer; the dataset has no path yet."""
+    names, conversions = columns.names, dict[str, _Conversion]()
+    for name in names:
+        if name in (config.time, config.target):
+            conversions[name] = _convert_column(columns.column(name), name, config, where)
+    keys = {name: conversion.column for name, conversion in conversions.items()}
+    rows, available, left_out = _select(pa.table(keys), config, as_of, where)
+    digest, coerced, shown = hashlib.sha256(), list[CoercedValues](), list[tuple[str, ValueFormat]]()
+    start = end = None
+    for name in names:
+        conversion = conversions.get(name) or _convert_column(columns.column(name), name, config, where)
+        coerced += [conversion.coerced] if conversion.coerced else []
+        shown += [(name, conversion.format)] if conversion.format else []
+        column = rows[name] if name == config.target else conversion.column
+        if rows.num_rows < available and name != config.target:
+            column = column.take(rows[_POSITION])
+        column = _canonicalize(column, is_time=name == config.time)
+        if name == config.time:
+            start, end = _iso(pc.min(column)), _iso(pc.max(column))
+        _add_to_digest(digest, name, column)
+        writer.add(name, column)
+    return Dataset(
+        path="",
+        digest=digest.hexdigest(),
+        rows=rows.num_rows,
+        columns=tuple(names),
+        start=start,
+        end=end,
+        source=where,
+        formats=tuple(shown),
+        coerced=tuple(coerced),
+        left_out=tuple(left_out.items()),
+    )
+
+
+def _select(
+    keys: pa.Table, config: DataConfig, as_of: datetime | None, where: str
+) -> tuple[pa.Table, int, dict[str, int]]:
+    """The selected rows with their target and position, the number of all rows, and the rows left out by reason.
+
+    Args:
+        keys: the target and the time of all rows.
+        config: names the columns, the window and the treatment of classes.
+        as_of: later rows are left out.
+        where: the source.
+    """
+    positions = pa.array(np.arange(keys.num_rows))
+    selected = _select_rows(keys.append_column(_POSITION, positions), config, as_of, where)
+    selected, left_out = _select_labelled(selected, config, where)
+    return selected, keys.num_rows, left_out
 
 
 def read_lookup_source(lookup: LookupConfig, name: str, project: Path) -> tuple[pa.Table, str]:
@@ -144,7 +219,7 @@ def read_lookup_source(lookup: LookupConfig, name: str, project: Path) -> tuple[
     except DataError as error:
         remedy = f"correct lookups.{name}.table, or put the file there"
         raise DataError(error.what, where=f"lookups.{name}: {error.where}", remedy=remedy) from None
-    tables = list(_read_files(paths, None, set()))
+    tables = list(read_tables(paths, None, set()))
     where, first = tables[0]
     columns = [*lookup.key_columns.values(), *lookup.names.values(), *([lookup.time] if lookup.time else [])]
     if missing := [column for column in dict.fromkeys(columns) if column not in first.column_names]:
@@ -158,8 +233,8 @@ def read_lookup_source(lookup: LookupConfig, name: str, project: Path) -> tuple[
         for field in first.schema
         if field.name not in columns and not (pa.types.is_temporal(field.type) or text_columns.is_text(field.type))
     ]
-    table = _concatenate(iter(tables), DataConfig(source=lookup.table, target=columns[0], drop=tuple(unread)))
-    table = table.combine_chunks()
+    source = TableSource(tables, DataConfig(source=lookup.table, target=columns[0], drop=tuple(unread)))
+    table = pa.table({column: source.column(column) for column in source.names}).combine_chunks()
     return table, _digest(table)
 
 
@@ -173,16 +248,11 @@ def convert_lookup_table(
     converted = DataConfig(
         source=lookup.table, target=key, time=lookup.time, columns=kinds, date_format=dates, **settings
     )
-    return _canonicalize(_convert_columns(table, converted, lookup.table)[0], lookup.time)
-
-
-def _read_files(paths: Iterable[Path], separator: str | None, encodings: set[str]) -> Iterator[tuple[str, pa.Table]]:
-    """The name and table of each file; adds the encodings of CSV files."""
-    for path in paths:
-        table = formats.read_file(path, separator)
-        if encoding := (table.schema.metadata or {}).get(formats.ENCODING):
-            encodings.add(encoding.decode())
-        yield str(path), table.replace_schema_metadata(None)
+    columns = {}
+    for name in table.column_names:
+        column = _convert_column(table[name], name, converted, lookup.table).column
+        columns[name] = _canonicalize(column, is_time=name == lookup.time)
+    return pa.table(columns)
 
 
 def remove_snapshot(dataset: Dataset, config: DataConfig, store: Path) -> None:
@@ -234,142 +304,40 @@ def _changed_snapshot(path: Path) -> DataError:
     return DataError("the snapshot of the data was changed", where=str(path), remedy=_READ_AGAIN)
 
 
-def _concatenate(tables: Iterator[tuple[str, pa.Table]], config: DataConfig) -> pa.Table:
-    """One table of the rows of all files, each given with its path; they must have the same columns."""
-    pieces: list[pa.Table] = []
-    first, names, columns = "", list[str](), list[str]()
-    for where, table in tables:
-        if not names:
-            first, names = where, table.column_names
-            _check_names(names, config, where)
-            columns = [name for name in names if name not in config.drop]
-        if sorted(table.column_names) != sorted(names):
-            missing, extra = sorted(set(names) - set(table.column_names)), sorted(set(table.column_names) - set(names))
-            differences = [f"missing: {', '.join(missing[:10])}"] if missing else []
-            differences += [f"only here: {', '.join(extra[:10])}"] if extra else []
-            raise DataError(
-                f"other columns than {Path(first).name}",
-                where=where,
-                remedy="leave the file out of data.source, or give it the same columns",
-                details=tuple(differences or ["two columns have the same name"]),
-            )
-        piece = pa.Table.from_arrays([_to_plain_type(table[name], name, where) for name in columns], columns)
-        for name in columns:
-            clash = next((p for p in pieces if not _compatible(p[name].type, piece[name].type)), None)
-            if clash is not None:
-                raise DataError(
-                    f"column {name!r} is {piece[name].type} here and {clash[name].type} in an earlier file",
-                    where=where,
-                    remedy="make it one type in all files, or name it in data.drop",
-                )
-        pieces.append(piece)
-    for name in columns:
-        types = {piece[name].type for piece in pieces} - {pa.null()}
-        if len(types) > 1 and pa.large_string() in types:
-            pieces = [piece.set_column(piece.column_names.index(name), name, _as_text(piece[name])) for piece in pieces]
-    return pa.concat_tables(pieces, promote_options="permissive")
+class _Conversion(NamedTuple):
+    """A converted column, the values that were read as null, and its format if its values show it."""
+
+    column: pa.ChunkedArray
+    coerced: CoercedValues | None = None
+    format: ValueFormat | None = None
 
 
-def _compatible(first: pa.DataType, second: pa.DataType) -> bool:
-    """Whether a column may have these types in two files: text is converted to the type that all of its values have."""
-    types = {first, second}
-    return len(types) == 1 or bool(types & {pa.null(), pa.large_string()}) or types == {pa.int64(), pa.float64()}
-
-
-def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column if column.type == pa.large_string() else _text_array(map(category_name, column.to_pylist()))
-
-
-def _text_array(texts: Iterable[str | None]) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.array(list(texts), pa.large_string())])
-
-
-def _check_names(names: list[str], config: DataConfig, where: str) -> None:
-    duplicates = sorted({name for name in names if names.count(name) > 1})
-    if duplicates:
-        what = f"several columns have the same name: {', '.join(map(repr, duplicates[:10]))}"
-        raise DataError(what, where=where, remedy="rename or remove one")
-    if "" in names:
-        raise DataError(f"column {names.index('') + 1} has no name", where=where, remedy="name it in the header")
-    configured = [("data.target", config.target), ("data.time", config.time), ("data.group", config.group)]
-    configured += [("data.drop", name) for name in config.drop] + [("data.columns", name) for name in config.columns]
-    for key, name in configured:
-        if name is not None and name not in names:
-            raise ConfigError(f"no column {name!r} in {where}", where=key, remedy=suggest(name, names))
-
-
-def is_readable(kind: pa.DataType) -> bool:
-    """Whether a column of this type can be read: its values are scalars, not lists, structs or bytes."""
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    try:
-        _to_plain_type(pa.chunked_array([], kind), "", "")
-    except DataError:
-        return False
-    return True
-
-
-def _to_plain_type(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
-    """The column as int64, float64, bool, large_string, timestamp[us] or null; text stays as it is written.
-
-    A duration becomes its seconds.
-    """
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    kind = column.type
-    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-        return column.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False).cast(_TIME)
-    if isinstance(kind, pa.UuidType):
-        return _text_array(None if value is None else str(value) for value in column.to_pylist())
-    if text_columns.is_text(kind):
-        return text_columns.large_text(column)
-    if pa.types.is_null(kind) or pa.types.is_boolean(kind):
-        return column
-    if pa.types.is_time(kind):
-        return _as_text(column)
-    if pa.types.is_duration(kind):
-        return pa.chunked_array([pa.array(seconds_of(column.to_numpy()), from_pandas=True)])
-    if pa.types.is_integer(kind):
-        wide = kind == pa.uint64() and (pc.max(column).as_py() or 0) >= 2**63
-        return column.cast(pa.float64() if wide else pa.int64(), safe=False)
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        column = pc.add(column.cast(pa.float64(), safe=False), 0.0)  # -0.0 becomes 0.0, as in SQLite
-        return pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
-    what = f"column {name!r} has values of the type {str(kind)[:80]}"
-    raise DataError(what, where=where, remedy="name it in data.drop, or store scalars")
-
-
-def _convert_columns(
-    table: pa.Table, config: DataConfig, where: str
-) -> tuple[pa.Table, tuple[CoercedValues, ...], dict[str, ValueFormat]]:
-    """The table with converted columns, the values that were read as null, and the formats of columns."""
-    columns, coerced, formats = [], [], {}
-    for name in table.column_names:
-        column, fmt = table[name], column_format(config, name)
-        kind, nulls = config.columns.get(name), np.zeros(0, dtype=bool)
-        if name == config.time:
-            converted, formats[name] = _convert_times(column, name, fmt, where)
-        elif kind == "numeric" and text_columns.is_text(column.type):
-            if unit := notation.detect_unit(column):
-                formats[name] = fmt = fmt.model_copy(update={"unit": unit})
-            floats, nulls = text_columns.parse_numbers(column, fmt)
-            exact = text_columns.whole_or_float(floats, column)
-            converted = exact or pa.chunked_array([pa.array(floats, from_pandas=True)])
-        elif kind is not None and kind != "ignore":
-            converted = column if kind == "text" else _convert_declared(column, kind, fmt)
-        elif text_columns.is_inexact(column):
-            converted = _as_text(column)
-        elif text_columns.is_text(column.type):
-            converted, detected, nulls = notation.read_text_column(column, fmt, config.max_unreadable)
-            if detected != fmt:
-                formats[name] = fmt = detected
-        else:
-            converted, nulls = _remove_infinities(column)
-        if nulls.any():
-            examples = list_examples(column.to_pandas(), np.flatnonzero(nulls))
-            share = float(nulls.mean())
-            coerced.append(CoercedValues(column=name, count=int(nulls.sum()), share=share, examples=examples))
-        columns.append(_remove_null_markers(converted, fmt))
-    return pa.Table.from_arrays(columns, table.column_names), tuple(coerced), formats
+def _convert_column(column: pa.ChunkedArray, name: str, config: DataConfig, where: str) -> _Conversion:
+    fmt, shown, kind = column_format(config, name), None, config.columns.get(name)
+    nulls = np.zeros(0, dtype=bool)
+    if name == config.time:
+        converted, shown = _convert_times(column, name, fmt, where)
+    elif kind == "numeric" and text_columns.is_text(column.type):
+        if unit := notation.detect_unit(column):
+            shown = fmt = fmt.model_copy(update={"unit": unit})
+        floats, nulls = text_columns.parse_numbers(column, fmt)
+        exact = text_columns.whole_or_float(floats, column)
+        converted = exact or pa.chunked_array([pa.array(floats, from_pandas=True)])
+    elif kind is not None and kind != "ignore":
+        converted = column if kind == "text" else _convert_declared(column, kind, fmt)
+    elif text_columns.is_inexact(column):
+        converted = as_text(column)
+    elif text_columns.is_text(column.type):
+        converted, detected, nulls = notation.read_text_column(column, fmt, config.max_unreadable)
+        if detected != fmt:
+            shown = fmt = detected
+    else:
+        converted, nulls = _remove_infinities(column)
+    coerced = None
+    if nulls.any():
+        examples = list_examples(column.to_pandas(), np.flatnonzero(nulls))
+        coerced = CoercedValues(column=name, count=int(nulls.sum()), share=float(nulls.mean()), examples=examples)
+    return _Conversion(_remove_null_markers(converted, fmt), coerced, shown)
 
 
 def _convert_declared(column: pa.ChunkedArray, kind: Kind, fmt: ValueFormat) -> pa.ChunkedArray:
@@ -378,11 +346,11 @@ def _convert_declared(column: pa.ChunkedArray, kind: Kind, fmt: ValueFormat) -> 
     if kind == "category":
         return text_columns.parse_categories(column, fmt)
     if kind == "boolean" and column.type != pa.bool_():
-        flags, unread = text_columns.parse_booleans(column if text else _as_text(column), fmt)
+        flags, unread = text_columns.parse_booleans(column if text else as_text(column), fmt)
         return column if unread.any() else text_columns.flag_array(flags)
     if kind == "datetime" and (text or (fmt.date_format and not pa.types.is_temporal(column.type))):
-        moments, unread = text_columns.parse_times(column if text else _as_text(column), fmt)
-        return column if unread.any() else pa.chunked_array([pa.array(moments, _TIME)])
+        moments, unread = text_columns.parse_times(column if text else as_text(column), fmt)
+        return column if unread.any() else pa.chunked_array([pa.array(moments, TIME)])
     return column
 
 
@@ -409,10 +377,10 @@ def _convert_times(
     if pa.types.is_timestamp(column.type):
         return column, fmt
     if pa.types.is_null(column.type):
-        return column.cast(_TIME), fmt
+        return column.cast(TIME), fmt
     if column.type == pa.bool_():
         raise DataError(f"time column {name!r} has booleans, not dates", where=where, remedy="name another data.time")
-    texts = column if text_columns.is_text(column.type) else _as_text(column)
+    texts = column if text_columns.is_text(column.type) else as_text(column)
     if fmt.date_format is None:
         fmt = fmt.model_copy(update={"date_format": text_columns.detect_digits_format(texts)})
     moments, unread = text_columns.parse_times(texts, fmt)
@@ -432,7 +400,7 @@ def _convert_times(
             remedy=f"set data.date_format{' to' if formats else ', e.g.'} {' or '.join(examples)}; or write 2026-01-31",
             details=(list_examples(column.to_pandas(), rows),),
         )
-    return pa.chunked_array([pa.array(moments, _TIME)]), fmt
+    return pa.chunked_array([pa.array(moments, TIME)]), fmt
 
 
 def _select_labelled(table: pa.Table, config: DataConfig, where: str) -> tuple[pa.Table, dict[str, int]]:
@@ -476,9 +444,9 @@ def _select_rows(table: pa.Table, config: DataConfig, as_of: datetime | None, wh
     if as_of and as_of.tzinfo:
         as_of = as_of.astimezone(UTC).replace(tzinfo=None)
     newest = as_of or pc.max(times).as_py()
-    in_time = pc.less_equal(times, pa.scalar(newest, _TIME))
+    in_time = pc.less_equal(times, pa.scalar(newest, TIME))
     if config.reach:
-        in_time = pc.and_(in_time, pc.greater(times, pa.scalar(newest - config.reach, _TIME)))
+        in_time = pc.and_(in_time, pc.greater(times, pa.scalar(newest - config.reach, TIME)))
     selected = table.filter(pc.fill_null(in_time, True))
     if not selected.num_rows:
         raise DataError(
@@ -489,15 +457,13 @@ def _select_rows(table: pa.Table, config: DataConfig, as_of: datetime | None, wh
     return selected
 
 
-def _canonicalize(table: pa.Table, time: str | None) -> pa.Table:
+def _canonicalize(column: pa.ChunkedArray, *, is_time: bool) -> pa.ChunkedArray:
     """Makes types depend on values only, so that the same rows from CSV, Parquet and SQL give the same snapshot."""
-    for index, name in enumerate(table.column_names):
-        column = table[name]
-        if name != time and column.null_count == len(column):
-            table = table.set_column(index, name, pa.nulls(len(column), pa.float64()))
-        elif column.null_count and pa.types.is_integer(column.type):
-            table = table.set_column(index, name, column.cast(pa.float64(), safe=False))
-    return table.combine_chunks()
+    if not is_time and column.null_count == len(column):
+        return pa.chunked_array([pa.nulls(len(column), pa.float64())])
+    if column.null_count and pa.types.is_integer(column.type):
+        return column.cast(pa.float64(), safe=False)
+    return column
 
 
 def _digest(table: pa.Table) -> str:

@@ -21,7 +21,8 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.time_column import suggest_time_column
 from towline.data.schema.values import PLAIN, ValueFormat
-from towline.data.sources import is_readable, load_dataset, read_snapshot
+from towline.data.source_columns import is_readable
+from towline.data.sources import load_dataset, read_snapshot
 from towline.data.validation.leakage import find_leaks
 from towline.errors import DataError
 from towline.project.expectations import propose_expectations, propose_monitoring

@@ -13,6 +13,8 @@ import pandas as pd
 
 from towline import files
 from towline.config import PipelineConfig
+from towline.data.schema.contract import Contract
+from towline.data.snapshot import Table, take_rows
 from towline.data.splits import hash_rows, is_held_out
 from towline.data.workspace import Workspace
 from towline.errors import DataError, ReleaseError
@@ -73,7 +75,11 @@ def judge_release(
     if champion:
         try:
             model = open_release(champion.release.directory, digest=champion.release.digest)
-            compared = compared._replace(champion=_predict_with_champion(model, work, holdout.rows))
+            compared = compared._replace(
+                champion=_predict_with_champion(
+                    model, compared.contract, work.columns(), work.split_positions()["holdout"]
+                )
+            )
         except ReleaseError as error:
             failed_check = Check(name="champion", outcome="inconclusive", detail=f"{error.what}; {error.remedy}")
         except DataError as error:
@@ -101,14 +107,14 @@ def _load_out_of_fold_rows(work: Workspace, candidate: str, baseline: Prediction
     return ComparedRows(rows, train.labels[saved.rows], saved.predictions, constant)
 
 
-def _predict_with_champion(model: Model, work: Workspace, rows: pd.DataFrame) -> ChampionPredictions:
+def _predict_with_champion(model: Model, contract: Contract, table: Table, holdout: np.ndarray) -> ChampionPredictions:
     """The champion's predictions for the rows of the holdout (n,).
 
     Raises:
         DataError: the rows do not fit the champion's contract.
         ReleaseError: it has another task, or a class that no longer exists.
     """
-    old, contract = model.contract, work.contract()
+    old = model.contract
     removed = set(old.classes) - set(contract.classes)
     if (old.target, old.task) != (contract.target, contract.task) or removed:
         raise ReleaseError(
@@ -117,7 +123,8 @@ def _predict_with_champion(model: Model, work: Workspace, rows: pd.DataFrame) ->
             where=str(model.directory),
             remedy="give the pipeline a new name if the change is intended",
         )
-    predictions, unseen = model.predict_frame(model.to_features(rows)), _find_unseen_rows(model, work, rows)
+    rows = take_rows(table, holdout)
+    predictions, unseen = model.predict_frame(model.to_features(rows)), _find_unseen_rows(model, table, holdout)
     if int(unseen.sum()) < MIN_UNSEEN_ROWS:
         predictions, replaced = _use_saved_predictions(model, rows, predictions, unseen)
         unseen = unseen | replaced
@@ -150,18 +157,18 @@ def _use_saved_predictions(
     return Predictions(labels, probabilities), replaced
 
 
-def _find_unseen_rows(model: Model, work: Workspace, rows: pd.DataFrame) -> np.ndarray:
+def _find_unseen_rows(model: Model, table: Table, holdout: np.ndarray) -> np.ndarray:
     """(n,) bool: holdout rows that the champion was not trained on, by its own split; all False if that is unknown."""
     split = model.metadata.dataset["split"]
     by_time = split["by"] == "time"
     features = [column.name for column in model.contract.columns if column.role != "target"]
     columns = [split["time"]] if by_time else [split["group"]] if split["group"] else features
-    if (split.get("refitted") and not by_time) or not set(columns) <= set(rows.columns):
-        return np.zeros(len(rows), dtype=bool)
+    if (split.get("refitted") and not by_time) or not set(columns) <= set(table.columns):
+        return np.zeros(len(holdout), dtype=bool)
     if by_time:
-        later = pd.to_datetime(rows[split["time"]]) > pd.Timestamp(split["train_end"])
+        later = pd.to_datetime(table[split["time"]].iloc[holdout]) > pd.Timestamp(split["train_end"])
         return np.asarray(later.to_numpy(dtype=bool))
     if split["copies"] == "together":
-        return is_held_out(rows, split["seed"], split["holdout"], names=columns)
-    held_out = is_held_out(work.columns(), split["seed"], split["holdout"], "apart", columns)
-    return np.asarray(held_out[work.split_positions()["holdout"]])
+        return is_held_out(take_rows(table, holdout, columns), split["seed"], split["holdout"])
+    held_out = is_held_out(table, split["seed"], split["holdout"], split["copies"], columns)
+    return np.asarray(held_out[holdout])

@@ -217,16 +217,25 @@ class RouteHandlers:
             request, canonical, anomalies = parsed
             if request.id is not None:
                 context.adopt_id(request.id)
-            if arms is not None:
+            if arms is not None and not (arms.is_shadow_only and self._pinned(context, model) in (0, model.version)):
                 return await self._answer_in_rollout(protocol, context, arms, model, parsed)
-            predictions = await self._score(model, canonical)
+            try:
+                predictions = await self._score(model, canonical)
+            except Exception:
+                if arms is not None:
+                    arms.counts.champion_errors += 1
+                raise
             check_finite(predictions)
-            response = Response(protocol.write(predictions, model, request, context.request_id))
+            body = protocol.write(predictions, model, request, context.request_id)
             self.metrics.count_predictions(model, context.version, predictions, anomalies)
+            now = time.time()
             if self._log is not None:
-                now, trace_id = time.time(), context.trace_id
+                trace_id = context.trace_id
                 self._log.write(context.request_id, now, model, request.rows, predictions, trace_id=trace_id)
-            return response
+            if arms is None:
+                return Response(body)
+            arms.queue_for_challenger(context.request_id, now, request.rows, predictions)
+            return Response(body, headers=arms.champion_header)
 
         return handle
 
@@ -240,7 +249,7 @@ class RouteHandlers:
     ) -> Response:
         """The answer of the version, or of both versions, to which the rows are assigned."""
         request, canonical, anomalies = parsed
-        pin = int(context.version) if context.version != str(champion.version) else self._pinned(context)
+        pin = self._pinned(context, champion)
         answer = await arms.answer(champion, request.rows, canonical, context.request_id, pin)
         predictions, parts, versions = answer.predictions, answer.parts, answer.versions
         check_finite(predictions)
@@ -343,13 +352,14 @@ class RouteHandlers:
             raise Problem("missing-scope", "a request for the challenger of a rollout needs a key with scope 'admin'")
         context.version = version
 
-    def _pinned(self, context: RequestContext) -> int:
-        """The version that the request asks for in a header; 0: none."""
+    def _pinned(self, context: RequestContext, champion: "Model") -> int:
+        """The version that the request asks for in its path or in a header; 0: none, or the champion in its path."""
+        if context.version != str(champion.version):
+            return int(context.version)
         header = context.headers.get(b"x-towline-version")
         if header is None:
             return 0
-        champion = context.version
-        if (version := header.decode("latin-1")) != champion:
+        if (version := header.decode("latin-1")) != context.version:
             self._check_pin(version, context)
         return int(version)
 

@@ -91,20 +91,28 @@ class RolloutArms:
 
     Attributes:
         active: the rollout; its weight may change.
+        is_shadow_only: whether the champion answers all requests that ask for no version.
         counts: of this worker.
         stopped: why the challenger does not answer any more; empty if it may.
+        champion_header: of an answer of the champion.
     """
 
     def __init__(self, active: ActiveRollout, score: Score, score_challenger: Score, worker: str) -> None:
-        self.active = active
+        self.follow(active)
         self.counts, self._written, self._other_workers = ServiceCounts(), ServiceCounts(), ServiceCounts()
         self.stopped = stop_reason(active.folder)
         self.shadow = ShadowQueue()
         self._score, self._score_challenger, self._worker = score, score_challenger, worker
         self._shadow_log = ShadowLog(active.folder / "shadow", worker)
+        self.champion_header = ((b"x-towline-version", str(active.rollout.champion).encode()),)
         self._fields_of: tuple[Model, Model, FieldsOfBoth | None] | None = None
         self._durations: deque[float] = deque(maxlen=_DURATIONS)
         self._slow_limit = math.inf
+
+    def follow(self, active: ActiveRollout) -> None:
+        """Takes the state of the rollout, whose weight may have changed."""
+        self.active = active
+        self.is_shadow_only, self._has_no_key = active.rollout.weight == 0, active.rollout.config.key is None
 
     async def answer(
         self, champion: "Model", rows: Rows, canonical: list[Row], request_id: str, pin: int = 0
@@ -151,6 +159,25 @@ class RolloutArms:
             predictions = slice_predictions(merged, part.first, part.end)
             self._queue_shadow(other, request_id, part.first, rows[part.first : part.end], predictions)
         return RolloutAnswer(merged, parts)
+
+    def queue_for_challenger(self, request_id: str, at: float, rows: Rows, predictions: RowPredictions) -> None:
+        """Counts a request that the champion has answered in shadow only, and queues its rows for the challenger.
+
+        Args:
+            request_id: of the request.
+            at: time of the request in seconds since 1970.
+            rows: of the request.
+            predictions: finite ones.
+        """
+        counts, count = self.counts, len(rows)
+        counts.champion_requests += self._has_no_key
+        counts.champion_rows += count
+        if self.stopped:
+            return
+        if self.shadow.has_room(count, at):
+            self.shadow.add(ShadowRows(self.active.challenger, request_id, at, 0, rows, predictions.predictions))
+        else:
+            counts.skipped += count
 
     def fields_of_both(self, champion: "Model") -> FieldsOfBoth | None:
         """Reads requests that must have the fields of both versions; None if the champion's fields are enough."""
@@ -276,8 +303,9 @@ class RolloutArms:
         """Queues rows for the version that did not answer them; not those that the other one could not answer."""
         if self.stopped or self.active.rollout.config.strategy == "ab" or find_nonfinite(predictions):
             return
-        if self.shadow.has_room(len(rows)):
-            self.shadow.add(ShadowRows(model, request_id, time.time(), first, rows, predictions.predictions))
+        at = time.time()
+        if self.shadow.has_room(len(rows), at):
+            self.shadow.add(ShadowRows(model, request_id, at, first, rows, predictions.predictions))
         else:
             self.counts.skipped += len(rows)
 
@@ -304,7 +332,8 @@ class RolloutRouter:
         if active is None or active.rollout.champion != champion:
             return None
         if self._arms is not None and self._arms.active.rollout.id == active.rollout.id:
-            self._arms.active = active
+            if self._arms.active is not active:
+                self._arms.follow(active)
             return self._arms
         self.close()
         self._arms = RolloutArms(active, self._score, self._score_challenger, self._worker)

@@ -1,7 +1,7 @@
 """Shadow answers: the version that did not answer a client answers the same rows, after the response.
 
-They take at most ``SHADOW_SHARE`` of a worker's time, so they do not slow down requests. Rows that find the queue full
-are skipped and counted.
+They take at most ``SHADOW_SHARE`` of a worker's time, and ``BUSY_SHARE`` while requests follow each other without a
+pause, so they do not slow down requests. Rows that find the queue full are skipped and counted.
 """
 
 import asyncio
@@ -15,7 +15,8 @@ from towline.inference.scorer import RowPredictions, split_predictions
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
 
-SHADOW_SHARE = 0.05
+SHADOW_SHARE, BUSY_SHARE = 0.05, 0.01
+PAUSE_S = 0.005  # without a request, after which a worker is not busy
 MAX_WAITING_ROWS = 2_000
 _BATCH_ROWS = 64
 _TURN_S = 0.25
@@ -50,12 +51,14 @@ class ShadowQueue:
     def __init__(self) -> None:
         self._waiting: deque[ShadowRows] = deque()
         self._count = 0
+        self._last_request = 0.0
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def has_room(self, rows: int) -> bool:
-        """Whether so many further rows may wait."""
+    def has_room(self, rows: int, at: float) -> bool:
+        """Whether so many further rows of a request may wait; ``at`` is its time in seconds since 1970."""
+        self._last_request = at
         return self._count + rows <= MAX_WAITING_ROWS
 
     def add(self, part: ShadowRows) -> None:
@@ -64,14 +67,14 @@ class ShadowQueue:
         self._count += len(part.rows)
 
     async def answer(self, record: Record) -> None:
-        """Answers rows that wait, for ``_TURN_S``; sleeps between batches to stay within ``SHADOW_SHARE``.
+        """Answers rows that wait, for ``_TURN_S``; sleeps between batches to stay within the share of time.
 
         Args:
             record: called with each part and its answer, or the error of the model.
         """
         end = time.monotonic() + _TURN_S
         while self._waiting and time.monotonic() < end:
-            started = time.perf_counter()
+            is_busy, started = time.time() - self._last_request < PAUSE_S, time.perf_counter()
             batch = self._next_batch()
             if batch[0].model.compiled:
                 results = _answer_batch(batch)
@@ -79,7 +82,8 @@ class ShadowQueue:
                 results = await asyncio.get_running_loop().run_in_executor(None, _answer_batch, batch)
             for part, result in zip(batch, results, strict=True):
                 record(part, result)
-            await asyncio.sleep((time.perf_counter() - started) * (1 / SHADOW_SHARE - 1))
+            share = BUSY_SHARE if is_busy else SHADOW_SHARE
+            await asyncio.sleep((time.perf_counter() - started) * (1 / share - 1))
 
     def _next_batch(self) -> list[ShadowRows]:
         """The oldest rows, and the next ones for the same model that fit into the batch."""

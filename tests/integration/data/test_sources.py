@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, make_url
 from tests.support.checks import at_least_one
 from towline.config import DataConfig, PipelineConfig
 from towline.config.passwords import mask_passwords
-from towline.data import sources
+from towline.data import snapshot, sources
 from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, DataError, TowlineError, TransientError
 
@@ -82,6 +82,67 @@ def test_formats_agree(tmp_path: Path, table: str, data: dict[str, Any]) -> None
         pd.testing.assert_frame_equal(contract.features(other), features, check_exact=True)
     assert loaded[0].rows == len(rows)
     assert loaded[0].start == rows[data["time"]].min().isoformat()
+
+
+@pytest.mark.parametrize(("table", "data"), [("bike_hourly", BIKE), ("bank_marketing", BANK)])
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet", "folder"])
+def test_a_large_source_gives_the_same_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, data: dict[str, Any], kind: str
+) -> None:
+    """A source that is read column by column gives the dataset that it gives in memory; nothing else is left."""
+    rows = pd.read_parquet(DATA / f"{table}.parquet").head(4_000)
+    rows.loc[rows.index[5:9], data["target"]] = None
+    if kind == "parquet":
+        rows.to_parquet(tmp_path / f"t.{kind}", row_group_size=999)
+    elif kind == "folder":
+        (tmp_path / "t.folder").mkdir()
+        rows[:2_500].to_csv(tmp_path / "t.folder" / "1.csv", index=False)
+        rows[2_500:].to_parquet(tmp_path / "t.folder" / "2.parquet")
+    else:
+        rows.to_csv(tmp_path / f"t.{kind}", index=False)
+    cut = rows[data["time"]].max() - pd.Timedelta("2D")
+    held = load(tmp_path, f"t.{kind}", cut.to_pydatetime(), **data)
+    before = sources.read_snapshot(held, tmp_path / "store")
+    monkeypatch.setattr(snapshot, "MAX_CELLS", 0)
+    monkeypatch.setattr(snapshot, "_GROUP_ROWS", 700)
+    assert load(tmp_path, f"t.{kind}", cut.to_pydatetime(), **data) == held
+    assert held.left_out == (("without a target", 4),)
+    pd.testing.assert_frame_equal(sources.read_snapshot(held, tmp_path / "store"), before)
+    file = sources.check_snapshot(held, tmp_path / "store")
+    assert pq.read_metadata(file).num_row_groups > 2
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "y,x\n1,n/a\n2,$3\n,$4\n3,$5\n",
+        "y,x\n1,1 234\n2,?\n3,5\n" + "4,7\n" * 40,
+        "y,x\n1,007\n2,8\n",
+        "y,x\n1,9007199254740993\n2,8\n",
+        "y,x\n1,true\n2,NA\n",
+        "y,x\n1,\n2,\n",
+        "y,x\n1,caf\xe9\n2,t\xe9\n",
+        "y,x\n1,1;2\n2\n",
+        "y;x\n1;2\n",
+        'y,x\n1,"open\n2,3\n',
+        "y,x\n",
+        "",
+    ],
+)
+def test_a_large_source_has_the_same_values_and_faults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    """Units, words, codes, markers, another encoding and faults of a CSV are treated as in memory."""
+    (tmp_path / "t.csv").write_bytes(content.encode("latin-1"))
+    outcomes = []
+    for cells in (10**9, 0):
+        monkeypatch.setattr(snapshot, "MAX_CELLS", cells or -1)
+        try:
+            outcomes.append(load(tmp_path, "t.csv", max_unlabelled=0.5))
+        except TowlineError as error:
+            outcomes.append((error.what, error.where, error.remedy))
+    assert outcomes[0] == outcomes[1]
 
 
 @pytest.mark.parametrize(("table", "data"), [("bike_hourly", BIKE), ("bank_marketing", BANK)])

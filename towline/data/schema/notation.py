@@ -136,8 +136,11 @@ def detect_unit(column: pa.ChunkedArray) -> str:
 def _unusual_markers(column: pa.ChunkedArray) -> np.ndarray:
     """(n,) bool: markers of null that are punctuation, such as a question mark, and infinities."""
     pattern = r"^([?.\-]+|[+\-]?inf(inity)?)$"
-    marked = pc.match_substring_regex(pc.utf8_trim_whitespace(column), pattern, ignore_case=True)
-    return np.asarray(pc.fill_null(marked, False).to_numpy())
+    marked = [
+        pc.match_substring_regex(pc.utf8_trim_whitespace(chunk), pattern, ignore_case=True).fill_null(False)
+        for chunk in column.chunks
+    ]
+    return np.asarray(pa.chunked_array(marked, pa.bool_()).to_numpy())
 
 
 def _read_mixed(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float) -> TextColumn | None:

@@ -116,17 +116,27 @@ def infer_text(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> pa.ChunkedA
         Whole numbers with leading zeros (00501) are codes and stay text; so do numbers that float64 cannot represent
         exactly.
     """
-    markers = set(NULL_MARKERS) | {text.lower() for text in fmt.na_values}
-    trimmed = pc.utf8_lower(pc.utf8_trim_whitespace(values))
-    is_present = pc.invert(pc.is_in(trimmed, value_set=pa.array(sorted(markers), trimmed.type)))
-    present = values.filter(pc.fill_null(is_present, False))
-    if not len(present):
+    head = _present_head(values, fmt)  # rejects most types quickly
+    if not len(head):
         return pa.chunked_array([pa.nulls(len(values))])
-    head = present.slice(0, 100)  # rejects most types quickly
     for convert in (_to_numbers, _to_booleans, _to_times):
         if convert(head, fmt) is not None and (converted := convert(values, fmt)) is not None:
             return converted
     return null_markers(values, fmt)
+
+
+def _present_head(values: pa.ChunkedArray, fmt: ValueFormat, count: int = 100) -> pa.ChunkedArray:
+    """The first values that are neither null nor a null marker."""
+    markers = sorted(set(NULL_MARKERS) | {text.lower() for text in fmt.na_values})
+    pieces, present = list[pa.Array](), 0
+    for chunk in values.chunks:
+        trimmed = pc.utf8_lower(pc.utf8_trim_whitespace(chunk))
+        is_present = pc.invert(pc.is_in(trimmed, value_set=pa.array(markers, trimmed.type)))
+        pieces.append(chunk.filter(pc.fill_null(is_present, False)).slice(0, count - present))
+        present += len(pieces[-1])
+        if present == count:
+            break
+    return pa.chunked_array(pieces, values.type)
 
 
 def null_markers(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:
@@ -153,15 +163,18 @@ def whole_or_float(floats: np.ndarray, values: pa.ChunkedArray) -> pa.ChunkedArr
         for text in values.filter(pc.fill_null(large, False)).unique().to_pylist():
             if int(float(text)) != int(text):
                 return None
-    written_whole = pc.match_substring_regex(pc.ascii_trim_whitespace(values), _WHOLE)
-    if not missing.any() and pc.all(written_whole).as_py():
+    if not missing.any() and all(pc.all(_matches(chunk, _WHOLE)).as_py() for chunk in values.chunks if len(chunk)):
         return pa.chunked_array([pa.array(floats.astype(np.int64))])
     return pa.chunked_array([pa.array(floats, from_pandas=True)])
 
 
 def has_zero_padding(values: pa.ChunkedArray) -> bool:
     """Whether a whole number among the values has leading zeros: then they are codes."""
-    return bool(pc.any(pc.match_substring_regex(pc.ascii_trim_whitespace(values), _ZERO_PADDED)).as_py())
+    return any(pc.any(_matches(chunk, _ZERO_PADDED)).as_py() for chunk in values.chunks)
+
+
+def _matches(values: pa.Array, pattern: str) -> pa.Array:
+    return pc.match_substring_regex(pc.ascii_trim_whitespace(values), pattern)
 
 
 def _to_numbers(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray | None:
@@ -239,6 +252,9 @@ def _read(
     values: pa.ChunkedArray, reader: ValueReader, dtype: np.dtype[Any], fast: tuple[str, pa.DataType] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     values = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+    if values.num_chunks > 1:  # what is held besides the values is of one chunk
+        parts = [_read(pa.chunked_array([chunk]), reader, dtype, fast) for chunk in values.chunks]
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
     count = len(values)
     read = np.full(count, np.nan if dtype.kind == "f" else np.datetime64("NaT", "us"), dtype=dtype)
     unread = np.zeros(count, dtype=bool)
