@@ -107,9 +107,9 @@ def approve(version: str, *, key: str, reason: str = "approved") -> "ApprovalSta
 
 def approve_with_note(version: str, *, key: str, reason: str) -> "tuple[ApprovalStatus, str]":
     """As ``approve``; the second value is a message if MLflow does not show a promotion yet."""
-    from towline.api import update_mlflow
     from towline.promotion import approval_decision
     from towline.registry.ledger import actor
+    from towline.registry.mlflow.synchronization import update_mlflow
 
     settings = Settings.from_environment()
     status = approval_decision.approve(settings, version, key, actor=actor(), reason=reason)

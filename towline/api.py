@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from towline.config import Frozen, PipelineConfig, Settings, build_config, locating_errors, read_config
 from towline.config.record import suggest
-from towline.errors import ConfigError, DataError
+from towline.errors import ConfigError
 from towline.notebook import render_document, render_fields
 
 if TYPE_CHECKING:
@@ -353,14 +354,9 @@ def score(
     recorded = find_release(os.fspath(model) if model else only_model(*_stores()))
     loaded = open_release(recorded.directory, trusted, recorded.digest)
     options = BatchOptions(
-        separator=separator,
-        prefix=prefix,
-        safe_csv=safe_csv,
-        keep=None if keep is None else tuple(keep),
-        columns=None if columns is None else tuple(columns),
-        bad_rows=bad_rows,
-        partition_by=partition_by,
-    )
+        separator=separator, prefix=prefix, safe_csv=safe_csv, bad_rows=bad_rows, partition_by=partition_by,
+        keep=None if keep is None else tuple(keep), columns=None if columns is None else tuple(columns),
+    )  # fmt: skip
     request = BatchRequest(
         source=os.fspath(source),
         output=Path(output),
@@ -526,7 +522,7 @@ def run_flow(
     target = profiles.read(profile, settings) if profile else None
 
     def run_in_this_thread() -> "FlowResult":
-        return flow_runner.run_flow(settings, name, parameters, target, _print_to_stderr)
+        return flow_runner.run_flow(settings, name, parameters, target, partial(print, file=sys.stderr))
 
     with _private_files(settings):
         try:
@@ -541,10 +537,6 @@ def _run_monitoring(
     settings: Settings, name: "FlowName", config: PipelineConfig, as_of: datetime | None, profile: str | None
 ) -> "MonitoringRun":
     return cast("MonitoringRun", run_flow(settings, name, {"config": config, "as_of": as_of}, profile).value)
-
-
-def _print_to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 @contextmanager
@@ -585,52 +577,16 @@ def _pipeline(config: Config, overrides: Sequence[str], data: Any, settings: Set
             where="data",
             remedy="write the table to a file and name it in data.source",
         )
-    source = _store_table(data, settings)
+    from towline.data.python_tables import store_table
+
+    source = store_table(data, settings.layout, settings.project)
     return pipeline.model_copy(update={"data": pipeline.data.model_copy(update={"source": str(source)})})
-
-
-def _store_table(data: Any, settings: Settings) -> Path:
-    """Writes a table below the store, named by the digest of its content, so that equal tables are one source."""
-    import hashlib
-    import io
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from towline.files import replacing
-
-    if not hasattr(data, "__arrow_c_stream__"):
-        raise DataError(
-            f"a {type(data).__name__} is not a table", where="data", remedy="give a pandas, polars or Arrow table"
-        )
-    table = pa.table(data)
-    if "__index_level_0__" in table.column_names:
-        table = table.drop_columns(["__index_level_0__"])
-    content = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(None).combine_chunks(), content, compression="zstd")
-    path = settings.layout.table(hashlib.sha256(content.getbuffer()).hexdigest())
-    if not path.exists():
-        with replacing(path) as file:
-            file.write(content.getbuffer())
-    return path.relative_to(settings.project) if path.is_relative_to(settings.project) else path
-
-
-def update_mlflow(settings: Settings, model: str) -> str:
-    """Copies the state of the ledger to MLflow; returns a message if that fails, else an empty text."""
-    from towline.errors import TransientError
-    from towline.registry.mlflow.synchronization import synchronize, unsynchronized_note
-
-    try:
-        synchronize(settings, model)
-    except TransientError as error:
-        return unsynchronized_note(error)
-    except ImportError as error:
-        return f"MLflow was not updated, it is not installed here: {error}"
-    return ""
 
 
 def _champion_change(settings: Settings, entry: "Entry", *, changed: bool) -> ChampionChange:
     """The change, once MLflow shows it; the champion serves without waiting for that."""
+    from towline.registry.mlflow.synchronization import update_mlflow
+
     return ChampionChange(
         model=entry.model,
         version=entry.version,

@@ -107,3 +107,10 @@ def test_evidently_is_not_imported_without_an_alarm(tmp_path: Path) -> None:
         "print('evidently' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_batch_scoring_needs_the_base_installation_only() -> None:
+    """Its modules, drift included, load without the packages of the extras."""
+    absent = ("orjson", "starlette", "prometheus_client", "prefect", "mlflow", "rich")
+    hide = f"import sys; sys.modules.update(dict.fromkeys({absent}));"
+    subprocess.run([sys.executable, "-c", f"{hide} import towline.batch.shard_scoring"], check=True)

@@ -16,6 +16,7 @@ from towline.errors import ConfigError, DataError, PromotionRejectedError
 from towline.promotion.gate import Check, Verdict
 from towline.promotion.outcome import Outcome
 from towline.registry.ledger import JudgedVersion
+from towline.registry.mlflow import synchronization
 from towline.training.evaluation.predictions import Interval
 
 PUBLIC = {
@@ -31,7 +32,7 @@ def store(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> SampleS
     """A store with two versions of a model, which the API works on."""
     monkeypatch.setenv("TOWLINE_PROJECT", str(REPOSITORY))
     monkeypatch.setenv("TOWLINE_STORE", str(sample_store.settings.store))
-    monkeypatch.setattr(api, "update_mlflow", lambda *_: "")
+    monkeypatch.setattr(synchronization, "update_mlflow", lambda *_: "")
     return sample_store
 
 

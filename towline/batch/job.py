@@ -19,11 +19,12 @@ from towline.batch.job_options import BatchOptions, BatchRequest, OutputFormat, 
 from towline.batch.pieces import added_names, label_type
 from towline.batch.runner import Show, run_shards
 from towline.batch.shards import Shard
-from towline.batch.source import FileSource, open_source
+from towline.batch.source import ShardedFiles, open_source
 from towline.batch.work_folder import ShardResult, WorkFolder, remove_other_folders
 from towline.config import suggest
 from towline.errors import ConfigError, DataError
 from towline.inference.predictor import Model
+from towline.processes import private_files
 
 _TEXT_OUTPUTS: Mapping[str, OutputFormat] = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "json lines", ".ndjson": "json lines",
@@ -87,12 +88,12 @@ def _run(model: Model, request: BatchRequest, engine: Engine, show: Show | None,
         remedy = "give OUT another name, or add --overwrite"
         raise ConfigError("the output exists", where=str(output), remedy=remedy)
     remove_other_folders(output, work)
-    with work.locked():
+    with private_files(), work.locked():
         task = task.model_copy(update={"at": work.start()})
         result = _finish(task, job, model, schema, request, lambda shards, task: run_shards(shards, task, engine, show))
         if record:
             record(result)
-        files.write(summary_path(output), result.model_dump_json(indent=1) + "\n", mode=0o644)
+        files.write(summary_path(output), result.model_dump_json(indent=1) + "\n")
     work.remove()
     return result
 
@@ -183,7 +184,7 @@ def _first_bad_row(task: ShardTask, shard: int, results: Sequence[ShardResult]) 
     )
 
 
-def _job_digest(source: FileSource, model: Model, options: BatchOptions, *, log: bool) -> str:
+def _job_digest(source: ShardedFiles, model: Model, options: BatchOptions, *, log: bool) -> str:
     release = (model.metadata.digest, str(model.version))
     parts = [source.digest, *release, options.model_dump_json(), "log" if log else "", __version__]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -4,7 +4,7 @@ import datetime as dt
 from pathlib import Path
 from typing import Literal
 
-from towline.batch.source import FileSource
+from towline.batch.source import ShardedFiles
 from towline.config import DriftConfig, Frozen
 
 OutputFormat = Literal["csv", "parquet", "json lines", "folder"]
@@ -92,7 +92,7 @@ class ShardTask(Frozen):
         at: time of the predictions in the log.
     """
 
-    source: FileSource
+    source: ShardedFiles
     release: ReleaseReference
     options: BatchOptions
     output: OutputFormat

@@ -1,7 +1,7 @@
 """Pieces: the output of one shard, in the format that the assembly needs."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -18,13 +18,14 @@ from towline.inference.predictor import Model
 from towline.training.evaluation.predictions import Predictions
 
 MAX_PARTITIONS = 1_000
+AddedColumns = Mapping[str, pa.Array | pa.Scalar]
 
 
 class PieceWriter(Protocol):
     """Writes scored rows."""
 
-    def write(self, records: pa.Array | None, copied: pa.RecordBatch | None, added: pa.RecordBatch) -> None:
-        """Writes rows: their text or their copied columns, and the added columns."""
+    def write(self, records: pa.Array | None, copied: pa.RecordBatch | None, added: AddedColumns, count: int) -> None:
+        """Writes ``count`` rows: their text or their copied columns, and the added columns."""
 
 
 def added_names(model: Model, options: BatchOptions) -> tuple[str, ...]:
@@ -33,23 +34,23 @@ def added_names(model: Model, options: BatchOptions) -> tuple[str, ...]:
     return names if options.columns is None else tuple(name for name in names if name in options.columns)
 
 
-def added_batch(model: Model, options: BatchOptions, predictions: Predictions) -> pa.RecordBatch:
-    """The added columns of some rows."""
+def added_columns(model: Model, options: BatchOptions, predictions: Predictions) -> AddedColumns:
+    """The added columns of some rows by name; a scalar is the same in each row."""
     contract, count = model.contract, len(predictions.labels)
-    columns: dict[str, pa.Array] = {}
+    columns: dict[str, pa.Array | pa.Scalar] = {}
     for name in added_names(model, options):
         if name == "prediction":
             column = pa.array(predictions.labels, label_type(contract.classes))
         elif name == "model":
-            column = pa.repeat(pa.scalar(model.name, pa.string()), count)
+            column = pa.scalar(model.name, pa.string())
         elif name == "version":
-            column = pa.repeat(pa.scalar(model.version, pa.int64()), count)
+            column = pa.scalar(model.version, pa.int64())
         else:
             place = [f"probability_{label}" for label in contract.classes].index(name)
             shares = predictions.probabilities
             column = pa.nulls(count, pa.float64()) if shares is None else pa.array(shares[:, place])
         columns[options.prefix + name] = column
-    return pa.RecordBatch.from_pydict(columns)
+    return columns
 
 
 def label_type(classes: Sequence[object]) -> pa.DataType:
@@ -98,10 +99,10 @@ class _TextPiece:
     def __init__(self, file: IO[bytes] | pa.NativeFile, task: ShardTask) -> None:
         self._file, self._task = file, task
 
-    def write(self, records: pa.Array | None, copied: pa.RecordBatch | None, added: pa.RecordBatch) -> None:
-        columns = [*(copied.columns if copied is not None else ()), *added.columns]
+    def write(self, records: pa.Array | None, copied: pa.RecordBatch | None, added: AddedColumns, count: int) -> None:  # noqa: ARG002
+        columns = [*(copied.columns if copied is not None else ()), *added.values()]
         if self._task.output == "json lines":
-            names = [*(copied.schema.names if copied is not None else ()), *added.schema.names]
+            names = [*(copied.schema.names if copied is not None else ()), *added]
             self._file.write(json_lines(records, names, [json_values(column) for column in columns]))
             return
         options, source = self._task.options, self._task.source
@@ -116,8 +117,8 @@ class _ArrowPiece:
         self._file = file
         self._writer: pa.ipc.RecordBatchStreamWriter | None = None
 
-    def write(self, records: pa.Array | None, copied: pa.RecordBatch | None, added: pa.RecordBatch) -> None:  # noqa: ARG002
-        batch = join_batches(copied, added)
+    def write(self, records: pa.Array | None, copied: pa.RecordBatch | None, added: AddedColumns, count: int) -> None:  # noqa: ARG002
+        batch = join_columns(copied, added, count)
         if self._writer is None:
             options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
             self._writer = pa.ipc.new_stream(self._file, batch.schema, options=options)
@@ -135,8 +136,8 @@ class _FolderPiece:
         self._folder, self._by = folder, partition_by
         self._writers: dict[str, pq.ParquetWriter] = {}
 
-    def write(self, records: pa.Array | None, copied: pa.RecordBatch | None, added: pa.RecordBatch) -> None:  # noqa: ARG002
-        batch = join_batches(copied, added)
+    def write(self, records: pa.Array | None, copied: pa.RecordBatch | None, added: AddedColumns, count: int) -> None:  # noqa: ARG002
+        batch = join_columns(copied, added, count)
         if self._by is None:
             self._writer("", batch.schema).write_batch(batch)
             return
@@ -164,12 +165,13 @@ class _FolderPiece:
             writer.close()
 
 
-def join_batches(copied: pa.RecordBatch | None, added: pa.RecordBatch) -> pa.RecordBatch:
-    """The copied columns, followed by the added ones."""
+def join_columns(copied: pa.RecordBatch | None, added: AddedColumns, count: int) -> pa.RecordBatch:
+    """The copied columns of ``count`` rows, followed by the added ones."""
+    columns = [pa.repeat(column, count) if isinstance(column, pa.Scalar) else column for column in added.values()]
+    fields = [pa.field(name, column.type) for name, column in zip(added, columns, strict=True)]
     if copied is None:
-        return added
-    schema = pa.schema([*copied.schema, *added.schema])
-    return pa.RecordBatch.from_arrays([*copied.columns, *added.columns], schema=schema)
+        return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
+    return pa.RecordBatch.from_arrays([*copied.columns, *columns], schema=pa.schema([*copied.schema, *fields]))
 
 
 def _partition_name(column: str, value: object) -> str:

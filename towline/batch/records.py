@@ -46,7 +46,8 @@ class RegularityCheck:
         if self._last == 13 and block[0] != 10:
             raise IrregularTextError
         open_at_end = block[-1] == 13
-        if block.count(CARRIAGE_RETURN) != block.count(b"\r\n") + open_at_end:
+        has_returns = CARRIAGE_RETURN in block
+        if has_returns and block.count(CARRIAGE_RETURN) != block.count(b"\r\n") + open_at_end:
             raise IrregularTextError
         if self._last == 34 or QUOTE in block:
             self._check_quotes(np.frombuffer(block, np.uint8))
@@ -71,7 +72,7 @@ class RegularityCheck:
 def last_record_end(block: bytes, *, quoted: bool) -> int:
     """The place after the last newline that ends a record; 0 if there is none. The block begins with a record."""
     end = block.rfind(LINE_FEED) + 1
-    if not quoted or not end:
+    if not quoted or not end or QUOTE not in block:
         return end
     count = block.count(QUOTE, 0, end)
     while end and count % 2:
@@ -90,8 +91,10 @@ def first_record_end(block: bytes, start: int, quotes: int, *, quoted: bool) -> 
         quotes: number of quotes in the file before the block.
         quoted: whether fields may be quoted.
     """
-    count = quotes + (block.count(QUOTE, 0, start) if quoted else 0)
     end = block.find(LINE_FEED, start) + 1
+    if quoted and quotes % 2 == 0 and QUOTE not in block:
+        return end or -1
+    count = quotes + (block.count(QUOTE, 0, start) if quoted else 0)
     while quoted and end:
         count += block.count(QUOTE, start, end)
         if count % 2 == 0:

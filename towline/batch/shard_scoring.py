@@ -8,12 +8,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from towline import files
 from towline.batch.drift_counts import DriftCounts
 from towline.batch.job_options import ReleaseReference, ShardTask
-from towline.batch.pieces import PieceWriter, added_batch, open_piece
+from towline.batch.pieces import AddedColumns, PieceWriter, added_columns, open_piece
 from towline.batch.records import IrregularTextError
 from towline.batch.row_batch import RejectedRow, RowBatch, select_rows
 from towline.batch.row_scoring import score_batch
@@ -83,7 +84,7 @@ def _score(
     ):
         for batch in batches:
             done = score_batch(model, batch)
-            _write(piece, batch, done.good, added_batch(model, task.options, done.predictions))
+            _write(piece, batch, done.good, added_columns(model, task.options, done.predictions))
             _write_quarantine(quarantine, done.rejected)
             if counts:
                 counts.add(done.inputs, done.predictions)
@@ -107,7 +108,7 @@ def _open_log(shard: Shard, task: ShardTask, model: Model) -> "BatchPart | None"
     return BatchPart(work.log_part(shard.number), task.log.folder, model, request_id, task.at)
 
 
-def _write(piece: PieceWriter, batch: RowBatch, good: "pa.Array", added: pa.RecordBatch) -> None:
+def _write(piece: PieceWriter, batch: RowBatch, good: np.ndarray, added: AddedColumns) -> None:
     every = bool(good.all())
     copied, records = batch.copied, None
     if copied is not None and not every:
@@ -115,7 +116,7 @@ def _write(piece: PieceWriter, batch: RowBatch, good: "pa.Array", added: pa.Reco
     if copied is None and batch.records is not None and batch.places is not None:
         complete = every and len(batch.places) == len(batch.records)
         records = batch.records.take(None if complete else batch.places[good])
-    piece.write(records, copied, added)
+    piece.write(records, copied, added, int(np.count_nonzero(good)))
 
 
 def _write_quarantine(file: IO[bytes], rejected: list[RejectedRow]) -> None:

@@ -53,7 +53,7 @@ class Source(Protocol):
         """The rows of a shard; ``copied`` are the copied columns, None if the text of the rows is copied."""
 
 
-class FileSource(Frozen):
+class ShardedFiles(Frozen):
     """Files of one format with the same columns.
 
     Attributes:
@@ -166,7 +166,7 @@ class FileSource(Frozen):
                 first += len(batch)
 
 
-def open_source(source: str, separator: str | None, contract: Contract, folder: Path) -> FileSource:
+def open_source(source: str, separator: str | None, contract: Contract, folder: Path) -> ShardedFiles:
     """Opens files, and checks before the first row is read that they have the model's columns.
 
     Args:
@@ -212,7 +212,7 @@ def _format_of(path: Path) -> Format:
     return _SUFFIXES[suffix]
 
 
-def _open_text(paths: Sequence[Path], kind: Format, separator: str | None) -> FileSource:
+def _open_text(paths: Sequence[Path], kind: Format, separator: str | None) -> ShardedFiles:
     opened, cuts = [], []
     header, types, first = None, "", paths[0]
     for path in paths:
@@ -238,7 +238,7 @@ def _open_text(paths: Sequence[Path], kind: Format, separator: str | None) -> Fi
     if not header and not types:
         raise DataError("the file is empty", where=str(first), remedy="give one JSON object a line")
     names = header.names if header else tuple(_decode_schema(types).names)
-    return FileSource(
+    return ShardedFiles(
         format=kind,
         files=tuple(opened),
         columns=names,
@@ -251,7 +251,7 @@ def _open_text(paths: Sequence[Path], kind: Format, separator: str | None) -> Fi
     )
 
 
-def _open_parquet(paths: Sequence[Path]) -> FileSource:
+def _open_parquet(paths: Sequence[Path]) -> ShardedFiles:
     opened, schema = list[SourceFile](), pa.schema([])
     for path in paths:
         with parquet_errors(path):
@@ -270,7 +270,7 @@ def _open_parquet(paths: Sequence[Path]) -> FileSource:
                 remedy="give files with the same columns and types",
             )
         opened.append(file)
-    return FileSource(
+    return ShardedFiles(
         format="parquet",
         files=tuple(opened),
         columns=tuple(schema.names),
@@ -280,7 +280,7 @@ def _open_parquet(paths: Sequence[Path]) -> FileSource:
     )
 
 
-def _check_types(source: FileSource, contract: Contract) -> None:
+def _check_types(source: ShardedFiles, contract: Contract) -> None:
     """Refuses columns whose type cannot have values of their kind."""
     for column in contract.input_columns:
         kind = source.schema.field(column.name).type

@@ -13,14 +13,16 @@ _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _TEXT, _BYTES = pa.large_string(), pa.large_binary()
 
 
-def csv_fields(column: pa.Array, separator: str, *, safe: bool = False) -> pa.Array:
+def csv_fields(column: pa.Array | pa.Scalar, separator: str, *, safe: bool = False) -> pa.Array | pa.Scalar:
     """The fields of a column (n,) large_string: quoted where needed, empty for null and NaN.
 
     Args:
-        column: of any type.
+        column: of any type; a scalar gives a scalar.
         separator: of the columns.
         safe: put ' before text that a spreadsheet would run as a formula.
     """
+    if isinstance(column, pa.Scalar):
+        return csv_fields(pa.array([column.as_py()], column.type), separator, safe=safe)[0]
     if not pa.types.is_nested(column.type) and not is_text(_value_type(column)):
         return pc.fill_null(_plain_text(column, "True", "False"), "")
     texts = _json_texts(column) if pa.types.is_nested(column.type) else column.cast(_TEXT)
@@ -44,24 +46,34 @@ def csv_name(name: str, separator: str, *, safe: bool = False) -> str:
     return '"' + name.replace('"', '""') + '"' if quoted else name
 
 
-def csv_lines(records: pa.Array | None, columns: Sequence[pa.Array], separator: str, newline: str) -> pa.Buffer:
+def csv_lines(
+    records: pa.Array | None, columns: Sequence[pa.Array | pa.Scalar], separator: str, newline: str
+) -> pa.Buffer:
     """Lines of a CSV.
 
     Args:
         records: the text of the rows, to which the columns are appended; None: the columns alone.
-        columns: fields, as ``csv_fields`` makes them; or scalars.
+        columns: fields, as ``csv_fields`` makes them; a scalar is the same in each row.
         separator: of the columns.
         newline: at the end of each line.
     """
     parts = [column.cast(_BYTES) for column in columns]
     parts = parts if records is None else [records, *parts]
+    ending = [b""]
+    while len(parts) > 1 and isinstance(parts[-1], pa.Scalar):  # the constants at the end are one text
+        ending.insert(0, parts.pop().as_py())
+    if len(ending) > 1:
+        last = separator.encode().join(ending[:-1]) + newline.encode()
+        return _contents(pc.binary_join_element_wise(*parts, _scalar(last), _scalar(separator.encode())))
     first, *rest = parts
-    joined = pc.binary_join_element_wise(first, *rest, pa.scalar(separator.encode(), _BYTES)) if rest else first
-    return _contents(pc.binary_join_element_wise(joined, pa.scalar(b"", _BYTES), pa.scalar(newline.encode(), _BYTES)))
+    joined = pc.binary_join_element_wise(first, *rest, _scalar(separator.encode())) if rest else first
+    return _contents(pc.binary_join_element_wise(joined, _scalar(newline.encode()), _scalar(b"")))
 
 
-def json_values(column: pa.Array) -> pa.Array:
-    """The values of a column (n,) as JSON, large_string; null for null and NaN."""
+def json_values(column: pa.Array | pa.Scalar) -> pa.Array | pa.Scalar:
+    """The values of a column (n,) as JSON, large_string; null for null and NaN. A scalar gives a scalar."""
+    if isinstance(column, pa.Scalar):
+        return json_values(pa.array([column.as_py()], column.type))[0]
     kind = _value_type(column)
     if is_text(kind) or pa.types.is_nested(kind) or pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
         return pc.fill_null(_json_texts(column), "null")
@@ -79,15 +91,15 @@ def json_lines(records: pa.Array | None, names: Sequence[str], columns: Sequence
     parts: list[pa.Array | pa.Scalar] = []
     for number, (name, column) in enumerate(zip(names, columns, strict=True)):
         label = json.dumps(name, ensure_ascii=False) + ": "
-        parts += [_scalar(label if not number else ", " + label, _BYTES), column.cast(_BYTES)]
-    begin: pa.Array | pa.Scalar = _scalar("{", _BYTES)
+        parts += [_scalar((label if not number else ", " + label).encode()), column.cast(_BYTES)]
+    begin: pa.Array | pa.Scalar = _scalar(b"{")
     if records is not None:
         inner = pc.binary_slice(pc.ascii_trim_whitespace(records.cast(_TEXT)).cast(pa.binary()), 0, -1)
         inner = pc.ascii_rtrim_whitespace(inner.cast(_TEXT))
         empty = pc.equal(pc.binary_length(inner), 1)
         comma = pc.if_else(empty, _scalar(""), _scalar(", "))
         begin = pc.binary_join_element_wise(inner, comma, _scalar("")).cast(_BYTES)
-    return _contents(pc.binary_join_element_wise(begin, *parts, _scalar("}\n", _BYTES), _scalar("", _BYTES)))
+    return _contents(pc.binary_join_element_wise(begin, *parts, _scalar(b"}\n"), _scalar(b"")))
 
 
 def _plain_text(column: pa.Array, true: str, false: str) -> pa.Array:
@@ -118,8 +130,8 @@ def _value_type(column: pa.Array) -> pa.DataType:
     return column.type.value_type if pa.types.is_dictionary(column.type) else column.type
 
 
-def _scalar(text: str, kind: pa.DataType = _TEXT) -> pa.Scalar:
-    return pa.scalar(text.encode() if kind == _BYTES else text, kind)
+def _scalar(text: str | bytes) -> pa.Scalar:
+    return pa.scalar(text, _TEXT if isinstance(text, str) else _BYTES)
 
 
 def _escape(separator: str) -> str:

@@ -59,10 +59,10 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
 
 
 def _build_image(settings: "Settings", ledger: "Ledger", entry: "Entry", repository: str) -> "ReleaseImage":
-    from towline import api
     from towline.config import read_config
     from towline.promotion.image_check import record_image
     from towline.registry.ledger import actor
+    from towline.registry.mlflow.synchronization import update_mlflow
     from towline.release.image import build_release_image
     from towline.steps import step
 
@@ -72,6 +72,6 @@ def _build_image(settings: "Settings", ledger: "Ledger", entry: "Entry", reposit
         built = build_release_image(directory, repository or config.package.repository, ledger.digest(entry))
         record.note = f"{built.tag}, {built.bytes / 1e6:.0f} MB"
     record_image(ledger, entry.model, entry.version, built, actor=actor(), release=entry.release)
-    if note := api.update_mlflow(settings, entry.model):
+    if note := update_mlflow(settings, entry.model):
         click.echo(f"note: {note}", err=True)
     return built

@@ -122,7 +122,7 @@ class _StatusHandler(BaseHTTPRequestHandler):
                 time.sleep(_BAD_KEY_DELAY_S)
             return f"{error.what}; {error.remedy}" if error.remedy else error.what
         if status.state == "promoted":
-            from towline.api import update_mlflow
+            from towline.registry.mlflow.synchronization import update_mlflow
 
             update_mlflow(settings, model)  # a failure is repaired by the next command
         return status.note

@@ -22,7 +22,7 @@ _CSV_CELL = 8  # bytes of a value of a CSV, roughly
 _COMPRESSION = 4  # of a CSV.gz, roughly
 
 
-class TableSource(NamedTuple):
+class SourceTables(NamedTuple):
     """The columns of tables in memory, each given with the place that errors name."""
 
     tables: Sequence[tuple[str, pa.Table]]
@@ -38,7 +38,7 @@ class TableSource(NamedTuple):
         return _join_pieces([(where, table[name]) for where, table in self.tables], name)
 
 
-class FileSource(NamedTuple):
+class SourceFiles(NamedTuple):
     """The columns of Parquet files, which are read one by one; each file is given with the place that errors name."""
 
     paths: Sequence[tuple[str, Path]]

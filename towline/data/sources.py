@@ -28,7 +28,7 @@ from towline.data.schema import notation, text_columns
 from towline.data.schema.columns import list_examples
 from towline.data.schema.values import ValueFormat, ValueReader, category_name, column_format
 from towline.data.snapshot import SnapshotWriter, to_frame
-from towline.data.source_columns import TIME, FileSource, TableSource, as_text, is_large, read_tables, spool_files
+from towline.data.source_columns import TIME, SourceFiles, SourceTables, as_text, is_large, read_tables, spool_files
 from towline.errors import ConfigError, DataError
 from towline.files import LOADING, disk, replacing, sweep
 from towline.store import StoreLayout
@@ -107,7 +107,7 @@ def load_dataset(
 
         encodings: set[str] = set()
         source, columns = _open_source(config, project, encodings, make_folder)
-        writer = SnapshotWriter(make_folder() if isinstance(columns, FileSource) else None)
+        writer = SnapshotWriter(make_folder() if isinstance(columns, SourceFiles) else None)
         try:
             dataset = _convert_source(columns, config, as_of, source, writer)
         except DataError as error:
@@ -132,7 +132,7 @@ def load_dataset(
 
 def _open_source(
     config: DataConfig, project: Path, encodings: set[str], make_folder: Callable[[], Path]
-) -> tuple[str, TableSource | FileSource]:
+) -> tuple[str, SourceTables | SourceFiles]:
     """A description of the source, and its columns.
 
     Args:
@@ -144,16 +144,16 @@ def _open_source(
     if isinstance(config.source, SqlSource):
         url = mask_passwords(config.source.url)
         tables = [(url, formats.run_query(config.source, project))]
-        return f"{url} {config.source.query}", TableSource(tables, config)
+        return f"{url} {config.source.query}", SourceTables(tables, config)
     source = config.source if isinstance(config.source, str) else ", ".join(config.source)
     paths = formats.list_files(config.source, project)
     if is_large(paths):
-        return source, FileSource(spool_files(paths, config.separator, encodings, make_folder()), config)
-    return source, TableSource(list(read_tables(paths, config.separator, encodings)), config)
+        return source, SourceFiles(spool_files(paths, config.separator, encodings, make_folder()), config)
+    return source, SourceTables(list(read_tables(paths, config.separator, encodings)), config)
 
 
 def _convert_source(
-    columns: TableSource | FileSource, config: DataConfig, as_of: datetime | None, where: str, writer: SnapshotWriter
+    columns: SourceTables | SourceFiles, config: DataConfig, as_of: datetime | None, where: str, writer: SnapshotWriter
 ) -> Dataset:
     """Converts one column after the other and passes it to the writer; the dataset has no path yet."""
     names, conversions = columns.names, dict[str, _Conversion]()
@@ -233,7 +233,7 @@ def read_lookup_source(lookup: LookupConfig, name: str, project: Path) -> tuple[
         for field in first.schema
         if field.name not in columns and not (pa.types.is_temporal(field.type) or text_columns.is_text(field.type))
     ]
-    source = TableSource(tables, DataConfig(source=lookup.table, target=columns[0], drop=tuple(unread)))
+    source = SourceTables(tables, DataConfig(source=lookup.table, target=columns[0], drop=tuple(unread)))
     table = pa.table({column: source.column(column) for column in source.names}).combine_chunks()
     return table, _digest(table)
 

@@ -5,11 +5,10 @@ skews of a segment are stored in ``clock.jsonl`` when it is converted to Parquet
 """
 
 import datetime as dt
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-
-import orjson
 
 from towline import files
 from towline.config import Frozen
@@ -81,9 +80,8 @@ def segment_start_line(folder: Path, now: float) -> bytes:
     except OSError:
         before = 0.0
     record_clock(folder)
-    return (
-        orjson.dumps({PREVIOUS_CLOCK: int(before * 1e6)}) + b"\n" if now < before - TOLERANCE.total_seconds() else b""
-    )
+    went_back = now < before - TOLERANCE.total_seconds()
+    return json.dumps({PREVIOUS_CLOCK: int(before * 1e6)}).encode() + b"\n" if went_back else b""
 
 
 def record_clock(folder: Path) -> None:
@@ -95,7 +93,7 @@ def record_clock(folder: Path) -> None:
 def write_skews(folder: Path, skews: Iterable[ClockSkew]) -> None:
     """Stores the skews of a segment, for callers that hold the lock; a skew may be written twice."""
     for skew in skews:
-        files.append(folder / FILE, orjson.dumps(skew.model_dump(mode="json"), option=orjson.OPT_APPEND_NEWLINE))
+        files.append(folder / FILE, skew.model_dump_json().encode() + b"\n")
 
 
 def read_skews(folder: Path) -> list[ClockSkew]:

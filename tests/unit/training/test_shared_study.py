@@ -78,6 +78,35 @@ def test_a_search_of_one_process_is_continued_in_a_study(tmp_path: Path, study: 
     assert continued == search_parameters(make_plan(batch=4), tmp_path / "alone.json", loss)
 
 
+def test_a_trial_that_another_process_completes_is_not_added_again(tmp_path: Path, url: str) -> None:
+    """Another process evaluates a trial after each look at the study, so also between two of them."""
+    evaluated: list[str] = []
+
+    def evaluate(drawn: dict[str, Any]) -> TrialResult:
+        evaluated.append(str(drawn))
+        return plan.evaluate(drawn, loss)
+
+    class BusyStudy(SharedStudy):
+        def results(self) -> dict[int, TrialResult]:
+            results = super().results()
+            self.evaluate_waiting_trial(evaluate)
+            return results
+
+        def open_numbers(self) -> set[int]:
+            numbers = super().open_numbers()
+            self.evaluate_waiting_trial(evaluate)
+            return numbers
+
+    def count(params: dict[str, Any]) -> float:
+        evaluated.append("by the run")
+        return loss(params)
+
+    plan = make_plan(batch=4)
+    with create_study(url, "busy", {}, maximize=False) as study:
+        _, trials = search_parameters(plan, tmp_path / "trials.json", count, BusyStudy(study._study))
+    assert trials == len(evaluated) == 24
+
+
 def test_the_timeout_ends_a_shared_search(tmp_path: Path, study: SharedStudy) -> None:
     """With the trials that are complete."""
     _, trials = search_parameters(make_plan(batch=4, timeout=1e-9), tmp_path / "trials.json", slow, study)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from towline import files
 from towline.batch.engines.engine import Engine
-from towline.batch.engines.processes import ProcessEngine
+from towline.batch.engines.process_pool import ProcessEngine
 from towline.batch.engines.worker_check import shared_paths
 from towline.batch.job_options import BatchRequest
 from towline.config import suggest

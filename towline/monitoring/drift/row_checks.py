@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from towline.data.schema.contract import Column
 from towline.monitoring.drift.histograms import buffer_to_numpy
 from towline.monitoring.results import CLOCK, DriftCheckResult, DriftResult
-from towline.prediction_log import parquet_store
 from towline.prediction_log.clock_skew import TOLERANCE, ClockSkew, read_skews
 
 REPEATED_ROWS = "repeated rows"
@@ -120,6 +119,8 @@ class ClockCheck:
 
     def add_log(self, folder: Path) -> None:
         """Reads what the log's metadata say, for callers that hold the lock of the log's folder."""
+        from towline.prediction_log import parquet_store  # needs orjson, which batch scoring does without
+
         self.add_skews(read_skews(folder))
         for part in parquet_store.list_parts(folder, self.latest_valid.date()):
             file = parquet_store.open_part(part.path)

@@ -54,6 +54,17 @@ def synchronize(settings: Settings, model: str) -> tuple[str, ...]:
     return tuple(f"{item}: {result}" for item, result in results.items())
 
 
+def update_mlflow(settings: Settings, model: str) -> str:
+    """Copies the state of the ledger to MLflow; returns a message if that fails, else an empty text."""
+    try:
+        synchronize(settings, model)
+    except TransientError as error:
+        return unsynchronized_note(error)
+    except ImportError as error:
+        return f"MLflow was not updated, it is not installed here: {error}"
+    return ""
+
+
 def unsynchronized_note(error: TransientError) -> str:
     """The note of a run or command that could not update MLflow; its decision is in the ledger all the same."""
     return f"MLflow does not show this yet ({error.what}); the next run, `towline status` or `towline up` updates it"

@@ -165,11 +165,11 @@ def _run_shared(
         if number not in known:
             shared.add_result(number, result)
     while True:
+        open_numbers = shared.open_numbers()  # first: a trial that is completed meanwhile is then in both
         complete = shared.results()
         if (count := next(number for number in itertools.count() if number not in complete)) > len(results):
             results = [complete[number] for number in range(count)]
             save(results)
-        open_numbers = shared.open_numbers()
         if plan.is_over(complete.values()):
             shared.close()
             if not shared.has_running_trial():
