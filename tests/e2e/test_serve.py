@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+import towline
+from tests.support.checks import at_least_one
 from tests.support.load import RecordingLoad, swap_champions
 from tests.support.sample_store import MODEL, SampleStore
 from tests.support.serve_process import ServeProcess
@@ -252,6 +254,23 @@ def test_killed_worker_is_replaced_and_its_counts_are_kept(
     memory = re.findall(r"^towline_process_resident_memory_bytes\{.*\}", ask(serving, "/metrics")[1], re.MULTILINE)
     assert len(memory) == 2
     assert serving.stop() == 0
+
+
+def test_a_replaced_worker_runs_the_code_that_the_service_was_started_with(
+    sample_store: SampleStore, serve: Callable[..., ServeProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade below a running service changes nothing until it is restarted."""
+    code = shutil.copytree(Path(towline.__file__).parent, tmp_path / "code" / "towline")
+    monkeypatch.setenv("PYTHONPATH", str(code.parent))
+    serving = serve("--workers", "2")
+    for module in at_least_one([*code.rglob("*.py")]):
+        module.write_text("raise RuntimeError('another version')")
+    before = workers_of(serving)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: len(workers_of(serving)) == 2 and not workers_of(serving) & before)
+    assert [predict(serving, sample_store) for _ in range(20)] == [(200, 1)] * 20
+    assert "another version" not in serving.log.read_text()
 
 
 def test_workers_end_with_their_supervisor(sample_store: SampleStore, serve: Callable[..., ServeProcess]) -> None:

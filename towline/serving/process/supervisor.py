@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import importlib
 import logging
 import os
 import select
@@ -41,8 +42,14 @@ def supervise(resources: ServiceResources, on_started: Callable[[ServiceInfo], N
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         with files.exclusive_lock(folder / _LOCK):  # the workers inherit the lock
-            import uvloop  # noqa: F401 - imported once for all workers
-
+            # imported once for all workers; a replacement must not read code that an upgrade has changed since
+            for name in (
+                "uvloop",
+                "towline.serving.app",
+                "towline.serving.process.connection",
+                "towline.prediction_log.writer",
+            ):
+                importlib.import_module(name)
             gc.collect()
             gc.freeze()  # so that the collector of a worker does not copy shared memory pages
             _Supervisor(resources, on_started, folder).run()
