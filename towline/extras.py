@@ -19,7 +19,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "kubeflow": ("kfp",),
     "mlserver": ("mlserver", "orjson", "uvloop"),
 }  # fmt: skip
-
+COMMON = ("serve", "pipeline", "loadtest", "otel")  # those of `towline[all]`
 
 #: libraries of boosted trees: candidates, extras and modules with the same names
 BOOSTING_LIBRARIES = ("catboost", "lightgbm", "xgboost")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import CommandResult
+from towline import extras
 from towline.project import doctor, template
 
 Command = Callable[..., CommandResult]
@@ -58,11 +59,22 @@ def test_flows_that_are_older_than_the_library(command: Command, folder: Path, m
 
 def test_a_missing_extra_names_its_installation(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package that is not installed is a warning with the command that installs it."""
-    real = doctor.find_spec
-    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "mlflow" else real(name))
+    real = extras.find_spec
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "mlflow" else real(name))
     (check,) = [check for check in command("doctor", "--json").json if check["name"] == "extra pipeline"]
     assert check["detail"] == "missing: mlflow"
     assert check["remedy"] == "pip install 'towline[pipeline]'"
+
+
+def test_an_extra_for_one_platform_is_not_asked_for(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLServer needs an environment of its own, with other versions: its absence is in order."""
+    real = extras.find_spec
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "mlserver" else real(name))
+    checks = {check["name"]: check for check in command("doctor", "--json").json}
+    assert checks["extra mlserver"] | {"name": ""} == {
+        "name": "", "state": "ok", "detail": "missing: mlserver", "remedy": "",
+    }  # fmt: skip
+    assert checks["versions"]["state"] == "ok"
 
 
 def test_a_full_disk_is_an_error(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

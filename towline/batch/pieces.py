@@ -1,6 +1,8 @@
 """Pieces: the output of one shard, in the format that the assembly needs."""
 
 import io
+import secrets
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,13 +64,16 @@ def label_type(classes: Sequence[object]) -> pa.DataType:
 def open_piece(task: ShardTask, path: Path) -> Iterator[PieceWriter]:
     """A piece that appears at its path when the block succeeds."""
     if task.output == "folder":
+        partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
         with files.disk(path):
-            path.mkdir(parents=True, exist_ok=True)
-            folder = _FolderPiece(path, task.options.partition_by)
+            partial.mkdir(parents=True)
+            folder = _FolderPiece(partial, task.options.partition_by)
             try:
                 yield folder
             finally:
                 folder.close()
+            shutil.rmtree(path, ignore_errors=True)
+            partial.replace(path)
         return
     with files.replacing(path) as file:
         if task.output == "parquet":

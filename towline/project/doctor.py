@@ -69,8 +69,9 @@ def _check_packages(_settings: Settings) -> Iterator[SetupCheck]:
     for extra, modules in extras.EXTRAS.items():
         missing = [module for module in modules if not extras.is_installed(module)]
         detail = f"missing: {', '.join(missing)}" if missing else f"{len(modules)} packages"
-        remedy = f"pip install 'towline[{extra}]'" if missing else ""
-        yield SetupCheck(name=f"extra {extra}", state="warning" if missing else "ok", detail=detail, remedy=remedy)
+        is_needed = bool(missing) and extra in extras.COMMON
+        remedy = f"pip install 'towline[{extra}]'" if is_needed else ""
+        yield SetupCheck(name=f"extra {extra}", state="warning" if is_needed else "ok", detail=detail, remedy=remedy)
     wrong = sorted(_wrong_versions())
     if wrong:
         remedy = "pip install --upgrade 'towline[all]'"
@@ -80,17 +81,18 @@ def _check_packages(_settings: Settings) -> Iterator[SetupCheck]:
 
 
 def _wrong_versions() -> Iterator[str]:
-    """Installed packages outside the bounds that towline's metadata gives."""
+    """Installed packages outside the bounds of towline and of its installed extras."""
     from packaging.requirements import Requirement
 
     try:
         requirements = [Requirement(line) for line in metadata.requires("towline") or ()]
     except metadata.PackageNotFoundError:
         return
+    installed = [extra for extra, modules in extras.EXTRAS.items() if all(map(extras.is_installed, modules))]
+    environments = [{"extra": extra} for extra in ("", *extras.COMMON, *installed, *extras.BOOSTING_LIBRARIES)]
     for requirement in requirements:
         if requirement.name == "towline":
             continue
-        environments = [{"extra": extra} for extra in ("", "all", *extras.EXTRAS, *extras.BOOSTING_LIBRARIES)]
         if requirement.marker and not any(requirement.marker.evaluate(names) for names in environments):
             continue
         try:
