@@ -7,6 +7,7 @@ from prefect import flow
 
 from tasks.scoring import score
 from towline.batch.batch_summary import BatchResult
+from towline.batch.sql.table_output import is_database
 from towline.config import ConfigOrPath, Settings
 from towline.monitoring import monitoring_run
 from towline.orchestration.end_states import scoring_end_state
@@ -19,8 +20,9 @@ def scoring_flow(config: ConfigOrPath, source: str, output: str = "", as_of: dat
 
     Args:
         config: the model's config, or its path in the project.
-        source: a file, a folder or a glob pattern; a relative path starts at the project.
-        output: a file or folder; a relative path starts at the store; default: scored/<model>/<name of source>.
+        source: a file, a folder or a glob pattern, whose relative path starts at the project; or ``URL#TABLE``.
+        output: a file or folder, whose relative path starts at the store; or ``URL#TABLE``. Default:
+            scored/<model>/<name of source>, of a table as Parquet.
         as_of: use the champion of this time; default: now.
 
     Raises:
@@ -30,4 +32,5 @@ def scoring_flow(config: ConfigOrPath, source: str, output: str = "", as_of: dat
     """
     settings = Settings.from_environment()
     serving = monitoring_run.champion_at(settings, config.name, monitoring_run.resolve_time(as_of))
-    return score(config, settings, serving, source, output or f"scored/{config.name}/{PurePath(source).name}")
+    name = f"{source.rpartition('#')[2]}.parquet" if is_database(source) else PurePath(source).name
+    return score(config, settings, serving, source, output or f"scored/{config.name}/{name}")

@@ -1,9 +1,13 @@
 """The task of the scoring flow."""
 
+from functools import partial
+
 from tasks import retrying_task
 from towline.batch.batch_summary import BatchResult
-from towline.batch.job import score_source
 from towline.batch.job_options import BatchOptions, BatchRequest, LogTarget
+from towline.batch.sql.database_job import parse_source
+from towline.batch.sql.database_job import score as score_job
+from towline.batch.sql.table_output import is_database
 from towline.config import PipelineConfig, Settings
 from towline.inference.predictor import open_release
 from towline.registry.ledger import Entry, actor, open_ledger
@@ -17,9 +21,8 @@ def score(config: PipelineConfig, settings: Settings, serving: Entry, source: st
         ledger = open_ledger(settings)
         model = open_release(settings.layout.release(serving.release), digest=ledger.digest(serving))
         folder = settings.layout.predictions(config.name)
-        request = BatchRequest(
-            source=source,
-            output=settings.store / output,
+        request = partial(
+            BatchRequest,
             options=BatchOptions(separator=config.data.separator, bad_rows=config.scoring.bad_rows),
             workers=config.scoring.workers,
             overwrite=True,
@@ -27,9 +30,12 @@ def score(config: PipelineConfig, settings: Settings, serving: Entry, source: st
             folder=settings.project,
             log=LogTarget(folder=folder, join_on=config.privacy.join_on) if config.scoring.log else None,
         )
-        result = score_source(
+        result = score_job(
             model,
+            parse_source(source, None),
+            output if is_database(output) else str(settings.store / output),
             request,
+            settings.layout.staged_table,
             record=lambda done: ledger.record_batch(model.name, model.version, actor(), done.evidence, done.job),
         )
         progress.note = f"{result.rows:,} rows by version {result.version}: {result.output}"

@@ -311,6 +311,7 @@ def score(
     engine: Literal["processes", "dask", "ray"] = "processes",
     scheduler: str | None = None,
     overwrite: bool = False,
+    query: str | None = None,
     show: "Callable[[Progress], None] | None" = None,
 ) -> "BatchResult":
     """Writes the rows of files with their predictions.
@@ -319,8 +320,10 @@ def score(
     input, version and options is complete, nothing is scored.
 
     Args:
-        source: a file, a folder or a glob pattern: CSV (also .gz, .zst), Parquet or JSON lines (also .gz, .zst).
-        output: CSV, Parquet or JSON lines by its name; a name without an end is a folder of Parquet files.
+        source: a file, a folder or a glob pattern: CSV (also .gz, .zst), Parquet or JSON lines (also .gz, .zst); or
+            ``URL#TABLE`` of a database.
+        output: CSV, Parquet or JSON lines by its name; a name without an end is a folder of Parquet files; or
+            ``URL#TABLE``.
         model: ``NAME``, ``NAME@3`` or the directory of a release; None: the only model's champion.
         separator: of a CSV; None: the one that the file seems to have.
         prefix: of the names of the added columns.
@@ -334,6 +337,7 @@ def score(
         engine: that scores: processes of this machine, dask or ray. Their extras have the same names.
         scheduler: address of a Dask or Ray cluster; None: ``workers`` processes on this machine.
         overwrite: replace an output of another input, version or options.
+        query: one SELECT on the database whose URL is the source.
         show: receives the progress.
 
     Returns:
@@ -345,8 +349,9 @@ def score(
         ReleaseError: the release differs from its manifest.
         TransientError: the disk is full, a worker process ended, or the cluster does not answer.
     """
-    from towline.batch.job import score_source
     from towline.batch.job_options import BatchOptions, BatchRequest
+    from towline.batch.sql.database_job import parse_source
+    from towline.batch.sql.database_job import score as score_job
     from towline.inference.predictor import open_release
     from towline.registry.ledger import actor
     from towline.registry.selection import find_release, only_model
@@ -357,24 +362,18 @@ def score(
         separator=separator, prefix=prefix, safe_csv=safe_csv, bad_rows=bad_rows, partition_by=partition_by,
         keep=None if keep is None else tuple(keep), columns=None if columns is None else tuple(columns),
     )  # fmt: skip
-    request = BatchRequest(
-        source=os.fspath(source),
-        output=Path(output),
-        options=options,
-        trusted=tuple(trusted),
-        workers=workers,
-        engine=engine,
-        scheduler=scheduler,
+    request = partial(
+        BatchRequest, options=options, trusted=tuple(trusted), workers=workers, engine=engine, scheduler=scheduler,
         overwrite=overwrite,
-    )
-    if not recorded.digest:  # a folder, which the ledger may not know
-        return score_source(loaded, request, show)
-    return score_source(
-        loaded,
-        request,
-        show,
-        lambda done: _stores()[1].record_batch(loaded.name, loaded.version, actor(), done.evidence, done.job),
-    )
+    )  # fmt: skip
+
+    def record(done: "BatchResult") -> None:
+        if recorded.digest:  # else a folder, which the ledger may not know
+            _stores()[1].record_batch(loaded.name, loaded.version, actor(), done.evidence, done.job)
+
+    read = parse_source(os.fspath(source), query)
+    staged = Settings.from_environment().layout.staged_table
+    return score_job(loaded, read, os.fspath(output), request, staged, show, record)
 
 
 def drift(

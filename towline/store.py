@@ -19,6 +19,7 @@
     servers/  locks/  logs/      processes of this machine, locks between runs, log files
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,10 @@ class StoreLayout:
     def dataset(self, relative: str) -> Path:
         """The file of a snapshot, whose path within the store its record holds."""
         return self.root / relative
+
+    def staged_table(self, address: str) -> Path:
+        """The file with the rows of a table of a database until they are loaded."""
+        return self.root / "scored" / "tables" / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}.parquet"
 
     def table(self, digest: str) -> Path:
         """The file of a table that the Python API was given."""

@@ -1,6 +1,5 @@
 """towline score: predictions for files of rows."""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -18,10 +17,12 @@ Examples:
   towline score new.csv scored.csv --prefix scored_         adds scored_prediction, scored_model, ...
   towline score new/ scored/ --workers 2 --keep id --columns prediction
   towline score new/ scored/ --engine dask --scheduler tcp://host:8786
+  towline score 'postgresql://me:${PW}@host/shop#new' 'postgresql://me:${PW}@host/shop#scored' --overwrite
+  towline score sqlite:///shop.db out.parquet --query 'SELECT * FROM visits WHERE day = 7'
 """
 )
 @click.argument("source", metavar="IN")
-@click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUT")
 @click.option("--model", metavar="NAME[@VERSION]|PATH", help="The model; default: the champion of the only model.")
 @click.option("--separator", help="Column separator of a CSV.  [default: that of IN]")
 @click.option("--prefix", default="", help="Prefix of the names of added columns.")
@@ -48,14 +49,16 @@ Examples:
     help="What scores; dask and ray are extras.",
 )
 @click.option("--scheduler", metavar="URL", help="A Dask or Ray cluster, as tcp://host:8786.  [default: this machine]")
+@click.option("--query", metavar="SELECT", help="A query on the database whose URL is IN.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @json_option
-def score(source: str, output: Path, keep: str | None, columns: str | None, as_json: bool, **options: Any) -> None:
+def score(source: str, output: str, keep: str | None, columns: str | None, as_json: bool, **options: Any) -> None:
     """Writes the rows of IN with their predictions to OUT.
 
     IN is a file, a folder or a pattern of CSV (also .gz, .zst), Parquet or JSON lines (.jsonl). OUT is such a file, or
-    without an end a folder of Parquet files. The columns of IN are copied unchanged. The columns prediction,
-    probability_CLASS, model and version are added. An interrupted command resumes when it is run again.
+    without an end a folder of Parquet files. Both may be URL#TABLE of a PostgreSQL or SQLite database. The columns of
+    IN are copied unchanged. The columns prediction, probability_CLASS, model and version are added. An interrupted
+    command resumes when it is run again.
     """
     from towline import api
     from towline.cli.screen import progress_line

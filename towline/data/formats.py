@@ -28,7 +28,7 @@ from towline.data.schema.columns import list_examples
 from towline.errors import ConfigError, DataError, TransientError
 
 if TYPE_CHECKING:
-    from sqlalchemy import CursorResult, Row
+    from sqlalchemy import Connection, CursorResult, Row
 
 MIN_SAMPLE_ROWS = 2_000  # however wide the table is
 ENCODING = b"encoding"  # key of the metadata of a CSV's table
@@ -407,18 +407,59 @@ def sample_query(source: SqlSource, project: Path, cells: int | None, seed: int 
         DataError: the query fails, or returns no rows or a column of mixed types.
         TransientError: the database cannot be reached or is locked.
     """
+    names: list[str] = []
+    rows: Sequence[Row[Any]] = []
+    number = 0
+    with execute_query(source, project, stream=cells is not None) as result:
+        names = list(result.keys()) if result.returns_rows else []
+        rows, number = _fetch_rows(result, cells, seed) if names else ([], 0)
+    where = mask_passwords(source.url)
+    if not rows:
+        raise DataError("the query returned no rows", where=where, remedy="correct data.source.query")
+    return pa.Table.from_arrays(to_arrays(names, rows, where), names), number
+
+
+@contextlib.contextmanager
+def execute_query(source: SqlSource, project: Path, *, stream: bool) -> "Iterator[CursorResult[Any]]":
+    """The result of one SELECT; arguments and errors as of ``sample_query``.
+
+    Args:
+        source: the database and the query.
+        project: a relative path of a SQLite file starts here.
+        stream: whether the rows stay in the database until they are fetched (a server-side cursor).
+    """
+    with connect(source.url, project) as connection:
+        # sent to the driver unchanged: a colon or a percent sign in the query is not a parameter
+        options: dict[str, Any] = {"no_parameters": True, "stream_results": stream}
+        yield connection.execution_options(**options).exec_driver_sql(source.query)
+
+
+@contextlib.contextmanager
+def connect(address: str, project: Path, *, create: bool = False) -> "Iterator[Connection]":
+    """A connection to a database, with a transaction that the caller commits.
+
+    Args:
+        address: SQLAlchemy URL; ``${NAME}`` in it is replaced from the environment.
+        project: a relative path of a SQLite file starts here.
+        create: whether a SQLite file that does not exist is made.
+
+    Raises:
+        ConfigError: the URL is invalid, a variable is not set, or the driver is not installed.
+        DataError: a statement fails.
+        TransientError: the database cannot be reached, is locked, or ended the connection.
+    """
     from sqlalchemy import create_engine, exc, make_url
 
-    where = mask_passwords(source.url)
+    where = mask_passwords(address)
     try:
-        url = make_url(expand_variables(source.url))
+        url = make_url(expand_variables(address))
     except (exc.ArgumentError, ValueError):
         remedy = "write postgresql://user:${PW}@host/name"
         raise ConfigError("not a database URL", where=f"data.source.url: {where}", remedy=remedy) from None
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
     if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:")):
-        if not (project / url.database).is_file():
+        if not create and not (project / url.database).is_file():
             raise _missing_file(project / url.database)  # SQLite would create an empty file
         url = url.set(database=str(project / url.database))
     try:
@@ -429,11 +470,7 @@ def sample_query(source: SqlSource, project: Path, cells: int | None, seed: int 
     try:
         with engine.connect() as connection:
             connected = True
-            # sent to the driver unchanged: a colon or a percent sign in the query is not a parameter
-            options = {"no_parameters": True, "stream_results": cells is not None}
-            result = connection.execution_options(**options).exec_driver_sql(source.query)
-            names = list(result.keys()) if result.returns_rows else []
-            rows, number = _fetch_rows(result, cells, seed) if names else ([], 0)
+            yield connection
     except exc.DBAPIError as error:
         reason = str(error.orig).split("\n")[0][:300]
         for secret in (url.password, url.query.get("password")):
@@ -444,10 +481,15 @@ def sample_query(source: SqlSource, project: Path, cells: int | None, seed: int 
         raise DataError(f"the query failed: {reason}", where=where, remedy="correct data.source.query") from None
     finally:
         engine.dispose()
-    if not rows:
-        raise DataError("the query returned no rows", where=where, remedy="correct data.source.query")
-    columns = [_to_array(name, values, where) for name, values in zip(names, zip(*rows, strict=True), strict=True)]
-    return pa.Table.from_arrays(columns, names), number
+
+
+def to_arrays(names: Sequence[str], rows: "Sequence[Row[Any]]", where: str) -> list[pa.Array]:
+    """The columns of some rows of a query; ``where`` is for the error.
+
+    Raises:
+        DataError: a column mixes types.
+    """
+    return [_to_array(name, values, where) for name, values in zip(names, zip(*rows, strict=True), strict=True)]
 
 
 def _fetch_rows(result: "CursorResult[Any]", cells: int | None, seed: int) -> tuple[Sequence["Row[Any]"], int]:

@@ -1,0 +1,1 @@
+"""Databases as source and output of batch scoring."""
