@@ -28,7 +28,7 @@ def commands_shown(page: Path) -> list[str]:
     text = page.read_text()
     blocks = "\n".join(re.findall(r"```\n(.*?)```", text, re.DOTALL))
     shown = re.findall(r"`towline ((?:--profile|[a-z])[^`\n]*)`", text)
-    return [*shown, *re.findall(r"^towline ([^#\n]*)", blocks, re.MULTILINE)]
+    return [*shown, *re.findall(r"^towline ((?:[^#\n]|(?<=\S)#)*)", blocks, re.MULTILINE)]
 
 
 COMMANDS = [(page, line) for page in PAGES for line in commands_shown(page)]

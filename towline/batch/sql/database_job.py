@@ -44,7 +44,7 @@ def score(
     model: Model,
     source: str | SqlSource,
     output: str,
-    request: Callable[..., BatchRequest],
+    make_request: Callable[..., BatchRequest],
     staged: Callable[[str], Path],
     show: Show | None = None,
     record: Record | None = None,
@@ -55,7 +55,7 @@ def score(
         model: that scores.
         source: files or a query.
         output: a file, a folder or a table.
-        request: makes the request of a job with this ``source`` and ``output``.
+        make_request: makes the request of a job with this ``source`` and ``output``.
         staged: the path of a Parquet file for the rows of a table until they are loaded.
         show: receives the progress.
         record: receives the result when the output is complete.
@@ -67,17 +67,17 @@ def score(
     """
     table = TableOutput.parse(output) if is_database(output) else None
     path = staged(str(table)) if table else Path(output)
-    asked = request(source="" if isinstance(source, SqlSource) else source, output=path)
-    folder = asked.folder or Path.cwd()
+    request = make_request(source="" if isinstance(source, SqlSource) else source, output=path)
+    folder = request.folder or Path.cwd()
     if table:
-        table.check(folder, overwrite=asked.overwrite)
-        asked = asked.model_copy(update={"overwrite": True})
+        table.check(folder, overwrite=request.overwrite)
+        request = request.model_copy(update={"overwrite": True})
     with ExitStack() as stack:
         if isinstance(source, SqlSource):
             path.parent.mkdir(parents=True, exist_ok=True)
             rows = stack.enter_context(copy_of_query(source, path.absolute(), folder, _show_rows(show)))
-            asked = asked.model_copy(update={"source": str(rows)})
-        result = score_source(model, asked, show, None if table else record)
+            request = request.model_copy(update={"source": str(rows)})
+        result = score_source(model, request, show, None if table else record)
         if table:
             table.load(path, folder)
             result = result.model_copy(update={"output": str(table), "unchanged": False})
