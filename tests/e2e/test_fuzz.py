@@ -5,7 +5,6 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -16,9 +15,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from tests.support.checks import at_least_one
 from tests.support.hostile_json import HOSTILE_JSON
 from tests.support.releases import make_house_table, train_run
-from tests.support.serving import FakeKeys, FakeLog
+from tests.support.serving import create_application
 from towline.inference.predictor import Model, open_release
-from towline.serving.app import ServingApp, create_app
+from towline.serving.app import ServingApp
 
 GENERATED = 50  # requests for each of three ways to ask, by the document, for each of two models
 MUTATED = 5_000  # for each of two models
@@ -32,12 +31,7 @@ class FuzzedService:
     """A service, how it answered so far, and what it announces."""
 
     def __init__(self, model: Model) -> None:
-        options = SimpleNamespace(
-            rate=None, allowed_hosts=(), cors_origins=(), max_body=100_000, max_rows=500, certificate=None,
-            host="127.0.0.1", port=8080,
-        )  # fmt: skip
-        live = SimpleNamespace(model=model, ready=True, reason="", rollout=None)
-        self.app: ServingApp = create_app(options, live, FakeKeys(), FakeLog())  # type: ignore[arg-type]
+        self.app: ServingApp = create_application(model, max_body=100_000, max_rows=500)[0]
         self.model = model
         self.statuses: Counter[int] = Counter()
         self.runner = asyncio.Runner()
