@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -73,13 +74,20 @@ class UpProcess:
         return str(self.call_prefect(f"deployments/{deployment['id']}/create_flow_run", state)["id"])
 
     def call_prefect(self, path: str, body: Any = None) -> Any:
-        """Sends a GET request, or a POST request if there is a body."""
+        """Sends a GET request, or a POST request if there is a body; again while the server is busy (status 503)."""
         server = servers.find(self.commands.settings, "prefect")
         assert server is not None
         content = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{server.url}/api/{path}", content, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return json.load(response)
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as response:
+                    return json.load(response)
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.5)
 
     def is_ready(self) -> bool:
         """Whether the service answers /readyz with 200."""
