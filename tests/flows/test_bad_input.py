@@ -78,12 +78,6 @@ BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
         2,
         ["0xed", "taxis.csv:1", "iconv"],
     ),
-    "duplicate columns": (
-        csv(taxis()).replace(b"time_of_day,", b"miles,", 1),
-        RAW,
-        2,
-        ["several columns have the same name: 'miles'", "rename or remove"],
-    ),
     "target missing": (
         taxis().rename(columns={"price": "prices"}), RAW, 2,
         ["no column 'price'", "data.target", "did you mean prices?"],

@@ -371,6 +371,8 @@ def test_bad_files(tmp_path: Path) -> None:
     for column in ([[1]], [{"k": 1}], [b"raw"]):
         pq.write_table(pa.table({"y": [1], "odd": column}), tmp_path / "n.parquet")
         assert "'odd'" in fault(tmp_path, (tmp_path / "n.parquet").read_bytes(), "n.parquet")
+    pq.write_table(pa.Table.from_arrays([pa.array([1])] * 3, ["y", "a", "a"]), tmp_path / "d.parquet")
+    assert "the same name: 'a'" in fault(tmp_path, (tmp_path / "d.parquet").read_bytes(), "d.parquet")
     with pytest.raises(DataError, match="no such file") as caught:
         load(tmp_path, "t.parqet")
     assert "t.parquet" in caught.value.remedy
