@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support.batch import make_customer_table, score, train_customer_model, use_small_shards
-from towline.batch import records
 from towline.batch.engines import dask_cluster, worker_check
+from towline.batch.input import records
 from towline.errors import ConfigError, TransientError
 from towline.inference.predictor import Model
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from tests.support.releases import train_run
-from towline.batch import records, shards
 from towline.batch.batch_summary import BatchResult
+from towline.batch.input import records, shards
 from towline.batch.job import score_source
 from towline.batch.job_options import BatchOptions, BatchRequest
 from towline.inference.predictor import Model, open_release

@@ -10,16 +10,16 @@ from typing import Any
 import pyarrow as pa
 
 from towline import __version__, files
-from towline.batch.assembly import assemble_quarantine, digest_of, open_assembly, replace_output
 from towline.batch.batch_summary import BatchResult, check_columns
 from towline.batch.drift_counts import BatchDrift
 from towline.batch.engines.choice import open_engine
 from towline.batch.engines.engine import Engine
+from towline.batch.input.shards import Shard
+from towline.batch.input.source import ShardedFiles, open_source
 from towline.batch.job_options import BatchOptions, BatchRequest, OutputFormat, ReleaseReference, ShardTask
-from towline.batch.pieces import added_names, label_type
+from towline.batch.output.assembly import assemble_quarantine, digest_of, open_assembly, replace_output
+from towline.batch.output.pieces import added_names, label_type
 from towline.batch.runner import Show, run_shards
-from towline.batch.shards import Shard
-from towline.batch.source import ShardedFiles, open_source
 from towline.batch.work_folder import ShardResult, WorkFolder, remove_other_folders
 from towline.config import suggest
 from towline.errors import ConfigError, DataError

@@ -4,7 +4,7 @@ import datetime as dt
 from pathlib import Path
 from typing import Literal
 
-from towline.batch.source import ShardedFiles
+from towline.batch.input.source import ShardedFiles
 from towline.config import DriftConfig, Frozen
 
 OutputFormat = Literal["csv", "parquet", "json lines", "folder"]
@@ -100,3 +100,14 @@ class ShardTask(Frozen):
     work: Path
     log: LogTarget | None = None
     at: dt.datetime
+
+    @property
+    def copied_columns(self) -> tuple[str, ...] | None:
+        """The columns of the input that are copied one by one; None if the text of the rows is copied as it is."""
+        columns = self.source.columns
+        if self.options.keep is not None:
+            return self.options.keep
+        if self.log and self.log.join_on:
+            return columns
+        is_same_text = self.output == self.source.format != "parquet" and not self.options.safe_csv
+        return None if is_same_text else columns

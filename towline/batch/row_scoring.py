@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from towline.batch.row_batch import RejectedRow, RowBatch
+from towline.batch.input.canonical_columns import complete_columns, convert_inputs
+from towline.batch.input.row_batch import RejectedRow, RowBatch
 from towline.data.coded_column import CanonicalColumn, CodedColumn
-from towline.data.schema.arrow_columns import complete_columns, convert_inputs
 from towline.data.schema.contract import Contract
 from towline.data.schema.values import category_name
 from towline.errors import DataError, InputValidationError

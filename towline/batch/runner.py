@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from towline.batch.engines.engine import Engine
+from towline.batch.input.shards import Shard
 from towline.batch.job_options import ShardTask
-from towline.batch.shards import Shard
-from towline.batch.work_folder import ShardResult
+from towline.batch.work_folder import ShardResult, WorkFolder
 
 AHEAD = 4  # shards per worker that may wait for the assembly
 
@@ -54,7 +54,7 @@ def run_shards(
         TowlineError: as ``score_shard``.
         TransientError: a worker was lost.
     """
-    meter = _Meter(sum(shard.size for shard in shards), show)
+    meter = _Meter(shards, task, show)
     engine.prepare(len(shards))
     handles = dict[int, Any]()
     for place, shard in enumerate(shards):
@@ -67,9 +67,12 @@ def run_shards(
 
 
 class _Meter:
-    def __init__(self, total: int, show: Show | None) -> None:
-        self._total, self._show = max(1, total), show
-        self._begin, self._rows, self._bytes = time.monotonic(), 0, 0
+    def __init__(self, shards: Sequence[Shard], task: ShardTask, show: Show | None) -> None:
+        work = WorkFolder(path=task.work)
+        self._earlier = {shard.number: shard.size for shard in shards if work.is_finished(shard.number)}
+        self._total, self._show = max(1, sum(shard.size for shard in shards)), show
+        self._begin, self._rows, self._bytes = time.monotonic(), 0, sum(self._earlier.values())
+        self._done = self._bytes / self._total
         self._reported = 0  # rows of the current shard that are in self._rows
 
     def add_rows(self, rows: int) -> None:
@@ -77,9 +80,11 @@ class _Meter:
         self._reported += rows
         if self._show:
             seconds = time.monotonic() - self._begin
-            self._show(Progress(self._rows, self._bytes / self._total, seconds, 0.0))
+            self._show(Progress(self._rows, self._bytes / self._total, seconds, self._done))
 
     def finish(self, shard: Shard, rows: int) -> None:
+        if shard.number in self._earlier:
+            return
         self._bytes += shard.size
         self.add_rows(rows - self._reported)
         self._reported = 0

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -13,12 +12,12 @@ import pyarrow as pa
 
 from towline import files
 from towline.batch.drift_counts import DriftCounts
+from towline.batch.input.records import IrregularTextError
+from towline.batch.input.row_batch import RejectedRow, RowBatch, select_rows
+from towline.batch.input.shards import Shard
 from towline.batch.job_options import ReleaseReference, ShardTask
-from towline.batch.pieces import AddedColumns, PieceWriter, added_columns, open_piece
-from towline.batch.records import IrregularTextError
-from towline.batch.row_batch import RejectedRow, RowBatch, select_rows
+from towline.batch.output.pieces import AddedColumns, PieceWriter, added_columns, open_piece
 from towline.batch.row_scoring import score_batch
-from towline.batch.shards import Shard
 from towline.batch.work_folder import ShardResult, WorkFolder
 from towline.inference.predictor import Model, open_release
 from towline.inference.scorer import to_row_predictions
@@ -46,7 +45,7 @@ def score_shard(shard: Shard, task: ShardTask, report: Report | None = None) -> 
     if result := work.result(shard.number):
         return result
     model = _open_model(task.release)
-    copied = copied_columns(task)
+    copied = task.copied_columns
     try:
         batches = task.source.read(shard, model.contract, copied, as_text=task.output == "csv")
         result = _score(shard, task, model, batches, report)
@@ -57,25 +56,12 @@ def score_shard(shard: Shard, task: ShardTask, report: Report | None = None) -> 
     return result
 
 
-def copied_columns(task: ShardTask) -> tuple[str, ...] | None:
-    """The columns of the input that are copied one by one; None if the text of the rows is copied as it is."""
-    options = task.options
-    if options.keep is None and task.log and task.log.join_on:
-        return task.source.columns
-    same = task.output == task.source.format and not options.safe_csv
-    if options.keep is None:
-        return None if same and task.output != "parquet" else task.source.columns
-    return options.keep
-
-
 def _score(
     shard: Shard, task: ShardTask, model: Model, batches: Iterator[RowBatch], report: Report | None
 ) -> ShardResult:
     work = WorkFolder(path=task.work)
     counts = DriftCounts.of(model)
     scored = quarantined = 0
-    if task.output == "folder":
-        shutil.rmtree(work.piece(shard.number), ignore_errors=True)
     log = _open_log(shard, task, model)
     with (
         contextlib.closing(log) if log else contextlib.nullcontext(),

@@ -60,14 +60,20 @@ class WorkFolder(Frozen):
             files.write(file, dt.datetime.now(dt.UTC).isoformat())
         return dt.datetime.fromisoformat(file.read_text())
 
+    def is_finished(self, shard: int) -> bool:
+        return self._result_file(shard).exists()
+
     def result(self, shard: int) -> ShardResult | None:
         """The result of a finished shard."""
-        file = self.path / f"{shard:06d}.json"
+        file = self._result_file(shard)
         return ShardResult.model_validate_json(file.read_bytes()) if file.exists() else None
+
+    def _result_file(self, shard: int) -> Path:
+        return self.path / f"{shard:06d}.json"
 
     def finish(self, shard: int, result: ShardResult) -> None:
         """Records that a shard is finished; its piece and its quarantine are complete."""
-        files.write(self.path / f"{shard:06d}.json", result.model_dump_json())
+        files.write(self._result_file(shard), result.model_dump_json())
 
     @property
     def assembled(self) -> Path:

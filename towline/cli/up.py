@@ -102,14 +102,10 @@ def up(configs: tuple[Path, ...], port: int, no_service: bool, browse: bool, sys
 
 def _read(settings: "Settings", configs: Sequence[Path], *, serving: bool) -> "list[PipelineConfig]":
     from towline.config import read_config
+    from towline.orchestration.flow_runner import prepare_project
 
     extras.require("towline up", "pipeline", *(["serve"] if serving else []))
-    if not (settings.project / "flows" / "deployments.py").is_file():
-        raise ConfigError(
-            "there are no flows in this folder",
-            where=str(settings.project),
-            remedy="change to the folder of a towline project, or set TOWLINE_PROJECT to it",
-        )
+    prepare_project(settings, "deployments")
     pipelines = [read_config(path) for path in configs]
     names = [config.name for config in pipelines]
     if duplicates := sorted({name for name in names if names.count(name) > 1}):

@@ -420,28 +420,34 @@ def sample_query(source: SqlSource, project: Path, cells: int | None, seed: int 
 
 
 @contextlib.contextmanager
-def execute_query(source: SqlSource, project: Path, *, stream: bool) -> "Iterator[CursorResult[Any]]":
+def execute_query(
+    source: SqlSource, project: Path, *, stream: bool, setting: str = "data.source"
+) -> "Iterator[CursorResult[Any]]":
     """The result of one SELECT; arguments and errors as of ``sample_query``.
 
     Args:
         source: the database and the query.
         project: a relative path of a SQLite file starts here.
         stream: whether the rows stay in the database until they are fetched (a server-side cursor).
+        setting: where the user gave the query, for errors.
     """
-    with connect(source.url, project) as connection:
+    with connect(source.url, project, setting=setting) as connection:
         # sent to the driver unchanged: a colon or a percent sign in the query is not a parameter
         options: dict[str, Any] = {"no_parameters": True, "stream_results": stream}
         yield connection.execution_options(**options).exec_driver_sql(source.query)
 
 
 @contextlib.contextmanager
-def connect(address: str, project: Path, *, create: bool = False) -> "Iterator[Connection]":
+def connect(
+    address: str, project: Path, *, create: bool = False, setting: str = "data.source"
+) -> "Iterator[Connection]":
     """A connection to a database, with a transaction that the caller commits.
 
     Args:
         address: SQLAlchemy URL; ``${NAME}`` in it is replaced from the environment.
         project: a relative path of a SQLite file starts here.
         create: whether a SQLite file that does not exist is made.
+        setting: where the user gave the address, for errors.
 
     Raises:
         ConfigError: the URL is invalid, a variable is not set, or the driver is not installed.
@@ -455,7 +461,7 @@ def connect(address: str, project: Path, *, create: bool = False) -> "Iterator[C
         url = make_url(expand_variables(address))
     except (exc.ArgumentError, ValueError):
         remedy = "write postgresql://user:${PW}@host/name"
-        raise ConfigError("not a database URL", where=f"data.source.url: {where}", remedy=remedy) from None
+        raise ConfigError("not a database URL", where=f"{setting}: {where}", remedy=remedy) from None
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
     if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:")):
@@ -478,7 +484,7 @@ def connect(address: str, project: Path, *, create: bool = False) -> "Iterator[C
         if not connected or error.connection_invalidated or "locked" in reason:
             what, remedy = f"the database does not answer: {reason}", "check that it runs and can be reached from here"
             raise TransientError(what, where=where, remedy=remedy) from None
-        raise DataError(f"the query failed: {reason}", where=where, remedy="correct data.source.query") from None
+        raise DataError(f"the query failed: {reason}", where=where, remedy=f"correct the query of {setting}") from None
     finally:
         engine.dispose()
 

@@ -12,6 +12,7 @@ import pandas as pd
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
 from towline.config import Frozen, TrainingConfig
+from towline.data.row_keys import mix_bits
 from towline.data.schema.contract import Contract
 from towline.data.snapshot import BATCH_ROWS, Table
 from towline.data.workspace import HOLDOUT_ALL, Workspace
@@ -346,7 +347,7 @@ def _is_below(hashes: np.ndarray, share: float) -> np.ndarray:
 def _number_copies(hashes: np.ndarray) -> np.ndarray:
     """Another hash for each copy of a row, by its number among the copies."""
     numbers = pd.Series(hashes).groupby(hashes).cumcount().to_numpy(np.uint64)
-    return _mix_bits(hashes + numbers * np.uint64(0x9E3779B97F4A7C15))
+    return mix_bits(hashes + numbers * np.uint64(0x9E3779B97F4A7C15))
 
 
 def _draw_holdout(hashes: np.ndarray, codes: np.ndarray, share: float) -> np.ndarray:
@@ -376,10 +377,10 @@ def hash_rows(rows: Table, seed: int, names: Sequence[str] | None = None) -> np.
         salt = np.frombuffer(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], np.uint64)[0]
         for start in range(0, len(values), BATCH_ROWS):
             part = values.iloc[start : start + BATCH_ROWS]
-            mixed = _mix_bits(pd.util.hash_array(_plain_values(part)) ^ salt)
+            mixed = mix_bits(pd.util.hash_array(_plain_values(part)) ^ salt)
             mixed[part.isna().to_numpy()] = 0
             total[start : start + BATCH_ROWS] += mixed
-    return _mix_bits(total)
+    return mix_bits(total)
 
 
 def _plain_values(values: pd.Series) -> np.ndarray:
@@ -389,11 +390,3 @@ def _plain_values(values: pd.Series) -> np.ndarray:
     if values.dtype.kind in "biuf":
         return np.asarray(values.to_numpy(np.float64) + 0.0)  # integers become floats if a later table has a null
     return np.asarray(values.astype(object).where(values.notna(), "").to_numpy())
-
-
-def _mix_bits(bits: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014): each bit changes all others."""
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    spread: np.ndarray = bits ^ (bits >> np.uint64(31))
-    return spread

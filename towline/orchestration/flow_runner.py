@@ -47,20 +47,35 @@ def run_flow(
     """
     os.environ.update(servers.TELEMETRY_OFF)
     extras.require(f"towline {'run' if name == 'training' else name}", "pipeline")
-    if not (settings.project / "flows" / "training.py").is_file():
-        raise ConfigError(
-            "there are no flows in this folder",
-            where=str(settings.project),
-            remedy="change to the folder of a towline project, or set TOWLINE_PROJECT to one",
-        )
-    if str(settings.project) not in sys.path:
-        sys.path.insert(0, str(settings.project))
+    prepare_project(settings, "training")
     if profile:
         return _run_on_worker(settings, profile, name, parameters, notify)
     if name != "training":
         return FlowResult(_run_in_process(settings, name, parameters))
     with _exclusive_run(settings, parameters["config"], parameters["as_of"]):
         return FlowResult(_run_in_process(settings, name, parameters))
+
+
+def prepare_project(settings: Settings, module: str) -> None:
+    """Makes the flows of the project importable.
+
+    Args:
+        settings: of the project.
+        module: of ``flows`` that is needed.
+
+    Raises:
+        ConfigError: the project does not have it.
+    """
+    flows = settings.project / "flows"
+    if not (flows / f"{module}.py").is_file():
+        if flows.is_dir():
+            what, remedy = f"there is no flows/{module}.py in this project", "towline init --update adds it"
+        else:
+            what = "there are no flows in this folder"
+            remedy = "change to the folder of a towline project, or set TOWLINE_PROJECT to one"
+        raise ConfigError(what, where=str(settings.project), remedy=remedy)
+    if str(settings.project) not in sys.path:
+        sys.path.insert(0, str(settings.project))
 
 
 @contextmanager

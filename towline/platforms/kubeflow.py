@@ -7,7 +7,6 @@ with the artifacts of earlier steps.
 import importlib
 import importlib.util
 import re
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from towline import extras, files
 from towline.config import Frozen, PipelineConfig, Settings
 from towline.config.passwords import PREFIX
 from towline.errors import ConfigError
+from towline.orchestration.flow_runner import prepare_project
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -93,14 +93,7 @@ def export_pipeline(config: PipelineConfig, settings: Settings, options: Cluster
 
 def list_steps(config: PipelineConfig, settings: Settings) -> Sequence[PipelineStep]:
     """The steps of the project's pipeline for a config, each after those that it needs."""
-    if not (settings.project / "flows" / "kubeflow.py").is_file():
-        raise ConfigError(
-            "there is no flows/kubeflow.py in this project",
-            where=str(settings.project),
-            remedy="change to the folder of a project, or add the file: towline init --update",
-        )
-    if str(settings.project) not in sys.path:
-        sys.path.insert(0, str(settings.project))
+    prepare_project(settings, "kubeflow")
     steps: Sequence[PipelineStep] = importlib.import_module(_FLOW).training_pipeline(config)
     return steps
 

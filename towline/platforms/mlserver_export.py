@@ -31,7 +31,7 @@ class ModelFolder(Frozen):
 
 
 def export_release(release: ReleaseLocation, folder: Path, *, max_rows: int | None = None) -> ModelFolder:
-    """Copies a release into a new folder and writes ``model-settings.json`` beside it.
+    """Writes a new folder with a copy of a release and its ``model-settings.json``.
 
     Args:
         release: the release, and its digest in the ledger.

@@ -75,7 +75,7 @@ def test_the_names_of_the_runtime_agree() -> None:
 
 
 def test_the_rollout_takes_over_the_deployment() -> None:
-    """Argo's Rollout refers to the Deployment of base/ and selects its pods; its analysis is the template beside it."""
+    """Argo's Rollout refers to the Deployment of base/, selects its pods, and names the template of its analysis."""
     (deployment,) = of_kind(render_kustomization("base"), "Deployment")
     rollout = read_resource(DEPLOYMENTS / "argo-rollouts" / "rollout.yaml")
     assert rollout["spec"]["workloadRef"]["name"] == deployment["metadata"]["name"]

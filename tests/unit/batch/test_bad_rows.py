@@ -111,7 +111,7 @@ def test_a_row_that_the_model_refuses_is_quarantined(
 
 
 def test_an_earlier_quarantine_is_removed(tmp_path: Path, model: Model) -> None:
-    """A quarantine belongs to the output beside it."""
+    """A new output replaces or removes the quarantine of the earlier output."""
     source, output = write(make_table(), tmp_path / "in.csv"), tmp_path / "out.csv"
     score(model, source, output)
     write(make_table().drop(index=list(BAD)), source)

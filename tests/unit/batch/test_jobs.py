@@ -12,6 +12,7 @@ from tests.support.batch import make_customer_table, score, use_small_shards
 from towline.batch import job, shard_scoring
 from towline.batch.job import summary_path
 from towline.batch.job_options import LogTarget
+from towline.batch.runner import Progress
 from towline.config import DriftConfig
 from towline.errors import ConfigError, TransientError
 from towline.inference.predictor import Model
@@ -73,6 +74,25 @@ def test_an_interrupted_job_resumes(
     assert score(model, source, output).output_digest == digest
     assert scored_shards == list(range(count))
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_progress_after_an_interruption(
+    tmp_path: Path, model: Model, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The share has the finished shards, the rows and the time left are of the rest."""
+    output, shown = tmp_path / "out.csv", list[Progress]()
+    with monkeypatch.context() as patch:
+        real = job.run_shards
+        patch.setattr(job, "run_shards", lambda *arguments: interrupt_after(real(*arguments), 3))
+        with pytest.raises(Interrupted):
+            score(model, source, output, show=shown.append)
+    before = list(shown)
+    shown.clear()
+    result = score(model, source, output, show=shown.append)
+    assert 0 < shown[0].done <= shown[0].share < shown[-1].share == 1
+    assert shown[0].done == shown[-1].done >= before[-1].share
+    assert shown[-1].rows < result.rows_in
+    assert shown[-1].rows + before[-1].rows >= result.rows_in
 
 
 def interrupt_after(results: Any, count: int) -> Any:

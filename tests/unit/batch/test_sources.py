@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.batch import make_customer_table, score, use_small_shards
 from tests.support.checks import at_least_one
-from towline.batch.source import open_source
+from towline.batch.input.source import open_source
 from towline.errors import DataError
 from towline.inference.predictor import Model
 

@@ -213,7 +213,7 @@ def test_training_stops_early(library: str) -> None:
 
 
 def daily_table() -> pd.DataFrame:
-    """Each day has a level of its own, which only the weather of that day tells; 20 rows a day, in order of time."""
+    """20 rows a day, ordered by time. The mean of the target differs by day and depends on a feature of that day."""
     rng = np.random.default_rng(5)
     day = np.repeat(np.arange(30), 20)
     at = pd.Timestamp("2024-01-01") + pd.to_timedelta(day * 24 + np.tile(np.arange(20), 30), unit="h")
@@ -224,7 +224,7 @@ def daily_table() -> pd.DataFrame:
 
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
 def test_with_a_time_training_stops_by_the_latest_rows(library: str) -> None:
-    """A random tenth shares its days with the other rows, so the trees that learn the days by heart seem good."""
+    """A random tenth has rows of the same days as the training rows, so it does not show overfitting to days."""
     table = daily_table()
     by_time, at_random = fit_numbers(table, library, "at")[0], fit_numbers(table.drop(columns="at"), library)[0]
     assert 2 * trees(by_time) < trees(at_random)
@@ -232,7 +232,7 @@ def test_with_a_time_training_stops_by_the_latest_rows(library: str) -> None:
 
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
 def test_the_latest_rows_are_in_the_model(library: str) -> None:
-    """After stopping, as many trees are fitted on all rows: a state that only the latest rows have is learnt."""
+    """After early stopping, as many trees are fitted on all rows, so the latest rows are in the model too."""
     table = daily_table()
     table["y"], table["state"] = table["x"], (np.arange(600) >= 540).astype(float)
     table.loc[table["state"] == 1, "y"] += 50

@@ -17,6 +17,7 @@ from tests.support.checks import at_least_one
 from tests.support.commands import CommandResult
 from tests.support.paths import REPOSITORY
 from towline.config import PipelineConfig, Settings
+from towline.errors import ConfigError
 from towline.platforms.kubeflow import ClusterOptions, export_pipeline, list_steps
 
 Command = Callable[..., CommandResult]
@@ -128,7 +129,13 @@ def test_a_literal_password_is_refused(tmp_path: Path, command: Command) -> None
 
 
 def test_a_folder_without_flows_is_named(tmp_path: Path) -> None:
+    """A folder that is no project, and a project of an older version, whose remedy is a command."""
     settings = Settings.from_environment({"TOWLINE_PROJECT": str(tmp_path)})
-    with pytest.raises(Exception, match=r"no flows/kubeflow.py") as error:
-        export_pipeline(PipelineConfig.model_validate(CONFIG), settings, ClusterOptions(image="x"), tmp_path / "p.yaml")
-    assert str(tmp_path) in str(error.value)
+    config, options = PipelineConfig.model_validate(CONFIG), ClusterOptions(image="x")
+    with pytest.raises(ConfigError, match="no flows in this folder") as error:
+        export_pipeline(config, settings, options, tmp_path / "p.yaml")
+    assert str(tmp_path) in error.value.where
+    (tmp_path / "flows").mkdir()
+    with pytest.raises(ConfigError, match=r"no flows/kubeflow.py") as error:
+        export_pipeline(config, settings, options, tmp_path / "p.yaml")
+    assert "towline init --update" in error.value.remedy

@@ -7,9 +7,9 @@ from typing import Any
 
 from towline import extras
 from towline.batch.engines.worker_check import check_workers, inspect_worker
+from towline.batch.input.shards import Shard
 from towline.batch.job_options import ShardTask
 from towline.batch.shard_scoring import Report, score_shard
-from towline.batch.shards import Shard
 from towline.batch.work_folder import ShardResult
 from towline.errors import ConfigError, TransientError
 

@@ -2,9 +2,9 @@
 
 from typing import Any, Protocol
 
+from towline.batch.input.shards import Shard
 from towline.batch.job_options import ShardTask
 from towline.batch.shard_scoring import Report
-from towline.batch.shards import Shard
 from towline.batch.work_folder import ShardResult
 
 

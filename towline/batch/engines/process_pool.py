@@ -7,9 +7,9 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
+from towline.batch.input.shards import Shard
 from towline.batch.job_options import ShardTask
 from towline.batch.shard_scoring import Report, score_shard
-from towline.batch.shards import Shard
 from towline.batch.work_folder import ShardResult
 from towline.errors import TransientError
 

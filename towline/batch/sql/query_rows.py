@@ -1,4 +1,4 @@
-"""The rows of a query are copied to a Parquet file beside the output, which is then scored like any other file.
+"""The rows of a query are copied to a Parquet file in the folder of the output; this file is then scored.
 
 An interrupted job finds the file again, so that it resumes on the same rows whatever happens in the database meanwhile.
 After a day it reads them again.
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from towline import files
-from towline.batch.row_batch import batch_rows
+from towline.batch.input.row_batch import batch_rows
 from towline.config import SqlSource
 from towline.config.passwords import mask_passwords
 from towline.data import formats
@@ -32,7 +32,7 @@ def copy_of_query(source: SqlSource, output: Path, folder: Path, show: Callable[
 
     Args:
         source: the database and the query.
-        output: of the job; the file is beside it.
+        output: of the job; the copy is in its folder.
         folder: at which a relative path of a SQLite file starts.
         show: receives the number of rows that were read.
 
@@ -62,7 +62,7 @@ def copy_of_query(source: SqlSource, output: Path, folder: Path, show: Callable[
 def _write_blocks(source: SqlSource, folder: Path, place: Path, show: Callable[[int], None]) -> list[Path]:
     """Writes blocks of rows, each with the types of its own values."""
     where, blocks, done = mask_passwords(source.url), list[Path](), 0
-    with formats.execute_query(source, folder, stream=True) as result:
+    with formats.execute_query(source, folder, stream=True, setting="IN") as result:
         names = list(result.keys()) if result.returns_rows else []
         for number, rows in zip(count(), result.partitions(batch_rows(len(names))) if names else ()):
             block = place / f"{number:06d}.arrow"
@@ -73,7 +73,7 @@ def _write_blocks(source: SqlSource, folder: Path, place: Path, show: Callable[[
             done += len(rows)
             show(done)
     if not blocks:
-        raise DataError("the query returned no rows", where=where, remedy="correct --query")
+        raise DataError("the query returned no rows", where=where, remedy="correct the query of IN")
     return blocks
 
 

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,7 @@ class TableOutput(Frozen):
         if not self.is_postgres and not self.url.startswith("sqlite"):
             remedy = "give a PostgreSQL or SQLite URL, or write a file and load it"
             raise ConfigError("tables can be written to PostgreSQL and SQLite", where=str(self), remedy=remedy)
-        with formats.connect(self.url, folder, create=True) as connection:
+        with self._connect(folder) as connection:
             exists = inspect(connection).has_table(self.table, schema=self.schema_name or None)
         if exists and not overwrite:
             remedy = "give OUT another name, or add --overwrite"
@@ -101,7 +102,7 @@ class TableOutput(Frozen):
             TransientError: the database cannot be reached or ended the connection; an earlier table is unchanged.
         """
         try:
-            with pq.ParquetFile(source) as file, formats.connect(self.url, folder, create=True) as connection:
+            with pq.ParquetFile(source) as file, self._connect(folder) as connection:
                 schema = file.schema_arrow
                 staging = self.name("_towline_staging")
                 if not self.is_postgres:
@@ -116,6 +117,9 @@ class TableOutput(Frozen):
                 return int(file.metadata.num_rows)
         except DataError as error:
             raise self._not_written(error.what) from None
+
+    def _connect(self, folder: Path) -> "AbstractContextManager[Connection]":
+        return formats.connect(self.url, folder, create=True, setting="OUT")
 
     def _not_written(self, reason: str) -> TransientError:
         what = f"the table was not written: {mask_passwords(reason)}"

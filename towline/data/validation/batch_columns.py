@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from towline.data.validation.row_keys import column_keys, is_text
+from towline.data.row_keys import column_keys
+from towline.data.schema.text_columns import is_text
 
 
 class BatchColumn:

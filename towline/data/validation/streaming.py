@@ -7,10 +7,10 @@ rows than that are read in several passes over the columns of the rule, each of 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from towline.data import row_keys
+from towline.data.row_keys import KeyCollector, KeyCounts, merge_counts
 from towline.data.snapshot import SnapshotColumns
-from towline.data.validation import row_keys
 from towline.data.validation.batch_columns import Batch
-from towline.data.validation.row_keys import KeyCollector, KeyCounts, merge_counts
 from towline.data.validation.streaming_rules import (
     EXAMPLES,
     KeyedRule,
@@ -35,18 +35,7 @@ def check_table(table: SnapshotColumns, expectations: Sequence[Mapping[str, Any]
     for number, expectation in enumerate(expectations):
         if rule := compile_rule(expectation["type"], expectation["kwargs"], table.schema):
             rules[number] = rule
-    keyed = [rule for rule in rules.values() if isinstance(rule, KeyedRule)]
-    parts = -(-len(table) // row_keys.MAX_KEYS)
-    for rule in keyed:
-        rule.collector = KeyCollector(0, parts)
-    for batch in _read_batches(table, list(rules.values())):
-        for rule in rules.values():
-            rule.add(batch)
-    for rule in keyed:
-        rule.end(_count_keys(table, rule, parts))
-    for rule in keyed:
-        if rule.are_rows_needed:
-            _locate_rows(table, rule)
+    _evaluate(table, list(rules.values()))
     return {number: rule.result() for number, rule in rules.items()}
 
 
@@ -55,19 +44,27 @@ def find_copies(table: SnapshotColumns) -> tuple[int, list[int]]:
 
     Above 200,000 such rows they are counted by keys of 64 bits.
     """
-    parts = -(-len(table) // row_keys.MAX_KEYS)
     rule = UniqueRows(table.columns, {"ignore_row_if": "never"})
-    rule.collector = KeyCollector(0, parts)
-    for batch in _read_batches(table, [rule]):
-        rule.add(batch)
-    counts = _count_keys(table, rule, parts)
-    rule.end(counts)
-    if not rule.are_rows_needed:
-        return 0, []
-    _locate_rows(table, rule)
+    _evaluate(table, [rule])
     if (copies := rule.compared_copies()) is not None:
         return len(copies), copies[:EXAMPLES]
-    return counts.repeated - len(counts.repeated_keys), rule.rows
+    return rule.copies, rule.rows
+
+
+def _evaluate(table: SnapshotColumns, rules: Sequence[StreamingRule]) -> None:
+    """Reads the table once for all rules, and again for those about equal values that need it."""
+    keyed = [rule for rule in rules if isinstance(rule, KeyedRule)]
+    parts = -(-len(table) // row_keys.MAX_KEYS)
+    for rule in keyed:
+        rule.collector = KeyCollector(0, parts)
+    for batch in _read_batches(table, rules):
+        for each in rules:
+            each.add(batch)
+    for rule in keyed:
+        rule.end(_count_keys(table, rule, parts))
+    for rule in keyed:
+        if rule.are_rows_needed:
+            _locate_rows(table, rule)
 
 
 def _read_batches(table: SnapshotColumns, rules: Sequence[StreamingRule]) -> Iterator[Batch]:

@@ -6,6 +6,7 @@ for an expectation that it does not know, or whose arguments do not fit the colu
 
 import datetime as dt
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -14,8 +15,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from towline.data.row_keys import KeyCollector, KeyCounts, row_keys
+from towline.data.schema.text_columns import is_text
 from towline.data.validation.batch_columns import Batch
-from towline.data.validation.row_keys import KeyCollector, KeyCounts, is_text, row_keys
 
 EXAMPLES = 5
 _VERIFIED = 200_000  # rows with equal keys whose values are compared
@@ -39,8 +41,8 @@ class RuleResult(NamedTuple):
     missing: tuple[str, ...] = ()
 
 
-class StreamingRule:
-    """A rule about rows: it counts the rows that break it.
+class StreamingRule(ABC):
+    """What an expectation says of a table, evaluated batch by batch.
 
     Args:
         columns: that it reads.
@@ -54,16 +56,9 @@ class StreamingRule:
         self.kwargs = {**self.defaults, **kwargs}
         self.considered, self.count, self.rows = 0, 0, list[int]()
 
+    @abstractmethod
     def add(self, batch: Batch) -> None:
         """Evaluates a batch."""
-        rows, considered = self.broken_rows(batch)
-        self.considered += considered
-        self.count += len(rows)
-        self.rows += (rows[: EXAMPLES - len(self.rows)] + batch.start).tolist()
-
-    def broken_rows(self, batch: Batch) -> tuple[np.ndarray, int]:
-        """The positions in the batch of rows that break the rule, and the number of rows that it is about."""
-        raise NotImplementedError
 
     def result(self) -> RuleResult:
         """The result after all batches."""
@@ -73,16 +68,30 @@ class StreamingRule:
         return RuleResult(passed, self.count, tuple(self.rows))
 
 
-class _ValueRule(StreamingRule):
+class _RowRule(StreamingRule):
+    """A rule about each row: it counts the rows that break it."""
+
+    def add(self, batch: Batch) -> None:
+        rows, considered = self.broken_rows(batch)
+        self.considered += considered
+        self.count += len(rows)
+        self.rows += (rows[: EXAMPLES - len(self.rows)] + batch.start).tolist()
+
+    @abstractmethod
+    def broken_rows(self, batch: Batch) -> tuple[np.ndarray, int]:
+        """The positions in the batch of rows that break the rule, and the number of rows that it is about."""
+
+
+class _ValueRule(_RowRule):
     """A rule about each value of a column that is not null."""
 
     def broken_rows(self, batch: Batch) -> tuple[np.ndarray, int]:
         column = batch[self.columns[0]]
         return self.broken_values(batch), len(column.present)
 
+    @abstractmethod
     def broken_values(self, batch: Batch) -> np.ndarray:
         """The positions in the batch of values that break the rule."""
-        raise NotImplementedError
 
 
 class _DistinctRule(_ValueRule):
@@ -91,12 +100,12 @@ class _DistinctRule(_ValueRule):
     def broken_values(self, batch: Batch) -> np.ndarray:
         return batch[self.columns[0]].rows_with(self.is_bad)
 
+    @abstractmethod
     def is_bad(self, values: pd.Series) -> Any:
         """(k,) bool of distinct values."""
-        raise NotImplementedError
 
 
-class _NotNull(StreamingRule):
+class _NotNull(_RowRule):
     def broken_rows(self, batch: Batch) -> tuple[np.ndarray, int]:
         column = batch[self.columns[0]]
         if not column.nulls:
@@ -104,7 +113,7 @@ class _NotNull(StreamingRule):
         return np.flatnonzero(column.array.is_null().to_numpy(zero_copy_only=False)), len(batch)
 
 
-class _Null(StreamingRule):
+class _Null(_RowRule):
     def broken_rows(self, batch: Batch) -> tuple[np.ndarray, int]:
         column = batch[self.columns[0]]
         present = np.arange(len(batch)) if column.present_rows is None else column.present_rows
@@ -201,7 +210,7 @@ class _Descending(_Ordered):
     sign = -1
 
 
-class _Pair(StreamingRule):
+class _Pair(_RowRule):
     """A rule about the numbers or times of two columns."""
 
     defaults: ClassVar[Mapping[str, Any]] = {"ignore_row_if": "both_values_are_missing"}
@@ -257,6 +266,11 @@ class KeyedRule(StreamingRule):
         """The keys of the rows that the rule is about, and their positions in the batch; None: all rows."""
         column = batch[self.columns[0]]
         return column.keys, column.present_rows
+
+    @property
+    def copies(self) -> int:
+        """The number of rows whose key an earlier row has."""
+        return self.count - len(self._repeated_keys)
 
     def end(self, counts: KeyCounts) -> None:
         """Takes the counts of all keys."""

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from towline import files
+from towline.batch.input.shards import Shard
 from towline.batch.job_options import ShardTask
-from towline.batch.shards import Shard
-from towline.batch.text_output import csv_name
+from towline.batch.output.text_output import csv_name
 from towline.batch.work_folder import ShardResult, WorkFolder
 
 COPY_BYTES = 1 << 22
@@ -124,11 +124,9 @@ class _FolderAssembly:
 
 def csv_header(task: ShardTask, names: Sequence[str]) -> bytes:
     """The header of an output CSV: that of the input and the added names, or all names."""
-    from towline.batch.shard_scoring import copied_columns
-
     source, safe = task.source, task.options.safe_csv
     fields = [csv_name(name, source.separator, safe=safe) for name in names]
-    if copied_columns(task) is None:
+    if task.copied_columns is None:
         fields = [source.header.decode(errors="replace"), *fields[len(source.columns) :]]
     return source.separator.join(fields).encode() + source.newline
 

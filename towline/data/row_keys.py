@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from towline.data.schema import text_columns
+
 MAX_KEYS = 2**26  # held at once, 512 MB: more rows are read in several passes
 _NULL_KEY = np.uint64(0x9E3779B97F4A7C15)
 _BASE = 0xD1342543DE82EF95  # odd, so that it has an inverse modulo 2^64
@@ -33,7 +35,7 @@ def column_keys(column: pa.Array) -> np.ndarray:
         keys = np.append(column_keys(column.dictionary), _NULL_KEY)
         selected: np.ndarray = keys[column.indices.fill_null(len(keys) - 1).to_numpy(zero_copy_only=False)]
         return selected
-    if is_text(column.type):
+    if text_columns.is_text(column.type):
         keys = _text_keys(column.cast(pa.large_string()))
     elif pa.types.is_boolean(column.type):
         keys = column.cast(pa.int8()).fill_null(0).to_numpy().astype(np.uint64)
@@ -81,11 +83,6 @@ def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
             factors[0] = 1
             _POWERS[name] = np.cumprod(factors, dtype=np.uint64)
     return _POWERS["base"], _POWERS["inverse"]
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column is text; the values of a dictionary may be ``string``."""
-    return kind in (pa.large_string(), pa.string())
 
 
 class KeyCounts(NamedTuple):

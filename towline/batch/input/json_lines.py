@@ -7,8 +7,8 @@ from typing import Any, NoReturn
 import numpy as np
 import pyarrow as pa
 
-from towline.batch.records import Records
-from towline.batch.row_batch import RejectedRow, RowBatch
+from towline.batch.input.records import Records
+from towline.batch.input.row_batch import RejectedRow, RowBatch
 from towline.errors import DataError
 
 _SAMPLE_ROWS = 10_000

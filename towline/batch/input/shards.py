@@ -14,7 +14,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from towline.batch.records import IrregularTextError, RegularityCheck, first_record_end
+from towline.batch.input.records import IrregularTextError, RegularityCheck, first_record_end
 from towline.config import Frozen
 from towline.errors import DataError
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from towline.batch.records import Records, first_record_end
-from towline.batch.row_batch import RejectedRow, RowBatch
-from towline.batch.shards import SourceFile
+from towline.batch.input.records import Records, first_record_end
+from towline.batch.input.row_batch import RejectedRow, RowBatch
+from towline.batch.input.shards import SourceFile
 from towline.data import formats
 from towline.data.schema.contract import Column
 from towline.errors import DataError

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from towline import files
 from towline.batch.job_options import BatchOptions, ShardTask
-from towline.batch.text_output import csv_fields, csv_lines, json_lines, json_values
+from towline.batch.output.text_output import csv_fields, csv_lines, json_lines, json_values
 from towline.errors import DataError
 from towline.inference.predictor import Model
 from towline.training.evaluation.predictions import Predictions
@@ -81,13 +81,13 @@ def open_piece(task: ShardTask, path: Path) -> Iterator[PieceWriter]:
             yield arrow
             arrow.close()
         elif task.compression:
-            with pa.CompressedOutputStream(pa.PythonFile(_KeptOpen(file), "w"), task.compression) as stream:
+            with pa.CompressedOutputStream(pa.PythonFile(_Unclosed(file), "w"), task.compression) as stream:
                 yield _TextPiece(stream, task)
         else:
             yield _TextPiece(file, task)
 
 
-class _KeptOpen(io.RawIOBase):
+class _Unclosed(io.RawIOBase):
     """A file that is not closed with its stream of compressed bytes."""
 
     def __init__(self, file: IO[bytes]) -> None:

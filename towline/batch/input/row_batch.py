@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from towline.batch.records import Records
+from towline.batch.input.records import Records
 
 BATCH_ROWS, BATCH_CELLS = 50_000, 2_000_000
 

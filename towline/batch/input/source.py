@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from towline import files
-from towline.batch.csv_rows import HEAD_BYTES, CsvReader, open_text, read_general, read_header
-from towline.batch.json_lines import JsonReader, infer_schema
-from towline.batch.records import read_blocks
-from towline.batch.row_batch import RowBatch, batch_rows
-from towline.batch.shards import (
+from towline.batch.input.csv_rows import HEAD_BYTES, CsvReader, open_text, read_general, read_header
+from towline.batch.input.json_lines import JsonReader, infer_schema
+from towline.batch.input.records import read_blocks
+from towline.batch.input.row_batch import RowBatch, batch_rows
+from towline.batch.input.shards import (
     Format,
     Shard,
     SourceFile,

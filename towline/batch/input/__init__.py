@@ -1,0 +1,1 @@
+"""Inputs of batch scoring: files, their shards, and the rows of a shard as canonical columns."""
