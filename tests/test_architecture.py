@@ -28,6 +28,15 @@ def test_slow_vendors_are_imported_where_they_are_used(vendor: str) -> None:
     assert found == []
 
 
+def test_help_loads_no_heavy_library() -> None:
+    """Help is fast because it imports none of the heavy libraries."""
+    script = "import sys, towline.cli; print(*{name.partition('.')[0] for name in sys.modules})"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"pandas", "numpy", "sklearn", "prefect", "mlflow", "sqlalchemy", "pydantic"} & set(
+        result.stdout.split()
+    )
+
+
 def test_modules_stay_small_and_have_names() -> None:
     """No module has more than 600 lines, none is called utils."""
     assert {path.name: n for path in SOURCES if (n := len(path.read_text().splitlines())) > 600} == {}

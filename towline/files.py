@@ -14,14 +14,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
-from pydantic import BaseModel, ValidationError
-
 from towline.errors import TowlineError, TransientError
 
 if TYPE_CHECKING:
     import numpy as np
+    from pydantic import BaseModel
 
-Record = TypeVar("Record", bound=BaseModel)
+Record = TypeVar("Record", bound="BaseModel")
 LOADING = ".loading-"  # prefix of folders with columns of a table that is loaded
 
 
@@ -165,6 +164,8 @@ def exclusive_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 def records(path: Path, kind: type[Record]) -> list[Record]:
     """The records of a JSON lines file; none without a file. Incomplete lines of killed writers are skipped."""
+    from pydantic import ValidationError  # `towline --help` would wait for it
+
     parsed = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
         with contextlib.suppress(ValidationError):

@@ -3,20 +3,16 @@
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-import click
 import pytest
 import yaml
 
 from tests.support.paths import REPOSITORY
 from tests.support.store_commands import MODEL, StoreCommands, write_bike_config
-from towline.cli import main
 from towline.operations import servers
 
 GUARD = """
@@ -63,22 +59,6 @@ def ran(commands: StoreCommands) -> tuple[str, str]:
     code, out, err = commands.run()
     assert code == 0, err
     return out, err
-
-
-def list_commands(group: click.Group = main, path: str = "towline") -> Iterator[tuple[str, click.Command]]:
-    for name, command in group.commands.items():
-        yield f"{path} {name}", command
-        if isinstance(command, click.Group):
-            yield from list_commands(command, f"{path} {name}")
-
-
-@pytest.mark.parametrize(("name", "command"), [pytest.param(*each, id=each[0]) for each in list_commands()])
-def test_each_command_has_an_example_and_json(name: str, command: click.Command) -> None:
-    """Help has examples that can be copied; a command that prints a result has --json."""
-    text = command.get_help(click.Context(command, info_name=name))
-    assert re.search(rf"Examples?:\n +{name}", text)
-    assert "…" not in command.get_short_help_str(80)
-    assert isinstance(command, click.Group) or "--json" in text
 
 
 def test_a_run_prints_only_steps_and_a_summary(ran: tuple[str, str]) -> None:
@@ -209,12 +189,3 @@ def test_run_outside_a_project_is_refused(tmp_path: Path) -> None:
     assert "there are no flows in this folder" in err
     assert str(tmp_path) in err
     assert not (tmp_path / "store" / "servers").exists()
-
-
-def test_help_loads_no_heavy_library() -> None:
-    """Help is fast because it imports none of the heavy libraries."""
-    script = "import sys, towline.cli; print(*{name.partition('.')[0] for name in sys.modules})"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert not {"pandas", "numpy", "sklearn", "prefect", "mlflow", "sqlalchemy", "pydantic"} & set(
-        result.stdout.split()
-    )

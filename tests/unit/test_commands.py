@@ -4,7 +4,7 @@ import importlib.util
 import os
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -30,6 +30,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("taxis.csv").write_text("miles,fare\n1,2\n")
     Path("taxis.yaml").write_text(yaml.safe_dump(CONFIG))
     return tmp_path / "strange"
+
+
+def list_commands(group: click.Group = main, path: str = "towline") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        yield f"{path} {name}", command
+        if isinstance(command, click.Group):
+            yield from list_commands(command, f"{path} {name}")
+
+
+@pytest.mark.parametrize(("name", "command"), [pytest.param(*each, id=each[0]) for each in list_commands()])
+def test_each_command_has_an_example_and_json(name: str, command: click.Command) -> None:
+    """Help has examples that can be copied; a command that prints a result has --json."""
+    text = command.get_help(click.Context(command, info_name=name))
+    assert re.search(rf"Examples?:\n +{name}", text)
+    assert "…" not in command.get_short_help_str(80)
+    assert isinstance(command, click.Group) or "--json" in text
 
 
 def test_each_extra_lists_what_it_brings() -> None:

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 @click.group()
 def worker() -> None:
-    """Takes over a part of the work of runs on other machines."""
+    """Takes over a part of the work of runs on other machines.
+
+    \b
+    Example:
+      towline worker search configs/bike_demand.yaml
+    """
 
 
 @worker.command()
