@@ -134,7 +134,7 @@ def test_metrics_of_a_classifier(binary: Case, tmp_path: Path, metric: str) -> N
     case = for_metric(binary, tmp_path, metric)
     guesses = list[float]()
     for near in (0.0, 0.3, 1.0):
-        rows = bought(3000, 8, near)
+        rows = bought(6000, 8, near)
         guess = guessed(case, log_predictions(case[1], rows, [None] * len(rows)))
         agrees(case, guess, log_predictions(case[1], rows, rows["bought"]))
         assert guess.trusted, guess.why
