@@ -3,14 +3,14 @@
 from functools import partial
 
 from tasks import retrying_task
+from towline.batch.addresses import parse_source
+from towline.batch.addresses import score as score_job
 from towline.batch.batch_summary import BatchResult
 from towline.batch.job_options import BatchOptions, BatchRequest, LogTarget
-from towline.batch.sql.database_job import parse_source
-from towline.batch.sql.database_job import score as score_job
-from towline.batch.sql.table_output import is_database
 from towline.config import PipelineConfig, Settings
 from towline.inference.predictor import open_release
 from towline.registry.ledger import Entry, actor, open_ledger
+from towline.remote_files import is_url
 from towline.steps import step
 
 
@@ -33,9 +33,9 @@ def score(config: PipelineConfig, settings: Settings, serving: Entry, source: st
         result = score_job(
             model,
             parse_source(source, None),
-            output if is_database(output) else str(settings.store / output),
+            output if is_url(output) else str(settings.store / output),
             request,
-            settings.layout.staged_table,
+            settings.layout,
             record=lambda done: ledger.record_batch(model.name, model.version, actor(), done.evidence, done.job),
         )
         progress.note = f"{result.rows:,} rows by version {result.version}: {result.output}"

@@ -320,10 +320,10 @@ def score(
     input, version and options is complete, nothing is scored.
 
     Args:
-        source: a file, a folder or a glob pattern: CSV (also .gz, .zst), Parquet or JSON lines (also .gz, .zst); or
-            ``URL#TABLE`` of a database.
-        output: CSV, Parquet or JSON lines by its name; a name without an end is a folder of Parquet files; or
-            ``URL#TABLE``.
+        source: a file, a folder or a glob pattern: CSV (also .gz, .zst), Parquet or JSON lines (also .gz, .zst); the
+            URL of one, such as ``s3://bucket/new.parquet``; or ``URL#TABLE`` of a database.
+        output: CSV, Parquet or JSON lines by its name; a name without an end is a folder of Parquet files; the URL of
+            one; or ``URL#TABLE``.
         model: ``NAME``, ``NAME@3`` or the directory of a release; None: the only model's champion.
         separator: of a CSV; None: the one that the file seems to have.
         prefix: of the names of the added columns.
@@ -349,9 +349,9 @@ def score(
         ReleaseError: the release differs from its manifest.
         TransientError: the disk is full, a worker process ended, or the cluster does not answer.
     """
+    from towline.batch.addresses import parse_source
+    from towline.batch.addresses import score as score_job
     from towline.batch.job_options import BatchOptions, BatchRequest
-    from towline.batch.sql.database_job import parse_source
-    from towline.batch.sql.database_job import score as score_job
     from towline.inference.predictor import open_release
     from towline.registry.ledger import actor
     from towline.registry.selection import find_release, only_model
@@ -372,8 +372,8 @@ def score(
             _stores()[1].record_batch(loaded.name, loaded.version, actor(), done.evidence, done.job)
 
     read = parse_source(os.fspath(source), query)
-    staged = Settings.from_environment().layout.staged_table
-    return score_job(loaded, read, os.fspath(output), request, staged, show, record)
+    layout = Settings.from_environment().layout
+    return score_job(loaded, read, os.fspath(output), request, layout, show, record)
 
 
 def drift(
