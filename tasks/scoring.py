@@ -6,17 +6,17 @@ from functools import partial
 from pathlib import Path
 
 from tasks import retrying_task
+from towline.batch.addresses import parse_source
+from towline.batch.addresses import score as score_job
 from towline.batch.batch_summary import BatchResult, ShardCounts
 from towline.batch.engines import shard_list
 from towline.batch.engines.worker_check import check_this_worker
 from towline.batch.job_options import BatchOptions, BatchRequest, LogTarget
-from towline.batch.sql.database_job import parse_source
-from towline.batch.sql.database_job import score as score_job
-from towline.batch.sql.table_output import is_database
 from towline.config import PipelineConfig, Settings
 from towline.inference.predictor import open_release
 from towline.orchestration.pool_engine import pool_engine
 from towline.registry.ledger import Entry, actor, open_ledger
+from towline.remote_files import is_url
 from towline.steps import step
 
 
@@ -41,9 +41,9 @@ def score(config: PipelineConfig, settings: Settings, serving: Entry, source: st
         result = score_job(
             model,
             parse_source(source, None),
-            output if is_database(output) else str(settings.store / output),
+            output if is_url(output) else str(settings.store / output),
             request,
-            settings.layout.staged_table,
+            settings.layout,
             record=lambda done: ledger.record_batch(model.name, model.version, actor(), done.evidence, done.job),
         )
         progress.note = f"{result.rows:,} rows by version {result.version}: {result.output}"

@@ -317,12 +317,11 @@ def score(
 ) -> "BatchResult":
     """Writes the rows of files with their predictions.
 
-    The output appears when it is complete. An interrupted call resumes when it is repeated. If the output of the same
-    input, version and options is complete, nothing is scored.
+    The output appears when it is complete. A repeated call resumes an interrupted one, and scores nothing that is done.
 
     Args:
-        source: a file, a folder or a pattern: CSV, JSON lines (also .gz, .zst) or Parquet; or a database's ``URL#TABLE``.
-        output: CSV, Parquet or JSON lines by its name, without an end a folder of Parquet files; or ``URL#TABLE``.
+        source: a file, folder or pattern of CSV, JSON lines (also .gz, .zst) or Parquet; its URL; or a ``URL#TABLE``.
+        output: CSV, Parquet or JSON lines by its name, else a folder of Parquet files; also a URL or ``URL#TABLE``.
         model: ``NAME``, ``NAME@3`` or the directory of a release; None: the only model's champion.
         separator: of a CSV; None: the one that the file seems to have.
         prefix: of the names of the added columns.
@@ -349,9 +348,9 @@ def score(
         ReleaseError: the release differs from its manifest.
         TransientError: the disk is full, a worker process ended, or the cluster or the Prefect server does not answer.
     """
+    from towline.batch.addresses import parse_source
+    from towline.batch.addresses import score as score_job
     from towline.batch.job_options import BatchOptions, BatchRequest
-    from towline.batch.sql.database_job import parse_source
-    from towline.batch.sql.database_job import score as score_job
     from towline.inference.predictor import open_release
     from towline.orchestration.flow_runner import open_pool_engine
     from towline.registry.ledger import actor
@@ -374,8 +373,8 @@ def score(
         if recorded.digest:  # else a folder, which the ledger may not know
             _stores()[1].record_batch(loaded.name, loaded.version, actor(), done.evidence, done.job)
 
-    read, staged = parse_source(os.fspath(source), query), settings.layout.staged_table
-    return score_job(loaded, read, os.fspath(output), request, staged, show, record)
+    read = parse_source(os.fspath(source), query)
+    return score_job(loaded, read, os.fspath(output), request, settings.layout, show, record)
 
 
 def drift(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from towline.batch.batch_summary import BatchResult
 from towline.batch.input.source import ShardedFiles
 from towline.config import DriftConfig, Frozen
 
@@ -45,12 +46,27 @@ class LogTarget(Frozen):
     join_on: tuple[str, ...] = ()
 
 
+class Destination(Frozen):
+    """Where an output that is written to this machine first is uploaded to.
+
+    Attributes:
+        address: without secrets.
+        exists: whether there is a file or folder.
+        result: of the job whose output it is, if it is known and unchanged.
+    """
+
+    address: str
+    exists: bool
+    result: BatchResult | None = None
+
+
 class BatchRequest(Frozen):
     """A job as it is asked for.
 
     Attributes:
-        source: a file, a folder or a glob pattern.
+        source: a file, a folder or a glob pattern, or the URL of one.
         output: a file, or a folder for Parquet files; its name decides the format.
+        destination: where the output is uploaded to; None: it stays where it is.
         options: what is written.
         trusted: packages whose types the release may contain.
         workers: number of processes on this machine, or of runs on workers of Prefect.
@@ -64,6 +80,7 @@ class BatchRequest(Frozen):
 
     source: str
     output: Path
+    destination: Destination | None = None
     options: BatchOptions = BatchOptions()
     trusted: tuple[str, ...] = ()
     workers: int = 1
@@ -73,6 +90,11 @@ class BatchRequest(Frozen):
     drift: DriftConfig = DriftConfig()
     folder: Path | None = None
     log: LogTarget | None = None
+
+    @property
+    def address(self) -> str:
+        """The output as the summary and errors name it."""
+        return self.destination.address if self.destination else str(self.output)
 
 
 class ReleaseReference(Frozen):

@@ -19,6 +19,7 @@ Examples:
   towline score new/ scored/ --engine dask --scheduler tcp://host:8786
   towline --profile team score new/ scored/ --engine prefect --workers 8
   towline score 'postgresql://me:${PW}@host/shop#new' 'postgresql://me:${PW}@host/shop#scored' --overwrite
+  towline score 's3://shop/new/*.parquet' s3://shop/scored.parquet
   towline score sqlite:///shop.db out.parquet --query 'SELECT * FROM visits WHERE day = 7'
 """
 )
@@ -59,9 +60,9 @@ def score(source: str, output: str, keep: str | None, columns: str | None, as_js
     """Writes the rows of IN with their predictions to OUT.
 
     IN is a file, a folder or a pattern of CSV (also .gz, .zst), Parquet or JSON lines (.jsonl). OUT is such a file, or
-    without an end a folder of Parquet files. Both may be URL#TABLE of a PostgreSQL or SQLite database. The columns of
-    IN are copied unchanged. The columns prediction, probability_CLASS, model and version are added. An interrupted
-    command resumes when it is run again.
+    without an end a folder of Parquet files. Both may be URLs such as s3://bucket/new.csv, or URL#TABLE of a PostgreSQL
+    or SQLite database. The columns of IN are copied unchanged. The columns prediction, probability_CLASS, model and
+    version are added. An interrupted command resumes when it is run again.
     """
     from towline import api
     from towline.cli.screen import progress_line

@@ -34,8 +34,9 @@ def score_shards(work: Path, numbers: Sequence[int]) -> ShardCounts:
     check_this_worker([str(task_file(work))])
     task = ShardTask.model_validate_json(task_file(work).read_bytes())
     shards = [task.source.shards[number] for number in numbers]
-    sources = {str(task.source.files[shard.file].path) for shard in shards}
-    check_this_worker([str(task.release.directory), *sorted(sources)])
+    sources = {task.source.files[shard.file].path for shard in shards}
+    local = sorted(str(path) for path in sources if isinstance(path, Path))
+    check_this_worker([str(task.release.directory), *local])
     results = [score_shard(shard, task) for shard in shards]
     return ShardCounts(
         shards=len(results),
