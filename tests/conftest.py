@@ -3,7 +3,6 @@
 A test gets the marker of its folder and that folder's time limit; the last line of a run names what was left out.
 """
 
-import gc
 import os
 import secrets
 import shutil
@@ -39,7 +38,6 @@ TIMEOUTS = {"unit": 120, "integration": 300, "flows": 600, "e2e": 1800, "docker"
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(LeftOut(config))
-    gc.set_threshold(50_000, 20, 20)  # most objects are those of libraries, which no collection frees
     memory = Path("/dev/shm")
     if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * 2**30:  # towline syncs each file it writes
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
