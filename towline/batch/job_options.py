@@ -1,8 +1,9 @@
 """Options of batch scoring, and what a shard is scored with."""
 
 import datetime as dt
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from towline.batch.batch_summary import BatchResult
 from towline.batch.input.source import ShardedFiles
@@ -10,6 +11,10 @@ from towline.config import DriftConfig, Frozen
 
 OutputFormat = Literal["csv", "parquet", "json lines", "folder"]
 BadRows = Literal["quarantine", "stop"]
+
+
+#: opens an engine for a number of workers, and checks that its machines see these paths
+OpenEngine = Callable[[int, Sequence[str]], Any]
 
 
 class BatchOptions(Frozen):
@@ -64,8 +69,8 @@ class BatchRequest(Frozen):
         destination: where the output is uploaded to; None: it stays where it is.
         options: what is written.
         trusted: packages whose types the release may contain.
-        workers: number of processes on this machine.
-        engine: processes, dask or ray.
+        workers: number of processes on this machine, or of runs on workers of Prefect.
+        engine: processes, dask or ray, or a function that opens an engine.
         scheduler: address of a Dask or Ray cluster; None: on this machine.
         overwrite: replace an output of another job.
         drift: how the drift of the batch is judged.
@@ -79,7 +84,7 @@ class BatchRequest(Frozen):
     options: BatchOptions = BatchOptions()
     trusted: tuple[str, ...] = ()
     workers: int = 1
-    engine: str = "processes"
+    engine: str | OpenEngine = "processes"
     scheduler: str | None = None
     overwrite: bool = False
     drift: DriftConfig = DriftConfig()
@@ -101,7 +106,7 @@ class ReleaseReference(Frozen):
 
 
 class ShardTask(Frozen):
-    """What every shard of a job is scored with; it can be pickled.
+    """What every shard of a job is scored with; it can be pickled and written as JSON.
 
     Attributes:
         source: of the rows.

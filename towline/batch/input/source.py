@@ -8,6 +8,7 @@ from typing import IO, Protocol
 
 import numpy as np
 import pyarrow as pa
+from pydantic import ConfigDict
 
 from towline import files
 from towline.batch.input.csv_rows import HEAD_BYTES, CsvReader, open_text, read_general, read_header
@@ -69,6 +70,8 @@ class ShardedFiles(Frozen):
         newline: of a CSV.
         types: the Arrow schema of Parquet files, or of the first rows of JSON lines; empty for a CSV.
     """
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
     format: Format
     files: tuple[SourceFile, ...]
