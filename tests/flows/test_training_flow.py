@@ -235,5 +235,5 @@ def test_a_model_far_below_boosting_is_reported(towline: Command, tmp_path: Path
     (tmp_path / "signs.yaml").write_text(yaml.safe_dump(raw))
     done = towline("run", tmp_path / "signs.yaml")
     assert "compare with boosting" in done.err
-    assert "linear is far below boosting" in done.out
+    assert "linear is far below default boosting" in done.out
     assert "add boosting to candidates" in done.out

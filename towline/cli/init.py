@@ -1,6 +1,7 @@
 """towline init: a project and a config from a table."""
 
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,7 +126,10 @@ def _screen(result: "InitResult") -> str:
     proposal = result.proposal
     sampled = "" if proposal.is_complete else ", a sample was looked at"
     lines = [screen.head("table") + f"{proposal.rows:,} rows × {proposal.columns} columns{sampled}"]
-    rows = [[key, value[:40], reason[:100]] for key, value, reason in proposal.assumptions]
+    rows = [
+        [key, *(textwrap.shorten(text, width, placeholder=" …") for text, width in ((value, 40), (reason, 100)))]
+        for key, value, reason in proposal.assumptions
+    ]
     lines += ["", screen.table(["key", "value", "reason"], rows[:MAX_LINES], "  ")]
     if len(rows) > MAX_LINES:
         lines.append(f"  and {len(rows) - MAX_LINES} more: see the comments in the config")

@@ -43,7 +43,9 @@ def test_a_candidate_that_is_far_below_boosting_gets_advice(tmp_path: Path) -> N
     assert comparison.value == pytest.approx(scores[1].mean[comparison.metric])
     assert comparison.reference is not None
     assert comparison.reference > 0.9
-    assert comparison.advice.startswith(f"linear is far below boosting: {comparison.metric} on 3 folds: boosting 0.9")
+    assert comparison.advice.startswith(
+        f"linear is far below default boosting: {comparison.metric} on 3 folds: linear 0."
+    )
     assert comparison.advice.endswith("add boosting to candidates")
 
 

@@ -45,8 +45,8 @@ class ReferenceComparison(Frozen):
         if self.failed:
             return f"not measured: {self.failed}"
         folds = "the last fold" if self.folds == 1 else f"{self.folds} folds"
-        compared = f"{self.metric} on {folds}: boosting {self.reference:.4g}, {self.candidate} {self.value:.4g}"
-        return f"{self.candidate} is far below boosting: {compared}" if self.far_below else compared
+        compared = f"{self.metric} on {folds}: {self.candidate} {self.value:.4g}, default boosting {self.reference:.4g}"
+        return f"{self.candidate} is far below default boosting: {compared}" if self.far_below else compared
 
     @property
     def advice(self) -> str:
