@@ -58,7 +58,7 @@ class _Column:
         """Whether nearly all of the first rows have a value."""
         head = self._values.slice(0, rows)
         head = text_columns.large_text(head) if text_columns.is_text(head.type) else head
-        return head.null_count <= (1 - _MOSTLY) * rows
+        return bool(head.null_count <= (1 - _MOSTLY) * rows)
 
 
 def count_summary_rows(table: pa.Table, format_of: Callable[[str], ValueFormat], max_unreadable: float) -> int:
@@ -71,7 +71,7 @@ def count_summary_rows(table: pa.Table, format_of: Callable[[str], ValueFormat],
         format_of: gives the format of a column according to the config.
         max_unreadable: ``data.max_unreadable``.
     """
-    rows = table.num_rows
+    rows = int(table.num_rows)
     columns = [_Column(table[name], format_of(name), max_unreadable) for name in table.column_names]
     for first in range(max(rows - _LAST, _MIN_ROWS), rows):
         if all(_may_summarize(columns, row, first, rows) for row in range(first, rows)):

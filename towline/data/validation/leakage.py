@@ -27,8 +27,9 @@ BINS = 64
 COPY_CORRELATION = 0.9999  # least |Pearson| of a copy
 COPY_LEVELS = 20  # least distinct values of a copy in another scale
 CHANCE = 1e-6  # largest probability that the values of an honest column are in rows of one class only
-LEAK_SCORE = {"R²": 0.995, "AUC": 0.999}  # least score of a column that is a leak
-STRONG_SCORE = {"R²": 0.98, "AUC": 0.995}  # least score of a strong column, as the list price of a house that is sold
+# least score of a column that is a leak, and of a strong one, as the list price of a house that is sold
+LEAK_SCORE = {"regression": 0.995, "binary": 0.999, "multiclass": 0.995}
+STRONG_SCORE = {"regression": 0.98, "binary": 0.995, "multiclass": 0.985}
 MAY_BE_HONEST = ("strong", "dominant")  # kinds of leaks that are warnings
 
 # a dominant column has a score of at least DOMINANT_SCORE. Its gain over chance is DOMINANT_GAIN times that of the
@@ -137,8 +138,8 @@ def find_leaks(table: Table, contract: Contract, seed: int) -> tuple[Leak, ...]:
             score = max(_score(_bin_means(column, sample), sample), _score_order(column, sample))
             scores[column.name] = max(scores.get(column.name, 0.0), score)
     for name, score in scores.items():
-        if score >= STRONG_SCORE[sample.measure]:
-            kind: Literal["alone", "strong"] = "alone" if score >= LEAK_SCORE[sample.measure] else "strong"
+        if score >= STRONG_SCORE[contract.task]:
+            kind: Literal["alone", "strong"] = "alone" if score >= LEAK_SCORE[contract.task] else "strong"
             detail = f"predicts the target alone: {sample.measure} {score:.4f}"
             leaks[name] = Leak(columns=(name,), kind=kind, score=score, detail=detail)
     with ThreadpoolController().limit(limits=1, user_api="openmp"):  # threads of busy cores wait for each other
