@@ -28,7 +28,10 @@ def store(tmp_path_factory: pytest.TempPathFactory, prefect: str) -> StoreComman
     commands = StoreCommands(folder / "store", write_bike_config(folder, **WEAK))
     commands.environment |= {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
     assert commands.run()[0] == 0
-    boosting = {"candidates": [{"estimator": "boosting", "params": {"max_iter": 60}}], "rollout": CANARY}
+    boosting = {
+        "candidates": [{"estimator": "boosting", "params": {"max_iter": 60, "early_stopping": False}}],
+        "rollout": CANARY,
+    }
     commands.config = write_bike_config(folder, **boosting)
     return commands
 
