@@ -3,6 +3,8 @@
 import datetime as dt
 import hashlib
 import json
+import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ _TEXT_OUTPUTS: Mapping[str, OutputFormat] = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "json lines", ".ndjson": "json lines",
 }  # fmt: skip
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+QUARANTINE, SUMMARY = ".quarantine.csv", ".summary.json"
 Record = Callable[[BatchResult], object]
 RunShards = Callable[[Sequence[Shard], ShardTask], Iterable[tuple[Shard, ShardResult]]]
 
@@ -55,8 +58,21 @@ def score_source(
             ``options.bad_rows`` is stop.
         TransientError: the disk is full, a worker process ended, or the cluster does not answer.
     """
-    with open_engine(request, model.directory.absolute()) as engine:
-        return _run(model, request, engine, show, record)
+    try:
+        with open_engine(request, model.directory.absolute()) as engine:
+            return _run(model, request, engine, show, record)
+    except DataError as error:
+        raise _name_original(error, copies_folder(request.output.absolute())) from None
+
+
+def _name_original(error: DataError, copies: Path) -> DataError:
+    """The error with the name of a remote file in place of the path of its copy."""
+    where = re.sub(re.escape(f"{copies}/") + "[0-9a-f]{16}/", "", error.where)
+    return (
+        DataError(error.what, where=where, remedy=error.remedy, details=error.details)
+        if where != error.where
+        else error
+    )
 
 
 def _run(model: Model, request: BatchRequest, engine: Engine, show: Show | None, record: Record | None) -> BatchResult:
@@ -64,7 +80,8 @@ def _run(model: Model, request: BatchRequest, engine: Engine, show: Show | None,
     form, compression = _output_format(output, options)
     folder = request.folder or Path.cwd()
     _check_paths(request.source, output, folder)
-    opened = open_source(request.source, options.separator, model.contract, folder)
+    copies = copies_folder(output)
+    opened = open_source(request.source, options.separator, model.contract, folder, copies)
     job = _job_digest(opened, model, options, log=request.log is not None)
     with files.disk(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -81,12 +98,14 @@ def _run(model: Model, request: BatchRequest, engine: Engine, show: Show | None,
         at=dt.datetime.now(dt.UTC),
     )
     schema = _check_options(task, model)
-    if complete := _complete_result(output, job):
+    if complete := _complete_result(request, job):
         work.remove()
+        shutil.rmtree(copies, ignore_errors=True)
         return complete
-    if output.exists() and not request.overwrite and work.outcome is None:
+    exists = request.destination.exists if request.destination else output.exists()
+    if exists and not request.overwrite and work.outcome is None:
         remedy = "give OUT another name, or add --overwrite"
-        raise ConfigError("the output exists", where=str(output), remedy=remedy)
+        raise ConfigError("the output exists", where=request.address, remedy=remedy)
     remove_other_folders(output, work)
     with private_files(), work.locked():
         task = task.model_copy(update={"at": work.start()})
@@ -95,17 +114,23 @@ def _run(model: Model, request: BatchRequest, engine: Engine, show: Show | None,
             record(result)
         files.write(summary_path(output), result.model_dump_json(indent=1) + "\n")
     work.remove()
+    shutil.rmtree(copies, ignore_errors=True)
     return result
 
 
 def summary_path(output: Path) -> Path:
     """The summary beside an output."""
-    return output.parent / f"{output.name}.summary.json"
+    return output.parent / f"{output.name}{SUMMARY}"
 
 
 def quarantine_path(output: Path) -> Path:
     """The quarantine beside an output."""
-    return output.parent / f"{output.name}.quarantine.csv"
+    return output.parent / f"{output.name}{QUARANTINE}"
+
+
+def copies_folder(output: Path) -> Path:
+    """The folder beside an output for the copies of remote files that are read as a whole."""
+    return output.parent / f".{output.name}.towline-copies"
 
 
 def _finish(
@@ -149,8 +174,8 @@ def _score(
         rows=sum(scored.scored for scored in results),
         rows_in=sum(scored.rows for scored in results),
         quarantined=quarantined,
-        output=str(request.output),
-        quarantine=str(quarantine_path(request.output)) if quarantined else None,
+        output=request.address,
+        quarantine=request.address + QUARANTINE if quarantined else None,
         columns=tuple(task.options.prefix + name for name in added_names(model, task.options)),
         model=model.name,
         version=model.version,
@@ -190,8 +215,12 @@ def _job_digest(source: ShardedFiles, model: Model, options: BatchOptions, *, lo
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _complete_result(output: Path, job: str) -> BatchResult | None:
+def _complete_result(request: BatchRequest, job: str) -> BatchResult | None:
     """The result of an earlier run of the same job whose output is complete."""
+    uploaded = request.destination.result if request.destination else None
+    if uploaded and uploaded.job == job:
+        return uploaded.model_copy(update={"unchanged": True})
+    output = request.output.absolute()
     file = summary_path(output)
     if not output.exists() or not file.exists():
         return None
@@ -201,7 +230,7 @@ def _complete_result(output: Path, job: str) -> BatchResult | None:
         return None
     if result.job != job or digest_of(output) != result.output_digest:
         return None
-    return result.model_copy(update={"unchanged": True, "output": str(output)})
+    return result.model_copy(update={"unchanged": True, "output": request.address})
 
 
 def _check_paths(source: str, output: Path, folder: Path) -> None:

@@ -26,6 +26,7 @@ from towline.config import SqlSource
 from towline.config.passwords import expand_variables, mask_passwords
 from towline.data.schema.columns import list_examples
 from towline.errors import ConfigError, DataError, TransientError
+from towline.remote_files import RemoteFile
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, CursorResult, Row
@@ -355,7 +356,7 @@ def _read_text(path: Path) -> tuple[bytes, str]:
     return raw, "UTF-8"
 
 
-def text_encoding(head: bytes, path: Path, *, utf8: bool = True) -> str:
+def text_encoding(head: bytes, path: Path | RemoteFile, *, utf8: bool = True) -> str:
     """The encoding of a text: utf-8, utf-16 (or utf-16-le, utf-16-be without a mark) or cp1252.
 
     Args:
@@ -375,7 +376,7 @@ def text_encoding(head: bytes, path: Path, *, utf8: bool = True) -> str:
     raise _encoding_error(path, "")
 
 
-def _encoding_error(path: Path, detail: str, line: int = 0) -> DataError:
+def _encoding_error(path: Path | RemoteFile, detail: str, line: int = 0) -> DataError:
     return DataError(
         f"neither UTF-8 nor Windows-1252{detail}",
         where=f"{path}:{line}" if line else str(path),
