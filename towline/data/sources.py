@@ -34,6 +34,8 @@ from towline.files import LOADING, disk, replacing, sweep
 from towline.remote_files import is_url, list_remote_files, local_path, naming_originals
 from towline.store import StoreLayout
 
+SUMMARIES = "at the end that are totals or means of the others"  # reasons why rows are left out
+UNLABELLED = "without a target"
 _POSITION = "\0position"  # a column of the positions of rows
 _READ_AGAIN = "run the same command again: it reads the source again"
 
@@ -110,6 +112,9 @@ def load_dataset(
         stack.enter_context(naming_originals(datasets))
         encodings: set[str] = set()
         source, columns = _open_source(config, project, encodings, make_folder)
+        summaries = 0
+        if isinstance(columns, SourceTables):
+            columns, summaries = columns.without_summary_rows()
         writer = SnapshotWriter(make_folder() if isinstance(columns, SourceFiles) else None)
         try:
             dataset = _convert_source(columns, config, as_of, source, writer)
@@ -124,6 +129,7 @@ def load_dataset(
             "path": StoreLayout.dataset_name(name),
             "coerced": coerced,
             "encodings": tuple(sorted(encodings - {"UTF-8"})),
+            "left_out": (*([(SUMMARIES, summaries)] if summaries else []), *dataset.left_out),
         }
         dataset = dataset.model_copy(update=changes)
         snapshot = StoreLayout(store).dataset(dataset.path)
@@ -433,7 +439,7 @@ def _select_labelled(table: pa.Table, config: DataConfig, where: str) -> tuple[p
                 remedy=f"correct the source, or set data.max_unlabelled: {math.ceil(share * 20) / 20:g} to "
                 "leave these rows out",
             )
-        left_out["without a target"] = target.null_count
+        left_out[UNLABELLED] = target.null_count
         table = table.filter(pc.is_valid(target))
     if config.classes.rare == "keep":
         return table, left_out
