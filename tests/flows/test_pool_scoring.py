@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import towline
 from tests.support.batch import make_customer_table, score, train_customer_model, use_small_shards
 from tests.support.paths import REPOSITORY
 from towline.batch.input import records
@@ -68,10 +69,10 @@ def deployment(client: "SyncPrefectClient", model: Model) -> Iterator[Any]:
 
 
 @pytest.fixture
-def start_worker(prefect: str, tmp_path: Path) -> "Iterator[Callable[[], subprocess.Popen[bytes]]]":
+def start_worker(prefect: str, store: Path, tmp_path: Path) -> "Iterator[Callable[[], subprocess.Popen[bytes]]]":
     """Starts workers of the pool, which run one part at a time."""
     words = [sys.executable, "-m", "flows.deployments", "--pool", POOL, "--limit", "1"]
-    env = os.environ | {"TOWLINE_STORE": str(tmp_path / "store"), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
     with ExitStack() as stack:
         log = stack.enter_context((tmp_path / "workers.log").open("ab"))
 
@@ -124,8 +125,7 @@ def test_a_pool_gives_the_same_bytes_although_a_worker_is_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The other worker scores the shards of the killed one."""
-    from towline.orchestration.pool_engine import pool_engine
-
+    monkeypatch.setenv("PREFECT_HOME", os.environ["PREFECT_HOME"])  # the command changes it
     use_small_shards(monkeypatch, size=SHARD_BYTES, block=records.BLOCK_BYTES)
     score(model, source, tmp_path / "alone.csv")
     workers = [start_worker(), start_worker()]
@@ -137,8 +137,9 @@ def test_a_pool_gives_the_same_bytes_although_a_worker_is_killed(
             kill(workers[0])
             killed.append(workers[0].pid)
 
-    engine = pool_engine(model.name, None, print)
-    result = score(model, source, tmp_path / "pool.csv", engine=engine, workers=2, show=kill_once)
+    result = towline.score(
+        source, tmp_path / "pool.csv", model=model.directory, engine="prefect", workers=2, show=kill_once
+    )
     assert killed
     assert result.rows_in == result.rows + result.quarantined == ROWS
     assert (tmp_path / "pool.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
