@@ -171,7 +171,7 @@ def read_file(path: Path, separator: str | None) -> pa.Table:
         return read_parquet(path, _WRITE_AGAIN)
     if name.endswith(_CSV):
         return _read_csv(path, separator or detect_separator(path))
-    raise DataError("unknown file format", where=str(path), remedy="give a CSV, CSV.gz or Parquet file")
+    raise DataError("unknown file format", where=str(path), remedy="save it as CSV (.csv, .csv.gz, .tsv) or Parquet")
 
 
 def check_parquet(path: Path) -> None:
