@@ -26,7 +26,7 @@ from towline.config import SqlSource
 from towline.config.passwords import expand_variables, mask_passwords
 from towline.data.schema.columns import list_examples
 from towline.errors import ConfigError, DataError, TransientError
-from towline.remote_files import RemoteFile
+from towline.remote_files import RemoteFile, is_url
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, CursorResult, Row
@@ -39,6 +39,7 @@ _HEAD_LINES, _HEAD_BYTES = 20, 1 << 16  # in which the header is searched
 _WRITE_AGAIN = "write the file again, or leave it out of data.source"
 PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
+TABLES = PARQUET + _CSV
 
 
 def list_files(source: str | list[str], project: Path, setting: str = "data.source") -> list[Path]:
@@ -50,13 +51,17 @@ def list_files(source: str | list[str], project: Path, setting: str = "data.sour
         setting: that names the source, for errors.
 
     Raises:
+        ConfigError: it is a URL.
         DataError: there is no such file.
     """
     if not isinstance(source, str):
         return [path for part in source for path in list_files(part, project, setting)]
+    if is_url(source):
+        what, remedy = "a URL is not read here", "copy the file to this machine, and give its path"
+        raise ConfigError(what, where=f"{setting}: {mask_passwords(source)}", remedy=remedy)
     path = (project / source).absolute()
     if path.is_dir():
-        matches = sorted(child for child in path.iterdir() if child.name.lower().endswith(PARQUET + _CSV))
+        matches = sorted(child for child in path.iterdir() if child.name.lower().endswith(TABLES))
         if not matches:
             raise DataError("no CSV or Parquet file in the folder", where=str(path), remedy=f"check {setting}")
         return matches
