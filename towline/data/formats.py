@@ -110,14 +110,9 @@ def detect_separator_of(head: Sequence[bytes]) -> str:
 
 
 def count_lines_before_header(lines: Sequence[str]) -> int:
-    """The number of lines before the header of a CSV: a title, comments with #, or ``sep=;``.
+    """The number of lines before the header of a CSV, given its first lines: a title, comments with #, or ``sep=;``.
 
-    Each has at most one value and more than one column follows. Then the header is the first line with as many values
-    as the last lines have, none of them empty, and it has letters.
-
-    Args:
-        lines: the first ones.
-
+    Each has at most one value. The header has as many values as the last lines, none of them empty, and letters.
     Example:
         >>> count_lines_before_header(["# of 2026", "", "name,size", "a,1", "b,2"])
         2
@@ -133,7 +128,7 @@ def count_lines_before_header(lines: Sequence[str]) -> int:
         for line, row in zip(plain, fields, strict=True)
     ]
     first = has_columns.index(True) if any(has_columns) else 0
-    if plain[0].lower().startswith("sep=") and len(plain[0]) == 5:
+    if re.fullmatch("sep=.", plain[0], re.IGNORECASE):
         return max(first, 1)
     header, has_letters = fields[first], any(letter.isalpha() for letter in plain[first])
     is_header = len(header) == len(fields[-1]) and all(header) and has_letters and first < len(plain) - 1
@@ -145,8 +140,7 @@ def length_before_header(head: bytes) -> int:
     """The number of bytes before the header of a CSV in UTF-8 that starts so; see ``count_lines_before_header``."""
     lines = head[:_HEAD_BYTES].splitlines(keepends=True)
     lines = lines[: min(_HEAD_LINES, len(lines) - (len(head) >= _HEAD_BYTES))]  # the last one may be cut
-    count = count_lines_before_header([line.decode("utf-8", "replace") for line in lines])
-    return sum(map(len, lines[:count]))
+    return sum(map(len, lines[: count_lines_before_header([line.decode("utf-8", "replace") for line in lines])]))
 
 
 def check_header(header: Sequence[str], separator: str, where: str) -> None:
@@ -245,8 +239,7 @@ def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
 def count_skipped_lines(path: Path) -> int:
     """The number of lines of a file that are before the header of its CSV; see ``count_lines_before_header``."""
     with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    return head.count(b"\n", 0, length_before_header(head))
+        return (head := file.read(_HEAD_BYTES)).count(b"\n", 0, length_before_header(head))
 
 
 def name_columns(header: Sequence[str]) -> list[str]:
@@ -275,8 +268,8 @@ def _text_columns(header: Iterable[str]) -> pyarrow.csv.ConvertOptions:
 
 def _read_csv(path: Path, separator: str) -> pa.Table:
     raw, encoding = _read_text(path)
-    before = length_before_header(raw)
-    raw = b"\n" * raw.count(b"\n", 0, before) + raw[before:]  # blank lines, so that errors name the lines of the file
+    blank = b"\n" * raw.count(b"\n", 0, before := length_before_header(raw))  # errors name the lines of the file
+    raw = blank + raw[before:]
     records = _records(raw, separator)
     line, header = next(records)
     check_header(header, separator, f"{path}:{line}")

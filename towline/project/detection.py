@@ -182,7 +182,7 @@ def read_table(proposal: Proposal, sample: TableSample) -> tuple[pd.DataFrame, C
 def _propose_booleans(proposal: Proposal, frame: pd.DataFrame) -> None:
     """Columns of yes and no in more than two spellings, such as ``Yes``, ``yes`` and ``Y``."""
     for name in frame.columns:
-        texts = [] if frame[name].dtype.kind in "biufM" else frame[name].dropna().unique()
+        texts = [] if frame[name].dtype.kind in "biufM" else frame[name].dropna().unique().tolist()
         flags = {parse_boolean(text) for text in texts[:MAX_SPELLINGS]}
         if 2 < len(texts) <= MAX_SPELLINGS and flags == {0.0, 1.0}:
             proposal.booleans[name] = f"yes and no in {len(texts)} spellings"
