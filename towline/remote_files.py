@@ -316,6 +316,19 @@ def remote_errors(url: str) -> Iterator[None]:
         raise _translate(error, url) from None
 
 
+@contextmanager
+def naming_originals(folder: Path) -> Iterator[None]:
+    """Names a remote file in a DataError in place of the path of its copy (``copy_to``) below a folder."""
+    try:
+        yield
+    except DataError as error:
+        copied = re.compile(re.escape(f"{folder}/") + r"(?:[^/]+/)?[0-9a-f]{16}/")
+        if not copied.search(error.where):
+            raise
+        where = copied.sub("", error.where)
+        raise DataError(error.what, where=where, remedy=error.remedy, details=error.details) from None
+
+
 class _Storage(NamedTuple):
     """A file system of fsspec, and a path in it."""
 

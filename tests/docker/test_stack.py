@@ -129,7 +129,8 @@ def test_key_or_password_is_required(stack: ComposeStack, key: str) -> None:
 def test_rollout_in_both_services(stack: ComposeStack, outcome: dict[str, Any], key: str) -> None:
     """The worker's flow adds up the answers of both services; a key gets the same version from either of them."""
     canary = {"strategy": "canary", "key": "hour", "steps": [0, 50, 100], "bake": "1s", "min_rows": 40}
-    words = ("--set", f"rollout={json.dumps(canary)}", "--set", "cross_validation.folds=2", "--json")
+    recipe = ("--set", "candidates=[{estimator: boosting, params: {loss: absolute_error}}]")
+    words = (*recipe, "--set", f"rollout={json.dumps(canary)}", "--set", "cross_validation.folds=2", "--json")
     result = stack.towline("--profile", "compose", "run", CONFIG, *words)
     assert result.returncode == 0, result.stderr
     challenger = json.loads(result.stdout)["version"]

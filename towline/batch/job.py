@@ -3,7 +3,6 @@
 import datetime as dt
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from towline.config import suggest
 from towline.errors import ConfigError, DataError
 from towline.inference.predictor import Model
 from towline.processes import private_files
+from towline.remote_files import naming_originals
 
 _TEXT_OUTPUTS: Mapping[str, OutputFormat] = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "json lines", ".ndjson": "json lines",
@@ -58,21 +58,9 @@ def score_source(
             ``options.bad_rows`` is stop.
         TransientError: the disk is full, a worker process ended, or the cluster does not answer.
     """
-    try:
-        with open_engine(request, model.directory.absolute()) as engine:
-            return _run(model, request, engine, show, record)
-    except DataError as error:
-        raise _name_original(error, copies_folder(request.output.absolute())) from None
-
-
-def _name_original(error: DataError, copies: Path) -> DataError:
-    """The error with the name of a remote file in place of the path of its copy."""
-    where = re.sub(re.escape(f"{copies}/") + "[0-9a-f]{16}/", "", error.where)
-    return (
-        DataError(error.what, where=where, remedy=error.remedy, details=error.details)
-        if where != error.where
-        else error
-    )
+    copies = copies_folder(request.output.absolute())
+    with naming_originals(copies.parent), open_engine(request, model.directory.absolute()) as engine:
+        return _run(model, request, engine, show, record)
 
 
 def _run(model: Model, request: BatchRequest, engine: Engine, show: Show | None, record: Record | None) -> BatchResult:

@@ -29,12 +29,13 @@ def mask_passwords(text: str) -> str:
     return _options_of(text).sub(lambda match: f"{match[1]}{_mask(match[2])}", text)
 
 
-def hide_passwords(url: str) -> str:
+def hide_passwords(url: str, place: str = "") -> str:
     """The URL with ``${_TOWLINE_SECRET_…}`` instead of each literal password; sets these environment variables.
 
-    The name is a hash of the URL without its passwords: it is equal in all processes and does not depend on the value.
+    Of two URLs that differ in their passwords only, ``place`` is different. The name is a hash of the URL without its
+    passwords: it is equal in all processes and does not depend on the value.
     """
-    name = f"{PREFIX}{hashlib.sha256(mask_passwords(url).encode()).hexdigest()[:12]}"
+    name = f"{PREFIX}{hashlib.sha256((mask_passwords(url) + place).encode()).hexdigest()[:12]}"
     password = _PASSWORD.search(url) or _PASSWORD_WITH_QUESTION_MARK.search(url)
     spans = [password.span(2)] if password else []
     spans += [match.span(2) for match in _options_of(url).finditer(url) if not spans or match.start() >= spans[0][1]]

@@ -26,7 +26,7 @@ from towline.config import SqlSource
 from towline.config.passwords import expand_variables, mask_passwords
 from towline.data.schema.columns import list_examples
 from towline.errors import ConfigError, DataError, TransientError
-from towline.remote_files import RemoteFile
+from towline.remote_files import RemoteFile, is_url
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, CursorResult, Row
@@ -35,9 +35,11 @@ MIN_SAMPLE_ROWS = 2_000  # however wide the table is
 ENCODING = b"encoding"  # key of the metadata of a CSV's table
 _MAX_NON_ASCII_RUN = 2  # letters in a row
 SEPARATORS = ",;\t|"
+_HEAD_LINES, _HEAD_BYTES = 20, 1 << 16  # in which the header is searched
 _WRITE_AGAIN = "write the file again, or leave it out of data.source"
 PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
+TABLES = PARQUET + _CSV
 
 
 def list_files(source: str | list[str], project: Path, setting: str = "data.source") -> list[Path]:
@@ -49,13 +51,17 @@ def list_files(source: str | list[str], project: Path, setting: str = "data.sour
         setting: that names the source, for errors.
 
     Raises:
+        ConfigError: it is a URL.
         DataError: there is no such file.
     """
     if not isinstance(source, str):
         return [path for part in source for path in list_files(part, project, setting)]
+    if is_url(source):
+        what, remedy = "a URL is not read here", "copy the file to this machine, and give its path"
+        raise ConfigError(what, where=f"{setting}: {mask_passwords(source)}", remedy=remedy)
     path = (project / source).absolute()
     if path.is_dir():
-        matches = sorted(child for child in path.iterdir() if child.name.lower().endswith(PARQUET + _CSV))
+        matches = sorted(child for child in path.iterdir() if child.name.lower().endswith(TABLES))
         if not matches:
             raise DataError("no CSV or Parquet file in the folder", where=str(path), remedy=f"check {setting}")
         return matches
@@ -95,11 +101,52 @@ def detect_separator(path: Path) -> str:
 def detect_separator_of(head: Sequence[bytes]) -> str:
     """The separator of a CSV with these first lines."""
     lines = [line.decode("utf-8", "replace").replace("\0", "") for line in head]
+    lines = lines[count_lines_before_header(lines) :]
     if not lines:
         return ","
     in_header = {mark: lines[0].count(mark) for mark in SEPARATORS}
     equal = {mark: sum(line.count(mark) == count for line in lines) * (count > 0) for mark, count in in_header.items()}
     return max(SEPARATORS, key=lambda mark: (in_header[mark] > 0, equal[mark], in_header[mark]))
+
+
+def count_lines_before_header(lines: Sequence[str]) -> int:
+    """The number of lines before the header of a CSV: a title, comments with #, or ``sep=;``.
+
+    Each has at most one value and more than one column follows. Then the header is the first line with as many values
+    as the last lines have, none of them empty, and it has letters.
+
+    Args:
+        lines: the first ones.
+
+    Example:
+        >>> count_lines_before_header(["# of 2026", "", "name,size", "a,1", "b,2"])
+        2
+    """
+    head = "".join(lines[:_HEAD_LINES]).removeprefix("\ufeff").rstrip().splitlines()
+    plain = list(itertools.takewhile(lambda line: line.count('"') % 2 == 0, head))  # to a newline within a value
+    if len(plain) < 3:
+        return 0
+    parsed = [[next(csv.reader([line], delimiter=mark), []) for line in plain] for mark in SEPARATORS]
+    fields = max(parsed, key=lambda rows: (len(rows[-1]) > 1, sum(len(row) == len(rows[-1]) for row in rows)))
+    has_columns = [
+        sum(map(bool, row)) > 1 and not (line.startswith("#") and len(row) != len(fields[-1]))
+        for line, row in zip(plain, fields, strict=True)
+    ]
+    first = has_columns.index(True) if any(has_columns) else 0
+    if plain[0].lower().startswith("sep=") and len(plain[0]) == 5:
+        return max(first, 1)
+    header, has_letters = fields[first], any(letter.isalpha() for letter in plain[first])
+    is_header = len(header) == len(fields[-1]) and all(header) and has_letters and first < len(plain) - 1
+    is_title = len(header) > 2 or first > 1 or plain[0].startswith("#")  # else it may be a column of texts with commas
+    return first if is_header and is_title else 0
+
+
+def length_before_header(head: bytes) -> int:
+    """The number of bytes before the header of a CSV in UTF-8 that starts so; see ``count_lines_before_header``."""
+    lines = head[:_HEAD_BYTES].splitlines(keepends=True)
+    lines = lines[: min(_HEAD_LINES, len(lines) - (len(head) >= _HEAD_BYTES))]  # the last one may be cut
+    count = count_lines_before_header([line.decode("utf-8", "replace") for line in lines])
+    return sum(map(len, lines[:count]))
 
 
 def check_header(header: Sequence[str], separator: str, where: str) -> None:
@@ -174,11 +221,12 @@ def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
     parsing = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
     blocks = 0
     try:
-        with pyarrow.csv.open_csv(path, parse_options=parsing) as head:
+        skipped = count_skipped_lines(path)
+        with pyarrow.csv.open_csv(path, pyarrow.csv.ReadOptions(skip_rows=skipped), parsing) as head:
             header = head.schema.names
         reader = pyarrow.csv.open_csv(
             path,
-            read_options=pyarrow.csv.ReadOptions(block_size=2**24),
+            read_options=pyarrow.csv.ReadOptions(block_size=2**24, skip_rows=skipped),
             parse_options=parsing,
             convert_options=_text_columns(header),
         )
@@ -192,6 +240,13 @@ def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
             reason = str(error).split("\n")[0][:200]
             raise DataError(f"not a readable CSV: {reason}", where=str(path), remedy="correct the file") from None
         yield table
+
+
+def count_skipped_lines(path: Path) -> int:
+    """The number of lines of a file that are before the header of its CSV; see ``count_lines_before_header``."""
+    with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return head.count(b"\n", 0, length_before_header(head))
 
 
 def name_columns(header: Sequence[str]) -> list[str]:
@@ -220,6 +275,8 @@ def _text_columns(header: Iterable[str]) -> pyarrow.csv.ConvertOptions:
 
 def _read_csv(path: Path, separator: str) -> pa.Table:
     raw, encoding = _read_text(path)
+    before = length_before_header(raw)
+    raw = b"\n" * raw.count(b"\n", 0, before) + raw[before:]  # blank lines, so that errors name the lines of the file
     records = _records(raw, separator)
     line, header = next(records)
     check_header(header, separator, f"{path}:{line}")

@@ -4,6 +4,7 @@ Text stays as it is written. All files of a source have the same columns; a colu
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ import pyarrow.parquet as pq
 from towline.config import DataConfig, suggest
 from towline.data import formats, snapshot
 from towline.data.schema import text_columns
-from towline.data.schema.values import category_name, seconds_of
+from towline.data.schema.summary_rows import count_summary_rows
+from towline.data.schema.values import category_name, column_format, seconds_of
 from towline.errors import ConfigError, DataError
 
 TIME = pa.timestamp("us")
@@ -36,6 +38,16 @@ class SourceTables(NamedTuple):
     def column(self, name: str) -> pa.ChunkedArray:
         """The values of all tables, with one type."""
         return _join_pieces([(where, table[name]) for where, table in self.tables], name)
+
+    def without_summary_rows(self) -> "tuple[SourceTables, int]":
+        """The tables without the totals and means at their ends, and the number of these rows."""
+        tables, count = [], 0
+        for where, table in self.tables:
+            format_of = partial(column_format, self.config)
+            number = count_summary_rows(table, format_of, self.config.max_unreadable)
+            tables.append((where, table.slice(0, table.num_rows - number) if number else table))
+            count += number
+        return SourceTables(tables, self.config), count
 
 
 class SourceFiles(NamedTuple):

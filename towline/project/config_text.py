@@ -116,7 +116,7 @@ def _validation(proposal: Proposal) -> list[str]:
         "validation:",
         _line(
             f"  min_rows: {proposal.min_rows}",
-            f"the table has {proposal.rows - proposal.unlabelled_rows:,} with a target",
+            f"the table has {proposal.rows - proposal.unlabelled_rows - proposal.summary_rows:,} with a target",
         ),
     ]
     if proposal.rules:

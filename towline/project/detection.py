@@ -22,7 +22,7 @@ from towline.data.schema.inference import infer_contract
 from towline.data.schema.time_column import suggest_time_column
 from towline.data.schema.values import PLAIN, ValueFormat
 from towline.data.source_columns import is_readable
-from towline.data.sources import load_dataset, read_snapshot
+from towline.data.sources import SUMMARIES, UNLABELLED, load_dataset, read_snapshot
 from towline.data.validation.leakage import find_leaks
 from towline.errors import DataError
 from towline.project.expectations import propose_expectations, propose_monitoring
@@ -68,7 +68,7 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
     proposal.drop |= unreadable_columns(sample.table, target)
     _propose_formats(proposal, sample.table)
     frame, contract = read_table(proposal, sample)
-    _propose_max_unlabelled(proposal, sample, frame)
+    _propose_max_unlabelled(proposal, sample)
     proposal.task = contract.task
     _propose_metric(proposal, frame)
     _propose_personal(proposal, frame)
@@ -163,16 +163,18 @@ def read_table(proposal: Proposal, sample: TableSample) -> tuple[pd.DataFrame, C
     proposal.coerced = {
         values.column: f"{values.count} values that are not numbers are read as null" for values in dataset.coerced
     }
+    left_out = dict(dataset.left_out)
+    proposal.summary_rows = left_out.get(SUMMARIES, 0)
+    # rounded up: a sample may have fewer rows
+    unlabelled = left_out.get(UNLABELLED, 0)
+    proposal.unlabelled_rows = -(-unlabelled * sample.rows // sample.table.num_rows)
     return frame, infer_contract(frame, config, dataset.formats)
 
 
-def _propose_max_unlabelled(proposal: Proposal, sample: TableSample, frame: pd.DataFrame) -> None:
+def _propose_max_unlabelled(proposal: Proposal, sample: TableSample) -> None:
     """Raises the limit of rows without a target where the table has more of them."""
-    rows = sample.table.num_rows
-    unlabelled = rows - len(frame)
-    share = unlabelled / rows
-    if unlabelled:
-        proposal.unlabelled_rows = -(-unlabelled * proposal.rows // rows)  # rounded up; a sample may have fewer rows
+    share = proposal.unlabelled_rows / sample.rows
+    if share:
         proposal.unlabelled = f"{share:.1%} of the rows have no target and are left out"
     if share > DataConfig.model_fields["max_unlabelled"].default:
         proposal.max_unlabelled = min(1.0, math.ceil(share * 20 + 1) / 20)
@@ -296,7 +298,7 @@ def _propose_leaks(proposal: Proposal, frame: pd.DataFrame, contract: Contract) 
         with threadpool_limits(1, "openmp"):  # several threads wait for each other on a busy machine
             leaks = find_leaks(frame, present, 42)
         leaks = tuple(leak for leak in leaks if not set(leak.columns) <= set(proposal.allow_leaks))
-        certain = [leak for leak in leaks if leak.kind != "dominant"]
+        certain = [leak for leak in leaks if not leak.may_be_honest]
         features = {column.name for column in present.columns if column.role == "feature"}
         gone = {name for leak in certain for name in leak.columns}
         if not leaks:
@@ -306,7 +308,7 @@ def _propose_leaks(proposal: Proposal, frame: pd.DataFrame, contract: Contract) 
             break
         for leak in leaks:
             for name in leak.columns:
-                if leak.kind == "dominant":
+                if leak.may_be_honest:
                     proposal.allow_leaks[name] = f"{leak.detail}; drop it if it is known only afterwards"
                 else:
                     proposal.drop[name] = f"leak: {leak.detail}"

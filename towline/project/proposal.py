@@ -40,6 +40,7 @@ class Proposal:
     positive: str | None = None
     date_formats: dict[str, str] = field(default_factory=dict)
     coerced: dict[str, str] = field(default_factory=dict)
+    summary_rows: int = 0
     unlabelled: str = ""
     unlabelled_rows: int = 0
     max_unlabelled: float | None = None
@@ -83,6 +84,9 @@ class Proposal:
         lines += [("data.drop", name, reason) for name, reason in self.drop.items()]
         if self.unlabelled:
             lines.append(("data.max_unlabelled", f"{self.max_unlabelled or 'default'}", self.unlabelled))
+        if self.summary_rows:
+            reason = "at the end of the table: totals or means of the others"
+            lines.append(("left out", f"{self.summary_rows} rows", reason))
         lines += [("read as null", name, reason) for name, reason in self.coerced.items()]
         lines += [
             ("data.date_format", f"{name}: {fmt}", "all values have it") for name, fmt in self.date_formats.items()

@@ -157,3 +157,13 @@ def test_the_end_of_a_duration_is_a_leak() -> None:
     table = pd.DataFrame({"opened": opened, "closed": closed, "due": due, "x": rng.normal(size=2_000), "days": days})
     (leak,) = leaks(table, "days", "opened")
     assert leak.columns == ("closed",)
+
+
+@pytest.mark.parametrize(("noise", "kind"), [(0.1, "strong"), (0.03, "alone")])
+def test_a_strong_column_is_a_warning_and_a_nearly_perfect_one_a_leak(noise: float, kind: str) -> None:
+    """The list price of a house may be known before it is sold; a column with 99.9 % of the variance is the price."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(900, 4)), columns=["listed", "rooms", "garden", "age"])
+    table["sold"] = 50 * table["listed"] + 50 * noise * rng.normal(size=900)
+    (leak,) = leaks(table, "sold")
+    assert (leak.columns, leak.kind, leak.may_be_honest) == (("listed",), kind, kind == "strong")

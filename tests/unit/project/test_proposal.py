@@ -167,6 +167,30 @@ def test_all_leaks_are_dropped_at_once(folder: Path) -> None:
     assert "casual + member = rentals" in proposal.drop["casual"]
 
 
+def test_a_strong_column_is_kept_and_named(command: Command, folder: Path) -> None:
+    """A column that may be honest is a feature; the config says what to check."""
+    rng = np.random.default_rng(5)
+    table = pd.DataFrame(rng.normal(size=(500, 3)), columns=["listed", "rooms", "age"])
+    table["sold"] = 50 * table["listed"] + 3 * table["rooms"] + 4 * rng.normal(size=500)
+    table.to_csv("houses.csv", index=False)
+    proposal = towline.init("houses.csv", "sold").proposal
+    assert proposal.drop == {}
+    assert "drop it if it is known only afterwards" in proposal.allow_leaks["listed"]
+    assert command("validate", "configs/houses.yaml").code == 0
+
+
+def test_a_total_is_left_out_and_said(command: Command, folder: Path) -> None:
+    """Without its total, a table has no columns that look like copies of the target."""
+    rng = np.random.default_rng(6)
+    table = pd.DataFrame({"shop": [f"S{n}" for n in range(200)], "visits": rng.integers(10, 500, 200)})
+    table["sales"] = (3 * table["visits"] + 300 * rng.random(200)).round(2)
+    total = pd.DataFrame({"shop": ["Total"], "visits": [table["visits"].sum()], "sales": [table["sales"].sum()]})
+    pd.concat([table, total]).to_csv("shops.csv", index=False)
+    screen = command("init", "shops.csv", "--target", "sales").out
+    assert "totals or means" in screen
+    assert "leak" not in screen
+
+
 def test_columns_of_lists_or_bytes_are_dropped_and_durations_are_seconds(command: Command, folder: Path) -> None:
     """The config that is proposed for them passes validation, and the profile of the table is written."""
     rng = np.random.default_rng(6)
