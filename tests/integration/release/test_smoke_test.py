@@ -85,6 +85,7 @@ def test_a_process_without_a_result_fails_the_smoke_test(regression: TrainedRun,
     assert "no result within" in result.detail
 
 
+@pytest.mark.slow
 def test_the_process_ends_when_its_stdin_closes() -> None:
     """A process that was started and never gets a job ends with exit code 0."""
     with smoke_test.start_tester() as process:
