@@ -113,6 +113,7 @@ def count_lines_before_header(lines: Sequence[str]) -> int:
     """The number of lines before the header of a CSV, given its first lines: a title, comments with #, or ``sep=;``.
 
     Each has at most one value. The header has as many values as the last lines, none of them empty, and letters.
+
     Example:
         >>> count_lines_before_header(["# of 2026", "", "name,size", "a,1", "b,2"])
         2
@@ -268,8 +269,7 @@ def _text_columns(header: Iterable[str]) -> pyarrow.csv.ConvertOptions:
 
 def _read_csv(path: Path, separator: str) -> pa.Table:
     raw, encoding = _read_text(path)
-    blank = b"\n" * raw.count(b"\n", 0, before := length_before_header(raw))  # errors name the lines of the file
-    raw = blank + raw[before:]
+    raw = b"\n" * raw.count(b"\n", 0, before := length_before_header(raw)) + raw[before:]  # lines keep their numbers
     records = _records(raw, separator)
     line, header = next(records)
     check_header(header, separator, f"{path}:{line}")
