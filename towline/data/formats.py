@@ -291,15 +291,6 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
         raise DataError(f"not a readable CSV: {reason[:200]}", where=str(path), remedy="correct the file") from None
 
 
-def has_open_quote(path: Path) -> bool:
-    """Whether a CSV file has an odd number of quotes: one of them is never closed."""
-    quotes = 0
-    with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
-        while block := file.read(2**22):
-            quotes += block.count(b'"')
-    return quotes % 2 == 1
-
-
 def _parse_csv(raw: bytes, separator: str, header: Sequence[str], encoding: str) -> pa.Table:
     table = pyarrow.csv.read_csv(
         io.BytesIO(raw),
