@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pytest
 
 import towline
 from tests.support.batch import make_customer_table, score, train_customer_model, use_small_shards
 from tests.support.paths import REPOSITORY
+from tests.support.releases import make_house_table
+from tests.support.sample_store import MODEL, SampleStore
 from towline.batch.input import records
 from towline.config import build_config
 from towline.inference.predictor import Model
@@ -146,3 +149,27 @@ def test_a_pool_gives_the_same_bytes_although_a_worker_is_killed(
     states = [str(run.state_name) for run in runs_of(client, deployment)]
     assert states[:2].count("Crashed") == 1
     assert len(states) > 2
+
+
+@pytest.mark.slow
+def test_the_scoring_flow_is_the_parent_of_its_runs(
+    tmp_path: Path,
+    sample_store: SampleStore,
+    client: "SyncPrefectClient",
+    deployment: Any,
+    start_worker: "Callable[[], subprocess.Popen[bytes]]",
+) -> None:
+    """With ``scoring.engine: prefect`` the champion scores on the pool."""
+    from flows.scoring import scoring_flow
+    from towline.orchestration.end_states import state_value
+
+    make_house_table(300).drop(columns=["value", "sold"]).to_csv(tmp_path / "new.csv", index=False)
+    start_worker()
+    wait_for_workers(client, 1)
+    raw = {"name": MODEL, "data": {"source": "x.csv", "target": "y"}, "scoring": {"engine": "prefect"}}
+    done = state_value(scoring_flow(build_config(raw, "test"), str(tmp_path / "new.csv"), return_state=True))
+    assert (done.rows, done.version) == (300, 1)
+    assert Path(done.output).is_relative_to(sample_store.settings.store)
+    (run,) = runs_of(client, deployment)
+    parent = client.read_task_run(UUID(str(run.parent_task_run_id)))
+    assert client.read_flow_run(UUID(str(parent.flow_run_id))).name == MODEL

@@ -110,13 +110,9 @@ def detect_separator_of(head: Sequence[bytes]) -> str:
 
 
 def count_lines_before_header(lines: Sequence[str]) -> int:
-    """The number of lines before the header of a CSV: a title, comments with #, or ``sep=;``.
+    """The number of lines before the header of a CSV, given its first lines: a title, comments with #, or ``sep=;``.
 
-    Each has at most one value and more than one column follows. Then the header is the first line with as many values
-    as the last lines have, none of them empty, and it has letters.
-
-    Args:
-        lines: the first ones.
+    Each has at most one value. The header has as many values as the last lines, none of them empty, and letters.
 
     Example:
         >>> count_lines_before_header(["# of 2026", "", "name,size", "a,1", "b,2"])
@@ -133,7 +129,7 @@ def count_lines_before_header(lines: Sequence[str]) -> int:
         for line, row in zip(plain, fields, strict=True)
     ]
     first = has_columns.index(True) if any(has_columns) else 0
-    if plain[0].lower().startswith("sep=") and len(plain[0]) == 5:
+    if re.fullmatch("sep=.", plain[0], re.IGNORECASE):
         return max(first, 1)
     header, has_letters = fields[first], any(letter.isalpha() for letter in plain[first])
     is_header = len(header) == len(fields[-1]) and all(header) and has_letters and first < len(plain) - 1
@@ -145,8 +141,7 @@ def length_before_header(head: bytes) -> int:
     """The number of bytes before the header of a CSV in UTF-8 that starts so; see ``count_lines_before_header``."""
     lines = head[:_HEAD_BYTES].splitlines(keepends=True)
     lines = lines[: min(_HEAD_LINES, len(lines) - (len(head) >= _HEAD_BYTES))]  # the last one may be cut
-    count = count_lines_before_header([line.decode("utf-8", "replace") for line in lines])
-    return sum(map(len, lines[:count]))
+    return sum(map(len, lines[: count_lines_before_header([line.decode("utf-8", "replace") for line in lines])]))
 
 
 def check_header(header: Sequence[str], separator: str, where: str) -> None:
@@ -176,7 +171,7 @@ def read_file(path: Path, separator: str | None) -> pa.Table:
         return read_parquet(path, _WRITE_AGAIN)
     if name.endswith(_CSV):
         return _read_csv(path, separator or detect_separator(path))
-    raise DataError("unknown file format", where=str(path), remedy="give a CSV, CSV.gz or Parquet file")
+    raise DataError("unknown file format", where=str(path), remedy="save it as CSV (.csv, .csv.gz, .tsv) or Parquet")
 
 
 def check_parquet(path: Path) -> None:
@@ -245,8 +240,7 @@ def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
 def count_skipped_lines(path: Path) -> int:
     """The number of lines of a file that are before the header of its CSV; see ``count_lines_before_header``."""
     with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    return head.count(b"\n", 0, length_before_header(head))
+        return (head := file.read(_HEAD_BYTES)).count(b"\n", 0, length_before_header(head))
 
 
 def name_columns(header: Sequence[str]) -> list[str]:
@@ -275,8 +269,7 @@ def _text_columns(header: Iterable[str]) -> pyarrow.csv.ConvertOptions:
 
 def _read_csv(path: Path, separator: str) -> pa.Table:
     raw, encoding = _read_text(path)
-    before = length_before_header(raw)
-    raw = b"\n" * raw.count(b"\n", 0, before) + raw[before:]  # blank lines, so that errors name the lines of the file
+    raw = b"\n" * raw.count(b"\n", 0, before := length_before_header(raw)) + raw[before:]  # lines keep their numbers
     records = _records(raw, separator)
     line, header = next(records)
     check_header(header, separator, f"{path}:{line}")
@@ -296,15 +289,6 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
                 raise DataError(what, where=f"{path}:{line}", remedy=remedy) from None
         reason = re.sub(r"(got \d+):.*", r"\1", str(error).split("\n")[0])  # the rest of the line is the row
         raise DataError(f"not a readable CSV: {reason[:200]}", where=str(path), remedy="correct the file") from None
-
-
-def has_open_quote(path: Path) -> bool:
-    """Whether a CSV file has an odd number of quotes: one of them is never closed."""
-    quotes = 0
-    with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
-        while block := file.read(2**22):
-            quotes += block.count(b'"')
-    return quotes % 2 == 1
 
 
 def _parse_csv(raw: bytes, separator: str, header: Sequence[str], encoding: str) -> pa.Table:
