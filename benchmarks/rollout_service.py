@@ -13,7 +13,8 @@ that assigns its request id.
 * broken challengers, at 25 % of 50 requests a second: one that raises, one with 5 % errors, one that takes 20 ms
   longer. Measured are the seconds from the first answer that it was asked for until no worker asks it, and what the
   clients noticed. The faults are injected into the scorer of the challenger.
-* shadow: requests per second and median latency with and without shadow answers, in alternating turns.
+* shadow: requests per second, median latency and the service's CPU time a request, with and without shadow answers, in
+  alternating turns.
 """
 
 import argparse
@@ -188,7 +189,7 @@ def load_at_rate(
 
 
 def measure_shadow(store: SampleStore, turns: int = 8) -> None:
-    results: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    results: dict[bool, list[tuple[float, float, float]]] = {False: [], True: []}
     with ServeProcess(store.settings, MODEL) as service:
         for turn in range(2 * turns):
             with_shadow = turn % 2 == 1
@@ -197,16 +198,23 @@ def measure_shadow(store: SampleStore, turns: int = 8) -> None:
             else:
                 end(store)
             time.sleep(1.0)
+            before = cpu_seconds(service)
             load = load_while(store, service.port, lambda _: time.sleep(4), callers=8)
-            durations = [answer.ended - answer.began for answer in load.answers]
-            results[with_shadow].append((len(load.answers) / 4, statistics.median(durations)))
+            durations, count = [answer.ended - answer.began for answer in load.answers], len(load.answers)
+            used = cpu_seconds(service) - before
+            results[with_shadow].append((count / 4, statistics.median(durations), used / count))
     end(store)
-    throughput, latency = (
-        [yes[place] / no[place] for yes, no in zip(results[True], results[False], strict=True)] for place in (0, 1)
-    )
     print(f"shadow: with against without, median of {turns} pairs")
-    print(f"  throughput {statistics.median(throughput):.3f} ({min(throughput):.3f} to {max(throughput):.3f})")
-    print(f"  median latency {statistics.median(latency):.3f} ({min(latency):.3f} to {max(latency):.3f})")
+    for place, name in enumerate(("throughput", "median latency", "CPU time a request")):
+        ratios = [yes[place] / no[place] for yes, no in zip(results[True], results[False], strict=True)]
+        print(f"  {name} {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+
+
+def cpu_seconds(service: ServeProcess) -> float:
+    """CPU time of a service with its workers."""
+    root = psutil.Process(service.process.pid)
+    times = [process.cpu_times() for process in (root, *root.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
 
 
 def main() -> None:

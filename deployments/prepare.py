@@ -25,7 +25,8 @@ if not (KEY.exists() and "admin" in (auth.ApiKeys(STORE).scopes(KEY.read_text(en
     os.chown(KEY, NOBODY, NOBODY)
 write(ALERTING, os.environ.get("ALERT_WEBHOOK", ""))
 os.chown(ALERTING, NOBODY, NOBODY)
-OURS = [STORE, STORE / "releases", STORE / "serving", STORE / "predictions", *map(Path, ("/artifacts", "/prefect"))]
+SHARED = [STORE / name for name in ("releases", "serving", "predictions", "rollouts")]
+OURS = [STORE, *SHARED, *map(Path, ("/artifacts", "/prefect"))]
 THEIRS = [KEY.parent, ALERTING.parent, *map(Path, ("/prometheus", "/alertmanager"))]
 for owner, roots in ((US, [*OURS, Path("/backups")]), (NOBODY, THEIRS)):
     for root in roots:

@@ -23,6 +23,7 @@ from flows.quality import quality_flow
 from flows.reaction import reaction_flow
 from flows.rollout import rollout_flow
 from flows.scoring import scoring_flow
+from flows.scoring_shards import scoring_shards_flow
 from flows.training import training_flow
 from towline.config import PipelineConfig, Settings, read_config
 from towline.errors import ConfigError
@@ -32,7 +33,16 @@ from towline.processes import private_files
 from towline.registry.ledger import open_ledger
 
 _ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)  # the others wait
-FLOWS: tuple[Flow[..., Any], ...] = (training_flow, drift_flow, quality_flow, reaction_flow, rollout_flow, scoring_flow)
+FLOWS: tuple[Flow[..., Any], ...] = (
+    training_flow,
+    drift_flow,
+    quality_flow,
+    reaction_flow,
+    rollout_flow,
+    scoring_flow,
+    scoring_shards_flow,
+)
+_PARTS = ("scoring-shards",)  # flows that several workers run at the same time for one job, which gives the parameters
 
 
 def deployments(
@@ -71,11 +81,12 @@ def deployments(
                 where=f"{config.name}: schedule.{key}",
                 remedy='write five fields, such as "0 2 * * *" for every night at two',
             ) from None
+        is_part = name in _PARTS
         deployment = flow.to_deployment(
             config.name,
             schedules=[cron] if cron else [],
-            parameters={"config": config.model_dump(mode="json")},
-            concurrency_limit=_ONE_AT_A_TIME,
+            parameters={} if is_part else {"config": config.model_dump(mode="json")},
+            concurrency_limit=None if is_part else _ONE_AT_A_TIME,
             tags=list(dict.fromkeys([DEPLOYMENT_TAG, store_tag])),
             paused=False,
             enforce_parameter_schema=False,
@@ -107,11 +118,16 @@ def run_scheduler(paths: Sequence[str]) -> None:
     scheduler.serve(present, lambda: scheduler.deploy(read_deployments(), store_tag))
 
 
-def run_worker(pool: str, paths: Sequence[str]) -> None:
+def run_worker(pool: str, paths: Sequence[str], limit: int | None = None) -> None:
     """Works for a pool until a stop signal: runs what is due there, of these configs and of all others.
 
     The pool and the crash automations are created if they are missing. A model without a champion waits for its
     schedule, or until a run is asked for.
+
+    Args:
+        pool: its name.
+        paths: of the configs.
+        limit: number of runs at the same time; None: any number.
     """
     settings = Settings.from_environment()
 
@@ -123,7 +139,7 @@ def run_worker(pool: str, paths: Sequence[str]) -> None:
         worker.create_pool(client, pool)
         crash_detection.create_crash_automations(client)
     deploy()
-    worker.serve(pool, settings, deploy)
+    worker.serve(pool, settings, deploy, limit)
 
 
 if __name__ == "__main__":
@@ -131,10 +147,11 @@ if __name__ == "__main__":
     logging.getLogger("towline").setLevel(logging.INFO)
     parser = argparse.ArgumentParser(prog="python -m flows.deployments", description=__doc__)
     parser.add_argument("--pool", metavar="NAME", help="work for this work pool of Prefect")
+    parser.add_argument("--limit", metavar="N", type=int, help="runs of a worker at the same time")
     parser.add_argument("configs", nargs="*", metavar="CONFIG")
     options = parser.parse_args()
     with private_files():
         if options.pool:
-            run_worker(options.pool, options.configs)
+            run_worker(options.pool, options.configs, options.limit)
         else:
             run_scheduler(options.configs)

@@ -1,13 +1,12 @@
 """Scoring: predictions for files of rows, by the champion."""
 
 from datetime import datetime
-from pathlib import PurePath
 
 from prefect import flow
 
 from tasks.scoring import score
+from towline.batch.addresses import default_name
 from towline.batch.batch_summary import BatchResult
-from towline.batch.sql.table_output import is_database
 from towline.config import ConfigOrPath, Settings
 from towline.monitoring import monitoring_run
 from towline.orchestration.end_states import scoring_end_state
@@ -20,8 +19,9 @@ def scoring_flow(config: ConfigOrPath, source: str, output: str = "", as_of: dat
 
     Args:
         config: the model's config, or its path in the project.
-        source: a file, a folder or a glob pattern, whose relative path starts at the project; or ``URL#TABLE``.
-        output: a file or folder, whose relative path starts at the store; or ``URL#TABLE``. Default:
+        source: a file, a folder or a glob pattern, whose relative path starts at the project; the URL of one; or
+            ``URL#TABLE``.
+        output: a file or folder, whose relative path starts at the store; a URL; or ``URL#TABLE``. Default:
             scored/<model>/<name of source>, of a table as Parquet.
         as_of: use the champion of this time; default: now.
 
@@ -32,5 +32,4 @@ def scoring_flow(config: ConfigOrPath, source: str, output: str = "", as_of: dat
     """
     settings = Settings.from_environment()
     serving = monitoring_run.champion_at(settings, config.name, monitoring_run.resolve_time(as_of))
-    name = f"{source.rpartition('#')[2]}.parquet" if is_database(source) else PurePath(source).name
-    return score(config, settings, serving, source, output or f"scored/{config.name}/{name}")
+    return score(config, settings, serving, source, output or f"scored/{config.name}/{default_name(source)}")

@@ -308,22 +308,20 @@ def score(
     bad_rows: Literal["quarantine", "stop"] = "quarantine",
     partition_by: str | None = None,
     workers: int = 1,
-    engine: Literal["processes", "dask", "ray"] = "processes",
+    engine: Literal["processes", "dask", "ray", "prefect"] = "processes",
     scheduler: str | None = None,
+    profile: str | None = None,
     overwrite: bool = False,
     query: str | None = None,
     show: "Callable[[Progress], None] | None" = None,
 ) -> "BatchResult":
     """Writes the rows of files with their predictions.
 
-    The output appears when it is complete. An interrupted call resumes when it is repeated. If the output of the same
-    input, version and options is complete, nothing is scored.
+    The output appears when it is complete. A repeated call resumes an interrupted one, and scores nothing that is done.
 
     Args:
-        source: a file, a folder or a glob pattern: CSV (also .gz, .zst), Parquet or JSON lines (also .gz, .zst); or
-            ``URL#TABLE`` of a database.
-        output: CSV, Parquet or JSON lines by its name; a name without an end is a folder of Parquet files; or
-            ``URL#TABLE``.
+        source: a file, folder or pattern of CSV, JSON lines (also .gz, .zst) or Parquet; its URL; or a ``URL#TABLE``.
+        output: CSV, Parquet or JSON lines by its name, else a folder of Parquet files; also a URL or ``URL#TABLE``.
         model: ``NAME``, ``NAME@3`` or the directory of a release; None: the only model's champion.
         separator: of a CSV; None: the one that the file seems to have.
         prefix: of the names of the added columns.
@@ -333,9 +331,10 @@ def score(
         columns: of prediction, probability_CLASS, model and version those that are added; None: all.
         bad_rows: write bad rows to OUT.quarantine.csv, or stop at the first one.
         partition_by: column by which an output folder is partitioned.
-        workers: number of processes. More than one need an ``if __name__ == "__main__"`` in a script.
-        engine: that scores: processes of this machine, dask or ray. Their extras have the same names.
+        workers: number of processes (more than one need an ``if __name__ == "__main__"`` in a script), or of runs.
+        engine: processes of this machine, dask or ray (extras of the same names), or prefect: a pool's workers.
         scheduler: address of a Dask or Ray cluster; None: ``workers`` processes on this machine.
+        profile: name of the profile with the Prefect server; None: the server that PREFECT_API_URL names.
         overwrite: replace an output of another input, version or options.
         query: one SELECT on the database whose URL is the source.
         show: receives the progress.
@@ -347,12 +346,13 @@ def score(
         ConfigError: there is no such model, an option does not fit, or the output exists.
         DataError: the files cannot be read or do not have the model's columns.
         ReleaseError: the release differs from its manifest.
-        TransientError: the disk is full, a worker process ended, or the cluster does not answer.
+        TransientError: the disk is full, a worker process ended, or the cluster or the Prefect server does not answer.
     """
+    from towline.batch.addresses import parse_source
+    from towline.batch.addresses import score as score_job
     from towline.batch.job_options import BatchOptions, BatchRequest
-    from towline.batch.sql.database_job import parse_source
-    from towline.batch.sql.database_job import score as score_job
     from towline.inference.predictor import open_release
+    from towline.orchestration.flow_runner import open_pool_engine
     from towline.registry.ledger import actor
     from towline.registry.selection import find_release, only_model
 
@@ -362,8 +362,10 @@ def score(
         separator=separator, prefix=prefix, safe_csv=safe_csv, bad_rows=bad_rows, partition_by=partition_by,
         keep=None if keep is None else tuple(keep), columns=None if columns is None else tuple(columns),
     )  # fmt: skip
+    settings = Settings.from_environment()
+    chosen = open_pool_engine(settings, loaded.name, profile) if engine == "prefect" else engine
     request = partial(
-        BatchRequest, options=options, trusted=tuple(trusted), workers=workers, engine=engine, scheduler=scheduler,
+        BatchRequest, options=options, trusted=tuple(trusted), workers=workers, engine=chosen, scheduler=scheduler,
         overwrite=overwrite,
     )  # fmt: skip
 
@@ -372,8 +374,7 @@ def score(
             _stores()[1].record_batch(loaded.name, loaded.version, actor(), done.evidence, done.job)
 
     read = parse_source(os.fspath(source), query)
-    staged = Settings.from_environment().layout.staged_table
-    return score_job(loaded, read, os.fspath(output), request, staged, show, record)
+    return score_job(loaded, read, os.fspath(output), request, settings.layout, show, record)
 
 
 def drift(

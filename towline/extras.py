@@ -14,12 +14,13 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     ),
     "loadtest": ("locust",),
     "otel": ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.sdk"),
+    "remote": ("aiohttp", "fsspec", "s3fs"),
     "dask": ("distributed",),
     "ray": ("ray",),
     "kubeflow": ("kfp",),
     "mlserver": ("mlserver", "orjson", "uvloop"),
 }  # fmt: skip
-COMMON = ("serve", "pipeline", "loadtest", "otel")  # those of `towline[all]`
+COMMON = ("serve", "pipeline", "loadtest", "otel", "remote")  # those of `towline[all]`
 
 #: libraries of boosted trees: candidates, extras and modules with the same names
 BOOSTING_LIBRARIES = ("catboost", "lightgbm", "xgboost")

@@ -79,6 +79,10 @@ class StoreLayout:
         """The file with the rows of a table of a database until they are loaded."""
         return self.root / "scored" / "tables" / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}.parquet"
 
+    def staged_upload(self, address: str, name: str) -> Path:
+        """The output of a job until it is uploaded to an address; ``name`` is the last part of it."""
+        return self.root / "scored" / "uploads" / hashlib.sha256(address.encode()).hexdigest()[:16] / name
+
     def table(self, digest: str) -> Path:
         """The file of a table that the Python API was given."""
         return self.root / "tables" / f"{digest[:16]}.parquet"

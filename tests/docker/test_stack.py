@@ -126,6 +126,53 @@ def test_key_or_password_is_required(stack: ComposeStack, key: str) -> None:
         assert "proxy" in line or all(port.startswith("127.0.0.1:") for port in published), line
 
 
+def test_rollout_in_both_services(stack: ComposeStack, outcome: dict[str, Any], key: str) -> None:
+    """The worker's flow adds up the answers of both services; a key gets the same version from either of them."""
+    canary = {"strategy": "canary", "key": "hour", "steps": [0, 50, 100], "bake": "1s", "min_rows": 40}
+    recipe = ("--set", "candidates=[{estimator: boosting, params: {loss: absolute_error}}]")
+    words = (*recipe, "--set", f"rollout={json.dumps(canary)}", "--set", "cross_validation.folds=2", "--json")
+    result = stack.towline("--profile", "compose", "run", CONFIG, *words)
+    assert result.returncode == 0, result.stderr
+    challenger = json.loads(result.stdout)["version"]
+
+    def predict() -> list[int]:
+        """The versions that answered the hours of a day."""
+        rows = [BIKE_ROW | {"hour": hour} for hour in range(24)]
+        answers = [stack.ask("SERVICE", "/predict", {"rows": [row]}, key=key)[1] for row in rows]
+        return [answer["model"]["version"] for answer in answers]
+
+    def evaluate() -> str:
+        """The action of a run of the flow in the worker."""
+        deployment = stack.prefect(f"/api/deployments/name/rollout/{MODEL}")
+        run = stack.prefect(f"/api/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+        ended = ("COMPLETED", "FAILED", "CRASHED")
+        return str(wait_until(
+            lambda: (state := stack.prefect(f"/api/flow_runs/{run['id']}")["state"])["type"] in ended and state,
+            "the flow has ended",
+        )["name"])  # fmt: skip
+
+    def counts() -> list[dict[str, int]]:
+        """Of each service."""
+        command = ("exec", "-T", "worker", "sh", "-c", f"cat /store/rollouts/{MODEL}/*/counts/*.json")
+        text = stack.compose(*command, check=False).stdout
+        return [json.loads(part + "}") for part in text.split("}")[:-1]]
+
+    def is_compared() -> bool:
+        assert set(predict()) == {outcome["version"]}
+        rows = [each["compared"] for each in counts()]
+        return len(rows) == 2 and min(rows) > 0 and sum(rows) >= 40
+
+    wait_until(is_compared, "both services have made shadow answers")
+    assert evaluate() == "Advance"
+    wait_until(lambda: len(set(predict())) == 2, "the services have read the weight")
+    time.sleep(5)  # both have read it
+    rounds = [predict() for _ in range(4)]
+    assert set(rounds[0]) == {outcome["version"], challenger}
+    assert rounds[1:] == rounds[:1] * 3
+    assert inside(stack, "rollout", "abort", MODEL)["rollout"] is None
+    wait_until(lambda: set(predict()) == {outcome["version"]}, "the champion answers alone")
+
+
 def test_predictions_continue_while_the_stores_are_down(stack: ComposeStack, key: str) -> None:
     """PostgreSQL, MLflow and Prefect stopped, a service restarted meanwhile, the other killed: no request fails."""
     port, stores = int(stack.env["SERVICE_PORT"]), ("postgres", "mlflow", "prefect")

@@ -86,7 +86,7 @@ class Team:
         return {
             deployment.entrypoint.split(".")[1]: deployment.model_dump(include=fields)
             | {
-                "limit": deployment.global_concurrency_limit.limit,
+                "limit": (limit := deployment.global_concurrency_limit) and limit.limit,
                 "lines": [(plan.schedule.cron, plan.parameters) for plan in deployment.schedules],
             }
             for deployment in self.client.read_deployments(deployment_filter=by_name)
@@ -157,8 +157,10 @@ def test_another_worker_resumes_the_run_of_a_lost_worker(team: Team) -> None:
         "reaction": [],
         "rollout": [],
         "scoring": [],
+        "scoring_shards": [],
     }
-    assert {(deployment["limit"], deployment["work_pool_name"]) for deployment in deployed.values()} == {(1, POOL)}
+    assert {deployment["work_pool_name"] for deployment in deployed.values()} == {POOL}
+    assert {flow for flow, deployment in deployed.items() if deployment["limit"] != 1} == {"scoring_shards"}
 
     first = team.ask("run", "configs/bike_demand.yaml", "--json")
     team.start()

@@ -3,6 +3,7 @@
 import json
 import os
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,6 +12,10 @@ import pytest
 from tests.support.paths import REPOSITORY
 from tests.support.serve_process import ServeProcess
 from tests.support.store_commands import MODEL, StoreCommands, write_bike_config
+from tests.support.up_process import UpProcess
+from towline.registry.ledger import Entry
+from towline.registry.rollouts import active_rollout
+from towline.rollout.service_counts import read_counts
 
 CANARY = {"steps": [0, 50, 100], "bake": "1s", "min_rows": 20, "key": "hour", "promote_if": "better"}
 WEAK = {"candidates": [{"estimator": "forest", "params": {"max_depth": 1, "n_estimators": 5}}]}
@@ -23,7 +28,10 @@ def store(tmp_path_factory: pytest.TempPathFactory, prefect: str) -> StoreComman
     commands = StoreCommands(folder / "store", write_bike_config(folder, **WEAK))
     commands.environment |= {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
     assert commands.run()[0] == 0
-    boosting = {"candidates": [{"estimator": "boosting", "params": {"max_iter": 60}}], "rollout": CANARY}
+    boosting = {
+        "candidates": [{"estimator": "boosting", "params": {"max_iter": 60, "early_stopping": False}}],
+        "rollout": CANARY,
+    }
     commands.config = write_bike_config(folder, **boosting)
     return commands
 
@@ -131,3 +139,37 @@ def test_commands_of_an_operator(store: StoreCommands) -> None:
     code, _, err = store.run(f"{MODEL}@1", "--step", "50", "--step", "5", command="rollout")
     assert code == 2
     assert "must rise to 100 percent" in err
+
+
+def test_towline_up_evaluates_a_rollout(store: StoreCommands, tmp_path: Path) -> None:
+    """Its scheduler runs the flow, which raises the weight after enough shadow answers; history is in Prefect."""
+    begun = rollout(store, f"{MODEL}@1")["rollout"]
+    with ServeProcess(store.settings, MODEL) as service:
+        predict(service, read_rows(600, 60))
+        wait_for_shadow_answers(store, 20)
+    up = UpProcess(tmp_path, store)
+    up.start()
+    try:
+        (change,) = up.wait_until(lambda: weight_changes(store, begun["id"]))
+        assert (change.evidence["weight"], change.version) == (50, 1)
+        assert "without a fault" in change.reason
+        up.wait_until(lambda: "Advance" in up.states("rollout"))
+    finally:
+        up.stop()
+
+
+def weight_changes(commands: StoreCommands, rollout_id: str) -> list[Entry]:
+    rows = [row for row in commands.ledger.rows(MODEL) if row.event == "rollout_changed"]
+    return [row for row in rows if row.evidence["id"] == rollout_id]
+
+
+def wait_for_shadow_answers(commands: StoreCommands, count: int) -> None:
+    """Waits until the service has written the counts of so many shadow answers."""
+    import time
+
+    active = active_rollout(commands.ledger.rows(MODEL))
+    assert active is not None
+    folder, deadline = commands.settings.layout.rollout(MODEL, active.id), time.monotonic() + 120
+    while read_counts(folder).attempts < count:
+        assert time.monotonic() < deadline, read_counts(folder)
+        time.sleep(0.1)

@@ -61,7 +61,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     command = [TOWLINE, "run", REPOSITORY / "configs" / f"{request.param}.yaml"]
     quick = [
         "--set",
-        "candidates=[boosting]",
+        "candidates=[{estimator: boosting, params: {max_iter: 40}}]",
         "--set",
         "cross_validation.folds=2",
         "--set",

@@ -28,7 +28,7 @@ CONFIG = {
         "date_format": "%d.%m.%Y",
         "columns": {"zip": "category", "version": "category", "cohort": "category"},
     },
-    "candidates": ["boosting"],
+    "candidates": [{"estimator": "boosting", "params": {"max_iter": 60, "early_stopping": False}}],
     "cross_validation": {"folds": 2},
     "gate": {"latency_ms": 10_000},
     "privacy": {"join_on": ["order"]},

@@ -7,6 +7,15 @@ import pytest
 import yaml
 
 from tests.support.paths import REPOSITORY
+from towline.config import Candidate
+from towline.training.model_selection import reference_model
+
+
+@pytest.fixture(autouse=True)
+def small_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model that the selected candidate is compared with has few trees: most runs are not about it."""
+    params = {"max_iter": 10, "early_stopping": False}
+    monkeypatch.setattr(reference_model, "REFERENCE", Candidate(estimator="boosting", params=params))
 
 
 @pytest.fixture
@@ -22,7 +31,7 @@ def config(tmp_path: Path) -> Path:
             "time": "datetime",
             "drop": ["casual", "registered"],
         },
-        "candidates": ["linear", {"estimator": "boosting", "params": {"max_iter": 20}}],
+        "candidates": ["linear", {"estimator": "boosting", "params": {"max_iter": 20, "early_stopping": False}}],
         "cross_validation": {"folds": 3},
     }
     path = tmp_path / "bikes.yaml"

@@ -175,6 +175,22 @@ def test_a_run_whose_process_was_killed_is_run_again_once(client: "SyncPrefectCl
     assert states(client, training) == ["Crashed", "Crashed"]  # what ends the machine each time does not for ever
 
 
+def test_a_crashed_part_of_a_batch_job_is_left_to_the_job(client: "SyncPrefectClient") -> None:
+    """The command that waits for it gives its shards to new runs; a worker would score them a second time."""
+    from prefect.states import Running
+
+    from towline.orchestration import scheduler
+    from towline.orchestration.crash_detection import process_tags
+
+    part = deploy(config("parts"))[-1]
+    run = client.create_flow_run_from_deployment(part, parameters={"shards": [1]}, tags=[scheduler.WATCHED_TAG])
+    client.update_flow_run(run.id, tags=[scheduler.WATCHED_TAG, process_tags(1)[0], "process:1:0"])
+    client.set_flow_run_state(run.id, Running(), force=True)
+    for _ in range(2):
+        scheduler.catch_up(client, part, shared=True)
+        assert states(client, part) == ["Crashed"]
+
+
 def test_a_run_with_a_running_process_is_not_changed(client: "SyncPrefectClient") -> None:
     """A run that is under way is not reported as crashed."""
     from prefect.states import Running

@@ -158,7 +158,7 @@ def test_an_ensemble_from_config_to_answers(
 ) -> None:
     """It is selected and compiled, and the program, the batch and the service give equal answers."""
     frame = make_mixed_table(target)
-    candidates = ["linear", {"estimator": "boosting", "params": {"max_iter": 60}}, "ensemble"]
+    candidates = ["linear", {"estimator": "boosting", "params": {"max_iter": 60, "early_stopping": False}}, "ensemble"]
     metric = {"metric": "log_loss"} if target == "grade" else {}
     printed = train(towline, tmp_path, frame, *candidates, **metric)
     release = next((store / "releases" / "boosted").glob("v1-*"))
@@ -184,7 +184,7 @@ def test_a_calibrated_model_from_config_to_answers(
 ) -> None:
     """It is promoted and compiled, and the program, the batch and the service give equal probabilities."""
     frame = make_mixed_table(target, rows=1_500)
-    candidate = {"estimator": "boosting", "weights": "balanced", "params": {"max_iter": 60}}
+    candidate = {"estimator": "boosting", "weights": "balanced", "params": {"max_iter": 60, "early_stopping": False}}
     printed = train(towline, tmp_path, frame, candidate, calibrate="isotonic")
     release = next((store / "releases" / "boosted").glob("v1-*"))
     manifest, card = json.loads((release / "manifest.json").read_text()), (release / "card.md").read_text()

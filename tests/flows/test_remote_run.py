@@ -120,7 +120,7 @@ def test_waiting_for_the_worker_of_a_pool(client: "SyncPrefectClient", prefect: 
     with subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as worker:
         try:
             remote_run._wait_for_pool(client, remote_run.RemoteTarget(prefect, "", "starting"), told.append)
-            assert remote_run._pool_has_worker(client, "starting")
+            assert remote_run.pool_has_worker(client, "starting")
         finally:
             worker.terminate()
     assert ["no work pool 'starting' yet" in line for line in told] == [True]

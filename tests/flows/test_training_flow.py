@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from tests.support.commands import CommandResult
+from towline.config import Candidate
+from towline.training.model_selection import reference_model
 
 Command = Callable[..., CommandResult]
 
@@ -225,8 +227,11 @@ def test_a_small_table_is_trained_as_without_a_budget(towline: Command, config: 
     assert scores[0] == scores[1]
 
 
-def test_a_model_far_below_boosting_is_reported(towline: Command, tmp_path: Path) -> None:
+def test_a_model_far_below_boosting_is_reported(
+    towline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A linear model of the sign of a product is compared with boosting, and the summary says what to do."""
+    monkeypatch.setattr(reference_model, "REFERENCE", Candidate(estimator="boosting"))
     rng = np.random.default_rng(0)
     table = pd.DataFrame(rng.normal(size=(800, 3)), columns=["a", "b", "c"])
     table["y"] = np.where(table.a * table.b + 0.3 * table.c > 0, "yes", "no")

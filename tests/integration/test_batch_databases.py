@@ -12,12 +12,14 @@ import pytest
 from sqlalchemy import create_engine, make_url
 
 from tests.support.batch import make_customer_table, train_customer_model
+from towline.batch import addresses
+from towline.batch.addresses import parse_source
 from towline.batch.batch_summary import BatchResult
 from towline.batch.job_options import BatchOptions, BatchRequest
-from towline.batch.sql import database_job, table_output
-from towline.batch.sql.database_job import parse_source
+from towline.batch.sql import table_output
 from towline.errors import ConfigError, DataError, TransientError
 from towline.inference.predictor import Model
+from towline.store import StoreLayout
 
 ROWS = 300
 
@@ -62,12 +64,12 @@ def read(url: str, name: str) -> pd.DataFrame:
 
 def score(model: Model, folder: Path, source: str, output: str, query: str | None = None, **how: Any) -> BatchResult:
     options = BatchOptions(**{key: how.pop(key) for key in ("bad_rows", "keep") if key in how})
-    return database_job.score(
+    return addresses.score(
         model,
         parse_source(source, query),
         output,
         partial(BatchRequest, options=options, folder=folder, **how),
-        lambda _: folder / "staged.parquet",
+        StoreLayout(folder),
     )
 
 

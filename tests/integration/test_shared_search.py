@@ -126,6 +126,7 @@ def wait_until(condition: Any) -> None:
 
 
 @pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_search_with_a_killed_worker_is_that_of_one_process(
     tmp_path: Path, database: str, request: pytest.FixtureRequest
 ) -> None:
@@ -151,6 +152,7 @@ def test_a_search_with_a_killed_worker_is_that_of_one_process(
     assert shared.work.file("search-ridge.json").exists()
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_gives_its_trial_back(tmp_path: Path) -> None:
     """SIGTERM in a trial: the worker ends after the fits under way, and another process evaluates the trial."""
     shared = SearchFolder(tmp_path / "shared", batch=4, url=f"sqlite:///{tmp_path}/search.db")
@@ -169,6 +171,7 @@ def test_a_worker_that_is_stopped_gives_its_trial_back(tmp_path: Path) -> None:
     assert taken <= {alpha for pid, alpha in shared.fits() if pid != worker.pid}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_the_shared_search(tmp_path: Path) -> None:
     """The run is killed: the worker evaluates what waits, and the next run continues with all complete trials."""
     shared = SearchFolder(tmp_path / "shared", batch=4, url=f"sqlite:///{tmp_path}/search.db")
@@ -186,6 +189,7 @@ def test_an_interrupted_run_continues_the_shared_search(tmp_path: Path) -> None:
     assert len(repeated) <= 2, "only trials under way, and the best one, are fitted again"
 
 
+@pytest.mark.slow
 def test_a_worker_of_another_config_says_so(tmp_path: Path) -> None:
     """It evaluates nothing, and its error names what to do; without a database it does not start."""
     shared = SearchFolder(tmp_path / "shared", batch=4, url=f"sqlite:///{tmp_path}/search.db")

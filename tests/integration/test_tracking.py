@@ -73,7 +73,7 @@ def train(folder: Path, key: str = "k" * 64) -> Trained:
             "name": "houses",
             "description": "Prices of houses.",
             "data": {"source": "houses.csv", "target": "price", "time": "sold"},
-            "candidates": ["linear", {"estimator": "boosting", "params": {"max_iter": 20}}],
+            "candidates": ["linear", {"estimator": "boosting", "params": {"max_iter": 20, "early_stopping": False}}],
             "cross_validation": {"folds": 3},
             "evaluation": {"resamples": 50},
         }

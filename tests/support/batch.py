@@ -1,5 +1,6 @@
 """Batch scoring in tests: a model of odd columns, and jobs on small shards."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ import pandas as pd
 import pytest
 
 from tests.support.releases import train_run
+from towline.batch import addresses
 from towline.batch.batch_summary import BatchResult
 from towline.batch.input import records, shards
 from towline.batch.job import score_source
 from towline.batch.job_options import BatchOptions, BatchRequest
 from towline.inference.predictor import Model, open_release
+from towline.store import StoreLayout
 
 
 def make_customer_table(rows: int = 300, seed: int = 5) -> pd.DataFrame:
@@ -46,6 +49,13 @@ def score(model: Model, source: Path | str, output: Path, **options: Any) -> Bat
     job = {name: options.pop(name) for name in names if name in options}
     request = BatchRequest(source=str(source), output=output, options=BatchOptions(**options), **job)
     return score_source(model, request, show)
+
+
+def score_addresses(model: Model, source: str, output: str, folder: Path, **options: Any) -> BatchResult:
+    """As ``score``, from and to URLs; a relative path starts at the folder, which is the store too."""
+    job = {name: options.pop(name) for name in ("workers", "overwrite") if name in options}
+    request = partial(BatchRequest, options=BatchOptions(**options), folder=folder, **job)
+    return addresses.score(model, addresses.parse_source(source, None), output, request, StoreLayout(folder))
 
 
 def use_small_shards(monkeypatch: pytest.MonkeyPatch, size: int = 500, block: int = 120) -> None:

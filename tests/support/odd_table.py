@@ -17,7 +17,7 @@ ROWS = 900
 PARTS = [  # of an ensemble
     "linear",
     {"estimator": "forest", "params": {"n_estimators": 9}},
-    {"estimator": "boosting", "params": {"max_iter": 9}},
+    {"estimator": "boosting", "params": {"max_iter": 9, "early_stopping": False}},
 ]
 
 

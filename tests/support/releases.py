@@ -20,6 +20,7 @@ from towline.training.final_fit import FittedModel, fit, refit
 from towline.training.model_selection.cross_validation import CrossValidationResult
 from towline.training.result import TrainingResult
 
+BOOSTING = {"max_iter": 30, "early_stopping": False}
 DOT = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
@@ -81,7 +82,7 @@ def train_run(
         "name": "house-value",
         "description": "Made for <script>alert(1)</script> tests.",
         "data": {"source": "table.parquet", **data},
-        "candidates": [{"estimator": estimator, "params": {"max_iter": 30} if estimator == "boosting" else {}}],
+        "candidates": [{"estimator": estimator, "params": BOOSTING if estimator == "boosting" else {}}],
         "evaluation": {"resamples": 50},
     }
     config = build_config(raw, "test")

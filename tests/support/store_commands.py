@@ -43,7 +43,7 @@ def write_bike_config(folder: Path, **changes: Any) -> Path:
     raw = {
         "name": MODEL,
         "data": {**source, "drop": ["casual", "registered"]},
-        "candidates": ["linear", {"estimator": "boosting", "params": {"max_iter": 10}}],
+        "candidates": ["linear", {"estimator": "boosting", "params": {"max_iter": 10, "early_stopping": False}}],
         "cross_validation": {"folds": 2},
         "evaluation": {"resamples": 50},
         "gate": {"champion_margin": 1, "slice_margin": 5},
@@ -124,12 +124,13 @@ class StoreCommands:
         return has_gained
 
     def query_prefect(self, kind: str, **filters: Any) -> list[dict[str, Any]]:
-        """Flow runs or task runs in Prefect, newest first; empty without a server."""
+        """Flow runs or task runs in the store's Prefect server or that of the environment, newest first."""
         server = servers.find(self.settings, "prefect")
-        if server is None:
+        address = f"{server.url}/api" if server else self.environment.get("PREFECT_API_URL")
+        if address is None:
             return []
         body = json.dumps({**filters, "limit": 200, "sort": "EXPECTED_START_TIME_DESC"}).encode()
-        request = urllib.request.Request(f"{server.url}/api/{kind}/filter", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"{address}/{kind}/filter", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=30) as answer:
             return list(json.load(answer))
 

@@ -22,15 +22,16 @@ SERVER_KINDS: tuple[servers.Kind, ...] = get_args(servers.Kind)
 
 
 class UpProcess:
-    """`towline up` on a new store.
+    """`towline up` on a new store, or on that of other commands.
 
     Args:
-        folder: gets the config, the log file and the store.
+        folder: gets the log file; for a new store also the config and the store.
+        commands: of a store that exists.
         config: sections of the config to change.
     """
 
-    def __init__(self, folder: Path, **config: Any) -> None:
-        self.commands = StoreCommands(folder / "store", write_bike_config(folder, **config))
+    def __init__(self, folder: Path, commands: StoreCommands | None = None, **config: Any) -> None:
+        self.commands = commands or StoreCommands(folder / "store", write_bike_config(folder, **config))
         self.log = folder / "up.log"
         self.port = free_port()
         self.process: subprocess.Popen[str] | None = None

@@ -8,6 +8,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -100,28 +101,32 @@ def phrases(path: Path) -> Iterator[str]:
             yield f"{path.relative_to(REPOSITORY)}:{line}: {match[0]!r}: {reason}"
 
 
-def definitions(path: Path) -> Iterator[tuple[str, int]]:
-    """Names of classes, functions and constants, with their lines."""
+@cache
+def stored_names(path: Path) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """Names of classes, functions and constants, and names of values and parameters, with their lines."""
+    definitions, values = list[tuple[str, int]](), list[tuple[str, int]]()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node.name, node.lineno
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id.isupper():
-            yield node.id, node.lineno
+            definitions.append((node.name, node.lineno))
+        elif isinstance(node, ast.arg):
+            values.append((node.arg, node.lineno))
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            (definitions if node.id.isupper() else values).append((node.id, node.lineno))
+    return definitions, values
 
 
 def renamed(path: Path) -> Iterator[str]:
     """Definitions that have a former name again."""
-    for name, line in [(path.stem, 1), *definitions(path)]:
+    for name, line in [(path.stem, 1), *stored_names(path)[0]]:
         if name in RENAMED and not (name in FORMER_MODULES and line > 1):
             yield f"{path.relative_to(REPOSITORY)}:{line}: {name} was renamed to {RENAMED[name]}"
 
 
 def empty_names(path: Path) -> Iterator[str]:
     """Values with a name that does not say what they are."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        name = node.id if isinstance(node, ast.Name) else node.arg if isinstance(node, ast.arg) else ""
-        if name in EMPTY_NAMES and (isinstance(node, ast.arg) or isinstance(getattr(node, "ctx", None), ast.Store)):
-            yield f"{path.relative_to(REPOSITORY)}:{getattr(node, 'lineno', 0)}: {name}: name the value for what it is"
+    for name, line in stored_names(path)[1]:
+        if name in EMPTY_NAMES:
+            yield f"{path.relative_to(REPOSITORY)}:{line}: {name}: name the value for what it is"
 
 
 def test_texts_are_checked() -> None:

@@ -93,6 +93,20 @@ class BatchResult(Frozen):
         return render_fields({**shown, "columns": ", ".join(self.columns), "drift": drift})
 
 
+class ShardCounts(Frozen):
+    """The counts of a list of scored shards.
+
+    Attributes:
+        shards: number of shards.
+        rows: rows of the input.
+        quarantined: bad rows among them.
+    """
+
+    shards: int
+    rows: int
+    quarantined: int
+
+
 def check_columns(contract: Contract, columns: Mapping[str, ColumnStats]) -> tuple[ColumnCheck, ...]:
     """The columns with values that the training rows did not have, by the statistics of all columns."""
     checks = []

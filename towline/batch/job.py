@@ -3,6 +3,7 @@
 import datetime as dt
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ from towline.config import suggest
 from towline.errors import ConfigError, DataError
 from towline.inference.predictor import Model
 from towline.processes import private_files
+from towline.remote_files import naming_originals
 
 _TEXT_OUTPUTS: Mapping[str, OutputFormat] = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "json lines", ".ndjson": "json lines",
 }  # fmt: skip
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+QUARANTINE, SUMMARY = ".quarantine.csv", ".summary.json"
 Record = Callable[[BatchResult], object]
 RunShards = Callable[[Sequence[Shard], ShardTask], Iterable[tuple[Shard, ShardResult]]]
 
@@ -55,7 +58,8 @@ def score_source(
             ``options.bad_rows`` is stop.
         TransientError: the disk is full, a worker process ended, or the cluster does not answer.
     """
-    with open_engine(request, model.directory.absolute()) as engine:
+    copies = copies_folder(request.output.absolute())
+    with naming_originals(copies.parent), open_engine(request, model.directory.absolute()) as engine:
         return _run(model, request, engine, show, record)
 
 
@@ -64,7 +68,8 @@ def _run(model: Model, request: BatchRequest, engine: Engine, show: Show | None,
     form, compression = _output_format(output, options)
     folder = request.folder or Path.cwd()
     _check_paths(request.source, output, folder)
-    opened = open_source(request.source, options.separator, model.contract, folder)
+    copies = copies_folder(output)
+    opened = open_source(request.source, options.separator, model.contract, folder, copies)
     job = _job_digest(opened, model, options, log=request.log is not None)
     with files.disk(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -81,12 +86,14 @@ def _run(model: Model, request: BatchRequest, engine: Engine, show: Show | None,
         at=dt.datetime.now(dt.UTC),
     )
     schema = _check_options(task, model)
-    if complete := _complete_result(output, job):
+    if complete := _complete_result(request, job):
         work.remove()
+        shutil.rmtree(copies, ignore_errors=True)
         return complete
-    if output.exists() and not request.overwrite and work.outcome is None:
+    exists = request.destination.exists if request.destination else output.exists()
+    if exists and not request.overwrite and work.outcome is None:
         remedy = "give OUT another name, or add --overwrite"
-        raise ConfigError("the output exists", where=str(output), remedy=remedy)
+        raise ConfigError("the output exists", where=request.address, remedy=remedy)
     remove_other_folders(output, work)
     with private_files(), work.locked():
         task = task.model_copy(update={"at": work.start()})
@@ -95,17 +102,23 @@ def _run(model: Model, request: BatchRequest, engine: Engine, show: Show | None,
             record(result)
         files.write(summary_path(output), result.model_dump_json(indent=1) + "\n")
     work.remove()
+    shutil.rmtree(copies, ignore_errors=True)
     return result
 
 
 def summary_path(output: Path) -> Path:
     """The summary beside an output."""
-    return output.parent / f"{output.name}.summary.json"
+    return output.parent / f"{output.name}{SUMMARY}"
 
 
 def quarantine_path(output: Path) -> Path:
     """The quarantine beside an output."""
-    return output.parent / f"{output.name}.quarantine.csv"
+    return output.parent / f"{output.name}{QUARANTINE}"
+
+
+def copies_folder(output: Path) -> Path:
+    """The folder beside an output for the copies of remote files that are read as a whole."""
+    return output.parent / f".{output.name}.towline-copies"
 
 
 def _finish(
@@ -149,8 +162,8 @@ def _score(
         rows=sum(scored.scored for scored in results),
         rows_in=sum(scored.rows for scored in results),
         quarantined=quarantined,
-        output=str(request.output),
-        quarantine=str(quarantine_path(request.output)) if quarantined else None,
+        output=request.address,
+        quarantine=request.address + QUARANTINE if quarantined else None,
         columns=tuple(task.options.prefix + name for name in added_names(model, task.options)),
         model=model.name,
         version=model.version,
@@ -190,8 +203,12 @@ def _job_digest(source: ShardedFiles, model: Model, options: BatchOptions, *, lo
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _complete_result(output: Path, job: str) -> BatchResult | None:
+def _complete_result(request: BatchRequest, job: str) -> BatchResult | None:
     """The result of an earlier run of the same job whose output is complete."""
+    uploaded = request.destination.result if request.destination else None
+    if uploaded and uploaded.job == job:
+        return uploaded.model_copy(update={"unchanged": True})
+    output = request.output.absolute()
     file = summary_path(output)
     if not output.exists() or not file.exists():
         return None
@@ -201,7 +218,7 @@ def _complete_result(output: Path, job: str) -> BatchResult | None:
         return None
     if result.job != job or digest_of(output) != result.output_digest:
         return None
-    return result.model_copy(update={"unchanged": True, "output": str(output)})
+    return result.model_copy(update={"unchanged": True, "output": request.address})
 
 
 def _check_paths(source: str, output: Path, folder: Path) -> None:

@@ -1,14 +1,20 @@
 """Options of batch scoring, and what a shard is scored with."""
 
 import datetime as dt
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from towline.batch.batch_summary import BatchResult
 from towline.batch.input.source import ShardedFiles
 from towline.config import DriftConfig, Frozen
 
 OutputFormat = Literal["csv", "parquet", "json lines", "folder"]
 BadRows = Literal["quarantine", "stop"]
+
+
+#: opens an engine for a number of workers, and checks that its machines see these paths
+OpenEngine = Callable[[int, Sequence[str]], Any]
 
 
 class BatchOptions(Frozen):
@@ -40,16 +46,31 @@ class LogTarget(Frozen):
     join_on: tuple[str, ...] = ()
 
 
+class Destination(Frozen):
+    """Where an output that is written to this machine first is uploaded to.
+
+    Attributes:
+        address: without secrets.
+        exists: whether there is a file or folder.
+        result: of the job whose output it is, if it is known and unchanged.
+    """
+
+    address: str
+    exists: bool
+    result: BatchResult | None = None
+
+
 class BatchRequest(Frozen):
     """A job as it is asked for.
 
     Attributes:
-        source: a file, a folder or a glob pattern.
+        source: a file, a folder or a glob pattern, or the URL of one.
         output: a file, or a folder for Parquet files; its name decides the format.
+        destination: where the output is uploaded to; None: it stays where it is.
         options: what is written.
         trusted: packages whose types the release may contain.
-        workers: number of processes on this machine.
-        engine: processes, dask or ray.
+        workers: number of processes on this machine, or of runs on workers of Prefect.
+        engine: processes, dask or ray, or a function that opens an engine.
         scheduler: address of a Dask or Ray cluster; None: on this machine.
         overwrite: replace an output of another job.
         drift: how the drift of the batch is judged.
@@ -59,15 +80,21 @@ class BatchRequest(Frozen):
 
     source: str
     output: Path
+    destination: Destination | None = None
     options: BatchOptions = BatchOptions()
     trusted: tuple[str, ...] = ()
     workers: int = 1
-    engine: str = "processes"
+    engine: str | OpenEngine = "processes"
     scheduler: str | None = None
     overwrite: bool = False
     drift: DriftConfig = DriftConfig()
     folder: Path | None = None
     log: LogTarget | None = None
+
+    @property
+    def address(self) -> str:
+        """The output as the summary and errors name it."""
+        return self.destination.address if self.destination else str(self.output)
 
 
 class ReleaseReference(Frozen):
@@ -79,7 +106,7 @@ class ReleaseReference(Frozen):
 
 
 class ShardTask(Frozen):
-    """What every shard of a job is scored with; it can be pickled.
+    """What every shard of a job is scored with; it can be pickled and written as JSON.
 
     Attributes:
         source: of the rows.

@@ -70,8 +70,8 @@ def output_batch(contract: Contract, predictions: Predictions, prediction: str, 
     if contract.task == "regression":
         columns[prediction] = pa.array(predictions.labels, pa.float64())
     else:
-        names = {label: category_name(label) for label in contract.classes}
-        columns[prediction] = pa.array([names[label] for label in predictions.labels.tolist()], pa.string())
+        names = pa.array([category_name(label) for label in contract.classes], pa.string())
+        columns[prediction] = pa.DictionaryArray.from_arrays(predictions.encode(contract.classes), names)
     if contract.task == "binary" and predictions.probabilities is not None and contract.positive is not None:
         columns[probability] = pa.array(predictions.probabilities[:, contract.classes.index(contract.positive)])
     return pa.RecordBatch.from_pydict(columns)

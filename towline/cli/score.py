@@ -17,7 +17,9 @@ Examples:
   towline score new.csv scored.csv --prefix scored_         adds scored_prediction, scored_model, ...
   towline score new/ scored/ --workers 2 --keep id --columns prediction
   towline score new/ scored/ --engine dask --scheduler tcp://host:8786
+  towline --profile team score new/ scored/ --engine prefect --workers 8
   towline score 'postgresql://me:${PW}@host/shop#new' 'postgresql://me:${PW}@host/shop#scored' --overwrite
+  towline score 's3://shop/new/*.parquet' s3://shop/scored.parquet
   towline score sqlite:///shop.db out.parquet --query 'SELECT * FROM visits WHERE day = 7'
 """
 )
@@ -40,13 +42,15 @@ Examples:
     help="Write bad rows to OUT.quarantine.csv, or stop at the first one.",
 )
 @click.option("--partition-by", metavar="COLUMN", help="Partition an output folder by this column.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of processes.")
+@click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of processes, or of runs on a pool."
+)
 @click.option(
     "--engine",
-    type=click.Choice(["processes", "dask", "ray"]),
+    type=click.Choice(["processes", "dask", "ray", "prefect"]),
     default="processes",
     show_default=True,
-    help="What scores; dask and ray are extras.",
+    help="What scores; dask and ray are extras, prefect is the work pool of --profile.",
 )
 @click.option("--scheduler", metavar="URL", help="A Dask or Ray cluster, as tcp://host:8786.  [default: this machine]")
 @click.option("--query", metavar="SELECT", help="A query on the database whose URL is IN.")
@@ -56,19 +60,25 @@ def score(source: str, output: str, keep: str | None, columns: str | None, as_js
     """Writes the rows of IN with their predictions to OUT.
 
     IN is a file, a folder or a pattern of CSV (also .gz, .zst), Parquet or JSON lines (.jsonl). OUT is such a file, or
-    without an end a folder of Parquet files. Both may be URL#TABLE of a PostgreSQL or SQLite database. The columns of
-    IN are copied unchanged. The columns prediction, probability_CLASS, model and version are added. An interrupted
-    command resumes when it is run again.
+    without an end a folder of Parquet files. Both may be URLs such as s3://bucket/new.csv, or URL#TABLE of a PostgreSQL
+    or SQLite database. The columns of IN are copied unchanged. The columns prediction, probability_CLASS, model and
+    version are added. An interrupted command resumes when it is run again.
     """
     from towline import api
     from towline.cli.screen import progress_line
 
+    profile = click.get_current_context().find_root().obj
+    if profile and options["engine"] != "prefect":
+        from towline.orchestration import profiles
+
+        profiles.refuse(profile, "score")
     with progress_line() as show:
         scored = api.score(
             source,
             output,
             keep=_split(keep),
             columns=_split(columns),
+            profile=profile,
             show=lambda progress: show(progress.text()),
             **options,
         )

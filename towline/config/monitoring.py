@@ -121,7 +121,11 @@ class ScoringConfig(Frozen):
     bad_rows: Literal["quarantine", "stop"] = Field(
         "quarantine", description="write bad rows to a quarantine file, or stop at the first one"
     )
-    workers: int = Field(1, ge=1, description="number of processes")
+    workers: int = Field(1, ge=1, description="number of processes, or of runs on a work pool")
+    engine: Literal["processes", "dask", "ray", "prefect"] = Field(
+        "processes", description="what scores; prefect: the workers of the work pool"
+    )
+    scheduler: str | None = Field(None, description="address of a Dask or Ray cluster")
 
 
 class SloConfig(Frozen):

@@ -16,25 +16,29 @@ _MASK = "***"
 _REFERENCE = re.compile(r"\$\{(\w+)\}")
 _PASSWORD = re.compile(r"(://[^:/@?]*:)([^?]*)@", re.DOTALL)
 _PASSWORD_WITH_QUESTION_MARK = re.compile(r"(://[^:/@?]*:)([^@]*)@", re.DOTALL)
-_OPTION = re.compile(r"(?i)([?&;][^=&;?\s]*(?:pass|pwd|secret|token|key|credential|odbc_connect)[^=&;?\s]*=)([^&;\s]*)")
+_OPTION = re.compile(
+    r"(?i)([?&;][^=&;?\s]*(?:pass|pwd|secret|token|key|credential|odbc_connect|sig)[^=&;?\s]*=)([^&;\s]*)"
+)
+_WEB_OPTION = re.compile(r"([?&](?:[^=&?\s]*=)?)([^&\s]*)")  # any part of a query may sign a URL of the web
 
 
 def mask_passwords(text: str) -> str:
     """A URL, or a text that contains one, with masked passwords; ``${NAME}`` is not masked."""
     for pattern in (_PASSWORD, _PASSWORD_WITH_QUESTION_MARK):
         text = pattern.sub(lambda match: f"{match[1]}{_mask(match[2])}@", text)
-    return _OPTION.sub(lambda match: f"{match[1]}{_mask(match[2])}", text)
+    return _options_of(text).sub(lambda match: f"{match[1]}{_mask(match[2])}", text)
 
 
-def hide_passwords(url: str) -> str:
+def hide_passwords(url: str, place: str = "") -> str:
     """The URL with ``${_TOWLINE_SECRET_…}`` instead of each literal password; sets these environment variables.
 
-    The name is a hash of the URL without its passwords: it is equal in all processes and does not depend on the value.
+    Of two URLs that differ in their passwords only, ``place`` is different. The name is a hash of the URL without its
+    passwords: it is equal in all processes and does not depend on the value.
     """
-    name = f"{PREFIX}{hashlib.sha256(mask_passwords(url).encode()).hexdigest()[:12]}"
+    name = f"{PREFIX}{hashlib.sha256((mask_passwords(url) + place).encode()).hexdigest()[:12]}"
     password = _PASSWORD.search(url) or _PASSWORD_WITH_QUESTION_MARK.search(url)
     spans = [password.span(2)] if password else []
-    spans += [match.span(2) for match in _OPTION.finditer(url) if not spans or match.start() >= spans[0][1]]
+    spans += [match.span(2) for match in _options_of(url).finditer(url) if not spans or match.start() >= spans[0][1]]
     for number, (start, end) in reversed(list(enumerate(spans))):
         value = url[start:end]
         if _mask(value) == _MASK and value != _MASK and f"${{{PREFIX}" not in value:
@@ -42,6 +46,10 @@ def hide_passwords(url: str) -> str:
             os.environ[variable] = unquote(value) if password and number == 0 else value
             url = f"{url[:start]}${{{variable}}}{url[end:]}"
     return url
+
+
+def _options_of(text: str) -> re.Pattern[str]:
+    return _WEB_OPTION if re.match(r"https?://", text) else _OPTION
 
 
 def hide_path(begin: str, path: str) -> str:
@@ -73,15 +81,15 @@ def has_hidden_password(url: str) -> bool:
     return f"${{{PREFIX}" in url
 
 
-def expand_variables(url: str) -> str:
-    """The URL with each ``${NAME}`` replaced by the environment variable.
+def expand_variables(url: str, setting: str = "data.source.url") -> str:
+    """The URL with each ``${NAME}`` replaced by the environment variable; ``setting`` names the URL in errors.
 
     Raises:
         ConfigError: a variable is not set.
     """
 
     def value(match: re.Match[str]) -> str:
-        text = _value(match[1])
+        text = _value(match[1], setting)
         # a user or a password is followed by : or @ and may contain any character
         is_credential = (
             match.start() > 0 and url[match.end() : match.end() + 1] in ("@", ":") and "@" in url[match.end() :]
@@ -91,19 +99,19 @@ def expand_variables(url: str) -> str:
     return _REFERENCE.sub(value, url)
 
 
-def _value(name: str) -> str:
+def _value(name: str, setting: str) -> str:
     if name not in os.environ:
         if name.startswith(PREFIX):
             raise ConfigError(
                 "the source URL has a literal password, which only the process that read the config knows",
-                where="data.source.url",
+                where=setting,
                 remedy="write ${NAME} instead of the password, and set NAME in the environment of each process that "
                 "runs the pipeline",
             )
-        raise ConfigError(f"the environment variable {name} is not set", where="data.source.url", remedy="export it")
+        raise ConfigError(f"the environment variable {name} is not set", where=setting, remedy="export it")
     value = os.environ[name]
     # a hidden password may contain references
-    return _REFERENCE.sub(lambda match: _value(match[1]), value) if name.startswith(PREFIX) else value
+    return _REFERENCE.sub(lambda match: _value(match[1], setting), value) if name.startswith(PREFIX) else value
 
 
 def _mask(value: str) -> str:

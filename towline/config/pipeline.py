@@ -292,9 +292,7 @@ class PipelineConfig(TrainingConfig):
 
     def masked(self) -> "PipelineConfig":
         """A copy to show and store: passwords and the webhook's path are masked."""
-        source = self.data.source
-        data = self.data.model_copy(update={"source": source.masked() if isinstance(source, SqlSource) else source})
-        return self.model_copy(update={"data": data, "alerts": self.alerts.masked()})
+        return self.model_copy(update={"data": self.data.masked(), "alerts": self.alerts.masked()})
 
 
 def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
@@ -324,10 +322,11 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
     for override in overrides:
         strict_yaml.override(raw, override)
     config = build_config(raw, str(path), tree)
-    if isinstance(config.data.source, SqlSource) and has_hidden_password(config.data.source.url):
+    source = config.data.source
+    if any(map(has_hidden_password, [source.url] if isinstance(source, SqlSource) else config.data.source_files)):
         _logger.warning(
-            "%s: data.source.url has a literal password; write ${NAME} instead and set NAME in the environment, so "
-            "that the file is not secret",
+            "%s: a URL of data.source has a literal password; write ${NAME} instead and set NAME in the environment, "
+            "so that the file is not secret",
             path,
         )
     return config

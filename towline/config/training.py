@@ -116,7 +116,8 @@ class DataConfig(Frozen):
     """The source of the rows, and the roles of their columns."""
 
     source: str | list[str] | SqlSource = Field(
-        description="a CSV, CSV.gz or Parquet file, a folder or glob of them, a list of these, or {url, query}"
+        description="a CSV, CSV.gz or Parquet file, a folder or glob of them, the URL of one such as "
+        "s3://bucket/rows.parquet, a list of these, or {url, query}"
     )
     target: str
     time: str | None = Field(None, description="time of a row; makes the split and the folds time-aware")
@@ -166,6 +167,30 @@ class DataConfig(Frozen):
         "with the shares of the classes; null: all",
     )
     keep_snapshot: bool = Field(True, description="whether the snapshot of the rows is kept after the run")
+
+    @field_validator("source")
+    @classmethod
+    def _hide_passwords(cls, source: str | list[str] | SqlSource) -> str | list[str] | SqlSource:
+        if isinstance(source, str):
+            return hide_passwords(source) if "://" in source else source
+        if isinstance(source, list):
+            return [hide_passwords(part, str(place)) if "://" in part else part for place, part in enumerate(source)]
+        return source
+
+    def masked(self) -> "DataConfig":
+        """A copy to show and store: passwords in URLs are masked, ``${NAME}`` is not."""
+        source = self.source
+        if isinstance(source, SqlSource):
+            return self.model_copy(update={"source": source.masked()})
+        parts = [mask_passwords(part) if "://" in part else part for part in self.source_files]
+        return self.model_copy(update={"source": parts[0] if isinstance(source, str) else parts})
+
+    @property
+    def source_files(self) -> tuple[str, ...]:
+        """The paths, patterns and URLs of files; none for a query."""
+        if isinstance(self.source, SqlSource):
+            return ()
+        return (self.source,) if isinstance(self.source, str) else tuple(self.source)
 
     @model_validator(mode="after")
     def _check_formats(self) -> "DataConfig":

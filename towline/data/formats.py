@@ -26,6 +26,7 @@ from towline.config import SqlSource
 from towline.config.passwords import expand_variables, mask_passwords
 from towline.data.schema.columns import list_examples
 from towline.errors import ConfigError, DataError, TransientError
+from towline.remote_files import RemoteFile, is_url
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, CursorResult, Row
@@ -34,9 +35,11 @@ MIN_SAMPLE_ROWS = 2_000  # however wide the table is
 ENCODING = b"encoding"  # key of the metadata of a CSV's table
 _MAX_NON_ASCII_RUN = 2  # letters in a row
 SEPARATORS = ",;\t|"
+_HEAD_LINES, _HEAD_BYTES = 20, 1 << 16  # in which the header is searched
 _WRITE_AGAIN = "write the file again, or leave it out of data.source"
 PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
+TABLES = PARQUET + _CSV
 
 
 def list_files(source: str | list[str], project: Path, setting: str = "data.source") -> list[Path]:
@@ -48,13 +51,17 @@ def list_files(source: str | list[str], project: Path, setting: str = "data.sour
         setting: that names the source, for errors.
 
     Raises:
+        ConfigError: it is a URL.
         DataError: there is no such file.
     """
     if not isinstance(source, str):
         return [path for part in source for path in list_files(part, project, setting)]
+    if is_url(source):
+        what, remedy = "a URL is not read here", "copy the file to this machine, and give its path"
+        raise ConfigError(what, where=f"{setting}: {mask_passwords(source)}", remedy=remedy)
     path = (project / source).absolute()
     if path.is_dir():
-        matches = sorted(child for child in path.iterdir() if child.name.lower().endswith(PARQUET + _CSV))
+        matches = sorted(child for child in path.iterdir() if child.name.lower().endswith(TABLES))
         if not matches:
             raise DataError("no CSV or Parquet file in the folder", where=str(path), remedy=f"check {setting}")
         return matches
@@ -94,11 +101,47 @@ def detect_separator(path: Path) -> str:
 def detect_separator_of(head: Sequence[bytes]) -> str:
     """The separator of a CSV with these first lines."""
     lines = [line.decode("utf-8", "replace").replace("\0", "") for line in head]
+    lines = lines[count_lines_before_header(lines) :]
     if not lines:
         return ","
     in_header = {mark: lines[0].count(mark) for mark in SEPARATORS}
     equal = {mark: sum(line.count(mark) == count for line in lines) * (count > 0) for mark, count in in_header.items()}
     return max(SEPARATORS, key=lambda mark: (in_header[mark] > 0, equal[mark], in_header[mark]))
+
+
+def count_lines_before_header(lines: Sequence[str]) -> int:
+    """The number of lines before the header of a CSV, given its first lines: a title, comments with #, or ``sep=;``.
+
+    Each has at most one value. The header has as many values as the last lines, none of them empty, and letters.
+
+    Example:
+        >>> count_lines_before_header(["# of 2026", "", "name,size", "a,1", "b,2"])
+        2
+    """
+    head = "".join(lines[:_HEAD_LINES]).removeprefix("\ufeff").rstrip().splitlines()
+    plain = list(itertools.takewhile(lambda line: line.count('"') % 2 == 0, head))  # to a newline within a value
+    if len(plain) < 3:
+        return 0
+    parsed = [[next(csv.reader([line], delimiter=mark), []) for line in plain] for mark in SEPARATORS]
+    fields = max(parsed, key=lambda rows: (len(rows[-1]) > 1, sum(len(row) == len(rows[-1]) for row in rows)))
+    has_columns = [
+        sum(map(bool, row)) > 1 and not (line.startswith("#") and len(row) != len(fields[-1]))
+        for line, row in zip(plain, fields, strict=True)
+    ]
+    first = has_columns.index(True) if any(has_columns) else 0
+    if re.fullmatch("sep=.", plain[0], re.IGNORECASE):
+        return max(first, 1)
+    header, has_letters = fields[first], any(letter.isalpha() for letter in plain[first])
+    is_header = len(header) == len(fields[-1]) and all(header) and has_letters and first < len(plain) - 1
+    is_title = len(header) > 2 or first > 1 or plain[0].startswith("#")  # else it may be a column of texts with commas
+    return first if is_header and is_title else 0
+
+
+def length_before_header(head: bytes) -> int:
+    """The number of bytes before the header of a CSV in UTF-8 that starts so; see ``count_lines_before_header``."""
+    lines = head[:_HEAD_BYTES].splitlines(keepends=True)
+    lines = lines[: min(_HEAD_LINES, len(lines) - (len(head) >= _HEAD_BYTES))]  # the last one may be cut
+    return sum(map(len, lines[: count_lines_before_header([line.decode("utf-8", "replace") for line in lines])]))
 
 
 def check_header(header: Sequence[str], separator: str, where: str) -> None:
@@ -128,7 +171,7 @@ def read_file(path: Path, separator: str | None) -> pa.Table:
         return read_parquet(path, _WRITE_AGAIN)
     if name.endswith(_CSV):
         return _read_csv(path, separator or detect_separator(path))
-    raise DataError("unknown file format", where=str(path), remedy="give a CSV, CSV.gz or Parquet file")
+    raise DataError("unknown file format", where=str(path), remedy="save it as CSV (.csv, .csv.gz, .tsv) or Parquet")
 
 
 def check_parquet(path: Path) -> None:
@@ -173,11 +216,12 @@ def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
     parsing = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
     blocks = 0
     try:
-        with pyarrow.csv.open_csv(path, parse_options=parsing) as head:
+        skipped = count_skipped_lines(path)
+        with pyarrow.csv.open_csv(path, pyarrow.csv.ReadOptions(skip_rows=skipped), parsing) as head:
             header = head.schema.names
         reader = pyarrow.csv.open_csv(
             path,
-            read_options=pyarrow.csv.ReadOptions(block_size=2**24),
+            read_options=pyarrow.csv.ReadOptions(block_size=2**24, skip_rows=skipped),
             parse_options=parsing,
             convert_options=_text_columns(header),
         )
@@ -191,6 +235,12 @@ def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
             reason = str(error).split("\n")[0][:200]
             raise DataError(f"not a readable CSV: {reason}", where=str(path), remedy="correct the file") from None
         yield table
+
+
+def count_skipped_lines(path: Path) -> int:
+    """The number of lines of a file that are before the header of its CSV; see ``count_lines_before_header``."""
+    with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        return (head := file.read(_HEAD_BYTES)).count(b"\n", 0, length_before_header(head))
 
 
 def name_columns(header: Sequence[str]) -> list[str]:
@@ -219,6 +269,7 @@ def _text_columns(header: Iterable[str]) -> pyarrow.csv.ConvertOptions:
 
 def _read_csv(path: Path, separator: str) -> pa.Table:
     raw, encoding = _read_text(path)
+    raw = b"\n" * raw.count(b"\n", 0, before := length_before_header(raw)) + raw[before:]  # lines keep their numbers
     records = _records(raw, separator)
     line, header = next(records)
     check_header(header, separator, f"{path}:{line}")
@@ -238,15 +289,6 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
                 raise DataError(what, where=f"{path}:{line}", remedy=remedy) from None
         reason = re.sub(r"(got \d+):.*", r"\1", str(error).split("\n")[0])  # the rest of the line is the row
         raise DataError(f"not a readable CSV: {reason[:200]}", where=str(path), remedy="correct the file") from None
-
-
-def has_open_quote(path: Path) -> bool:
-    """Whether a CSV file has an odd number of quotes: one of them is never closed."""
-    quotes = 0
-    with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
-        while block := file.read(2**22):
-            quotes += block.count(b'"')
-    return quotes % 2 == 1
 
 
 def _parse_csv(raw: bytes, separator: str, header: Sequence[str], encoding: str) -> pa.Table:
@@ -303,7 +345,7 @@ def _read_text(path: Path) -> tuple[bytes, str]:
     return raw, "UTF-8"
 
 
-def text_encoding(head: bytes, path: Path, *, utf8: bool = True) -> str:
+def text_encoding(head: bytes, path: Path | RemoteFile, *, utf8: bool = True) -> str:
     """The encoding of a text: utf-8, utf-16 (or utf-16-le, utf-16-be without a mark) or cp1252.
 
     Args:
@@ -323,7 +365,7 @@ def text_encoding(head: bytes, path: Path, *, utf8: bool = True) -> str:
     raise _encoding_error(path, "")
 
 
-def _encoding_error(path: Path, detail: str, line: int = 0) -> DataError:
+def _encoding_error(path: Path | RemoteFile, detail: str, line: int = 0) -> DataError:
     return DataError(
         f"neither UTF-8 nor Windows-1252{detail}",
         where=f"{path}:{line}" if line else str(path),

@@ -3,7 +3,9 @@
 Text stays as it is written. All files of a source have the same columns; a column has one of a few plain types.
 """
 
+import gzip
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,8 @@ import pyarrow.parquet as pq
 from towline.config import DataConfig, suggest
 from towline.data import formats, snapshot
 from towline.data.schema import text_columns
-from towline.data.schema.values import category_name, seconds_of
+from towline.data.schema.summary_rows import count_summary_rows
+from towline.data.schema.values import category_name, column_format, seconds_of
 from towline.errors import ConfigError, DataError
 
 TIME = pa.timestamp("us")
@@ -36,6 +39,16 @@ class SourceTables(NamedTuple):
     def column(self, name: str) -> pa.ChunkedArray:
         """The values of all tables, with one type."""
         return _join_pieces([(where, table[name]) for where, table in self.tables], name)
+
+    def without_summary_rows(self) -> "tuple[SourceTables, int]":
+        """The tables without the totals and means at their ends, and the number of these rows."""
+        tables, count = [], 0
+        for where, table in self.tables:
+            format_of = partial(column_format, self.config)
+            number = count_summary_rows(table, format_of, self.config.max_unreadable)
+            tables.append((where, table.slice(0, table.num_rows - number) if number else table))
+            count += number
+        return SourceTables(tables, self.config), count
 
 
 class SourceFiles(NamedTuple):
@@ -99,13 +112,22 @@ def spool_files(
         try:
             _write_tables(formats.stream_csv(path, mark), copy, encodings)
             formats.check_header(pq.read_schema(copy).names, mark, f"{path}:1")
-            is_faulty = formats.has_open_quote(path)
+            is_faulty = _has_open_quote(path)
         except DataError:
             is_faulty = True
         if is_faulty:  # reading it as a whole names the fault, or reads another encoding
             _write_tables(iter([formats.read_file(path, separator)]), copy, encodings)
         spooled.append((str(path), copy))
     return spooled
+
+
+def _has_open_quote(path: Path) -> bool:
+    """Whether a CSV file has an odd number of quotes: one of them is never closed."""
+    quotes = 0
+    with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        while block := file.read(2**22):
+            quotes += block.count(b'"')
+    return quotes % 2 == 1
 
 
 def _write_tables(tables: Iterator[pa.Table], path: Path, encodings: set[str]) -> None:

@@ -31,8 +31,11 @@ from towline.data.snapshot import SnapshotWriter, to_frame
 from towline.data.source_columns import TIME, SourceFiles, SourceTables, as_text, is_large, read_tables, spool_files
 from towline.errors import ConfigError, DataError
 from towline.files import LOADING, disk, replacing, sweep
+from towline.remote_files import is_url, list_remote_files, local_path, naming_originals
 from towline.store import StoreLayout
 
+SUMMARIES = "at the end that are totals or means of the others"  # reasons why rows are left out
+UNLABELLED = "without a target"
 _POSITION = "\0position"  # a column of the positions of rows
 _READ_AGAIN = "run the same command again: it reads the source again"
 
@@ -90,9 +93,10 @@ def load_dataset(
         pii: columns whose values are not shown in errors.
 
     Raises:
-        ConfigError: a column or an environment variable that the config names does not exist.
+        ConfigError: a column or an environment variable that the config names does not exist, or there is no access to
+            a URL.
         DataError: the source is missing, empty or malformed, or has a column of unusable values.
-        TransientError: the database is down, or the store cannot be written.
+        TransientError: the database or the server of a URL is down, or the store cannot be written.
     """
     for key in ("window", "half_life", "detrend"):
         if getattr(config, key) and not config.time:
@@ -105,8 +109,12 @@ def load_dataset(
             datasets.mkdir(parents=True, exist_ok=True)
             return Path(stack.enter_context(tempfile.TemporaryDirectory(dir=datasets, prefix=LOADING)))
 
+        stack.enter_context(naming_originals(datasets))
         encodings: set[str] = set()
         source, columns = _open_source(config, project, encodings, make_folder)
+        summaries = 0
+        if isinstance(columns, SourceTables):
+            columns, summaries = columns.without_summary_rows()
         writer = SnapshotWriter(make_folder() if isinstance(columns, SourceFiles) else None)
         try:
             dataset = _convert_source(columns, config, as_of, source, writer)
@@ -121,6 +129,7 @@ def load_dataset(
             "path": StoreLayout.dataset_name(name),
             "coerced": coerced,
             "encodings": tuple(sorted(encodings - {"UTF-8"})),
+            "left_out": (*([(SUMMARIES, summaries)] if summaries else []), *dataset.left_out),
         }
         dataset = dataset.model_copy(update=changes)
         snapshot = StoreLayout(store).dataset(dataset.path)
@@ -139,17 +148,29 @@ def _open_source(
         config: names the source.
         project: relative paths start here.
         encodings: those of CSV files are added.
-        make_folder: makes a folder for copies of CSV files that are too large to be held.
+        make_folder: makes a folder for copies of remote files, and of CSV files that are too large to be held.
     """
     if isinstance(config.source, SqlSource):
         url = mask_passwords(config.source.url)
         tables = [(url, formats.run_query(config.source, project))]
         return f"{url} {config.source.query}", SourceTables(tables, config)
-    source = config.source if isinstance(config.source, str) else ", ".join(config.source)
-    paths = formats.list_files(config.source, project)
+    source = ", ".join(config.masked().source_files)
+    paths = _list_files(config, project, make_folder)
     if is_large(paths):
         return source, SourceFiles(spool_files(paths, config.separator, encodings, make_folder()), config)
     return source, SourceTables(list(read_tables(paths, config.separator, encodings)), config)
+
+
+def _list_files(config: DataConfig, project: Path, make_folder: Callable[[], Path]) -> list[Path]:
+    """The files of a source; those behind URLs are copied."""
+    paths = list[Path]()
+    for source in map(local_path, config.source_files):
+        if is_url(source):
+            remote, folder = list_remote_files(source, formats.TABLES, "data.source"), make_folder()
+            paths += [file.copy_to(folder) for file in remote]
+        else:
+            paths += formats.list_files(source, project)
+    return paths
 
 
 def _convert_source(
@@ -418,7 +439,7 @@ def _select_labelled(table: pa.Table, config: DataConfig, where: str) -> tuple[p
                 remedy=f"correct the source, or set data.max_unlabelled: {math.ceil(share * 20) / 20:g} to "
                 "leave these rows out",
             )
-        left_out["without a target"] = target.null_count
+        left_out[UNLABELLED] = target.null_count
         table = table.filter(pc.is_valid(target))
     if config.classes.rare == "keep":
         return table, left_out

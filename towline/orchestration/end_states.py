@@ -20,7 +20,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
-from towline.batch.batch_summary import BatchResult
+from towline.batch.batch_summary import BatchResult, ShardCounts
 from towline.errors import DataValidationError, TowlineError
 from towline.monitoring.policy import MonitoringRun
 from towline.monitoring.rollout_history import RolloutRun
@@ -106,6 +106,15 @@ def scoring_end_state(function: Callable[P, BatchResult]) -> Callable[P, State[A
         rows = f"{scored.rows:,} rows scored by version {scored.version} of {scored.model}: {scored.output}"
         bad = f"; {scored.quarantined:,} bad rows: {scored.quarantine}" if scored.quarantined else ""
         return _EndState("Unchanged" if scored.unchanged else "Completed", rows + bad)
+
+    return _with_end_state(function, describe)
+
+
+def shards_end_state(function: Callable[P, ShardCounts]) -> Callable[P, State[Any]]:
+    """Decorates the flow of scoring shards: the message of its state says how many were scored."""
+
+    def describe(counts: ShardCounts) -> _EndState:
+        return _EndState("Completed", f"{counts.shards:,} shards, {counts.rows:,} rows")
 
     return _with_end_state(function, describe)
 

@@ -6,13 +6,18 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from towline import extras, files, sidecar
 from towline.config import PipelineConfig, Settings
 from towline.errors import ConfigError, TransientError
 from towline.operations import servers
+from towline.orchestration import profiles
 from towline.orchestration.profiles import Profile
+
+if TYPE_CHECKING:
+    from towline.batch.job_options import OpenEngine
 
 FlowName = Literal["training", "drift", "quality", "rollout"]
 
@@ -54,6 +59,25 @@ def run_flow(
         return FlowResult(_run_in_process(settings, name, parameters))
     with _exclusive_run(settings, parameters["config"], parameters["as_of"]):
         return FlowResult(_run_in_process(settings, name, parameters))
+
+
+def open_pool_engine(settings: Settings, model: str, profile: str | None) -> "OpenEngine":
+    """The engine of batch scoring on the workers of a Prefect work pool; its messages go to stderr.
+
+    Args:
+        settings: of the project.
+        model: name of the model.
+        profile: name of the profile with the server; None: the server that PREFECT_API_URL names.
+
+    Raises:
+        ConfigError: there is no such profile, or a package is missing.
+    """
+    os.environ.update(servers.prefect_environment(settings))
+    extras.require("--engine prefect", "pipeline")
+    module = importlib.import_module("towline.orchestration.pool_engine")
+    chosen = profiles.read(profile, settings) if profile else None
+    engine: OpenEngine = module.pool_engine(model, chosen, partial(print, file=sys.stderr))
+    return engine
 
 
 def prepare_project(settings: Settings, module: str) -> None:

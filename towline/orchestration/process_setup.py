@@ -22,6 +22,8 @@ from towline.processes import set_parent_death_signal
 
 SCHEDULER_PID = "_TOWLINE_SCHEDULER"  # environment variable of the runs that a scheduler or worker starts
 
+_WITHOUT_SIDECAR = ("scoring-shards",)  # they need no slow import, and start often
+
 
 @contextmanager
 def supervised() -> Iterator[None]:
@@ -38,8 +40,9 @@ def supervised() -> Iterator[None]:
             set_parent_death_signal(int(scheduler_pid), signal.SIGKILL)
             with get_client(sync_client=True) as client:
                 client.update_flow_run(run.id, tags=[*run.tags, *process_tags(os.getpid())])
-            sidecar.start(Settings.from_environment().layout.log())
-            stack.callback(sidecar.stop)
+            if context.flow.name not in _WITHOUT_SIDECAR:
+                sidecar.start(Settings.from_environment().layout.log())
+                stack.callback(sidecar.stop)
             if context.flow.name == "training":
                 sidecar.begin(importlib.import_module, "great_expectations")
         yield

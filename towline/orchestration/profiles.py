@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import NoReturn
 
 from towline.config import Frozen, Settings
 from towline.config.record import suggest
@@ -35,8 +36,17 @@ def check(name: str, command: str | None) -> None:
     Raises:
         ConfigError: the command needs the store, which is on the workers' machines.
     """
-    if command is None or command in (*REMOTE, *LOCAL):
+    if command is None or command in (*REMOTE, *LOCAL, "score"):  # score checks its own options
         return
+    refuse(name, command)
+
+
+def refuse(name: str, command: str) -> NoReturn:
+    """Refuses a command that needs the store.
+
+    Raises:
+        ConfigError: always.
+    """
     inside = f"docker compose exec worker towline {command}" if name == "compose" else f"towline {command} on a worker"
     raise ConfigError(
         f"`towline {command}` needs the store, which is on the workers' machines",

@@ -34,6 +34,7 @@ from towline.orchestration.process_setup import SCHEDULER_PID
 from towline.processes import child_pids
 
 RETRY_TAG = "again"  # of a run that replaces one whose process was lost
+WATCHED_TAG = "watched"  # of a run whose caller replaces it if its process is lost
 POLL_S = 5.0  # between two queries for runs that are due
 _SWEEP_S = 60.0  # between two calls of the sweep
 _KILL_GRACE_S = 5.0
@@ -70,7 +71,8 @@ def catch_up(client: SyncPrefectClient, deployment_id: UUID, *, shared: bool = F
     """Closes what a downtime left of a deployment, and makes up for it with one run.
 
     Runs whose process is gone are set to Crashed. The last run is run again if it crashed, unless it replaced a crashed
-    run itself. Of the scheduled runs that were missed, the newest is started, with the deployment's present config.
+    run itself or its caller replaces it. Of the scheduled runs that were missed, the newest is started, with the
+    deployment's present config.
 
     Args:
         client: of the server.
@@ -91,7 +93,7 @@ def catch_up(client: SyncPrefectClient, deployment_id: UUID, *, shared: bool = F
         return
     if shared:  # an automation of the server has crashed the flow run alone
         crash_children(client, last)
-    if RETRY_TAG not in last.tags and (missed is None or not last.auto_scheduled):
+    if not {RETRY_TAG, WATCHED_TAG} & set(last.tags) and (missed is None or not last.auto_scheduled):
         keeps_config = shared and not last.auto_scheduled
         client.create_flow_run_from_deployment(
             deployment_id,

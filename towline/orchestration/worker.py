@@ -41,18 +41,19 @@ def create_pool(client: SyncPrefectClient, name: str) -> None:
             client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template))
 
 
-def serve(pool: str, settings: Settings, redeploy: Callable[[], object]) -> None:
+def serve(pool: str, settings: Settings, redeploy: Callable[[], object], limit: int | None = None) -> None:
     """Runs what is due in a pool, until SIGTERM or SIGINT; runs under way are then ended as Crashed.
 
     Args:
         pool: name of the pool.
         settings: of the runs.
         redeploy: reads the configs and deploys them again; called in a thread on SIGHUP.
+        limit: number of runs at the same time; None: any number.
     """
     os.environ.update(_run_environment(settings))
     os.environ[SCHEDULER_PID] = str(os.getpid())
     with temporary_settings({PREFECT_WORKER_QUERY_SECONDS: scheduler.POLL_S, PREFECT_WORKER_ENABLE_CANCELLATION: True}):
-        asyncio.run(_serve(pool, redeploy))
+        asyncio.run(_serve(pool, redeploy, limit))
 
 
 def _run_environment(settings: Settings) -> dict[str, str]:
@@ -98,9 +99,10 @@ class _Worker(ProcessWorker):
             self.under_way.discard(flow_run.id)
 
 
-async def _serve(pool: str, redeploy: Callable[[], object]) -> None:
+async def _serve(pool: str, redeploy: Callable[[], object], limit: int | None) -> None:
     await asyncio.to_thread(_catch_up, pool)
-    worker = _Worker(work_pool_name=pool, name=f"{socket.gethostname()}-{os.getpid()}", prefetch_seconds=0)
+    name = f"{socket.gethostname()}-{os.getpid()}"
+    worker = _Worker(work_pool_name=pool, name=name, prefetch_seconds=0, limit=limit)
 
     def end_runs() -> None:
         flow_run_ids = frozenset(worker.under_way)

@@ -87,6 +87,9 @@ def _data(proposal: Proposal) -> list[str]:
         reason = "rows with the same value are in one part of a split"
         lines.append(_line(f"  group: {_scalar(proposal.group)}", reason))
     lines += _items("  drop:", proposal.drop)
+    if proposal.booleans:
+        lines.append("  columns:")
+        lines += [_line(f"    {_scalar(name)}: boolean", reason) for name, reason in proposal.booleans.items()]
     lines += _formats(proposal)
     if proposal.positive is not None:
         reason = "the class that scores and thresholds are about"
@@ -116,7 +119,7 @@ def _validation(proposal: Proposal) -> list[str]:
         "validation:",
         _line(
             f"  min_rows: {proposal.min_rows}",
-            f"the table has {proposal.rows - proposal.unlabelled_rows:,} with a target",
+            f"the table has {proposal.rows - proposal.unlabelled_rows - proposal.summary_rows:,} with a target",
         ),
     ]
     if proposal.rules:

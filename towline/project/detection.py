@@ -20,11 +20,11 @@ from towline.data.schema import notation, text_columns
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.time_column import suggest_time_column
-from towline.data.schema.values import PLAIN, ValueFormat
+from towline.data.schema.values import PLAIN, ValueFormat, parse_boolean
 from towline.data.source_columns import is_readable
-from towline.data.sources import load_dataset, read_snapshot
+from towline.data.sources import SUMMARIES, UNLABELLED, load_dataset, read_snapshot
 from towline.data.validation.leakage import find_leaks
-from towline.errors import DataError
+from towline.errors import ConfigError, DataError
 from towline.project.expectations import propose_expectations, propose_monitoring
 from towline.project.personal_data import SAMPLE, detect_personal, split_words
 from towline.project.proposal import Proposal
@@ -32,6 +32,7 @@ from towline.project.sample import TableSample
 
 MIN_TIMES = 8  # distinct times that a split by time needs: a holdout and a part before each fold
 MIN_GROUPS = 10
+MAX_SPELLINGS = 20  # of yes and no; a target of texts has at least as many levels before most of them may be different
 _GROUP_WORDS = {
     "subject", "patient", "person", "user", "customer", "client", "household", "participant", "student", "case",
     "individual", "animal", "family", "account", "member", "pig", "device",
@@ -68,7 +69,11 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
     proposal.drop |= unreadable_columns(sample.table, target)
     _propose_formats(proposal, sample.table)
     frame, contract = read_table(proposal, sample)
-    _propose_max_unlabelled(proposal, sample, frame)
+    _propose_booleans(proposal, frame)
+    if proposal.booleans:
+        frame, contract = read_table(proposal, sample)
+    _check_target(frame[target], contract)
+    _propose_max_unlabelled(proposal, sample)
     proposal.task = contract.task
     _propose_metric(proposal, frame)
     _propose_personal(proposal, frame)
@@ -157,22 +162,52 @@ def read_table(proposal: Proposal, sample: TableSample) -> tuple[pd.DataFrame, C
             if sample.table[proposal.target].null_count == sample.table.num_rows:
                 what, remedy = f"the target {proposal.target!r} has no values", "name another column with --target"
                 raise DataError(what, where="data.target", remedy=remedy) from None
-            source = proposal.source if isinstance(proposal.source, str) else "the query"
-            raise DataError(error.what, where=source, remedy=error.remedy, details=error.details) from None
+            what, where = error.what, proposal.source if isinstance(proposal.source, str) else "the query"
+            for part, file in zip(sample.parts, sample.files, strict=False):
+                what = what.replace(part.name, Path(file).name)
+                where = file if str(part) in error.where else where
+            raise DataError(what, where=where, remedy=error.remedy, details=error.details) from None
         frame = read_snapshot(dataset, store)
     proposal.coerced = {
         values.column: f"{values.count} values that are not numbers are read as null" for values in dataset.coerced
     }
+    left_out = dict(dataset.left_out)
+    proposal.summary_rows = left_out.get(SUMMARIES, 0)
+    # rounded up: a sample may have fewer rows
+    unlabelled = left_out.get(UNLABELLED, 0)
+    proposal.unlabelled_rows = -(-unlabelled * sample.rows // sample.table.num_rows)
     return frame, infer_contract(frame, config, dataset.formats)
 
 
-def _propose_max_unlabelled(proposal: Proposal, sample: TableSample, frame: pd.DataFrame) -> None:
+def _propose_booleans(proposal: Proposal, frame: pd.DataFrame) -> None:
+    """Columns of yes and no in more than two spellings, such as ``Yes``, ``yes`` and ``Y``."""
+    for name in frame.columns:
+        texts = [] if frame[name].dtype.kind in "biufM" else frame[name].dropna().unique().tolist()
+        flags = {parse_boolean(text) for text in texts[:MAX_SPELLINGS]}
+        if 2 < len(texts) <= MAX_SPELLINGS and flags == {0.0, 1.0}:
+            proposal.booleans[name] = f"yes and no in {len(texts)} spellings"
+
+
+def _check_target(target: pd.Series, contract: Contract) -> None:
+    """Refuses a target of one value, or of texts of which most are different.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    levels, what = target.nunique(), ""
+    if levels == 1:
+        what = "has only one value"
+    elif contract.task == "multiclass" and levels > max(MAX_SPELLINGS, 0.5 * len(target)):
+        what = f"has {levels:,} different texts in {len(target):,} rows"
+    if what:
+        remedy = "name a column of numbers or classes with --target"
+        raise ConfigError(f"the target {contract.target!r} {what}", where="data.target", remedy=remedy)
+
+
+def _propose_max_unlabelled(proposal: Proposal, sample: TableSample) -> None:
     """Raises the limit of rows without a target where the table has more of them."""
-    rows = sample.table.num_rows
-    unlabelled = rows - len(frame)
-    share = unlabelled / rows
-    if unlabelled:
-        proposal.unlabelled_rows = -(-unlabelled * proposal.rows // rows)  # rounded up; a sample may have fewer rows
+    share = proposal.unlabelled_rows / sample.rows
+    if share:
         proposal.unlabelled = f"{share:.1%} of the rows have no target and are left out"
     if share > DataConfig.model_fields["max_unlabelled"].default:
         proposal.max_unlabelled = min(1.0, math.ceil(share * 20 + 1) / 20)
@@ -296,7 +331,7 @@ def _propose_leaks(proposal: Proposal, frame: pd.DataFrame, contract: Contract) 
         with threadpool_limits(1, "openmp"):  # several threads wait for each other on a busy machine
             leaks = find_leaks(frame, present, 42)
         leaks = tuple(leak for leak in leaks if not set(leak.columns) <= set(proposal.allow_leaks))
-        certain = [leak for leak in leaks if leak.kind != "dominant"]
+        certain = [leak for leak in leaks if not leak.may_be_honest]
         features = {column.name for column in present.columns if column.role == "feature"}
         gone = {name for leak in certain for name in leak.columns}
         if not leaks:
@@ -306,7 +341,7 @@ def _propose_leaks(proposal: Proposal, frame: pd.DataFrame, contract: Contract) 
             break
         for leak in leaks:
             for name in leak.columns:
-                if leak.kind == "dominant":
+                if leak.may_be_honest:
                     proposal.allow_leaks[name] = f"{leak.detail}; drop it if it is known only afterwards"
                 else:
                     proposal.drop[name] = f"leak: {leak.detail}"

@@ -39,7 +39,9 @@ class Proposal:
     thousands: str = ""
     positive: str | None = None
     date_formats: dict[str, str] = field(default_factory=dict)
+    booleans: dict[str, str] = field(default_factory=dict)
     coerced: dict[str, str] = field(default_factory=dict)
+    summary_rows: int = 0
     unlabelled: str = ""
     unlabelled_rows: int = 0
     max_unlabelled: float | None = None
@@ -60,7 +62,7 @@ class Proposal:
             "target": self.target, "time": self.time, "group": self.group, "drop": list(self.drop),
             "separator": self.separator, "decimal": self.decimal, "thousands": self.thousands,
             "date_format": dict(self.date_formats) or None, "positive": self.positive,
-            "max_unlabelled": self.max_unlabelled,
+            "max_unlabelled": self.max_unlabelled, "columns": dict.fromkeys(self.booleans, "boolean"),
         }  # fmt: skip
         return {key: value for key, value in section.items() if value not in (None, [], {}, "")}
 
@@ -83,6 +85,10 @@ class Proposal:
         lines += [("data.drop", name, reason) for name, reason in self.drop.items()]
         if self.unlabelled:
             lines.append(("data.max_unlabelled", f"{self.max_unlabelled or 'default'}", self.unlabelled))
+        lines += [("data.columns", f"{name}: boolean", reason) for name, reason in self.booleans.items()]
+        if self.summary_rows:
+            reason = "at the end of the table: totals or means of the others"
+            lines.append(("left out", f"{self.summary_rows} rows", reason))
         lines += [("read as null", name, reason) for name, reason in self.coerced.items()]
         lines += [
             ("data.date_format", f"{name}: {fmt}", "all values have it") for name, fmt in self.date_formats.items()

@@ -30,12 +30,14 @@ class TableSample(NamedTuple):
         table: all parts as one table; columns of a CSV are text.
         rows: number of rows of the whole table.
         separator: of its CSV files.
+        files: of the source, in the order of the parts; none for a query.
     """
 
     parts: tuple[Path, ...]
     table: pa.Table
     rows: int
     separator: str
+    files: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -94,7 +96,7 @@ def read_sample(source: str | SqlSource, project: Path, folder: Path, seed: int 
         part = folder / "part-00000.parquet"
         pq.write_table(table, part, compression="none")
         return TableSample((part,), table, rows, ",")
-    parts, tables, rows = [], [], 0
+    parts, tables, files, rows = [], [], [], 0
     paths = formats.list_files(source, project)
     separator = formats.detect_separator(paths[0])
     for position, path in enumerate(paths):
@@ -110,13 +112,14 @@ def read_sample(source: str | SqlSource, project: Path, folder: Path, seed: int 
         table, part = sampler.result(), folder / f"part-{position:05d}.parquet"
         pq.write_table(table, part, compression="none")
         parts.append(part)
+        files.append(str(path))
         tables.append(table)
         rows += sampler.rows
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException:  # load_dataset names the file that differs
         table = tables[0]
-    return TableSample(tuple(parts), table, rows, separator)
+    return TableSample(tuple(parts), table, rows, separator, tuple(files))
 
 
 def _batches(path: Path, separator: str) -> Iterator[pa.Table]:

@@ -139,8 +139,8 @@ def _run_job() -> None:
     sys.meta_path.insert(0, blocker)
     import pandas as pd
     import pyarrow.parquet  # noqa: F401 - imported before the job, which is timed
-    import skops.io  # noqa: F401 - as above
 
+    from towline.inference.compiled.codec import PLAN_FILE
     from towline.inference.predictor import open_release
     from towline.inference.scorer import TOLERANCE
 
@@ -148,6 +148,8 @@ def _run_job() -> None:
     if not line:
         return
     job = json.loads(line)
+    if not (Path(job["release"]) / PLAN_FILE).exists():  # a compiled model needs neither skops nor scikit-learn
+        import skops.io  # noqa: F401 - as above
     started = time.perf_counter()
     model = open_release(Path(job["release"]), digest=job["digest"])
     predictions = model.predict_frame(model.to_features(pd.read_parquet(job["rows"])))

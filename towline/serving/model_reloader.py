@@ -5,6 +5,7 @@ model. If any step fails, the current model stays. The last good release is writ
 start while the ledger is unavailable.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -185,7 +186,8 @@ class ModelReloader:
                 return
         if rollout is None or challenger is None:
             self.rollout = None
-            self._rollout_path().unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # in a folder that cannot be written it never was
+                self._rollout_path().unlink()
             return
         folder = self._options.settings.layout.rollout(self._name, rollout.id)
         self.rollout = ActiveRollout(rollout, challenger, folder)

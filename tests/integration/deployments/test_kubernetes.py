@@ -357,25 +357,54 @@ def test_a_color_can_be_applied_alone() -> None:
     assert all(one in together for one in apart)
 
 
-def test_the_shared_log_is_mounted_on_both_sides(copy: Path) -> None:
-    """Services write the prediction log where the worker's drift round reads it, on one volume for many pods."""
+def _render_with_component(copy: Path, component: str) -> list[Document]:
+    """Service and worker in one overlay with a component."""
     (copy / "mine").mkdir()
-    mine = {"resources": ["../base", "../worker"], "components": ["../components/shared-log"], "namespace": "mine"}
+    mine = {"resources": ["../base", "../worker"], "components": [f"../components/{component}"], "namespace": "mine"}
     (copy / "mine" / "kustomization.yaml").write_text(yaml.safe_dump(mine))
     documents = render_kustomization(copy / "mine")
     for document in documents:
         validate_document(document, RELEASES[0])
-    for deployment in at_least_one(of_kind(documents, "Deployment")):
-        (mount,) = (
-            one
-            for one in pod_spec(deployment)["containers"][0]["volumeMounts"]
-            if one["mountPath"] == "/store/predictions"
-        )
-        (volume,) = (one for one in pod_spec(deployment)["volumes"] if one["name"] == mount["name"])
-        claim = volume["persistentVolumeClaim"]["claimName"]
-        (found,) = (one for one in of_kind(documents, "PersistentVolumeClaim") if one["metadata"]["name"] == claim)
-        assert found["spec"]["accessModes"] == ["ReadWriteMany"]
-    assert len(of_kind(documents, "Deployment")) == 2
+    return documents
+
+
+def _shared_claims(documents: list[Document], deployment: Document) -> dict[str, str]:
+    """The claims for many pods that a deployment mounts, by folder."""
+    claims = {one["metadata"]["name"]: one for one in of_kind(documents, "PersistentVolumeClaim")}
+    volumes = {one["name"]: one.get("persistentVolumeClaim") for one in pod_spec(deployment)["volumes"]}
+    mounts = {one["mountPath"]: volumes[one["name"]] for one in pod_spec(deployment)["containers"][0]["volumeMounts"]}
+    return {
+        path: claim["claimName"]
+        for path, claim in mounts.items()
+        if claim and claims[claim["claimName"]]["spec"]["accessModes"] == ["ReadWriteMany"]
+    }
+
+
+def test_the_shared_log_is_mounted_on_both_sides(copy: Path) -> None:
+    """Services write the prediction log where the worker's drift round reads it, on one volume for many pods."""
+    documents = _render_with_component(copy, "shared-log")
+    service, worker = (_shared_claims(documents, one) for one in of_kind(documents, "Deployment"))
+    assert service == worker
+    assert service.keys() == {"/store/predictions"}
+
+
+def test_services_of_the_ledger_share_their_rollouts_with_the_worker(copy: Path) -> None:
+    """They serve a model of the ledger, no release of the image, and write counts where the flow reads them."""
+    documents = _render_with_component(copy, "ledger")
+    deployments = {one["metadata"]["name"]: one for one in of_kind(documents, "Deployment")}
+    shared = _shared_claims(documents, deployments["predictions"])
+    assert shared == _shared_claims(documents, deployments["worker"])
+    assert shared.keys() == {"/store/predictions", "/store/releases", "/store/rollouts"}
+    assert len(set(shared.values())) == 3
+    (container,) = pod_spec(deployments["predictions"])["containers"]
+    name, *words = container["args"]
+    given = main.commands[name].make_context(name, words).params
+    assert (given["name"], given["wait"], container["image"]) == ("bike-demand", True, "towline-service")
+    (variable,) = container["env"]
+    assert (variable["name"], variable["valueFrom"]["secretKeyRef"]["name"]) == ("TOWLINE_LEDGER_URL", "towline-worker")
+    asked = {("UDP", 53), ("TCP", 53), ("TCP", 5432)}
+    assert _admitted(documents, deployments["predictions"], "Egress") == asked
+    assert _admitted(documents, deployments["predictions"], "Ingress") == {("TCP", "http")}
 
 
 def test_no_manifest_holds_a_secret() -> None:

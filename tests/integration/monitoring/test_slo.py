@@ -34,7 +34,7 @@ def evaluate(
     return next(objective for objective in result if objective.name == name)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_a_running_service_is_scraped(sample_store: SampleStore, workers: str) -> None:
     """With one worker or two; its restart and its end are detected."""
     rows = json.loads((sample_store.release(1) / "probe.json").read_bytes())["rows"]

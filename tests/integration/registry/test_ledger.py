@@ -214,17 +214,24 @@ def test_versions_show_how_each_stands(ledger: Ledger) -> None:
     assert ledger.entry("bikes", 3) is None
 
 
+CHANGES = [
+    "UPDATE ledger SET version = 9 WHERE seq = 2",
+    "UPDATE ledger SET reason = 'because' WHERE seq = 2",
+    'UPDATE ledger SET evidence = \'{"verdict": "pass", "mae": 1}\' WHERE seq = 2',
+    "UPDATE ledger SET evidence = 'no json' WHERE seq = 2",
+    "UPDATE ledger SET event = 'crowned' WHERE seq = 2",
+    "UPDATE ledger SET prev_hash = '' WHERE seq = 2",
+    "UPDATE ledger SET hash = prev_hash WHERE seq = 2",
+]
+
+
 @pytest.mark.parametrize(
-    "statement",
+    ("ledger", "statement"),
     [
-        "UPDATE ledger SET version = 9 WHERE seq = 2",
-        "UPDATE ledger SET reason = 'because' WHERE seq = 2",
-        'UPDATE ledger SET evidence = \'{"verdict": "pass", "mae": 1}\' WHERE seq = 2',
-        "UPDATE ledger SET evidence = 'no json' WHERE seq = 2",
-        "UPDATE ledger SET event = 'crowned' WHERE seq = 2",
-        "UPDATE ledger SET prev_hash = '' WHERE seq = 2",
-        "UPDATE ledger SET hash = prev_hash WHERE seq = 2",
+        *(("sqlite", change) for change in CHANGES),
+        ("postgresql", CHANGES[2]),
     ],
+    indirect=["ledger"],
 )
 def test_a_changed_row_is_found_by_every_read_and_not_built_upon(ledger: Ledger, statement: str) -> None:
     """Whatever field of a row is changed, each question is answered by naming that row, and no row is added after it.

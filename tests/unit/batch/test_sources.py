@@ -44,6 +44,9 @@ ENCODINGS: dict[str, Any] = {
     "no newline at the end": lambda text: text.rstrip("\n").encode(),
     "BOM": lambda text: codecs.BOM_UTF8 + text.encode(),
     "blank lines": lambda text: ("\n" + text + "\n\n").encode(),
+    "a title": lambda text: ("Customers of 2026\n\n" + text).encode(),
+    "comments": lambda text: codecs.BOM_UTF8 + ("# exported, by a tool\n# 2026\n" + text).encode(),
+    "a separator line": lambda text: ("sep=,\n" + text).encode(),
     "UTF-16": lambda text: text.encode("utf-16"),
     "UTF-16-BE": lambda text: text.encode("utf-16-be"),
     "Windows-1252": lambda text: text.encode("cp1252"),
@@ -54,7 +57,7 @@ ENCODINGS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_text_of_any_form_is_read(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Newlines in quotes, line ends, byte order marks, encodings and stray quotes do not change an answer."""
+    """Newlines, byte order marks, lines before the header, encodings and stray quotes do not change an answer."""
     use_small_shards(monkeypatch)
     table, source = table_of(), tmp_path / "in.csv"
     source.write_bytes(ENCODINGS[name](table.to_csv(index=False)))
@@ -93,7 +96,7 @@ def test_shards_do_not_change_the_output(
     output = tmp_path / ("one" if target == "folder" else f"one.{target}")
     score(model, source, output)
     use_small_shards(monkeypatch)
-    assert len(open_source(str(source), None, model.contract, tmp_path).shards) > 5
+    assert len(open_source(str(source), None, model.contract, tmp_path, tmp_path / "copies").shards) > 5
     other = tmp_path / output.name.replace("one", "many")
     score(model, source, other)
     if target in ("folder", "parquet"):

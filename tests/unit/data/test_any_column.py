@@ -204,3 +204,57 @@ def test_rare_classes_are_kept_merged_or_left_out(tmp_path: Path) -> None:
     dropped = load(tmp_path, columns, classes={"rare": "drop", "min_rows": 10})
     assert dropped[2].classes == ("a", "b", "c")
     assert dict(dropped[0].left_out) == {"of 1 rare classes": 8}
+
+
+def shops() -> pd.DataFrame:
+    rng = np.random.default_rng(3)
+    visits = rng.integers(10, 500, ROWS)
+    return pd.DataFrame(
+        {"shop": [f"S{number}" for number in range(ROWS)], "visits": visits, "y": (visits * 3.2).round(2)}
+    )
+
+
+def read_text(folder: Path, text: str) -> tuple[Dataset, pd.DataFrame]:
+    (folder / "t.csv").write_text(text)
+    config = build_config({"name": "t", "data": {"source": "t.csv", "target": "y"}}, "t")
+    dataset = load_dataset(config.data, folder, folder, None)
+    return dataset, read_snapshot(dataset, folder)
+
+
+@pytest.mark.parametrize(
+    ("end", "rows"),
+    [
+        ("Total,{visits},{y:.2f}\n", 1),
+        ("Grand total:,{visits},\n", 1),
+        (",{visits},{y:.2f}\n", 1),
+        ("Total,{visits},{y:.2f}\nAverage,{mean:.1f},\n", 2),
+        ("\n,,\nTotal,{visits},{y:.2f}\nSource: the ministry,,\n", 3),
+    ],
+)
+def test_totals_at_the_end_are_left_out(tmp_path: Path, end: str, rows: int) -> None:
+    """Sums and means below a table are no rows of it; they are counted."""
+    table = shops()
+    text = table.to_csv(index=False)
+    written = end.format(visits=table["visits"].sum(), y=table["y"].sum(), mean=table["visits"].mean())
+    dataset, frame = read_text(tmp_path, text + written)
+    assert frame.equals(read_text(tmp_path, text)[1])
+    assert dict(dataset.left_out) == {"at the end that are totals or means of the others": rows}
+    assert "totals" in next(iter(check_dataset(dataset))).detail
+
+
+@pytest.mark.parametrize("end", ["Total,501,9.25\n", "S401,{visits},{y:.2f}\n", "Total,,7\n", ",12,3.5\n", "S401,,3\n"])
+def test_a_last_row_that_is_no_total_is_kept(tmp_path: Path, end: str) -> None:
+    """A shop called Total, a shop as large as all others, and rows with blanks are data."""
+    table = shops()
+    written = end.format(visits=table["visits"].sum(), y=table["y"].sum())
+    dataset, frame = read_text(tmp_path, table.to_csv(index=False) + written)
+    assert (len(frame), dataset.left_out) == (ROWS + 1, ())
+
+
+def test_an_error_below_a_title_names_the_line_of_the_file(tmp_path: Path) -> None:
+    """Lines before the header are not read, and the lines after it have the numbers that an editor shows."""
+    text = "Shops of 2026\n\n" + shops().to_csv(index=False)
+    assert list(read_text(tmp_path, text)[1]) == ["shop", "visits", "y"]
+    with pytest.raises(DataError) as caught:
+        read_text(tmp_path, text + "S9,1,2,3\n")
+    assert caught.value.where.endswith(f"t.csv:{ROWS + 4}")

@@ -169,7 +169,7 @@ def trained(folder: Path, file: Path) -> tuple[Contract, pd.DataFrame]:
     return contract, contract.features(snapshot)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("origin", ["csv", "parquet"])
 def test_a_value_means_the_same_at_every_entrance(tmp_path: Path, seed: int, origin: str) -> None:
     """10,000 values and more are read equally in training, batch, program, request, log and drift check."""

@@ -51,7 +51,7 @@ def test_a_weighted_sum_with_a_constant_is_found_among_related_columns(clean: pd
     assert leak.detail == "3 × a + -0.5 × b + 7 = rentals"
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_call_duration_is_dominant(bank: pd.DataFrame, seed: int) -> None:
     """The duration of a call, which is known only after it, predicts as well as all other columns together."""
     (leak,) = leaks(bank, "subscribed", "date", seed)
@@ -64,7 +64,7 @@ def test_one_part_of_the_sum_is_dominant(bike: pd.DataFrame) -> None:
     assert (leak.kind, leak.columns) == ("dominant", ("registered",))
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 def test_tables_without_leaks_have_no_findings(bank: pd.DataFrame, clean: pd.DataFrame, seed: int) -> None:
     """The two tables without their leaks have no findings with any seed."""
     assert leaks(clean, "rentals", "datetime", seed) == ()
@@ -157,3 +157,13 @@ def test_the_end_of_a_duration_is_a_leak() -> None:
     table = pd.DataFrame({"opened": opened, "closed": closed, "due": due, "x": rng.normal(size=2_000), "days": days})
     (leak,) = leaks(table, "days", "opened")
     assert leak.columns == ("closed",)
+
+
+@pytest.mark.parametrize(("noise", "kind"), [(0.1, "strong"), (0.03, "alone")])
+def test_a_strong_column_is_a_warning_and_a_nearly_perfect_one_a_leak(noise: float, kind: str) -> None:
+    """The list price of a house may be known before it is sold; a column with 99.9 % of the variance is the price."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(900, 4)), columns=["listed", "rooms", "garden", "age"])
+    table["sold"] = 50 * table["listed"] + 50 * noise * rng.normal(size=900)
+    (leak,) = leaks(table, "sold")
+    assert (leak.columns, leak.kind, leak.may_be_honest) == (("listed",), kind, kind == "strong")

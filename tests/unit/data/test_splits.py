@@ -111,7 +111,7 @@ def test_random_split_is_stratified() -> None:
     assert set(holdout) != set(parts(rows, config(seed=2, **pipeline))[2])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(80, 400), st.integers(0, 10**6), st.sampled_from([0.1, 0.2, 0.5]))
 def test_random_split(rows: int, seed: int, share: float) -> None:
     """A row stays in its part if rows are shuffled or appended; copies are together; each class is in both parts."""

@@ -17,7 +17,7 @@ from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
 from towline.errors import ConfigError, ReleaseError
 from towline.extras import BOOSTING_LIBRARIES
-from towline.inference.compiled import codec
+from towline.inference.compiled import codec, parity
 from towline.inference.compiled.parity import certify
 from towline.inference.compiled.scorer import CompiledScorer
 from towline.training import model_io
@@ -63,8 +63,11 @@ def fit_numbers(
     [("value", "default"), *((target, "small") for target in TARGETS), ("value", "deep"), ("grade", "deep")],
 )
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
-def test_the_plan_is_equal_to_the_library(library: str, target: str, size: str, tmp_path: Path) -> None:
-    """Training rows and 5,000 rows around the thresholds are compared; single rows and many rows get equal answers."""
+def test_the_plan_is_equal_to_the_library(
+    library: str, target: str, size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training rows and rows around the thresholds are compared; single rows and many rows get equal answers."""
+    monkeypatch.setattr(parity, "GENERATED_ROWS", 1_000)
     params: dict[str, Any] = {} if size == "default" else {"n_estimators": 12}
     params |= DEEP[library] if size == "deep" else {}
     model, contract, features = fitted(target, library, 0.4 if target == "sold" else None, **params)

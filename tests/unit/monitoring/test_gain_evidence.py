@@ -72,3 +72,30 @@ def test_windows_that_were_not_measured_are_no_evidence() -> None:
     few = judge_gain([unknown, window(np.full(3, 10.0), np.full(3, 1.0))], 0.05)
     assert few is not None
     assert not few.pays
+
+
+def test_a_refit_on_the_champions_own_rows_is_no_evidence() -> None:
+    """Such windows change nothing, so the first window after a training does not delay the next one."""
+    rng = np.random.default_rng(3)
+    losses, gains = 10 + rng.normal(size=20), [draw(rng, 0.1) for _ in range(3)]
+    equal = window(losses, losses * (1 + 1e-12))
+    verdict, later = judge_gain(gains, 0.05), judge_gain([equal, *gains], 0.05)
+    assert verdict is not None
+    assert later == verdict
+    alone = judge_gain([equal], 0.05)
+    assert alone is not None
+    assert not alone.pays
+
+
+def test_the_e_value_is_a_mean_of_likelihood_ratios() -> None:
+    """Over positive effects with a half-normal prior and all scales, against no effect; computed here on a grid."""
+    rng = np.random.default_rng(4)
+    differences = rng.normal(0.5, 1.0, 8)
+    effects, scales = np.linspace(0, 6, 400)[:, None, None], np.geomspace(0.01, 20, 400)[None, :, None]
+    likelihoods = np.exp(-((differences * scales - effects) ** 2).sum(axis=2) / 2) * scales[:, :, 0] ** 7
+    likelihoods = np.trapezoid(likelihoods, scales[0, :, 0], axis=1)
+    prior = 2 * np.exp(-(effects[:, 0, 0] ** 2)) / np.sqrt(np.pi)
+    expected = np.trapezoid(likelihoods * prior, effects[:, 0, 0]) / likelihoods[0]
+    verdict = judge_gain([window(10 + differences, np.full(8, 10.0))], 0.05)
+    assert verdict is not None
+    assert verdict.e_value == pytest.approx(expected / 2, rel=1e-3)  # half of the weight belongs to later windows

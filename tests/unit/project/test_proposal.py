@@ -167,6 +167,75 @@ def test_all_leaks_are_dropped_at_once(folder: Path) -> None:
     assert "casual + member = rentals" in proposal.drop["casual"]
 
 
+def test_a_strong_column_is_kept_and_named(command: Command, folder: Path) -> None:
+    """A column that may be honest is a feature; the config says what to check."""
+    rng = np.random.default_rng(5)
+    table = pd.DataFrame(rng.normal(size=(500, 3)), columns=["listed", "rooms", "age"])
+    table["sold"] = 50 * table["listed"] + 3 * table["rooms"] + 4 * rng.normal(size=500)
+    table.to_csv("houses.csv", index=False)
+    proposal = towline.init("houses.csv", "sold").proposal
+    assert proposal.drop == {}
+    assert "drop it if it is known only afterwards" in proposal.allow_leaks["listed"]
+    assert command("validate", "configs/houses.yaml").code == 0
+
+
+def test_a_total_is_left_out_and_said(command: Command, folder: Path) -> None:
+    """Without its total, a table has no columns that look like copies of the target."""
+    rng = np.random.default_rng(6)
+    table = pd.DataFrame({"shop": [f"S{n}" for n in range(200)], "visits": rng.integers(10, 500, 200)})
+    table["sales"] = (3 * table["visits"] + 300 * rng.random(200)).round(2)
+    total = pd.DataFrame({"shop": ["Total"], "visits": [table["visits"].sum()], "sales": [table["sales"].sum()]})
+    pd.concat([table, total]).to_csv("shops.csv", index=False)
+    screen = command("init", "shops.csv", "--target", "sales").out
+    assert "totals or means" in screen
+    assert "leak" not in screen
+
+
+def test_yes_and_no_in_several_spellings_are_two_classes(command: Command, folder: Path) -> None:
+    """A target and a feature with several spellings are booleans, in the table and in a request."""
+    rng = np.random.default_rng(7)
+    signal = rng.normal(size=300)
+    yes, no = rng.choice(["Yes ", "yes", "Y"], 300), rng.choice(["No", "n"], 300)
+    table = pd.DataFrame({"x": signal, "member": rng.permutation(np.where(signal > 0, yes, no))})
+    table["bought"] = np.where(signal + rng.normal(size=300) > 0, yes, no)
+    table.to_csv("shop.csv", index=False)
+    assert "5 spellings" in command("init", "shop.csv", "--target", "bought").out
+    config = read_config(folder / "configs/shop.yaml")
+    assert config.data.columns == {"member": "boolean", "bought": "boolean"}
+    assert (config.task, config.data.positive) == ("binary", "true")
+    assert command("validate", "configs/shop.yaml").code == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "what"), [("same", "has only one value"), ("remark", "has 300 different texts in 300 rows")]
+)
+def test_a_target_that_nothing_can_be_learned_from_is_refused(
+    command: Command, folder: Path, target: str, what: str
+) -> None:
+    """A constant and a remark are no targets; no config is written."""
+    table = pd.DataFrame({"x": np.arange(300.0) % 7, "same": 1, "remark": [f"remark {n} on it" for n in range(300)]})
+    table.to_csv("t.csv", index=False)
+    refused = command("init", "t.csv", "--target", target)
+    assert refused.code == 2
+    assert what in refused.err
+    assert "--target" in refused.err
+    assert not (folder / "configs").exists()
+
+
+def test_a_file_with_other_columns_is_named(command: Command, folder: Path) -> None:
+    """The error names the files of the folder, not copies of them."""
+    (folder / "months").mkdir()
+    for name, header in (("may", "a,y"), ("june", "a,y,extra")):
+        width = header.count(",") + 1
+        rows = "\n".join(",".join([str(n)] * width) for n in range(30))
+        (folder / "months" / f"{name}.csv").write_text(f"{header}\n{rows}\n")
+    refused = command("init", "months", "--target", "y")
+    assert refused.code == 2
+    assert "other columns than june.csv" in refused.err
+    assert str(folder / "months" / "may.csv") in refused.err
+    assert "extra" in refused.err
+
+
 def test_columns_of_lists_or_bytes_are_dropped_and_durations_are_seconds(command: Command, folder: Path) -> None:
     """The config that is proposed for them passes validation, and the profile of the table is written."""
     rng = np.random.default_rng(6)

@@ -247,18 +247,18 @@ def test_the_smoke_test_fails() -> None:
 
 
 def test_error_rates() -> None:
-    """In 60 draws an equal champion hardly ever gives a failure, and a model worse by 10 % never passes."""
+    """In 30 draws an equal champion hardly ever gives a failure, and a model worse by 10 % never passes."""
     equal, alike, worse = Counter[str](), Counter[str](), Counter[str]()
-    for seed in range(60):
+    for seed in range(30):
         case = Case(seed)
         champion = case.model(1.0)
         equal[case.decide(case.model(1.0), champion).outcome] += 1
         worse[case.decide(case.model(1.1), champion).outcome] += 1
         alike[case.decide(case.model(1.0, own=0.08), case.model(1.0, own=0.08)).outcome] += 1
-    assert equal["fail"] <= 2
-    assert alike["pass"] >= 57
+    assert equal["fail"] <= 1
+    assert alike["pass"] >= 28
     assert worse["pass"] == 0
-    assert worse["fail"] >= 54
+    assert worse["fail"] >= 27
 
 
 def test_an_inconclusive_check_is_promoted_if_the_config_says_so() -> None:

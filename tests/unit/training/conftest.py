@@ -17,7 +17,7 @@ from towline.training.history import choose_history
 from towline.training.model_selection.cross_validation import baseline_candidate, choose_candidate, cross_validate
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
     """OpenMP's threads wait for each other, for minutes if other processes use the processors."""
     with threadpool_limits(1, user_api="openmp"):

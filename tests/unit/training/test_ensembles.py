@@ -33,7 +33,8 @@ from towline.training.model_selection.cross_validation import (
 )
 from towline.training.model_selection.ensembles import choose_weights, cross_validate_ensemble
 
-PARTS = ["linear", {"estimator": "boosting", "params": {"max_iter": 60}}]
+PARTS = ["linear", {"estimator": "boosting", "params": {"max_iter": 30, "early_stopping": False}}]
+FOREST = {"estimator": "forest", "params": {"n_estimators": 10}}
 ENSEMBLE = Candidate(estimator="ensemble", name="ensemble")
 
 
@@ -194,7 +195,7 @@ def test_a_part_without_probabilities_is_left_out(tmp_path: Path) -> None:
 def test_an_ensemble_of_some_candidates(tmp_path: Path) -> None:
     """``of`` names the parts; the ensemble may stand before them in the list."""
     blend = {"estimator": "ensemble", "name": "blend", "of": ["boosting", "linear"]}
-    work, config = prepare_workspace(tmp_path, make_mixed_table("value"), candidates=[blend, "forest", *PARTS])
+    work, config = prepare_workspace(tmp_path, make_mixed_table("value"), candidates=[blend, FOREST, *PARTS])
     _, ensemble = run_candidates(work, config)
     assert ensemble.candidate == "blend"
     assert list(ensemble.params["weights"]) == ["linear", "boosting"]
@@ -216,7 +217,7 @@ def test_parts_keep_their_parameters(tmp_path: Path) -> None:
         fitted = fit(work, config, ensemble, History(half_life=half_life))
         models[half_life] = dict(model_io.load_model(work.file(fitted.file)).parts)
     assert models[None]["linear"]["estimate"].alpha == scores[1].params.get("alpha", 1.0)
-    assert models[None]["boosting"]["estimate"].max_iter == 60
+    assert models[None]["boosting"]["estimate"].max_iter == 30
     plain, weighted = (parts["linear"]["estimate"].coef_ for parts in models.values())
     assert not np.allclose(plain, weighted)
     again = refit(work, config, ensemble, fit(work, config, ensemble, history))

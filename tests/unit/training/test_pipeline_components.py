@@ -17,6 +17,7 @@ ESTIMATORS = [
     "linear", "forest", "boosting", "sklearn.svm.LinearSVC", "sklearn.neighbors.KNeighborsClassifier",
     "lightgbm.LGBMClassifier", "xgboost.XGBClassifier", "catboost.CatBoostClassifier",
 ]  # fmt: skip
+PARAMS = {"boosting": {"max_iter": 30}, "forest": {"n_estimators": 30}}
 LABELS = {
     "boolean": [True, False],
     "text": ["no", "yes"],
@@ -38,7 +39,8 @@ def test_predictions_are_labels_of_the_contract(estimator: str, labels: list[Any
     config = PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}})
     contract = infer_contract(frame, config)
     features, truth = contract.features(frame), contract.labels(frame)
-    found = predict(build_model(Candidate(estimator=estimator), contract, 7).fit(features, truth), features, contract)
+    candidate = Candidate(estimator=estimator, params=PARAMS.get(estimator, {}))
+    found = predict(build_model(candidate, contract, 7).fit(features, truth), features, contract)
     kinds = {type(label) for label in contract.classes}
     assert found.labels.shape == (240,)
     assert {type(label) for label in found.labels} == kinds
@@ -59,7 +61,8 @@ def test_a_class_that_does_not_occur(estimator: str) -> None:
     contract = infer_contract(frame, config)
     features, truth = contract.features(frame), contract.labels(frame)
     without = truth != "b"
-    model = build_model(Candidate(estimator=estimator), contract, 7).fit(features[without], truth[without])
+    candidate = Candidate(estimator=estimator, params=PARAMS.get(estimator, {}))
+    model = build_model(candidate, contract, 7).fit(features[without], truth[without])
     found = predict(model, features, contract)
     assert set(found.labels) == {"a", "c"}
     assert np.mean(found.labels[without] == truth[without]) > 0.9
@@ -81,11 +84,11 @@ def test_unknown_labels_are_rejected() -> None:
 def test_boosting_of_a_small_table_uses_all_rows_and_stops_by_cross_validation() -> None:
     """On noise it stops at once; on a signal without noise it continues. The parameters stay as configured."""
     rng = np.random.default_rng(1)
-    x = rng.uniform(-2, 2, (600, 3))
+    x = rng.uniform(-2, 2, (400, 3))
     signal = np.sin(3 * x[:, 0]) + x[:, 1] * x[:, 2]
-    params = {"max_iter": 300, "early_stopping": True, "n_iter_no_change": 20, "random_state": 0}
-    exact, noise = (BoostingRegressor(**params).fit(x, y) for y in (signal, rng.normal(size=600)))
-    assert exact.n_iter_ > 100
+    params = {"max_iter": 100, "early_stopping": True, "n_iter_no_change": 10, "random_state": 0}
+    exact, noise = (BoostingRegressor(**params).fit(x, y) for y in (signal, rng.normal(size=400)))
+    assert exact.n_iter_ > 60
     assert noise.n_iter_ < 20
     assert exact.get_params() == BoostingRegressor(**params).get_params()
     assert (exact.predict(x) == BoostingRegressor(**params).fit(x, signal).predict(x)).all()

@@ -49,7 +49,7 @@ def test_plots_of_a_regression_by_time(train: Callable[..., Any]) -> None:
     assert dict(mpl.rcParams) == before
 
 
-@pytest.mark.parametrize("k", [2, 5, 30])
+@pytest.mark.parametrize("k", [2, pytest.param(5, marks=pytest.mark.slow), 30])
 def test_plots_of_classes(train: Callable[..., Any], k: int) -> None:
     """Two, several and many classes, with names that are long, mathematical or in another script."""
     rng = np.random.default_rng(0)

@@ -18,7 +18,7 @@ from towline.training.model_selection.tuning import TrialPlan, search_parameters
 SPACE = {"alpha": {"low": 0.01, "high": 100.0, "log": True}, "depth": [1, 30]}
 
 
-def make_plan(batch: int, trials: int = 24, **search: Any) -> TrialPlan:
+def make_plan(batch: int, trials: int = 16, **search: Any) -> TrialPlan:
     document = {"estimator": "linear", "search": {"trials": trials, "batch": batch, "space": SPACE, **search}}
     return TrialPlan(Candidate.model_validate(document), {}, Metric.built_in("mae"), seed=42)
 
@@ -40,7 +40,7 @@ def study(url: str) -> Iterator[SharedStudy]:
 
 def test_a_trial_depends_on_the_results_before_its_batch_only() -> None:
     """So the trials of a batch may be evaluated in any order; those of two batches differ."""
-    plan = make_plan(batch=4)
+    plan = make_plan(batch=4, trials=24)
     results: list[TrialResult] = []
     for number in range(14):
         results.append(plan.evaluate(plan.draw(number, results), loss))
@@ -60,7 +60,7 @@ def test_a_shared_search_is_that_of_one_process(tmp_path: Path, study: SharedStu
     alone = search_parameters(make_plan(batch=4), tmp_path / "alone.json", loss)
     together = search_parameters(make_plan(batch=4), tmp_path / "together.json", loss, study)
     assert alone == together
-    assert alone[1] == 24
+    assert alone[1] == 16
 
 
 def test_a_search_of_one_process_is_continued_in_a_study(tmp_path: Path, study: SharedStudy) -> None:
@@ -74,7 +74,7 @@ def test_a_search_of_one_process_is_continued_in_a_study(tmp_path: Path, study: 
     file = tmp_path / "trials.json"
     search_parameters(make_plan(batch=4, trials=12), file, loss)
     continued = search_parameters(make_plan(batch=4), file, count, study)
-    assert len(evaluated) == 12
+    assert len(evaluated) == 4
     assert continued == search_parameters(make_plan(batch=4), tmp_path / "alone.json", loss)
 
 
@@ -104,7 +104,7 @@ def test_a_trial_that_another_process_completes_is_not_added_again(tmp_path: Pat
     plan = make_plan(batch=4)
     with create_study(url, "busy", {}, maximize=False) as study:
         _, trials = search_parameters(plan, tmp_path / "trials.json", count, BusyStudy(study._study))
-    assert trials == len(evaluated) == 24
+    assert trials == len(evaluated) == 16
 
 
 def test_the_timeout_ends_a_shared_search(tmp_path: Path, study: SharedStudy) -> None:

@@ -35,19 +35,22 @@ def open_engine(request: BatchRequest, release: Path) -> Iterator[Engine]:
 
 
 def _open(request: BatchRequest, release: Path) -> Engine:
-    if request.engine not in ENGINES:
+    if isinstance(request.engine, str) and request.engine not in ENGINES:
         remedy = suggest(request.engine, ENGINES)
         raise ConfigError(f"no engine {request.engine!r}", where="--engine", remedy=remedy)
+    if request.scheduler is not None and request.engine not in ("dask", "ray"):
+        remedy = "add --engine dask or --engine ray, or leave out --scheduler"
+        raise ConfigError("only a cluster of Dask or Ray has a scheduler", where="--scheduler", remedy=remedy)
     if request.engine == "processes":
-        if request.scheduler is not None:
-            remedy = "add --engine dask or --engine ray, or leave out --scheduler"
-            raise ConfigError("only a cluster has a scheduler", where="--scheduler", remedy=remedy)
         return ProcessEngine(request.workers)
     output, source = request.output.absolute().parent, (request.folder or Path.cwd()) / request.source
     with files.disk(output):
         output.mkdir(parents=True, exist_ok=True)
     others = [release, *([source] if source.exists() else [])]
     with shared_paths(output, others) as paths:
+        if not isinstance(request.engine, str):
+            engine: Engine = request.engine(request.workers, paths)
+            return engine
         if request.engine == "dask":
             from towline.batch.engines.dask_cluster import DaskEngine
 

@@ -1,5 +1,6 @@
 """The check of a cluster's workers before the first row is read: their version of towline and what files they see."""
 
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import NamedTuple
 
 from towline import __version__
 from towline.errors import ConfigError
+
+_PROBE = ".towline-shared-"
 
 
 class WorkerFacts(NamedTuple):
@@ -30,8 +33,21 @@ def inspect_worker(paths: Sequence[str]) -> WorkerFacts:
 @contextmanager
 def shared_paths(folder: Path, others: Sequence[Path]) -> Iterator[tuple[str, ...]]:
     """Paths that all workers must see: a temporary file in the folder of the output, and the others."""
-    with NamedTemporaryFile(dir=folder, prefix=".towline-shared-") as probe:
+    with NamedTemporaryFile(dir=folder, prefix=_PROBE) as probe:
         yield (probe.name, *map(str, others))
+
+
+def check_this_worker(paths: Sequence[str], version: str = __version__) -> None:
+    """Checks on a worker that it suits the command.
+
+    Args:
+        paths: that exist where the command runs.
+        version: of towline that the command has.
+
+    Raises:
+        ConfigError: this worker has another version of towline, or does not see a path.
+    """
+    _check_facts(inspect_worker(paths), version, f"worker {socket.gethostname()}")
 
 
 def check_workers(answers: Mapping[str, object], cluster: str) -> None:
@@ -44,22 +60,28 @@ def check_workers(answers: Mapping[str, object], cluster: str) -> None:
     Raises:
         ConfigError: a worker has another version of towline or none, or does not see a path.
     """
-    remedy = f"install towline {__version__} and the packages of the model on all workers"
     for worker, answer in sorted(answers.items()):
         where = f"{cluster}: worker {worker}"
-        if isinstance(answer, ImportError | AttributeError):
-            raise ConfigError(f"the worker cannot import towline {__version__}: {answer}", where=where, remedy=remedy)
         if isinstance(answer, BaseException):
-            raise ConfigError(f"the worker cannot be checked: {answer}", where=where, remedy=remedy)
-        facts = WorkerFacts(*answer)  # type: ignore[misc]
-        if facts.version != __version__:
-            what = f"the worker has towline {facts.version}, this command is of towline {__version__}"
-            raise ConfigError(what, where=where, remedy=remedy)
-        if facts.missing:
-            first = Path(facts.missing[0])
-            place = first.parent if first.name.startswith(".towline-shared-") else first
-            raise ConfigError(
-                f"the worker does not see {place}",
-                where=where,
-                remedy="put the input, the output and the release on a file system that all workers mount at this path",
-            )
+            is_missing = isinstance(answer, ImportError | AttributeError)
+            what = f"the worker cannot {f'import towline {__version__}' if is_missing else 'be checked'}: {answer}"
+            raise ConfigError(what, where=where, remedy=_install(__version__))
+        _check_facts(WorkerFacts(*answer), __version__, where)  # type: ignore[misc]
+
+
+def _check_facts(facts: WorkerFacts, version: str, where: str) -> None:
+    if facts.version != version:
+        what = f"the worker has towline {facts.version}, this command is of towline {version}"
+        raise ConfigError(what, where=where, remedy=_install(version))
+    if facts.missing:
+        first = Path(facts.missing[0])
+        place = first.parent if first.name.startswith(_PROBE) else first
+        raise ConfigError(
+            f"the worker does not see {place}",
+            where=where,
+            remedy="put the input, the output and the release on a file system that all workers mount at this path",
+        )
+
+
+def _install(version: str) -> str:
+    return f"install towline {version} and the packages of the model on all workers"

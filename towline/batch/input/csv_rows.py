@@ -45,7 +45,9 @@ def read_header(head: bytes, separator: str, where: str) -> Header:
     Raises:
         DataError: the text is empty.
     """
-    start = body = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+    start = body = formats.length_before_header(head) or (
+        len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+    )
     while body < len(head):
         end = first_record_end(head, body, head.count(b'"', 0, body), quoted=True)
         start, body = body, len(head) if end < 0 else end

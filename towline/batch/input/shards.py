@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,9 +17,11 @@ import pyarrow.parquet as pq
 from towline.batch.input.records import IrregularTextError, RegularityCheck, first_record_end
 from towline.config import Frozen
 from towline.errors import DataError
+from towline.remote_files import RemoteFile
 
 SHARD_ROWS, SHARD_BYTES = 250_000, 64 << 20
 SCAN_BYTES = 16 << 20
+FilePath = Path | RemoteFile
 Format = Literal["csv", "parquet", "json lines"]
 #: how the text of a file is read: in byte ranges; as a stream that is decoded; as a whole by the general CSV reader
 Reading = Literal["ranges", "stream", "general"]
@@ -29,20 +31,31 @@ class SourceFile(Frozen):
     """A file of a source.
 
     Attributes:
-        path: absolute.
-        digest: SHA-256 of its bytes.
+        path: absolute, or a remote file, which is read in ranges.
+        digest: SHA-256 of its bytes; of a remote Parquet file that of its address, size and version.
         size: in bytes.
         reading: of text.
         encoding: of text that is no UTF-8.
         body: place of the first record after the header.
     """
 
-    path: Path
+    path: FilePath
     digest: str
     size: int
     reading: Reading = "stream"
     encoding: str = "utf-8"
     body: int = 0
+
+    def check_unchanged(self) -> None:
+        """Checks that the file is as it was when the source was opened.
+
+        Raises:
+            DataError: it is not.
+        """
+        if isinstance(self.path, RemoteFile):
+            self.path.check_unchanged()
+        elif self.path.stat().st_size != self.size:
+            raise DataError("the file has changed since it was opened", where=str(self.path), remedy="run again")
 
 
 class Shard(Frozen):
@@ -62,7 +75,7 @@ class Shard(Frozen):
     size: int
 
 
-def scan_text(path: Path, separator: str, *, quoted: bool) -> tuple[SourceFile, list[int]]:
+def scan_text(path: FilePath, separator: str, *, quoted: bool) -> tuple[SourceFile, list[int]]:
     """Reads a file of text once: its digest, whether it can be read in ranges, and where its shards end.
 
     Args:
@@ -130,7 +143,7 @@ def parquet_shards(files: Sequence[SourceFile]) -> list[Shard]:
     """Shards of whole row groups."""
     shards: list[Shard] = []
     for place, file in enumerate(files):
-        with pq.ParquetFile(file.path) as parquet:
+        with open_parquet(file.path) as parquet:
             for first, last, size in _row_group_ranges(parquet.metadata):
                 shards.append(Shard(number=len(shards), file=place, start=first, end=last, size=size))
     return shards
@@ -155,13 +168,21 @@ def _shard_bytes(head: bytes) -> int:
 
 
 @contextlib.contextmanager
-def parquet_errors(path: Path) -> Iterator[None]:
+def open_parquet(path: FilePath, **options: Any) -> Iterator[pq.ParquetFile]:
+    """A Parquet file; of a remote one only the footer and the chosen columns are read."""
+    with contextlib.ExitStack() as stack:
+        source = path if isinstance(path, Path) else stack.enter_context(path.open())
+        yield stack.enter_context(pq.ParquetFile(source, pre_buffer=False, **options))
+
+
+@contextlib.contextmanager
+def parquet_errors(path: FilePath) -> Iterator[None]:
     """Turns a Parquet file that cannot be read into a DataError."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0][:200]
-        empty = path.is_file() and path.stat().st_size == 0
+        empty = (path.size if isinstance(path, RemoteFile) else path.stat().st_size if path.is_file() else 1) == 0
         raise DataError(
             "the file is empty" if empty else f"not a readable Parquet file: {reason}",
             where=str(path),

@@ -8,7 +8,7 @@ from typing import IO, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pydantic import ConfigDict
 
 from towline import files
 from towline.batch.input.csv_rows import HEAD_BYTES, CsvReader, open_text, read_general, read_header
@@ -16,9 +16,11 @@ from towline.batch.input.json_lines import JsonReader, infer_schema
 from towline.batch.input.records import read_blocks
 from towline.batch.input.row_batch import RowBatch, batch_rows
 from towline.batch.input.shards import (
+    FilePath,
     Format,
     Shard,
     SourceFile,
+    open_parquet,
     parquet_errors,
     parquet_shards,
     scan_text,
@@ -30,6 +32,7 @@ from towline.data.schema import text_columns
 from towline.data.schema.contract import Contract
 from towline.data.schema.values import TEXT_KINDS
 from towline.errors import DataError
+from towline.remote_files import RemoteFile, is_url, list_remote_files
 
 _COMPRESSED = (".gz", ".zst")
 _SUFFIXES: dict[str, Format] = {
@@ -68,6 +71,8 @@ class ShardedFiles(Frozen):
         types: the Arrow schema of Parquet files, or of the first rows of JSON lines; empty for a CSV.
     """
 
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
     format: Format
     files: tuple[SourceFile, ...]
     columns: tuple[str, ...]
@@ -101,12 +106,11 @@ class ShardedFiles(Frozen):
             IrregularTextError: the text must be read by ``read_general``.
         """
         file = self.files[shard.file]
-        if file.path.stat().st_size != file.size:
-            raise DataError("the file has changed since it was opened", where=str(file.path), remedy="run again")
         if self.format == "parquet":
-            return self._read_parquet(file, shard, contract, copied or ())
+            return _check_around(file, self._read_parquet(file, shard, contract, copied or ()))
         if self.format == "csv" and file.reading == "general":
-            return self.read_general(shard, contract, self.columns if copied is None else copied)
+            every = self.columns if copied is None else copied
+            return _check_around(file, self.read_general(shard, contract, every))
         reader: CsvReader | JsonReader
         if self.format == "csv":
             places = None if copied is None else [self.columns.index(name) for name in copied]
@@ -114,11 +118,14 @@ class ShardedFiles(Frozen):
         else:
             types = None if copied is None else pa.schema([self.schema.field(name) for name in copied])
             reader = JsonReader(types, as_text=as_text)
-        return self._read_text(file, shard, reader)
+        return _check_around(file, self._read_text(file, shard, reader))
 
     def read_general(self, shard: Shard, contract: Contract, copied: Sequence[str]) -> Iterator[RowBatch]:
         """The rows of a CSV whose records cannot be found by counting quotes, read by Arrow's parser."""
         file = self.files[shard.file]
+        if isinstance(file.path, RemoteFile):  # those whose quotes are irregular were copied
+            what, remedy = "a record is longer than 256 MB", "copy the file to this machine, and score the copy"
+            raise DataError(what, where=str(file.path), remedy=remedy)
         tables = formats.stream_csv(file.path, self.separator)
         places = [self.columns.index(name) for name in copied]
         return read_general(tables, self.columns, contract.input_columns, places)
@@ -153,7 +160,7 @@ class ShardedFiles(Frozen):
             for name, column in inputs.items()
             if column.kind in TEXT_KINDS and text_columns.is_text(schema.field(name).type)
         ]
-        with parquet_errors(file.path), pq.ParquetFile(file.path, pre_buffer=False, read_dictionary=levels) as parquet:
+        with parquet_errors(file.path), open_parquet(file.path, read_dictionary=levels) as parquet:
             groups = list(range(shard.start, shard.end))
             batches = parquet.iter_batches(batch_rows(len(needed)), groups, columns=needed, use_threads=False)
             for batch in batches:
@@ -166,16 +173,19 @@ class ShardedFiles(Frozen):
                 first += len(batch)
 
 
-def open_source(source: str, separator: str | None, contract: Contract, folder: Path) -> ShardedFiles:
+def open_source(source: str, separator: str | None, contract: Contract, folder: Path, copies: Path) -> ShardedFiles:
     """Opens files, and checks before the first row is read that they have the model's columns.
 
     Args:
-        source: a file, a folder or a glob pattern.
+        source: a file, a folder or a glob pattern, or the URL of one.
         separator: of a CSV; None: the one that the first file seems to have.
         contract: of the model.
         folder: at which a relative path starts.
+        copies: folder for the remote files that cannot be read in ranges.
 
     Raises:
+        ConfigError: a URL must not be read, or its scheme is unknown.
+        TransientError: the server of a URL does not answer.
         DataError: there is no such file, a file cannot be read, or the columns differ between the files or from
             those of the contract.
     """
@@ -184,18 +194,21 @@ def open_source(source: str, separator: str | None, contract: Contract, folder: 
     kind = kinds[paths[0]]
     if other := next((path for path in paths if kinds[path] != kind), None):
         raise DataError(f"{kinds[other]} beside {kind}", where=str(other), remedy="give files of one format")
-    opened = _open_parquet(paths) if kind == "parquet" else _open_text(paths, kind, separator)
+    paths = [_copy_without_ranges(path, copies) for path in paths]
+    opened = _open_parquet(paths) if kind == "parquet" else _open_text(paths, kind, separator, copies)
     if kind != "json lines":
         contract.check_columns(opened.columns, source)
         _check_types(opened, contract)
     return opened
 
 
-def _list_files(source: str, folder: Path) -> list[Path]:
+def _list_files(source: str, folder: Path) -> Sequence[FilePath]:
+    names = tuple(suffix + packed for suffix in _SUFFIXES for packed in ("", *_COMPRESSED))
+    if is_url(source):
+        return list_remote_files(source, names, "IN")
     path = (folder / source).absolute()
     if not path.is_dir():
         return formats.list_files(source, folder, "IN")
-    names = tuple(suffix + packed for suffix in _SUFFIXES for packed in ("", *_COMPRESSED))
     paths = sorted(child for child in path.iterdir() if child.is_file() and child.name.lower().endswith(names))
     if not paths:
         remedy = f"give the files as a pattern, e.g. '{source.rstrip('/')}/**/*.parquet'"
@@ -203,7 +216,21 @@ def _list_files(source: str, folder: Path) -> list[Path]:
     return paths
 
 
-def _format_of(path: Path) -> Format:
+def _copy_without_ranges(path: FilePath, copies: Path) -> FilePath:
+    """The path of a local copy, if a remote file is compressed or its server sends it only as a whole."""
+    if isinstance(path, Path) or (not path.name.lower().endswith(_COMPRESSED) and path.has_ranges):
+        return path
+    return path.copy_to(copies)
+
+
+def _check_around(file: SourceFile, batches: Iterator[RowBatch]) -> Iterator[RowBatch]:
+    """The batches; the file is checked to be unchanged before the first and after the last one."""
+    file.check_unchanged()
+    yield from batches
+    file.check_unchanged()
+
+
+def _format_of(path: FilePath) -> Format:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     suffix = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in _COMPRESSED else (suffixes or [""])[-1]
     if suffix not in _SUFFIXES or (suffixes[-1] in _COMPRESSED and _SUFFIXES[suffix] == "parquet"):
@@ -212,7 +239,7 @@ def _format_of(path: Path) -> Format:
     return _SUFFIXES[suffix]
 
 
-def _open_text(paths: Sequence[Path], kind: Format, separator: str | None) -> ShardedFiles:
+def _open_text(paths: Sequence[FilePath], kind: Format, separator: str | None, copies: Path) -> ShardedFiles:
     opened, cuts = [], []
     header, types, first = None, "", paths[0]
     for path in paths:
@@ -226,11 +253,7 @@ def _open_text(paths: Sequence[Path], kind: Format, separator: str | None) -> Sh
             header = header or own
         elif not types and head:
             types = _encode_schema(infer_schema(head[: head.rfind(b"\n") + 1] or head, str(path)))
-        with files.disk(path):
-            if path.name.lower().endswith(_COMPRESSED):
-                file, ends = SourceFile(path=path, digest=files.sha256(path), size=path.stat().st_size), list[int]()
-            else:
-                file, ends = scan_text(path, separator or ",", quoted=kind == "csv")
+        file, ends = _scan(path, kind, separator, copies)
         if kind == "csv":
             file = file.model_copy(update={"body": own.body})
         opened.append(file)
@@ -251,12 +274,30 @@ def _open_text(paths: Sequence[Path], kind: Format, separator: str | None) -> Sh
     )
 
 
-def _open_parquet(paths: Sequence[Path]) -> ShardedFiles:
+def _scan(path: FilePath, kind: Format, separator: str | None, copies: Path) -> tuple[SourceFile, list[int]]:
+    """A file of text, and where its shards end; a remote one that must be read from its begin is copied."""
+    if isinstance(path, Path) and path.name.lower().endswith(_COMPRESSED):
+        return _identify(path), []
+    with files.disk(Path(str(path))):
+        file, ends = scan_text(path, separator or ",", quoted=kind == "csv")
+    if isinstance(path, RemoteFile) and file.reading != "ranges":
+        file = file.model_copy(update={"path": path.copy_to(copies)})
+    return file, ends
+
+
+def _identify(path: FilePath) -> SourceFile:
+    if isinstance(path, RemoteFile):
+        return SourceFile(path=path, digest=path.digest, size=path.size)
+    return SourceFile(path=path, digest=files.sha256(path), size=path.stat().st_size)
+
+
+def _open_parquet(paths: Sequence[FilePath]) -> ShardedFiles:
     opened, schema = list[SourceFile](), pa.schema([])
     for path in paths:
         with parquet_errors(path):
-            own = pq.read_schema(path).remove_metadata()
-            file = SourceFile(path=path, digest=files.sha256(path), size=path.stat().st_size)
+            with open_parquet(path) as parquet:
+                own = parquet.schema_arrow.remove_metadata()
+            file = _identify(path)
         if not opened:
             schema = own
             if twice := next((name for name in own.names if own.names.count(name) > 1), None):
@@ -290,7 +331,7 @@ def _check_types(source: ShardedFiles, contract: Contract) -> None:
             raise DataError(what, where=str(source.files[0].path), remedy="correct the type of the column")
 
 
-def _other_columns(path: Path, first: Path, names: Sequence[str], expected: Sequence[str]) -> DataError:
+def _other_columns(path: FilePath, first: FilePath, names: Sequence[str], expected: Sequence[str]) -> DataError:
     missing, added = set(expected) - set(names), set(names) - set(expected)
     parts = [
         *([f"without {', '.join(sorted(missing)[:5])}"] if missing else []),
@@ -300,7 +341,7 @@ def _other_columns(path: Path, first: Path, names: Sequence[str], expected: Sequ
     return DataError(what, where=str(path), remedy="give files with the same columns in the same order")
 
 
-def _read_head(path: Path) -> bytes:
+def _read_head(path: FilePath) -> bytes:
     """The first MB of the decoded text."""
     try:
         compressed = path.name.lower().endswith(_COMPRESSED)

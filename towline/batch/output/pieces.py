@@ -17,7 +17,7 @@ from towline.batch.job_options import BatchOptions, ShardTask
 from towline.batch.output.text_output import csv_fields, csv_lines, json_lines, json_values
 from towline.errors import DataError
 from towline.inference.predictor import Model
-from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.predictions import Label, Predictions
 
 MAX_PARTITIONS = 1_000
 AddedColumns = Mapping[str, pa.Array | pa.Scalar]
@@ -42,7 +42,7 @@ def added_columns(model: Model, options: BatchOptions, predictions: Predictions)
     columns: dict[str, pa.Array | pa.Scalar] = {}
     for name in added_names(model, options):
         if name == "prediction":
-            column = pa.array(predictions.labels, label_type(contract.classes))
+            column = _label_column(contract.classes, predictions)
         elif name == "model":
             column = pa.scalar(model.name, pa.string())
         elif name == "version":
@@ -53,6 +53,13 @@ def added_columns(model: Model, options: BatchOptions, predictions: Predictions)
             column = pa.nulls(count, pa.float64()) if shares is None else pa.array(shares[:, place])
         columns[options.prefix + name] = column
     return columns
+
+
+def _label_column(classes: tuple[Label, ...], predictions: Predictions) -> pa.Array:
+    """The labels, each class stored once; the values of a regression."""
+    if not classes:
+        return pa.array(predictions.labels, pa.float64())
+    return pa.DictionaryArray.from_arrays(predictions.encode(classes), pa.array(list(classes)))
 
 
 def label_type(classes: Sequence[object]) -> pa.DataType:
@@ -172,11 +179,17 @@ class _FolderPiece:
 
 def join_columns(copied: pa.RecordBatch | None, added: AddedColumns, count: int) -> pa.RecordBatch:
     """The copied columns of ``count`` rows, followed by the added ones."""
-    columns = [pa.repeat(column, count) if isinstance(column, pa.Scalar) else column for column in added.values()]
+    columns = [_plain_column(column, count) for column in added.values()]
     fields = [pa.field(name, column.type) for name, column in zip(added, columns, strict=True)]
     if copied is None:
         return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
     return pa.RecordBatch.from_arrays([*copied.columns, *columns], schema=pa.schema([*copied.schema, *fields]))
+
+
+def _plain_column(column: pa.Array | pa.Scalar, count: int) -> pa.Array:
+    if isinstance(column, pa.Scalar):
+        return pa.repeat(column, count)
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def _partition_name(column: str, value: object) -> str:

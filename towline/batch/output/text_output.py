@@ -23,7 +23,9 @@ def csv_fields(column: pa.Array | pa.Scalar, separator: str, *, safe: bool = Fal
     """
     if isinstance(column, pa.Scalar):
         return csv_fields(pa.array([column.as_py()], column.type), separator, safe=safe)[0]
-    if not pa.types.is_nested(column.type) and not is_text(_value_type(column)):
+    if pa.types.is_dictionary(column.type):  # each distinct value once
+        return pc.fill_null(csv_fields(column.dictionary, separator, safe=safe).take(column.indices), "")
+    if not pa.types.is_nested(column.type) and not is_text(column.type):
         return pc.fill_null(_plain_text(column, "True", "False"), "")
     texts = _json_texts(column) if pa.types.is_nested(column.type) else column.cast(_TEXT)
     if safe:
@@ -74,7 +76,9 @@ def json_values(column: pa.Array | pa.Scalar) -> pa.Array | pa.Scalar:
     """The values of a column (n,) as JSON, large_string; null for null and NaN. A scalar gives a scalar."""
     if isinstance(column, pa.Scalar):
         return json_values(pa.array([column.as_py()], column.type))[0]
-    kind = _value_type(column)
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return pc.fill_null(json_values(column.dictionary).take(column.indices), "null")
     if is_text(kind) or pa.types.is_nested(kind) or pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
         return pc.fill_null(_json_texts(column), "null")
     return pc.fill_null(_plain_text(column, "true", "false"), "null")
@@ -118,16 +122,12 @@ def _json_texts(column: pa.Array) -> pa.Array:
     """JSON of each distinct value; null for null."""
     if pa.types.is_nested(column.type):
         return pa.array([None if value is None else _dump(value) for value in column.to_pylist()], _TEXT)
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    encoded = column.dictionary_encode()
     return pa.array([_dump(value) for value in encoded.dictionary.to_pylist()], _TEXT).take(encoded.indices)
 
 
 def _dump(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _value_type(column: pa.Array) -> pa.DataType:
-    return column.type.value_type if pa.types.is_dictionary(column.type) else column.type
 
 
 def _scalar(text: str | bytes) -> pa.Scalar:

@@ -164,7 +164,7 @@ def _find_leaks(table: Table, contract: Contract, seed: int, allowed: set[str]) 
             derived = {column.name for column in contract.derived}
             removal = "remove it from features or lookups" if set(leak.columns) & derived else "list it under data.drop"
             detail = f"{leak.detail}; {removal} or, if it is known when predicting, list it in validation.allow_leaks"
-            severity: Severity = "warn" if leak.kind == "dominant" else "error"
+            severity: Severity = "warn" if leak.may_be_honest else "error"
             columns = ", ".join(leak.columns)
             yield Rule(rule=f"no_leak_by_{leak.kind}", column=columns, severity=severity, detail=detail)
 

@@ -1,9 +1,10 @@
 """Target leaks: columns that contain the target, or that are known only after it.
 
-There are five kinds: a copy of the target, also in another order-preserving scale; columns whose sum is exactly the
+There are six kinds: a copy of the target, also in another order-preserving scale; columns whose sum is exactly the
 target; a column that has values, or nulls, for one class only; one column that predicts the target almost perfectly;
-and one column that predicts it as well as all others together, which may be honest. All are measured on a seeded
-sample, and every score is cross-fitted: no row is predicted by a mean that includes it.
+and two that may be honest: a strong column, which predicts it very well, and a dominant one, which predicts it as well
+as all others together. All are measured on a seeded sample, and every score is cross-fitted: no row is predicted by a
+mean that includes it.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,10 @@ BINS = 64
 COPY_CORRELATION = 0.9999  # least |Pearson| of a copy
 COPY_LEVELS = 20  # least distinct values of a copy in another scale
 CHANCE = 1e-6  # largest probability that the values of an honest column are in rows of one class only
-LEAK_SCORE = {"R²": 0.98, "AUC": 0.995}  # least score of a column that is a leak
+# least score of a column that is a leak, and of a strong one, as the list price of a house that is sold
+LEAK_SCORE = {"regression": 0.995, "binary": 0.999, "multiclass": 0.995}
+STRONG_SCORE = {"regression": 0.98, "binary": 0.995, "multiclass": 0.985}
+MAY_BE_HONEST = ("strong", "dominant")  # kinds of leaks that are warnings
 
 # a dominant column has a score of at least DOMINANT_SCORE. Its gain over chance is DOMINANT_GAIN times that of the
 # second best column. It leaves at most MAX_UNEXPLAINED times the error of all other columns together, which have at
@@ -42,9 +46,14 @@ class Leak(Frozen):
     """Columns that leak the target; ``score`` is R² for regression, the mean one-vs-rest AUC for classes."""
 
     columns: tuple[str, ...]
-    kind: Literal["copy", "sum", "nulls", "alone", "dominant"]
+    kind: Literal["copy", "sum", "nulls", "alone", "strong", "dominant"]
     score: float
     detail: str
+
+    @property
+    def may_be_honest(self) -> bool:
+        """Whether an honest column may look so: a warning, no refusal."""
+        return self.kind in MAY_BE_HONEST
 
 
 class _Column(NamedTuple):
@@ -129,9 +138,10 @@ def find_leaks(table: Table, contract: Contract, seed: int) -> tuple[Leak, ...]:
             score = max(_score(_bin_means(column, sample), sample), _score_order(column, sample))
             scores[column.name] = max(scores.get(column.name, 0.0), score)
     for name, score in scores.items():
-        if score >= LEAK_SCORE[sample.measure]:
+        if score >= STRONG_SCORE[contract.task]:
+            kind: Literal["alone", "strong"] = "alone" if score >= LEAK_SCORE[contract.task] else "strong"
             detail = f"predicts the target alone: {sample.measure} {score:.4f}"
-            leaks[name] = Leak(columns=(name,), kind="alone", score=score, detail=detail)
+            leaks[name] = Leak(columns=(name,), kind=kind, score=score, detail=detail)
     with ThreadpoolController().limit(limits=1, user_api="openmp"):  # threads of busy cores wait for each other
         leak = _find_dominant({name: score for name, score in scores.items() if name not in leaks}, sample, seed)
     if leak:

@@ -12,16 +12,13 @@ import numpy as np
 
 from towline.data.text_features import TextProjection
 from towline.errors import ReleaseError
+from towline.inference.compiled.lookups import CalendarLookup, CategoryLookup, FeatureLookup, NumericLookup
 from towline.inference.compiled.plan import (
     AgeColumn,
     BitmaskForest,
-    CalendarLookup,
-    CategoryLookup,
     DesignColumns,
-    FeatureLookup,
     LinearSum,
     LinearTerm,
-    NumericLookup,
     OutputTransform,
     Plan,
     RawScorer,

@@ -24,19 +24,21 @@ from sklearn.preprocessing import OneHotEncoder
 
 from towline.data.schema.contract import Contract
 from towline.inference.compiled.booster_trees import NotCompiledError, Tree, read_trees
-from towline.inference.compiled.plan import (
+from towline.inference.compiled.lookups import (
     CALENDAR_VALUES,
+    CalendarLookup,
+    CategoryLookup,
+    FeatureLookup,
+    NumericLookup,
+)
+from towline.inference.compiled.plan import (
     NARROW_LEAVES,
     AgeColumn,
     BitmaskForest,
-    CalendarLookup,
-    CategoryLookup,
     DesignColumns,
-    FeatureLookup,
     LinearSum,
     LinearTerm,
     LinkFunction,
-    NumericLookup,
     OutputTransform,
     Plan,
     RawScorer,

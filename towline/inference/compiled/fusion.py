@@ -15,15 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from towline.data.schema.contract import Contract
-from towline.inference.compiled.plan import (
-    NULL,
-    BitmaskForest,
-    CategoryLookup,
-    FeatureLookup,
-    NumericLookup,
-    Plan,
-    TextColumns,
-)
+from towline.inference.compiled.lookups import NULL, CategoryLookup, FeatureLookup, NumericLookup
+from towline.inference.compiled.plan import BitmaskForest, Plan, TextColumns
 
 MAX_ROWS = 1000  # of a fused table
 NO_ROW = 1 << 40  # of an unknown level: beyond all tables

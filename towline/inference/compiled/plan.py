@@ -18,10 +18,8 @@ rows go through the same operations, so their predictions are equal too.
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from operator import attrgetter
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -30,6 +28,7 @@ from towline.data.coded_column import CodedColumn
 from towline.data.date_features import compute_age, compute_ages
 from towline.data.text_features import TextProjection
 from towline.errors import DataError
+from towline.inference.compiled.lookups import CategoryLookup, FeatureLookup, NumericLookup
 from towline.training.calibration import Calibration
 from towline.training.link_functions import (
     add,
@@ -42,93 +41,9 @@ from towline.training.link_functions import (
 )
 
 LinkFunction = Literal["identity", "exp", "expit", "softmax", "mean", "probability"]
-NULL, UNKNOWN_LEVEL = 0, 1  # rows of a category's table; in a calendar table row 0 is null too
-CHUNK_ROWS = 64  # rows per step: their masks fit into the CPU cache
+CHUNK_CELLS = 1 << 16  # masks (rows × trees) per step, which fit into the CPU cache
+CHUNK_ROWS = 64  # rows per step of a traversal
 NARROW_LEAVES = 32  # trees with at most so many leaves need masks of 32 bits only
-
-_CALENDAR_PARTS: Mapping[str, Callable[[datetime], int]] = {
-    "month": attrgetter("month"), "weekday": datetime.weekday, "day": attrgetter("day"), "hour": attrgetter("hour"),
-}  # fmt: skip
-CALENDAR_VALUES: Mapping[str, range] = {
-    "month": range(1, 13), "weekday": range(7), "day": range(1, 32), "hour": range(24),
-}  # fmt: skip
-
-
-class FeatureLookup(Protocol):
-    """Maps canonical values of the input column ``column`` to row numbers of a table."""
-
-    @property
-    def column(self) -> int: ...
-    def index(self, value: Any) -> int: ...
-    def indices(self, values: Any) -> np.ndarray: ...
-
-
-@dataclass(frozen=True)
-class NumericLookup:
-    """A number: row k of the table is for values above exactly k of the ascending ``cuts``; the last is for null."""
-
-    column: int
-    mean: float = 0.0
-    scale: float | None = None
-    cuts: tuple[float, ...] = ()
-
-    def scaled(self, value: Any) -> Any:
-        """The value or array, scaled as by StandardScaler."""
-        return value if self.scale is None else (value - self.mean) / self.scale
-
-    def unscaled(self, value: Any) -> Any:
-        return value if self.scale is None else value * self.scale + self.mean
-
-    def index(self, value: float) -> int:
-        if value != value:  # noqa: PLR0124 - NaN
-            return len(self.cuts) + 1
-        return bisect_left(self.cuts, value if self.scale is None else self.scaled(value))
-
-    def indices(self, values: np.ndarray) -> np.ndarray:
-        rows: np.ndarray = np.searchsorted(np.asarray(self.cuts), self.scaled(values), "left")
-        rows[np.isnan(values)] = len(self.cuts) + 1
-        return rows
-
-
-@dataclass(frozen=True)
-class CategoryLookup:
-    """A category: row 0 is for null, row ``unknown`` for unknown levels, the others for the known levels."""
-
-    column: int
-    keys: Mapping[str | None, int]
-    unknown: int = UNKNOWN_LEVEL
-
-    def index(self, value: str | None) -> int:
-        return self.keys.get(value, self.unknown)
-
-    def indices(self, values: Any) -> np.ndarray:
-        levels = values.levels if isinstance(values, CodedColumn) else values
-        rows = [self.keys.get(value, self.unknown) if isinstance(value, str) else NULL for value in levels]
-        indices = np.array(rows, dtype=np.intp)
-        return indices[values.codes] if isinstance(values, CodedColumn) else indices
-
-
-@dataclass(frozen=True)
-class CalendarLookup:
-    """A calendar part of a date: row 0 is for null, the others for the part's values in order."""
-
-    column: int
-    part: str
-
-    def index(self, value: datetime | None) -> int:
-        return NULL if value is None else _CALENDAR_PARTS[self.part](value) - CALENDAR_VALUES[self.part].start + 1
-
-    def indices(self, values: np.ndarray) -> np.ndarray:
-        missing = np.isnat(values)
-        if self.part == "month":
-            rows = values.astype("datetime64[M]").astype(np.int64) % 12
-        elif self.part == "hour":
-            rows = values.astype("datetime64[h]").astype(np.int64) % 24
-        elif self.part == "weekday":
-            rows = (values.astype("datetime64[D]").astype(np.int64) + 3) % 7  # 1970-01-01 was a Thursday
-        else:
-            rows = (values.astype("datetime64[D]") - values.astype("datetime64[M]")).astype(np.int64)
-        return np.where(missing, NULL, rows + 1)
 
 
 class AgeColumn(NamedTuple):
@@ -287,21 +202,39 @@ class BitmaskForest:
         return raw
 
     def score_columns(self, columns: Sequence[Any]) -> np.ndarray:
-        total = np.empty((len(columns[0]), len(self.start)))
+        count, trees = len(columns[0]), len(self._tree)
+        total = np.empty((count, len(self.start)))
         places = [begin + slot.indices(columns[slot.column]) for slot, begin in self._slots]
-        for begin in range(0, len(total), CHUNK_ROWS):
-            rows = slice(begin, begin + CHUNK_ROWS)
-            mask = np.full((len(total[rows]), len(self._tree)), ~self._rows.dtype.type(0))
-            for at in places:
-                mask &= self._rows[at[rows]]
-            total[rows] = self._sum(mask)
+        step = max(1, CHUNK_CELLS // trees)
+        masks, others = np.empty((2, step, trees), dtype=self._rows.dtype)
+        for begin in range(0, count, step):
+            rows = slice(begin, min(count, begin + step))
+            mask, other = masks[: rows.stop - begin], others[: rows.stop - begin]
+            mask.fill(~self._rows.dtype.type(0))
+            for at in places:  # mode="clip" writes into ``out`` without a buffer; all places are within the table
+                np.bitwise_and(mask, self._rows.take(at[rows], axis=0, out=other, mode="clip"), out=mask)
+            total[rows] = self._sum_columns(mask)
         return total
 
     def _sum(self, mask: np.ndarray) -> np.ndarray:
-        leaf = np.bitwise_count((mask & -mask) - 1)  # the number of zeros below the lowest reachable leaf
-        steps = self._flat.take(self._tree + leaf).reshape(len(mask), -1, len(self.start))
+        steps = self._flat.take(self._tree + _lowest_bits(mask)).reshape(len(mask), -1, len(self.start))
         total: np.ndarray = steps.cumsum(axis=1)[:, -1]  # sum() adds pairwise, in another order
         return total
+
+    def _sum_columns(self, mask: np.ndarray) -> np.ndarray:
+        """The same for many rows: adds the values of one tree to the sums of all rows."""
+        leaves = np.ascontiguousarray(_lowest_bits(mask).T)
+        values = self._flat.take(self._tree[:, None] + leaves).reshape(-1, len(self.start), len(mask))
+        total: np.ndarray = values[0]
+        for step in values[1:]:
+            total += step
+        return total.T
+
+
+def _lowest_bits(mask: np.ndarray) -> np.ndarray:
+    """The number of zeros below the lowest reachable leaf."""
+    counts: np.ndarray = np.bitwise_count((mask & -mask) - 1)
+    return counts
 
 
 class DesignColumns(NamedTuple):

@@ -47,4 +47,4 @@ class CompiledScorer:
             return Predictions(values)
         labels = np.empty(len(self._classes), dtype=object)
         labels[:] = self._classes
-        return Predictions(labels[values], probabilities)
+        return Predictions(labels[values], probabilities, values)

@@ -120,8 +120,11 @@ def _read_csv(path: Path, separator: str) -> Iterator[pa.RecordBatch]:
     """Batches of text. A file that Arrow cannot read is read whole by ``formats``, which names each fault."""
     from pyarrow import csv
 
+    from towline.data import formats
+
     rows_read = 0
-    reading = csv.ReadOptions(block_size=2**24, use_threads=False)
+    skipped = formats.count_skipped_lines(path)
+    reading = csv.ReadOptions(block_size=2**24, use_threads=False, skip_rows=skipped)
     parsing_options = csv.ParseOptions(delimiter=separator, newlines_in_values=True)
     try:
         with csv.open_csv(str(path), reading, parsing_options) as file:
@@ -137,6 +140,4 @@ def _read_csv(path: Path, separator: str) -> Iterator[pa.RecordBatch]:
         if rows_read:
             where, remedy = f"{path}, after {rows_read:,} rows", "correct the line that follows"
             raise DataError("not a readable CSV", where=where, remedy=remedy) from None
-        from towline.data import formats
-
         yield from formats.read_file(path, separator).to_batches(BATCH_ROWS)

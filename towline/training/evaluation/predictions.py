@@ -38,10 +38,12 @@ class Predictions:
     Attributes:
         labels: (n,) predicted values, or class labels.
         probabilities: (n, k) in the order of ``contract.classes``; None for regression, and if the model has none.
+        positions: (n,) of class labels in ``contract.classes``; None if only the labels are known.
     """
 
     labels: np.ndarray
     probabilities: np.ndarray | None = None
+    positions: np.ndarray | None = None
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], classes: tuple[Label, ...]) -> "Predictions":
@@ -53,20 +55,28 @@ class Predictions:
     def concatenate(cls, parts: Sequence["Predictions"]) -> "Predictions":
         """The predictions for the rows of all parts; without probabilities if one part has none."""
         probabilities = [part.probabilities for part in parts if part.probabilities is not None]
+        positions = [part.positions for part in parts if part.positions is not None]
         return cls(
             np.concatenate([part.labels for part in parts]),
             np.concatenate(probabilities) if len(probabilities) == len(parts) else None,
+            np.concatenate(positions) if len(positions) == len(parts) else None,
         )
 
     def to_arrays(self, classes: tuple[Label, ...]) -> dict[str, np.ndarray]:
         """Arrays for an ``.npz`` file: labels, as positions in ``classes`` if there are any, and probabilities."""
-        labels = encode_labels(self.labels, classes) if classes else self.labels
+        labels = self.encode(classes) if classes else self.labels
         return {"labels": labels} | ({} if self.probabilities is None else {"probabilities": self.probabilities})
+
+    def encode(self, classes: tuple[Label, ...]) -> np.ndarray:
+        """(n,) the positions of the labels in ``classes``, those of the contract."""
+        return encode_labels(self.labels, classes) if self.positions is None else self.positions
 
     def take(self, rows: np.ndarray) -> "Predictions":
         """The predictions for some rows: positions, or a mask (n,)."""
-        probabilities = self.probabilities
-        return Predictions(self.labels[rows], None if probabilities is None else probabilities[rows])
+        probabilities, positions = (
+            None if part is None else part[rows] for part in (self.probabilities, self.positions)
+        )
+        return Predictions(self.labels[rows], probabilities, positions)
 
 
 def decode_labels(positions: np.ndarray, classes: tuple[Label, ...]) -> np.ndarray:
