@@ -239,8 +239,12 @@ def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
 
 def count_skipped_lines(path: Path) -> int:
     """The number of lines of a file that are before the header of its CSV; see ``count_lines_before_header``."""
-    with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
-        return (head := file.read(_HEAD_BYTES)).count(b"\n", 0, length_before_header(head))
+    try:
+        with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except (OSError, EOFError):
+        return 0  # reading the file reports it
+    return head.count(b"\n", 0, length_before_header(head))
 
 
 def name_columns(header: Sequence[str]) -> list[str]:

@@ -72,7 +72,8 @@ def count_summary_rows(table: pa.Table, format_of: Callable[[str], ValueFormat],
         max_unreadable: ``data.max_unreadable``.
     """
     rows = int(table.num_rows)
-    columns = [_Column(table[name], format_of(name), max_unreadable) for name in table.column_names]
+    named = zip(table.column_names, table.columns, strict=True)  # a name may occur twice
+    columns = [_Column(values, format_of(name), max_unreadable) for name, values in named]
     for first in range(max(rows - _LAST, _MIN_ROWS), rows):
         if all(_may_summarize(columns, row, first, rows) for row in range(first, rows)):
             kinds = [_kind(columns, row, first, rows) for row in range(first, rows)]

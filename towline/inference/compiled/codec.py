@@ -12,7 +12,7 @@ import numpy as np
 
 from towline.data.text_features import TextProjection
 from towline.errors import ReleaseError
-from towline.inference.compiled.lookups import CalendarLookup, CategoryLookup, FeatureLookup, NumericLookup
+from towline.inference.compiled.feature_lookups import CalendarLookup, CategoryLookup, FeatureLookup, NumericLookup
 from towline.inference.compiled.plan import (
     AgeColumn,
     BitmaskForest,

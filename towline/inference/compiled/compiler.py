@@ -24,7 +24,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from towline.data.schema.contract import Contract
 from towline.inference.compiled.booster_trees import NotCompiledError, Tree, read_trees
-from towline.inference.compiled.lookups import (
+from towline.inference.compiled.feature_lookups import (
     CALENDAR_VALUES,
     CalendarLookup,
     CategoryLookup,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from towline.data.schema.contract import Contract
-from towline.inference.compiled.lookups import NULL, CategoryLookup, FeatureLookup, NumericLookup
+from towline.inference.compiled.feature_lookups import NULL, CategoryLookup, FeatureLookup, NumericLookup
 from towline.inference.compiled.plan import BitmaskForest, Plan, TextColumns
 
 MAX_ROWS = 1000  # of a fused table

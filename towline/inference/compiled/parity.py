@@ -17,7 +17,7 @@ from towline.data.schema.rows import RowReader
 from towline.inference.compiled import codec
 from towline.inference.compiled.booster_trees import NotCompiledError
 from towline.inference.compiled.compiler import compile_plan
-from towline.inference.compiled.lookups import NumericLookup
+from towline.inference.compiled.feature_lookups import NumericLookup
 from towline.inference.compiled.plan import BitmaskForest, LinearSum, Plan, TraversedForest, WeightedMean
 from towline.inference.compiled.scorer import CompiledScorer
 from towline.inference.scorer import TOLERANCE

@@ -28,7 +28,7 @@ from towline.data.coded_column import CodedColumn
 from towline.data.date_features import compute_age, compute_ages
 from towline.data.text_features import TextProjection
 from towline.errors import DataError
-from towline.inference.compiled.lookups import CategoryLookup, FeatureLookup, NumericLookup
+from towline.inference.compiled.feature_lookups import CategoryLookup, FeatureLookup, NumericLookup
 from towline.training.calibration import Calibration
 from towline.training.link_functions import (
     add,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from towline.inference.compiled.lookups import NumericLookup
+from towline.inference.compiled.feature_lookups import NumericLookup
 
 SHAPES = {
     "normal": lambda rng, n: rng.normal(size=n),
