@@ -127,7 +127,10 @@ def detect_unit(column: pa.ChunkedArray) -> str:
         '$'
     """
     texts, weights = _distinct_texts(column.slice(0, 10 * _MAX_DISTINCT).to_pandas())
-    matches = [_WITH_UNIT.fullmatch(text) or _WITH_WORD.fullmatch(text) for text in texts]
+    amounts = [
+        re.sub(r"^\s*\((.*)\)\s*$", r"-\1", text) for text in texts
+    ]  # a negative amount, as accountants write it
+    matches = [_WITH_UNIT.fullmatch(text) or _WITH_WORD.fullmatch(text) for text in amounts]
     units = {str(match[match.lastindex or 0]).lower() for match in matches if match}
     share = float(weights[[match is not None for match in matches]].sum()) if texts else 0.0
     return units.pop() if len(units) == 1 and share >= MIN_SHARE else ""

@@ -243,11 +243,15 @@ def parse_time(value: Any, date_format: str | None = None) -> dt.datetime | None
 def remove_unit(text: str, unit: str) -> str:
     """Removes the currency or unit from a number that is text, and the spaces around it.
 
+    A number in parentheses is negative, as accountants write it.
+
     Example:
-        >>> remove_unit("-$ 1,250.50", "$"), remove_unit("70 KG", "kg")
-        ('-1,250.50', '70')
+        >>> remove_unit("-$ 1,250.50", "$"), remove_unit("70 KG", "kg"), remove_unit("($3.20)", "$")
+        ('-1,250.50', '70', '-3.20')
     """
     text = text.strip()
+    if text[:1] == "(" and text[-1:] == ")":
+        text = "-" + text[1:-1].strip()
     sign, rest = (text[0], text[1:].lstrip()) if text[:1] in ("-", "+") else ("", text)
     lowered = rest.lower()
     if lowered.startswith(unit):
