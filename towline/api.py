@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from towline.config import Frozen, PipelineConfig, Settings, build_config, locating_errors, read_config
-from towline.config.record import suggest
 from towline.errors import ConfigError
 from towline.notebook import render_document, render_fields
 
@@ -173,10 +172,7 @@ def init(
     with _private_files(settings):
         reader = TableReader(os.fspath(data), query, settings)
         try:
-            if target not in reader.columns:
-                raise ConfigError(
-                    f"the table has no column {target!r}", where="target", remedy=suggest(target, reader.columns)
-                )
+            reader.check_column(target, "target")
             return write_config(reader.propose(target, name, time), settings, force=force)
         finally:
             reader.close()

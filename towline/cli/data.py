@@ -40,8 +40,6 @@ def profile(
     """
     from towline import extras
     from towline.config import Settings
-    from towline.config.record import suggest
-    from towline.errors import ConfigError
     from towline.project.initialization import TableReader
     from towline.project.table_profile import write_profile
 
@@ -49,9 +47,8 @@ def profile(
     reader = TableReader(table, query, Settings.from_environment())
     try:
         for option, column in (("--target", target), ("--time", None if time == "none" else time)):
-            if column is not None and column not in reader.columns:
-                remedy = suggest(column, reader.columns)
-                raise ConfigError(f"the table has no column {column!r}", where=option, remedy=remedy)
+            if column is not None:
+                reader.check_column(column, option)
         path = output or Path(f"{reader.default_name}-profile.html")
         proposal = write_profile(reader, path, target, "" if time == "none" else time)
     finally:

@@ -38,9 +38,9 @@ def init(
 ) -> None:
     """Makes a project with a config for a table.
 
-    DATA is a CSV or Parquet file, a folder of them, or the URL of a database. In a folder without a project, all files
-    of a project are written, else only the config. The config is ready to run; its comments say why each choice was
-    made.
+    DATA is a CSV or Parquet file, a folder of them, a URL such as s3://bucket/data.csv, or the URL of a database.
+    In a folder without a project, all files of a project are written, else only the config. The config is ready to run;
+    its comments say why each choice was made.
 
     \b
     Examples:
@@ -85,14 +85,12 @@ def init(
 
 
 def _ask_target(reader: "TableReader", target: str | None, *, ask: bool) -> str:
-    from towline.config.record import suggest
     from towline.errors import ConfigError
     from towline.project.detection import guess_target
 
     columns = reader.columns
     if target is not None:
-        if target not in columns:
-            raise ConfigError(f"the table has no column {target!r}", where="--target", remedy=suggest(target, columns))
+        reader.check_column(target, "--target")
         return target
     default = guess_target(columns)
     if not ask:

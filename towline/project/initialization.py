@@ -1,12 +1,14 @@
 """Makes a project, or adds a config to one, from a table: what `towline init` does."""
 
+import math
 import re
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 from towline import files
-from towline.config import PipelineConfig, Settings, SqlSource
+from towline.config import PipelineConfig, Settings, SqlSource, suggest
+from towline.data.schema.values import parse_number
 from towline.errors import ConfigError
 from towline.notebook import render_table
 from towline.project import template
@@ -14,6 +16,9 @@ from towline.project.config_text import parse_config, write_config_text
 from towline.project.detection import guess_target, propose
 from towline.project.proposal import Proposal
 from towline.project.sample import TableSample, check_rows, read_sample
+from towline.remote_files import is_url, local_path, name_of
+
+_DATABASE = re.compile(r"(postgresql|sqlite|mysql|mariadb|mssql|oracle)(?=(\+\w+)?://)")
 
 
 class InitResult(NamedTuple):
@@ -42,27 +47,14 @@ class TableReader:
     """Reads a table once, so that a proposal can be made again with another answer.
 
     Args:
-        data: path of a CSV or Parquet file, a folder or glob pattern of them, or the URL of a database.
+        data: path or URL of a CSV or Parquet file, a folder or glob pattern of them; or the URL of a database.
         query: of the database.
         settings: name the project.
     """
 
     def __init__(self, data: str, query: str | None, settings: Settings) -> None:
         self.project = settings.project
-        if "://" in data:
-            if not query:
-                raise ConfigError(
-                    "a database needs a query", where=data.partition("://")[0], remedy="give --query 'SELECT ...'"
-                )
-            self.source: str | SqlSource = SqlSource(url=data, query=query)
-            self.default_name = "model"
-        else:
-            if query:
-                raise ConfigError("a query needs the URL of a database", where=data, remedy="leave out --query")
-            place = Path(data).absolute()
-            inside = place.is_relative_to(self.project)
-            self.source = place.relative_to(self.project).as_posix() if inside else str(place)
-            self.default_name = pipeline_name(place.name)
+        self.source, self.default_name = _parse_source(data, query, self.project)
         self._folder = tempfile.TemporaryDirectory(prefix="towline-init-")
         self.sample: TableSample = read_sample(self.source, self.project, Path(self._folder.name))
         check_rows(self.sample)
@@ -70,6 +62,18 @@ class TableReader:
     @property
     def columns(self) -> list[str]:
         return [str(name) for name in self.sample.table.column_names]
+
+    def check_column(self, name: str, option: str) -> None:
+        """Checks that the table has a column.
+
+        Raises:
+            ConfigError: it has not; a header that is a row of values is named as a cause.
+        """
+        if name not in self.columns:
+            remedy = suggest(name, self.columns)
+            if any(math.isfinite(parse_number(column)) for column in self.columns):
+                remedy += "; if these are values, add a first line with the names of the columns"
+            raise ConfigError(f"the table has no column {name!r}", where=option, remedy=remedy)
 
     def propose(self, target: str | None, name: str | None, time: str | None) -> Proposal:
         """Proposes a config; see ``detection.propose``. Without a target the likeliest column is taken."""
@@ -79,6 +83,22 @@ class TableReader:
     def close(self) -> None:
         """Removes the sample."""
         self._folder.cleanup()
+
+
+def _parse_source(data: str, query: str | None, project: Path) -> tuple[str | SqlSource, str]:
+    """``data.source`` and the name of a pipeline."""
+    data = local_path(data)
+    if is_url(data) and query:
+        return SqlSource(url=data, query=query), "model"
+    if query:
+        raise ConfigError("a query needs the URL of a database", where=data, remedy="leave out --query")
+    if scheme := _DATABASE.match(data):
+        raise ConfigError("a database needs a query", where=scheme[0], remedy="give --query 'SELECT ...'")
+    if is_url(data):
+        return data, pipeline_name(name_of(data))
+    place = Path(data).absolute()
+    inside = place.is_relative_to(project)
+    return place.relative_to(project).as_posix() if inside else str(place), pipeline_name(place.name)
 
 
 def pipeline_name(text: str) -> str:

@@ -17,6 +17,7 @@ from towline.config import SqlSource
 from towline.data import formats
 from towline.data.formats import MIN_SAMPLE_ROWS
 from towline.errors import DataError
+from towline.remote_files import is_url, list_remote_files, local_path
 
 MAX_CELLS = 3_000_000
 STREAMED_BYTES = 64 * 2**20  # larger files are read batch by batch
@@ -97,7 +98,7 @@ def read_sample(source: str | SqlSource, project: Path, folder: Path, seed: int 
         pq.write_table(table, part, compression="none")
         return TableSample((part,), table, rows, ",")
     parts, tables, files, rows = [], [], [], 0
-    paths = formats.list_files(source, project)
+    paths, names = _list_files(source, project, folder / "remote")
     separator = formats.detect_separator(paths[0])
     for position, path in enumerate(paths):
         sampler: _RowSampler | None = None
@@ -112,7 +113,7 @@ def read_sample(source: str | SqlSource, project: Path, folder: Path, seed: int 
         table, part = sampler.result(), folder / f"part-{position:05d}.parquet"
         pq.write_table(table, part, compression="none")
         parts.append(part)
-        files.append(str(path))
+        files.append(names[position])
         tables.append(table)
         rows += sampler.rows
     try:
@@ -120,6 +121,16 @@ def read_sample(source: str | SqlSource, project: Path, folder: Path, seed: int 
     except pa.ArrowException:  # load_dataset names the file that differs
         table = tables[0]
     return TableSample(tuple(parts), table, rows, separator, tuple(files))
+
+
+def _list_files(source: str, project: Path, copies: Path) -> tuple[list[Path], list[str]]:
+    """The files of a source and their names; those behind a URL are copied."""
+    source = local_path(source)
+    if not is_url(source):
+        paths = formats.list_files(source, project)
+        return paths, [str(path) for path in paths]
+    remote = list_remote_files(source, formats.TABLES, "DATA")
+    return [file.copy_to(copies) for file in remote], [str(file) for file in remote]
 
 
 def _batches(path: Path, separator: str) -> Iterator[pa.Table]:

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -484,3 +485,29 @@ def test_a_table_that_cannot_be_used_names_a_remedy(command: Command, folder: Pa
     assert refused.code == 2
     assert remedy in refused.err
     assert [path.name for path in folder.iterdir()] == ["bad.csv"]
+
+
+def test_a_table_behind_a_url(folder: Path, command: Command) -> None:
+    """The config names the URL, and the model's name is that of the file."""
+    memory = fsspec.filesystem("memory")
+    memory.pipe(
+        "/bucket/Flats 2026.csv", b"size,rent\n" + b"".join(b"%d,%d\n" % (n % 60, n * 7 % 900) for n in range(ROWS))
+    )
+    try:
+        done = command("init", "memory://bucket/Flats 2026.csv", "--target", "rent", "--yes")
+        assert done.code == 0, done.err
+        assert read_config(folder / "configs" / "flats_2026.yaml").data.source == "memory://bucket/Flats 2026.csv"
+        assert command("init", "memory://bucket/houses.csv", "--target", "rent", "--yes").code == 2
+    finally:
+        memory.store.clear()
+
+
+def test_a_table_without_a_header(folder: Path, command: Command) -> None:
+    """The error for an unknown target names the cause, and its remedy works."""
+    rows = "".join(f"{n % 30},{n * 7 % 50}.5,{'ab'[n % 3 % 2]}\n" for n in range(ROWS))
+    (folder / "iris.csv").write_text(rows)
+    done = command("init", "iris.csv", "--target", "species", "--yes")
+    assert done.code == 2
+    assert "add a first line with the names of the columns" in done.err
+    (folder / "iris.csv").write_text("length,width,species\n" + rows)
+    assert command("init", "iris.csv", "--target", "species", "--yes").code == 0
