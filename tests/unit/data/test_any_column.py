@@ -166,6 +166,17 @@ def test_numbers_with_a_unit_are_read(tmp_path: Path, pattern: str, values: floa
     assert RowReader(contract).read([{"x": first}, {"x": values}, {"x": str(values)}]) == [[values]] * 3
 
 
+@pytest.mark.parametrize(("pattern", "scale"), [("€{}M", 1e6), ("$ {}k", 1e3), ("{} B USD", 1e9), ("€{}", 1)])
+def test_thousands_millions_and_billions_of_money(tmp_path: Path, pattern: str, scale: float) -> None:
+    """Amounts with and without a letter are in one column, as a target too."""
+    texts = [pattern.format(f"{row / 10}") if row % 4 else f"{row} {pattern.strip('{}MkB ')}" for row in range(ROWS)]
+    _, rows, contract = load(tmp_path, {"x": texts, "y": texts})
+    assert contract.task == "regression"
+    expected = [row / 10 * scale if row % 4 else row for row in range(ROWS)]
+    np.testing.assert_allclose(rows["x"], expected, rtol=1e-15)
+    assert RowReader(contract).read([{"x": pattern.format("2.5")}]) == [[2.5 * scale]]
+
+
 @pytest.mark.parametrize("codes", ["{}A", "B7{}", "K-{}", "{} EUR or {} USD", "3rd of {}", "x{}"])
 def test_codes_are_no_numbers_with_a_unit(tmp_path: Path, codes: str) -> None:
     _, _, contract = load(

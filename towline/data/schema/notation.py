@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from towline.data.schema import text_columns
 from towline.data.schema.values import (
+    CURRENCY,
     ValueFormat,
     is_blank,
     is_null_marker,
@@ -43,15 +44,16 @@ _DATES = (
     "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b-%Y", "%b %Y", "%B %Y",
 )  # fmt: skip
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
-_CURRENCY = r"[$€£¥₹]|us\$|usd|eur|gbp|chf|jpy|inr"
 # single letters are listed only if they are common units: 12A and 7B are codes
 _UNIT = (
-    rf"{_CURRENCY}|%|°c|°f|°|kg|g|mg|lbs?|oz|mm|cm|m|km|ft|in|mi|miles?|mph|kmh|km/h|ml|l|liters?|litres?|gal|mpg|kmpl|"
+    r"%|°c|°f|°|kg|g|mg|lbs?|oz|mm|cm|m|km|ft|in|mi|miles?|mph|kmh|km/h|ml|l|liters?|litres?|gal|mpg|kmpl|"
     r"ms|s|secs?|seconds?|mins?|minutes?|h|hrs?|hours?|days?|weeks?|months?|yrs?|years?|"
     r"kb|mb|gb|tb|w|kw|kwh|hp|bhp|hz|khz|mhz|ghz|cc|px|sqft|sq ft|m2|m²"
 )
 _AMOUNT = r"\d(?:[\d.,' ]*\d)?"
-_WITH_UNIT = re.compile(rf"\s*[+-]?\s*(?:({_CURRENCY})\s*[+-]?{_AMOUNT}|{_AMOUNT}\s*({_UNIT}))\s*", re.IGNORECASE)
+_MONEY = rf"({CURRENCY})\s*[+-]?{_AMOUNT}\s*[kmb]?|{_AMOUNT}\s*[kmb]?\s*({CURRENCY})"
+_WITH_UNIT = re.compile(rf"\s*[+-]?\s*(?:{_MONEY}|{_AMOUNT}\s*({_UNIT}))\s*", re.IGNORECASE)
+_IN_PARENTHESES = re.compile(r"\s*\((.*)\)\s*")  # a negative amount
 # any other word may be a unit too, if a blank is before it and it is the same in nearly all values: 3 Tage, 12 pieces
 _WITH_WORD = re.compile(rf"\s*[+-]?\s*{_AMOUNT}\s+([^\W\d_]{{2,20}})\s*")
 _COMMA = r"^\s*[+-]?\d+,(\d{1,2}|\d{4,})\s*$"  # with three digits it could be a mark between thousands
@@ -127,9 +129,7 @@ def detect_unit(column: pa.ChunkedArray) -> str:
         '$'
     """
     texts, weights = _distinct_texts(column.slice(0, 10 * _MAX_DISTINCT).to_pandas())
-    amounts = [
-        re.sub(r"^\s*\((.*)\)\s*$", r"-\1", text) for text in texts
-    ]  # a negative amount, as accountants write it
+    amounts = [_IN_PARENTHESES.sub(r"\1", text) for text in texts]
     matches = [_WITH_UNIT.fullmatch(text) or _WITH_WORD.fullmatch(text) for text in amounts]
     units = {str(match[match.lastindex or 0]).lower() for match in matches if match}
     share = float(weights[[match is not None for match in matches]].sum()) if texts else 0.0
@@ -204,7 +204,7 @@ def _has_commas_between_thousands(texts: list[str], unit: str) -> bool:
         bool(commas)
         and grouped
         and len(commas) + len(small) == len(numbers)
-        and (bool(small) or re.fullmatch(_CURRENCY, unit) is not None)
+        and (bool(small) or re.fullmatch(CURRENCY, unit) is not None)
     )
 
 

@@ -26,6 +26,8 @@ NULL_MARKERS = frozenset({
 })  # fmt: skip
 EPOCHS = {"epoch_d": 86_400_000_000, "epoch_s": 1_000_000, "epoch_ms": 1_000}  # microseconds in one unit
 DECIMAL_YEAR = "decimal_year"
+CURRENCY = r"[$€£¥₹]|us\$|usd|eur|gbp|chf|jpy|inr"
+_SCALES = {"k": "e3", "m": "e6", "b": "e9"}  # of an amount of money: $1.2M
 _TRUE = frozenset({"true", "t", "yes", "y"})
 _FALSE = frozenset({"false", "f", "no", "n"})
 _DATE = r"(?!0000)(\d{4})(?:-(\d\d)(?:-(\d\d))?|/(\d\d)/(\d\d)|(\d\d)(\d\d))?"
@@ -260,8 +262,11 @@ def remove_unit(text: str, unit: str) -> str:
 
 
 def _parse_number_text(text: str, fmt: ValueFormat) -> float:
+    scale = ""
     if fmt.unit:
         text = remove_unit(text, fmt.unit)
+        if text[-1:].lower() in _SCALES and re.fullmatch(CURRENCY, fmt.unit):
+            scale, text = _SCALES[text[-1].lower()], text[:-1].rstrip()
     if fmt.thousands:
         mark = r"[ \u00a0\u202f]" if fmt.thousands == " " else re.escape(fmt.thousands)
         if re.fullmatch(rf"[+-]?\d{{1,3}}(?:{mark}\d{{3}})+(?:{re.escape(fmt.decimal)}\d*)?", text, re.ASCII):
@@ -273,7 +278,7 @@ def _parse_number_text(text: str, fmt: ValueFormat) -> float:
             return math.nan
         text = text.replace(fmt.decimal, ".")
     try:
-        return math.nan if "_" in text else float(text)
+        return math.nan if "_" in text else float(text + scale)
     except ValueError:
         return math.nan
 
