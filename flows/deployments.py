@@ -29,6 +29,7 @@ from towline.config import PipelineConfig, Settings, read_config
 from towline.errors import ConfigError
 from towline.orchestration import crash_detection, scheduler, worker
 from towline.orchestration.crash_detection import DEPLOYMENT_TAG
+from towline.orchestration.process_setup import SHARDS_FLOW
 from towline.processes import private_files
 from towline.registry.ledger import open_ledger
 
@@ -42,7 +43,6 @@ FLOWS: tuple[Flow[..., Any], ...] = (
     scoring_flow,
     scoring_shards_flow,
 )
-_PARTS = ("scoring-shards",)  # flows that several workers run at the same time for one job, which gives the parameters
 
 
 def deployments(
@@ -81,7 +81,7 @@ def deployments(
                 where=f"{config.name}: schedule.{key}",
                 remedy='write five fields, such as "0 2 * * *" for every night at two',
             ) from None
-        is_part = name in _PARTS
+        is_part = name == SHARDS_FLOW  # several workers run it at the same time for one job, which gives the parameters
         deployment = flow.to_deployment(
             config.name,
             schedules=[cron] if cron else [],

@@ -7,9 +7,10 @@ from prefect import flow
 from tasks.scoring import check_worker, score_shards
 from towline.batch.batch_summary import ShardCounts
 from towline.orchestration.end_states import shards_end_state
+from towline.orchestration.process_setup import SHARDS_FLOW
 
 
-@flow(name="scoring-shards")
+@flow(name=SHARDS_FLOW)
 @shards_end_state
 def scoring_shards_flow(work: str, shards: Sequence[int], paths: Sequence[str], version: str) -> ShardCounts:
     """Scores shards of a job into its work folder; finished ones are not scored again.

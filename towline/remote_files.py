@@ -80,7 +80,7 @@ class RemoteFile(Frozen):
 
     Attributes:
         url: of the file; literal secrets are moved to the environment.
-        size: in bytes; -1 if the server does not tell it.
+        size: in bytes; -1 if the server does not give it.
         version: what the server says of the content: an ETag or a time; empty if it says nothing.
     """
 
@@ -223,7 +223,10 @@ def list_remote_files(address: str, suffixes: Sequence[str], setting: str) -> li
 
 
 def check_writable(address: str) -> bool:
-    """Checks that a file can be written, by writing an empty file beside it; returns whether the URL exists.
+    """Checks that a file may be written, by writing and removing an empty file next to it.
+
+    Returns:
+        Whether the file exists.
 
     Raises:
         ConfigError: the scheme is unknown or cannot be written, its package is not installed, the URL names no file in
@@ -266,7 +269,7 @@ def upload(path: Path, address: str) -> str:
 
 
 def version_of(address: str) -> str:
-    """The size and the version of a file; empty if it does not exist, or if its server tells no version.
+    """The size and the version of a file; empty if the file does not exist, or the server gives no version.
 
     Raises:
         ConfigError: it must not be read.
@@ -432,7 +435,9 @@ def _translate(error: Exception, url: str) -> TowlineError:
     if isinstance(error, FileNotFoundError):
         return DataError(f"no such file or bucket: {reason}", where=where, remedy="check the URL")
     if isinstance(error, NotImplementedError):
-        return ConfigError("this file system cannot do it", where=where, remedy="give the URL of an object store")
+        return ConfigError(
+            "this file system does not support the operation", where=where, remedy="give the URL of an object store"
+        )
     return TransientError(f"the server does not answer: {reason}", where=where, remedy=_LATER)
 
 

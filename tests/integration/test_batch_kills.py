@@ -1,15 +1,12 @@
 """Batch scoring in processes of its own: kills, and the number of workers."""
 
-import os
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from tests.support.batch import make_customer_table, train_customer_model
+from tests.support.batch import kill_at_shard, make_customer_table, train_customer_model
 from tests.support.paths import TOWLINE
 
 FILES, ROWS = 8, 4_000
@@ -32,13 +29,8 @@ def test_a_killed_job_resumes_with_the_same_bytes(tmp_path: Path) -> None:
     subprocess.run(command(tmp_path, model, tmp_path / "expected.csv", 1), check=True)
     output, kills = tmp_path / "out.csv", 0
     for finished in (1, 3, 5):
-        process = subprocess.Popen(command(tmp_path, model, output, 2), start_new_session=True)
-        while process.poll() is None and len(list(tmp_path.glob(".out.csv.*/*.json"))) < finished:
-            time.sleep(0.005)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            kills += 1
-        process.wait()
+        words = command(tmp_path, model, output, 2)
+        kills += kill_at_shard(words, lambda: tmp_path.glob(".out.csv.*/*.json"), finished)
         assert not output.exists() or output.read_bytes() == (tmp_path / "expected.csv").read_bytes()
     assert kills
     subprocess.run(command(tmp_path, model, output, 2), check=True)

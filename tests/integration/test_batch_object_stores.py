@@ -3,17 +3,23 @@
 import json
 import logging
 import os
-import signal
 import subprocess
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from tests.support.batch import make_customer_table, score, score_addresses, train_customer_model, use_small_shards
+from tests.support.batch import (
+    kill_at_shard,
+    make_customer_table,
+    score,
+    score_addresses,
+    train_customer_model,
+    use_small_shards,
+)
 from tests.support.object_store import BUCKET, SECRET_KEY, ExpiredHandler, FileHandler, answering, running_s3
 from tests.support.paths import TOWLINE
 from towline import remote_files
@@ -164,14 +170,9 @@ def test_a_killed_command_resumes(tmp_path: Path, model: Model, server: dict[str
     words = [TOWLINE, "score", f"s3://{BUCKET}/many", f"s3://{BUCKET}/killed.csv", "--model", model.directory]
     environment = {**os.environ, **server, "TOWLINE_STORE": str(tmp_path / "store")}
     command, kills = [*map(str, words), "--workers", "2"], 0
+    shard_results = partial(tmp_path.glob, "store/scored/uploads/*/.*/*.json")
     for finished in (1, 3, 6):
-        process = subprocess.Popen(command, start_new_session=True, env=environment, cwd=tmp_path)
-        while process.poll() is None and len(list(tmp_path.glob("store/scored/uploads/*/.*/*.json"))) < finished:
-            time.sleep(0.005)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            kills += 1
-        process.wait()
+        kills += kill_at_shard(command, shard_results, finished, env=environment, cwd=tmp_path)
         whole = (tmp_path / "expected.csv").read_bytes()
         assert not s3.exists(f"{BUCKET}/killed.csv") or s3.cat(f"{BUCKET}/killed.csv") == whole
     assert kills

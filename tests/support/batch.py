@@ -1,5 +1,10 @@
 """Batch scoring in tests: a model of odd columns, and jobs on small shards."""
 
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +54,18 @@ def score(model: Model, source: Path | str, output: Path, **options: Any) -> Bat
     job = {name: options.pop(name) for name in names if name in options}
     request = BatchRequest(source=str(source), output=output, options=BatchOptions(**options), **job)
     return score_source(model, request, show)
+
+
+def kill_at_shard(command: list[str], shard_results: Callable[[], Iterable[Path]], count: int, **process: Any) -> bool:
+    """Kills a command with its workers when so many shards have a result; returns whether it was still running."""
+    running = subprocess.Popen(command, start_new_session=True, **process)
+    while running.poll() is None and len(list(shard_results())) < count:
+        time.sleep(0.005)
+    is_killed = running.poll() is None
+    if is_killed:
+        os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    return is_killed
 
 
 def score_addresses(model: Model, source: str, output: str, folder: Path, **options: Any) -> BatchResult:

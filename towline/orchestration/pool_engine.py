@@ -31,21 +31,21 @@ from towline.batch.shard_scoring import Report
 from towline.batch.work_folder import ShardResult, WorkFolder
 from towline.errors import ConfigError, TransientError
 from towline.orchestration.crash_detection import crash_children, create_crash_automations
+from towline.orchestration.process_setup import SHARDS_FLOW
 from towline.orchestration.profiles import Profile
 from towline.orchestration.remote_server import (
     POLL_S,
     UNCLAIMED_NOTICE_S,
-    Patience,
+    OutageTolerance,
     RemoteTarget,
     connect,
     pool_has_worker,
-    read_end,
+    read_result,
     translate_errors,
     waiting_reason,
 )
 from towline.orchestration.scheduler import WATCHED_TAG
 
-FLOW = "scoring-shards"
 MAX_CRASHES = 3  # of runs at the same shard
 _FILE_POLL_S = 0.1
 _VISIBLE_S = 120.0  # after which the files of a completed run must be visible here; NFS caches folders for a minute
@@ -97,7 +97,7 @@ class PoolEngine:
         self._crashes: Counter[int] = Counter()  # by the shard at which the run was
         self._ended: dict[UUID, float] = {}  # completed, but not all of their files are visible here
         self._awaited: set[int] = set()
-        self._patience, self._next_look, self._notice_at = Patience(), 0.0, 0.0
+        self._outages, self._next_poll, self._notice_at = OutageTolerance(), 0.0, 0.0
         self._stack = ExitStack()
         self._client = self._stack.enter_context(connect(target))
         try:
@@ -120,14 +120,14 @@ class PoolEngine:
             self._task = task
             write_task(task)
             with translate_errors(self._target):
-                self._adopt_runs()
+                self._continue_runs()
                 self._start_runs()
         return shard.number
 
     def result(self, handle: int) -> ShardResult:
         while (result := self._work.result(handle)) is None:
             with translate_errors(self._target):
-                self._watch_runs()
+                self._poll_runs()
             time.sleep(_FILE_POLL_S)
         self._awaited.add(handle)
         return result
@@ -152,11 +152,11 @@ class PoolEngine:
         self._notify(f"a worker is checked: {self._target.page(run)}")
         while run.state is None or not run.state.is_final():
             time.sleep(POLL_S)
-            with self._patience.tolerate():
+            with self._outages.tolerate():
                 run = self._client.read_flow_run(run.id)
             self._notify_of_waiting([run])
         del self._runs[run.id]
-        read_end(self._client, FLOW, run, self._target.page(run))
+        read_result(self._client, SHARDS_FLOW, run, self._target.page(run))
 
     def _create_run(self, name: str, shards: Sequence[int], work: str = "", paths: Sequence[str] = ()) -> FlowRun:
         """Creates a run; a flow that scores becomes its parent in Prefect."""
@@ -176,7 +176,7 @@ class PoolEngine:
     def _job_tag(self) -> str:
         return f"job:{self._work.path.name[-16:]}"
 
-    def _adopt_runs(self) -> None:
+    def _continue_runs(self) -> None:
         """Waits for the runs of an interrupted command, which are still under way."""
         of_job = {"deployment_id": {"any_": [self._deployment.id]}, "tags": {"all_": [self._job_tag]}}
         under_way = FlowRunFilter.model_validate({**of_job, "state": {"type": {"any_": list(_UNDER_WAY)}}})
@@ -194,11 +194,11 @@ class PoolEngine:
             name = f"{len(part)} shards from {part[0]} of {self._work.path.name}"
             self._runs[self._create_run(name, part, str(self._work.path)).id] = part
 
-    def _watch_runs(self) -> None:
-        if time.monotonic() < self._next_look:
+    def _poll_runs(self) -> None:
+        if time.monotonic() < self._next_poll:
             return
-        self._next_look = time.monotonic() + POLL_S
-        with self._patience.tolerate():
+        self._next_poll = time.monotonic() + POLL_S
+        with self._outages.tolerate():
             ids = FlowRunFilter.model_validate({"id": {"any_": list(self._runs)}})
             runs = self._client.read_flow_runs(flow_run_filter=ids, limit=len(self._runs)) if self._runs else []
             for run in runs:
@@ -215,7 +215,7 @@ class PoolEngine:
             crash_children(self._client, run)
             self._count_crash(missing, page)
             return
-        read_end(self._client, FLOW, run, page)
+        read_result(self._client, SHARDS_FLOW, run, page)
         if not missing:
             del self._runs[run.id]
         elif time.monotonic() > self._ended.setdefault(run.id, time.monotonic()) + _VISIBLE_S:
@@ -242,13 +242,13 @@ class PoolEngine:
         waiting = [run for run in runs if run.state is not None and run.state.is_scheduled()]
         if waiting and time.monotonic() > self._notice_at:
             self._notice_at = float("inf")
-            with self._patience.tolerate():
+            with self._outages.tolerate():
                 self._notify(waiting_reason(self._client, waiting[0], self._deployment.work_pool_name or ""))
 
 
 def _find_deployment(client: SyncPrefectClient, target: RemoteTarget, model: str) -> DeploymentResponse:
     """The deployment for a model, whose pool can run it."""
-    name, start = f"{FLOW}/{model}", "python -m flows.deployments --pool"
+    name, start = f"{SHARDS_FLOW}/{model}", "python -m flows.deployments --pool"
     try:
         deployment = client.read_deployment_by_name(name)
     except ObjectNotFound:

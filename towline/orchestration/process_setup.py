@@ -22,7 +22,7 @@ from towline.processes import set_parent_death_signal
 
 SCHEDULER_PID = "_TOWLINE_SCHEDULER"  # environment variable of the runs that a scheduler or worker starts
 
-_WITHOUT_SIDECAR = ("scoring-shards",)  # they need no slow import, and start often
+SHARDS_FLOW = "scoring-shards"  # needs no slow import, and starts often
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def supervised() -> Iterator[None]:
             set_parent_death_signal(int(scheduler_pid), signal.SIGKILL)
             with get_client(sync_client=True) as client:
                 client.update_flow_run(run.id, tags=[*run.tags, *process_tags(os.getpid())])
-            if context.flow.name not in _WITHOUT_SIDECAR:
+            if context.flow.name != SHARDS_FLOW:
                 sidecar.start(Settings.from_environment().layout.log())
                 stack.callback(sidecar.stop)
             if context.flow.name == "training":

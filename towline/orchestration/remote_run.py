@@ -19,12 +19,12 @@ from towline.monitoring.policy import MonitoringRun
 from towline.orchestration.remote_server import (
     POLL_S,
     UNCLAIMED_NOTICE_S,
-    Patience,
+    OutageTolerance,
     RemoteTarget,
     connect,
     pool_exists,
     pool_has_worker,
-    read_end,
+    read_result,
     waiting_reason,
 )
 from towline.orchestration.scheduler import deploy
@@ -111,9 +111,9 @@ def _wait_for_end(
     client: SyncPrefectClient, name: str, flow_run_id: UUID, target: RemoteTarget, notify: Callable[[str], object]
 ) -> FlowRun:
     step_table, start, notified = StepTableReader(client, name, flow_run_id), time.monotonic(), False
-    patience = Patience()
+    outages = OutageTolerance()
     while True:
-        with patience.tolerate():
+        with outages.tolerate():
             run = client.read_flow_run(flow_run_id)
             step_table.log_new_steps()
             if run.state is not None and run.state.is_final():
@@ -126,5 +126,5 @@ def _wait_for_end(
 
 
 def _read_result(client: SyncPrefectClient, name: str, run: FlowRun, page: str) -> Outcome | MonitoringRun:
-    document = read_end(client, name, run, page)
+    document = read_result(client, name, run, page)
     return (Outcome if name == "training" else MonitoringRun).model_validate(document)

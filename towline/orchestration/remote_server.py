@@ -84,8 +84,8 @@ def _unreachable(target: RemoteTarget, error: Exception) -> TransientError:
     )
 
 
-class Patience:
-    """Tolerates a server that does not answer for less than five minutes."""
+class OutageTolerance:
+    """Tolerates that a server does not answer for up to five minutes."""
 
     def __init__(self) -> None:
         self._last_answer = time.monotonic()
@@ -126,7 +126,7 @@ def waiting_reason(client: SyncPrefectClient, run: FlowRun, pool: str) -> str:
     return "waits for a worker to start it"
 
 
-def read_end(client: SyncPrefectClient, flow_name: str, run: FlowRun, page: str) -> dict[str, Any]:
+def read_result(client: SyncPrefectClient, flow_name: str, run: FlowRun, page: str) -> dict[str, Any]:
     """The result of a run that has ended, as a JSON document.
 
     Raises:
@@ -140,7 +140,7 @@ def read_end(client: SyncPrefectClient, flow_name: str, run: FlowRun, page: str)
         raise TransientError(
             f"the run lost its process: {message}",
             where=page,
-            remedy="a worker retries the run once; the same command again resumes from the last completed step",
+            remedy="run the same command again; it resumes from the last completed step",
         )
     if state.is_cancelled():
         raise TransientError("the run was cancelled", where=page, remedy="run the same command again")

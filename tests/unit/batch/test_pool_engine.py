@@ -40,9 +40,9 @@ class PoolServer:
         self.results: dict[UUID, dict[str, Any]] = {}
         self.crash_after: list[int] = []
         self.hold = False
-        self.pool = SimpleNamespace(name="night", is_paused=False, is_push_pool=False, is_managed_pool=False)
+        self.pool = SimpleNamespace(name="scoring", is_paused=False, is_push_pool=False, is_managed_pool=False)
         self.workers = [SimpleNamespace(status="ONLINE")]
-        self.deployment: Any = SimpleNamespace(id=uuid4(), work_pool_name="night")
+        self.deployment: Any = SimpleNamespace(id=uuid4(), work_pool_name="scoring")
 
     def run_deployment(self, deployment_id: UUID, *, parameters: dict[str, Any], tags: list[str], **_: Any) -> FlowRun:
         run = FlowRun(id=uuid4(), flow_id=uuid4(), deployment_id=deployment_id, parameters=parameters, tags=tags)
@@ -188,7 +188,7 @@ def test_a_repeated_command_waits_for_the_runs_of_a_killed_one(
     score(model, source, tmp_path / "alone.csv")
     server.hold = True
     with monkeypatch.context() as patch:
-        patch.setattr(pool_engine.PoolEngine, "_watch_runs", _interrupt)
+        patch.setattr(pool_engine.PoolEngine, "_poll_runs", _interrupt)
         patch.setattr(pool_engine.PoolEngine, "close", lambda _: None)  # a killed process cancels nothing
         with pytest.raises(KeyboardInterrupt):
             score_on_pool(model, source, tmp_path / "out.csv", workers=2)
@@ -212,7 +212,7 @@ def test_an_interrupted_command_cancels_its_runs(
     tmp_path: Path, model: Model, server: PoolServer, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.hold = True
-    monkeypatch.setattr(pool_engine.PoolEngine, "_watch_runs", _interrupt)
+    monkeypatch.setattr(pool_engine.PoolEngine, "_poll_runs", _interrupt)
     with pytest.raises(KeyboardInterrupt):
         score_on_pool(model, source, tmp_path / "out.csv", workers=2)
     states = [run.state.type for run in server.runs.values() if run.state and run.parameters["shards"]]
@@ -268,8 +268,8 @@ def _refuse_connections(server: PoolServer) -> None:
         (_refuse_connections, TransientError, "the Prefect server does not answer: connection refused", "check that"),
         (_remove_deployment, ConfigError, "no deployment 'scoring-shards/", "--pool towline CONFIG"),
         (_give_no_pool, ConfigError, "has no work pool", "--pool towline CONFIG"),
-        (_pause, TransientError, "the work pool 'night' is paused", "prefect work-pool resume night"),
-        (_stop_workers, TransientError, "the work pool 'night' has no worker", "--pool night"),
+        (_pause, TransientError, "the work pool 'scoring' is paused", "prefect work-pool resume scoring"),
+        (_stop_workers, TransientError, "the work pool 'scoring' has no worker", "--pool scoring"),
     ],
 )
 def test_a_pool_that_cannot_score_is_refused(

@@ -275,7 +275,7 @@ def _open_text(paths: Sequence[FilePath], kind: Format, separator: str | None, c
 
 
 def _scan(path: FilePath, kind: Format, separator: str | None, copies: Path) -> tuple[SourceFile, list[int]]:
-    """A file of text, and where its shards end; a remote one that must be read from its begin is copied."""
+    """A file of text, and where its shards end; a remote one that cannot be read in ranges is copied."""
     if isinstance(path, Path) and path.name.lower().endswith(_COMPRESSED):
         return _identify(path), []
     with files.disk(Path(str(path))):
@@ -356,7 +356,7 @@ def _read_head(path: FilePath) -> bytes:
 
 
 def _skip(stream: IO[bytes], file: SourceFile, shard: Shard) -> int | None:
-    """Goes to the begin of a shard; returns its number of bytes, None for the rest of the stream."""
+    """Goes to the start of a shard; returns its number of bytes, None for the rest of the stream."""
     if file.reading == "stream":
         return None
     stream.seek(shard.start)

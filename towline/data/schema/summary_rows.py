@@ -94,7 +94,7 @@ def _is_remark(columns: list[_Column], row: int, rows: int) -> bool:
 
 
 def _may_summarize(columns: list[_Column], row: int, first: int, rows: int) -> bool:
-    """Whether a row is worth the parsing of the columns."""
+    """Whether a row may be a summary, so that the numbers of the columns must be parsed."""
     if _name(columns, row, rows) or _is_remark(columns, row, rows):
         return True
     return any(not column.last[row - rows] and column.is_mostly_present(first) for column in columns)

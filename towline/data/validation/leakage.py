@@ -52,7 +52,7 @@ class Leak(Frozen):
 
     @property
     def may_be_honest(self) -> bool:
-        """Whether an honest column may look so: a warning, no refusal."""
+        """Whether an honest column can have such a score, so that it causes a warning and no refusal."""
         return self.kind in MAY_BE_HONEST
 
 
