@@ -1,4 +1,4 @@
-"""Source formats: reads CSV and Parquet files and database queries as Arrow tables.
+"""Source formats: reads CSV and Parquet files as Arrow tables.
 
 A CSV is read as text: the contract says what the text means. Each fault of a file is reported with its line.
 """
@@ -13,25 +13,16 @@ import itertools
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from towline.config import SqlSource
-from towline.config.passwords import expand_variables, mask_passwords
-from towline.data.schema.columns import list_examples
-from towline.errors import ConfigError, DataError, TransientError
+from towline.config.passwords import mask_passwords
+from towline.errors import ConfigError, DataError
 from towline.remote_files import RemoteFile, is_url
 
-if TYPE_CHECKING:
-    from sqlalchemy import Connection, CursorResult, Row
-
-MIN_SAMPLE_ROWS = 2_000  # however wide the table is
 ENCODING = b"encoding"  # key of the metadata of a CSV's table
 _MAX_NON_ASCII_RUN = 2  # letters in a row
 SEPARATORS = ",;\t|"
@@ -70,11 +61,11 @@ def list_files(source: str | list[str], project: Path, setting: str = "data.sour
     root = Path(path.anchor)
     matches = sorted(match for match in root.glob(str(path.relative_to(root))) if match.is_file())
     if not matches:
-        raise _missing_file(path, setting)
+        raise missing_file(path, setting)
     return matches
 
 
-def _missing_file(path: Path, setting: str = "data.source") -> DataError:
+def missing_file(path: Path, setting: str = "data.source") -> DataError:
     folder = path.parent
     suffixes = (path.suffix, *PARQUET, *_CSV)
     names = [child.name for child in folder.iterdir() if child.name.endswith(suffixes)] if folder.is_dir() else []
@@ -431,165 +422,3 @@ def _find_open_quote(raw: bytes, separator: str) -> int:
     except csv.Error as error:
         return line + 1 if "unexpected end" in str(error) else 0
     return 0
-
-
-def run_query(source: SqlSource, project: Path) -> pa.Table:
-    """The rows of one SELECT; arguments and errors as of ``sample_query``."""
-    return sample_query(source, project, None)[0]
-
-
-def sample_query(source: SqlSource, project: Path, cells: int | None, seed: int = 42) -> tuple[pa.Table, int]:
-    """A random sample of the rows of one SELECT, in their order, and the number of all rows.
-
-    Args:
-        source: ``${NAME}`` in its URL is replaced from the environment; user and password need no URL encoding there.
-        project: a relative path of a SQLite file starts here.
-        cells: the most values of the sample, which has at least ``MIN_SAMPLE_ROWS`` rows. The result is fetched in
-            blocks, so memory is bounded. None: all rows.
-        seed: draws the rows.
-
-    Raises:
-        ConfigError: the URL is invalid, a variable is not set, or the driver is not installed.
-        DataError: the query fails, or returns no rows or a column of mixed types.
-        TransientError: the database cannot be reached or is locked.
-    """
-    names: list[str] = []
-    rows: Sequence[Row[Any]] = []
-    number = 0
-    with execute_query(source, project, stream=cells is not None) as result:
-        names = list(result.keys()) if result.returns_rows else []
-        rows, number = _fetch_rows(result, cells, seed) if names else ([], 0)
-    where = mask_passwords(source.url)
-    if not rows:
-        raise DataError("the query returned no rows", where=where, remedy="correct data.source.query")
-    return pa.Table.from_arrays(to_arrays(names, rows, where), names), number
-
-
-@contextlib.contextmanager
-def execute_query(
-    source: SqlSource, project: Path, *, stream: bool, setting: str = "data.source"
-) -> "Iterator[CursorResult[Any]]":
-    """The result of one SELECT; arguments and errors as of ``sample_query``.
-
-    Args:
-        source: the database and the query.
-        project: a relative path of a SQLite file starts here.
-        stream: whether the rows stay in the database until they are fetched (a server-side cursor).
-        setting: where the user gave the query, for errors.
-    """
-    with connect(source.url, project, setting=setting) as connection:
-        # sent to the driver unchanged: a colon or a percent sign in the query is not a parameter
-        options: dict[str, Any] = {"no_parameters": True, "stream_results": stream}
-        yield connection.execution_options(**options).exec_driver_sql(source.query)
-
-
-@contextlib.contextmanager
-def connect(
-    address: str, project: Path, *, create: bool = False, setting: str = "data.source"
-) -> "Iterator[Connection]":
-    """A connection to a database, with a transaction that the caller commits.
-
-    Args:
-        address: SQLAlchemy URL; ``${NAME}`` in it is replaced from the environment.
-        project: a relative path of a SQLite file starts here.
-        create: whether a SQLite file that does not exist is made.
-        setting: where the user gave the address, for errors.
-
-    Raises:
-        ConfigError: the URL is invalid, a variable is not set, or the driver is not installed.
-        DataError: a statement fails.
-        TransientError: the database cannot be reached, is locked, or ended the connection.
-    """
-    from sqlalchemy import create_engine, exc, make_url
-
-    where = mask_passwords(address)
-    try:
-        url = make_url(expand_variables(address))
-    except (exc.ArgumentError, ValueError):
-        remedy = "write postgresql://user:${PW}@host/name"
-        raise ConfigError("not a database URL", where=f"{setting}: {where}", remedy=remedy) from None
-    if url.drivername == "postgresql":
-        url = url.set(drivername="postgresql+psycopg")
-    if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:")):
-        if not create and not (project / url.database).is_file():
-            raise _missing_file(project / url.database)  # SQLite would create an empty file
-        url = url.set(database=str(project / url.database))
-    try:
-        engine = create_engine(url)
-    except (exc.NoSuchModuleError, ImportError) as error:
-        raise ConfigError(f"no driver for the database: {error}", where=where, remedy="install the driver") from None
-    connected = False
-    try:
-        with engine.connect() as connection:
-            connected = True
-            yield connection
-    except exc.DBAPIError as error:
-        reason = str(error.orig).split("\n")[0][:300]
-        for secret in (url.password, url.query.get("password")):
-            reason = reason.replace(str(secret or "\0"), "***")
-        if not connected or error.connection_invalidated or "locked" in reason:
-            what, remedy = f"the database does not answer: {reason}", "check that it runs and can be reached from here"
-            raise TransientError(what, where=where, remedy=remedy) from None
-        raise DataError(f"the query failed: {reason}", where=where, remedy=f"correct the query of {setting}") from None
-    finally:
-        engine.dispose()
-
-
-def to_arrays(names: Sequence[str], rows: "Sequence[Row[Any]]", where: str) -> list[pa.Array]:
-    """The columns of some rows of a query; ``where`` is for the error.
-
-    Raises:
-        DataError: a column mixes types.
-    """
-    return [_to_array(name, values, where) for name, values in zip(names, zip(*rows, strict=True), strict=True)]
-
-
-def _fetch_rows(result: "CursorResult[Any]", cells: int | None, seed: int) -> tuple[Sequence["Row[Any]"], int]:
-    """All rows of a result, or a sample of them (those with the smallest random keys), and the number of all rows."""
-    if cells is None:
-        rows = result.fetchall()
-        return rows, len(rows)
-    limit = max(MIN_SAMPLE_ROWS, cells // len(result.keys()))
-    draw, number, threshold = np.random.default_rng(seed), 0, 1.0
-    keyed: list[tuple[float, Row[Any]]] = []
-    for block in result.partitions(10_000):
-        number += len(block)
-        keyed += [pair for pair in zip(draw.random(len(block)).tolist(), block, strict=True) if pair[0] < threshold]
-        if len(keyed) > 2 * limit:
-            threshold = _nth_key(keyed, limit)
-            keyed = [pair for pair in keyed if pair[0] < threshold]
-    threshold = _nth_key(keyed, limit) if len(keyed) > limit else 1.0
-    return [row for key, row in keyed if key < threshold], number
-
-
-def _nth_key(keyed: "Sequence[tuple[float, Row[Any]]]", position: int) -> float:
-    return sorted(key for key, _ in keyed)[position]
-
-
-def _to_array(name: str, values: Sequence[Any], where: str) -> pa.Array:
-    """The values of a column of a query result."""
-    try:
-        array = pa.array(values)
-        if not isinstance(array.type, pa.BaseExtensionType):
-            return array
-    except (pa.ArrowException, OverflowError, TypeError):  # TypeError: an infinite Decimal
-        pass
-    kinds = [_kind(value) for value in values]
-    distinct_kinds = sorted({kind for kind in kinds if kind})
-    if len(distinct_kinds) == 1:  # e.g. whole numbers beyond 64 bits, network addresses, UUIDs
-        convert = float if distinct_kinds == ["number"] else str
-        return pa.array([None if value is None else convert(value) for value in values])
-    rarest = min(distinct_kinds, key=kinds.count)
-    rows = [row for row, kind in enumerate(kinds) if kind == rarest]
-    raise DataError(
-        f"column {name!r} mixes {' and '.join(distinct_kinds)}",
-        where=where,
-        remedy="make it one type in the query, e.g. CAST",
-        details=(list_examples(values, rows),),
-    )
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
-        return "number"
-    return "" if value is None else type(value).__name__
