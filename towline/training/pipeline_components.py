@@ -10,7 +10,7 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, issparse
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin, clone, is_classifier
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import TruncatedSVD
@@ -29,7 +29,24 @@ from towline.training.calibration import Calibration
 from towline.training.evaluation.predictions import Label, Predictions, decode_labels, encode_labels
 
 
-class NamedColumns(ColumnTransformer):  # type: ignore[misc]
+class DenseColumns(ColumnTransformer):  # type: ignore[misc]
+    """A ColumnTransformer that returns a dense matrix, without a dense copy of its one-hot columns."""
+
+    ROWS = 65_536  # that are made dense together
+
+    def _hstack(self, Xs: Sequence[Any], *, n_samples: int) -> np.ndarray:  # scikit-learn names it for subclasses
+        blocks: list[Any] = [block if issparse(block) else np.asarray(block) for block in Xs]
+        ends = np.cumsum([block.shape[1] for block in blocks])
+        matrix = np.empty((n_samples, ends[-1]), np.result_type(*(block.dtype for block in blocks)))
+        for block, end in zip(blocks, ends, strict=True):
+            columns = matrix[:, end - block.shape[1] : end]
+            for start in range(0, n_samples, self.ROWS):
+                rows = slice(start, start + self.ROWS)
+                columns[rows] = block[rows].toarray() if issparse(block) else block[rows]
+        return matrix
+
+
+class NamedColumns(DenseColumns):
     """A ColumnTransformer that returns a DataFrame with the name of each feature, e.g. ``number__price``."""
 
     def fit_transform(self, X: pd.DataFrame, y: object = None, **params: Any) -> pd.DataFrame:
@@ -578,7 +595,5 @@ def fit_model(
 
 def weighted_mean(arrays: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
     """The weighted mean of arrays of one shape, added in their order; the weights sum to 1."""
-    total = np.zeros(arrays[0].shape)
-    for array, weight in zip(arrays, weights, strict=True):
-        total += weight * array
-    return total
+    products = (weight * array for array, weight in zip(arrays, weights, strict=True))
+    return sum(products, start=np.zeros(arrays[0].shape))
