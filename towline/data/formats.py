@@ -13,7 +13,9 @@ import itertools
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.csv
@@ -26,6 +28,7 @@ from towline.remote_files import RemoteFile, is_url
 ENCODING = b"encoding"  # key of the metadata of a CSV's table
 _MAX_NON_ASCII_RUN = 2  # letters in a row
 SEPARATORS = ",;\t|"
+_BLOCK_BYTES = 2**22  # that are decoded together
 _HEAD_LINES, _HEAD_BYTES = 20, 1 << 16  # in which the header is searched
 _WRITE_AGAIN = "write the file again, or leave it out of data.source"
 PARQUET = (".parquet", ".pq")
@@ -83,7 +86,7 @@ def detect_separator(path: Path) -> str:
     if name.endswith(PARQUET):
         return ","
     try:
-        with gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb") as file:
+        with _open(path) as file:
             return detect_separator_of(file.readlines(20_000)[:20])
     except (OSError, EOFError):
         return ","  # reading the file reports it
@@ -204,8 +207,25 @@ def read_parquet(path: Path, remedy: str) -> pa.Table:
 
 def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
     """The rows of a CSV or CSV.gz file in blocks of about 16 MB; the columns are text, as of ``read_file``."""
-    parsing = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
     blocks = 0
+    try:
+        for table in stream_utf8_csv(path, separator):
+            blocks += 1
+            yield table
+    except DataError:
+        table = _read_csv(path, separator)  # names the line of a fault; reads UTF-16
+        if blocks:
+            raise
+        yield table
+
+
+def stream_utf8_csv(path: Path, separator: str) -> Iterator[pa.Table]:
+    """As ``stream_csv``, of a file in UTF-8.
+
+    Raises:
+        DataError: the file is not readable; its first rows may have been given.
+    """
+    parsing = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
     try:
         skipped = count_skipped_lines(path)
         with pyarrow.csv.open_csv(path, pyarrow.csv.ReadOptions(skip_rows=skipped), parsing) as head:
@@ -218,20 +238,16 @@ def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
         )
         with reader:
             for batch in reader:
-                blocks += 1
                 yield _name_columns(pa.Table.from_batches([batch]))
-    except (pa.ArrowException, OSError) as error:
-        table = _read_csv(path, separator)  # names the line of a fault; reads UTF-16
-        if blocks:
-            reason = str(error).split("\n")[0][:200]
-            raise DataError(f"not a readable CSV: {reason}", where=str(path), remedy="correct the file") from None
-        yield table
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last one: of a header
+        reason = str(error).split("\n")[0][:200]
+        raise DataError(f"not a readable CSV: {reason}", where=str(path), remedy="correct the file") from None
 
 
 def count_skipped_lines(path: Path) -> int:
     """The number of lines of a file that are before the header of its CSV; see ``count_lines_before_header``."""
     try:
-        with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        with _open(path) as file:
             head = file.read(_HEAD_BYTES)
     except (OSError, EOFError):
         return 0  # reading the file reports it
@@ -340,6 +356,71 @@ def _read_text(path: Path) -> tuple[bytes, str]:
     return raw, "UTF-8"
 
 
+def is_utf16(path: Path) -> bool:
+    """Whether a file begins as UTF-16 does."""
+    try:
+        with _open(path) as file:
+            return _utf16_encoding(file.read(64)) is not None
+    except (OSError, EOFError):
+        return False  # reading the file reports it
+
+
+def copy_as_utf8(path: Path, target: Path) -> str:
+    """Copies a CSV file in UTF-16 or Windows-1252 to a file in UTF-8, a block after the other.
+
+    Returns:
+        The encoding that the table is noted with; empty if the file has none of the two.
+    """
+    runs = _RunCounter()
+    try:
+        with _open(path) as file, target.open("wb") as copy:
+            encoding = _utf16_encoding(file.read(64)) or "cp1252"
+            file.seek(0)
+            for text in codecs.iterdecode(iter(partial(file.read, _BLOCK_BYTES), b""), encoding):
+                runs.add(text)
+                copy.write(text.encode())
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+        return ""
+    return "UTF-8" if encoding != "cp1252" else "Windows-1252" if runs.is_western() else ""
+
+
+def _open(path: Path) -> IO[bytes]:
+    """The decompressed content of a CSV or CSV.gz file."""
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+
+
+class _RunCounter:
+    """Counts the runs of non-ASCII letters in a text that is given in parts.
+
+    In Western European languages more than two such letters in a row are rare. A text in another alphabet, decoded as
+    Windows-1252, has whole words of them.
+    """
+
+    def __init__(self) -> None:
+        self._runs = self._long = 0
+        self._end = ""  # a run that the next part may continue
+
+    def add(self, text: str) -> None:
+        """Counts the runs of the next part."""
+        text = self._end + text
+        size = len(text)
+        while size and not text[size - 1].isascii():
+            size -= 1
+        self._count(text[:size])
+        self._end = text[size:]
+
+    def is_western(self) -> bool:
+        """Whether few runs are long."""
+        self._count(self._end)
+        self._end = ""
+        return self._long <= 0.02 * self._runs
+
+    def _count(self, text: str) -> None:
+        lengths = [] if text.isascii() else [len(run) for run in re.findall(r"[^\x00-\x7f]+", text)]
+        self._runs += len(lengths)
+        self._long += sum(length > _MAX_NON_ASCII_RUN for length in lengths)
+
+
 def text_encoding(head: bytes, path: Path | RemoteFile, *, utf8: bool = True) -> str:
     """The encoding of a text: utf-8, utf-16 (or utf-16-le, utf-16-be without a mark) or cp1252.
 
@@ -369,19 +450,14 @@ def _encoding_error(path: Path | RemoteFile, detail: str, line: int = 0) -> Data
 
 
 def _decode_windows_1252(raw: bytes) -> bytes:
-    """Converts Windows-1252 (or Latin-1) to UTF-8; empty if the bytes are probably another encoding.
-
-    In Western European languages more than two non-ASCII letters in a row are rare. A text in another alphabet, decoded
-    as Windows-1252, has whole words of them.
-    """
+    """Converts Windows-1252 (or Latin-1) to UTF-8; empty if the bytes are probably another encoding."""
     try:
         text = raw.decode("cp1252")
     except UnicodeDecodeError:
         return b""
-    run_lengths = [len(run) for run in re.findall(r"[^\x00-\x7f]+", text)]
-    return (
-        text.encode() if sum(length > _MAX_NON_ASCII_RUN for length in run_lengths) <= 0.02 * len(run_lengths) else b""
-    )
+    runs = _RunCounter()
+    runs.add(text)
+    return text.encode() if runs.is_western() else b""
 
 
 def _utf16_encoding(raw: bytes) -> str | None:

@@ -18,7 +18,7 @@ from sqlalchemy import Float, Numeric, Text, create_engine, make_url
 from tests.support.checks import at_least_one
 from towline.config import DataConfig, PipelineConfig
 from towline.config.passwords import mask_passwords
-from towline.data import databases, snapshot, sources
+from towline.data import databases, formats, snapshot, sources
 from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, DataError, TowlineError, TransientError
 
@@ -143,6 +143,35 @@ def test_a_large_source_has_the_same_values_and_faults(
         except TowlineError as error:
             outcomes.append((error.what, error.where, error.remedy))
     assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-be", "utf-16-le", "cp1251", "utf-8-sig"])
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
+@pytest.mark.parametrize("block", [1, 7, 2**22])
+def test_a_large_csv_that_is_not_utf8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, name: str, block: int
+) -> None:
+    """It is copied to UTF-8 in blocks, with the dataset of a table in memory; another alphabet is the same error."""
+    words = ["г", "слово", "буквы"] if encoding == "cp1251" else ["caf\xe9", "t\xe9\xe9", "\xfc\xe4", '"a\nb"']
+    rows = "".join(f"{row},{words[row % len(words)]}\n" for row in range(60))
+    content = f"y,\xfcber\n{rows}" if encoding != "cp1251" else f"y,x\n{rows}"
+    (tmp_path / name).write_bytes(
+        gzip.compress(content.encode(encoding)) if name.endswith(".gz") else content.encode(encoding)
+    )
+    outcomes, read_file = [], formats.read_file
+    monkeypatch.setattr(formats, "_BLOCK_BYTES", block)
+    for cells in (10**9, -1):
+        monkeypatch.setattr(snapshot, "MAX_CELLS", cells)
+        if cells < 0 and encoding != "cp1251":
+            monkeypatch.setattr(formats, "read_file", None)
+        try:
+            outcomes.append(load(tmp_path, name))
+        except DataError as error:
+            outcomes.append((error.what, error.where, error.remedy))
+    monkeypatch.setattr(formats, "read_file", read_file)
+    assert outcomes[0] == outcomes[1]
+    assert isinstance(outcomes[0], tuple) == (encoding == "cp1251")
+    assert len([*(tmp_path / "store" / "datasets").glob("*")]) == (encoding != "cp1251")
 
 
 @pytest.mark.parametrize(("table", "data"), [("bike_hourly", BIKE), ("bank_marketing", BANK)])
