@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from towline.config import DataConfig, Frozen, Kind, LookupConfig, SqlSource, format_duration, suggest
 from towline.config.passwords import mask_passwords
-from towline.data import databases, formats, snapshot
+from towline.data import formats, snapshot, sql_source
 from towline.data.schema import notation, text_columns
 from towline.data.schema.columns import list_examples
 from towline.data.schema.values import ValueFormat, ValueReader, category_name, column_format
@@ -152,7 +152,7 @@ def _open_source(
     """
     if isinstance(config.source, SqlSource):
         url = mask_passwords(config.source.url)
-        rows = databases.read_query(config.source, project, snapshot.MAX_CELLS, make_folder)
+        rows = sql_source.read_query(config.source, project, snapshot.MAX_CELLS, make_folder)
         opened = SourceFiles if isinstance(rows, Path) else SourceTables
         return f"{url} {config.source.query}", opened([(url, rows)], config)
     source = ", ".join(config.masked().source_files)

@@ -18,7 +18,7 @@ from sqlalchemy import Float, Numeric, Text, create_engine, make_url
 from tests.support.checks import at_least_one
 from towline.config import DataConfig, PipelineConfig
 from towline.config.passwords import mask_passwords
-from towline.data import databases, formats, snapshot, sources
+from towline.data import formats, snapshot, sources, sql_source
 from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, DataError, TowlineError, TransientError
 
@@ -207,7 +207,7 @@ def test_a_large_query_gives_the_same_dataset(
     source = {"url": database, "query": f"SELECT {columns} FROM t ORDER BY position"}
     held = load(tmp_path, source, **data)
     monkeypatch.setattr(snapshot, "MAX_CELLS", 5_000)
-    monkeypatch.setattr(databases, "BLOCK_ROWS", 300)
+    monkeypatch.setattr(sql_source, "BLOCK_ROWS", 300)
     assert load(tmp_path, source, **data) == held
     file = sources.check_snapshot(held, tmp_path / "store")
     assert [path.name for path in file.parent.iterdir()] == [file.name]
@@ -219,7 +219,7 @@ def test_a_query_with_mixed_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     values = ", ".join(f"({row}, {row if row < 700 else repr(str(row))})" for row in range(1_000))
     execute(f"sqlite:///{tmp_path}/t.db", "CREATE TABLE t (y INT, a)", f"INSERT INTO t VALUES {values}")
     monkeypatch.setattr(snapshot, "MAX_CELLS", 500 if large else 10**6)
-    monkeypatch.setattr(databases, "BLOCK_ROWS", 100)
+    monkeypatch.setattr(sql_source, "BLOCK_ROWS", 100)
     with pytest.raises(DataError, match="column 'a' mixes number and str") as caught:
         load(tmp_path, {"url": "sqlite:///t.db", "query": "SELECT * FROM t ORDER BY y"})
     assert caught.value.details[0].startswith("row 701: '700', row 702: '701', ")
@@ -230,23 +230,23 @@ def test_a_query_with_mixed_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_database_that_goes_away(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error is one that a retry may mend, and nothing is left of the rows that were read."""
     query = "SELECT number AS y, repeat('x', 2000) AS text FROM generate_series(1, 20000) number"
-    fetched, real = list[int](), databases.QueryRows.add
+    fetched, real = list[int](), sql_source.QueryRows.add
 
-    def lose_connection(rows: databases.QueryRows, block: Any) -> None:
+    def lose_connection(rows: sql_source.QueryRows, block: Any) -> None:
         fetched.append(len(block))
         if len(fetched) == 3:
             execute(postgres, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%FETCH%'")
         real(rows, block)
 
     monkeypatch.setattr(snapshot, "MAX_CELLS", 1_000)
-    monkeypatch.setattr(databases, "BLOCK_ROWS", 1_000)
-    monkeypatch.setattr(databases.QueryRows, "add", lose_connection)
+    monkeypatch.setattr(sql_source, "BLOCK_ROWS", 1_000)
+    monkeypatch.setattr(sql_source.QueryRows, "add", lose_connection)
     with pytest.raises(TransientError, match="does not answer") as lost:
         load(tmp_path, {"url": postgres, "query": query})
     assert str(make_url(postgres).password) not in str(lost.value)
     assert len(fetched) >= 3
     assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
-    monkeypatch.setattr(databases.QueryRows, "add", real)
+    monkeypatch.setattr(sql_source.QueryRows, "add", real)
     assert load(tmp_path, {"url": postgres, "query": query}).rows == 20_000
 
 

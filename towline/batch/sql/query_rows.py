@@ -14,7 +14,7 @@ from pathlib import Path
 from towline import files
 from towline.config import SqlSource
 from towline.config.passwords import mask_passwords
-from towline.data import databases
+from towline.data import sql_source
 from towline.errors import DataError, TowlineError, TransientError
 
 _MARK = ".towline-query-"
@@ -56,10 +56,10 @@ def copy_of_query(source: SqlSource, output: Path, folder: Path, show: Callable[
 
 def _copy_rows(source: SqlSource, folder: Path, place: Path, rows: Path, show: Callable[[int], None]) -> None:
     where = mask_passwords(source.url)
-    with databases.execute_query(source, folder, "IN") as result:
-        collected = databases.QueryRows(databases.column_names(result), where)
+    with sql_source.execute_query(source, folder, "IN") as result:
+        collected = sql_source.QueryRows(sql_source.column_names(result), where)
         collected.spill(place)
-        for block in databases.fetch_blocks(result):
+        for block in sql_source.fetch_blocks(result):
             collected.add(block)
             show(collected.number)
     if not collected.number:
