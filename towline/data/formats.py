@@ -1,4 +1,4 @@
-"""Source formats: reads CSV and Parquet files and database queries as Arrow tables.
+"""Source formats: reads CSV and Parquet files as Arrow tables.
 
 A CSV is read as text: the contract says what the text means. Each fault of a file is reported with its line.
 """
@@ -13,28 +13,22 @@ import itertools
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from decimal import Decimal
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from towline.config import SqlSource
-from towline.config.passwords import expand_variables, mask_passwords
-from towline.data.schema.columns import list_examples
-from towline.errors import ConfigError, DataError, TransientError
+from towline.config.passwords import mask_passwords
+from towline.errors import ConfigError, DataError
 from towline.remote_files import RemoteFile, is_url
 
-if TYPE_CHECKING:
-    from sqlalchemy import Connection, CursorResult, Row
-
-MIN_SAMPLE_ROWS = 2_000  # however wide the table is
 ENCODING = b"encoding"  # key of the metadata of a CSV's table
 _MAX_NON_ASCII_RUN = 2  # letters in a row
 SEPARATORS = ",;\t|"
+_BLOCK_BYTES = 2**22  # that are decoded together
 _HEAD_LINES, _HEAD_BYTES = 20, 1 << 16  # in which the header is searched
 _WRITE_AGAIN = "write the file again, or leave it out of data.source"
 PARQUET = (".parquet", ".pq")
@@ -70,11 +64,11 @@ def list_files(source: str | list[str], project: Path, setting: str = "data.sour
     root = Path(path.anchor)
     matches = sorted(match for match in root.glob(str(path.relative_to(root))) if match.is_file())
     if not matches:
-        raise _missing_file(path, setting)
+        raise missing_file(path, setting)
     return matches
 
 
-def _missing_file(path: Path, setting: str = "data.source") -> DataError:
+def missing_file(path: Path, setting: str = "data.source") -> DataError:
     folder = path.parent
     suffixes = (path.suffix, *PARQUET, *_CSV)
     names = [child.name for child in folder.iterdir() if child.name.endswith(suffixes)] if folder.is_dir() else []
@@ -92,7 +86,7 @@ def detect_separator(path: Path) -> str:
     if name.endswith(PARQUET):
         return ","
     try:
-        with gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb") as file:
+        with _open(path) as file:
             return detect_separator_of(file.readlines(20_000)[:20])
     except (OSError, EOFError):
         return ","  # reading the file reports it
@@ -213,8 +207,25 @@ def read_parquet(path: Path, remedy: str) -> pa.Table:
 
 def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
     """The rows of a CSV or CSV.gz file in blocks of about 16 MB; the columns are text, as of ``read_file``."""
-    parsing = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
     blocks = 0
+    try:
+        for table in stream_utf8_csv(path, separator):
+            blocks += 1
+            yield table
+    except DataError:
+        table = _read_csv(path, separator)  # names the line of a fault; reads UTF-16
+        if blocks:
+            raise
+        yield table
+
+
+def stream_utf8_csv(path: Path, separator: str) -> Iterator[pa.Table]:
+    """As ``stream_csv``, of a file in UTF-8.
+
+    Raises:
+        DataError: the file is not readable; its first rows may have been given.
+    """
+    parsing = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
     try:
         skipped = count_skipped_lines(path)
         with pyarrow.csv.open_csv(path, pyarrow.csv.ReadOptions(skip_rows=skipped), parsing) as head:
@@ -227,20 +238,16 @@ def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
         )
         with reader:
             for batch in reader:
-                blocks += 1
                 yield _name_columns(pa.Table.from_batches([batch]))
-    except (pa.ArrowException, OSError) as error:
-        table = _read_csv(path, separator)  # names the line of a fault; reads UTF-16
-        if blocks:
-            reason = str(error).split("\n")[0][:200]
-            raise DataError(f"not a readable CSV: {reason}", where=str(path), remedy="correct the file") from None
-        yield table
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last one: of a header
+        reason = str(error).split("\n")[0][:200]
+        raise DataError(f"not a readable CSV: {reason}", where=str(path), remedy="correct the file") from None
 
 
 def count_skipped_lines(path: Path) -> int:
     """The number of lines of a file that are before the header of its CSV; see ``count_lines_before_header``."""
     try:
-        with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        with _open(path) as file:
             head = file.read(_HEAD_BYTES)
     except (OSError, EOFError):
         return 0  # reading the file reports it
@@ -349,6 +356,71 @@ def _read_text(path: Path) -> tuple[bytes, str]:
     return raw, "UTF-8"
 
 
+def is_utf16(path: Path) -> bool:
+    """Whether a file begins as UTF-16 does."""
+    try:
+        with _open(path) as file:
+            return _utf16_encoding(file.read(64)) is not None
+    except (OSError, EOFError):
+        return False  # reading the file reports it
+
+
+def copy_as_utf8(path: Path, target: Path) -> str:
+    """Copies a CSV file in UTF-16 or Windows-1252 to a file in UTF-8, a block after the other.
+
+    Returns:
+        The encoding that the table is noted with; empty if the file has none of the two.
+    """
+    runs = _RunCounter()
+    try:
+        with _open(path) as file, target.open("wb") as copy:
+            encoding = _utf16_encoding(file.read(64)) or "cp1252"
+            file.seek(0)
+            for text in codecs.iterdecode(iter(partial(file.read, _BLOCK_BYTES), b""), encoding):
+                runs.add(text)
+                copy.write(text.encode())
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+        return ""
+    return "UTF-8" if encoding != "cp1252" else "Windows-1252" if runs.is_western() else ""
+
+
+def _open(path: Path) -> IO[bytes]:
+    """The decompressed content of a CSV or CSV.gz file."""
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+
+
+class _RunCounter:
+    """Counts the runs of non-ASCII letters in a text that is given in parts.
+
+    In Western European languages more than two such letters in a row are rare. A text in another alphabet, decoded as
+    Windows-1252, has whole words of them.
+    """
+
+    def __init__(self) -> None:
+        self._runs = self._long = 0
+        self._end = ""  # a run that the next part may continue
+
+    def add(self, text: str) -> None:
+        """Counts the runs of the next part."""
+        text = self._end + text
+        size = len(text)
+        while size and not text[size - 1].isascii():
+            size -= 1
+        self._count(text[:size])
+        self._end = text[size:]
+
+    def is_western(self) -> bool:
+        """Whether few runs are long."""
+        self._count(self._end)
+        self._end = ""
+        return self._long <= 0.02 * self._runs
+
+    def _count(self, text: str) -> None:
+        lengths = [] if text.isascii() else [len(run) for run in re.findall(r"[^\x00-\x7f]+", text)]
+        self._runs += len(lengths)
+        self._long += sum(length > _MAX_NON_ASCII_RUN for length in lengths)
+
+
 def text_encoding(head: bytes, path: Path | RemoteFile, *, utf8: bool = True) -> str:
     """The encoding of a text: utf-8, utf-16 (or utf-16-le, utf-16-be without a mark) or cp1252.
 
@@ -378,19 +450,14 @@ def _encoding_error(path: Path | RemoteFile, detail: str, line: int = 0) -> Data
 
 
 def _decode_windows_1252(raw: bytes) -> bytes:
-    """Converts Windows-1252 (or Latin-1) to UTF-8; empty if the bytes are probably another encoding.
-
-    In Western European languages more than two non-ASCII letters in a row are rare. A text in another alphabet, decoded
-    as Windows-1252, has whole words of them.
-    """
+    """Converts Windows-1252 (or Latin-1) to UTF-8; empty if the bytes are probably another encoding."""
     try:
         text = raw.decode("cp1252")
     except UnicodeDecodeError:
         return b""
-    run_lengths = [len(run) for run in re.findall(r"[^\x00-\x7f]+", text)]
-    return (
-        text.encode() if sum(length > _MAX_NON_ASCII_RUN for length in run_lengths) <= 0.02 * len(run_lengths) else b""
-    )
+    runs = _RunCounter()
+    runs.add(text)
+    return text.encode() if runs.is_western() else b""
 
 
 def _utf16_encoding(raw: bytes) -> str | None:
@@ -431,165 +498,3 @@ def _find_open_quote(raw: bytes, separator: str) -> int:
     except csv.Error as error:
         return line + 1 if "unexpected end" in str(error) else 0
     return 0
-
-
-def run_query(source: SqlSource, project: Path) -> pa.Table:
-    """The rows of one SELECT; arguments and errors as of ``sample_query``."""
-    return sample_query(source, project, None)[0]
-
-
-def sample_query(source: SqlSource, project: Path, cells: int | None, seed: int = 42) -> tuple[pa.Table, int]:
-    """A random sample of the rows of one SELECT, in their order, and the number of all rows.
-
-    Args:
-        source: ``${NAME}`` in its URL is replaced from the environment; user and password need no URL encoding there.
-        project: a relative path of a SQLite file starts here.
-        cells: the most values of the sample, which has at least ``MIN_SAMPLE_ROWS`` rows. The result is fetched in
-            blocks, so memory is bounded. None: all rows.
-        seed: draws the rows.
-
-    Raises:
-        ConfigError: the URL is invalid, a variable is not set, or the driver is not installed.
-        DataError: the query fails, or returns no rows or a column of mixed types.
-        TransientError: the database cannot be reached or is locked.
-    """
-    names: list[str] = []
-    rows: Sequence[Row[Any]] = []
-    number = 0
-    with execute_query(source, project, stream=cells is not None) as result:
-        names = list(result.keys()) if result.returns_rows else []
-        rows, number = _fetch_rows(result, cells, seed) if names else ([], 0)
-    where = mask_passwords(source.url)
-    if not rows:
-        raise DataError("the query returned no rows", where=where, remedy="correct data.source.query")
-    return pa.Table.from_arrays(to_arrays(names, rows, where), names), number
-
-
-@contextlib.contextmanager
-def execute_query(
-    source: SqlSource, project: Path, *, stream: bool, setting: str = "data.source"
-) -> "Iterator[CursorResult[Any]]":
-    """The result of one SELECT; arguments and errors as of ``sample_query``.
-
-    Args:
-        source: the database and the query.
-        project: a relative path of a SQLite file starts here.
-        stream: whether the rows stay in the database until they are fetched (a server-side cursor).
-        setting: where the user gave the query, for errors.
-    """
-    with connect(source.url, project, setting=setting) as connection:
-        # sent to the driver unchanged: a colon or a percent sign in the query is not a parameter
-        options: dict[str, Any] = {"no_parameters": True, "stream_results": stream}
-        yield connection.execution_options(**options).exec_driver_sql(source.query)
-
-
-@contextlib.contextmanager
-def connect(
-    address: str, project: Path, *, create: bool = False, setting: str = "data.source"
-) -> "Iterator[Connection]":
-    """A connection to a database, with a transaction that the caller commits.
-
-    Args:
-        address: SQLAlchemy URL; ``${NAME}`` in it is replaced from the environment.
-        project: a relative path of a SQLite file starts here.
-        create: whether a SQLite file that does not exist is made.
-        setting: where the user gave the address, for errors.
-
-    Raises:
-        ConfigError: the URL is invalid, a variable is not set, or the driver is not installed.
-        DataError: a statement fails.
-        TransientError: the database cannot be reached, is locked, or ended the connection.
-    """
-    from sqlalchemy import create_engine, exc, make_url
-
-    where = mask_passwords(address)
-    try:
-        url = make_url(expand_variables(address))
-    except (exc.ArgumentError, ValueError):
-        remedy = "write postgresql://user:${PW}@host/name"
-        raise ConfigError("not a database URL", where=f"{setting}: {where}", remedy=remedy) from None
-    if url.drivername == "postgresql":
-        url = url.set(drivername="postgresql+psycopg")
-    if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:")):
-        if not create and not (project / url.database).is_file():
-            raise _missing_file(project / url.database)  # SQLite would create an empty file
-        url = url.set(database=str(project / url.database))
-    try:
-        engine = create_engine(url)
-    except (exc.NoSuchModuleError, ImportError) as error:
-        raise ConfigError(f"no driver for the database: {error}", where=where, remedy="install the driver") from None
-    connected = False
-    try:
-        with engine.connect() as connection:
-            connected = True
-            yield connection
-    except exc.DBAPIError as error:
-        reason = str(error.orig).split("\n")[0][:300]
-        for secret in (url.password, url.query.get("password")):
-            reason = reason.replace(str(secret or "\0"), "***")
-        if not connected or error.connection_invalidated or "locked" in reason:
-            what, remedy = f"the database does not answer: {reason}", "check that it runs and can be reached from here"
-            raise TransientError(what, where=where, remedy=remedy) from None
-        raise DataError(f"the query failed: {reason}", where=where, remedy=f"correct the query of {setting}") from None
-    finally:
-        engine.dispose()
-
-
-def to_arrays(names: Sequence[str], rows: "Sequence[Row[Any]]", where: str) -> list[pa.Array]:
-    """The columns of some rows of a query; ``where`` is for the error.
-
-    Raises:
-        DataError: a column mixes types.
-    """
-    return [_to_array(name, values, where) for name, values in zip(names, zip(*rows, strict=True), strict=True)]
-
-
-def _fetch_rows(result: "CursorResult[Any]", cells: int | None, seed: int) -> tuple[Sequence["Row[Any]"], int]:
-    """All rows of a result, or a sample of them (those with the smallest random keys), and the number of all rows."""
-    if cells is None:
-        rows = result.fetchall()
-        return rows, len(rows)
-    limit = max(MIN_SAMPLE_ROWS, cells // len(result.keys()))
-    draw, number, threshold = np.random.default_rng(seed), 0, 1.0
-    keyed: list[tuple[float, Row[Any]]] = []
-    for block in result.partitions(10_000):
-        number += len(block)
-        keyed += [pair for pair in zip(draw.random(len(block)).tolist(), block, strict=True) if pair[0] < threshold]
-        if len(keyed) > 2 * limit:
-            threshold = _nth_key(keyed, limit)
-            keyed = [pair for pair in keyed if pair[0] < threshold]
-    threshold = _nth_key(keyed, limit) if len(keyed) > limit else 1.0
-    return [row for key, row in keyed if key < threshold], number
-
-
-def _nth_key(keyed: "Sequence[tuple[float, Row[Any]]]", position: int) -> float:
-    return sorted(key for key, _ in keyed)[position]
-
-
-def _to_array(name: str, values: Sequence[Any], where: str) -> pa.Array:
-    """The values of a column of a query result."""
-    try:
-        array = pa.array(values)
-        if not isinstance(array.type, pa.BaseExtensionType):
-            return array
-    except (pa.ArrowException, OverflowError, TypeError):  # TypeError: an infinite Decimal
-        pass
-    kinds = [_kind(value) for value in values]
-    distinct_kinds = sorted({kind for kind in kinds if kind})
-    if len(distinct_kinds) == 1:  # e.g. whole numbers beyond 64 bits, network addresses, UUIDs
-        convert = float if distinct_kinds == ["number"] else str
-        return pa.array([None if value is None else convert(value) for value in values])
-    rarest = min(distinct_kinds, key=kinds.count)
-    rows = [row for row, kind in enumerate(kinds) if kind == rarest]
-    raise DataError(
-        f"column {name!r} mixes {' and '.join(distinct_kinds)}",
-        where=where,
-        remedy="make it one type in the query, e.g. CAST",
-        details=(list_examples(values, rows),),
-    )
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
-        return "number"
-    return "" if value is None else type(value).__name__

@@ -100,6 +100,9 @@ def spool_files(
         separator: of the columns of a CSV; None: the one that the file seems to have.
         encodings: those of CSV files are added.
         folder: for the copies.
+
+    Raises:
+        DataError: a file is malformed.
     """
     spooled = []
     for number, path in enumerate(paths):
@@ -109,16 +112,26 @@ def spool_files(
             continue
         copy = folder / f"source-{number}.parquet"
         mark = separator or formats.detect_separator(path)
-        try:
-            _write_tables(formats.stream_csv(path, mark), copy, encodings)
-            formats.check_header(pq.read_schema(copy).names, mark, f"{path}:1")
-            is_faulty = _has_open_quote(path)
-        except DataError:
-            is_faulty = True
-        if is_faulty:  # reading it as a whole names the fault, or reads another encoding
-            _write_tables(iter([formats.read_file(path, separator)]), copy, encodings)
+        if formats.is_utf16(path) or not _copy_utf8(path, mark, copy):
+            decoded = folder / f"source-{number}.csv"
+            encoding = formats.copy_as_utf8(path, decoded)
+            if encoding and _copy_utf8(decoded, mark, copy):
+                encodings.add(encoding)
+            else:  # reading it as a whole names the fault
+                _write_tables(iter([formats.read_file(path, separator)]), copy, encodings)
+            decoded.unlink(missing_ok=True)
         spooled.append((str(path), copy))
     return spooled
+
+
+def _copy_utf8(path: Path, separator: str, copy: Path) -> bool:
+    """Copies a CSV in UTF-8; returns whether it has no fault."""
+    try:
+        _write_tables(formats.stream_utf8_csv(path, separator), copy, set())
+        formats.check_header(pq.read_schema(copy).names, separator, str(path))
+    except DataError:
+        return False
+    return not _has_open_quote(path)
 
 
 def _has_open_quote(path: Path) -> bool:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from towline.config import DataConfig, Frozen, Kind, LookupConfig, SqlSource, format_duration, suggest
 from towline.config.passwords import mask_passwords
-from towline.data import formats
+from towline.data import formats, snapshot, sql_source
 from towline.data.schema import notation, text_columns
 from towline.data.schema.columns import list_examples
 from towline.data.schema.values import ValueFormat, ValueReader, category_name, column_format
@@ -148,12 +148,13 @@ def _open_source(
         config: names the source.
         project: relative paths start here.
         encodings: those of CSV files are added.
-        make_folder: makes a folder for copies of remote files, and of CSV files that are too large to be held.
+        make_folder: makes a folder for copies of remote files, and of what is too large to be held.
     """
     if isinstance(config.source, SqlSource):
         url = mask_passwords(config.source.url)
-        tables = [(url, formats.run_query(config.source, project))]
-        return f"{url} {config.source.query}", SourceTables(tables, config)
+        rows = sql_source.read_query(config.source, project, snapshot.MAX_CELLS, make_folder)
+        opened = SourceFiles if isinstance(rows, Path) else SourceTables
+        return f"{url} {config.source.query}", opened([(url, rows)], config)
     source = ", ".join(config.masked().source_files)
     paths = _list_files(config, project, make_folder)
     if is_large(paths):

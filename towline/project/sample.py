@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from towline.config import SqlSource
 from towline.data import formats
-from towline.data.formats import MIN_SAMPLE_ROWS
+from towline.data.sql_source import MIN_SAMPLE_ROWS, sample_query
 from towline.errors import DataError
 from towline.remote_files import is_url, list_remote_files, local_path
 
@@ -92,7 +92,7 @@ def read_sample(source: str | SqlSource, project: Path, folder: Path, seed: int 
         TransientError: the database is down.
     """
     if isinstance(source, SqlSource):
-        table, rows = formats.sample_query(source, project, MAX_CELLS, seed)
+        table, rows = sample_query(source, project, MAX_CELLS, seed)
         _check_names(table.column_names)
         part = folder / "part-00000.parquet"
         pq.write_table(table, part, compression="none")

@@ -32,6 +32,7 @@ from towline.training.pipeline_components import (
     CalendarParts,
     Classifier,
     DateAges,
+    DenseColumns,
     EnsembleClassifier,
     EnsembleRegressor,
     Model,
@@ -124,7 +125,7 @@ _BOOSTERS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
 }
 _REGRESSORS: Mapping[str, _EstimatorSpec] = {
     "baseline": _EstimatorSpec(DummyRegressor, {"strategy": "median"}),
-    "linear": _EstimatorSpec(Ridge, {}, {"alpha": {"low": 1e-3, "high": 1e3, "log": True}}),
+    "linear": _EstimatorSpec(Ridge, {"copy_X": False}, {"alpha": {"low": 1e-3, "high": 1e3, "log": True}}),
     "forest": _EstimatorSpec(
         RandomForestRegressor, {**_LEAVES, "min_samples_leaf": 3, "max_features": 1 / 3}, _FOREST, scaled=False
     ),
@@ -285,7 +286,7 @@ def _create_preprocessor(
     scale = [StandardScaler()] if spec.scaled else []
     median = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
     impute = [] if spec.is_booster else [median]
-    one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    one_hot = OneHotEncoder(handle_unknown="ignore")
     # of classes "auto": rows of a fold may have only two of three
     target = "continuous" if contract.task == "regression" else "auto"
     encode = TargetEncoder(target_type=target, cv=KFold(5, shuffle=True, random_state=seed))
@@ -301,7 +302,7 @@ def _create_preprocessor(
         "trend": make_pipeline(DateAges(has_time=False, clip=True), *impute, *scale),
         "calendar": make_pipeline(CalendarParts(tuple(parts)), *([one_hot] if spec.scaled else impute)),
     }
-    column_transformer = NamedColumns if spec.is_booster else ColumnTransformer
+    column_transformer = NamedColumns if spec.is_booster else DenseColumns
     columns = column_transformer([(kind, blocks[kind], names) for kind, names in kinds.items() if names])
     if transformer is None:
         return columns

@@ -54,6 +54,7 @@ TRUSTED_TYPES = (
     "towline.training.pipeline_components.DateAges",
     "towline.training.pipeline_components.EnsembleClassifier",
     "towline.training.pipeline_components.EnsembleRegressor",
+    "towline.training.pipeline_components.DenseColumns",
     "towline.training.pipeline_components.NamedColumns",
     "towline.training.pipeline_components.TextEncoder",
     "towline.training.pipeline_components.TransformedColumns",

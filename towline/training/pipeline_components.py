@@ -10,7 +10,7 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, issparse
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin, clone, is_classifier
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import TruncatedSVD
@@ -29,7 +29,24 @@ from towline.training.calibration import Calibration
 from towline.training.evaluation.predictions import Label, Predictions, decode_labels, encode_labels
 
 
-class NamedColumns(ColumnTransformer):  # type: ignore[misc]
+class DenseColumns(ColumnTransformer):  # type: ignore[misc]
+    """A ColumnTransformer that returns a dense matrix, without a dense copy of its one-hot columns."""
+
+    ROWS = 65_536  # that are made dense together
+
+    def _hstack(self, Xs: Sequence[Any], *, n_samples: int) -> np.ndarray:  # scikit-learn names it for subclasses
+        blocks: list[Any] = [block if issparse(block) else np.asarray(block) for block in Xs]
+        ends = np.cumsum([block.shape[1] for block in blocks])
+        matrix = np.empty((n_samples, ends[-1]), np.result_type(*(block.dtype for block in blocks)))
+        for block, end in zip(blocks, ends, strict=True):
+            columns = matrix[:, end - block.shape[1] : end]
+            for start in range(0, n_samples, self.ROWS):
+                rows = slice(start, start + self.ROWS)
+                columns[rows] = block[rows].toarray() if issparse(block) else block[rows]
+        return matrix
+
+
+class NamedColumns(DenseColumns):
     """A ColumnTransformer that returns a DataFrame with the name of each feature, e.g. ``number__price``."""
 
     def fit_transform(self, X: pd.DataFrame, y: object = None, **params: Any) -> pd.DataFrame:
@@ -333,19 +350,11 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return decode_labels(self.positions_, tuple(self.classes))
 
     def predictions(self, features: pd.DataFrame) -> Predictions:
-        """Labels, and probabilities (n, classes) if the last step gives any.
-
-        The preprocessing, which costs more than most estimators, runs once for both.
-        """
+        """Labels, and probabilities (n, classes) if the last step gives any; the preprocessing runs once for both."""
         rows, last = self.pipeline[:-1].transform(features), self.pipeline[-1]
-        probabilities = None
-        if hasattr(last, "predict_proba"):
-            raw = np.asarray(last.predict_proba(rows), dtype=np.float64)
-            if raw.shape != (len(features), len(self.positions_)):
-                expected = f"{len(features)} x {len(self.positions_)}"
-                raise ValueError(f"probabilities have the shape {raw.shape}, {expected} was expected")
-            probabilities = np.zeros((len(features), len(self.classes)))
-            probabilities[:, self.positions_] = raw / raw.cumsum(axis=1)[:, -1:]  # added in the order of the plan
+        raw, probabilities = (
+            self._probabilities(rows, len(features)) if hasattr(last, "predict_proba") else (None, None)
+        )
         if self.calibration is not None:
             if probabilities is None:
                 raise ValueError("a calibration needs probabilities")
@@ -353,7 +362,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.threshold is None:
             codes = np.asarray(last.predict(rows)).reshape(len(features)).astype(np.int64)
         else:
-            if probabilities is None:
+            if raw is None:
                 raise ValueError("a threshold needs probabilities")
             positive = int(np.flatnonzero(self.positions_ == tuple(self.classes).index(self.positive))[0])
             codes = np.where(raw[:, positive] >= self.threshold, positive, 1 - positive)
@@ -366,9 +375,17 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     @available_if(lambda self: hasattr(self.pipeline[-1], "predict_proba"))  # type: ignore[untyped-decorator]
     def predict_proba(self, features: pd.DataFrame) -> np.ndarray:
         """(n, classes) probabilities in the order of ``classes``."""
-        probabilities = self.predictions(features).probabilities
-        assert probabilities is not None  # noqa: S101 - available_if has checked it
-        return probabilities
+        _, probabilities = self._probabilities(self.pipeline[:-1].transform(features), len(features))
+        return probabilities if self.calibration is None else self.calibration.calibrate_rows(probabilities)
+
+    def _probabilities(self, rows: Any, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The probabilities that the last step gives, and those in the order of ``classes``; of prepared rows."""
+        raw = np.asarray(self.pipeline[-1].predict_proba(rows), dtype=np.float64)
+        if raw.shape != (number, len(self.positions_)):
+            raise ValueError(f"probabilities of {raw.shape}, expected {number} x {len(self.positions_)}")
+        probabilities = np.zeros((number, len(self.classes)))
+        probabilities[:, self.positions_] = raw / raw.cumsum(axis=1)[:, -1:]  # added in the order of the plan
+        return raw, probabilities
 
 
 class _FoldStopping:
@@ -578,7 +595,5 @@ def fit_model(
 
 def weighted_mean(arrays: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
     """The weighted mean of arrays of one shape, added in their order; the weights sum to 1."""
-    total = np.zeros(arrays[0].shape)
-    for array, weight in zip(arrays, weights, strict=True):
-        total += weight * array
-    return total
+    products = (weight * array for array, weight in zip(arrays, weights, strict=True))
+    return sum(products, start=np.zeros(arrays[0].shape))

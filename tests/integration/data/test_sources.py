@@ -13,12 +13,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import Float, Numeric, Text, create_engine, make_url
 
 from tests.support.checks import at_least_one
 from towline.config import DataConfig, PipelineConfig
 from towline.config.passwords import mask_passwords
-from towline.data import snapshot, sources
+from towline.data import formats, snapshot, sources, sql_source
 from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, DataError, TowlineError, TransientError
 
@@ -145,6 +145,35 @@ def test_a_large_source_has_the_same_values_and_faults(
     assert outcomes[0] == outcomes[1]
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-be", "utf-16-le", "cp1251", "utf-8-sig"])
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
+@pytest.mark.parametrize("block", [1, 7, 2**22])
+def test_a_large_csv_that_is_not_utf8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, name: str, block: int
+) -> None:
+    """It is copied to UTF-8 in blocks, with the dataset of a table in memory; another alphabet is the same error."""
+    words = ["г", "слово", "буквы"] if encoding == "cp1251" else ["caf\xe9", "t\xe9\xe9", "\xfc\xe4", '"a\nb"']
+    rows = "".join(f"{row},{words[row % len(words)]}\n" for row in range(60))
+    content = f"y,\xfcber\n{rows}" if encoding != "cp1251" else f"y,x\n{rows}"
+    (tmp_path / name).write_bytes(
+        gzip.compress(content.encode(encoding)) if name.endswith(".gz") else content.encode(encoding)
+    )
+    outcomes, read_file = [], formats.read_file
+    monkeypatch.setattr(formats, "_BLOCK_BYTES", block)
+    for cells in (10**9, -1):
+        monkeypatch.setattr(snapshot, "MAX_CELLS", cells)
+        if cells < 0 and encoding != "cp1251":
+            monkeypatch.setattr(formats, "read_file", None)
+        try:
+            outcomes.append(load(tmp_path, name))
+        except DataError as error:
+            outcomes.append((error.what, error.where, error.remedy))
+    monkeypatch.setattr(formats, "read_file", read_file)
+    assert outcomes[0] == outcomes[1]
+    assert isinstance(outcomes[0], tuple) == (encoding == "cp1251")
+    assert len([*(tmp_path / "store" / "datasets").glob("*")]) == (encoding != "cp1251")
+
+
 @pytest.mark.parametrize(("table", "data"), [("bike_hourly", BIKE), ("bank_marketing", BANK)])
 def test_a_database_agrees_with_files(tmp_path: Path, database: str, table: str, data: dict[str, Any]) -> None:
     """The same table in a database has the digest it has as Parquet."""
@@ -156,6 +185,69 @@ def test_a_database_agrees_with_files(tmp_path: Path, database: str, table: str,
     columns = ", ".join(f'"{name}"' for name in rows.columns)
     stored = load(tmp_path, {"url": database, "query": f"SELECT {columns} FROM t ORDER BY position"}, **data)
     assert stored.digest == load(tmp_path, "t.parquet", **data).digest
+
+
+@pytest.mark.parametrize(("table", "data"), [("bike_hourly", BIKE), ("bank_marketing", BANK)])
+def test_a_large_query_gives_the_same_dataset(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch, table: str, data: dict[str, Any]
+) -> None:
+    """A result that is copied in blocks gives the dataset that it gives in memory; nothing else is left."""
+    rows = pd.read_parquet(DATA / f"{table}.parquet").head(2_000)
+    rows.loc[rows.index[5:9], data["target"]] = None
+    rows["late"] = [None] * 900 + ["text"] * 1_100
+    rows["mixed"] = pd.Series([2**53 + 1, *range(1_499), *np.arange(500) / 8], dtype=object)
+    rows["price"] = [Decimal(number) / 10 ** (number % 7) for number in range(2_000)]
+    rows["none"] = None
+    engine = create_engine(database)
+    kinds = {"price": Numeric(30, None) if database.startswith("postgres") else Float(), "none": Text()}
+    rows.assign(mixed=rows["mixed"].astype(float)).to_sql("t", engine, index_label="position", dtype=kinds)
+    engine.dispose()
+    whole = "CASE WHEN position < 1500 THEN CAST(mixed AS BIGINT) ELSE mixed END AS mixed"
+    columns = ", ".join(whole if name == "mixed" else f'"{name}"' for name in rows.columns)
+    source = {"url": database, "query": f"SELECT {columns} FROM t ORDER BY position"}
+    held = load(tmp_path, source, **data)
+    monkeypatch.setattr(snapshot, "MAX_CELLS", 5_000)
+    monkeypatch.setattr(sql_source, "BLOCK_ROWS", 300)
+    assert load(tmp_path, source, **data) == held
+    file = sources.check_snapshot(held, tmp_path / "store")
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_query_with_mixed_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+    """The error counts the values of all blocks and gives rows of the rarest type, also if each block has one type."""
+    values = ", ".join(f"({row}, {row if row < 700 else repr(str(row))})" for row in range(1_000))
+    execute(f"sqlite:///{tmp_path}/t.db", "CREATE TABLE t (y INT, a)", f"INSERT INTO t VALUES {values}")
+    monkeypatch.setattr(snapshot, "MAX_CELLS", 500 if large else 10**6)
+    monkeypatch.setattr(sql_source, "BLOCK_ROWS", 100)
+    with pytest.raises(DataError, match="column 'a' mixes number and str") as caught:
+        load(tmp_path, {"url": "sqlite:///t.db", "query": "SELECT * FROM t ORDER BY y"})
+    assert caught.value.details[0].startswith("row 701: '700', row 702: '701', ")
+    assert caught.value.details[0].endswith(" and 295 more")
+    assert not [*(tmp_path / "store").rglob("*.*")]
+
+
+def test_a_database_that_goes_away(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is one that a retry may mend, and nothing is left of the rows that were read."""
+    query = "SELECT number AS y, repeat('x', 2000) AS text FROM generate_series(1, 20000) number"
+    fetched, real = list[int](), sql_source.QueryRows.add
+
+    def lose_connection(rows: sql_source.QueryRows, block: Any) -> None:
+        fetched.append(len(block))
+        if len(fetched) == 3:
+            execute(postgres, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%FETCH%'")
+        real(rows, block)
+
+    monkeypatch.setattr(snapshot, "MAX_CELLS", 1_000)
+    monkeypatch.setattr(sql_source, "BLOCK_ROWS", 1_000)
+    monkeypatch.setattr(sql_source.QueryRows, "add", lose_connection)
+    with pytest.raises(TransientError, match="does not answer") as lost:
+        load(tmp_path, {"url": postgres, "query": query})
+    assert str(make_url(postgres).password) not in str(lost.value)
+    assert len(fetched) >= 3
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    monkeypatch.setattr(sql_source.QueryRows, "add", real)
+    assert load(tmp_path, {"url": postgres, "query": query}).rows == 20_000
 
 
 def test_types(tmp_path: Path) -> None:
@@ -411,7 +503,7 @@ def test_database(tmp_path: Path, database: str) -> None:
         load(tmp_path, {"url": database, "query": "SELECT * FROM not_there"})
     assert caught.value.where == mask_passwords(database)
     for query in ("SELECT * FROM t WHERE y > 9", "DELETE FROM t"):
-        with pytest.raises(DataError, match="no rows"):
+        with pytest.raises(DataError, match=r"no rows|syntax error at or near .DELETE"):
             load(tmp_path, {"url": database, "query": query})
     assert load(tmp_path, {"url": database, "query": "SELECT * FROM t"}).rows == 3
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from towline.config import SqlSource, build_config
-from towline.data import formats, sources
+from towline.data import formats, sources, sql_source
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
@@ -115,7 +115,11 @@ def sqlite(table: pd.DataFrame, folder: Path) -> pa.Table:
         connection.execute("DROP TABLE IF EXISTS t")
         connection.execute(f"CREATE TABLE t ({', '.join(table.columns)})")
         connection.executemany(f"INSERT INTO t VALUES ({', '.join('?' * table.shape[1])})", rows)
-    return formats.run_query(SqlSource(url="sqlite:///t.db", query="SELECT * FROM t"), folder)
+    rows = sql_source.read_query(
+        SqlSource(url="sqlite:///t.db", query="SELECT * FROM t"), folder, 10**6, lambda: folder
+    )
+    assert isinstance(rows, pa.Table)
+    return rows
 
 
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -5,13 +5,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from towline.config import Candidate, PipelineConfig
 from towline.data.schema.inference import infer_contract
 from towline.training.estimators import build_model
 from towline.training.evaluation.metrics import predict
-from towline.training.pipeline_components import BoostingClassifier, BoostingRegressor
+from towline.training.pipeline_components import BoostingClassifier, BoostingRegressor, DenseColumns
 
 ESTIMATORS = [
     "linear", "forest", "boosting", "sklearn.svm.LinearSVC", "sklearn.neighbors.KNeighborsClassifier",
@@ -135,3 +137,33 @@ def test_boosting_of_few_rows_chooses_the_size_of_leaves(rows: int, rare: float,
     assert model.get_params()["min_samples_leaf"] is None
     configured = BoostingRegressor(early_stopping=True, random_state=1, min_samples_leaf=20).fit(features, target)
     assert configured.min_samples_leaf_ == 20
+
+
+def test_dense_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The matrix is that of scikit-learn's ColumnTransformer, to the last bit; blocks are made dense in parts."""
+    rng = np.random.default_rng(6)
+    frame = pd.DataFrame({"x": rng.normal(size=50), "n": rng.integers(0, 9, 50), "kind": rng.choice(list("abc"), 50)})
+    blocks = [
+        ("one-hot", OneHotEncoder(), ["kind", "n"]),
+        ("scaled", StandardScaler(), ["x"]),
+        ("plain", "passthrough", ["n"]),
+    ]
+    matrix = ColumnTransformer(blocks, sparse_threshold=0).fit_transform(frame)
+    monkeypatch.setattr(DenseColumns, "ROWS", 7)
+    columns = DenseColumns(blocks)
+    np.testing.assert_array_equal(columns.fit_transform(frame), matrix, strict=True)
+    np.testing.assert_array_equal(columns.transform(frame[30:]), matrix[30:], strict=True)
+
+
+def test_probabilities_cost_no_second_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ensemble needs the probabilities of its parts: their labels, which cost as much again, are not predicted."""
+    x = np.random.default_rng(8).normal(size=240)
+    frame = pd.DataFrame({"x": x, "y": np.where(x > 0.3, "yes", "no")})
+    config = PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}})
+    contract = infer_contract(frame, config)
+    features = contract.features(frame)
+    model = build_model(Candidate(estimator="boosting", params={"max_iter": 5}), contract, 7)
+    model.fit(features, contract.labels(frame))
+    expected = model.predictions(features).probabilities
+    monkeypatch.setattr(BoostingClassifier, "predict", None)
+    np.testing.assert_array_equal(model.predict_proba(features), expected)

@@ -9,17 +9,12 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from towline import files
-from towline.batch.input.row_batch import batch_rows
 from towline.config import SqlSource
 from towline.config.passwords import mask_passwords
-from towline.data import formats
+from towline.data import sql_source
 from towline.errors import DataError, TowlineError, TransientError
 
 _MARK = ".towline-query-"
@@ -49,7 +44,7 @@ def copy_of_query(source: SqlSource, output: Path, folder: Path, show: Callable[
             with files.disk(output.parent):
                 shutil.rmtree(place, ignore_errors=True)
                 place.mkdir(parents=True, mode=0o700)
-                _join_blocks(_write_blocks(source, folder, place, show), rows, mask_passwords(source.url))
+                _copy_rows(source, folder, place, rows, show)
         yield rows
     except TransientError:
         raise  # the rows stay for the next try
@@ -59,35 +54,15 @@ def copy_of_query(source: SqlSource, output: Path, folder: Path, show: Callable[
     shutil.rmtree(place, ignore_errors=True)
 
 
-def _write_blocks(source: SqlSource, folder: Path, place: Path, show: Callable[[int], None]) -> list[Path]:
-    """Writes blocks of rows, each with the types of its own values."""
-    where, blocks, done = mask_passwords(source.url), list[Path](), 0
-    with formats.execute_query(source, folder, stream=True, setting="IN") as result:
-        names = list(result.keys()) if result.returns_rows else []
-        for number, rows in zip(count(), result.partitions(batch_rows(len(names))) if names else ()):
-            block = place / f"{number:06d}.arrow"
-            table = pa.Table.from_arrays(formats.to_arrays(names, rows, where), names)
-            with pa.OSFile(str(block), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
-                writer.write_table(table)
-            blocks.append(block)
-            done += len(rows)
-            show(done)
-    if not blocks:
+def _copy_rows(source: SqlSource, folder: Path, place: Path, rows: Path, show: Callable[[int], None]) -> None:
+    where = mask_passwords(source.url)
+    with sql_source.execute_query(source, folder, "IN") as result:
+        collected = sql_source.QueryRows(sql_source.column_names(result), where)
+        collected.spill(place)
+        for block in sql_source.fetch_blocks(result):
+            collected.add(block)
+            show(collected.number)
+    if not collected.number:
         raise DataError("the query returned no rows", where=where, remedy="correct the query of IN")
-    return blocks
-
-
-def _join_blocks(blocks: list[Path], target: Path, where: str) -> None:
-    """Writes one Parquet file with the types that all blocks have in common."""
-    schemas = [pa.ipc.open_stream(pa.memory_map(str(block))).schema for block in blocks]
-    try:
-        schema = pa.unify_schemas(schemas, promote_options="permissive")
-    except pa.ArrowException as error:
-        reason = str(error).split("\n")[0][:200]
-        what = f"a column has values of different types: {reason}"
-        raise DataError(what, where=where, remedy="make it one type in the query, e.g. CAST") from None
-    with files.replacing(target) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        for block in blocks:
-            with pa.memory_map(str(block)) as mapped, pa.ipc.open_stream(mapped) as reader:
-                writer.write_table(reader.read_all().cast(schema))
-            block.unlink()
+    with files.replacing(rows) as file:
+        collected.write(file)

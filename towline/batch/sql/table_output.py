@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from towline.config import Frozen
 from towline.config.passwords import hide_passwords, mask_passwords
-from towline.data import formats
+from towline.data import sql_source
 from towline.errors import ConfigError, DataError, TransientError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class TableOutput(Frozen):
             raise self._not_written(error.what) from None
 
     def _connect(self, folder: Path) -> "AbstractContextManager[Connection]":
-        return formats.connect(self.url, folder, create=True, setting="OUT")
+        return sql_source.connect(self.url, folder, create=True, setting="OUT")
 
     def _not_written(self, reason: str) -> TransientError:
         what = f"the table was not written: {mask_passwords(reason)}"

@@ -12,15 +12,24 @@ from towline.config import Kind
 from towline.data.schema import text_columns
 from towline.data.schema.values import PLAIN, TEXT_KINDS, ValueFormat, ValueReader, seconds_of
 
-_MAX_EXAMPLES = 5
+MAX_EXAMPLES = 5
 
 
-def list_examples(values: Iterable[Any], rows: Sequence[int] | np.ndarray, *, hidden: bool = False) -> str:
-    """Up to five examples such as ``row 3: 'n/a'``; if ``hidden``, only row numbers (from 1, headers not counted)."""
-    by_position = values.iloc if isinstance(values, pd.Series) else list(values)
-    first = [int(row) for row in rows[:_MAX_EXAMPLES]]
+def list_examples(
+    values: Iterable[Any], rows: Sequence[int] | np.ndarray, *, hidden: bool = False, total: int | None = None
+) -> str:
+    """Up to five examples such as ``row 3: 'n/a'``; row numbers are from 1, headers are not counted.
+
+    Args:
+        values: of all rows, or by row.
+        rows: of the examples, from 0.
+        hidden: whether only row numbers are shown.
+        total: number of such rows; default: that of ``rows``.
+    """
+    by_position = values.iloc if isinstance(values, pd.Series) else values if isinstance(values, dict) else list(values)
+    first, total = [int(row) for row in rows[:MAX_EXAMPLES]], len(rows) if total is None else total
     examples = [f"row {row + 1}" + ("" if hidden else f": {_format(by_position[row])[:60]}") for row in first]
-    return ", ".join(examples) + (f" and {len(rows) - len(first)} more" if len(rows) > len(first) else "")
+    return ", ".join(examples) + (f" and {total - len(first)} more" if total > len(first) else "")
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import issparse
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     ExtraTreesRegressor,
@@ -226,12 +227,16 @@ def _encode_categories(
         keys = [np.nan, unseen, *known[position]]
         frame = pd.DataFrame([usual] * len(keys), columns=list(names), dtype=object)
         frame[names[position]] = pd.Series(keys, dtype=object)
-        table = np.asarray(transformer.transform(frame), dtype=np.float64)
+        table = _to_dense(transformer.transform(frame))
         if not isinstance(encoder, OneHotEncoder):
             widths = [table.shape[1] // len(columns)] * len(columns)
         at = sum(widths[:position]) + np.arange(widths[position])
         lookup: dict[str | None, int] = {None: 0} | {key: row for row, key in enumerate(known[position], 2)}
         yield DesignColumns(CategoryLookup(column, lookup), begin + at, table[:, at])
+
+
+def _to_dense(table: Any) -> np.ndarray:
+    return np.asarray(table.toarray() if issparse(table) else table, dtype=np.float64)
 
 
 def _encode_texts(transformer: Pipeline, first: int, begin: int) -> list[DesignColumns]:
@@ -257,7 +262,7 @@ def _encode_calendar(transformer: Pipeline, columns: Sequence[int], begin: int) 
         values = [np.nan, *map(float, CALENDAR_VALUES[part])]
         cells = np.array([usual] * len(values))
         cells[:, position] = values
-        table = np.asarray(cells if encoder is None else encoder.transform(cells), dtype=np.float64)
+        table = _to_dense(cells if encoder is None else encoder.transform(cells))
         if encoder is None:
             at = np.array([position])
         elif one_hot:
