@@ -2,16 +2,21 @@
 
     python benchmarks/batch.py --rows 1000000                     # the table of costs
     python benchmarks/batch.py --rows 1000000 10000000 --mlflow   # growth of time and memory, and mlflow.pyfunc
-    python benchmarks/batch.py --rows 10000000 --workers 2        # scaling of two processes, and of Dask
+    python benchmarks/batch.py --rows 1000000 --format parquet    # from Parquet to Parquet
+    python benchmarks/batch.py --rows 1000000 10000000 --text     # growth with a column of text, towline alone
+    python benchmarks/batch.py --rows 10000000 --workers 2 --dask # scaling of two processes, and of Dask
     python benchmarks/batch.py --kills 200 --rows 300000          # SIGKILL at random moments
 
-The table is generated: eight numbers, two categories and an id, as a CSV. Each way reads the CSV and writes a CSV with
-all columns and the predictions; each runs in a process of its own, with one thread. The peers have a plain pipeline of
-scikit-learn with the same estimator: 50,000 rows at a time, or by mlflow.pyfunc on the whole table. CPU is user and
-system time of the process tree with its start; memory is the peak of the sum of its resident sets, read every 20 ms.
+The table is generated: eight numbers, two categories and an id. Each way reads a file and writes a file of the same
+format with all columns and the predictions; each runs in a process of its own, with one thread. The peers have a plain
+pipeline of scikit-learn with the same estimator: 50,000 rows at a time, or by mlflow.pyfunc on the whole table, with a
+signature; it writes no probabilities. CPU is user and system time of all processes with their start; memory is the
+peak of the sum of their resident sets, read every 20 ms.
 """
 
 import argparse
+import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -22,12 +27,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -39,7 +46,9 @@ ESTIMATORS = {
     "linear": "linear",
     "boosting": "sklearn.ensemble.HistGradientBoostingClassifier",
 }
+WORDS = [f"{first}{second}" for first in ("ba", "de", "ki", "lo", "mu") for second in ("n", "r", "st", "la", "vo")]
 TRAINING_ROWS, CHUNK_ROWS, BLOCK_ROWS = 20_000, 50_000, 500_000
+PR_SET_CHILD_SUBREAPER = 36
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ARROW_NUM_THREADS"), "1")
 
 
@@ -49,21 +58,40 @@ class Cost(NamedTuple):
     peak_mb: float
 
 
-def make_table(rows: int, seed: int) -> pd.DataFrame:
+def make_table(rows: int, seed: int, *, text: bool = False) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     table = pd.DataFrame({name: rng.normal(size=rows).round(4) for name in NUMBERS})
     table["colour"] = rng.choice(["red", "green", "blue", "grey"], rows)
     table["town"] = rng.choice([f"t{number}" for number in range(40)], rows)
+    if text:
+        table["note"] = [" ".join(words) for words in rng.choice(WORDS, (rows, 6)).tolist()]
     value = 2 * table["x0"] + table["x1"] * table["x2"] + 2 * (table["colour"] == "red") + rng.normal(size=rows)
     return table.assign(sold=np.where(value > 0.5, "yes", "no"))
 
 
-def write_csv(path: Path, rows: int) -> Path:
-    for first in range(0, rows, BLOCK_ROWS):
-        count = min(BLOCK_ROWS, rows - first)
-        block = make_table(count, seed=100 + first).drop(columns="sold")
-        block.insert(0, "id", np.arange(first, first + count))
-        block.to_csv(path, index=False, header=first == 0, mode="a" if first else "w")
+def write_table(path: Path, rows: int, *, text: bool = False) -> Path:
+    def blocks() -> Iterator[pd.DataFrame]:
+        for first in range(0, rows, BLOCK_ROWS):
+            count = min(BLOCK_ROWS, rows - first)
+            block = make_table(count, seed=100 + first, text=text).drop(columns="sold")
+            block.insert(0, "id", np.arange(first, first + count))
+            yield block
+
+    return write_blocks(path, blocks())
+
+
+def write_blocks(path: Path, blocks: Iterable[pd.DataFrame]) -> Path:
+    """Writes a CSV or a Parquet file block by block, as its name says."""
+    writer = None
+    for number, block in enumerate(blocks):
+        if path.suffix == ".csv":
+            block.to_csv(path, index=False, header=number == 0, mode="a" if number else "w")
+            continue
+        table = pa.Table.from_pandas(block, preserve_index=False)
+        writer = writer or pq.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    if writer:
+        writer.close()
     return path
 
 
@@ -89,47 +117,74 @@ def make_peer(estimator: str, folder: Path) -> None:
         model = make_pipeline(columns, HistGradientBoostingClassifier(categorical_features=[0, 1], random_state=7))
     model.fit(table.drop(columns="sold"), table["sold"])
     joblib.dump(model, folder / "peer.joblib")
-    mlflow.sklearn.save_model(model, folder / "mlflow", pip_requirements=[], serialization_format="cloudpickle")
+    inputs = table.drop(columns="sold")
+    mlflow.sklearn.save_model(
+        model,
+        folder / "mlflow",
+        pip_requirements=[],
+        serialization_format="cloudpickle",
+        signature=mlflow.models.infer_signature(inputs, model.predict(inputs)),
+    )
 
 
 def score_in_chunks(model_file: str, source: str, output: str) -> None:
     import joblib
 
     model = joblib.load(model_file)
-    for number, chunk in enumerate(pd.read_csv(source, chunksize=CHUNK_ROWS)):
-        probabilities = model.predict_proba(chunk)
-        labels = model.classes_[probabilities.argmax(axis=1)]
-        scored = chunk.assign(
-            prediction=labels, probability_no=probabilities[:, 0], probability_yes=probabilities[:, 1]
-        )
-        scored.to_csv(output, index=False, header=number == 0, mode="a" if number else "w")
+
+    def scored() -> Iterator[pd.DataFrame]:
+        for chunk in read_chunks(source):
+            probabilities = model.predict_proba(chunk)
+            labels = model.classes_[probabilities.argmax(axis=1)]
+            yield chunk.assign(
+                prediction=labels, probability_no=probabilities[:, 0], probability_yes=probabilities[:, 1]
+            )
+
+    write_blocks(Path(output), scored())
+
+
+def read_chunks(source: str) -> Iterator[pd.DataFrame]:
+    if source.endswith(".csv"):
+        yield from pd.read_csv(source, chunksize=CHUNK_ROWS)
+    else:
+        with pq.ParquetFile(source) as file:
+            for batch in file.iter_batches(CHUNK_ROWS, use_threads=False):
+                yield batch.to_pandas()
 
 
 def score_with_pyfunc(model_folder: str, source: str, output: str) -> None:
     import mlflow.pyfunc
 
     model = mlflow.pyfunc.load_model(model_folder)
-    table = pd.read_csv(source)
-    table.assign(prediction=model.predict(table)).to_csv(output, index=False)
+    table = pd.read_csv(source) if source.endswith(".csv") else pd.read_parquet(source)
+    scored = table.assign(prediction=model.predict(table))
+    if output.endswith(".csv"):
+        scored.to_csv(output, index=False)
+    else:
+        scored.to_parquet(output, index=False)
 
 
 def measure(command: Sequence[str | Path]) -> Cost:
-    """The cost of a process with its children."""
+    """The cost of a process with all that it starts."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # processes that outlive their parent are waited for here
+    # compiled modules are stored by the first start, as an installation does
+    environment = {**os.environ, **ONE_THREAD, "PYTHONDONTWRITEBYTECODE": ""}
     began, before = time.monotonic(), os.times()
-    process = subprocess.Popen(
-        [str(word) for word in command], env={**os.environ, **ONE_THREAD}, stdout=subprocess.DEVNULL
-    )
+    process = subprocess.Popen([str(word) for word in command], env=environment, stdout=subprocess.DEVNULL)
     peak, ended = [0.0], threading.Event()
     watch = threading.Thread(target=watch_memory, args=(process.pid, peak, ended))
     watch.start()
-    code = process.wait()
+    code, wall = process.wait(), time.monotonic() - began
     ended.set()
     watch.join()
     if code:
         raise SystemExit(f"{command} failed")
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, 0):
+            pass
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return Cost(round(time.monotonic() - began, 2), round(cpu, 2), round(peak[0], 1))
+    return Cost(round(wall, 2), round(cpu, 2), round(peak[0], 1))
 
 
 def watch_memory(pid: int, peak: list[float], ended: threading.Event) -> None:
@@ -147,60 +202,84 @@ def watch_memory(pid: int, peak: list[float], ended: threading.Event) -> None:
 
 
 def compare(arguments: argparse.Namespace, work: Path) -> list[dict[str, object]]:
-    lines = []
+    lines: list[dict[str, object]] = []
+    sources = {
+        rows: write_table(work / f"{rows}.{arguments.format}", rows, text=arguments.text) for rows in arguments.rows
+    }
     for estimator, ours in ESTIMATORS.items():
-        folder = work / estimator
-        run = train_run(folder, make_table(TRAINING_ROWS, 1), ours, target="sold")
+        folder, output = work / estimator, work / f"scored.{arguments.format}"
+        run = train_run(folder, make_table(TRAINING_ROWS, 1, text=arguments.text), ours, target="sold")
         release = run.settings.store / run.package().path
-        make_peer(estimator, folder)
-        for rows in arguments.rows:
-            source, output = write_csv(work / f"{rows}.csv", rows), work / "scored.csv"
-            towline = [TOWLINE, "score", source, output, "--model", release, "--overwrite"]
-            script = [sys.executable, __file__]
-            ways: dict[str, list[str | Path]] = {
-                "scikit-learn in chunks": [*script, "chunks", folder / "peer.joblib", source, output],
-                "towline": towline,
-            }
-            if arguments.mlflow:
-                ways["mlflow.pyfunc"] = [*script, "pyfunc", folder / "mlflow", source, output]
-            if arguments.workers > 1:
-                several = [*towline, "--workers", str(arguments.workers)]
-                ways[f"towline, {arguments.workers} workers"] = several
-                ways[f"towline, {arguments.workers} of Dask"] = [*several, "--engine", "dask"]
-            for way, command in ways.items():
+        if not arguments.text:
+            make_peer(estimator, folder)
+        for rows, source in sources.items():
+            for way, command in list_ways(arguments, source, output, folder, release).items():
                 output.unlink(missing_ok=True)
                 cost = measure(command)
-                line = {"estimator": estimator, "rows": rows, "way": way, **cost._asdict()}
-                line |= {"digest": hashlib.sha256(output.read_bytes()).hexdigest()[:8]}
-                lines.append(line)
-                per_row = cost.cpu_s / rows * 1e6
+                digest = hashlib.sha256(output.read_bytes()).hexdigest()[:8]
+                lines.append({"estimator": estimator, "rows": rows, "way": way, **cost._asdict(), "digest": digest})
                 print(
                     f"{estimator:9} {rows:>12,} rows  {way:24} {rows / cost.wall_s:>10,.0f} rows/s  "
-                    f"{per_row:7.2f} µs CPU/row  {cost.peak_mb:7.0f} MB",
+                    f"{cost.cpu_s / rows * 1e6:7.2f} µs CPU/row  {cost.peak_mb:7.0f} MB  {digest}",
                     flush=True,
                 )
-            print_ratios(lines, estimator, rows)
+            print_ratios([line for line in lines if (line["estimator"], line["rows"]) == (estimator, rows)])
+        print_growth([line for line in lines if (line["estimator"], line["way"]) == (estimator, "towline")])
     return lines
 
 
-def print_ratios(lines: Sequence[dict[str, object]], estimator: str, rows: int) -> None:
-    costs = {line["way"]: line for line in lines if (line["estimator"], line["rows"]) == (estimator, rows)}
-    ours = costs["towline"]
-    for way, line in costs.items():
-        if way != "towline":
-            cpu, wall = (float(str(line[key])) / float(str(ours[key])) for key in ("cpu_s", "wall_s"))
-            print(f"{'':9} {way} / towline: CPU {cpu:.1f} ×, time {wall:.1f} ×", flush=True)
+def list_ways(
+    arguments: argparse.Namespace, source: Path, output: Path, folder: Path, release: Path
+) -> dict[str, list[str | Path]]:
+    """The commands by the name of the way."""
+    towline: list[str | Path] = [TOWLINE, "score", source, output, "--model", release, "--overwrite"]
+    script: list[str | Path] = [sys.executable, __file__]
+    ways = {"towline": towline}
+    if not arguments.text:
+        ways["scikit-learn in chunks"] = [*script, "chunks", folder / "peer.joblib", source, output]
+    if arguments.mlflow and not arguments.text:
+        ways["mlflow.pyfunc"] = [*script, "pyfunc", folder / "mlflow", source, output]
+    if arguments.workers > 1:
+        several = [*towline, "--workers", str(arguments.workers)]
+        ways[f"towline, {arguments.workers} workers"] = several
+        if arguments.dask:
+            ways[f"towline, {arguments.workers} of Dask"] = [*several, "--engine", "dask"]
+    return ways
+
+
+def print_ratios(lines: Sequence[dict[str, object]]) -> None:
+    ours = next(line for line in lines if line["way"] == "towline")
+    for line in lines:
+        cpu, wall = (float(str(line[key])) / float(str(ours[key])) for key in ("cpu_s", "wall_s"))
+        if str(line["way"]).startswith("towline,"):
+            same = "the same bytes" if line["digest"] == ours["digest"] else "OTHER BYTES"
+            print(f"{'':9} {line['way']}: {1 / wall:.2f} × as fast as 1, CPU {cpu:.2f} ×, {same}", flush=True)
+        elif line is not ours:
+            print(f"{'':9} {line['way']} / towline: CPU {cpu:.1f} ×, time {wall:.1f} ×", flush=True)
+
+
+def print_growth(lines: Sequence[dict[str, object]]) -> None:
+    """Time and memory from the fewest to the most rows."""
+    if len(lines) > 1:
+        first, *_, last = sorted(lines, key=lambda line: int(str(line["rows"])))
+        keys = ("rows", "wall_s", "cpu_s", "peak_mb")
+        rows, wall, cpu, memory = (float(str(last[key])) / float(str(first[key])) for key in keys)
+        print(f"{'':9} rows × {rows:.0f}: time × {wall:.1f}, CPU × {cpu:.1f}, memory × {memory:.2f}", flush=True)
 
 
 def count_kills(arguments: argparse.Namespace, work: Path) -> dict[str, int]:
-    """Kills a job at random moments until it ends; then compares its output with that of a job without kills."""
+    """Kills a job at random moments until it ends; then compares its output with that of a job without kills.
+
+    Each run of a job has a random number of workers; all its processes are killed, or only the main one.
+    """
     run = train_run(work / "model", make_table(TRAINING_ROWS, 1), "linear", target="sold")
     release, rows = run.settings.store / run.package().path, arguments.rows[0]
-    source, draw = write_csv(work / "in.csv", rows), random.Random(arguments.seed)
+    source, draw = write_table(work / "in.csv", rows), random.Random(arguments.seed)
     counts = dict.fromkeys(("kills", "jobs", "outputs that differ", "lost or repeated rows", "partial outputs"), 0)
 
     def command(output: Path) -> list[str]:
-        words = [TOWLINE, "score", source, output, "--model", release, "--workers", arguments.workers]
+        workers = draw.randint(1, arguments.workers)
+        words = [TOWLINE, "score", source, output, "--model", release, "--workers", workers]
         return [str(word) for word in words]
 
     began = time.monotonic()
@@ -239,7 +318,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000])
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--format", choices=["csv", "parquet"], default="csv")
     parser.add_argument("--mlflow", action="store_true")
+    parser.add_argument("--dask", action="store_true")
+    parser.add_argument("--text", action="store_true")
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)

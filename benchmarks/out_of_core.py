@@ -1,23 +1,37 @@
 """Peak memory of the steps before and after training on a table that is larger than memory.
 
-Usage: out_of_core.py [--rows 20_000_000] [--columns 12] [--limit-mb 4096] [--folder DIR] [--source parquet|csv]
+Usage: out_of_core.py [--flow] [--rows 20_000_000] [--columns 12] [--limit-mb 4096] [--folder DIR]
+                      [--source parquet|csv]
 
 Writes a table, then runs load, validate, split, fit (linear), evaluate and refit, each in a process of its own whose
 address space is limited, and prints the time and the largest resident memory of each.
+
+With --flow it runs `towline init` and `towline run` with the config that init writes, and `towline data profile`. It
+prints for each step the seconds, the seconds of CPU, and the largest memory (PSS, measured every half second) of all
+processes together: the command, its helper process, the processes of its fits, and Prefect's server. If it may make a
+control group, the kernel limits the memory of all of them to --limit-mb, and ends the run if they need more.
 """
 
 import argparse
+import contextlib
 import datetime as dt
+import json
 import multiprocessing
+import os
+import re
 import resource
+import signal
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -125,6 +139,120 @@ def refit(folder: Path, source: Path, state: dict[str, Any]) -> dict[str, Any]:
     return {"note": f"trained on {model.rows:,} of {model.rows_available:,} rows"}
 
 
+class ProcessTree:
+    """A command with all processes that it starts: their memory is limited and measured.
+
+    Args:
+        command: what to run.
+        project: its working folder.
+        limit: bytes of all processes together; 0: no limit.
+    """
+
+    def __init__(self, command: list[str], project: Path, limit: int) -> None:
+        self.group = _make_control_group(limit) if limit else None
+        self.peak, self.costs = 0.0, dict[str, dict[str, Any]]()
+        self._started = dict[int, psutil.Process]()
+        self._project = project
+        environment = os.environ | {"PREFECT_HOME": str(project / ".prefect"), "PYTHONUNBUFFERED": "1"}
+        if self.group:  # a shell enters the group, and becomes the command
+            command = ["sh", "-c", 'echo $$ > "$0"; exec "$@"', str(self.group / "cgroup.procs"), *command]
+        self.process = subprocess.Popen(
+            command,
+            cwd=project,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def take_peak(self) -> float:
+        """The largest memory (MB) since the last call."""
+        self._measure()
+        peak, self.peak = self.peak, 0.0
+        return peak
+
+    def end(self) -> int:
+        """Ends processes that are left, and returns the exit code."""
+        code = self.process.wait()
+        for process in self._started.values():
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGTERM)
+        psutil.wait_procs(list(self._started.values()), timeout=30)
+        if self.group:
+            with contextlib.suppress(OSError):
+                self.group.rmdir()
+        return code
+
+    def _watch(self) -> None:
+        while self.process.poll() is None:
+            self._measure()
+            time.sleep(0.5)
+
+    def _measure(self) -> None:
+        with contextlib.suppress(psutil.Error):
+            root = psutil.Process(self.process.pid)
+            self._started |= {process.pid: process for process in (root, *root.children(recursive=True))}
+        total = 0
+        for process in list(self._started.values()):
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_full_info().pss
+        self.peak = max(self.peak, total / 2**20)
+        for file in self._project.glob("mlruns/work/*/costs-*.json"):  # the workspace is removed at the end
+            with contextlib.suppress(OSError, ValueError):
+                cost = json.loads(file.read_text())
+                self.costs[cost["step"]] = cost
+
+
+def _make_control_group(limit: int) -> Path | None:
+    """A control group (v1 or v2) whose memory is limited; None if this user may not make one."""
+    for root, setting in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        group = Path(root, f"out-of-core-{os.getpid()}")
+        try:
+            group.mkdir()
+            (group / setting).write_text(str(limit))
+        except OSError:
+            with contextlib.suppress(OSError):
+                group.rmdir()
+        else:
+            return group
+    return None
+
+
+def run_flow(source: Path, project: Path, limit: int) -> None:
+    """Runs ``towline init``, ``towline run`` and ``towline data profile``; prints what each step needs."""
+    project.mkdir()
+    towline = str(Path(sys.executable).with_name("towline"))
+    profile = [towline, "data", "profile", str(source), "--target", "bought"]
+    commands = {
+        "init": [towline, "init", str(source), "--target", "bought", "--yes"],
+        "run": [towline, "run", f"configs/{source.stem}.yaml"],
+        "profile": profile,
+    }
+    peaks = []
+    for name, command in commands.items():
+        started = time.perf_counter()
+        tree = ProcessTree(command, project, limit)
+        if name == "init":
+            print(f"limit of all processes: {limit // 2**20:,} MB, {'by the kernel' if tree.group else 'not enforced'}")
+        lines = list[str]()
+        for line in tree.process.stdout or ():
+            lines.append(line)
+            if step := re.match(r"✓ (.+?) {2,}([\d.]+) s\s*(.*)", line):
+                peaks.append(tree.take_peak())
+                cpu = tree.costs.get(step[1], {}).get("cpu_s")
+                cost = "        " if cpu is None else f"{cpu:8.1f}"
+                print(f"{step[1]:26} {step[2]:>7} s {cost} CPU s {peaks[-1]:7,.0f} MB  {step[3]}", flush=True)
+        peaks.append(tree.take_peak())
+        if code := tree.end():
+            sys.exit(f"towline {name} ended with {code}:\n{''.join(lines[-15:])}")
+        seconds = time.perf_counter() - started
+        print(f"towline {name}: {seconds:.0f} s; {peaks[-1]:,.0f} MB since its last step", flush=True)
+    print(f"largest memory of all processes: {max(peaks):,.0f} MB")
+    if limit and max(peaks) > limit / 2**20:
+        sys.exit(f"above {limit // 2**20:,} MB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=20_000_000)
@@ -132,6 +260,7 @@ def main() -> None:
     parser.add_argument("--limit-mb", type=int, default=4096, help="0: no limit")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--source", choices=("parquet", "csv"), default="parquet")
+    parser.add_argument("--flow", action="store_true", help="run towline init and towline run")
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
@@ -140,6 +269,9 @@ def main() -> None:
         print(
             f"{arguments.rows:,} × {arguments.columns}, {source.stat().st_size / 2**20:,.0f} MB of {arguments.source}"
         )
+        if arguments.flow:
+            run_flow(source, folder / "project", arguments.limit_mb * 2**20)
+            return
         state: dict[str, Any] = {}
         peaks = []
         for step in (load, validate, split, fit, evaluate, refit):

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+PRIVATE_UMASK = 0o077
 _PR_SET_PDEATHSIG = 1
 
 
@@ -57,7 +58,7 @@ def private_files() -> Iterator[None]:
 
     The libraries that write into the store set no mode of their own.
     """
-    umask = os.umask(0o077)
+    umask = os.umask(PRIVATE_UMASK)
     try:
         yield
     finally:

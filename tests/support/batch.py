@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.support.prediction_log import wait_until
 from tests.support.releases import train_run
 from towline.batch import addresses
 from towline.batch.batch_summary import BatchResult
@@ -56,16 +57,32 @@ def score(model: Model, source: Path | str, output: Path, **options: Any) -> Bat
     return score_source(model, request, show)
 
 
-def kill_at_shard(command: list[str], shard_results: Callable[[], Iterable[Path]], count: int, **process: Any) -> bool:
-    """Kills a command with its workers when so many shards have a result; returns whether it was still running."""
+def kill_at_shard(
+    command: list[str], shard_results: Callable[[], Iterable[Path]], count: int, *, workers: bool = True, **process: Any
+) -> bool:
+    """Kills a command, and its workers too or not, when so many shards have a result; waits until all have ended.
+
+    Returns:
+        Whether the command was still running.
+    """
     running = subprocess.Popen(command, start_new_session=True, **process)
     while running.poll() is None and len(list(shard_results())) < count:
         time.sleep(0.005)
     is_killed = running.poll() is None
     if is_killed:
-        os.killpg(running.pid, signal.SIGKILL)
+        (os.killpg if workers else os.kill)(running.pid, signal.SIGKILL)
     running.wait()
+    wait_until(lambda: not _is_group(running.pid))
     return is_killed
+
+
+def _is_group(number: int) -> bool:
+    """Whether a process of this group runs."""
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def score_addresses(model: Model, source: str, output: str, folder: Path, **options: Any) -> BatchResult:

@@ -52,6 +52,8 @@ def score_shard(shard: Shard, task: ShardTask, report: Report | None = None) -> 
     except IrregularTextError:
         columns = task.source.columns if copied is None else copied
         result = _score(shard, task, model, task.source.read_general(shard, model.contract, columns), report)
+    if task.appends_text:
+        result = result.model_copy(update={"end": work.assembled.stat().st_size})
     work.finish(shard.number, result)
     return result
 

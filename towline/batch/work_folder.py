@@ -22,12 +22,14 @@ class ShardResult(Frozen):
         rows: rows of the input.
         scored: rows of the output.
         quarantined: rows in the quarantine.
+        end: place after its text in the output, if it was appended there; None: its text is a piece.
         counts: values of the columns on the grid of the release's profile, for the drift.
     """
 
     rows: int
     scored: int
     quarantined: int
+    end: int | None = None
     counts: dict[str, Any] | None = None
 
 
@@ -74,6 +76,10 @@ class WorkFolder(Frozen):
     def finish(self, shard: int, result: ShardResult) -> None:
         """Records that a shard is finished; its piece and its quarantine are complete."""
         files.write(self._result_file(shard), result.model_dump_json())
+
+    def forget(self, shard: int) -> None:
+        """Makes a finished shard unfinished."""
+        self._result_file(shard).unlink()
 
     @property
     def assembled(self) -> Path:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from tests.support.batch import make_customer_table, score, use_small_shards
 from towline.batch import job, shard_scoring
 from towline.batch.job import summary_path
-from towline.batch.job_options import LogTarget
+from towline.batch.job_options import LogTarget, ShardTask
 from towline.batch.runner import Progress
 from towline.config import DriftConfig
 from towline.errors import ConfigError, TransientError
@@ -74,6 +75,76 @@ def test_an_interrupted_job_resumes(
     assert score(model, source, output).output_digest == digest
     assert scored_shards == list(range(count))
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize("target", ["out.csv", "out.csv.gz", "out.jsonl"])
+def test_one_process_and_several_continue_each_other(
+    tmp_path: Path, model: Model, source: Path, scored_shards: list[int], monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """One process appends to the output, several write pieces; no finished shard is scored again."""
+    digest = score(model, source, tmp_path / "expected" / target).output_digest
+    count = len(scored_shards)
+    scored_shards.clear()
+    real = job.run_shards
+    for stop, appended in ((2, True), (4, False), (6, True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(job, "run_shards", lambda *given, stop=stop: interrupt_after(real(*given), stop))
+            if not appended:
+                patch.setattr(ShardTask, "appends_text", property(lambda _: False))
+            with pytest.raises(Interrupted):
+                score(model, source, tmp_path / target)
+    assert score(model, source, tmp_path / target).output_digest == digest
+    assert scored_shards == list(range(count))
+    assert (tmp_path / target).read_bytes() == (tmp_path / "expected" / target).read_bytes()
+
+
+@pytest.mark.parametrize("state", ["half a row more", "shorter", "lost"])
+def test_an_unfinished_output_is_not_trusted(
+    tmp_path: Path, model: Model, source: Path, scored_shards: list[int], monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """Text after the last finished shard is cut; if text before its end is lost, all shards are scored again."""
+    digest = score(model, source, tmp_path / "expected.csv").output_digest
+    count = len(scored_shards)
+    scored_shards.clear()
+    with monkeypatch.context() as patch:
+        real = job.run_shards
+        patch.setattr(job, "run_shards", lambda *given: interrupt_after(real(*given), 3))
+        with pytest.raises(Interrupted):
+            score(model, source, tmp_path / "out.csv")
+    (unfinished,) = tmp_path.glob(".out.csv.*/output")
+    match state:
+        case "half a row more":
+            with unfinished.open("a") as file:
+                file.write("half a row")
+        case "shorter":
+            os.truncate(unfinished, unfinished.stat().st_size - 1)
+        case _:
+            unfinished.unlink()
+    before = len(scored_shards)
+    assert score(model, source, tmp_path / "out.csv").output_digest == digest
+    assert len(scored_shards) == (count if state == "half a row more" else before + count)
+
+
+def test_a_first_shard_without_good_rows_resumes(
+    tmp_path: Path, model: Model, scored_shards: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its text is empty, and JSON lines have no header: the output of an interrupted job has no bytes yet."""
+    use_small_shards(monkeypatch)
+    rows = make_customer_table(60, seed=3).drop(columns="bought").astype({"size": object})
+    rows.loc[:20, "size"] = "large"
+    rows.to_csv(tmp_path / "in.csv", index=False)
+    expected = score(model, tmp_path / "in.csv", tmp_path / "expected.jsonl")
+    count = len(scored_shards)
+    scored_shards.clear()
+    with monkeypatch.context() as patch:
+        real = job.run_shards
+        patch.setattr(job, "run_shards", lambda *given: interrupt_after(real(*given), 0))
+        with pytest.raises(Interrupted):
+            score(model, tmp_path / "in.csv", tmp_path / "out.jsonl")
+    (unfinished,) = tmp_path.glob(".out.jsonl.*/output")
+    assert unfinished.read_bytes() == b""
+    assert score(model, tmp_path / "in.csv", tmp_path / "out.jsonl").output_digest == expected.output_digest
+    assert scored_shards == list(range(count))
 
 
 def test_progress_after_an_interruption(

@@ -2,22 +2,29 @@
 
 import contextlib
 import multiprocessing
-from collections.abc import Iterator
+import os
+import threading
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing import forkserver
 
 from towline.batch.input.shards import Shard
 from towline.batch.job_options import ShardTask
 from towline.batch.shard_scoring import Report, score_shard
 from towline.batch.work_folder import ShardResult
 from towline.errors import TransientError
+from towline.processes import PRIVATE_UMASK
 
+_PRELOADED = ["towline.batch.shard_scoring", "pandas"]  # Arrow imports pandas with the first array
 Handle = Future[ShardResult] | partial[ShardResult]
 
 
 class ProcessEngine:
     """Scores shards in processes of this machine.
+
+    The processes are forked from a server process that imports what they need while the source is read.
 
     Args:
         workers: number of processes.
@@ -26,18 +33,25 @@ class ProcessEngine:
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._pool: ProcessPoolExecutor | None = None
+        if workers > 1:
+            multiprocessing.set_forkserver_preload(_PRELOADED)
+            forkserver.ensure_running()
 
     def prepare(self, shards: int) -> None:
         if min(self._workers, shards) > 1:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(min(self._workers, shards), mp_context=context)
+            self._pool = ProcessPoolExecutor(
+                min(self._workers, shards),
+                mp_context=multiprocessing.get_context("forkserver"),
+                initializer=_start_worker,
+                initargs=(dict(os.environ),),
+            )
 
     def slots(self) -> int:
         return self._workers
 
     def submit(self, shard: Shard, task: ShardTask, report: Report) -> Handle:
         if self._pool is None:
-            return partial(score_shard, shard, task, report)
+            return partial(score_shard, shard, task.model_copy(update={"append": True}), report)
         with _lost_process():
             return self._pool.submit(score_shard, shard, task)
 
@@ -51,6 +65,19 @@ class ProcessEngine:
         if self._pool is not None:
             with contextlib.suppress(BrokenProcessPool):
                 self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(environment: Mapping[str, str]) -> None:
+    """Gives a worker the environment of its job, because the server may be older; it ends with the job's process."""
+    os.environ.update(environment)
+    os.umask(PRIVATE_UMASK)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 @contextlib.contextmanager

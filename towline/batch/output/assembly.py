@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -63,17 +63,57 @@ class _DigestingFile(io.BufferedWriter):
 
 
 class _TextAssembly:
-    def __init__(self, work: WorkFolder, task: ShardTask, schema: pa.Schema) -> None:
-        self._work, self._file = work, _DigestingFile(work.assembled)
-        if task.output == "csv":
-            self._file.write(_compress(csv_header(task, schema.names), task.compression))
+    """The text of the shards, one after the other. A job of one process appends to it, so that there are no pieces.
 
-    def add(self, shard: Shard, result: ShardResult) -> None:  # noqa: ARG002
-        with self._work.piece(shard.number).open("rb") as piece:
-            _copy(piece, self._file)
+    Only the process that holds the lock of the work folder writes to it.
+    """
+
+    def __init__(self, work: WorkFolder, task: ShardTask, schema: pa.Schema) -> None:
+        self._work, self._digest, self._digested = work, hashlib.sha256(), 0
+        self._last = _restore_appended(work, len(task.source.shards))
+        if self._last < 0:
+            header = csv_header(task, schema.names) if task.output == "csv" else b""
+            work.assembled.write_bytes(_compress(header, task.compression) if header else b"")
+        self._update_digest()
+
+    def add(self, shard: Shard, result: ShardResult) -> None:
+        if shard.number <= self._last:
+            return
+        if result.end is None:
+            with self._work.piece(shard.number).open("rb") as piece, self._work.assembled.open("ab") as file:
+                shutil.copyfileobj(piece, file, COPY_BYTES)
+        self._update_digest()
+
+    def _update_digest(self) -> None:
+        with self._work.assembled.open("rb") as file:
+            file.seek(self._digested)
+            while data := file.read(COPY_BYTES):
+                self._digest.update(data)
+                self._digested += len(data)
 
     def close(self) -> str:
-        return self._file.finish()
+        with self._work.assembled.open("rb") as file:
+            os.fsync(file.fileno())
+        return self._digest.hexdigest()
+
+
+def _restore_appended(work: WorkFolder, shards: int) -> int:
+    """Cuts the text after the last shard that an earlier run has appended; returns its number, -1 if none.
+
+    If the text is shorter than recorded, or is not there, the appended shards are not finished.
+    """
+    ends = {
+        number: result.end
+        for number in range(shards)
+        if (result := work.result(number)) is not None and result.end is not None
+    }
+    last = max(ends, default=-1)
+    if ends and work.assembled.is_file() and work.assembled.stat().st_size >= ends[last]:
+        os.truncate(work.assembled, ends[last])
+        return last
+    for number in ends:
+        work.forget(number)
+    return -1
 
 
 class _ParquetAssembly:
@@ -180,8 +220,3 @@ def _compress(data: bytes, compression: str) -> bytes:
     with pa.CompressedOutputStream(target, compression) as stream:
         stream.write(data)
     return bytes(target.getvalue().to_pybytes())
-
-
-def _copy(source: IO[bytes], target: _DigestingFile) -> None:
-    while data := source.read(COPY_BYTES):
-        target.write(data)

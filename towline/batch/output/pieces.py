@@ -1,6 +1,7 @@
 """Pieces: the output of one shard, in the format that the assembly needs."""
 
 import io
+import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from towline import files
 from towline.batch.job_options import BatchOptions, ShardTask
 from towline.batch.output.text_output import csv_fields, csv_lines, json_lines, json_values
+from towline.batch.work_folder import WorkFolder
 from towline.errors import DataError
 from towline.inference.predictor import Model
 from towline.training.evaluation.predictions import Label, Predictions
@@ -69,7 +71,7 @@ def label_type(classes: Sequence[object]) -> pa.DataType:
 
 @contextmanager
 def open_piece(task: ShardTask, path: Path) -> Iterator[PieceWriter]:
-    """A piece that appears at its path when the block succeeds."""
+    """A piece that appears at its path when the block succeeds, or the end of the output of text."""
     if task.output == "folder":
         partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
         with files.disk(path):
@@ -82,7 +84,7 @@ def open_piece(task: ShardTask, path: Path) -> Iterator[PieceWriter]:
             shutil.rmtree(path, ignore_errors=True)
             partial.replace(path)
         return
-    with files.replacing(path) as file:
+    with _appending(WorkFolder(path=task.work)) if task.appends_text else files.replacing(path) as file:
         if task.output == "parquet":
             arrow = _ArrowPiece(file)
             yield arrow
@@ -92,6 +94,21 @@ def open_piece(task: ShardTask, path: Path) -> Iterator[PieceWriter]:
                 yield _TextPiece(stream, task)
         else:
             yield _TextPiece(file, task)
+
+
+@contextmanager
+def _appending(work: WorkFolder) -> Iterator[IO[bytes]]:
+    """The output in the work folder, to append to; it has its former length again if the block fails."""
+    begin = work.assembled.stat().st_size
+    with files.disk(work.assembled):
+        try:
+            with work.assembled.open("ab") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            os.truncate(work.assembled, begin)
+            raise
 
 
 class _Unclosed(io.RawIOBase):
