@@ -1,10 +1,13 @@
 # MLServer with towline's runtime, for KServe and Seldon Core 2: docker build -f deployments/mlserver.Dockerfile .
 ARG PYTHON=3.11
 FROM python:${PYTHON}-slim-bookworm
-COPY deployments/mlserver-requirements.txt /build/requirements.txt
+COPY deployments/uv-requirements.txt deployments/mlserver-requirements.txt /build/
 RUN python3 -m venv /venv \
  && /venv/bin/pip install --quiet --disable-pip-version-check --root-user-action=ignore \
-      --no-cache-dir --no-deps --only-binary :all: --require-hashes -r /build/requirements.txt \
+      --no-cache-dir --target /tmp/uv --require-hashes -r /build/uv-requirements.txt \
+ && /tmp/uv/bin/uv pip install --quiet --python /venv/bin/python --no-cache --no-deps --compile-bytecode \
+      --only-binary :all: --require-hashes -r /build/mlserver-requirements.txt \
+ && rm -rf /tmp/uv \
  && find /venv -type d -name tests -prune -exec rm -rf {} + \
  && ln -s /venv/lib/python3*/site-packages/scikit_learn.libs/libgomp-*.so* /venv/lib/libgomp.so.1
 COPY towline /app/towline

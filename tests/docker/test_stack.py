@@ -25,6 +25,13 @@ CONFIG = "configs/bike_demand.yaml"
 MODEL = "bike-demand"
 
 
+def quick_candidate(iterations: int) -> tuple[str, ...]:
+    """Options of a run with one candidate that is good enough for the gate, and fitted in seconds."""
+    params = f"{{loss: absolute_error, max_iter: {iterations}, early_stopping: false}}"
+    candidates = f"candidates=[{{estimator: boosting, params: {params}}}]"
+    return ("--set", candidates, "--set", "cross_validation.folds=2")
+
+
 @pytest.fixture(scope="module")
 def stack(engine: "DockerClient", tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
     """The running stack, with a first version trained through the profile."""
@@ -43,7 +50,7 @@ def stack(engine: "DockerClient", tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="module")
 def outcome(stack: ComposeStack) -> dict[str, Any]:
     """The outcome of the first run."""
-    result = stack.towline("--profile", "compose", "run", CONFIG, "--json")
+    result = stack.towline("--profile", "compose", "run", CONFIG, *quick_candidate(100), "--json")
     assert result.returncode == 0, result.stderr
     return dict(json.loads(result.stdout))
 
@@ -129,8 +136,7 @@ def test_key_or_password_is_required(stack: ComposeStack, key: str) -> None:
 def test_rollout_in_both_services(stack: ComposeStack, outcome: dict[str, Any], key: str) -> None:
     """The worker's flow adds up the answers of both services; a key gets the same version from either of them."""
     canary = {"strategy": "canary", "key": "hour", "steps": [0, 50, 100], "bake": "1s", "min_rows": 40}
-    recipe = ("--set", "candidates=[{estimator: boosting, params: {loss: absolute_error}}]")
-    words = (*recipe, "--set", f"rollout={json.dumps(canary)}", "--set", "cross_validation.folds=2", "--json")
+    words = (*quick_candidate(150), "--set", f"rollout={json.dumps(canary)}", "--json")
     result = stack.towline("--profile", "compose", "run", CONFIG, *words)
     assert result.returncode == 0, result.stderr
     challenger = json.loads(result.stdout)["version"]

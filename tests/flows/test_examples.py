@@ -45,11 +45,14 @@ def test_readme_lists_every_example() -> None:
     assert scripts == {line.split("](")[1].split(")")[0] for line in page.splitlines() if line.startswith("| [")}
 
 
-def test_train(towline: Callable[..., CommandResult], example: Example) -> None:
-    """A table in memory becomes a promoted model."""
+def test_train_and_embed_model(towline: Callable[..., CommandResult], example: Example) -> None:
+    """A table in memory becomes a promoted model; one row, a list and a table get the same predictions."""
     out = example("train.py")
     assert "example-bikes@1 was promoted" in out
     assert "mae" in out
+    row, rows, table = (line.split("[")[1] for line in example("embed_model.py", "example-bikes").splitlines()[1:])
+    assert rows == table
+    assert rows.startswith(row.rstrip("]"))
 
 
 def test_features(towline: Callable[..., CommandResult], example: Example) -> None:
@@ -106,16 +109,6 @@ def test_score_file(sample_store: SampleStore, example: Example, tmp_path: Path)
     out = example("score_file.py", str(tmp_path / "in.csv"), str(tmp_path / "out.csv"))
     assert f"5 rows scored by {MODEL}@1" in out
     assert pd.read_csv(tmp_path / "out.csv")["scored_prediction"].notna().all()
-
-
-def test_embed_model(towline: Callable[..., CommandResult], example: Example) -> None:
-    """One row, a list and a table get the same predictions."""
-    example("train.py")
-    one, several, make_house_table = (
-        line.split("[")[1] for line in example("embed_model.py", "example-bikes").splitlines()[1:]
-    )
-    assert several == make_house_table
-    assert several.startswith(one.rstrip("]"))
 
 
 @pytest.mark.slow

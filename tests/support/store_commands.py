@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
+from tests.support.databases import copy_databases
 from tests.support.paths import REPOSITORY, TOWLINE
 from towline.config import Settings
 from towline.errors import TowlineError
@@ -58,7 +59,7 @@ class StoreCommands:
     """Runs the installed `towline` command on a store.
 
     Args:
-        store: the folder of the store; the command creates it.
+        store: the folder of the store; a new one gets empty databases.
         config: the pipeline config for `towline run`.
 
     Attributes:
@@ -71,6 +72,8 @@ class StoreCommands:
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
         self.environment |= {"TOWLINE_STORE": str(store), "TOWLINE_PROJECT": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
         self.settings = Settings.from_environment(self.environment)
+        if not store.exists():
+            copy_databases(self.settings)
         self.ledger = Ledger(self.settings.ledger_url)
         # a shell that runs us in the background has had SIGINT ignored, which the commands would inherit
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -195,6 +195,8 @@ def _join_pieces(columns: Iterable[tuple[str, pa.ChunkedArray]], name: str) -> p
             )
         pieces.append(piece)
     types = {piece.type for piece in pieces} - {pa.null()}
+    if len(types) > 1:
+        pieces = [duration_seconds(piece) if pa.types.is_duration(piece.type) else piece for piece in pieces]
     if len(types) > 1 and pa.large_string() in types:
         pieces = [as_text(piece) for piece in pieces]
     tables = [pa.Table.from_arrays([piece], [name]) for piece in pieces]
@@ -204,7 +206,16 @@ def _join_pieces(columns: Iterable[tuple[str, pa.ChunkedArray]], name: str) -> p
 def _compatible(first: pa.DataType, second: pa.DataType) -> bool:
     """Whether a column may have these types in two files: text is converted to the type that all of its values have."""
     types = {first, second}
-    return len(types) == 1 or bool(types & {pa.null(), pa.large_string()}) or types == {pa.int64(), pa.float64()}
+    return (
+        len(types) == 1
+        or bool(types & {pa.null(), pa.large_string()})
+        or all(type_ in (pa.int64(), pa.float64()) or pa.types.is_duration(type_) for type_ in types)
+    )
+
+
+def duration_seconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of durations as seconds."""
+    return pa.chunked_array([pa.array(seconds_of(column.to_numpy()), from_pandas=True)])
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -242,9 +253,9 @@ def is_readable(kind: pa.DataType) -> bool:
 
 
 def _to_plain_type(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
-    """The column as int64, float64, bool, large_string, timestamp[us] or null; text stays as it is written.
+    """The column as int64, float64, bool, large_string, timestamp[us], duration or null.
 
-    A duration becomes its seconds.
+    Text stays as it is written.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -255,12 +266,10 @@ def _to_plain_type(column: pa.ChunkedArray, name: str, where: str) -> pa.Chunked
         return text_array(None if value is None else str(value) for value in column.to_pylist())
     if text_columns.is_text(kind):
         return text_columns.large_text(column)
-    if pa.types.is_null(kind) or pa.types.is_boolean(kind):
+    if pa.types.is_null(kind) or pa.types.is_boolean(kind) or pa.types.is_duration(kind):
         return column
     if pa.types.is_time(kind):
         return as_text(column)
-    if pa.types.is_duration(kind):
-        return pa.chunked_array([pa.array(seconds_of(column.to_numpy()), from_pandas=True)])
     if pa.types.is_integer(kind):
         wide = kind == pa.uint64() and (pc.max(column).as_py() or 0) >= 2**63
         return column.cast(pa.float64() if wide else pa.int64(), safe=False)

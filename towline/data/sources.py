@@ -28,7 +28,16 @@ from towline.data.schema import notation, text_columns
 from towline.data.schema.columns import list_examples
 from towline.data.schema.values import ValueFormat, ValueReader, category_name, column_format
 from towline.data.snapshot import SnapshotWriter, to_frame
-from towline.data.source_columns import TIME, SourceFiles, SourceTables, as_text, is_large, read_tables, spool_files
+from towline.data.source_columns import (
+    TIME,
+    SourceFiles,
+    SourceTables,
+    as_text,
+    duration_seconds,
+    is_large,
+    read_tables,
+    spool_files,
+)
 from towline.errors import ConfigError, DataError
 from towline.files import LOADING, disk, replacing, sweep
 from towline.remote_files import is_url, list_remote_files, local_path, naming_originals
@@ -335,30 +344,31 @@ class _Conversion(NamedTuple):
 
 
 def _convert_column(column: pa.ChunkedArray, name: str, config: DataConfig, where: str) -> _Conversion:
-    fmt, shown, kind = column_format(config, name), None, config.columns.get(name)
+    declared, kind, shown = column_format(config, name), config.columns.get(name), None
+    fmt = declared
     nulls = np.zeros(0, dtype=bool)
+    if pa.types.is_duration(column.type):
+        column = duration_seconds(column)
+        shown = fmt = fmt.model_copy(update={"measure": "duration"})
     if name == config.time:
         converted, shown = _convert_times(column, name, fmt, where)
     elif kind == "numeric" and text_columns.is_text(column.type):
-        if unit := notation.detect_unit(column):
-            shown = fmt = fmt.model_copy(update={"unit": unit})
-        floats, nulls = text_columns.parse_numbers(column, fmt)
-        exact = text_columns.whole_or_float(floats, column)
-        converted = exact or pa.chunked_array([pa.array(floats, from_pandas=True)])
+        converted, detected, nulls = notation.read_declared_numbers(column, fmt)
+        shown = fmt = detected
     elif kind is not None and kind != "ignore":
         converted = column if kind == "text" else _convert_declared(column, kind, fmt)
     elif text_columns.is_inexact(column):
         converted = as_text(column)
     elif text_columns.is_text(column.type):
         converted, detected, nulls = notation.read_text_column(column, fmt, config.max_unreadable)
-        if detected != fmt:
-            shown = fmt = detected
+        shown = fmt = detected
     else:
         converted, nulls = _remove_infinities(column)
     coerced = None
     if nulls.any():
         examples = list_examples(column.to_pandas(), np.flatnonzero(nulls))
         coerced = CoercedValues(column=name, count=int(nulls.sum()), share=float(nulls.mean()), examples=examples)
+    shown = None if shown == declared and name != config.time else shown
     return _Conversion(_remove_null_markers(converted, fmt), coerced, shown)
 
 

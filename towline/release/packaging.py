@@ -106,7 +106,7 @@ def _manifest(
 ) -> Manifest:
     contract, data, model = work.contract(), work.dataset, result.model
     estimator = result.chosen.estimator
-    packages = model_io.packages_in_model(work.file(model.file)) | {estimator.partition(".")[0]}
+    packages = model_io.packages_of(model.untrusted_types) | {estimator.partition(".")[0]}
     return Manifest(
         name=config.name,
         version=version,
@@ -160,7 +160,7 @@ def _write_files(
     rows = training_rows(work, config, fitted)
     model = model_io.load_model(work.file(fitted.file), model_io.trusted_packages(config))
     certificate, plan = _compile(work, config, model, contract.features(rows))
-    packages = model_io.packages_in_model(work.file(fitted.file))
+    packages = model_io.packages_of(fitted.untrusted_types)
     lock_file = runtime.select_lock_file(compiled=bool(plan), packages=packages)
     card = model_card.render_card(manifest, config, contract, result, plots, certificate)
     metrics = {

@@ -34,6 +34,7 @@ class FittedModel(Frozen):
     Attributes:
         candidate, params, threshold, calibration: what was fitted.
         file, sha256: the model's file and its digest.
+        untrusted_types: types in the file that skops does not trust.
         rows: number of rows that it was fitted on.
         rows_available: number of rows before ``data.train_rows``.
         history: how these rows were selected.
@@ -49,6 +50,7 @@ class FittedModel(Frozen):
     params: dict[str, object]
     file: str
     sha256: str
+    untrusted_types: tuple[str, ...]
     rows: int
     rows_available: int | None = None
     threshold: float | None
@@ -154,6 +156,7 @@ def _fit_rows(
         params=chosen.params,
         file=file,
         sha256=files.sha256(work.file(file)),
+        untrusted_types=model_io.skops_untrusted_types(work.file(file)),
         rows=len(trained.positions),
         rows_available=available,
         threshold=chosen.threshold,

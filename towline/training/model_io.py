@@ -7,7 +7,7 @@ import importlib
 import inspect
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,18 +139,21 @@ def _is_equal(first: np.ndarray, second: np.ndarray) -> bool:
     return np.array_equal(first, second, equal_nan=first.dtype.kind == "f")
 
 
-def packages_in_model(path: Path) -> set[str]:
-    """The packages of the types in a model file that skops does not trust."""
+def skops_untrusted_types(path: Path) -> tuple[str, ...]:
+    """The types in a model file that skops does not trust."""
     from skops.io import get_untrusted_types
 
-    return {_BOOSTER_LIBRARIES.get(name, name.partition(".")[0]) for name in get_untrusted_types(file=path)}
+    return tuple(sorted(set(get_untrusted_types(file=path))))
+
+
+def packages_of(types: Iterable[str]) -> set[str]:
+    """The packages of types that skops does not trust."""
+    return {_BOOSTER_LIBRARIES.get(name, name.partition(".")[0]) for name in types}
 
 
 def untrusted_types(path: Path) -> tuple[str, ...]:
     """The types in a model file that neither skops nor ``TRUSTED_TYPES`` trusts."""
-    from skops.io import get_untrusted_types
-
-    return tuple(sorted(set(get_untrusted_types(file=path)) - set(TRUSTED_TYPES)))
+    return tuple(name for name in skops_untrusted_types(path) if name not in TRUSTED_TYPES)
 
 
 def load_model(path: Path, trusted: Sequence[str] = (), recorded: Sequence[str] = ()) -> Any:

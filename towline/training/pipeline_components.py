@@ -350,19 +350,11 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return decode_labels(self.positions_, tuple(self.classes))
 
     def predictions(self, features: pd.DataFrame) -> Predictions:
-        """Labels, and probabilities (n, classes) if the last step gives any.
-
-        The preprocessing, which costs more than most estimators, runs once for both.
-        """
+        """Labels, and probabilities (n, classes) if the last step gives any; the preprocessing runs once for both."""
         rows, last = self.pipeline[:-1].transform(features), self.pipeline[-1]
-        probabilities = None
-        if hasattr(last, "predict_proba"):
-            raw = np.asarray(last.predict_proba(rows), dtype=np.float64)
-            if raw.shape != (len(features), len(self.positions_)):
-                expected = f"{len(features)} x {len(self.positions_)}"
-                raise ValueError(f"probabilities have the shape {raw.shape}, {expected} was expected")
-            probabilities = np.zeros((len(features), len(self.classes)))
-            probabilities[:, self.positions_] = raw / raw.cumsum(axis=1)[:, -1:]  # added in the order of the plan
+        raw, probabilities = (
+            self._probabilities(rows, len(features)) if hasattr(last, "predict_proba") else (None, None)
+        )
         if self.calibration is not None:
             if probabilities is None:
                 raise ValueError("a calibration needs probabilities")
@@ -370,7 +362,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.threshold is None:
             codes = np.asarray(last.predict(rows)).reshape(len(features)).astype(np.int64)
         else:
-            if probabilities is None:
+            if raw is None:
                 raise ValueError("a threshold needs probabilities")
             positive = int(np.flatnonzero(self.positions_ == tuple(self.classes).index(self.positive))[0])
             codes = np.where(raw[:, positive] >= self.threshold, positive, 1 - positive)
@@ -383,9 +375,17 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     @available_if(lambda self: hasattr(self.pipeline[-1], "predict_proba"))  # type: ignore[untyped-decorator]
     def predict_proba(self, features: pd.DataFrame) -> np.ndarray:
         """(n, classes) probabilities in the order of ``classes``."""
-        probabilities = self.predictions(features).probabilities
-        assert probabilities is not None  # noqa: S101 - available_if has checked it
-        return probabilities
+        _, probabilities = self._probabilities(self.pipeline[:-1].transform(features), len(features))
+        return probabilities if self.calibration is None else self.calibration.calibrate_rows(probabilities)
+
+    def _probabilities(self, rows: Any, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The probabilities that the last step gives, and those in the order of ``classes``; of prepared rows."""
+        raw = np.asarray(self.pipeline[-1].predict_proba(rows), dtype=np.float64)
+        if raw.shape != (number, len(self.positions_)):
+            raise ValueError(f"probabilities of {raw.shape}, expected {number} x {len(self.positions_)}")
+        probabilities = np.zeros((number, len(self.classes)))
+        probabilities[:, self.positions_] = raw / raw.cumsum(axis=1)[:, -1:]  # added in the order of the plan
+        return raw, probabilities
 
 
 class _FoldStopping:

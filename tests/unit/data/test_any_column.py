@@ -270,3 +270,62 @@ def test_an_error_below_a_title_names_the_line_of_the_file(tmp_path: Path) -> No
     with pytest.raises(DataError) as caught:
         read_text(tmp_path, text + "S9,1,2,3\n")
     assert caught.value.where.endswith(f"t.csv:{ROWS + 4}")
+
+
+@pytest.mark.parametrize(
+    ("texts", "numbers"),
+    [
+        (["3h 20m", "45m", "2h"], [12_000, 2_700, 7_200]),
+        (["1 hr 5 min", "12 min", "1 hour and 2 minutes"], [3_900, 720, 3_720]),
+        (["1:05:30", "45:12", "26:00:00"], [3_930, 2_712, 93_600]),
+        (["2 years", "1 month", "3 weeks"], [63_115_200, 2_629_800, 1_814_400]),
+        (["P0DT0H4M21S", "PT1H", "P2D"], [261, 3_600, 172_800]),
+        (["0 days 00:04:21.5", "1 day, 2:00:00", "-1 days +23:59:59"], [261.5, 93_600, -1]),
+        (["14:30", "09:05", "00:00"], [52_200, 32_700, 0]),
+        (["2:30 PM", "12:05 am", "11:00 am"], [52_200, 300, 39_600]),
+        (["5'11\"", "6'", "5’ 7”"], [71, 72, 67]),
+        (["1,234.50", "(7,000.25)", "12"], [1234.5, -7000.25, 12]),
+        (["1’234’567", "12", "1’000"], [1_234_567, 12, 1_000]),
+        (["12,34,567", "7", "1,00,000"], [1_234_567, 7, 100_000]),
+        (["\N{MINUS SIGN}3", "4", "0.5"], [-3, 4, 0.5]),
+        (["R$ 863,56", "R$ 1,5", "R$ 7,25"], [863.56, 1.5, 7.25]),
+    ],
+)
+def test_notations_of_numbers_are_read_in_a_file_and_a_request(
+    tmp_path: Path, texts: list[str], numbers: list[float]
+) -> None:
+    """A number stays a number in each notation, and nothing is read as null."""
+    dataset, rows, contract = load(tmp_path, {"x": (texts * ROWS)[:ROWS]})
+    assert contract.columns[1].kind == "numeric"
+    assert rows["x"].head(3).tolist() == numbers
+    assert not dataset.coerced
+    assert [row[0] for row in RowReader(contract).read([{"x": text} for text in texts])] == numbers
+    assert contract.features(pd.DataFrame({"x": texts}))["x"].tolist() == numbers
+    assert RowReader(contract).read([{"x": 7.5}]) == [[7.5]]
+
+
+@pytest.mark.parametrize("texts", [["10M", "5Y", "3M"], ["3 boxes", "4 bags", "1 box"], ["16:9", "4:3", "21:9"]])
+def test_other_texts_with_numbers_are_no_durations(tmp_path: Path, texts: list[str]) -> None:
+    """Terms of bonds, counts of things and ratios are categories."""
+    assert load(tmp_path, {"x": (texts * ROWS)[:ROWS]})[2].columns[1].kind == "category"
+
+
+@pytest.mark.parametrize(
+    ("texts", "day"),
+    [
+        (["1. Juni 2024", "13. März 2024", "2. Dezember 2023"], "2024-06-01"),
+        (["1 juin 2024", "13 août 2024", "2 décembre 2023"], "2024-06-01"),
+        (["1 de junio de 2024", "13 de enero de 2024", "2 de abril de 2023"], "2024-06-01"),
+        (["Sat 01 Jun 2024", "Wed 03 Jan 2024", "Fri 03 Nov 2023"], "2024-06-01"),
+        (["2024-06-01 00:00:00 UTC", "2024-06-02 00:00:00 UTC", "2024-06-03 10:00:00 UTC"], "2024-06-01"),
+        (["2024-05-31 24:00", "2024-06-02 23:00", "2024-06-03 10:00"], "2024-06-01"),
+        (["2024-06-01", "0000-00-00", "2023-11-03"], "2024-06-01"),
+    ],
+)
+def test_notations_of_dates_are_read_in_a_file_and_a_request(tmp_path: Path, texts: list[str], day: str) -> None:
+    """Months of other languages, weekdays, the end of a day, and the empty date of MySQL."""
+    _, rows, contract = load(tmp_path, {"x": (texts * ROWS)[:ROWS]})
+    read = RowReader(contract).read([{"x": text} for text in texts])
+    assert contract.columns[1].kind == "datetime"
+    assert rows["x"].iloc[0] == pd.Timestamp(day)
+    assert [None if pd.isna(value) else value for value in rows["x"].head(3)] == [row[0] for row in read]

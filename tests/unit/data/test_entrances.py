@@ -250,6 +250,8 @@ def test_a_duration_is_its_seconds_at_every_entrance(tmp_path: Path) -> None:
     frame = table.to_pandas()
     rows = [{"took": value} for value in frame["took"].tolist()]
     steps = [{"took": value} for value in frame["took"].to_numpy()]
+    texts = pa.table({"took": ["0:00:00", "1.5", "-0:00:00.000002", "1 day, 0:00:00", ""]})
+    iso = [{"took": text} for text in ("PT0S", "P0DT0H0M1.5S", "-PT0.000002S", "P1DT0H0M0S", None)]
     expected = [0.0, 1.5, -2e-06, 86_400.0, np.nan]
     for read in (
         contract.features(snapshot),
@@ -257,5 +259,31 @@ def test_a_duration_is_its_seconds_at_every_entrance(tmp_path: Path) -> None:
         contract.features(_to_frame(table)),
         by_reader(contract, rows),
         by_reader(contract, steps),
+        contract.features(_to_frame(texts)),
+        by_reader(contract, texts.to_pylist()),
+        by_reader(contract, iso),
     ):
         np.testing.assert_array_equal(read["took"], expected)
+
+
+def test_the_time_of_a_clock_is_its_seconds_at_every_entrance(tmp_path: Path) -> None:
+    """As a typed column, as text in a file and a request, and as a value of a program."""
+    clock = [dt.time(minute // 60, minute % 60) for minute in range(0, 1440, 70)] * 9
+    table = pa.table({"at": pa.array(clock, pa.time32("s")), "y": [0.5 * row for row in range(len(clock))]})
+    expected = [time.hour * 3600.0 + time.minute * 60 for time in clock]
+    native = [{"at": time} for time in clock]
+    texts = [{"at": time.strftime("%H:%M")} for time in clock]
+    files = parquet(table, tmp_path / "t.parquet"), csv(pd.DataFrame(texts).assign(y=table["y"]), tmp_path / "t.csv")
+    for file in files:
+        config = build_config({"name": "t", "task": "regression", "data": {"source": str(file), "target": "y"}}, "t")
+        dataset = sources.load_dataset(config.data, tmp_path, tmp_path / "store", None)
+        snapshot = sources.read_snapshot(dataset, tmp_path / "store")
+        contract = infer_contract(snapshot, config, dataset.formats)
+        for read in (
+            contract.features(snapshot),
+            contract.features(_to_frame(table)),
+            contract.features(pd.DataFrame(texts)),
+            by_reader(contract, native),
+            by_reader(contract, texts),
+        ):
+            assert read["at"].tolist() == expected

@@ -153,3 +153,17 @@ def test_dense_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = DenseColumns(blocks)
     np.testing.assert_array_equal(columns.fit_transform(frame), matrix, strict=True)
     np.testing.assert_array_equal(columns.transform(frame[30:]), matrix[30:], strict=True)
+
+
+def test_probabilities_cost_no_second_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ensemble needs the probabilities of its parts: their labels, which cost as much again, are not predicted."""
+    x = np.random.default_rng(8).normal(size=240)
+    frame = pd.DataFrame({"x": x, "y": np.where(x > 0.3, "yes", "no")})
+    config = PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}})
+    contract = infer_contract(frame, config)
+    features = contract.features(frame)
+    model = build_model(Candidate(estimator="boosting", params={"max_iter": 5}), contract, 7)
+    model.fit(features, contract.labels(frame))
+    expected = model.predictions(features).probabilities
+    monkeypatch.setattr(BoostingClassifier, "predict", None)
+    np.testing.assert_array_equal(model.predict_proba(features), expected)

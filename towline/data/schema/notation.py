@@ -6,7 +6,7 @@ most of them. Numbers with a few other words among them are numbers; the words a
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +17,13 @@ import pyarrow.compute as pc
 from towline.data.schema import text_columns
 from towline.data.schema.values import (
     CURRENCY,
+    PLAIN,
+    Measure,
     ValueFormat,
     is_blank,
     is_null_marker,
     parse_formatted_time,
+    parse_measure,
     parse_number,
     remove_unit,
 )
@@ -42,8 +45,10 @@ _NUMBERS = (
 _DATES = (
     "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y.%m.%d", "%m/%d/%y", "%d/%m/%y",
     "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b-%Y", "%b %Y", "%B %Y",
+    "%d. %B %Y", "%d. %b %Y", "%d de %B de %Y", "%a %d %b %Y", "%a, %d %b %Y", "%A, %B %d, %Y", "%A, %d %B %Y",
 )  # fmt: skip
-_CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+_CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
+_MOMENTS = ("%a %b %d %H:%M:%S %Y", "%d/%b/%Y:%H:%M:%S %z", "%a, %d %b %Y %H:%M:%S %Z")
 # single letters are listed only if they are common units: 12A and 7B are codes
 _UNIT = (
     r"%|°c|°f|°|kg|g|mg|lbs?|oz|mm|cm|m|km|ft|in|mi|miles?|mph|kmh|km/h|ml|l|liters?|litres?|gal|mpg|kmpl|"
@@ -107,6 +112,10 @@ def read_text_column(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: 
         return TextColumn(typed, fmt, _unusual_markers(column) if pa.types.is_floating(typed.type) else none)
     if text_columns.has_zero_padding(typed):
         return TextColumn(typed, fmt, none)
+    if measure := detect_measure(typed, fmt):
+        fmt = fmt.model_copy(update={"measure": measure})
+        measured = text_columns.infer_text(column, fmt)
+        return TextColumn(measured, fmt, none)
     if unit := detect_unit(typed):
         fmt = fmt.model_copy(update={"unit": unit})
         without = text_columns.infer_text(column, fmt)
@@ -119,6 +128,17 @@ def read_text_column(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: 
         if mixed := _read_mixed(typed, other, max_unreadable):
             return mixed
     return _read_mixed(typed, fmt, max_unreadable) or TextColumn(typed, fmt, none)
+
+
+def read_declared_numbers(column: pa.ChunkedArray, fmt: ValueFormat) -> TextColumn:
+    """Reads a column of text that the config declares numeric: what is no number is null."""
+    if measure := detect_measure(column, fmt):
+        fmt = fmt.model_copy(update={"measure": measure})
+    elif unit := detect_unit(column):
+        fmt = fmt.model_copy(update={"unit": unit})
+    floats, nulls = text_columns.parse_numbers(column, fmt)
+    exact = text_columns.whole_or_float(floats, column)
+    return TextColumn(exact or pa.chunked_array([pa.array(floats, from_pandas=True)]), fmt, nulls)
 
 
 def detect_unit(column: pa.ChunkedArray) -> str:
@@ -134,6 +154,47 @@ def detect_unit(column: pa.ChunkedArray) -> str:
     units = {str(match[match.lastindex or 0]).lower() for match in matches if match}
     share = float(weights[[match is not None for match in matches]].sum()) if texts else 0.0
     return units.pop() if len(units) == 1 and share >= MIN_SHARE else ""
+
+
+def detect_measure(column: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> Measure | None:
+    """The measure that reads all values of a column of text, if its parts show it; None: another kind of text.
+
+    ``45 min`` beside ``1 h 20 min``, ``2 years`` beside ``1 month``, and ``12:30`` beside ``1:05:30`` are durations.
+
+    Example:
+        >>> detect_measure(pa.chunked_array([["1h 5m", "45m"]])), detect_measure(pa.chunked_array([["14:30", "9:05"]]))
+        ('duration', 'clock')
+    """
+    texts = [text.strip() for text in _distinct_texts(column.slice(0, 10 * _MAX_DISTINCT).to_pandas())[0]]
+    for measure, evidence in _MEASURES:
+        if texts and evidence(texts) and not np.isnan([parse_measure(text, measure) for text in texts]).any():
+            read = text_columns.parse_numbers(column, fmt.model_copy(update={"measure": measure}))
+            return None if read[1].any() else measure
+    return None
+
+
+def _is_clock(texts: list[str]) -> bool:
+    """Whether these are times of a clock: as many parts in each, and no hour above 24."""
+    hours = [text.partition(":")[0] for text in texts]
+    return len({text.count(":") for text in texts}) == 1 and all(
+        len(hour) <= 2 and hour.isdecimal() and int(hour) <= 24 for hour in hours
+    )
+
+
+def _is_duration(texts: list[str]) -> bool:
+    """Whether a text has several parts, or the texts have words for several units."""
+    words = {word.lower().rstrip("s") for text in texts for word in re.findall(r"[A-Za-z]{2,}", text)}
+    several = r"[+-]?\s*\d+(\.\d+)?\s*[A-Za-z]+\.?[\s,]*(and\s+)?\d.*|.*\d:\d\d.*|[+-]?P.*\d.*"
+    return len(words) > 1 or any(re.fullmatch(several, text) for text in texts)
+
+
+def _is_height(texts: list[str]) -> bool:
+    return any(len(re.findall(r"\d+", text)) > 1 for text in texts)
+
+
+_MEASURES: tuple[tuple[Measure, Callable[[list[str]], bool]], ...] = (
+    ("clock", _is_clock), ("duration", _is_duration), ("feet", _is_height),
+)  # fmt: skip
 
 
 def _unusual_markers(column: pa.ChunkedArray) -> np.ndarray:
@@ -195,7 +256,7 @@ def _has_commas_between_thousands(texts: list[str], unit: str) -> bool:
     With a decimal comma, either all numbers have the same number of decimals, or some have fewer than three. Prices do
     not have three decimals, so for a currency all numbers may have a comma.
     """
-    plain = [remove_unit(text, unit) if unit else text.strip() for text in texts]
+    plain = [remove_unit(text, unit) for text in texts]
     numbers = [text for text in plain if re.fullmatch(r"[+-]?[\d,]*\d(\.\d+)?", text, re.ASCII)]
     commas = [text for text in numbers if "," in text]
     grouped = all(re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?", text) for text in commas)
@@ -273,7 +334,7 @@ def detect_date_formats(values: pd.Series) -> list[str]:
 def _date_formats(texts: list[str], weights: np.ndarray) -> tuple[list[str], float]:
     """The formats that read the largest share of the texts, if it is large enough, and this share."""
     shares = []
-    for date_format in (date + clock for date in _DATES for clock in _CLOCKS):
+    for date_format in (*(date + clock for date in _DATES for clock in _CLOCKS), *_MOMENTS):
         if any(parse_formatted_time(text, date_format) for text in texts[:2]):
             read = [parse_formatted_time(text, date_format) is not None for text in texts]
             shares.append((float(weights[read].sum()), date_format))

@@ -23,21 +23,66 @@ NULL_MARKERS = frozenset({
     "", "na", "n/a", "<na>", "#n/a", "#na", "#n/a n/a", "nan", "-nan", "nat", "null", "none", "n.a.",
     "?", "??", "-", "--", "---", ".", "..", "...",
     "inf", "+inf", "-inf", "infinity", "+infinity", "-infinity",  # a quotient with 0, or an overflow
+    "0000-00-00", "0000-00-00 00:00:00",  # MySQL's empty date
 })  # fmt: skip
 EPOCHS = {"epoch_d": 86_400_000_000, "epoch_s": 1_000_000, "epoch_ms": 1_000}  # microseconds in one unit
 DECIMAL_YEAR = "decimal_year"
-CURRENCY = r"[$€£¥₹]|us\$|usd|eur|gbp|chf|jpy|inr"
+CURRENCY = (
+    r"[$€£¥₹₽₩₺₫฿]|us\$|r\$|c\$|a\$|rs\.?|kr\.?|zł|"
+    r"usd|eur|gbp|chf|jpy|inr|brl|cad|aud|pln|sek|nok|dkk|cny|czk|huf|try|zar|mxn"
+)
 _SCALES = {"k": "e3", "m": "e6", "b": "e9"}  # of an amount of money: $1.2M
 _TRUE = frozenset({"true", "t", "yes", "y"})
 _FALSE = frozenset({"false", "f", "no", "n"})
 _DATE = r"(?!0000)(\d{4})(?:-(\d\d)(?:-(\d\d))?|/(\d\d)/(\d\d)|(\d\d)(\d\d))?"
-_TIME = r"(?:[T ](\d\d)(?::?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9}))?)?)?\s*(Z|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?)?"
+_TIME = (
+    r"(?:[T ](\d\d)(?::?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9}))?)?)?\s*(Z|UTC|GMT|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?)?"
+)
 _ISO = re.compile(rf"\s*{_DATE}{_TIME}\s*", re.ASCII)
 _DASHED = re.compile(r"\s*\d{4}-\d\d-\d\d", re.ASCII)
+_WORD = re.compile(r"[^\W\d_]+\b\.?")
+_MONTHS = {  # German, French, Spanish, Italian, Portuguese, Dutch; English with a point or four letters
+    name: english
+    for english, names in {
+        "January": "januar jänner janvier enero gennaio janeiro januari",
+        "February": "februar février fevrier febrero febbraio fevereiro februari",
+        "March": "märz maerz mars marzo março marco maart", "April": "april avril abril aprile",
+        "May": "mai mayo maggio maio mei", "June": "juni juin junio giugno junho",
+        "July": "juli juillet julio luglio julho", "August": "august août aout agosto augustus",
+        "September": "september septembre septiembre settembre setembro",
+        "October": "oktober octobre octubre ottobre outubro", "November": "november novembre noviembre novembro",
+        "December": "dezember décembre decembre diciembre dicembre dezembro december",
+        "Jan": "jan. jän. janv janv. ene ene. gen gen.", "Feb": "feb. févr févr. fév feb fev",
+        "Mar": "mar. mär mär. mrz mrz. mrt", "Apr": "apr. avr avr. abr abr.", "Jun": "jun. giu",
+        "Jul": "jul. juil juil. lug",
+        "Aug": "aug. ago ago.", "Sep": "sep. sept sept. set", "Oct": "oct. okt okt. ott out", "Nov": "nov.",
+        "Dec": "dec. dez dez. déc déc. dic dic.",
+    }.items()
+    for name in names.split()
+}  # fmt: skip
 _COMMA = re.compile(r"[+-]?\d+,(?:\d{1,2}|\d{4,})", re.ASCII)  # three digits may be thousands
 _WHOLE = re.compile(r"\s*(-?(?:0|[1-9]\d*))(?:\.0+)?\s*", re.ASCII)
 
+_UNITS = {  # seconds
+    "s": 1, "sec": 1, "secs": 1, "second": 1, "seconds": 1, "m": 60, "min": 60, "mins": 60, "minute": 60, "minutes": 60,
+    "h": 3600, "hr": 3600, "hrs": 3600, "hour": 3600, "hours": 3600, "d": 86_400, "day": 86_400, "days": 86_400,
+    "wk": 604_800, "wks": 604_800, "week": 604_800, "weeks": 604_800, "mo": 2_629_800, "mos": 2_629_800,
+    "month": 2_629_800, "months": 2_629_800, "yr": 31_557_600, "yrs": 31_557_600, "year": 31_557_600,
+    "years": 31_557_600,
+}  # fmt: skip
+_PARTS = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?(?:\s*,\s*|\s+and\s+|\s*)", re.ASCII)
+_CLOCK = re.compile(
+    r"(?:([+-]?\d+)\s*(?:days?|d)\s*,?\s*)?([+-]?)(\d+):([0-5]\d)(?::([0-5]\d)(?:[.,](\d{1,9}))?)?(?:\s*([ap])\.?m\.?)?",
+    re.ASCII | re.IGNORECASE,
+)
+_ISO_DURATION = re.compile(r"([+-]?)P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?(?<![PT])", re.ASCII)
+_FEET = re.compile(
+    r"(\d+)\s*(?:'|’|′|ft\.?|feet|foot)\s*(?:(\d+(?:\.\d+)?)\s*(?:\"|”|″|''|’’|in\.?|inch(?:es)?)?)?",
+    re.ASCII | re.IGNORECASE,
+)
+
 Spelling = Literal["text", "number", "boolean", "date"]
+Measure = Literal["number", "duration", "clock", "feet"]
 TEXT_KINDS: frozenset[Kind] = frozenset({"category", "text"})  # kinds with canonical values of type str
 
 
@@ -55,6 +100,8 @@ class ValueFormat(Frozen):
         coerce: a text that is not of the column's kind is null instead of an error.
         decimal_comma: numbers with a decimal comma occur beside numbers with a point.
         unit: a currency or unit that may stand before or after a number, in lower case, such as $ or kg; it is ignored.
+        measure: texts that ``parse_measure`` reads are numbers, too: a ``duration`` (``3h 20m``, ``1:05:30``), the time
+            of a ``clock`` (``14:30``) or ``feet`` and inches.
     """
 
     decimal: str = "."
@@ -65,6 +112,7 @@ class ValueFormat(Frozen):
     coerce: bool = False
     decimal_comma: bool = False
     unit: str = ""
+    measure: Measure = "number"
 
 
 PLAIN = ValueFormat()
@@ -166,6 +214,8 @@ def parse_number(value: Any, fmt: ValueFormat = PLAIN) -> float:
         number = _parse_number_text(value.strip(), fmt)
     elif isinstance(value, (dt.timedelta, np.timedelta64)):
         return float(seconds_of(value))
+    elif isinstance(value, dt.time) and fmt.measure != "number":
+        return parse_measure(value.isoformat(), "clock")
     elif not isinstance(value, (numbers.Real, Decimal, np.bool_)):
         return math.nan
     else:
@@ -202,6 +252,8 @@ def category_name(value: Any, spelling: Spelling = "text") -> str | None:
         if not value.strip():
             return None
         return str(value) if spelling == "text" else _SPELLED[spelling](value)
+    if isinstance(value, (dt.timedelta, np.timedelta64)):
+        return _number_text(parse_number(value))
     if isinstance(value, (bool, np.bool_)):
         return str(int(value)) if spelling == "number" else "true" if value else "false"
     if isinstance(value, numbers.Integral):
@@ -262,14 +314,17 @@ def remove_unit(text: str, unit: str) -> str:
 
 
 def _parse_number_text(text: str, fmt: ValueFormat) -> float:
-    scale = ""
-    if fmt.unit:
+    scale, text = "", text.replace("\N{MINUS SIGN}", "-")
+    if fmt.unit or text[:1] == "(":
         text = remove_unit(text, fmt.unit)
         if text[-1:].lower() in _SCALES and re.fullmatch(CURRENCY, fmt.unit):
             scale, text = _SCALES[text[-1].lower()], text[:-1].rstrip()
     if fmt.thousands:
-        mark = r"[ \u00a0\u202f]" if fmt.thousands == " " else re.escape(fmt.thousands)
-        if re.fullmatch(rf"[+-]?\d{{1,3}}(?:{mark}\d{{3}})+(?:{re.escape(fmt.decimal)}\d*)?", text, re.ASCII):
+        mark = {" ": r"[ \u00a0\u2009\u202f]", "'": "['’]"}.get(fmt.thousands) or re.escape(fmt.thousands)
+        groups = rf"\d{{1,3}}(?:{mark}\d{{3}})+"
+        if fmt.thousands == ",":  # 12,34,567 in India
+            groups = rf"(?:{groups}|\d{{1,2}}(?:,\d\d)+,\d{{3}})"
+        if re.fullmatch(rf"[+-]?{groups}(?:{re.escape(fmt.decimal)}\d*)?", text, re.ASCII):
             text = re.sub(mark, "", text)
     if fmt.decimal_comma and _COMMA.fullmatch(text):
         text = text.replace(",", ".")
@@ -280,7 +335,50 @@ def _parse_number_text(text: str, fmt: ValueFormat) -> float:
     try:
         return math.nan if "_" in text else float(text + scale)
     except ValueError:
+        return math.nan if fmt.measure == "number" else parse_measure(text, fmt.measure)
+
+
+def parse_measure(text: str, measure: Measure) -> float:
+    """The number that a text of several parts means; NaN for any other text.
+
+    A duration and the time of a clock are seconds; ``5:30`` are minutes and seconds of a duration, hours and minutes of
+    a clock. A month is a twelfth of 365.25 days. Feet are inches.
+
+    Example:
+        >>> parse_measure("3h 20m", "duration"), parse_measure("2:30 pm", "clock"), parse_measure("5'11\\"", "feet")
+        (12000.0, 52200.0, 71.0)
+    """
+    text = text.strip()
+    if measure == "feet":
+        feet = _FEET.fullmatch(text)
+        return int(feet[1]) * 12 + float(feet[2] or 0) if feet else math.nan
+    if clock := _CLOCK.fullmatch(text):
+        return _clock_seconds(clock, measure)
+    if measure == "clock":
         return math.nan
+    if iso := _ISO_DURATION.fullmatch(text):
+        sign, days, hours, minutes, seconds = iso.groups()
+        total = int(days or 0) * 86_400 + int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds or 0)
+        return -total if sign == "-" else total
+    sign, text = (text[0], text[1:].lstrip()) if text[:1] in ("-", "+") else ("", text)
+    if re.fullmatch(r"\d+\s?h\s?\d\d", text, re.ASCII):  # 6h38
+        text += "m"
+    parts = _PARTS.findall(text)
+    sizes = [_UNITS.get(unit if len(unit) == 1 else unit.lower()) for _, unit in parts]
+    if not parts or None in sizes or _PARTS.sub("", text):
+        return math.nan
+    total = sum(float(number) * size for (number, _), size in zip(parts, sizes, strict=True) if size)
+    return -total if sign == "-" else total
+
+
+def _clock_seconds(clock: re.Match[str], measure: Measure) -> float:
+    days, sign, first, second, third, fraction, half = clock.groups()
+    if third is None and measure == "duration" and not days:
+        total = float(int(first) * 60 + int(second))
+    else:
+        hour = int(first) % 12 + (12 if half.lower() == "p" else 0) if half else int(first)
+        total = hour * 3600 + int(second) * 60 + float(f"{third or 0}.{fraction or 0}")
+    return int(days or 0) * 86_400 + (-total if sign == "-" else total)
 
 
 def _number_text(value: float) -> str | None:
@@ -330,6 +428,8 @@ def parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:
         epoch = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive UTC
         return epoch + dt.timedelta(microseconds=int(float(text)) * EPOCHS[date_format])
     try:
+        if "%b" in date_format or "%B" in date_format:
+            text = _WORD.sub(lambda word: _MONTHS.get(word[0].lower(), word[0]), text)
         return _utc(dt.datetime.strptime(text, date_format))  # noqa: DTZ007 - naive UTC
     except ValueError:
         return None
@@ -349,12 +449,15 @@ def _parse_iso_time(text: str) -> dt.datetime | None:
     if not parts:
         return None
     year, *days, hour, minute, second, fraction, zone = parts.groups()
+    midnight = hour == "24" and not int(minute or 0) + int(second or 0) + int(fraction or 0)  # the end of a day
     month, day = next(((m, d) for m, d in zip(days[::2], days[1::2], strict=True) if m), (None, None))
     moment = dt.datetime(  # noqa: DTZ001 - as above
-        int(year), int(month or 1), int(day or 1), int(hour or 0), int(minute or 0), int(second or 0),
-        int((fraction or "0").ljust(6, "0")[:6]),
+        int(year), int(month or 1), int(day or 1), 0 if midnight else int(hour or 0), int(minute or 0),
+        int(second or 0), int((fraction or "0").ljust(6, "0")[:6]),
     )  # fmt: skip
-    if not zone or zone == "Z":
+    if midnight:
+        moment += dt.timedelta(days=1)
+    if not zone or zone in ("Z", "UTC", "GMT"):
         return moment
     hours, minutes = int(zone[1:3]), int(zone[3:].lstrip(":") or 0)
     offset = dt.timedelta(hours=hours, minutes=minutes)

@@ -117,7 +117,7 @@ def check_rules(
         *_or_passed(infinities, "values_finite", "no number is too large"),
         *_check_class_sizes(table, contract, config.cross_validation.folds + 1),
         _check_duplicates(examples, contract),
-        *_or_passed(leaks, "no_leak", "no column gives the target away"),
+        *_or_passed(leaks, "no_leak", "no column looks like a leak of the target"),
         *_check_lookups(contract),
         Rule(
             rule="fewer_features_than_rows",

@@ -220,7 +220,6 @@ def write_model(folder: Path, logged: "LoggedModel", run_id: str, work: Workspac
     from mlflow import pyfunc
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, Schema
-    from skops.io import get_untrusted_types
 
     contract = work.contract()
     file = folder / "model.skops"
@@ -250,13 +249,13 @@ def write_model(folder: Path, logged: "LoggedModel", run_id: str, work: Workspac
         sklearn_version=sklearn.__version__,
         serialization_format="skops",
         code=None,
-        skops_trusted_types=get_untrusted_types(file=file),
+        skops_trusted_types=list(fitted.untrusted_types),
     )
     # MLflow's model is the pipeline behind the reader, so its inputs include the features of the config
     example = contract.features(pd.DataFrame([example_row(contract)]))[[c.name for c in contract.feature_columns]]
     example_json = example.to_json(orient="split", index=False, date_format="iso")
     libraries = {name: importlib.metadata.version(name) for name in _REQUIREMENTS} | installed_versions(
-        model_io.packages_in_model(file)
+        model_io.packages_of(fitted.untrusted_types)
     )
     requirements = [f"{name}=={version}" for name, version in libraries.items()]
     environment = {
