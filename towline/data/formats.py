@@ -100,7 +100,15 @@ def detect_separator_of(head: Sequence[bytes]) -> str:
         return ","
     in_header = {mark: lines[0].count(mark) for mark in SEPARATORS}
     equal = {mark: sum(line.count(mark) == count for line in lines) * (count > 0) for mark, count in in_header.items()}
+    if not any(in_header.values()) and _has_blanks_between_columns(lines):
+        return " "
     return max(SEPARATORS, key=lambda mark: (in_header[mark] > 0, equal[mark], in_header[mark]))
+
+
+def _has_blanks_between_columns(lines: Sequence[str]) -> bool:
+    """Whether each line has as many values, at least three, separated by one blank."""
+    rows = [next(csv.reader([line.rstrip("\r\n")], delimiter=" "), []) for line in lines]
+    return len(rows) > 2 and len(rows[0]) > 2 and all(len(row) == len(rows[0]) for row in rows) and all(rows[0])
 
 
 def count_lines_before_header(lines: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from towline.config import PipelineConfig, build_config
+from towline.data import formats
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
@@ -329,3 +330,12 @@ def test_notations_of_dates_are_read_in_a_file_and_a_request(tmp_path: Path, tex
     assert contract.columns[1].kind == "datetime"
     assert rows["x"].iloc[0] == pd.Timestamp(day)
     assert [None if pd.isna(value) else value for value in rows["x"].head(3)] == [row[0] for row in read]
+
+
+def test_one_blank_between_columns_is_a_separator(tmp_path: Path) -> None:
+    """Also beside quoted values with blanks; a column of sentences stays one column."""
+    path = tmp_path / "t.txt"
+    path.write_text('a b y\n1 "x z" 0.5\n2 w 1.5\n')
+    assert formats.read_file(path, None).to_pylist()[0] == {"a": "1", "b": "x z", "y": "0.5"}
+    path.write_text("what they said\nyes it was\nno\nwell then\n")
+    assert formats.read_file(path, None).column_names == ["what they said"]
