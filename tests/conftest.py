@@ -3,6 +3,7 @@
 A test gets the marker of its folder and that folder's time limit; the last line of a run names what was left out.
 """
 
+import gc
 import os
 import secrets
 import shutil
@@ -37,6 +38,7 @@ TIMEOUTS = {"unit": 120, "integration": 300, "flows": 600, "e2e": 1800, "docker"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.set_threshold(50_000, 20, 20)  # imports and collection make many objects, and hardly any is free again
     config.pluginmanager.register(LeftOut(config))
     memory = Path("/dev/shm")
     if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * 2**30:  # towline syncs each file it writes
