@@ -301,6 +301,7 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
     except pa.ArrowException as error:
         with contextlib.suppress(pa.ArrowException):
             return _parse_csv(_quote_carriage_returns(raw, separator), separator, header, encoding)
+        _check_separators_of_header(raw, separator, f"{path}:{line}")
         for line, fields in _records(raw, separator):
             if len(fields) != len(header):
                 what = f"{len(fields)} fields, but the header has {len(header)}"
@@ -308,6 +309,20 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
                 raise DataError(what, where=f"{path}:{line}", remedy=remedy) from None
         reason = re.sub(r"(got \d+):.*", r"\1", str(error).split("\n")[0])  # the rest of the line is the row
         raise DataError(f"not a readable CSV: {reason[:200]}", where=str(path), remedy="correct the file") from None
+
+
+def _check_separators_of_header(raw: bytes, separator: str, where: str) -> None:
+    """Refuses a header with one value less than each of the first rows, as R writes it for a table with row names.
+
+    Raises:
+        DataError: it has.
+    """
+    (_, header), *rows = itertools.islice(_records(raw, separator), _HEAD_LINES)
+    if len(rows) > 1 and all(len(fields) == len(header) + 1 for _, fields in rows):
+        named = any(fields[-1] for _, fields in rows)
+        place, reason = ("beginning", "the first column has no name") if named else ("end", "each row ends with one")
+        what = f"the rows have {len(header) + 1} fields, but the header has {len(header)}"
+        raise DataError(what, where=where, remedy=f"write {separator!r} at the {place} of the header: {reason}")
 
 
 def _parse_csv(raw: bytes, separator: str, header: Sequence[str], encoding: str) -> pa.Table:

@@ -437,6 +437,11 @@ def test_snapshot_is_checked(tmp_path: Path) -> None:
         ("y\ta,b\n1\t2\n", {"separator": "|"}, ["data.separator"]),
         (b"y,a\n1,b\n2,\xed\xee\xf7\xfc\n", {}, ["neither UTF-8 nor", "0xed", "t.csv:3", "iconv"]),
         ("y,a\n1,2\n\n1,2,3\n", {}, ["3 fields, but the header has 2", "t.csv:4"]),
+        (
+            "y,a\n1,2,\n2,3,\n",
+            {},
+            ["the rows have 3 fields, but the header has 2", "t.csv:1", "at the end of the header"],
+        ),
         ('y,a\n1,2\n1,"2\n1,2\n', {}, ["t.csv:3", "never closed"]),
         ("sales,a\n1,2\n", {"target": "sale"}, ["no column 'sale'", "did you mean sales?", "data.target"]),
         ("y,stamp\n1,2\n", {"time": "stmp"}, ["data.time", "did you mean stamp"]),
@@ -453,6 +458,17 @@ def test_bad_csv(tmp_path: Path, content: bytes | str, data: dict[str, Any], wor
     told = fault(tmp_path, content, **data)
     for word in at_least_one(words):
         assert word in told
+
+
+def test_the_remedy_for_row_names_works(tmp_path: Path) -> None:
+    """R writes no name for the column of row names; with a separator before the header the table is read."""
+    text = "y a\n1 5 2\n2 6 3\n"
+    told = fault(tmp_path, text, separator=" ")
+    assert "write ' ' at the beginning of the header" in told
+    (tmp_path / "t.csv").write_text(f" {text}")
+    data = DataConfig(source="t.csv", target="y", separator=" ")
+    table = sources.read_snapshot(sources.load_dataset(data, tmp_path, tmp_path / "store", None), tmp_path / "store")
+    assert table["a"].tolist() == [2, 3]
 
 
 def test_bad_files(tmp_path: Path) -> None:
