@@ -1,6 +1,7 @@
 """A Prefect server for the flows that tests run in this process."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ def run_prefect(store: Path) -> Iterator[str]:
     server = servers.start(settings, "prefect")
     environment = servers.prefect_environment(settings) | {"PREFECT_API_URL": f"{server.url}/api"}
     os.environ.update(environment)
+    _read_settings_again()
     try:
         servers.wait(settings, server)
         yield server.url
@@ -24,3 +26,12 @@ def run_prefect(store: Path) -> Iterator[str]:
         servers.stop(settings)
         for name in environment.keys() - servers.TELEMETRY_OFF.keys():
             os.environ.pop(name, None)
+        _read_settings_again()
+
+
+def _read_settings_again() -> None:
+    """Prefect reads the environment when it is imported, which another test may have done before."""
+    if "prefect" in sys.modules:
+        from prefect import context
+
+        context.GLOBAL_SETTINGS_CONTEXT = context.root_settings_context()

@@ -2,7 +2,9 @@
 
 import ast
 import inspect
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -10,9 +12,11 @@ import pytest
 import towline
 from tests.support.paths import REPOSITORY
 from tests.support.sample_store import MODEL, SampleStore
-from towline import api, notebook
+from towline import api, notebook, sidecar
 from towline.config import Settings
-from towline.errors import ConfigError, DataError, PromotionRejectedError
+from towline.errors import ConfigError, DataError, PromotionRejectedError, TransientError
+from towline.operations import servers
+from towline.orchestration import flow_runner
 from towline.promotion.gate import Check, Verdict
 from towline.promotion.outcome import Outcome
 from towline.registry.ledger import JudgedVersion
@@ -194,3 +198,26 @@ def test_documents_cannot_leave_their_frame() -> None:
     html = notebook.render_document('<p class="x">"quoted"</p>')
     assert html.count('"') == 8
     assert "&lt;p class=&quot;x&quot;&gt;" in html
+
+
+def test_a_run_on_another_store_starts_its_own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one process, the address of the first store's server does not stay in the environment, even after an error."""
+    stores = [
+        Settings.from_environment({"TOWLINE_STORE": str(tmp_path / name)}, cwd=tmp_path) for name in ("first", "second")
+    ]
+    started: list[Path] = []
+
+    def start_server(settings: Settings, kind: str) -> SimpleNamespace:
+        started.append(settings.store)
+        return SimpleNamespace(url="http://127.0.0.1:9")
+
+    def fail(_: Path) -> None:
+        raise TransientError("the disk is full")
+
+    monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"]})
+    monkeypatch.setattr(servers, "start", start_server)
+    monkeypatch.setattr(sidecar, "start", fail)
+    for settings in stores:
+        with pytest.raises(TransientError, match="full"):
+            flow_runner._run_in_process(settings, "training", {})
+    assert started == [settings.store for settings in stores]

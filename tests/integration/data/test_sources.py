@@ -277,7 +277,7 @@ def test_types(tmp_path: Path) -> None:
     kinds = {name: str(dtype) for name, dtype in read.dtypes.items()}
     assert kinds == {
         "y": "int64", "gaps": "float64", "flag": "bool", "flag?": "boolean", "price": "float64", "half": "float64",
-        "level": "str", "day": "datetime64[us]", "zoned": "datetime64[us]", "huge": "float64", "hour": "str",
+        "level": "str", "day": "datetime64[us]", "zoned": "datetime64[us]", "huge": "float64", "hour": "float64",
         "code": "str", "none": "float64", "none too": "float64", 'a.b[c] "ü"': "int64",
     }  # fmt: skip
     assert read["zoned"][0] == pd.Timestamp("2026-01-01 12:00")
