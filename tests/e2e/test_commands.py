@@ -169,7 +169,7 @@ def test_shipped_configs_are_valid_under_the_json_schema(commands: StoreCommands
 def test_commands_on_an_empty_store_say_how_to_start(tmp_path: Path) -> None:
     """Commands that read find nothing, say what to do, and create no file."""
     config = write_bike_config(tmp_path)
-    commands = StoreCommands(tmp_path / "none", config)
+    commands = StoreCommands(tmp_path / "none", config, databases=False)
     assert "towline run" in commands.run(command="models")[1]
     assert "towline run" in commands.run(command="history")[1]
     assert commands.run("--json", command="models")[1].strip() == "[]"

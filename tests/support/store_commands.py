@@ -59,20 +59,21 @@ class StoreCommands:
     """Runs the installed `towline` command on a store.
 
     Args:
-        store: the folder of the store; a new one gets empty databases.
+        store: the folder of the store.
         config: the pipeline config for `towline run`.
+        databases: whether a new store gets empty databases of Prefect and MLflow; else a run makes them.
 
     Attributes:
         environment: the variables that the command gets.
     """
 
-    def __init__(self, store: Path, config: Path) -> None:
+    def __init__(self, store: Path, config: Path, *, databases: bool = True) -> None:
         self.store, self.config = store, config
         hidden = ("PREFECT_", "COLUMNS")  # pytest-xdist sets the width of a terminal
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
         self.environment |= {"TOWLINE_STORE": str(store), "TOWLINE_PROJECT": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
         self.settings = Settings.from_environment(self.environment)
-        if not store.exists():
+        if databases and not store.exists():
             copy_databases(self.settings)
         self.ledger = Ledger(self.settings.ledger_url)
         # a shell that runs us in the background has had SIGINT ignored, which the commands would inherit
