@@ -173,7 +173,7 @@ def compare(library: str, target: str, rows: int, work: Path) -> dict[str, Any]:
     shares = [share for body in bodies for share in body.get("probabilities") or []]
     if shares and isinstance(shares[0], dict):
         shares = [list(share.values()) for share in shares]
-    one = as_predictions(
+    single_predictions = as_predictions(
         [answer.predictions[0] for answer in single], [(answer.probabilities or [0])[0] for answer in single], expected
     )
     numbers = [each.labels if each.probabilities is None else each.probabilities for each in (alone, expected)]
@@ -183,7 +183,7 @@ def compare(library: str, target: str, rows: int, work: Path) -> dict[str, Any]:
         "target": target,
         "scorer": certificate["scorer"],
         "many": differences(many, expected),
-        "single": differences(one, expected),
+        "single": differences(single_predictions, expected),
         "file": differences(score_file(directory, features, work, expected, opened), expected),
         "http": differences(as_predictions(labels, shares, expected), expected),
         "alone": int((alone.labels != expected.labels).sum()) if contract.classes else 0,

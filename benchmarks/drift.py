@@ -248,10 +248,10 @@ def cost(quick: bool, seed: int = 4) -> None:
                 pq.write_table(columns(alone(ROWS, rng), rng), folder / "reference.parquet")
                 kinds["Evidently preset"] = (THEIRS, path, folder / "reference.parquet")
             taken = {}
-            for told, (code, *words) in kinds.items():
-                several = 1 if "Evidently" in told else tries
-                taken[told] = min(measured(code, *words) for _ in range(several))
-                print(f"{rows:12,} {told:17}" + " | ".join(f"{value:8.2f}" for value in taken[told]), flush=True)
+            for kind, (code, *words) in kinds.items():
+                several = 1 if "Evidently" in kind else tries
+                taken[kind] = min(measured(code, *words) for _ in range(several))
+                print(f"{rows:12,} {kind:17}" + " | ".join(f"{value:8.2f}" for value in taken[kind]), flush=True)
             print(f"{rows:12,} detect / bare read {taken['detect'][0] / taken['bare read'][0]:.2f}")
             if "Evidently preset" in taken:
                 print(f"{rows:12,} Evidently / detect {taken['Evidently preset'][0] / taken['detect'][0]:.0f}")

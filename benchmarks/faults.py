@@ -69,8 +69,10 @@ def main() -> None:
             time.sleep(2)
             fault(docker, container(service), options.seconds)
             time.sleep(5)
-        told = load.counted()
-        print(f"{name:<22}{sum(told.statuses.values()):>9}{told.failed:>9}{told.p99:>9.1f}{told.longest:>12.0f}")
+        counts = load.counted()
+        print(
+            f"{name:<22}{sum(counts.statuses.values()):>9}{counts.failed:>9}{counts.p99:>9.1f}{counts.longest:>12.0f}"
+        )
 
 
 if __name__ == "__main__":

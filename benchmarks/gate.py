@@ -52,14 +52,14 @@ def errors(rows: int, alike: float, rng: np.random.Generator) -> tuple[np.ndarra
 
 
 def regression(rows: int, worse: float, alike: float, rng: np.random.Generator) -> Case:
-    truth, (one, two) = 3 * rng.normal(size=rows), errors(rows, alike, rng)
+    truth, (first, second) = 3 * rng.normal(size=rows), errors(rows, alike, rng)
     contract = Contract(target="y", task="regression", columns=SLICED)
     constant = Predictions(np.full(rows, np.median(truth)))
-    return Case(contract, truth, constant, Predictions(truth + one), Predictions(truth + (1 + worse) * two))
+    return Case(contract, truth, constant, Predictions(truth + first), Predictions(truth + (1 + worse) * second))
 
 
 def binary(rows: int, worse: float, alike: float, rng: np.random.Generator) -> Case:
-    positive, (one, two) = rng.random(rows) < SHARE, errors(rows, alike, rng)
+    positive, (first, second) = rng.random(rows) < SHARE, errors(rows, alike, rng)
     contract = Contract(target="y", task="binary", columns=SLICED, classes=("no", "yes"), positive="yes")
 
     def scored(noise: np.ndarray, auc: float) -> Predictions:
@@ -68,7 +68,7 @@ def binary(rows: int, worse: float, alike: float, rng: np.random.Generator) -> C
         return Predictions(_named(chance > 0.5), np.column_stack([1 - chance, chance]))
 
     flat = Predictions(_named(np.zeros(rows, dtype=bool)), np.tile([1 - SHARE, SHARE], (rows, 1)))
-    return Case(contract, _named(positive), flat, scored(one, AUC), scored(two, AUC * (1 - worse)))
+    return Case(contract, _named(positive), flat, scored(first, AUC), scored(second, AUC * (1 - worse)))
 
 
 def _named(positive: np.ndarray) -> np.ndarray:
@@ -104,13 +104,15 @@ def main() -> None:
         for rows in arguments.rows:
             for worse in arguments.worse:
                 rng = np.random.default_rng(rows)
-                found = Counter(
+                outcomes = Counter(
                     verdict(draw(rows, worse, arguments.alike, rng), metric, trial, rng)
                     for trial in range(arguments.trials)
                 )
-                share = " | ".join(f"{found[word] / arguments.trials:.1%}" for word in ("pass", "inconclusive", "fail"))
-                told = f"{worse:.0%} worse" if worse else "as good"
-                print(f"| {task}, {metric} | {rows:,} | {told} | {share} |", flush=True)
+                share = " | ".join(
+                    f"{outcomes[word] / arguments.trials:.1%}" for word in ("pass", "inconclusive", "fail")
+                )
+                challenger = f"{worse:.0%} worse" if worse else "as good"
+                print(f"| {task}, {metric} | {rows:,} | {challenger} | {share} |", flush=True)
 
 
 if __name__ == "__main__":

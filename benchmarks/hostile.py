@@ -60,7 +60,7 @@ def attacks(key: str, row: dict[str, Any]) -> list[Attack]:
     chunks = b"1\r\n \r\n" * 1_000_000 + b"0\r\n\r\n"
     chunked = "Transfer-Encoding: chunked\r\n"
     keys = json.dumps({"row": {f"key{number}": 1 for number in range(300_000)}}).encode()
-    one = json.dumps({"row": row}).encode()
+    body = json.dumps({"row": row}).encode()
     rows = json.dumps({"rows": [row] * 10_000}, separators=(",", ":")).encode()[:4_900_000]
     count = rows.count(b"{") - 2
     rows = json.dumps({"rows": [row] * count}, separators=(",", ":")).encode()
@@ -68,8 +68,8 @@ def attacks(key: str, row: dict[str, Any]) -> list[Attack]:
         Attack("chunks of one byte", 8, head(key, chunked) + chunks),
         Attack("the same without a key", 8, head("", chunked) + chunks),
         Attack("objects of 300,000 keys", 4, whole(key, keys)),
-        Attack("bad keys", 8, whole("tl_00000000_" + "x" * 43, one)),
-        Attack("requests in one write", 8, whole("", one) * 2_000),
+        Attack("bad keys", 8, whole("tl_00000000_" + "x" * 43, body)),
+        Attack("requests in one write", 8, whole("", body) * 2_000),
         Attack("gzip without end", 4, whole(key, gzip.compress(b" " * 200_000_000, 1), "Content-Encoding: gzip\r\n")),
         Attack("bodies as large as allowed", 2, whole(key, rows)),
     ]

@@ -30,8 +30,8 @@ def size(image: str) -> int:
 def ours() -> tuple[str, int]:
     towline = str(Path(sys.executable).with_name("towline"))
     (model,) = json.loads(run(towline, "models", "--json"))
-    told = json.loads(run(towline, "package", f"{model['model']}@{model['version']}", "--image", "--json"))
-    return str(told["image"]), int(told["size"])
+    package = json.loads(run(towline, "package", f"{model['model']}@{model['version']}", "--image", "--json"))
+    return str(package["image"]), int(package["size"])
 
 
 def mlflows(folder: Path) -> tuple[str, int, int]:

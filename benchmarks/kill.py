@@ -44,12 +44,12 @@ def main() -> None:
                     if not group:
                         counts["orphans after 30 s"] += len(wait_for_orphans(commands))
                 begin = time.monotonic()
-                code, _, told = commands.run(*words)
+                code, _, err = commands.run(*words)
                 whole = max(whole * 0.9, time.monotonic() - begin)
                 counts["runs"] += 1
                 if code:
                     counts["reruns that failed"] += 1
-                    print(told, file=sys.stderr)
+                    print(err, file=sys.stderr)
                     continue
                 counts["steps skipped on the rerun"] += commands.count_task_states()["Cached"]
                 for kind, faults in commands.find_faults().items():

@@ -125,22 +125,22 @@ def main() -> None:
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
     tasks = list(PLANTS)
-    planted, found, rejected, wrong = Counter[str](), Counter[str](), 0, Counter[str]()
+    planted, detected, rejected, wrong = Counter[str](), Counter[str](), 0, Counter[str]()
     for number in range(arguments.tables):
         task = tasks[number % len(tasks)]
         names = list(PLANTS[task])
         name = names[number // len(tasks) % len(names)]
         leaks = find(PLANTS[task][name](make_table(task, rng, strong=False), rng))
         planted[name] += 1
-        found[name] += any({"leak", "first", "second"} & set(leak.columns) for leak in leaks)
+        detected[name] += any({"leak", "first", "second"} & set(leak.columns) for leak in leaks)
     for number in range(arguments.tables):
         leaks = find(make_table(tasks[number % len(tasks)], rng, strong=number % 2 == 0, noisy=number % 4 != 0))
         rejected += bool(leaks)
         wrong.update(leak.kind for leak in leaks)
     for name, count in planted.items():
-        print(f"{name:<12} {found[name]:>4} of {count:>4} found")
+        print(f"{name:<12} {detected[name]:>4} of {count:>4} found")
     total = sum(planted.values())
-    print(f"{'all':<12} {found.total():>4} of {total:>4} found ({found.total() / total:.1%})")
+    print(f"{'all':<12} {detected.total():>4} of {total:>4} found ({detected.total() / total:.1%})")
     print(f"clean tables rejected: {rejected} of {arguments.tables} ({rejected / arguments.tables:.1%}) {dict(wrong)}")
 
 

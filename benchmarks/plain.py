@@ -130,21 +130,21 @@ def candidates(sample: str, features: pd.DataFrame) -> dict:
 
 def evaluate(sample: str, model, features: pd.DataFrame, truth: pd.Series) -> dict[str, float]:
     if sample == "bike":
-        found = model.predict(features)
+        predicted = model.predict(features)
         return {
-            "mae": metrics.mean_absolute_error(truth, found),
-            "rmse": metrics.root_mean_squared_error(truth, found),
-            "r2": metrics.r2_score(truth, found),
-            "mape": metrics.mean_absolute_percentage_error(truth, found),
+            "mae": metrics.mean_absolute_error(truth, predicted),
+            "rmse": metrics.root_mean_squared_error(truth, predicted),
+            "r2": metrics.r2_score(truth, predicted),
+            "mape": metrics.mean_absolute_percentage_error(truth, predicted),
         }
-    found, share = model.predict(features), model.predict_proba(features)[:, 1]
+    predicted, share = model.predict(features), model.predict_proba(features)[:, 1]
     return {
         "roc_auc": metrics.roc_auc_score(truth, share),
         "average_precision": metrics.average_precision_score(truth, share),
-        "f1": metrics.f1_score(truth, found),
-        "precision": metrics.precision_score(truth, found),
-        "recall": metrics.recall_score(truth, found),
-        "accuracy": metrics.accuracy_score(truth, found),
+        "f1": metrics.f1_score(truth, predicted),
+        "precision": metrics.precision_score(truth, predicted),
+        "recall": metrics.recall_score(truth, predicted),
+        "accuracy": metrics.accuracy_score(truth, predicted),
         "log_loss": metrics.log_loss(truth, share),
         "brier": metrics.brier_score_loss(truth, share),
     }
@@ -163,10 +163,10 @@ def draw(sample: str, model, features: pd.DataFrame, truth: pd.Series, scores: d
     save("fold_scores")
     some = np.random.default_rng(SEED).choice(len(features), min(2000, len(features)), replace=False)
     scoring = "neg_mean_absolute_error" if sample == "bike" else "roc_auc"
-    found = permutation_importance(
+    importances = permutation_importance(
         model, features.iloc[some], truth.iloc[some], scoring=scoring, n_repeats=3, random_state=SEED
     )
-    plt.barh(features.columns, found.importances_mean)
+    plt.barh(features.columns, importances.importances_mean)
     save("importance")
     by = "season" if sample == "bike" else "job"
     predicted = model.predict(features)
@@ -214,7 +214,7 @@ def main() -> None:
     }
     chosen = min(scores, key=lambda label: sign * np.abs(scores[label][best]).mean())
     model = fitted(sample, chosen, train, y_train, None if times is None else times.iloc[:cut])
-    found = evaluate(sample, model, test, y_test)
+    test_metrics = evaluate(sample, model, test, y_test)
     plots = store / "plots"
     draw(sample, model, test, y_test, scores, plots)
     model = fitted(sample, chosen, features, target, times)  # what is released has learnt from all rows
@@ -226,7 +226,7 @@ def main() -> None:
     mlflow.set_experiment(name)
     with mlflow.start_run():
         mlflow.log_params({"candidate": chosen, "rows": len(table), "seed": SEED, **model[-1].get_params()})
-        mlflow.log_metrics(found)
+        mlflow.log_metrics(test_metrics)
         mlflow.log_metrics({f"cv_{key}_mean": float(np.mean(value)) for key, value in scores[chosen].items()})
         mlflow.log_input(mlflow.data.from_pandas(table, name=name), context="training")
         mlflow.log_dict(checked, "validation.json")
@@ -250,7 +250,7 @@ def main() -> None:
             registered_model_name=name,
         )
         mlflow.MlflowClient().set_registered_model_alias(name, "champion", str(info.registered_model_version))
-    print(json.dumps({"chosen": chosen, **{key: round(float(value), 4) for key, value in found.items()}}))
+    print(json.dumps({"chosen": chosen, **{key: round(float(value), 4) for key, value in test_metrics.items()}}))
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def main() -> None:
     table = pd.read_parquet(HERE.parent / "data" / "bike_hourly.parquet").drop(columns=["casual", "registered"])
     sent = orjson.loads(table.drop(columns="rentals").head(2_000).to_json(orient="records", date_format="iso"))
     rows = [{**row, "customer": number} for number, row in enumerate(sent)]
-    found: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    throughputs: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     waited: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -160,10 +160,10 @@ def main() -> None:
         for number in range(asked.rounds):
             for policy, model in models.items():
                 with ours(folder / f"o{number}{policy[0]}", model, rows) as (write, idle):
-                    found[f"towline, {policy}"].append(throughput(write, idle, asked.rows))
+                    throughputs[f"towline, {policy}"].append(throughput(write, idle, asked.rows))
             for queued in (False, True):
                 with stdlib(folder / f"s{number}{queued}", sent, queued) as (write, idle):
-                    found["logging, QueueHandler" if queued else "logging, FileHandler"].append(
+                    throughputs["logging, QueueHandler" if queued else "logging, FileHandler"].append(
                         throughput(write, idle, asked.rows)
                     )
             waited["no log"] += latency(lambda _: None, asked.rate, 4)
@@ -176,14 +176,14 @@ def main() -> None:
                 log.write("0123456789abcdef", 1.79e9, model, [rows[number % len(rows)]], answer)
 
             waited["log"] += latency(write, asked.rate, 4)
-            segments.os.write, kept = full, os.write  # type: ignore[attr-defined]
+            segments.os.write, os_write = full, os.write  # type: ignore[attr-defined]
             waited["log, disk full"] += latency(write, asked.rate, 4)
-            segments.os.write = kept  # type: ignore[attr-defined]
+            segments.os.write = os_write  # type: ignore[attr-defined]
             log.close()
             print(f"round {number + 1}: after the disk was full {log.written:,} written, {log.drops:,} dropped")
     print(f"\n{asked.rows:,} rows, median of {asked.rounds} rounds (lowest … highest)")
     print(f"{'':<45}{'µs a call':>22}{'rows/s':>26}{'CPU s / 100,000 rows':>24}")
-    for way, results in found.items():
+    for way, results in throughputs.items():
         cells = [(statistics.median(each), min(each), max(each)) for each in zip(*results, strict=True)]
         shown = [f"{m:,.{d}f} ({a:,.{d}f} … {b:,.{d}f})" for (m, a, b), d in zip(cells, (2, 0, 2), strict=True)]
         print(f"{way:<45}{shown[0]:>22}{shown[1]:>26}{shown[2]:>24}")

@@ -98,8 +98,8 @@ def released(config: PipelineConfig, folder: Path) -> Path:
 
 def log(model: Model, rows: pd.DataFrame, end: dt.datetime) -> pa.Table:
     """As `labels.read` gives it, all labels known."""
-    found, count = model.predict_frame(model.to_features(rows)), len(rows)
-    given = found.probabilities
+    predictions, count = model.predict_frame(model.to_features(rows)), len(rows)
+    given = predictions.probabilities
     names = [column.name for column in model.contract.feature_columns]
     return pa.table(
         {
@@ -108,7 +108,7 @@ def log(model: Model, rows: pd.DataFrame, end: dt.datetime) -> pa.Table:
             "time": pa.array([end - (count - row) * dt.timedelta(minutes=1) for row in range(count)], TIME),
             "version": pa.array([1] * count, pa.int32()),
             **{f"input.{name}": pa.Array.from_pandas(rows[name]) for name in names},
-            "prediction": found.labels.tolist(),
+            "prediction": predictions.labels.tolist(),
             "probabilities": pa.array([None] * count if given is None else given.tolist(), pa.list_(pa.float64())),
             "label": model.contract.labels(rows).tolist(),
             "labelled_at": pa.array([end] * count, TIME),
@@ -116,25 +116,25 @@ def log(model: Model, rows: pd.DataFrame, end: dt.datetime) -> pa.Table:
     )
 
 
-def lived(told: Story, release: Path) -> Iterator[tuple[str, QualityResult, bool]]:
+def lived(scenario: Story, release: Path) -> Iterator[tuple[str, QualityResult, bool]]:
     """Each window as it turned out, and whether its estimate lies within its interval."""
-    model, config = open_release(release), told.config
+    model, config = open_release(release), scenario.config
     past: list[QualityResult] = []
     start = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
-    for number, (label, rows) in enumerate(told.windows):
+    for number, (label, rows) in enumerate(scenario.windows):
         end = start + (number + 1) * dt.timedelta(days=60)
         table = log(model, rows, end)
         asked = table.select([name for name in table.column_names if name.startswith("input.")])
         batch = asked.rename_columns([name.removeprefix("input.") for name in asked.column_names])
-        seen = detect(release, [batch], config.drift)
-        guess = estimate_performance(table, release, config, seen, past)
-        found = measure_quality(
+        drift = detect(release, [batch], config.drift)
+        guess = estimate_performance(table, release, config, drift, past)
+        quality = measure_quality(
             table, release, config, start=end - dt.timedelta(days=60), end=end, now=end + config.quality.delay
         )
-        past.append(found)
-        value, low, high = found.value.value, guess.low, guess.high
+        past.append(quality)
+        value, low, high = quality.value.value, guess.low, guess.high
         inside = None not in (value, low, high) and low <= value <= high  # type: ignore[operator]
-        yield f"{label} | {seen.state}", found.model_copy(update={"estimate": guess}), inside
+        yield f"{label} | {drift.state}", quality.model_copy(update={"estimate": guess}), inside
 
 
 def main() -> None:
@@ -143,20 +143,20 @@ def main() -> None:
     for name in parser.parse_args().stories:
         for metric in ["mae"] if name == "bike" else ["roc_auc", "log_loss"]:
             with tempfile.TemporaryDirectory() as folder:
-                told = story(name, Path(folder), metric)
-                release = released(told.config, Path(folder))
-                print(f"\n**{name}, {metric}**, learnt from {len(told.past):,} rows\n")
+                scenario = story(name, Path(folder), metric)
+                release = released(scenario.config, Path(folder))
+                print(f"\n**{name}, {metric}**, learnt from {len(scenario.past):,} rows\n")
                 print("| window | input | rows | came true | verdict | estimated | off by | inside | trusted |")
                 print("|---|---|---|---|---|---|---|---|---|")
                 counts: Counter[tuple[bool, bool]] = Counter()
-                for label, found, inside in lived(told, release):
-                    guess, value = found.estimate, found.value.value
+                for label, quality, inside in lived(scenario, release):
+                    guess, value = quality.estimate, quality.value.value
                     assert guess
                     off = "" if guess.value is None or value is None else f"{guess.value / value - 1:+.0%}"
                     shown = "-" if guess.value is None else f"{guess.value:.3g} [{guess.low:.3g}, {guess.high:.3g}]"
                     words = "yes" if guess.trusted else "no"
                     print(
-                        f"| {label} | {found.rows:,} | {found.value.text()} | {found.state} | {shown} | {off} | "
+                        f"| {label} | {quality.rows:,} | {quality.value.text()} | {quality.state} | {shown} | {off} | "
                         f"{'yes' if inside else 'no'} | {words} |",
                         flush=True,
                     )

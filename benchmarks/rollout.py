@@ -112,8 +112,8 @@ def identical_verdict(task: Task, rng: np.random.Generator) -> tuple[str, bool]:
     """The verdict on a pair of identical arms, and whether a t-test at 5 % after each label would have given one."""
     rows = rng.integers(HOLDOUT, POOL, IDENTICAL_LABELS)
     swapped = rng.random(IDENTICAL_LABELS) < 0.5
-    one, other = task.first[rows], task.second[rows]
-    champion, challenger = np.where(swapped, other, one), np.where(swapped, one, other)
+    first, second = task.first[rows], task.second[rows]
+    champion, challenger = np.where(swapped, second, first), np.where(swapped, first, second)
     verdict = analyse(evidence_of(task, champion, challenger, task.slices[:, rows]), HARDEST).verdict
     difference, n = challenger - champion, np.arange(1, IDENTICAL_LABELS + 1)
     mean, square = np.cumsum(difference) / n, np.cumsum(difference**2) / n
@@ -252,8 +252,8 @@ def report_dependent(tasks: list[Task], trials: int, rng: np.random.Generator) -
             for _ in range(trials):
                 rows = rng.integers(HOLDOUT, POOL, IDENTICAL_LABELS)
                 swapped = np.repeat(rng.random(IDENTICAL_LABELS // size) < 0.5, size)
-                one, other = task.second[rows], task.worse[rows]
-                arms = np.where(swapped, one, other), np.where(swapped, other, one)
+                second, worse = task.second[rows], task.worse[rows]
+                arms = np.where(swapped, second, worse), np.where(swapped, worse, second)
                 verdict = analyse(evidence_of(task, *arms, task.slices[:, rows]), Criteria()).verdict
                 wrong.append(verdict != "waiting")
             print(f"| {task.name} | {size} | {share(np.array(wrong))} |", flush=True)

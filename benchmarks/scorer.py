@@ -50,7 +50,7 @@ class Result(NamedTuple):
     beyond 1; labels that differ."""
 
     scorer: str
-    one: float
+    single: float
     many: float
     difference: float
     labels: int
@@ -87,20 +87,20 @@ def together(ask: Callable[[], object]) -> float:
     return 1e6 * min(taken) / MANY
 
 
-def differences(truth: np.ndarray, found: np.ndarray) -> tuple[float, int]:
+def differences(truth: np.ndarray, predicted: np.ndarray) -> tuple[float, int]:
     """Of values (n,), or of probabilities (n, classes) and the labels they come to."""
-    found = found.reshape(truth.shape)
-    labels = int((truth.argmax(axis=1) != found.argmax(axis=1)).sum()) if truth.ndim == 2 else 0
-    return float((np.abs(truth - found) / np.maximum(1, np.abs(truth))).max()), labels
+    predicted = predicted.reshape(truth.shape)
+    labels = int((truth.argmax(axis=1) != predicted.argmax(axis=1)).sum()) if truth.ndim == 2 else 0
+    return float((np.abs(truth - predicted) / np.maximum(1, np.abs(truth))).max()), labels
 
 
 def sklearn(fitted: Fitted, rows: list[dict[str, Any]]) -> tuple[Result, np.ndarray]:
     model, contract, _ = fitted
     ask = model.predict_proba if contract.classes else model.predict
     truth = np.asarray(ask(contract.features(pd.DataFrame(rows))), dtype=np.float64)
-    one = alone(lambda at: ask(contract.features(pd.DataFrame([rows[at]]))), 200)
+    single = alone(lambda at: ask(contract.features(pd.DataFrame([rows[at]]))), 200)
     many = together(lambda: ask(contract.features(pd.DataFrame(rows[:MANY]))))
-    return Result("scikit-learn", one, many, 0.0, 0), truth
+    return Result("scikit-learn", single, many, 0.0, 0), truth
 
 
 def towline(fitted: Fitted, rows: list[dict[str, Any]], truth: np.ndarray) -> Result:
@@ -132,12 +132,12 @@ def treelite(fitted: Fitted, design: np.ndarray, truth: np.ndarray) -> Result | 
         model = treelite.sklearn.import_model(estimator)
     except (NotImplementedError, AttributeError, treelite.TreeliteError):
         return None
-    found = np.asarray(gtil.predict(model, design, nthread=1), dtype=np.float64).reshape(len(design), -1)
-    if truth.ndim == 2 and found.shape[1] == 1:
-        found = np.hstack([1 - found, found])
-    one = alone(lambda at: gtil.predict(model, design[at : at + 1], nthread=1), 2000)
+    predicted = np.asarray(gtil.predict(model, design, nthread=1), dtype=np.float64).reshape(len(design), -1)
+    if truth.ndim == 2 and predicted.shape[1] == 1:
+        predicted = np.hstack([1 - predicted, predicted])
+    single = alone(lambda at: gtil.predict(model, design[at : at + 1], nthread=1), 2000)
     many = together(lambda: gtil.predict(model, design[:MANY], nthread=1))
-    return Result("treelite, trees alone", one, many, *differences(truth, found))
+    return Result("treelite, trees alone", single, many, *differences(truth, predicted))
 
 
 def onnx(fitted: Fitted, design: np.ndarray, truth: np.ndarray, bin_: Path) -> Result:
@@ -151,8 +151,8 @@ def onnx(fitted: Fitted, design: np.ndarray, truth: np.ndarray, bin_: Path) -> R
             sys.exit(f"onnx: {done.stderr[-1500:]}")
         taken = json.loads(done.stdout.splitlines()[-1])
         with np.load(out) as answers:
-            found = answers["last"]
-    return Result("ONNX (float32), estimator alone", taken["one"], taken["many"], *differences(truth, found))
+            predicted = answers["last"]
+    return Result("ONNX (float32), estimator alone", taken["single"], taken["many"], *differences(truth, predicted))
 
 
 def main() -> None:
@@ -165,7 +165,7 @@ def main() -> None:
     given = parser.parse_args()
     print("| model | scorer | one row, µs | of 10,000, µs a row | largest difference | labels that differ |")
     print("|---|---|---:|---:|---:|---:|")
-    told = []
+    records = []
     threadpool_limits(1)
     for sample in given.samples:
         for estimator in given.estimators:
@@ -180,11 +180,11 @@ def main() -> None:
             for result in results:
                 if result:
                     labels = f"{result.labels:,} of {given.rows:,}" if truth.ndim == 2 else ""
-                    figures = f"{result.one:,.1f} | {result.many:,.2f} | {result.difference:.1e} | {labels}"
+                    figures = f"{result.single:,.1f} | {result.many:,.2f} | {result.difference:.1e} | {labels}"
                     print(f"| {sample} {estimator} | {result.scorer} | {figures} |", flush=True)
-                    told.append({"sample": sample, "estimator": estimator, **result._asdict()})
+                    records.append({"sample": sample, "estimator": estimator, **result._asdict()})
     if given.json:
-        given.json.write_text(json.dumps(told, indent=1))
+        given.json.write_text(json.dumps(records, indent=1))
 
 
 if __name__ == "__main__":

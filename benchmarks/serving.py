@@ -55,9 +55,9 @@ class Failed(Exception):
 def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]
 
 
 class Running:
@@ -80,18 +80,18 @@ class Running:
 
     def memory(self) -> dict[str, float]:
         """Of the whole tree, in MB: what is resident, and the same with shared pages counted once."""
-        full = [one.memory_full_info() for one in self.tree()]
-        return {"rss": sum(one.rss for one in full) / 1e6, "pss": sum(one.pss for one in full) / 1e6}
+        full = [process.memory_full_info() for process in self.tree()]
+        return {"rss": sum(usage.rss for usage in full) / 1e6, "pss": sum(usage.pss for usage in full) / 1e6}
 
     def cpu(self) -> float:
         """Seconds of the whole tree so far."""
-        return sum(used.user + used.system for used in (one.cpu_times() for one in self.tree()))
+        return sum(used.user + used.system for used in (process.cpu_times() for process in self.tree()))
 
     def load(self, url: str, connections: int, seconds: float, environ: dict[str, str]) -> dict[str, float]:
         """What wrk saw, and the server's CPU µs a request: that hardly depends on what else the machine does."""
         before = self.cpu()
-        found = wrk(url, connections, seconds, environ)
-        return found | {"cpu": 1e6 * (self.cpu() - before) / max(found["requests"], 1)}
+        figures = wrk(url, connections, seconds, environ)
+        return figures | {"cpu": 1e6 * (self.cpu() - before) / max(figures["requests"], 1)}
 
     def stop(self) -> None:
         tree = self.tree()
@@ -99,9 +99,9 @@ class Running:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(30)
         _, left = psutil.wait_procs(tree, timeout=5)
-        for one in left:
+        for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+                process.kill()
         self.process.wait(5)
 
     def ask(self, server: Server, body: bytes, headers: dict[str, str]) -> list[Any]:
@@ -139,8 +139,8 @@ def wrk(url: str, connections: int, seconds: float, environ: dict[str, str]) -> 
     command += ["-s", str(HERE / "load.lua"), url]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True, timeout=seconds + 60)
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
-    found: dict[str, float] = json.loads(line.removeprefix("RESULT "))
-    return found | {"rate": found["requests"] / found["seconds"]}
+    figures: dict[str, float] = json.loads(line.removeprefix("RESULT "))
+    return figures | {"rate": figures["requests"] / figures["seconds"]}
 
 
 def wrong_answers(running: Running, server: Server, sample: Sample, headers: dict[str, str]) -> int:
@@ -155,7 +155,7 @@ def settle(store: Path) -> None:
     """Waits for the process that writes a service's log into Parquet: it may outlive the service, and would be in the
     way of the next."""
     for _ in range(120):
-        words = [one.info["cmdline"] or [] for one in psutil.process_iter(["cmdline"])]
+        words = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
         if not any("towline.prediction_log.maintenance" in line and str(store) in " ".join(line) for line in words):
             break
         time.sleep(0.5)
@@ -201,7 +201,7 @@ def measure(server: Server, sample: Sample, key: str, store: Path, cache: Path, 
             settle(store)
     return {
         "name": server.name,
-        "versions": [version(one, bin_) for one in server.versions],
+        "versions": [version(package, bin_) for package in server.versions],
         "model": server.model,
         "start": start,
         **memory,
@@ -239,7 +239,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         same = row["model"] == "boosting"
         against = ("mlflow models serve", "no-op, our stack") if same else ("", "")
         flask = "Flask + joblib" if same else "Flask, the same"
-        ratios = [f"{rates[row['name']] / rates[one]:.2f}" if one in rates else "" for one in (*against, flask)]
+        ratios = [f"{rates[row['name']] / rates[peer]:.2f}" if peer in rates else "" for peer in (*against, flask)]
         loads = [f"{row['loads'][str(connections)]['rate']:,.0f}" for connections in CONNECTIONS]
         cells = [
             *loads,
@@ -292,7 +292,7 @@ def main() -> None:
     given = parser.parse_args()
     if not shutil.which("wrk"):
         sys.exit("wrk is missing: install Debian's package wrk")
-    chosen = [one for one in SERVERS if any(word.lower() in one.name.lower() for word in given.only)]
+    chosen = [server for server in SERVERS if any(word.lower() in server.name.lower() for word in given.only)]
     given.cache.mkdir(parents=True, exist_ok=True)
     store = given.cache / "store"
     try:

@@ -72,9 +72,10 @@ class Years:
     def __init__(self, days: int, rng: np.random.Generator) -> None:
         phase = rng.random(len(NAMES)) * 2 * np.pi
         season = SEASON * np.sin(np.arange(days)[:, None] * 2 * np.pi / 365.25 + phase)
-        weather, kept = np.zeros((days, len(NAMES))), 0.6
+        weather, persistence = np.zeros((days, len(NAMES))), 0.6
+        noise = math.sqrt(1 - persistence**2) * WEATHER
         for day in range(1, days):
-            weather[day] = kept * weather[day - 1] + math.sqrt(1 - kept**2) * WEATHER * rng.normal(size=len(NAMES))
+            weather[day] = persistence * weather[day - 1] + noise * rng.normal(size=len(NAMES))
         self.means = season + weather
 
     def rows(self, day: int, rows: int, rng: np.random.Generator) -> np.ndarray:
@@ -112,7 +113,7 @@ def release(folder: Path, kind: str, rng: np.random.Generator, days: int = DAYS)
     )
     contract = infer_contract(frame, config)
     features = contract.features(frame)
-    inputs, told = profile_features(features, contract), describe_columns(answers, {"prediction": "numeric"})
+    inputs, outputs = profile_features(features, contract), describe_columns(answers, {"prediction": "numeric"})
     times = groups = None
     if kind == "daily":
         times = pd.Series(pd.Timestamp("2024-01-01") + pd.to_timedelta(of, unit="D"))
@@ -121,11 +122,11 @@ def release(folder: Path, kind: str, rng: np.random.Generator, days: int = DAYS)
     by, unit = blocks.assign_blocks(times, groups, len(NAMES))
     parts = {
         "inputs": blocks.count_blocks(features, inputs["columns"], by, unit),
-        "answers": blocks.count_blocks(answers, told["columns"], by, unit),
+        "answers": blocks.count_blocks(answers, outputs["columns"], by, unit),
     }
     made = folder / "v1-0123456789ab"
     made.mkdir(parents=True, exist_ok=True)
     (made / "contract.json").write_text(contract.model_dump_json())
-    (made / "profile.json").write_text(json.dumps({**inputs, "answers": told}))
+    (made / "profile.json").write_text(json.dumps({**inputs, "answers": outputs}))
     (made / "blocks.npz").write_bytes(blocks.serialize_blocks(parts))
     return made, years

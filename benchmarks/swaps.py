@@ -42,10 +42,10 @@ def main() -> None:
         commands.ledger.rollback(MODEL, "swaps", "begin with the older")
         pool = json.loads((releases[1] / "probe.json").read_bytes())["rows"]
         with ServeProcess(commands.settings, MODEL, "--workers", str(given.workers)) as serving:
-            load, seen, memory = RecordingLoad(serving.port, pool), [], [serving.memory()]
+            load, delays, memory = RecordingLoad(serving.port, pool), [], [serving.memory()]
             asyncio.run(
                 load.run(
-                    given.callers, lambda: seen.extend(swap_champions(commands.ledger, MODEL, load, given.swaps, 2))
+                    given.callers, lambda: delays.extend(swap_champions(commands.ledger, MODEL, load, given.swaps, 2))
                 )
             )
             memory.append(serving.memory())
@@ -57,10 +57,10 @@ def main() -> None:
             ("requests answered", f"{len(load.answers):,}"),
             ("by version", ", ".join(f"{version}: {count:,}" for version, count in sorted(versions.items()))),
             ("failures", len(load.failures)),
-            ("swaps", len(seen)),
+            ("swaps", len(delays)),
             ("mixed answers", len(mixed)),
-            ("picked up after, median", f"{sorted(seen)[len(seen) // 2]:.2f} s"),
-            ("picked up after, at most", f"{max(seen):.2f} s"),
+            ("picked up after, median", f"{sorted(delays)[len(delays) // 2]:.2f} s"),
+            ("picked up after, at most", f"{max(delays):.2f} s"),
             ("longest gap without an answer", f"{load.longest_gap() * 1e3:.0f} ms"),
             ("latency, median", f"{latency[len(latency) // 2] * 1e3:.1f} ms"),
             ("latency, p99", f"{latency[len(latency) * 99 // 100] * 1e3:.1f} ms"),

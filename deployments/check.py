@@ -33,7 +33,7 @@ def main(words: list[str]) -> str:
         return "" if error.code == 404 and words[0] != "--worker" else f"{words}: {error.code}"
     except OSError as error:
         return f"{words}: {error}"
-    ours = [one["status"] for one in workers if one["name"].startswith(socket.gethostname())]
+    ours = [worker["status"] for worker in workers if worker["name"].startswith(socket.gethostname())]
     return "" if "ONLINE" in ours else f"Prefect hears of no worker here: {ours}"
 
 

@@ -24,8 +24,10 @@ def test_imports_run_one_way() -> None:
 @pytest.mark.parametrize("vendor", ["mlflow", "great_expectations", "skops", "optuna", "matplotlib", "evidently"])
 def test_slow_vendors_are_imported_where_they_are_used(vendor: str) -> None:
     """None is imported at the top of a module, so that no command pays for what it does not use."""
-    found = [path.name for path in SOURCES if re.search(rf"^(import|from) {vendor}\b", path.read_text(), re.MULTILINE)]
-    assert found == []
+    importers = [
+        path.name for path in SOURCES if re.search(rf"^(import|from) {vendor}\b", path.read_text(), re.MULTILINE)
+    ]
+    assert importers == []
 
 
 def test_help_loads_no_heavy_library() -> None:

@@ -44,20 +44,20 @@ def thresholds(model: Any) -> dict[str, list[float]]:
     pipeline = getattr(model, "estimator_", model)
     prepare, estimator = pipeline.named_steps["prepare"], pipeline.named_steps["estimate"]
     if hasattr(estimator, "_predictors"):
-        nodes = [one.nodes for trees in estimator._predictors for one in trees]
+        nodes = [tree.nodes for trees in estimator._predictors for tree in trees]
         pairs = [(part["feature_idx"], part["num_threshold"]) for part in (n[n["is_leaf"] == 0] for n in nodes)]
     elif hasattr(estimator, "estimators_") and hasattr(estimator.estimators_[0], "tree_"):
-        trees = [one.tree_ for one in estimator.estimators_]
+        trees = [member.tree_ for member in estimator.estimators_]
         pairs = [(tree.feature[tree.feature >= 0], tree.threshold[tree.feature >= 0]) for tree in trees]
     else:
         return {}
     features, values = (np.concatenate(part) for part in zip(*pairs, strict=True))
-    found = {}
+    cuts = {}
     for name, _, columns in prepare.transformers_:
         if name == "number":
             first = prepare.output_indices_[name].start
-            found = {
+            cuts = {
                 column: np.unique(values[features == first + position]).tolist()
                 for position, column in enumerate(columns)
             }
-    return found
+    return cuts

@@ -36,8 +36,8 @@ def test_markdown_of_tables_is_escaped(towline: Callable[..., CommandResult], tm
     request = Request(f"{prefect}/api/artifacts/filter", body, {"Content-Type": "application/json"})
     with urlopen(request, timeout=30) as answer:  # on loopback
         artifacts = json.load(answer)
-    rendered = [one["description"] or "" for one in artifacts]
-    rendered += [str(one["data"]) for one in artifacts if one["type"] == "markdown"]
+    rendered = [artifact["description"] or "" for artifact in artifacts]
+    rendered += [str(artifact["data"]) for artifact in artifacts if artifact["type"] == "markdown"]
     texts = "\n".join(rendered)
     assert "onerror" in texts
     assert not re.search(r"(?<!\\)<img|(?<!\\)\[click|(?<!\\)\*\*bold", texts)

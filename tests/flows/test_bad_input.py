@@ -148,7 +148,7 @@ def make(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     return made
 
 
-def told(done: CommandResult) -> list[str]:
+def error_lines(done: CommandResult) -> list[str]:
     """The lines of the error on the screen, without those of the steps before it."""
     lines = done.err.splitlines()
     return lines[next(place for place, line in enumerate(lines) if line.startswith("error T")) :]
@@ -161,7 +161,7 @@ def test_invalid_input_gives_one_screen(case: str, towline: Command, make: Calla
     done = towline("run", make(source, raw), "--json")
     print(done.err)
     assert done.code == code, done.err
-    lines = told(done)
+    lines = error_lines(done)
     assert len(lines) <= 25
     assert max(map(len, lines)) < 400
     for word in at_least_one(words):
@@ -186,7 +186,7 @@ def test_an_invalid_config_is_reported_before_anything_runs(
     done = towline(name, make(None, raw), "--json")
     assert done.code == code, done.err
     for word in at_least_one(words):
-        assert word in "\n".join(told(done))
+        assert word in "\n".join(error_lines(done))
     assert _count_runs(prefect) == before
     assert not (store / "datasets").exists()
 

@@ -38,7 +38,7 @@ def deploy(*configs: PipelineConfig, mark: str = "test") -> list[UUID]:
     from flows.deployments import deployments
     from towline.orchestration import scheduler
 
-    return scheduler.deploy([one for config in configs for one in deployments(config, mark)], mark)
+    return scheduler.deploy([deployment for config in configs for deployment in deployments(config, mark)], mark)
 
 
 def runs(client: "SyncPrefectClient", number: UUID) -> "list[FlowRun]":
@@ -51,28 +51,28 @@ def runs(client: "SyncPrefectClient", number: UUID) -> "list[FlowRun]":
 def scheduled(client: "SyncPrefectClient", number: UUID, count: int = 1) -> "list[FlowRun]":
     """The slots that Prefect has laid out, once there are some."""
     deadline = time.monotonic() + 300
-    while len(found := runs(client, number)) < count:
+    while len(slots := runs(client, number)) < count:
         assert time.monotonic() < deadline, "Prefect's scheduler makes no runs"
         time.sleep(0.5)
-    return found
+    return slots
 
 
 def passed(client: "SyncPrefectClient", number: UUID, *ago: int) -> list[UUID]:
     """Slots of so many days ago in which nothing ran, as a machine that was off leaves them."""
     from prefect.states import Scheduled
 
-    found = []
+    run_ids = []
     for run, days in zip(scheduled(client, number, len(ago)), ago, strict=False):
         then = dt.datetime.now(dt.UTC) - dt.timedelta(days=days)
         client.set_flow_run_state(run.id, Scheduled(scheduled_time=then), force=True)
-        found.append(run.id)
-    return found
+        run_ids.append(run.id)
+    return run_ids
 
 
 def states(client: "SyncPrefectClient", number: UUID) -> list[str]:
     """Of all runs but those that are laid out for times to come."""
-    found = [one for one in runs(client, number) if not waits(one) or age(one) > dt.timedelta(0)]
-    return sorted("Scheduled" if waits(one) else str(one.state_name) for one in found)
+    due = [run for run in runs(client, number) if not waits(run) or age(run) > dt.timedelta(0)]
+    return sorted("Scheduled" if waits(run) else str(run.state_name) for run in due)
 
 
 def waits(run: "FlowRun") -> bool:
@@ -134,9 +134,9 @@ def test_one_of_three_missed_runs_is_run(client: "SyncPrefectClient") -> None:
     for _ in range(2):
         scheduler.catch_up(client, drift)
         assert states(client, drift) == ["Missed", "Missed", "Scheduled"]
-    (kept,) = [run for run in runs(client, drift) if waits(run) and age(run) > dt.timedelta(0)]
-    assert age(kept) < dt.timedelta(days=1, hours=1)
-    assert kept.parameters["config"]["seed"] == 7
+    (remaining,) = [run for run in runs(client, drift) if waits(run) and age(run) > dt.timedelta(0)]
+    assert age(remaining) < dt.timedelta(days=1, hours=1)
+    assert remaining.parameters["config"]["seed"] == 7
 
 
 def test_requested_runs_are_not_cancelled(client: "SyncPrefectClient") -> None:
@@ -150,19 +150,19 @@ def test_requested_runs_are_not_cancelled(client: "SyncPrefectClient") -> None:
     assert states(client, training) == ["Missed", "Scheduled", "Scheduled"]
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_a_run_whose_process_was_killed_is_run_again_once(client: "SyncPrefectClient", told: bool) -> None:
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_run_whose_process_was_killed_is_run_again_once(client: "SyncPrefectClient", recorded: bool) -> None:
     """It has the same parameters and cause, whether or not it had recorded its process."""
     from prefect.states import Running
 
     from towline.orchestration import scheduler
     from towline.orchestration.crash_detection import process_tags
 
-    training = deploy(config(f"lost-{told}".lower()))[0]
+    training = deploy(config(f"lost-{recorded}".lower()))[0]
     cut = client.create_flow_run_from_deployment(
-        training, parameters={"trigger": "drift"}, idempotency_key=f"cause-{told}"
+        training, parameters={"trigger": "drift"}, idempotency_key=f"cause-{recorded}"
     )
-    if told:
+    if recorded:
         client.update_flow_run(cut.id, tags=[process_tags(1)[0], "process:1:0"])
     client.set_flow_run_state(cut.id, Running(), force=True)
     for _ in range(2):

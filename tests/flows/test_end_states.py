@@ -10,7 +10,7 @@ from towline.monitoring.policy import Action, Decision, MonitoringRun
 NOW = dt.datetime(2026, 6, 30, tzinfo=dt.UTC)
 
 
-def seen(action: Action) -> MonitoringRun:
+def monitoring_run(action: Action) -> MonitoringRun:
     decision = Decision(action=action, trigger=None, reason="temp_c moved", cause="a")
     return MonitoringRun(model="bikes", version=1, at=NOW, decision=decision)
 
@@ -37,14 +37,14 @@ def test_the_end_state_of_a_monitoring_run_with_an_alarm(prefect: str, action: A
     @flow(name="ending-inner", flow_run_name=f"inner-{action}")
     @monitoring_end_state
     def inner() -> MonitoringRun:
-        return seen(action)
+        return monitoring_run(action)
 
     @flow(name="ending-outer")
     @monitoring_end_state
     def outer() -> MonitoringRun:
         return MonitoringRun.model_validate(state_value(inner(return_state=True)))
 
-    assert run_local(outer, {}) == seen(action)
+    assert run_local(outer, {}) == monitoring_run(action)
     with get_client(sync_client=True) as client:
         named = FlowRunFilter(name=FlowRunFilterName(any_=[f"inner-{action}"]))
         runs = client.read_flow_runs(flow_run_filter=named)

@@ -62,9 +62,9 @@ def test_kubeflows_runner_promotes_the_model_of_towline_run(
     Each component is a process that gets files only through artifacts. Both runs select the same candidate with the
     same metrics, and their models are equal to the last bit.
     """
-    one = ("--set", "candidates=[linear]")
+    overrides = ("--set", "candidates=[linear]")
     pipeline = tmp_path / "pipeline.yaml"
-    assert towline("export", "kubeflow", config, "-o", pipeline, *one).code == 0
+    assert towline("export", "kubeflow", config, "-o", pipeline, *overrides).code == 0
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "TOWLINE_STORE": str(store)}
     done = subprocess.run(
         [sys.executable, "-c", LOCAL_RUN, pipeline, tmp_path / "root"],
@@ -80,7 +80,7 @@ def test_kubeflows_runner_promotes_the_model_of_towline_run(
     assert not any((store / "work").iterdir())
 
     monkeypatch.setenv("TOWLINE_STORE", str(tmp_path / "other"))
-    outcome = towline("run", config, *one, "--json").json
+    outcome = towline("run", config, *overrides, "--json").json
     assert outcome["event"] == "promoted"
     releases = [store / champion.release, tmp_path / "other" / outcome["release"]]
     metrics = [read_manifest(release).metrics for release in releases]

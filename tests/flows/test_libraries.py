@@ -149,7 +149,7 @@ def test_a_library_from_config_to_answers(
     said = follow(towline, tmp_path, frame, printed)
     assert {type(answer) for answer in said} == {kind}
     if classes:
-        assert np.mean([one == other for one, other in zip(said, frame["y"], strict=False)]) > 0.7
+        assert np.mean([answer == label for answer, label in zip(said, frame["y"], strict=False)]) > 0.7
 
 
 @pytest.mark.parametrize("target", ["value", "sold", "grade"])

@@ -61,7 +61,7 @@ class Pipeline:
     def mirrored(self) -> tuple[dict[str, str], dict[str, str]]:
         """Of MLflow: its number by the ledger's, and aliases with the ledger's numbers."""
         present = mirror.read(self.settings, MODEL)
-        numbers = {one.number: one.tags[mlflow_client.VERSION] for one in present.versions.values()}
+        numbers = {version.number: version.tags[mlflow_client.VERSION] for version in present.versions.values()}
         return {ours: own for own, ours in numbers.items()}, {
             name: numbers[own] for name, own in present.aliases.items()
         }
@@ -106,9 +106,9 @@ def test_status_restores_a_deleted_champion(pipeline: Pipeline) -> None:
     client = pipeline.client()
     client.delete_model_version(MODEL, "1")
     client.set_registered_model_alias(MODEL, "champion", "2")
-    told = pipeline.towline("status", MODEL)
-    assert told.code == 0, told.err
-    assert "version 1, which serves, is missing: put back; the alias champion is not on version 1: put back" in told.out
+    done = pipeline.towline("status", MODEL)
+    assert done.code == 0, done.err
+    assert "version 1, which serves, is missing: put back; the alias champion is not on version 1: put back" in done.out
     assert "mlflow " not in pipeline.towline("status", MODEL).out
     numbers, aliases = pipeline.mirrored()
     assert aliases == {"champion": "1"}
@@ -201,8 +201,8 @@ def accept_ledger(pipeline: Pipeline, reason: str) -> None:
 def test_a_lost_ledger_is_reported(pipeline: Pipeline) -> None:
     """Every command reports the loss with a remedy, which works as written."""
     pipeline.run()
-    kept = pipeline.store / "ledger.copy"
-    shutil.copy(pipeline.store / "ledger.db", kept)
+    backup = pipeline.store / "ledger.copy"
+    shutil.copy(pipeline.store / "ledger.db", backup)
     pipeline.store.joinpath("ledger.db").unlink()
     commands = (
         ("models",), ("models", MODEL), ("history",), ("status",), ("status", MODEL), ("show", MODEL), ("rollback",),
@@ -216,7 +216,7 @@ def test_a_lost_ledger_is_reported(pipeline: Pipeline) -> None:
         assert "towline restore FILE --force" in done.err
     assert not pipeline.store.joinpath("ledger.db").exists()
 
-    shutil.copy(kept, pipeline.store / "ledger.db")
+    shutil.copy(backup, pipeline.store / "ledger.db")
     assert pipeline.towline("models", "--json").json[0]["version"] == 1
     pipeline.store.joinpath("ledger.db").unlink()
     remedy = pipeline.towline("models", "--json").json["remedy"]

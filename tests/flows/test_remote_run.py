@@ -116,14 +116,14 @@ def test_waiting_for_the_worker_of_a_pool(client: "SyncPrefectClient", prefect: 
 
     words = [sys.executable, "-m", "flows.deployments", "--pool", "starting"]
     env = os.environ | {"TOWLINE_STORE": str(tmp_path)}
-    told: list[str] = []
+    messages: list[str] = []
     with subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as worker:
         try:
-            remote_run._wait_for_pool(client, remote_run.RemoteTarget(prefect, "", "starting"), told.append)
+            remote_run._wait_for_pool(client, remote_run.RemoteTarget(prefect, "", "starting"), messages.append)
             assert remote_run.pool_has_worker(client, "starting")
         finally:
             worker.terminate()
-    assert ["no work pool 'starting' yet" in line for line in told] == [True]
+    assert ["no work pool 'starting' yet" in line for line in messages] == [True]
 
 
 def test_an_unknown_pool_is_rejected(client: "SyncPrefectClient", monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,8 +134,8 @@ def test_an_unknown_pool_is_rejected(client: "SyncPrefectClient", monkeypatch: p
 
     client.create_work_pool(WorkPoolCreate(name="night", type="process"))
     monkeypatch.setattr(remote_run, "_POOL_TIMEOUT_S", 1.0)
-    told: list[str] = []
+    messages: list[str] = []
     with pytest.raises(ConfigError, match="no work pool 'nihgt'") as caught:
-        remote_run._wait_for_pool(client, remote_run.RemoteTarget("http://there", "", "nihgt"), told.append)
-    assert "only night" in told[0]
+        remote_run._wait_for_pool(client, remote_run.RemoteTarget("http://there", "", "nihgt"), messages.append)
+    assert "only night" in messages[0]
     assert "start a worker" in str(caught.value.remedy)

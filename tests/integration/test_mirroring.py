@@ -29,8 +29,8 @@ def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: SampleStore, monkeypa
     from mlflow import MlflowClient
 
     monkeypatch.setattr(supervisor, "_MLFLOW_CHECK_S", 0.0)
-    settings, told = mirrored.settings, list[str]()
-    watcher = Supervisor(settings, [], [CONFIG], [], told.append)
+    settings, messages = mirrored.settings, list[str]()
+    watcher = Supervisor(settings, [], [CONFIG], [], messages.append)
     (settings.store / "logs").mkdir()
 
     def look() -> None:
@@ -40,21 +40,24 @@ def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: SampleStore, monkeypa
             assert process.wait(120) == 0, (settings.store / "logs" / "mirror.log").read_text()
 
     look()
-    assert "version 1, which serves, is missing" in told[0]
-    assert "version 2 is missing" in told[0]
+    assert "version 1, which serves, is missing" in messages[0]
+    assert "version 2 is missing" in messages[0]
     present = mirror.read(settings, MODEL)
-    assert {one.tags[client.VERSION]: one.number for one in present.versions.values()} == {"1": "1", "2": "2"}
+    assert {version.tags[client.VERSION]: version.number for version in present.versions.values()} == {
+        "1": "1",
+        "2": "2",
+    }
     assert present.aliases == {"champion": "1"}
     look()
-    assert len(told) == 1
+    assert len(messages) == 1
 
     MlflowClient(settings.tracking_uri, settings.tracking_uri).delete_model_version(MODEL, "1")
     assert find_differences(settings, MODEL) == ("version 1, which serves, is missing",)
     look()
-    assert len(told) == 2
+    assert len(messages) == 2
     assert find_differences(settings, MODEL) == ()
     present = mirror.read(settings, MODEL)
-    champion = next(one for one in present.versions.values() if one.number == present.aliases["champion"])
+    champion = next(version for version in present.versions.values() if version.number == present.aliases["champion"])
     assert (champion.tags[client.VERSION], champion.tags["verdict"]) == ("1", "pass")
 
 
@@ -79,7 +82,7 @@ def test_a_promotion_with_mlflow_away_is_a_promotion(
     assert done.code == 0
     assert json.loads(done.out)["changed"]
     assert "note: MLflow does not show this yet" in done.err
-    told = command("status", MODEL, "--json")
-    assert told.code == 0
-    assert told.json["champion"]["version"] == 2
-    assert "cannot be read" in told.json["mirror"]
+    status = command("status", MODEL, "--json")
+    assert status.code == 0
+    assert status.json["champion"]["version"] == 2
+    assert "cannot be read" in status.json["mirror"]

@@ -102,7 +102,7 @@ class Asked:
             return json.load(answer)["data"]
 
     def values(self, query: str) -> list[tuple[dict[str, str], float]]:
-        return [(one["metric"], float(one["value"][1])) for one in self.get("query", query=query)["result"]]
+        return [(sample["metric"], float(sample["value"][1])) for sample in self.get("query", query=query)["result"]]
 
 
 def configured(folder: Path, services: dict[str, str], status: str, address: str) -> Path:
@@ -189,7 +189,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 def test_everything_is_scraped(prometheus: Asked) -> None:
     """With the key from its file, and the status server as it is."""
     targets = prometheus.get("targets", state="active")["activeTargets"]
-    assert {one["labels"]["job"]: (one["health"], one["lastError"]) for one in targets} == dict.fromkeys(
+    assert {target["labels"]["job"]: (target["health"], target["lastError"]) for target in targets} == dict.fromkeys(
         ("service", "service-labels", "status", "prometheus"), ("up", "")
     )
     groups = prometheus.get("rules")["groups"]
@@ -236,9 +236,9 @@ def test_a_fifth_that_fails_is_a_fifth(prometheus: Asked) -> None:
     query = 'towline:slo_bad:ratio_rate5m{objective="availability",job="service"}'
     assert prometheus.values(query)[0][1] == pytest.approx(0.2, abs=0.01)
     firing = {
-        (one["labels"]["alertname"], one["labels"]["severity"])
-        for one in prometheus.get("alerts")["alerts"]
-        if one["state"] == "firing"
+        (alert["labels"]["alertname"], alert["labels"]["severity"])
+        for alert in prometheus.get("alerts")["alerts"]
+        if alert["state"] == "firing"
     }
     assert firing >= {
         ("AvailabilityBurns", "page"),

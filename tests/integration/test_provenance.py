@@ -70,9 +70,9 @@ def test_a_change_of_any_of_it_is_another_code(project: Path) -> None:
 def test_a_commit_that_holds_everything_is_clean(project: Path) -> None:
     """Files that have nothing to do with the run may be untracked."""
     (project / "notes.py").write_text("")
-    found = find_commit(config(project), project)
-    assert len(found.commit) == 40
-    assert found.missing == ()
+    commit = find_commit(config(project), project)
+    assert len(commit.commit) == 40
+    assert commit.missing == ()
 
 
 @pytest.mark.parametrize(

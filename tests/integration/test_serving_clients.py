@@ -43,15 +43,15 @@ def served(folder: Path, keys: dict[str, frozenset[str]] | None = None) -> Itera
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with served(tmp_path_factory.mktemp("release")) as found:
-        yield found
+    with served(tmp_path_factory.mktemp("release")) as listening_port:
+        yield listening_port
 
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A service that was given keys."""
-    with served(tmp_path_factory.mktemp("release"), {"pkey": frozenset({"predict"})}) as found:
-        yield found
+    with served(tmp_path_factory.mktemp("release"), {"pkey": frozenset({"predict"})}) as listening_port:
+        yield listening_port
 
 
 def exchange(port: int, *parts: bytes) -> bytes:
@@ -206,7 +206,6 @@ def test_many_requests_at_once_on_one_connection(port: int) -> None:
         asked.append(HEAD + b"X-Request-Id: %d\r\nContent-Length: %d\r\n\r\n" % (number, len(body)) + body)
         expected.append(b"%d" % number)
     asked[-1] = asked[-1].replace(b"Content-Type", b"Connection: close\r\nContent-Type")
-    found: list[bytes] = []
     with socket.create_connection(("127.0.0.1", port), 5) as pipelined:
         pipelined.settimeout(60)
         sender = threading.Thread(target=pipelined.sendall, args=(b"".join(asked),))
@@ -215,8 +214,8 @@ def test_many_requests_at_once_on_one_connection(port: int) -> None:
         while part := pipelined.recv(1_000_000):
             answers += part
         sender.join()
-    found = re.findall(rb"x-request-id: (\d+)", answers)
-    assert found == expected
+    request_ids = re.findall(rb"x-request-id: (\d+)", answers)
+    assert request_ids == expected
     assert answers.count(b" 200 OK") == 2_000
 
 

@@ -82,7 +82,7 @@ def train(folder: Path, key: str = "k" * 64) -> Trained:
     work = Workspace(store=store, key=key, token="t", dataset=load_dataset(config.data, folder, store, None))
     work.save("contract.json", infer_contract(work.table(), config))
     work.save("split.json", split_table(work, config))
-    scores = [cross_validate(work, config, one) for one in (baseline_candidate(config), *config.candidates)]
+    scores = [cross_validate(work, config, candidate) for candidate in (baseline_candidate(config), *config.candidates)]
     chosen = choose_candidate(scores, config, "regression")
     fitted = fit(work, config, chosen)
     evaluation = evaluate(work, config, fitted)
@@ -158,7 +158,7 @@ def test_a_run_holds_what_the_compare_page_and_an_auditor_need(
     present = {file.path for file in client.list_artifacts(version.run_id)}
     assert present >= {"config.yaml", "environment.lock", "validation.json", "slices.json", "data_docs.html", "plots"}
     nested = client.search_runs([version.experiment_id], f"tags.`mlflow.parentRunId` = '{version.run_id}'")
-    assert {one.info.run_name for one in nested} == {one.candidate for one in scores}
+    assert {child.info.run_name for child in nested} == {score.candidate for score in scores}
     history = client.get_metric_history(nested[0].info.run_id, "mae_cv")
     assert [metric.step for metric in history] == [0, 1, 2]
     page = client.get_model_version("houses", "1")
@@ -272,7 +272,7 @@ def test_versions_have_the_ledgers_numbers(settings: Settings, trained: Trained,
     """In an empty MLflow version 4 is version 4, with nothing before it; where MLflow has counted on, a tag tells."""
     version = registered(settings, trained, number=4)
     assert (version.version, version.link) == (4, "#/models/houses/versions/4?workflowType=machine_learning")
-    assert [one.version for one in client.search_model_versions("name = 'houses'")] == [4]
+    assert [model_version.version for model_version in client.search_model_versions("name = 'houses'")] == [4]
     client.create_model_version("houses", str(tmp_path))  # somebody's own
     later = registered(settings, trained, "z" * 64, 5)
     assert (later.version, later.link) == (5, "#/models/houses/versions/6?workflowType=machine_learning")
@@ -289,7 +289,7 @@ def test_what_is_missing_is_put_back_and_found_by_its_run(
     for _ in range(2):
         mirror.write(settings, "houses", None, versions, {"champion": 1, "previous": 3, "challenger": None})
     present = mirror.read(settings, "houses")
-    assert {key[0]: one.tags[mlflow_client.VERSION] for key, one in present.versions.items()} == {
+    assert {key[0]: version.tags[mlflow_client.VERSION] for key, version in present.versions.items()} == {
         "a": "1",
         "b": "2",
         "c": "3",
@@ -331,12 +331,12 @@ def test_a_server_and_its_file_are_read_alike(
             parts = urlsplit(self.path)
             query = parse_qs(parts.query)
             if parts.path == "/api/2.0/mlflow/registered-models/get":
-                found = client.get_registered_model(query["name"][0])
-                body = f'{{"registered_model": {message_to_json(found.to_proto())}}}'.encode()
+                model = client.get_registered_model(query["name"][0])
+                body = f'{{"registered_model": {message_to_json(model.to_proto())}}}'.encode()
             else:
                 assert parts.path == "/api/2.0/mlflow/model-versions/search"
                 versions = client.search_model_versions(query["filter"][0])
-                listed = ", ".join(message_to_json(one.to_proto()) for one in versions)
+                listed = ", ".join(message_to_json(version.to_proto()) for version in versions)
                 body = f'{{"model_versions": [{listed}]}}'.encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))

@@ -72,9 +72,9 @@ def test_one_that_is_gone_does_not_count_as_running(store: Path) -> None:
     up_state.write(settings, up)
     assert up_state.find_running(settings) is None
     up_state.write(settings, up.model_copy(update={"start_time": process_start_time(os.getpid())}))
-    found = up_state.find_running(settings)
-    assert found is not None
-    assert found.models == ("bikes",)
+    running = up_state.find_running(settings)
+    assert running is not None
+    assert running.models == ("bikes",)
 
 
 def test_a_process_that_cannot_go_on_is_started_less_and_less_often(store: Path, tmp_path: Path) -> None:

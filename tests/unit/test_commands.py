@@ -157,7 +157,7 @@ def test_slo_looks_at_the_service_that_towline_started(
         assert services.find(settings, "taxis") == ["http://127.0.0.1:9"]
         assert services.find(settings, "other") == []
         done = command("slo", "taxis.yaml", "--quiet", "--json")
-        assert [one["service"] for one in done.json["services"]] == ["http://127.0.0.1:9"]
+        assert [service["service"] for service in done.json["services"]] == ["http://127.0.0.1:9"]
         [path] = (store / "servers").glob("service-*.json")
         path.write_text(path.read_text().replace(f'"pid":{os.getpid()}', '"pid":4194304'))
         assert services.find(settings, "taxis") == ["http://127.0.0.1:9"], "it is missed"

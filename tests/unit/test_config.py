@@ -125,7 +125,9 @@ def test_aliases_within_the_limits_still_work(tmp_path: Path) -> None:
     text = (
         "candidates: [{estimator: linear, name: a, params: &p {alpha: 1}}, {estimator: linear, name: b, params: *p}]\n"
     )
-    assert [one.params for one in read_config(write(tmp_path, GOOD + text)).candidates] == [{"alpha": 1}] * 2
+    assert [candidate.params for candidate in read_config(write(tmp_path, GOOD + text)).candidates] == [
+        {"alpha": 1}
+    ] * 2
 
 
 @pytest.mark.parametrize(
@@ -260,8 +262,8 @@ def test_formats_of_windows_and_holdouts() -> None:
     assert written["data"]["window"] == ["30d", "36h", "all"]
     assert written["split"]["holdout"] == "28d"
     assert build_config(written, "") == several
-    one = build_config({"name": "demo", "data": {**data, "window": "30d", "half_life": None}}, "")
-    assert (one.data.reach, one.data.histories) == (month, (HistoryConfig(),))
+    single = build_config({"name": "demo", "data": {**data, "window": "30d", "half_life": None}}, "")
+    assert (single.data.reach, single.data.histories) == (month, (HistoryConfig(),))
     trended = build_config({"name": "demo", "data": {**data, "window": "30d", "detrend": ["7d", "all"]}}, "").data
     assert [option.detrend for option in trended.histories] == [timedelta(days=7), None]
     with pytest.raises(ConfigError, match="must be positive"):
@@ -276,8 +278,8 @@ def test_logging_policies() -> None:
         "columns": {"zip": "bucket", "order": "keep"},
     }
     privacy = build_config({"name": "demo", "data": {"source": "t", "target": "y"}, "privacy": raw}, "").privacy
-    found = {name: privacy.of(name) for name in ("phone", "customer", "zip", "order", "age")}
-    assert found == {"phone": "drop", "customer": "hash", "zip": "bucket", "order": "keep", "age": "keep"}
+    policies = {name: privacy.of(name) for name in ("phone", "customer", "zip", "order", "age")}
+    assert policies == {"phone": "drop", "customer": "hash", "zip": "bucket", "order": "keep", "age": "keep"}
 
 
 def test_configs_have_no_field_called_keys() -> None:
@@ -291,10 +293,10 @@ def test_configs_have_no_field_called_keys() -> None:
 
 def test_digest_ignores_order_and_defaults() -> None:
     """The run key does not change if a default is written or keys are reordered."""
-    one = build_config({"name": "a", "data": {"source": "s", "target": "y"}}, "")
-    two = build_config({"data": {"target": "y", "source": "s"}, "seed": 42, "name": "a"}, "")
-    assert one.digest == two.digest
-    assert one.digest != build_config({"name": "a", "seed": 1, "data": {"source": "s", "target": "y"}}, "").digest
+    first = build_config({"name": "a", "data": {"source": "s", "target": "y"}}, "")
+    second = build_config({"data": {"target": "y", "source": "s"}, "seed": 42, "name": "a"}, "")
+    assert first.digest == second.digest
+    assert first.digest != build_config({"name": "a", "seed": 1, "data": {"source": "s", "target": "y"}}, "").digest
 
 
 def test_a_config_is_equal_after_yaml() -> None:

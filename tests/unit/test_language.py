@@ -48,8 +48,10 @@ RENAMED = {
 #: names that were wrong for a module, and are right for other things
 FORMER_MODULES = {"looks", "traffic", "lives", "shelf"}
 
-#: names of values that say nothing about the value
-EMPTY_NAMES = {"told", "found", "kept", "seen", "tried", "said", "came", "wanted", "learnt", "asked"}
+#: names that say nothing about a value or a function, in all Python files
+EMPTY_NAMES = {"told", "found", "kept", "seen", "one"}
+#: more such names, in the Python files of pages()
+EMPTY_PRODUCT_NAMES = {"tried", "said", "came", "wanted", "learnt", "asked"}
 
 #: phrase → why not, or what to write
 PHRASES = {
@@ -76,12 +78,18 @@ PHRASES = {
 CODE = ("towline", "tasks", "flows")
 #: folders of tests that are checked like the product
 TESTS = ("tests/e2e", "tests/docker", "tests/support", "tests/integration/backup", "tests/integration/loadtest")
+#: folders whose Python files are checked for EMPTY_NAMES
+PYTHON = (*CODE, "benchmarks", "data", "deployments", "docs", "examples", "tests")
 TEXT = {".py", ".md", ".yaml", ".yml", ".html", ".jinja", ".toml", ".in", ".sh", ".json"}
 HERE = Path(__file__).resolve()
 
 
 def sources() -> list[Path]:
     return [path for folder in CODE for path in sorted((REPOSITORY / folder).rglob("*.py"))]
+
+
+def python_files() -> list[Path]:
+    return [path for folder in PYTHON for path in sorted((REPOSITORY / folder).rglob("*.py"))]
 
 
 def pages() -> list[Path]:
@@ -110,6 +118,8 @@ def stored_names(path: Path) -> tuple[list[tuple[str, int]], list[tuple[str, int
             definitions.append((node.name, node.lineno))
         elif isinstance(node, ast.arg):
             values.append((node.arg, node.lineno))
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            values.append((node.name, node.lineno))
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             (definitions if node.id.isupper() else values).append((node.id, node.lineno))
     return definitions, values
@@ -122,10 +132,11 @@ def renamed(path: Path) -> Iterator[str]:
             yield f"{path.relative_to(REPOSITORY)}:{line}: {name} was renamed to {RENAMED[name]}"
 
 
-def empty_names(path: Path) -> Iterator[str]:
-    """Values with a name that does not say what they are."""
-    for name, line in stored_names(path)[1]:
-        if name in EMPTY_NAMES:
+def empty_names(path: Path, names: set[str]) -> Iterator[str]:
+    """Values and functions with one of these names, which do not say what they are."""
+    definitions, values = stored_names(path)
+    for name, line in (*definitions, *values):
+        if name in names:
             yield f"{path.relative_to(REPOSITORY)}:{line}: {name}: name the value for what it is"
 
 
@@ -149,10 +160,11 @@ def test_former_names() -> None:
 
 
 def test_values_are_named_for_what_they_are() -> None:
-    """No variable or parameter is called ``found`` or ``told``."""
+    """No variable, parameter or function is called ``found`` or ``told``."""
     paths = [path for path in pages() if path.suffix == ".py"]
-    assert len(paths) > len(sources())
-    lines = [line for path in paths for line in empty_names(path)]
+    assert len(python_files()) > len(paths) > len(sources())
+    lines = [line for path in python_files() for line in empty_names(path, EMPTY_NAMES)]
+    lines += [line for path in paths for line in empty_names(path, EMPTY_PRODUCT_NAMES)]
     assert lines == [], "\n".join(lines)
 
 
@@ -200,12 +212,28 @@ def test_phrases_are_found(text: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert line.startswith("page.md:3: ")
 
 
+@pytest.mark.parametrize(
+    "code",
+    ["told = 1", "def seen() -> None: ...", "sorted((), key=lambda kept: 0)", "[0 for one in ()]", "(found := 1)",
+     "with open('x') as told: ...", "try: ...\nexcept OSError as told: ..."],
+)  # fmt: skip
+def test_empty_names_are_reported(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that says nothing is reported with its file and line, of whichever kind it is."""
+    monkeypatch.setattr(sys.modules[__name__], "REPOSITORY", tmp_path)
+    (tmp_path / "module.py").write_text(f"\n\n{code}\n")
+    (line,) = empty_names(tmp_path / "module.py", EMPTY_NAMES)
+    assert line.startswith(f"module.py:{3 + code.count(chr(10))}: ")
+
+
 def main(names: list[str]) -> int:
-    """Checks files that are part of the product; returns the number of findings."""
-    checked = {path.resolve() for path in pages()}
-    paths = [path for path in (Path(name).resolve() for name in names) if path in checked]
+    """Checks files of the repository as the tests above do; returns the number of findings."""
+    given = {Path(name).resolve() for name in names}
+    paths = [path for path in pages() if path.resolve() in given]
     lines = [line for path in paths for line in phrases(path)]
-    lines += [line for path in paths if path.suffix == ".py" for line in (*renamed(path), *empty_names(path))]
+    for path in paths:
+        if path.suffix == ".py":
+            lines += [*renamed(path), *empty_names(path, EMPTY_PRODUCT_NAMES)]
+    lines += [line for path in python_files() if path.resolve() in given for line in empty_names(path, EMPTY_NAMES)]
     print("\n".join(lines))
     return len(lines)
 

@@ -29,18 +29,18 @@ def test_a_literal_password_is_hidden_and_restored(url: str) -> None:
     config = build_config({"name": "t", "data": {"source": {"url": url, "query": "q"}, "target": "y"}}, "")
     for shown in (config.model_dump_json(), repr(config), config.masked().model_dump_json(), mask_passwords(url)):
         assert "s3cret" not in shown
-    kept = config.data.source.url  # type: ignore[union-attr]
-    assert make_url(expand_variables(kept)) == make_url(url)
+    hidden_url = config.data.source.url  # type: ignore[union-attr]
+    assert make_url(expand_variables(hidden_url)) == make_url(url)
     assert PipelineConfig.model_validate(config.model_dump(mode="json")) == config
 
 
 def test_the_config_does_not_depend_on_the_password() -> None:
     """Another password gives the same config; the name of the variable does not depend on it."""
-    one, two = hide_passwords("postgresql://me:first@host/db"), hide_passwords("postgresql://me:second@host/db")
-    assert one == two
-    assert make_url(expand_variables(two)).password == "second"
+    first, second = hide_passwords("postgresql://me:first@host/db"), hide_passwords("postgresql://me:second@host/db")
+    assert first == second
+    assert make_url(expand_variables(second)).password == "second"
     assert hide_passwords("postgresql://me:***@host/db") == "postgresql://me:***@host/db"
-    assert make_url(expand_variables(two)).password == "second"
+    assert make_url(expand_variables(second)).password == "second"
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ def test_another_place_has_a_file_of_its_own(project: Path) -> None:
     (project / "profiles" / "team.env").write_text(
         "PREFECT_API_URL=https://prefect.example/api\nPREFECT_API_AUTH_STRING=me:secret\nTOWLINE_POOL=big\n"
     )
-    found = read("team")
-    assert (found.url, found.auth, found.pool) == ("https://prefect.example/api", "me:secret", "big")
+    profile = read("team")
+    assert (profile.url, profile.auth, profile.pool) == ("https://prefect.example/api", "me:secret", "big")
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from towline.errors import DataValidationError
 
 def test_begin_end_and_cost_of_a_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The log has the step by name; its cost is saved in the folder."""
-    with caplog.at_level(logging.INFO, "towline.steps"), steps.step("split", tmp_path) as told:
-        told.note = "80 to train"
+    with caplog.at_level(logging.INFO, "towline.steps"), steps.step("split", tmp_path) as running:
+        running.note = "80 to train"
     assert [record.__dict__["status"] for record in caplog.records] == ["begin", "done"]
     assert "80 to train" in caplog.text
-    kept = steps.costs(tmp_path)
-    assert set(kept["split"]) == {"wall_s", "cpu_s", "peak_mb"}
+    costs = steps.costs(tmp_path)
+    assert set(costs["split"]) == {"wall_s", "cpu_s", "peak_mb"}
 
 
 def test_a_failed_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

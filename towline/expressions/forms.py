@@ -40,16 +40,18 @@ def _compile_connection(node: Call, arguments: Sequence[Compiled], *, decisive: 
     first, second = left.row, right.row
 
     def row(row: Row) -> Any:
-        one = first(row)
-        if one is decisive:
+        left_value = first(row)
+        if left_value is decisive:
             return decisive
-        other = second(row)
-        return decisive if other is decisive else None if one is None or other is None else not decisive
+        right_value = second(row)
+        if right_value is decisive:
+            return decisive
+        return None if left_value is None or right_value is None else not decisive
 
     def columns(columns: Columns) -> Masked:
-        (one, one_null), (other, other_null) = left.columns(columns), right.columns(columns)
-        decided = (~one_null & (one == decisive)) | (~other_null & (other == decisive))
-        return decided == decisive, ~decided & (one_null | other_null)
+        (left_values, left_null), (right_values, right_null) = left.columns(columns), right.columns(columns)
+        decided = (~left_null & (left_values == decisive)) | (~right_null & (right_values == decisive))
+        return decided == decisive, ~decided & (left_null | right_null)
 
     return Compiled("boolean", row, columns)
 
@@ -107,8 +109,8 @@ def _compile_in(node: Call, arguments: Sequence[Compiled]) -> Compiled:
     function = value.row
 
     def row(row: Row) -> Any:
-        one = function(row)
-        return None if one is None or one != one else one in constants  # noqa: PLR0124 - NaN
+        operand = function(row)
+        return None if operand is None or operand != operand else operand in constants  # noqa: PLR0124 - NaN
 
     def columns(columns: Columns) -> Masked:
         values, null = value.columns(columns)

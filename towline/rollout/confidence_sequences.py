@@ -204,8 +204,8 @@ def rate_difference_limits(first: tuple[int, int], second: tuple[int, int], alph
         second: the same of the other arm.
         alpha: probability that either limit is ever wrong.
     """
-    one, other = rate_limits(*first, alpha / 2), rate_limits(*second, alpha / 2)
-    return Limits(other.lower - one.upper, other.upper - one.lower)
+    first_limits, second_limits = rate_limits(*first, alpha / 2), rate_limits(*second, alpha / 2)
+    return Limits(second_limits.lower - first_limits.upper, second_limits.upper - first_limits.lower)
 
 
 def sample_ratio_evidence(periods: Iterable[tuple[float, int, int]]) -> float:

@@ -23,13 +23,13 @@ settings.intra_op_num_threads = settings.inter_op_num_threads = 1
 session = onnxruntime.InferenceSession(graph.SerializeToString(), settings, providers=["CPUExecutionProvider"])
 name = session.get_inputs()[0].name
 answers = session.run(None, {name: rows})
-one = []
+single = []
 for position in range(2000):
     begin = time.perf_counter()
     session.run(None, {name: rows[position : position + 1]})
-    one.append(time.perf_counter() - begin)
+    single.append(time.perf_counter() - begin)
 begin = time.perf_counter()
 session.run(None, {name: rows[:10_000]})
 many = time.perf_counter() - begin
 np.savez(out, last=np.asarray(answers[-1], dtype=np.float64))
-print(json.dumps({"one": 1e6 * float(np.median(one)), "many": 1e6 * many / 10_000}))
+print(json.dumps({"single": 1e6 * float(np.median(single)), "many": 1e6 * many / 10_000}))

@@ -388,9 +388,9 @@ def test_cuts(tmp_path: Path) -> None:
 
 def test_text_times(tmp_path: Path) -> None:
     """ISO times kept as text are read as UTC; other spellings are refused with their rows."""
-    told = fault(tmp_path, "y,t\n1,2026-01-02\n2,03/01/2026\n3,now\n", time="t")
-    assert "2 of 3" in told
-    assert "row 2: '03/01/2026', row 3: 'now'" in told
+    message = fault(tmp_path, "y,t\n1,2026-01-02\n2,03/01/2026\n3,now\n", time="t")
+    assert "2 of 3" in message
+    assert "row 2: '03/01/2026', row 3: 'now'" in message
     pq.write_table(pa.table({"y": [1, 2], "t": ["2026-01-01T10:00+02:00", "2026-01-02"]}), tmp_path / "t.parquet")
     read = frame(tmp_path, "t.parquet", time="t")
     assert read["t"].tolist() == [pd.Timestamp("2026-01-01 08:00"), pd.Timestamp("2026-01-02")]
@@ -455,16 +455,16 @@ def test_snapshot_is_checked(tmp_path: Path) -> None:
 )
 def test_bad_csv(tmp_path: Path, content: bytes | str, data: dict[str, Any], words: list[str]) -> None:
     """Each malformed CSV is one short error with place and remedy, and leaves the store untouched."""
-    told = fault(tmp_path, content, **data)
+    message = fault(tmp_path, content, **data)
     for word in at_least_one(words):
-        assert word in told
+        assert word in message
 
 
 def test_the_remedy_for_row_names_works(tmp_path: Path) -> None:
     """R writes no name for the column of row names; with a separator before the header the table is read."""
     text = "y a\n1 5 2\n2 6 3\n"
-    told = fault(tmp_path, text, separator=" ")
-    assert "write ' ' at the beginning of the header" in told
+    message = fault(tmp_path, text, separator=" ")
+    assert "write ' ' at the beginning of the header" in message
     (tmp_path / "t.csv").write_text(f" {text}")
     data = DataConfig(source="t.csv", target="y", separator=" ")
     table = sources.read_snapshot(sources.load_dataset(data, tmp_path, tmp_path / "store", None), tmp_path / "store")

@@ -73,9 +73,9 @@ def test_a_typo_would_be_found(name: str, right: str, wrong: str, tmp_path: Path
 @pytest.mark.parametrize("name", FILES)
 def test_shell_is_shell(name: str) -> None:
     """bash can read every script, and none has an expression pasted into it: values come as variables."""
-    found = [script for script in scripts(name) if script]
-    assert found
-    for script in at_least_one(found):
+    texts = [script for script in scripts(name) if script]
+    assert texts
+    for script in at_least_one(texts):
         done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, timeout=10, check=False)
         assert done.returncode == 0, done.stderr
         assert "${{" not in script
@@ -237,4 +237,4 @@ def test_a_cluster_that_refuses_is_not_waited_for(tools: Path) -> None:
     (tools / "fails").write_text("*apply*\n")
     code, _, calls = call(tools, "deploy.sh", "kubernetes/overlays/staging", IMAGE)
     assert code != 0
-    assert [one for one in calls if "rollout" in one] == []
+    assert [line for line in calls if "rollout" in line] == []

@@ -89,21 +89,24 @@ def test_each_selector_meets_its_pods(folder: str) -> None:
         assert selector_matches(deployment["spec"]["selector"]["matchLabels"], deployment)
         for spread in pod_spec(deployment).get("topologySpreadConstraints", ()):
             assert selector_matches(spread["labelSelector"]["matchLabels"], deployment)
-        others = [one for one in deployments if one is not deployment]
+        others = [other for other in deployments if other is not deployment]
         assert not any(selector_matches(deployment["spec"]["selector"]["matchLabels"], other) for other in others)
         account = pod_spec(deployment)["serviceAccountName"]
-        assert account in [one["metadata"]["name"] for one in of_kind(documents, "ServiceAccount")]
+        assert account in [
+            service_account["metadata"]["name"] for service_account in of_kind(documents, "ServiceAccount")
+        ]
     for service in of_kind(documents, "Service"):
-        assert len([one for one in deployments if selector_matches(service["spec"]["selector"], one)]) == 1
+        assert sum(selector_matches(service["spec"]["selector"], workload) for workload in deployments) == 1
     for budget in of_kind(documents, "PodDisruptionBudget"):
-        assert (
-            len([one for one in deployments if selector_matches(budget["spec"]["selector"]["matchLabels"], one)]) == 1
-        )
+        selector = budget["spec"]["selector"]["matchLabels"]
+        assert sum(selector_matches(selector, workload) for workload in deployments) == 1
     for policy in of_kind(documents, "NetworkPolicy"):
-        assert any(selector_matches(policy["spec"]["podSelector"]["matchLabels"], one) for one in deployments)
-    targets = [one["spec"]["scaleTargetRef"]["name"] for one in of_kind(documents, "HorizontalPodAutoscaler")]
+        assert any(selector_matches(policy["spec"]["podSelector"]["matchLabels"], workload) for workload in deployments)
+    targets = [
+        autoscaler["spec"]["scaleTargetRef"]["name"] for autoscaler in of_kind(documents, "HorizontalPodAutoscaler")
+    ]
     if folder != "worker":
-        assert sorted(targets) == sorted(one["metadata"]["name"] for one in deployments)
+        assert sorted(targets) == sorted(workload["metadata"]["name"] for workload in deployments)
 
 
 @pytest.mark.parametrize("folder", SERVICES)
@@ -112,27 +115,29 @@ def test_the_service_leads_to_the_port_that_is_listened_on(folder: str) -> None:
     documents = render_kustomization(folder)
     for service in of_kind(documents, "Service"):
         (deployment,) = (
-            one for one in of_kind(documents, "Deployment") if selector_matches(service["spec"]["selector"], one)
+            workload
+            for workload in of_kind(documents, "Deployment")
+            if selector_matches(service["spec"]["selector"], workload)
         )
         ports = {port["name"]: port["containerPort"] for port in pod_spec(deployment)["containers"][0]["ports"]}
-        assert [(one["port"], ports[one["targetPort"]]) for one in service["spec"]["ports"]] == [(80, 8080)]
+        assert [(port["port"], ports[port["targetPort"]]) for port in service["spec"]["ports"]] == [(80, 8080)]
 
 
 def _admitted(documents: list[Document], deployment: Document, direction: str) -> set[tuple[str, Any]] | None:
     """Protocols and ports, None where no policy limits them; fails where a rule names no peer or no port."""
     policies = [
-        one["spec"]
-        for one in of_kind(documents, "NetworkPolicy")
-        if selector_matches(one["spec"]["podSelector"]["matchLabels"], deployment)
+        policy["spec"]
+        for policy in of_kind(documents, "NetworkPolicy")
+        if selector_matches(policy["spec"]["podSelector"]["matchLabels"], deployment)
     ]
-    if not any(direction in one["policyTypes"] for one in policies):
+    if not any(direction in policy["policyTypes"] for policy in policies):
         return None
     peers, field = ("from", "ingress") if direction == "Ingress" else ("to", "egress")
     admitted = set()
-    for rule in (rule for one in policies for rule in one.get(field, ())):
+    for rule in (rule for policy in policies for rule in policy.get(field, ())):
         assert all(peer["namespaceSelector"]["matchLabels"] for peer in rule[peers])
         assert rule[peers]
-        admitted |= {(one["protocol"], one["port"]) for one in rule["ports"]}
+        admitted |= {(port["protocol"], port["port"]) for port in rule["ports"]}
     return admitted
 
 
@@ -161,7 +166,7 @@ def _pods() -> Iterator[Document]:
 
 def test_every_container_is_bounded_and_bare() -> None:
     """Limits and requests of CPU, memory and disk; no root, no privilege, no writable image, no cluster token."""
-    seen = 0
+    count = 0
     for spec in at_least_one(_pods()):
         assert spec["automountServiceAccountToken"] is False
         assert spec["securityContext"]["runAsNonRoot"] is True
@@ -169,7 +174,7 @@ def test_every_container_is_bounded_and_bare() -> None:
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
         for container in at_least_one(spec["containers"]):
-            seen += 1
+            count += 1
             for bound in ("requests", "limits"):
                 assert container["resources"][bound].keys() == {"cpu", "memory", "ephemeral-storage"}
             bare = container["securityContext"]
@@ -178,17 +183,17 @@ def test_every_container_is_bounded_and_bare() -> None:
         for volume in at_least_one(spec["volumes"]):
             assert volume.keys() - {"name"} <= {"emptyDir", "secret", "persistentVolumeClaim"}
             assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""})
-    assert seen == 8
+    assert count == 8
 
 
 def test_what_is_mounted_is_there() -> None:
     """Each mount has its volume, each volume its mount, and /tmp and /store can be written."""
     for spec in at_least_one(_pods()):
-        volumes = {one["name"]: one for one in spec["volumes"]}
+        volumes = {volume["name"]: volume for volume in spec["volumes"]}
         assert len(volumes) == len(spec["volumes"])
         for container in at_least_one(spec["containers"]):
-            mounts = {one["mountPath"]: one for one in container["volumeMounts"]}
-            assert {one["name"] for one in mounts.values()} == volumes.keys()
+            mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+            assert {mount["name"] for mount in mounts.values()} == volumes.keys()
             for path in ("/tmp", "/store"):
                 assert not mounts[path].get("readOnly")
                 assert "secret" not in volumes[mounts[path]["name"]]
@@ -205,7 +210,7 @@ def test_the_workers_variables_are_settings() -> None:
     """What its manifest and the guide's secret say is what towline reads; nothing secret stands in the manifest."""
     (worker,) = of_kind(render_kustomization("worker"), "Deployment")
     (container,) = pod_spec(worker)["containers"]
-    said = {one["name"]: one["value"] for one in container["env"]}
+    said = {variable["name"]: variable["value"] for variable in container["env"]}
     page = (REPOSITORY / "docs" / "kubernetes.md").read_text()
     secret = dict(re.findall(r"--from-literal=([A-Z_]+)=(\S+)", page))
     settings = Settings.from_environment(
@@ -264,7 +269,7 @@ def test_an_update_takes_nothing_away() -> None:
         for deployment in at_least_one(of_kind(documents, "Deployment")):
             assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
             assert "replicas" not in deployment["spec"]  # else each apply would undo the autoscaler
-        assert all(one["spec"]["maxUnavailable"] == 1 for one in of_kind(documents, "PodDisruptionBudget"))
+        assert all(budget["spec"]["maxUnavailable"] == 1 for budget in of_kind(documents, "PodDisruptionBudget"))
     (autoscaler,) = of_kind(render_kustomization("overlays/production"), "HorizontalPodAutoscaler")
     assert autoscaler["spec"]["minReplicas"] >= 2
     assert autoscaler["spec"]["metrics"][0]["resource"]["name"] == "cpu"
@@ -273,7 +278,7 @@ def test_an_update_takes_nothing_away() -> None:
 def test_keys_are_found_and_exchanged_as_a_secret_is_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mounted folder is where the service looks, and a key added to the Secret works without a restart."""
     (deployment,) = of_kind(render_kustomization("base"), "Deployment")
-    mounts = {one["name"]: one for one in pod_spec(deployment)["containers"][0]["volumeMounts"]}
+    mounts = {mount["name"]: mount for mount in pod_spec(deployment)["containers"][0]["volumeMounts"]}
     assert "subPath" not in mounts["keys"]
     assert mounts["keys"]["readOnly"] is True
     maker, store = tmp_path / "maker", tmp_path / "store"
@@ -311,7 +316,7 @@ def test_setting_the_image_changes_the_image_and_nothing_else(copy: Path, overla
     before = render_kustomization(copy / overlay)
     path = copy / overlay / "kustomization.yaml"
     content = yaml.safe_load(path.read_text())
-    assert [one["name"] for one in content["images"]] == ["towline-release"]
+    assert [image["name"] for image in content["images"]] == ["towline-release"]
     content["images"] = [{"name": "towline-release", "newName": "registry.example.com/mine", "digest": SOME_DIGEST}]
     path.write_text(yaml.safe_dump(content))
     after = list(yaml.safe_load_all(run_kubectl("kustomize", copy / overlay)))
@@ -336,7 +341,7 @@ def test_switching_the_color_is_one_field(tmp_path: Path) -> None:
     patches = re.findall(r"kubectl .*patch service (\S+) -p '(.*)'", page)
     assert [name for name, _ in patches] == ["predictions", "predictions"]
     documents = render_kustomization("overlays/blue-green")
-    (live,) = (one for one in of_kind(documents, "Service") if one["metadata"]["name"] == "predictions")
+    (live,) = (service for service in of_kind(documents, "Service") if service["metadata"]["name"] == "predictions")
     file, states = tmp_path / "live.yaml", [live]
     for _, patch in patches:
         file.write_text(json.dumps(states[-1]))
@@ -345,16 +350,20 @@ def test_switching_the_color_is_one_field(tmp_path: Path) -> None:
     assert find_changes(blue, green) == {("spec", "selector", "towline/color"): ("blue", "green")}
     assert back == blue
     for service, color in ((blue, "blue"), (green, "green")):
-        met = [one for one in of_kind(documents, "Deployment") if selector_matches(service["spec"]["selector"], one)]
-        assert [one["metadata"]["name"] for one in met] == [f"predictions-{color}"]
+        met = [
+            deployment
+            for deployment in of_kind(documents, "Deployment")
+            if selector_matches(service["spec"]["selector"], deployment)
+        ]
+        assert [deployment["metadata"]["name"] for deployment in met] == [f"predictions-{color}"]
 
 
 def test_a_color_can_be_applied_alone() -> None:
     """A color's own kustomization holds the whole of it and never the service that callers use."""
     together = render_kustomization("overlays/blue-green")
     apart = render_kustomization("overlays/blue-green/blue") + render_kustomization("overlays/blue-green/green")
-    assert [one["metadata"]["name"] for one in together if one not in apart] == ["predictions"]
-    assert all(one in together for one in apart)
+    assert [document["metadata"]["name"] for document in together if document not in apart] == ["predictions"]
+    assert all(document in together for document in apart)
 
 
 def _render_with_component(copy: Path, component: str) -> list[Document]:
@@ -370,9 +379,11 @@ def _render_with_component(copy: Path, component: str) -> list[Document]:
 
 def _shared_claims(documents: list[Document], deployment: Document) -> dict[str, str]:
     """The claims for many pods that a deployment mounts, by folder."""
-    claims = {one["metadata"]["name"]: one for one in of_kind(documents, "PersistentVolumeClaim")}
-    volumes = {one["name"]: one.get("persistentVolumeClaim") for one in pod_spec(deployment)["volumes"]}
-    mounts = {one["mountPath"]: volumes[one["name"]] for one in pod_spec(deployment)["containers"][0]["volumeMounts"]}
+    claims = {claim["metadata"]["name"]: claim for claim in of_kind(documents, "PersistentVolumeClaim")}
+    volumes = {volume["name"]: volume.get("persistentVolumeClaim") for volume in pod_spec(deployment)["volumes"]}
+    mounts = {
+        mount["mountPath"]: volumes[mount["name"]] for mount in pod_spec(deployment)["containers"][0]["volumeMounts"]
+    }
     return {
         path: claim["claimName"]
         for path, claim in mounts.items()
@@ -383,7 +394,7 @@ def _shared_claims(documents: list[Document], deployment: Document) -> dict[str,
 def test_the_shared_log_is_mounted_on_both_sides(copy: Path) -> None:
     """Services write the prediction log where the worker's drift round reads it, on one volume for many pods."""
     documents = _render_with_component(copy, "shared-log")
-    service, worker = (_shared_claims(documents, one) for one in of_kind(documents, "Deployment"))
+    service, worker = (_shared_claims(documents, deployment) for deployment in of_kind(documents, "Deployment"))
     assert service == worker
     assert service.keys() == {"/store/predictions"}
 
@@ -391,7 +402,7 @@ def test_the_shared_log_is_mounted_on_both_sides(copy: Path) -> None:
 def test_services_of_the_ledger_share_their_rollouts_with_the_worker(copy: Path) -> None:
     """They serve a model of the ledger, no release of the image, and write counts where the flow reads them."""
     documents = _render_with_component(copy, "ledger")
-    deployments = {one["metadata"]["name"]: one for one in of_kind(documents, "Deployment")}
+    deployments = {deployment["metadata"]["name"]: deployment for deployment in of_kind(documents, "Deployment")}
     shared = _shared_claims(documents, deployments["predictions"])
     assert shared == _shared_claims(documents, deployments["worker"])
     assert shared.keys() == {"/store/predictions", "/store/releases", "/store/rollouts"}
@@ -412,7 +423,7 @@ def test_no_manifest_holds_a_secret() -> None:
     for folder in ALL:
         documents = render_kustomization(folder)
         assert not of_kind(documents, "Secret")
-        named = {str(way[-1]).lower() for one in documents for way, _ in iterate_leaves(one)}
+        named = {str(way[-1]).lower() for document in documents for way, _ in iterate_leaves(document)}
         assert [name for name in named if "password" in name or name.endswith("token")] == [
             "automountserviceaccounttoken"
         ]

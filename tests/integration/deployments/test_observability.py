@@ -66,23 +66,23 @@ def exposed(tmp_path: Path) -> dict[str, set[str]]:
         flows=(FlowTimes(flow="drift", last=NOW, due=NOW),), slo=SloConfig(availability=0.9, p95_ms=100),
     )  # fmt: skip
     texts.append(format_metrics([full], NOW, ledger_up=True))
-    found: dict[str, set[str]] = {}
+    labels: dict[str, set[str]] = {}
     for text in texts:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                found.setdefault(sample.name, set()).update({*sample.labels, *_SCRAPED})
-    return found
+                labels.setdefault(sample.name, set()).update({*sample.labels, *_SCRAPED})
+    return labels
 
 
 def used(query: str) -> dict[str, set[str]]:
     """The metrics of a query, each with the labels that stand at it."""
     query = re.sub(r'"(?:[^"\\]|\\.)*"', '""', query)
     query = re.sub(rf"\b({_WORDS})\s*\([^)]*\)", " ", query)
-    found: dict[str, set[str]] = {}
+    labels: dict[str, set[str]] = {}
     for name, _, matchers in re.findall(r"(?<![\w:.$])([a-zA-Z_:][\w:]*)\b(\s*\{([^}]*)\})?(?!\s*\()", query):
         if name not in ("and", "or", "unless", "offset", "bool", "d", "m", "h", "s", *_WORDS.split("|")):
-            found.setdefault(name, set()).update(re.findall(r"(\w+)\s*[=!]", matchers))
-    return found
+            labels.setdefault(name, set()).update(re.findall(r"(\w+)\s*[=!]", matchers))
+    return labels
 
 
 def grouped(query: str) -> set[str]:
@@ -122,8 +122,8 @@ def test_the_alerts_do_what_their_tests_say() -> None:
     processes = [
         subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for words in given
     ]
-    told = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(TESTS), "\n".join(told)
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(TESTS), "\n".join(outputs)
 
 
 def test_every_alert_is_tested_both_ways() -> None:
@@ -135,13 +135,13 @@ def test_every_alert_is_tested_both_ways() -> None:
         for check in test["alert_rule_test"]
     ]
     fires = {
-        (check["alertname"], one["exp_labels"]["severity"], one["exp_labels"].get("window"))
+        (check["alertname"], alert["exp_labels"]["severity"], alert["exp_labels"].get("window"))
         for check in checks
-        for one in check.get("exp_alerts", ())
+        for alert in check.get("exp_alerts", ())
     }
     silent = {check["alertname"] for check in checks if not check.get("exp_alerts")}
-    assert {(one["alert"], one["labels"]["severity"], one["labels"].get("window")) for one in alerts()} == fires
-    assert {one["alert"] for one in alerts()} == silent
+    assert {(alert["alert"], alert["labels"]["severity"], alert["labels"].get("window")) for alert in alerts()} == fires
+    assert {alert["alert"] for alert in alerts()} == silent
 
 
 def test_alertmanager_takes_its_configuration() -> None:
@@ -149,8 +149,8 @@ def test_alertmanager_takes_its_configuration() -> None:
     done = run_prometheus_tool("amtool", "check-config", ALERTMANAGER / "alertmanager.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     config = yaml.safe_load((ALERTMANAGER / "alertmanager.yml").read_text())
-    names = {one["name"] for one in config["receivers"]}
-    assert {one["labels"]["severity"] for one in alerts()} == names
+    names = {receiver["name"] for receiver in config["receivers"]}
+    assert {alert["labels"]["severity"] for alert in alerts()} == names
     for name in at_least_one(names):
         words = ("config", "routes", "test", f"--config.file={ALERTMANAGER / 'alertmanager.yml'}", f"severity={name}")
         assert run_prometheus_tool("amtool", *words).stdout.strip() == name
@@ -164,8 +164,8 @@ def test_a_webhook_is_told_of_every_alert(tmp_path: Path) -> None:
         assert made.stat().st_mode & 0o077 == 0
         done = run_prometheus_tool("amtool", "check-config", made, folders=[tmp_path])
         assert done.returncode == 0, done.stdout + done.stderr
-        found = yaml.safe_load(made.read_text())
-        hooks = [one.get("webhook_configs") for one in found["receivers"]]
+        config = yaml.safe_load(made.read_text())
+        hooks = [receiver.get("webhook_configs") for receiver in config["receivers"]]
         assert hooks == [[{"url": address, "send_resolved": True}] if address else None] * 2
     wrong = subprocess.run(
         [sys.executable, script, made], env={"ALERT_WEBHOOK": "s3cret"}, capture_output=True, timeout=60, check=False
@@ -206,13 +206,13 @@ def test_every_alert_says_what_to_do() -> None:
         re.sub(r"[^\w -]", "", head).strip().lower().replace(" ", "-")
         for head in re.findall(r"^#+ (.*)", guide, re.MULTILINE)
     }
-    for one in at_least_one(alerts()):
-        told = one["annotations"]
-        assert one["labels"]["severity"] in ("page", "ticket")
-        assert set(told) == {"summary", "description", "runbook_url"}
-        page, _, anchor = told["runbook_url"].partition("#")
+    for alert in at_least_one(alerts()):
+        annotations = alert["annotations"]
+        assert alert["labels"]["severity"] in ("page", "ticket")
+        assert set(annotations) == {"summary", "description", "runbook_url"}
+        page, _, anchor = annotations["runbook_url"].partition("#")
         assert page == "docs/observability.md"
-        assert anchor in anchors, one["alert"]
+        assert anchor in anchors, alert["alert"]
 
 
 def test_thresholds_stand_in_one_place() -> None:
@@ -225,7 +225,9 @@ def test_thresholds_stand_in_one_place() -> None:
     }
     assert limits == {pair.long: f"vector({pair.rate:g})" for pair in BURN_RATE_ALERTS}
     for pair in BURN_RATE_ALERTS:
-        (alert,) = [one for one in alerts() if one["alert"] == "LatencyBurns" and one["labels"]["window"] == pair.long]
+        (alert,) = [
+            rule for rule in alerts() if rule["alert"] == "LatencyBurns" and rule["labels"]["window"] == pair.long
+        ]
         assert alert["labels"]["severity"] == pair.severity
         assert {f"towline:slo_burn:rate{length}" for length in (pair.long, pair.short)} < set(used(alert["expr"]))
 
@@ -235,8 +237,8 @@ def test_promises_are_counted_as_the_watch_counts_them() -> None:
     text = (PROMETHEUS / "rules" / "recorded.yml").read_text()
     assert set(re.findall(r'route=~"([^"]*)"', text)) == {f".*({'|'.join(PREDICTION_ROUTES)})"}
     thresholds = (PROMETHEUS / "rules" / "thresholds.yml").read_text()
-    told = thresholds[thresholds.index("at or above it: ") : thresholds.index("; another number")]
-    assert [float(number) for number in re.findall(r"\d+(?:\.\d+)?", told)] == list(LATENCY_BUCKETS_S)
+    listed_edges = thresholds[thresholds.index("at or above it: ") : thresholds.index("; another number")]
+    assert [float(number) for number in re.findall(r"\d+(?:\.\d+)?", listed_edges)] == list(LATENCY_BUCKETS_S)
     (edge,) = re.findall(r"towline_slo_p95_edge_seconds\[1d\]\)\) or vector\((.*)\)", thresholds)
     assert float(edge) in LATENCY_BUCKETS_S
 
@@ -245,7 +247,7 @@ def test_promises_are_counted_as_the_watch_counts_them() -> None:
 def test_a_dashboard_is_whole(path: Path) -> None:
     """Each panel has a title, a text, a unit, the chosen data source, a legend where there are lines, and a place."""
     board = json.loads(path.read_text())
-    variables = {one["name"] for one in board["templating"]["list"]}
+    variables = {variable["name"] for variable in board["templating"]["list"]}
     taken: set[tuple[int, int]] = set()
     assert "datasource" in variables
     assert board["uid"] == f"towline-{path.stem}"
@@ -286,7 +288,7 @@ def test_grafana_finds_its_data_source_and_dashboards() -> None:
     hosts = {
         target.partition(":")[0]
         for job in config["scrape_configs"]
-        for one in job["static_configs"]
-        for target in one["targets"]
+        for group in job["static_configs"]
+        for target in group["targets"]
     }
     assert hosts - {"localhost"} <= set(compose["services"])

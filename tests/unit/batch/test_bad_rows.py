@@ -46,9 +46,9 @@ def test_bad_rows_are_quarantined(tmp_path: Path, model: Model, monkeypatch: pyt
     quarantine = pd.read_csv(quarantine_path(output), dtype=str)
     assert quarantine["row"].tolist() == [str(row + 1) for row in BAD]
     assert quarantine["field"].tolist() == [field for _, field, _, _ in BAD.values()]
-    for (_, _, value, reason), found in zip(BAD.values(), quarantine.itertuples(), strict=True):
-        assert reason in found.reason
-        assert value in found.record
+    for (_, _, value, reason), bad_row in zip(BAD.values(), quarantine.itertuples(), strict=True):
+        assert reason in bad_row.reason
+        assert value in bad_row.record
     good = make_table().drop(index=list(BAD))
     scored = pd.read_csv(output, float_precision="round_trip", dtype={"prediction": str})
     assert scored["id"].astype(int).tolist() == good["id"].tolist()

@@ -40,33 +40,33 @@ def column(values: Any, **data: Any) -> Any:
 def test_bike_table() -> None:
     """The bike table is a regression on its features and the calendar parts of its time."""
     rows = pd.read_parquet(DATA / "bike_hourly.parquet")
-    found = infer_contract(rows, config(target="rentals", time="datetime"))
-    kinds = {c.name: c.kind for c in found.feature_columns}
-    assert found.task == "regression"
+    inferred = infer_contract(rows, config(target="rentals", time="datetime"))
+    kinds = {c.name: c.kind for c in inferred.feature_columns}
+    assert inferred.task == "regression"
     assert kinds["weather"] == "category"
     assert kinds["temp_c"] == "numeric"
     assert "rentals" not in kinds
-    assert found.columns[0].role == "time"
-    assert found.columns[0].derive == ("month", "weekday", "day", "hour", "days")
-    assert found.labels(rows).dtype == np.float64
+    assert inferred.columns[0].role == "time"
+    assert inferred.columns[0].derive == ("month", "weekday", "day", "hour", "days")
+    assert inferred.labels(rows).dtype == np.float64
     bare = infer_contract(rows, config(target="rentals", time="datetime", columns={"datetime": "ignore"}))
     assert (bare.columns[0].kind, bare.columns[0].role) == ("datetime", "time")
     assert "datetime" not in {c.name for c in bare.feature_columns}
-    assert Contract.model_validate_json(found.model_dump_json()) == found
+    assert Contract.model_validate_json(inferred.model_dump_json()) == inferred
 
 
 def test_bank_table() -> None:
     """The bank table is a binary task with the positive class yes; its row number is ignored, with a note."""
     rows = pd.read_parquet(DATA / "bank_marketing.parquet")
-    found = infer_contract(rows, config(target="subscribed", time="date"))
-    columns = {c.name: c for c in found.columns}
-    assert (found.task, found.classes, found.positive) == ("binary", ("no", "yes"), "yes")
+    inferred = infer_contract(rows, config(target="subscribed", time="date"))
+    columns = {c.name: c for c in inferred.columns}
+    assert (inferred.task, inferred.classes, inferred.positive) == ("binary", ("no", "yes"), "yes")
     assert columns["id"].role == "ignored"
     assert "identifies the row" in columns["id"].note
     assert columns["pdays"].nullable
     assert columns["pdays"].integer
     assert columns["job"].categories is not None
-    assert set(found.labels(rows)) == {"no", "yes"}
+    assert set(inferred.labels(rows)) == {"no", "yes"}
     assert infer_contract(rows, config(target="subscribed", columns={"id": "numeric"})).columns[0].role == "feature"
 
 
@@ -92,17 +92,17 @@ def test_bank_table() -> None:
 )
 def test_kinds_and_roles_are_inferred(values: list[Any], kind: str, role: str, note: str) -> None:
     """Kinds and roles are inferred from the values; an ignored column has a note with the reason."""
-    found = column(pd.Series(values, dtype="float64" if values[0] is None else None))
-    assert (found.kind, found.role) == (kind, role)
-    assert note in found.note
-    assert bool(found.note) == (role == "ignored")
+    inferred = column(pd.Series(values, dtype="float64" if values[0] is None else None))
+    assert (inferred.kind, inferred.role) == (kind, role)
+    assert note in inferred.note
+    assert bool(inferred.note) == (role == "ignored")
 
 
 def test_levels_are_listed_up_to_100() -> None:
     """A category of up to 100 levels lists them sorted; a larger one has only their number."""
-    found = column([f"{i % 98:02}x" for i in range(400)])
-    assert found.categories is not None
-    assert found.categories[:2] == ("00x", "01x")
+    inferred = column([f"{i % 98:02}x" for i in range(400)])
+    assert inferred.categories is not None
+    assert inferred.categories[:2] == ("00x", "01x")
     assert column([f"{i % 101}x" for i in range(400)]).model_dump()["categories"] is None
     assert column([f"{i % 101}x" for i in range(400)]).levels == 101
 
@@ -126,9 +126,9 @@ def test_levels_are_listed_up_to_100() -> None:
 def test_task_and_classes_are_inferred(target: list[Any], task: str, classes: tuple[Any, ...], positive: Any) -> None:
     """Task, classes and positive class are inferred from the target; labels are these classes, also after JSON."""
     rows = pd.DataFrame({"y": target, "x": np.arange(60) / 7})
-    found = infer_contract(rows, config())
-    assert (found.task, found.classes, found.positive) == (task, classes, positive)
-    again = Contract.model_validate_json(found.model_dump_json())
+    inferred = infer_contract(rows, config())
+    assert (inferred.task, inferred.classes, inferred.positive) == (task, classes, positive)
+    again = Contract.model_validate_json(inferred.model_dump_json())
     assert [type(label) for label in again.classes] == [type(label) for label in classes]
     labels = again.labels(rows)
     assert labels.shape == (60,)
@@ -164,10 +164,10 @@ def test_kinds_and_tasks_that_do_not_fit_are_rejected() -> None:
 def test_null_and_unknown_labels_are_rejected() -> None:
     """Null and unknown targets are reported with their rows."""
     rows = pd.DataFrame({"y": ["a", "b"] * 10, "x": range(20)})
-    found = infer_contract(rows, config())
+    inferred = infer_contract(rows, config())
     for odd in (None, "c"):
         with pytest.raises(DataError) as caught:
-            found.labels(pd.DataFrame({"y": ["a", odd]}))
+            inferred.labels(pd.DataFrame({"y": ["a", odd]}))
         assert "row 2" in str(caught.value)
     numeric = infer_contract(pd.DataFrame({"y": np.arange(30) / 7, "x": range(30)}), config())
     with pytest.raises(DataError, match="1 of 2"):
@@ -192,12 +192,12 @@ def door() -> Contract:
 
 def test_equal_values_give_an_equal_frame() -> None:
     """Equal values give the same frame as strings, Python objects, NumPy, nullable and Arrow columns."""
-    found = door()
+    inferred = door()
     plain = [
         {"n": 1.5, "f": True, "c": "3", "i": 3, "d": STAMP, 'a.b[0] "ü"': 2},
         {"n": None, "f": None, "c": None, "i": None, "d": None, 'a.b[0] "ü"': 0.1},
     ]
-    base = found.features(pd.DataFrame(plain))
+    base = inferred.features(pd.DataFrame(plain))
     assert list(base.columns) == NAMES
     assert base["i"].tolist()[0] == "3"
     assert {name: str(dtype) for name, dtype in base.dtypes.items()} == {
@@ -215,8 +215,8 @@ def test_equal_values_give_an_equal_frame() -> None:
         pd.DataFrame(plain).assign(i=[3.0, np.nan], c=[3, None], f=[1, np.nan]),
     ]
     for other in others:
-        pd.testing.assert_frame_equal(found.features(other), base, check_exact=True)
-    assert found.features(pd.DataFrame(plain[:0], columns=NAMES)).shape == (0, 6)
+        pd.testing.assert_frame_equal(inferred.features(other), base, check_exact=True)
+    assert inferred.features(pd.DataFrame(plain[:0], columns=NAMES)).shape == (0, 6)
 
 
 @pytest.mark.parametrize(
@@ -263,17 +263,17 @@ CELLS = st.one_of(*(st.lists(st.none() | kind, min_size=12, max_size=12) for kin
 def test_any_table_fits_its_own_contract(cells: list[list[Any]], name: str) -> None:
     """The rows of any table fit its own contract, or a TowlineError is raised."""
     arrow = {f"{name}{place}": pa.array(values) for place, values in enumerate(cells)}
-    found = None
+    inferred = None
     with tempfile.TemporaryDirectory() as folder:
         pq.write_table(pa.table(arrow), Path(folder) / "t.parquet")
         with contextlib.suppress(ConfigError, DataError):
             pipeline = config(target=f"{name}0", source="t.parquet")
             rows = read_snapshot(load_dataset(pipeline.data, Path(folder), Path(folder), None), Path(folder))
-            found = infer_contract(rows, pipeline)
-    if found is None:
+            inferred = infer_contract(rows, pipeline)
+    if inferred is None:
         return
-    features = found.features(rows)
-    pd.testing.assert_frame_equal(found.features(pd.DataFrame(rows.to_dict("records"))), features, check_exact=True)
-    assert Contract.model_validate_json(found.model_dump_json()) == found
-    if not rows[found.target].isna().any():
-        assert len(found.labels(rows)) == len(rows)
+    features = inferred.features(rows)
+    pd.testing.assert_frame_equal(inferred.features(pd.DataFrame(rows.to_dict("records"))), features, check_exact=True)
+    assert Contract.model_validate_json(inferred.model_dump_json()) == inferred
+    if not rows[inferred.target].isna().any():
+        assert len(inferred.labels(rows)) == len(rows)

@@ -90,8 +90,10 @@ def test_two_equally_strong_columns_are_no_leak() -> None:
 def test_copies_of_a_number(clean: pd.DataFrame) -> None:
     """Copies are found if they are equal, on another scale, or in the same order."""
     rentals = clean["rentals"]
-    found = leaks(clean.assign(same=rentals, scaled=5 - rentals * 1e-3, curve=np.sqrt(rentals)), "rentals", "datetime")
-    assert {leak.columns[0]: leak.kind for leak in found} == {"same": "copy", "scaled": "copy", "curve": "copy"}
+    findings = leaks(
+        clean.assign(same=rentals, scaled=5 - rentals * 1e-3, curve=np.sqrt(rentals)), "rentals", "datetime"
+    )
+    assert {leak.columns[0]: leak.kind for leak in findings} == {"same": "copy", "scaled": "copy", "curve": "copy"}
 
 
 def test_a_copy_with_nulls(clean: pd.DataFrame) -> None:
@@ -104,8 +106,8 @@ def test_copies_of_a_class(bank: pd.DataFrame) -> None:
     """Classes under other names are found, and a column that is filled in for one class only."""
     yes = bank["subscribed"] == "yes"
     table = bank.drop(columns="duration").assign(renamed=np.where(yes, 7, 3), after=np.where(yes, bank["age"], np.nan))
-    found = leaks(table, "subscribed", "date")
-    assert {leak.columns[0]: leak.kind for leak in found} == {"renamed": "copy", "after": "nulls"}
+    findings = leaks(table, "subscribed", "date")
+    assert {leak.columns[0]: leak.kind for leak in findings} == {"renamed": "copy", "after": "nulls"}
 
 
 def test_copy_among_several_classes() -> None:

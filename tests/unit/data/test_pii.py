@@ -181,9 +181,9 @@ def test_buckets_of_personal_data_are_rejected(tmp_path: Path, column: str) -> N
 def test_snapshot_is_removed_at_the_end_of_the_run(tmp_path: Path) -> None:
     """With data.keep_snapshot: false no row is left after a run that succeeded or failed; the run key is the same."""
     table().to_parquet(tmp_path / "t.parquet", index=False)
-    kept = config()
-    gone = config(data={**kept.data.model_dump(), "keep_snapshot": False})
-    assert gone.digest == kept.digest
+    default = config()
+    gone = config(data={**default.data.model_dump(), "keep_snapshot": False})
+    assert gone.digest == default.digest
     store = tmp_path / "store"
     for fails in (False, True):
         dataset = sources.load_dataset(gone.data, tmp_path, store, None)

@@ -197,8 +197,8 @@ def test_random_folds() -> None:
         assert sorted(np.concatenate([test for _, test in made])) == list(range(500))
     shares = [(labels[test] == "c").mean() for _, test in make_folds(rows, labels, config())]
     assert max(shares) - min(shares) < 0.02
-    one, two = (make_folds(rows, labels, config()) for _ in range(2))
-    assert all((first[1] == second[1]).all() for first, second in zip(one, two, strict=True))
+    folds, repeated = (make_folds(rows, labels, config()) for _ in range(2))
+    assert all((first[1] == second[1]).all() for first, second in zip(folds, repeated, strict=True))
 
 
 def test_impossible_folds_are_rejected() -> None:

@@ -327,7 +327,7 @@ def test_records_are_plain_json(validate: TableValidator, table: pd.DataFrame) -
     validation = validate(table, data={"time": "t"}, validation={"columns": {"x": {"min": 0}}})
     assert Validation.model_validate_json(validation.model_dump_json()) == validation
     suite = json.loads(validate.work.file("suite.json").read_text())
-    assert all(one.keys() == {"type", "kwargs", "meta", "severity"} for one in suite["expectations"])
+    assert all(expectation.keys() == {"type", "kwargs", "meta", "severity"} for expectation in suite["expectations"])
     assert validate.work.contract().target == "y"
 
 

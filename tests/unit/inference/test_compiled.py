@@ -139,10 +139,10 @@ def test_single_rows_and_many_rows_get_equal_predictions(
     together = scorer.predict_rows(rows)
     single = [scorer.predict_rows([row]) for row in rows]
     frame = scorer.predict_frame(features.head(60))
-    assert together.predictions == [one.predictions[0] for one in single] == frame.labels.tolist()
+    assert together.predictions == [answer.predictions[0] for answer in single] == frame.labels.tolist()
     if together.probabilities is not None:
         assert frame.probabilities is not None
-        assert together.probabilities == [one.probabilities[0] for one in single if one.probabilities]
+        assert together.probabilities == [answer.probabilities[0] for answer in single if answer.probabilities]
         assert together.probabilities == frame.probabilities.tolist()
         assert {type(label) for label in together.predictions} == {type(contract.classes[0])}
 

@@ -219,10 +219,10 @@ def test_a_full_disk_keeps_the_segment(folder: Path, release: FakeRelease, monke
 
 def test_small_parts_are_merged(folder: Path, releases: Callable[..., FakeRelease]) -> None:
     """There is a merged part for each day and version; the present day may be left out."""
-    one, two = releases(version=1), releases(version=2)
+    first, second = releases(version=1), releases(version=2)
     for start in range(0, 60, 20):
-        fill(folder, one, range(start, start + 20), HOUR / 2)
-        fill(folder, two, range(start + 60, start + 80), HOUR / 100)
+        fill(folder, first, range(start, start + 20), HOUR / 2)
+        fill(folder, second, range(start + 60, start + 80), HOUR / 100)
     convert(folder)
     before = parquet_store.read_predictions(folder).sort_by("request_id")
     with parquet_store.lock_store(folder):

@@ -51,10 +51,10 @@ class Case:
     def decide(
         self, model: Predictions, champion: Predictions | None = None, unseen: int = N, smoke: SmokeTestResult = GOOD
     ) -> Verdict:
-        found = compute_metrics(self.truth, model, self.contract)
+        metrics = compute_metrics(self.truth, model, self.contract)
         evaluation = Evaluation(
             task="regression", primary="mae", rows=len(self.truth), baseline={}, slices=(), importance=(), notes=(),
-            metrics={k: Interval(value=v if np.isfinite(v) else None) for k, v in found.items()},
+            metrics={k: Interval(value=v if np.isfinite(v) else None) for k, v in metrics.items()},
         )  # fmt: skip
         old = ChampionPredictions(7, champion, np.arange(len(self.truth)) < unseen) if champion else None
         verdict = apply_gate(self.config, evaluation, smoke, self.holdout(model, old))
@@ -71,8 +71,8 @@ def _baseline_check(case: Case, holdout: Holdout) -> Check:
 
 
 def _check(verdict: Verdict, name: str) -> Check:
-    (found,) = (check for check in verdict.checks if check.name == name)
-    return found
+    (named,) = (check for check in verdict.checks if check.name == name)
+    return named
 
 
 def test_a_good_model_passes() -> None:
@@ -159,9 +159,9 @@ def test_a_challenger_passes_if_the_champion_is_worse_than_the_baseline() -> Non
     poor = Predictions(case.baseline.labels + 0.3 * case.rng.normal(size=N))
     stale = case.model(4.0)
     assert _check(case.decide(poor), "baseline").outcome == "fail"
-    told = case.decide(poor, stale)
-    assert told.outcome == "pass"
-    assert "but version 7, which serves, is worse than both" in _check(told, "baseline").detail
+    verdict = case.decide(poor, stale)
+    assert verdict.outcome == "pass"
+    assert "but version 7, which serves, is worse than both" in _check(verdict, "baseline").detail
     assert _check(case.decide(poor, stale, unseen=49), "baseline").outcome == "fail"
     assert _check(case.decide(poor, case.model(1.0)), "baseline").outcome == "fail"
     assert _check(case.decide(case.model(4.5), stale), "baseline").outcome == "fail"

@@ -22,8 +22,8 @@ ROWS = 3000
 
 def losses(rows: int = ROWS, seed: int = 1, factor: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Losses of a champion, and of a challenger whose mean loss is ``factor`` times as high."""
-    common, one, other = np.random.default_rng(seed).normal(size=(3, rows))
-    return np.abs(common + 0.3 * one), factor * np.abs(common + 0.3 * other)
+    common, champion, challenger = np.random.default_rng(seed).normal(size=(3, rows))
+    return np.abs(common + 0.3 * champion), factor * np.abs(common + 0.3 * challenger)
 
 
 def evidence(*arms: np.ndarray, **parts: Any) -> RolloutEvidence:

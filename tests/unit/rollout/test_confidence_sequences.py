@@ -20,8 +20,8 @@ NEEDED = math.log(1 / ALPHA)
 
 def heavy_losses(rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Correlated losses of two equally good models, with heavy tails, clipped at 5."""
-    common, one, other = rng.standard_t(3, size=rows), *rng.normal(size=(2, rows))
-    return np.minimum(np.abs(common + 0.4 * one), 5), np.minimum(np.abs(common + 0.4 * other), 5)
+    common, first, second = rng.standard_t(3, size=rows), *rng.normal(size=(2, rows))
+    return np.minimum(np.abs(common + 0.4 * first), 5), np.minimum(np.abs(common + 0.4 * second), 5)
 
 
 def test_a_true_ratio_is_rejected_in_few_of_many_sequences() -> None:

@@ -98,7 +98,7 @@ def ask(service: RunningService, path: str, **headers: str) -> Any:
 
 def test_every_route_is_public_or_needs_a_scope(service: RunningService) -> None:
     """The table of routes and their access is complete."""
-    assert {one.path: (one.method, one.access) for one in service.app.endpoints} == ROUTES
+    assert {route.path: (route.method, route.access) for route in service.app.endpoints} == ROUTES
     assert {route.path for route in service.app.routes} == ROUTES.keys()
 
 

@@ -136,13 +136,13 @@ def test_concurrent_requests_get_their_own_predictions(slow: Slow) -> None:
     slow.go.set()
     with run_service(slow) as service:
 
-        async def one(size: int) -> list[str]:
+        async def post_row(size: int) -> list[str]:
             answer = await service.client.post_async("/predict", {"rows": [{**ROW, "size": size}]})
             predictions: list[str] = answer.json()["predictions"]
             return predictions
 
         async def ask() -> list[list[str]]:
-            return await asyncio.gather(*(one(size) for size in range(12, 52) if size != 13))
+            return await asyncio.gather(*(post_row(size) for size in range(12, 52) if size != 13))
 
         answers = service.client.run(ask())
     assert answers == [["yes" if size > 25 else "no"] for size in range(12, 52) if size != 13]

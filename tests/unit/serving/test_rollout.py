@@ -269,10 +269,10 @@ def test_a_stopped_challenger_stays_out_after_a_restart(service: RunningService,
 
 def test_the_failures_of_all_workers_count_together(tmp_path: Path) -> None:
     config = RolloutConfig()
-    one = ServiceCounts(attempts=60, failures=3)
-    assert not one.fault(config)
+    counts = ServiceCounts(attempts=60, failures=3)
+    assert not counts.fault(config)
     for worker in range(4):
-        write_counts(tmp_path, f"worker{worker}", one)
+        write_counts(tmp_path, f"worker{worker}", counts)
     total = read_counts(tmp_path)
     assert (total.attempts, total.failures) == (240, 12)
     assert total.fault(config)

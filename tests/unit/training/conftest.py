@@ -43,7 +43,7 @@ def train(tmp_path: Path) -> Callable[..., TrainedModel]:
         work.path.mkdir(parents=True, exist_ok=True)
         work.save("contract.json", infer_contract(work.table(), made))
         split_table(work, made)
-        scores = tuple(cross_validate(work, made, one) for one in (baseline_candidate(made), *made.candidates))
+        scores = tuple(cross_validate(work, made, choice) for choice in (baseline_candidate(made), *made.candidates))
         chosen = choose_candidate(scores, made, work.contract().task)
         return TrainedModel(work, made, scores, fit(work, made, chosen, choose_history(work, made, chosen)))
 

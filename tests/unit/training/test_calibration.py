@@ -327,8 +327,10 @@ def test_every_way_of_scoring_gives_equal_calibrated_probabilities(
             continue  # scikit-learn multiplies one row in another order
         alone = rows if scorer.compiled else rows[:5]  # scikit-learn takes 20 ms for a row
         single = [scorer.predict_rows([row]) for row in alone]
-        assert together.predictions[: len(alone)] == [one.predictions[0] for one in single]
-        assert together.probabilities[: len(alone)] == [one.probabilities[0] for one in single if one.probabilities]
+        assert together.predictions[: len(alone)] == [answer.predictions[0] for answer in single]
+        assert together.probabilities[: len(alone)] == [
+            answer.probabilities[0] for answer in single if answer.probabilities
+        ]
     if len(scorers) == 2:
         certificate, _ = certify(model, contract, {"train": features}, seed=1)
         assert certificate.compiled, certificate.reason

@@ -64,9 +64,11 @@ def test_cross_validation_by_time(tmp_path: Path) -> None:
     drop = ["casual", "registered", "season"]
     data = {"target": "rentals", "time": "datetime", "drop": drop, "window": "200d"}
     work, config = prepare_workspace(tmp_path, DATA / "bike_hourly.parquet", data=data)
-    all_scores = [cross_validate(work, config, one) for one in (baseline_candidate(config), *config.candidates)]
-    assert all(one.mean["mae"] < 0.8 * all_scores[0].mean["mae"] for one in all_scores[1:])
-    assert all(len(one.folds) == 3 and not one.failed and not one.notes for one in all_scores)
+    all_scores = [
+        cross_validate(work, config, candidate) for candidate in (baseline_candidate(config), *config.candidates)
+    ]
+    assert all(scores.mean["mae"] < 0.8 * all_scores[0].mean["mae"] for scores in all_scores[1:])
+    assert all(len(scores.folds) == 3 and not scores.failed and not scores.notes for scores in all_scores)
     chosen = choose_candidate(all_scores, config, "regression")
     fitted = fit(work, config, chosen)
     again = CrossValidationResult.model_validate_json(chosen.model_dump_json())
@@ -97,10 +99,10 @@ def test_threshold_for_rare_positives(tmp_path: Path) -> None:
 def test_binary_labels_of_any_type(tmp_path: Path, labels: tuple[Any, Any]) -> None:
     """Integers, booleans and strings: the threshold applies to the positive class and labels have their type."""
     work, config = prepare_workspace(tmp_path, _binary(share=0.3, labels=labels), data={"positive": labels[1]})
-    one = cross_validate(work, config, Candidate(estimator="linear"))
-    assert one.mean["roc_auc"] > 0.8
-    assert one.mean["f1"] > 0.6
-    fit(work, config, one)
+    scores = cross_validate(work, config, Candidate(estimator="linear"))
+    assert scores.mean["roc_auc"] > 0.8
+    assert scores.mean["f1"] > 0.6
+    fit(work, config, scores)
     assert set(_load(work).predict(work.subset("holdout").features).tolist()) == set(labels)
 
 
@@ -110,9 +112,9 @@ def test_multiclass_probabilities(tmp_path: Path) -> None:
     frame = pd.DataFrame({"a": rng.normal(size=300), "h": [f"v{i}" for i in rng.integers(0, 98, 300)]})
     frame["y"] = np.select([frame["a"] > 0.5, frame["a"] < -0.5], ["zebra", "ant"], "mule")
     work, config = prepare_workspace(tmp_path, frame)
-    one = cross_validate(work, config, Candidate(estimator="forest"))
-    assert one.threshold is None
-    assert one.mean["f1"] > 0.8
+    scores = cross_validate(work, config, Candidate(estimator="forest"))
+    assert scores.threshold is None
+    assert scores.mean["f1"] > 0.8
     with np.load(work.file("oof-forest.npz")) as saved:
         truth = work.subset("train").labels[saved["rows"]]
         best = np.array(["ant", "mule", "zebra"])[saved["probabilities"].argmax(axis=1)]

@@ -33,8 +33,8 @@ def test_a_growing_target_is_adjusted_to_its_newest_trend() -> None:
     features = np.c_[np.ones(len(shape)), frame["a"], frame["b"] > 5]
     labels = frame["y"].to_numpy()
 
-    def answer(seen: np.ndarray, asked: np.ndarray) -> np.ndarray:
-        return np.asarray(features[asked] @ np.linalg.lstsq(features[seen], labels[seen], rcond=None)[0])
+    def answer(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        return np.asarray(features[test] @ np.linalg.lstsq(features[train], labels[train], rcond=None)[0])
 
     adjusted, trend = remove_trend(labels, frame["at"], DAYS, answer)
     adjusted = adjusted / shape
@@ -49,7 +49,7 @@ def test_a_growing_target_is_adjusted_to_its_newest_trend() -> None:
         labels[order],
         frame["at"].iloc[order].reset_index(drop=True),
         DAYS,
-        lambda seen, asked: answer(order[seen], order[asked]),
+        lambda train, test: answer(order[train], order[test]),
     ).labels
     np.testing.assert_allclose(shuffled, (adjusted * shape)[order])
 
@@ -59,7 +59,7 @@ def test_targets_that_can_be_negative_are_shifted() -> None:
     times = pd.Series(pd.date_range("2026-01-01", periods=2000, freq="h"))
     warm = np.tile([-8.0, 8.0], 1000)
     labels = warm + np.linspace(0, 10, 2000)
-    adjusted, trend = remove_trend(labels, times, DAYS, lambda seen, asked: warm[asked] + labels[seen].mean())
+    adjusted, trend = remove_trend(labels, times, DAYS, lambda train, test: warm[test] + labels[train].mean())
     np.testing.assert_allclose(adjusted, warm + 10, atol=1.5)
     assert trend is not None
     assert trend.values[0] == pytest.approx(-10, abs=1.5)
@@ -70,9 +70,9 @@ def test_targets_that_can_be_negative_are_shifted() -> None:
 def test_targets_without_a_trend_are_unchanged(labels: np.ndarray) -> None:
     """Rows of one day, and zeros, have no trend."""
     times = pd.Series(pd.date_range("2026-01-01", periods=len(labels), freq="15min"))
-    found = remove_trend(labels, times, DAYS, lambda seen, asked: np.zeros(len(asked)))
-    np.testing.assert_array_equal(found.labels, labels)
-    assert found.trend is None
+    detrended = remove_trend(labels, times, DAYS, lambda train, test: np.zeros(len(test)))
+    np.testing.assert_array_equal(detrended.labels, labels)
+    assert detrended.trend is None
 
 
 @pytest.mark.slow

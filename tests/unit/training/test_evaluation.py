@@ -114,14 +114,14 @@ def test_weighted_metrics_equal_those_of_scikit_learn() -> None:
     truth, answers, contract = _case("binary", 200, 0)
     assert answers.probabilities is not None
     weight = np.random.default_rng(0).random(200)
-    found = compute_metrics(truth, answers, contract, weight)
+    metrics = compute_metrics(truth, answers, contract, weight)
     hit, chance = truth == "a", answers.probabilities[:, 0]
-    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(hit, chance, sample_weight=weight))
-    assert found["f1"] == pytest.approx(sk.f1_score(truth, answers.labels, pos_label="a", sample_weight=weight))
-    assert found["log_loss"] == pytest.approx(sk.log_loss(hit, chance, sample_weight=weight))
+    assert metrics["roc_auc"] == pytest.approx(sk.roc_auc_score(hit, chance, sample_weight=weight))
+    assert metrics["f1"] == pytest.approx(sk.f1_score(truth, answers.labels, pos_label="a", sample_weight=weight))
+    assert metrics["log_loss"] == pytest.approx(sk.log_loss(hit, chance, sample_weight=weight))
     truth, answers, contract = _case("multiclass", 200, 0)
-    found = compute_metrics(truth, answers, contract)
-    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(truth, answers.probabilities, multi_class="ovr"))
+    metrics = compute_metrics(truth, answers, contract)
+    assert metrics["roc_auc"] == pytest.approx(sk.roc_auc_score(truth, answers.probabilities, multi_class="ovr"))
 
 
 @pytest.mark.filterwarnings("error")
@@ -152,10 +152,10 @@ def test_classes_that_did_not_occur_in_training() -> None:
     model = Classifier(make_pipeline(FunctionTransformer(), DummyClassifier()), ("a", "b", "c"))
     rows = pd.DataFrame({"x": range(10)})
     model.fit(rows, np.array(["c"] * 7 + ["a"] * 3, dtype=object))
-    found = predict(model, rows[:2], _contract("multiclass", ("a", "b", "c")))
-    assert found.labels.tolist() == ["c", "c"]
-    assert found.probabilities is not None
-    np.testing.assert_allclose(found.probabilities, [[0.3, 0, 0.7]] * 2)
+    answers = predict(model, rows[:2], _contract("multiclass", ("a", "b", "c")))
+    assert answers.labels.tolist() == ["c", "c"]
+    assert answers.probabilities is not None
+    np.testing.assert_allclose(answers.probabilities, [[0.3, 0, 0.7]] * 2)
 
 
 def test_intervals_cover_the_true_value() -> None:
@@ -169,10 +169,10 @@ def test_intervals_cover_the_true_value() -> None:
         for name, errors, block in (("alone", noise, 1), ("rows", alike, 1), ("blocks", alike, 30)):
             truth, answers = np.zeros(900), Predictions(1.0 + 0.1 * errors)
             drawn = draw_weights(900, 200, seed, np.arange(900) // block)
-            found = percentile_interval(1.0, resample_metric(truth, answers, contract, "mae", drawn))
-            assert found.low is not None
-            assert found.high is not None
-            held[name] += found.low <= 1.0 <= found.high
+            interval = percentile_interval(1.0, resample_metric(truth, answers, contract, "mae", drawn))
+            assert interval.low is not None
+            assert interval.high is not None
+            held[name] += interval.low <= 1.0 <= interval.high
     assert held["alone"] >= 134
     assert held["blocks"] >= 125
     assert held["rows"] < 90
@@ -213,25 +213,25 @@ def test_evaluation_of_the_bike_table(train: Callable[..., Any]) -> None:
     """Intervals around the metrics, slices that add up, the hour is the most important column; equal after JSON."""
     data = {"time": "datetime", "drop": ["casual", "registered"], "window": "300d"}
     work, config, _, fitted = train(DATA / "bike_hourly.parquet", "rentals", "boosting", data=data)
-    found = evaluate(work, config, fitted)
-    assert Evaluation.model_validate_json(work.file("evaluation.json").read_bytes()) == found
-    assert set(found.metrics) == set(found.baseline) == set(METRICS["regression"])
-    mae = found.metrics["mae"]
+    evaluation = evaluate(work, config, fitted)
+    assert Evaluation.model_validate_json(work.file("evaluation.json").read_bytes()) == evaluation
+    assert set(evaluation.metrics) == set(evaluation.baseline) == set(METRICS["regression"])
+    mae = evaluation.metrics["mae"]
     assert mae.low is not None
     assert mae.high is not None
     assert mae.value is not None
-    assert mae.low < mae.value < mae.high < (found.baseline["mae"] or 0)
-    assert found.importance[0][0] == "hour"
-    assert len(found.importance) == len(work.contract().feature_columns)
-    weekday = [part for part in found.slices if part.column == "weekday"]
-    assert sum(part.rows for part in weekday) == found.rows
-    whole = sum(part.rows * (part.metric.value or 0) for part in weekday) / found.rows
+    assert mae.low < mae.value < mae.high < (evaluation.baseline["mae"] or 0)
+    assert evaluation.importance[0][0] == "hour"
+    assert len(evaluation.importance) == len(work.contract().feature_columns)
+    weekday = [part for part in evaluation.slices if part.column == "weekday"]
+    assert sum(part.rows for part in weekday) == evaluation.rows
+    whole = sum(part.rows * (part.metric.value or 0) for part in weekday) / evaluation.rows
     assert whole == pytest.approx(mae.value)
-    assert any("consecutive rows" in note for note in found.notes)
+    assert any("consecutive rows" in note for note in evaluation.notes)
     truth, answers, dummy = load_evaluation_predictions(work)
     assert compute_metrics(truth, answers, work.contract())["mae"] == pytest.approx(mae.value)
-    assert compute_metrics(truth, dummy, work.contract())["mae"] == pytest.approx(found.baseline["mae"])
-    assert evaluate(work, config, fitted) == found
+    assert compute_metrics(truth, dummy, work.contract())["mae"] == pytest.approx(evaluation.baseline["mae"])
+    assert evaluate(work, config, fitted) == evaluation
 
 
 @pytest.mark.parametrize("labels", [("no", "yes"), (0, 1), (False, True), ("x", "y", "$z$")])
@@ -242,13 +242,13 @@ def test_labels_of_any_type(train: Callable[..., Any], labels: tuple[Any, ...]) 
     places = np.digitize(x + 0.5 * rng.normal(size=400), np.linspace(-0.5, 0.5, len(labels) - 1))
     table = pd.DataFrame({"x": x, "noise": rng.normal(size=400), "y": [labels[place] for place in places]})
     work, config, _, fitted = train(table)
-    found = evaluate(work, config, fitted)
-    assert (found.metrics["accuracy"].value or 0) > 0.6
+    evaluation = evaluate(work, config, fitted)
+    assert (evaluation.metrics["accuracy"].value or 0) > 0.6
     truth, answers, _ = load_evaluation_predictions(work)
     assert {type(label) for label in truth} == {type(labels[0])}
     assert set(answers.labels) <= set(labels)
-    assert found.importance[0][0] == "x"
-    assert "NaN" not in json.dumps(found.model_dump(mode="json"))
+    assert evaluation.importance[0][0] == "x"
+    assert "NaN" not in json.dumps(evaluation.model_dump(mode="json"))
 
 
 def test_slices() -> None:
@@ -270,15 +270,15 @@ def test_slices() -> None:
         return PipelineConfig.model_validate(data)
 
     contract = infer_contract(rows, config())
-    found, notes = find_slices(rows, contract, config())
-    assert [(cut.column, cut.value) for cut in found] == [
+    slices, notes = find_slices(rows, contract, config())
+    assert [(cut.column, cut.value) for cut in slices] == [
         ("few", "a"), ("few", "b"), ("count", "0"), ("count", "1"), ("count", "2"), ("count", "missing"),
     ]  # fmt: skip
     assert not notes
-    assert all((rows["few"].iloc[cut.rows] == cut.value).all() for cut in found[:2])
-    asked, _ = find_slices(rows, contract, config(slices=["many", "day"]))
-    assert [len(cut.rows) for cut in asked[:4]] == [125] * 4
-    assert [cut.value for cut in asked[4:]] == ["2024-01", "2024-02"]
+    assert all((rows["few"].iloc[cut.rows] == cut.value).all() for cut in slices[:2])
+    requested, _ = find_slices(rows, contract, config(slices=["many", "day"]))
+    assert [len(cut.rows) for cut in requested[:4]] == [125] * 4
+    assert [cut.value for cut in requested[4:]] == ["2024-01", "2024-02"]
     with pytest.raises(ConfigError, match="did you mean many"):
         find_slices(rows, contract, config(slices=["mny"]))
     wide = pd.DataFrame({f"c{at}": rng.choice(list("abcdefghij"), 2000) for at in range(9)} | {"y": rng.random(2000)})

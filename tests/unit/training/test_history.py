@@ -44,10 +44,10 @@ def test_a_short_window_is_chosen_after_a_change(tmp_path: Path) -> None:
     work, config, chosen = _made(tmp_path, _turned(at=900), window=["4d", "30d", "all"])
     history = choose_history(work, config, chosen)
     assert history.window == 4 * DAY
-    assert [one.window for one in history.trials] == [4 * DAY, 30 * DAY, None]
+    assert [trial.window for trial in history.trials] == [4 * DAY, 30 * DAY, None]
     assert history.metric == "mae"
     assert history.rows == 8 * 24
-    values = [one.value or 0.0 for one in history.trials]
+    values = [trial.value or 0.0 for trial in history.trials]
     assert values[0] < 0.5 * values[2]
     assert History.model_validate_json(history.model_dump_json()) == history
     measured = fit(work, config, chosen, history)
@@ -130,7 +130,7 @@ def test_half_lives_of_a_classifier_with_a_threshold(tmp_path: Path) -> None:
     chosen = choose_candidate([cross_validate(work, config, config.candidates[0])], config, "binary")
     history = choose_history(work, config, chosen)
     assert history.half_life == 2 * DAY
-    assert [one.failed for one in history.trials] == ["", ""]
+    assert [trial.failed for trial in history.trials] == ["", ""]
     fit(work, config, chosen, history)
     features, truth, _ = work.subset("holdout")
     model = model_io.load_model(work.file("model.skops"))

@@ -42,14 +42,14 @@ def test_predictions_are_labels_of_the_contract(estimator: str, labels: list[Any
     contract = infer_contract(frame, config)
     features, truth = contract.features(frame), contract.labels(frame)
     candidate = Candidate(estimator=estimator, params=PARAMS.get(estimator, {}))
-    found = predict(build_model(candidate, contract, 7).fit(features, truth), features, contract)
+    predictions = predict(build_model(candidate, contract, 7).fit(features, truth), features, contract)
     kinds = {type(label) for label in contract.classes}
-    assert found.labels.shape == (240,)
-    assert {type(label) for label in found.labels} == kinds
-    assert np.mean(found.labels == truth) > 0.9
-    if found.probabilities is not None:
-        assert found.probabilities.shape == (240, len(labels))
-        likeliest = found.probabilities.argmax(axis=1)
+    assert predictions.labels.shape == (240,)
+    assert {type(label) for label in predictions.labels} == kinds
+    assert np.mean(predictions.labels == truth) > 0.9
+    if predictions.probabilities is not None:
+        assert predictions.probabilities.shape == (240, len(labels))
+        likeliest = predictions.probabilities.argmax(axis=1)
         assert np.mean([contract.classes[place] for place in likeliest] == truth) > 0.9
 
 
@@ -65,11 +65,11 @@ def test_a_class_that_does_not_occur(estimator: str) -> None:
     without = truth != "b"
     candidate = Candidate(estimator=estimator, params=PARAMS.get(estimator, {}))
     model = build_model(candidate, contract, 7).fit(features[without], truth[without])
-    found = predict(model, features, contract)
-    assert set(found.labels) == {"a", "c"}
-    assert np.mean(found.labels[without] == truth[without]) > 0.9
-    if found.probabilities is not None:
-        assert (found.probabilities[:, 1] == 0).all()
+    predictions = predict(model, features, contract)
+    assert set(predictions.labels) == {"a", "c"}
+    assert np.mean(predictions.labels[without] == truth[without]) > 0.9
+    if predictions.probabilities is not None:
+        assert (predictions.probabilities[:, 1] == 0).all()
 
 
 def test_unknown_labels_are_rejected() -> None:
