@@ -50,8 +50,11 @@ run: env ## train, judge and promote a model on the shipped sample
 # ARGS replaces the folders and options of a target: make test ARGS="tests/unit/test_errors.py -k gate"
 WORKERS ?= logical
 # a process for each core: threads of their own would only wait for each other
-PARALLEL := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -q --numprocesses $(WORKERS)
+PARALLEL = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -q --numprocesses $(WORKERS)
 QUICK := --dist worksteal tests/integration tests/unit tests/test_architecture.py -m "not slow"
+
+# the quick tests also wait for servers and locks: one process more than there are cores
+test test-cov: WORKERS = $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 
 test: dev ## the quick tests of functions and parts; ARGS="tests/unit -k gate" for some
 	@$(if $(ARGS),$(BIN)/pytest $(ARGS),$(PARALLEL) $(QUICK))
