@@ -26,10 +26,11 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from towline.config import GREATER_IS_BETTER, Candidate, PipelineConfig, Settings
-from towline.data import sources, splits
+from towline.data import splits
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
+from towline.data.source import sources
 from towline.data.workspace import Workspace, open_workspace
 from towline.errors import TowlineError
 from towline.inference.compiled import codec, parity

@@ -27,10 +27,10 @@ from towline.config import Candidate, DataConfig, TrainingConfig
 from towline.data.schema import text_columns
 from towline.data.schema.columns import to_frame
 from towline.data.schema.contract import Contract
+from towline.data.schema.detection.kind_model import LABELLED_KINDS, KindModel
+from towline.data.schema.detection.task import infer_task
+from towline.data.schema.detection.time_column import suggest_time_column
 from towline.data.schema.inference import infer_contract
-from towline.data.schema.kind_model import LABELLED_KINDS, KindModel
-from towline.data.schema.task import infer_task
-from towline.data.schema.time_column import suggest_time_column
 from towline.training.estimators import build_model
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold
 
-from towline.data.schema.kind_model import (
+from towline.data.schema.detection.kind_model import (
     BUCKETS,
     FILE,
     LABELLED_KINDS,

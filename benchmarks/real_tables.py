@@ -50,9 +50,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.support.serving import run_service
 from towline.config import GREATER_IS_BETTER, PipelineConfig, Settings, read_config
-from towline.data import formats, sources, splits
+from towline.data import splits
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
+from towline.data.source import formats, sources
 from towline.data.workspace import open_workspace
 from towline.errors import UserError
 from towline.inference.predictor import open_release
@@ -82,7 +83,7 @@ PAGE = """# Results on real tables
 - **gap**: how far the score is below that of the better of the two other models, relative to it; negative means ahead.
 - **careful**, **skrub**: empty if the model failed on the table.
 - **peak MB**: the resident memory of all processes of the project together, about 700 MB of it the Prefect server and
-  the helper process.
+  the sidecar.
 - **differing**: rows, of at most 300, whose answers differ between `towline score`, `towline.load` and the HTTP
   service, with texts or JSON types.
 """
@@ -100,7 +101,7 @@ class LabelledTable(NamedTuple):
 class MemoryMeter:
     """The largest resident memory of all processes of a project, sampled five times a second.
 
-    A process belongs to the project if its environment names it: the Prefect server and the helper process do, although
+    A process belongs to the project if its environment names it: the Prefect server and the sidecar do, although
     they are no children of the command.
     """
 

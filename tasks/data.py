@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 from tasks import artifacts, cached_task, retrying_task
 from towline import files, sidecar
 from towline.config import Frozen, PipelineConfig, Settings, TrainingConfig, ValidationConfig
-from towline.data import sources, splits
+from towline.data import splits
 from towline.data.schema.contract import Contract
+from towline.data.source import sources
 from towline.data.validation import suite
 from towline.data.workspace import Workspace, open_workspace
 from towline.errors import DataValidationError

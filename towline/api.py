@@ -573,7 +573,7 @@ def _pipeline(config: Config, overrides: Sequence[str], data: Any, settings: Set
             where="data",
             remedy="write the table to a file and name it in data.source",
         )
-    from towline.data.python_tables import store_table
+    from towline.data.source.python_tables import store_table
 
     source = store_table(data, settings.layout, settings.project)
     return pipeline.model_copy(update={"data": pipeline.data.model_copy(update={"source": str(source)})})

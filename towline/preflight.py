@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from towline.config import PipelineConfig, Settings
 from towline.data.schema.contract import Contract
-from towline.data.sources import load_dataset
+from towline.data.source.sources import load_dataset
 from towline.data.validation.suite import Validation, validate_table
 from towline.data.workspace import open_workspace
 from towline.errors import TransientError

@@ -25,7 +25,7 @@ from towline.errors import TransientError
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SHARED_PACKAGES = ("pandas", "scipy.stats", "sklearn.base", "sqlalchemy")  # every flow imports them
+_SHARED_PACKAGES = ("pandas", "scipy.stats", "sklearn.base", "sqlalchemy")  # every flow imports them
 
 
 class _Process(Protocol):
@@ -48,13 +48,13 @@ def start(output: Path) -> None:
     if _sidecar is None:
         output.parent.mkdir(parents=True, exist_ok=True)
         with output.open("ab") as log:
-            # a copy of a process with threads may wait for ever for a lock that one of them held
+            # a forked process may wait for ever for a lock that another thread held
             can_fork = sys.platform == "linux" and threading.active_count() == 1
             _sidecar = _fork(log) if can_fork else _spawn(log)
 
 
 def _fork(log: IO[bytes]) -> _Sidecar:
-    for package in SHARED_PACKAGES:
+    for package in _SHARED_PACKAGES:
         importlib.import_module(package)
     requests, replies = os.pipe(), os.pipe()
 
@@ -123,7 +123,10 @@ def _send(sidecar: _Sidecar, message: object) -> None:
 
 def _killed() -> TransientError:
     stop()
-    return TransientError("the helper process was killed", remedy="free some memory, then run the same command again")
+    return TransientError(
+        "the sidecar, a second process of the run, was killed",
+        remedy="free some memory, then run the same command again",
+    )
 
 
 def _serve(requests: IO[bytes]) -> None:

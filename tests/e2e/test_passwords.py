@@ -73,7 +73,7 @@ def test_scheduler_stores_a_reference_instead_of_the_password(
     """The deployment's parameters, which Prefect stores, hold a reference that the scheduler's process resolves."""
     from flows.deployments import deployments
     from towline.config import PipelineConfig, read_config
-    from towline.data import sources
+    from towline.data.source import sources
 
     deployed = deployments(read_config(commands.config, [f"data.source.url={change_url(postgres)}"]))
     text = str([deployment.parameters for deployment in deployed])

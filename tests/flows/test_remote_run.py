@@ -132,10 +132,10 @@ def test_an_unknown_pool_is_rejected(client: "SyncPrefectClient", monkeypatch: p
 
     from towline.orchestration import remote_run
 
-    client.create_work_pool(WorkPoolCreate(name="night", type="process"))
+    client.create_work_pool(WorkPoolCreate(name="nightly", type="process"))
     monkeypatch.setattr(remote_run, "_POOL_TIMEOUT_S", 1.0)
     messages: list[str] = []
-    with pytest.raises(ConfigError, match="no work pool 'nihgt'") as caught:
-        remote_run._wait_for_pool(client, remote_run.RemoteTarget("http://there", "", "nihgt"), messages.append)
-    assert "only night" in messages[0]
+    with pytest.raises(ConfigError, match="no work pool 'nigthly'") as caught:
+        remote_run._wait_for_pool(client, remote_run.RemoteTarget("http://there", "", "nigthly"), messages.append)
+    assert "only nightly" in messages[0]
     assert "start a worker" in str(caught.value.remedy)

@@ -18,7 +18,7 @@ from towline import files
 from towline.config import PipelineConfig, Settings
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
-from towline.data.sources import load_dataset
+from towline.data.source.sources import load_dataset
 from towline.data.splits import split_table
 from towline.data.validation.suite import Rule, Validation
 from towline.data.workspace import Workspace

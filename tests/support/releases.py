@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from towline.config import PipelineConfig, Settings, build_config
-from towline.data import sources, splits
+from towline.data import splits
 from towline.data.schema.inference import infer_contract
+from towline.data.source import sources
 from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace, open_workspace
 from towline.provenance import Provenance

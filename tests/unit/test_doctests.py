@@ -6,9 +6,9 @@ import importlib
 import pytest
 
 MODULES = (
-    "towline.data.schema.notation",
-    "towline.data.schema.task",
-    "towline.data.schema.time_column",
+    "towline.data.schema.detection.notation",
+    "towline.data.schema.detection.task",
+    "towline.data.schema.detection.time_column",
     "towline.data.schema.pseudonyms",
     "towline.data.schema.values",
     "towline.promotion.gate",

@@ -49,9 +49,9 @@ RENAMED = {
 FORMER_MODULES = {"looks", "traffic", "lives", "shelf"}
 
 #: names that say nothing about a value or a function, in all Python files
-EMPTY_NAMES = {"told", "found", "kept", "seen", "one"}
+VAGUE_NAMES = {"told", "found", "kept", "seen", "one"}
 #: more such names, in the Python files of pages()
-EMPTY_PRODUCT_NAMES = {"tried", "said", "came", "wanted", "learnt", "asked"}
+VAGUE_PRODUCT_NAMES = {"tried", "said", "came", "wanted", "learnt", "asked"}
 
 #: phrase → why not, or what to write
 PHRASES = {
@@ -78,7 +78,7 @@ PHRASES = {
 CODE = ("towline", "tasks", "flows")
 #: folders of tests that are checked like the product
 TESTS = ("tests/e2e", "tests/docker", "tests/support", "tests/integration/backup", "tests/integration/loadtest")
-#: folders whose Python files are checked for EMPTY_NAMES
+#: folders whose Python files are checked for VAGUE_NAMES
 PYTHON = (*CODE, "benchmarks", "data", "deployments", "docs", "examples", "tests")
 TEXT = {".py", ".md", ".yaml", ".yml", ".html", ".jinja", ".toml", ".in", ".sh", ".json"}
 HERE = Path(__file__).resolve()
@@ -132,7 +132,7 @@ def renamed(path: Path) -> Iterator[str]:
             yield f"{path.relative_to(REPOSITORY)}:{line}: {name} was renamed to {RENAMED[name]}"
 
 
-def empty_names(path: Path, names: set[str]) -> Iterator[str]:
+def vague_names(path: Path, names: set[str]) -> Iterator[str]:
     """Values and functions with one of these names, which do not say what they are."""
     definitions, values = stored_names(path)
     for name, line in (*definitions, *values):
@@ -163,8 +163,8 @@ def test_values_are_named_for_what_they_are() -> None:
     """No variable, parameter or function is called ``found`` or ``told``."""
     paths = [path for path in pages() if path.suffix == ".py"]
     assert len(python_files()) > len(paths) > len(sources())
-    lines = [line for path in python_files() for line in empty_names(path, EMPTY_NAMES)]
-    lines += [line for path in paths for line in empty_names(path, EMPTY_PRODUCT_NAMES)]
+    lines = [line for path in python_files() for line in vague_names(path, VAGUE_NAMES)]
+    lines += [line for path in paths for line in vague_names(path, VAGUE_PRODUCT_NAMES)]
     assert lines == [], "\n".join(lines)
 
 
@@ -217,11 +217,11 @@ def test_phrases_are_found(text: str, tmp_path: Path, monkeypatch: pytest.Monkey
     ["told = 1", "def seen() -> None: ...", "sorted((), key=lambda kept: 0)", "[0 for one in ()]", "(found := 1)",
      "with open('x') as told: ...", "try: ...\nexcept OSError as told: ..."],
 )  # fmt: skip
-def test_empty_names_are_reported(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vague_names_are_reported(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that says nothing is reported with its file and line, of whichever kind it is."""
     monkeypatch.setattr(sys.modules[__name__], "REPOSITORY", tmp_path)
     (tmp_path / "module.py").write_text(f"\n\n{code}\n")
-    (line,) = empty_names(tmp_path / "module.py", EMPTY_NAMES)
+    (line,) = vague_names(tmp_path / "module.py", VAGUE_NAMES)
     assert line.startswith(f"module.py:{3 + code.count(chr(10))}: ")
 
 
@@ -232,8 +232,8 @@ def main(names: list[str]) -> int:
     lines = [line for path in paths for line in phrases(path)]
     for path in paths:
         if path.suffix == ".py":
-            lines += [*renamed(path), *empty_names(path, EMPTY_PRODUCT_NAMES)]
-    lines += [line for path in python_files() if path.resolve() in given for line in empty_names(path, EMPTY_NAMES)]
+            lines += [*renamed(path), *vague_names(path, VAGUE_PRODUCT_NAMES)]
+    lines += [line for path in python_files() if path.resolve() in given for line in vague_names(path, VAGUE_NAMES)]
     print("\n".join(lines))
     return len(lines)
 

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from towline.config import PipelineConfig, Settings
-from towline.data import sources, splits
+from towline.data import splits
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
+from towline.data.source import sources
 from towline.data.validation.suite import Validation
 from towline.data.workspace import Workspace, open_workspace
 from towline.errors import ConfigError, DataValidationError, TowlineError

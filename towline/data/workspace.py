@@ -31,7 +31,7 @@ from towline.data import snapshot
 from towline.data.schema.contract import Contract
 from towline.data.schema.lookup_tables import LookupSource
 from towline.data.snapshot import SnapshotColumns, Table, iterate_rows, take_rows
-from towline.data.sources import Dataset, check_snapshot, convert_lookup_table, read_lookup_source, read_snapshot
+from towline.data.source.sources import Dataset, check_snapshot, convert_lookup_table, read_lookup_source, read_snapshot
 from towline.errors import TransientError
 from towline.provenance import code_digest
 from towline.store import StoreLayout

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline.config import PipelineConfig, Settings
-from towline.data import sources
 from towline.data.schema.contract import Contract
+from towline.data.source import sources
 from towline.errors import PromotionRejectedError
 from towline.manifest import ReleaseLocation, verify_release
 from towline.monitoring.drift.current_rows import read_log, read_table

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from towline import files
-from towline.data import formats
 from towline.data.schema.columns import list_examples
 from towline.data.schema.contract import Contract
 from towline.data.schema.values import ValueReader, category_name, parse_boolean, parse_number
+from towline.data.source import formats
 from towline.errors import ConfigError, DataError
 from towline.prediction_log import parquet_store
 from towline.prediction_log.label_store import REQUEST, TIME, LabelStore

@@ -16,13 +16,14 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from towline.config import DEFAULT_METRIC, DataConfig, SqlSource, build_config
-from towline.data.schema import notation, text_columns
+from towline.data.schema import text_columns
 from towline.data.schema.contract import Contract
+from towline.data.schema.detection import notation
+from towline.data.schema.detection.time_column import suggest_time_column
 from towline.data.schema.inference import infer_contract
-from towline.data.schema.time_column import suggest_time_column
 from towline.data.schema.values import PLAIN, ValueFormat, parse_boolean
-from towline.data.source_columns import is_readable
-from towline.data.sources import SUMMARIES, UNLABELLED, load_dataset, read_snapshot
+from towline.data.source.source_columns import is_readable
+from towline.data.source.sources import SUMMARIES, UNLABELLED, load_dataset, read_snapshot
 from towline.data.validation.leakage import find_leaks
 from towline.errors import ConfigError, DataError
 from towline.project.expectations import propose_expectations, propose_monitoring

@@ -14,8 +14,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from towline.config import SqlSource
-from towline.data import formats
-from towline.data.sql_source import MIN_SAMPLE_ROWS, sample_query
+from towline.data.source import formats
+from towline.data.source.sql_source import MIN_SAMPLE_ROWS, sample_query
 from towline.errors import DataError
 from towline.remote_files import is_url, list_remote_files, local_path
 

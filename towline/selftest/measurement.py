@@ -13,9 +13,10 @@ import numpy as np
 
 from towline import files
 from towline.config import PipelineConfig, Settings
-from towline.data import sources, splits
+from towline.data import splits
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
+from towline.data.source import sources
 from towline.data.workspace import Workspace, open_workspace
 from towline.errors import FitError
 from towline.promotion.gate import Holdout

@@ -18,8 +18,9 @@ from sqlalchemy import Float, Numeric, Text, create_engine, make_url
 from tests.support.checks import at_least_one
 from towline.config import DataConfig, PipelineConfig
 from towline.config.passwords import mask_passwords
-from towline.data import formats, snapshot, sources, sql_source
+from towline.data import snapshot
 from towline.data.schema.inference import infer_contract
+from towline.data.source import formats, sources, sql_source
 from towline.errors import ConfigError, DataError, TowlineError, TransientError
 
 DATA = Path(__file__).parents[3] / "data"

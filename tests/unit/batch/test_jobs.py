@@ -85,14 +85,11 @@ def test_one_process_and_several_continue_each_other(
     digest = score(model, source, tmp_path / "expected" / target).output_digest
     count = len(scored_shards)
     scored_shards.clear()
-    real = job.run_shards
-    for stop, appended in ((2, True), (4, False), (6, True)):
+    for shards, appended in ((2, True), (4, False), (6, True)):
         with monkeypatch.context() as patch:
-            patch.setattr(job, "run_shards", lambda *given, stop=stop: interrupt_after(real(*given), stop))
             if not appended:
                 patch.setattr(ShardTask, "appends_text", property(lambda _: False))
-            with pytest.raises(Interrupted):
-                score(model, source, tmp_path / target)
+            interrupt_job(patch, shards, model, source, tmp_path / target)
     assert score(model, source, tmp_path / target).output_digest == digest
     assert scored_shards == list(range(count))
     assert (tmp_path / target).read_bytes() == (tmp_path / "expected" / target).read_bytes()
@@ -106,11 +103,7 @@ def test_an_unfinished_output_is_not_trusted(
     digest = score(model, source, tmp_path / "expected.csv").output_digest
     count = len(scored_shards)
     scored_shards.clear()
-    with monkeypatch.context() as patch:
-        real = job.run_shards
-        patch.setattr(job, "run_shards", lambda *given: interrupt_after(real(*given), 3))
-        with pytest.raises(Interrupted):
-            score(model, source, tmp_path / "out.csv")
+    interrupt_job(monkeypatch, 3, model, source, tmp_path / "out.csv")
     (unfinished,) = tmp_path.glob(".out.csv.*/output")
     match state:
         case "half a row more":
@@ -136,11 +129,7 @@ def test_a_first_shard_without_good_rows_resumes(
     expected = score(model, tmp_path / "in.csv", tmp_path / "expected.jsonl")
     count = len(scored_shards)
     scored_shards.clear()
-    with monkeypatch.context() as patch:
-        real = job.run_shards
-        patch.setattr(job, "run_shards", lambda *given: interrupt_after(real(*given), 0))
-        with pytest.raises(Interrupted):
-            score(model, tmp_path / "in.csv", tmp_path / "out.jsonl")
+    interrupt_job(monkeypatch, 0, model, tmp_path / "in.csv", tmp_path / "out.jsonl")
     (unfinished,) = tmp_path.glob(".out.jsonl.*/output")
     assert unfinished.read_bytes() == b""
     assert score(model, tmp_path / "in.csv", tmp_path / "out.jsonl").output_digest == expected.output_digest
@@ -152,11 +141,7 @@ def test_progress_after_an_interruption(
 ) -> None:
     """The share has the finished shards, the rows and the time left are of the rest."""
     output, shown = tmp_path / "out.csv", list[Progress]()
-    with monkeypatch.context() as patch:
-        real = job.run_shards
-        patch.setattr(job, "run_shards", lambda *arguments: interrupt_after(real(*arguments), 3))
-        with pytest.raises(Interrupted):
-            score(model, source, output, show=shown.append)
+    interrupt_job(monkeypatch, 3, model, source, output, show=shown.append)
     before = list(shown)
     shown.clear()
     result = score(model, source, output, show=shown.append)
@@ -171,6 +156,15 @@ def interrupt_after(results: Any, count: int) -> Any:
         if number == count:
             raise Interrupted
         yield result
+
+
+def interrupt_job(monkeypatch: pytest.MonkeyPatch, shards: int, *arguments: Any, **options: Any) -> None:
+    """Starts a job and interrupts it after so many shards."""
+    real = job.run_shards
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "run_shards", lambda *given: interrupt_after(real(*given), shards))
+        with pytest.raises(Interrupted):
+            score(*arguments, **options)
 
 
 def test_a_finished_job_is_not_repeated(tmp_path: Path, model: Model, source: Path, scored_shards: list[int]) -> None:

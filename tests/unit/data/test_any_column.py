@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from towline.config import PipelineConfig, build_config
-from towline.data import formats
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
-from towline.data.sources import Dataset, load_dataset, read_snapshot
+from towline.data.source import formats
+from towline.data.source.sources import Dataset, load_dataset, read_snapshot
 from towline.data.validation.custom_rules import check_dataset
 from towline.errors import DataError
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from towline.config import DataConfig, PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
-from towline.data.sources import load_dataset, read_snapshot
+from towline.data.source.sources import load_dataset, read_snapshot
 from towline.errors import ConfigError, DataError
 
 DATA = Path(__file__).parents[3] / "data"

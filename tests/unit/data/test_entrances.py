@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from towline.config import SqlSource, build_config
-from towline.data import formats, sources, sql_source
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
+from towline.data.source import formats, sources, sql_source
 from towline.inference.predictor import _to_frame
 from towline.monitoring.drift import current_rows
 from towline.prediction_log.parquet_store import LogRows

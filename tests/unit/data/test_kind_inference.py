@@ -9,9 +9,9 @@ import pytest
 
 from towline.config import DataConfig, TrainingConfig
 from towline.data.schema.contract import Column, Contract
+from towline.data.schema.detection.kind_model import LABELLED_KINDS, KindModel, describe_column
+from towline.data.schema.detection.task import infer_task
 from towline.data.schema.inference import infer_contract
-from towline.data.schema.kind_model import LABELLED_KINDS, KindModel, describe_column
-from towline.data.schema.task import infer_task
 
 ROWS = 400
 RANDOM = np.random.default_rng(3)

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from towline.config import PipelineConfig, build_config, locating_errors, read_config
-from towline.data import sources
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
+from towline.data.source import sources
 from towline.data.validation.custom_rules import RowExamples, check_rules
 from towline.data.workspace import Workspace, open_workspace
 from towline.errors import ConfigError, DataError, TowlineError

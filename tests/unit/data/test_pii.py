@@ -11,12 +11,12 @@ import pytest
 
 from tests.support.checks import at_least_one
 from towline.config import PipelineConfig, build_config
-from towline.data import sources
 from towline.data.example_row import example_row
 from towline.data.profile import profile_features
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
+from towline.data.source import sources
 from towline.data.validation import suite
 from towline.data.workspace import open_workspace
 from towline.errors import ConfigError, DataValidationError

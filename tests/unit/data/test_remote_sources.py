@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from towline.config import DataConfig, build_config
-from towline.data import formats, snapshot
-from towline.data.sources import load_dataset, read_snapshot
+from towline.data import snapshot
+from towline.data.source import formats
+from towline.data.source.sources import load_dataset, read_snapshot
 from towline.errors import ConfigError, DataError
 
 TABLE = pd.DataFrame({"size": range(60), "price": [size * 2.5 for size in range(60)]})

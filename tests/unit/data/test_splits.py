@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.support.checks import at_least_one
 from towline.config import DataConfig, PipelineConfig
 from towline.data.schema.inference import infer_contract
-from towline.data.sources import Dataset, load_dataset
+from towline.data.source.sources import Dataset, load_dataset
 from towline.data.splits import SplitSummary, make_folds, sample_rows, split_table
 from towline.data.workspace import Workspace
 from towline.errors import DataValidationError

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from towline.config import PipelineConfig
-from towline.data import row_keys, snapshot, sources
+from towline.data import row_keys, snapshot
 from towline.data.snapshot import SnapshotColumns, to_frame
+from towline.data.source import sources
 from towline.data.validation import streaming, streaming_rules, suite
 from towline.data.validation.custom_rules import RowExamples
 from towline.data.validation.streaming_rules import RuleResult

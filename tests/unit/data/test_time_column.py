@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from towline.data.schema.time_column import suggest_time_column
+from towline.data.schema.detection.time_column import suggest_time_column
 from towline.data.schema.values import parse_time
 
 DAYS = pd.date_range("2024-01-03", periods=400, freq="36h")

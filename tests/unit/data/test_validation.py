@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from towline.config import PipelineConfig
-from towline.data import sources
 from towline.data.schema.contract import Contract
+from towline.data.source import sources
 from towline.data.validation.suite import Rule, Validation, validate_table
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, DataValidationError

@@ -11,11 +11,11 @@ import pytest
 
 from tests.support.checks import at_least_one
 from towline.config import build_config
-from towline.data import sources
 from towline.data.schema.contract import Contract
+from towline.data.schema.detection.notation import detect_notation
 from towline.data.schema.inference import infer_contract
-from towline.data.schema.notation import detect_notation
 from towline.data.schema.rows import RowReader
+from towline.data.source import sources
 from towline.errors import ConfigError, DataError, InputValidationError
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.support.paths import REPOSITORY
 from towline import files
 from towline.config import PipelineConfig, build_config
-from towline.data.sources import Dataset
+from towline.data.source.sources import Dataset
 from towline.data.workspace import Workspace, open_workspace
 from towline.errors import TransientError
 

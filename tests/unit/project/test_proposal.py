@@ -15,7 +15,7 @@ import yaml
 import towline
 from tests.support.commands import CommandResult
 from towline.config import PipelineConfig, SqlSource, read_config
-from towline.data import formats
+from towline.data.source import formats
 from towline.project import template
 from towline.project.detection import guess_target
 from towline.project.expectations import widen

@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 from tests.support.training import TrainedModel
 from towline.config import PipelineConfig
 from towline.data.schema.inference import infer_contract
-from towline.data.sources import load_dataset
+from towline.data.source.sources import load_dataset
 from towline.data.splits import split_table
 from towline.data.workspace import Workspace
 from towline.training.final_fit import fit

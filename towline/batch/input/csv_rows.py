@@ -15,8 +15,8 @@ import pyarrow.csv
 from towline.batch.input.records import Records, first_record_end
 from towline.batch.input.row_batch import RejectedRow, RowBatch
 from towline.batch.input.shards import SourceFile
-from towline.data import formats
 from towline.data.schema.contract import Column
+from towline.data.source import formats
 from towline.errors import DataError
 
 HEAD_BYTES = 1 << 20

@@ -27,10 +27,10 @@ from towline.batch.input.shards import (
     text_shards,
 )
 from towline.config import Frozen
-from towline.data import formats
 from towline.data.schema import text_columns
 from towline.data.schema.contract import Contract
 from towline.data.schema.values import TEXT_KINDS
+from towline.data.source import formats
 from towline.errors import DataError
 from towline.remote_files import RemoteFile, is_url, list_remote_files
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from towline import files
 from towline.config import SqlSource
 from towline.config.passwords import mask_passwords
-from towline.data import sql_source
+from towline.data.source import sql_source
 from towline.errors import DataError, TowlineError, TransientError
 
 _MARK = ".towline-query-"

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from towline.config import Frozen
 from towline.config.passwords import hide_passwords, mask_passwords
-from towline.data import sql_source
+from towline.data.source import sql_source
 from towline.errors import ConfigError, DataError, TransientError
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from towline.config import Kind, Task, TrainingConfig
 from towline.data.schema import text_columns
 from towline.data.schema.columns import convert_column, list_examples
 from towline.data.schema.contract import Column, Contract, DerivedColumn, Label, Role, column_types
-from towline.data.schema.kind_model import LABELLED_KINDS, KindModel, LabelledKind, describe_column
+from towline.data.schema.detection.kind_model import LABELLED_KINDS, KindModel, LabelledKind, describe_column
+from towline.data.schema.detection.task import infer_task
 from towline.data.schema.lookup_tables import (
     LookupFrame,
     LookupSource,
@@ -24,7 +25,6 @@ from towline.data.schema.lookup_tables import (
 )
 from towline.data.schema.lookups import Lookup
 from towline.data.schema.pseudonyms import derive_salt
-from towline.data.schema.task import infer_task
 from towline.data.schema.values import PLAIN, Spelling, ValueFormat, category_name, column_format
 from towline.data.snapshot import Table
 from towline.errors import ConfigError

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 
 from towline.config import Frozen, Severity, TrainingConfig
-from towline.data.schema import notation
 from towline.data.schema.contract import Column, Contract, Label
+from towline.data.schema.detection import notation
 from towline.data.schema.values import LARGEST
 from towline.data.snapshot import SnapshotColumns, Table, take_rows
-from towline.data.sources import Dataset
+from towline.data.source.sources import Dataset
 from towline.data.validation import streaming
 from towline.data.validation.leakage import find_leaks
 

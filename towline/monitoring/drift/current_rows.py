@@ -120,7 +120,7 @@ def _read_csv(path: Path, separator: str) -> Iterator[pa.RecordBatch]:
     """Batches of text. A file that Arrow cannot read is read whole by ``formats``, which names each fault."""
     from pyarrow import csv
 
-    from towline.data import formats
+    from towline.data.source import formats
 
     rows_read = 0
     skipped = formats.count_skipped_lines(path)

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from towline.config import METRICS, BehaviourConfig, PipelineConfig, suggest
-from towline.data import formats
 from towline.data.schema.columns import convert_column
 from towline.data.schema.contract import Contract
+from towline.data.source import formats
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, DataError
 from towline.training import model_io

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from towline.config import ExpectedPrediction, KnownCases
-from towline.data import formats
 from towline.data.schema.columns import to_frame
 from towline.data.schema.contract import Contract, Label
 from towline.data.schema.values import category_name
+from towline.data.source import formats
 from towline.training.behaviour.probe import Probe
 from towline.training.behaviour.results import BehaviourCheck, finite_or_none
 from towline.training.evaluation.definitions import Metric

@@ -15,15 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from towline.data.schema import text_columns
+from towline.data.schema.measures import Measure, parse_measure
 from towline.data.schema.values import (
     CURRENCY,
     PLAIN,
-    Measure,
     ValueFormat,
     is_blank,
     is_null_marker,
     parse_formatted_time,
-    parse_measure,
     parse_number,
     remove_unit,
 )

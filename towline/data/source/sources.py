@@ -23,12 +23,14 @@ import pyarrow.parquet as pq
 
 from towline.config import DataConfig, Frozen, Kind, LookupConfig, SqlSource, format_duration, suggest
 from towline.config.passwords import mask_passwords
-from towline.data import formats, snapshot, sql_source
-from towline.data.schema import notation, text_columns
+from towline.data import snapshot
+from towline.data.schema import text_columns
 from towline.data.schema.columns import list_examples
+from towline.data.schema.detection import notation
 from towline.data.schema.values import ValueFormat, ValueReader, category_name, column_format
 from towline.data.snapshot import SnapshotWriter, to_frame
-from towline.data.source_columns import (
+from towline.data.source import formats, sql_source
+from towline.data.source.source_columns import (
     TIME,
     SourceFiles,
     SourceTables,

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from towline.data.schema import text_columns
-from towline.data.schema.notation import detect_date_formats
+from towline.data.schema.detection.notation import detect_date_formats
 from towline.data.schema.values import DECIMAL_YEAR, ValueFormat
 
 _SAMPLE = 5_000  # rows whose values are read

@@ -11,7 +11,8 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from towline.data.schema import notation, text_columns
+from towline.data.schema import text_columns
+from towline.data.schema.detection import notation
 from towline.data.schema.values import ValueFormat, is_blank
 
 _LAST = 5  # rows at the end that are examined

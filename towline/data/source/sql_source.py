@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from towline.config import SqlSource
 from towline.config.passwords import expand_variables, mask_passwords
-from towline.data.formats import missing_file
 from towline.data.schema.columns import MAX_EXAMPLES, list_examples
+from towline.data.source.formats import missing_file
 from towline.errors import ConfigError, DataError, TransientError
 
 if TYPE_CHECKING:

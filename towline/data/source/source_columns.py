@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline.config import DataConfig, suggest
-from towline.data import formats, snapshot
+from towline.data import snapshot
 from towline.data.schema import text_columns
-from towline.data.schema.summary_rows import count_summary_rows
+from towline.data.schema.detection.summary_rows import count_summary_rows
 from towline.data.schema.values import category_name, column_format, seconds_of
+from towline.data.source import formats
 from towline.errors import ConfigError, DataError
 
 TIME = pa.timestamp("us")

@@ -1,0 +1,68 @@
+"""Measures: numbers that are written in several parts, such as durations, times of a clock, feet and inches."""
+
+import math
+import re
+from typing import Literal
+
+Measure = Literal["number", "duration", "clock", "feet"]
+
+_UNITS = {  # seconds
+    "s": 1, "sec": 1, "secs": 1, "second": 1, "seconds": 1, "m": 60, "min": 60, "mins": 60, "minute": 60, "minutes": 60,
+    "h": 3600, "hr": 3600, "hrs": 3600, "hour": 3600, "hours": 3600, "d": 86_400, "day": 86_400, "days": 86_400,
+    "wk": 604_800, "wks": 604_800, "week": 604_800, "weeks": 604_800, "mo": 2_629_800, "mos": 2_629_800,
+    "month": 2_629_800, "months": 2_629_800, "yr": 31_557_600, "yrs": 31_557_600, "year": 31_557_600,
+    "years": 31_557_600,
+}  # fmt: skip
+_PARTS = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?(?:\s*,\s*|\s+and\s+|\s*)", re.ASCII)
+_CLOCK = re.compile(
+    r"(?:([+-]?\d+)\s*(?:days?|d)\s*,?\s*)?([+-]?)(\d+):([0-5]\d)(?::([0-5]\d)(?:[.,](\d{1,9}))?)?(?:\s*([ap])\.?m\.?)?",
+    re.ASCII | re.IGNORECASE,
+)
+_ISO_DURATION = re.compile(r"([+-]?)P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?(?<![PT])", re.ASCII)
+_FEET = re.compile(
+    r"(\d+)\s*(?:'|’|′|ft\.?|feet|foot)\s*(?:(\d+(?:\.\d+)?)\s*(?:\"|”|″|''|’’|in\.?|inch(?:es)?)?)?",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def parse_measure(text: str, measure: Measure) -> float:
+    """The number that a text of several parts means; NaN for any other text.
+
+    A duration and the time of a clock are seconds; ``5:30`` are minutes and seconds of a duration, hours and minutes of
+    a clock. A month is a twelfth of 365.25 days. Feet are inches.
+
+    Example:
+        >>> parse_measure("3h 20m", "duration"), parse_measure("2:30 pm", "clock"), parse_measure("5'11\\"", "feet")
+        (12000.0, 52200.0, 71.0)
+    """
+    text = text.strip()
+    if measure == "feet":
+        feet = _FEET.fullmatch(text)
+        return int(feet[1]) * 12 + float(feet[2] or 0) if feet else math.nan
+    if clock := _CLOCK.fullmatch(text):
+        return _clock_seconds(clock, measure)
+    if measure == "clock":
+        return math.nan
+    if iso := _ISO_DURATION.fullmatch(text):
+        sign, days, hours, minutes, seconds = iso.groups()
+        total = int(days or 0) * 86_400 + int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds or 0)
+        return -total if sign == "-" else total
+    sign, text = (text[0], text[1:].lstrip()) if text[:1] in ("-", "+") else ("", text)
+    if re.fullmatch(r"\d+\s?h\s?\d\d", text, re.ASCII):  # 6h38
+        text += "m"
+    parts = _PARTS.findall(text)
+    sizes = [_UNITS.get(unit if len(unit) == 1 else unit.lower()) for _, unit in parts]
+    if not parts or None in sizes or _PARTS.sub("", text):
+        return math.nan
+    total = sum(float(number) * size for (number, _), size in zip(parts, sizes, strict=True) if size)
+    return -total if sign == "-" else total
+
+
+def _clock_seconds(clock: re.Match[str], measure: Measure) -> float:
+    days, sign, first, second, third, fraction, half = clock.groups()
+    if third is None and measure == "duration" and not days:
+        total = float(int(first) * 60 + int(second))
+    else:
+        hour = int(first) % 12 + (12 if half.lower() == "p" else 0) if half else int(first)
+        total = hour * 3600 + int(second) * 60 + float(f"{third or 0}.{fraction or 0}")
+    return int(days or 0) * 86_400 + (-total if sign == "-" else total)
