@@ -78,7 +78,7 @@ def measure_drift(
 
 def _draw_window(config: PipelineConfig, rows: pd.DataFrame, rng: np.random.Generator) -> _Window:
     """A week of consecutive rows if the table has times and enough of them; else rows at random."""
-    if config.data.time and config.by_time:
+    if config.by_time:
         times = rows[config.data.time]
         span = dt.timedelta(days=WINDOW_DAYS)
         first, last = times.min(), times.max() - span

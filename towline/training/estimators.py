@@ -77,6 +77,8 @@ class _EstimatorSpec(NamedTuple):
         return (self.parameters, False) if self.is_booster else _constructor_parameters(self.estimator)
 
 
+_MAX_TREES = 10_000  # of boosting by default: of many classes, each iteration has a tree for each of them
+TIME_TREND = "time_trend"  # a parameter of every candidate: whether it uses the days of the time column
 _FOREST = {"min_samples_leaf": [1, 20], "max_features": [0.1, 1.0]}
 _BOOSTING = {
     "learning_rate": {"low": 0.02, "high": 0.3, "log": True},
@@ -84,7 +86,7 @@ _BOOSTING = {
     "min_samples_leaf": [5, 60],
     "l2_regularization": {"low": 1e-3, "high": 10.0, "log": True},
 }
-# chosen on real tables (benchmarks/defaults.py): without regularization, boosting diverges on rare classes
+# benchmarks/defaults.py compares: without regularization, boosting diverges on rare classes
 _STOPPED = {"max_iter": 500, "early_stopping": True, "n_iter_no_change": 20, "l2_regularization": 1.0}
 _LEAVES = {"max_leaf_nodes": 4000}  # limits the stored forest to about 13 MB
 # defaults of the boosting libraries' classes: no output and no files. They need no scaled columns
@@ -159,7 +161,8 @@ def build_model(
         candidate: a built-in name or the path of a class, with its parameters.
         contract: the columns, their kinds and the task.
         seed: of everything that is random.
-        params: parameters of a search; they override those of the candidate.
+        params: parameters of a search; they override those of the candidate. ``time_trend: false`` leaves out the
+            days of the time column, which every candidate uses by default.
         trusted: ``package.trusted`` of the config.
         transformer: of the user, which gets the canonical columns before the preprocessing.
 
@@ -169,11 +172,18 @@ def build_model(
     """
     spec = _find_estimator(candidate, contract.task, trusted)
     params = {**candidate.params, **(params or {})}
+    time_trend = params.pop(TIME_TREND, True)
+    if not isinstance(time_trend, bool):
+        where = f"candidates.{candidate.name}.params.{TIME_TREND}"
+        raise ConfigError(f"{time_trend!r} is not true or false", where=where, remedy="write true or false")
     _check_constraints(candidate, params, spec, contract)
     estimate = _create_estimator(candidate, spec, contract.task, seed, params)
+    if isinstance(estimate, BoostingClassifier) and "max_iter" not in params:
+        estimate.set_params(max_iter=min(estimate.max_iter, max(1, _MAX_TREES // len(contract.classes))))
     if spec.is_booster:
         estimate.set_params(stop_on_latest=any(column.role == "time" for column in contract.columns))
-    pipeline = Pipeline([("prepare", _create_preprocessor(contract, spec, seed, transformer)), ("estimate", estimate)])
+    preprocessor = _create_preprocessor(contract, spec, seed, transformer, time_trend=time_trend)
+    pipeline = Pipeline([("prepare", preprocessor), ("estimate", estimate)])
     return Classifier(pipeline, contract.classes, contract.positive) if contract.classes else pipeline
 
 
@@ -237,6 +247,23 @@ def pipelines_of(model: Model) -> dict[str, Pipeline]:
     return {"": pipeline_of(model)}
 
 
+def has_optional_trend(candidate: Candidate, contract: Contract, config: TrainingConfig) -> bool:
+    """Whether cross-validation compares a candidate with and without the days of the time column.
+
+    A level that changes with time is best predicted with them, one that only differs between past periods without.
+    Folds of a split by time show which; in random folds a model interpolates, so the days always seem to help.
+    """
+    is_fixed = TIME_TREND in candidate.params or bool(candidate.search and TIME_TREND in candidate.search.space)
+    has_others = len(contract.feature_columns) > 1
+    return (
+        contract.trend_column is not None
+        and config.by_time
+        and candidate.estimator != "baseline"
+        and has_others
+        and not is_fixed
+    )
+
+
 def check_candidate(
     candidate: Candidate, task: Task, seed: int, params: Mapping[str, Any], trusted: Sequence[str] = ()
 ) -> None:
@@ -252,7 +279,8 @@ def check_candidate(
     Raises:
         ConfigError: as ``build_model``.
     """
-    _create_estimator(candidate, _find_estimator(candidate, task, trusted), task, seed, {**candidate.params, **params})
+    params = {name: value for name, value in {**candidate.params, **params}.items() if name != TIME_TREND}
+    _create_estimator(candidate, _find_estimator(candidate, task, trusted), task, seed, params)
 
 
 def default_search_space(candidate: Candidate, task: Task) -> dict[str, Any]:
@@ -261,7 +289,7 @@ def default_search_space(candidate: Candidate, task: Task) -> dict[str, Any]:
 
 
 def _create_preprocessor(
-    contract: Contract, spec: _EstimatorSpec, seed: int, transformer: Any = None
+    contract: Contract, spec: _EstimatorSpec, seed: int, transformer: Any, *, time_trend: bool
 ) -> ColumnTransformer | TransformedColumns:
     kinds: dict[str, list[str]] = {"number": [], "category": [], "levels": [], "text": [], "calendar": []}
     parts = []
@@ -275,7 +303,7 @@ def _create_preprocessor(
         elif column.kind == "datetime" and column.calendar:
             kinds["calendar"].append(column.name)
             parts.append(column.calendar)
-    kinds["trend"] = [contract.trend_column] if contract.trend_column else []
+    kinds["trend"] = [contract.trend_column] if contract.trend_column and time_trend else []
     if not any(kinds.values()):
         ignored = tuple(f"{c.name}: {c.note}" for c in contract.columns if c.role == "ignored")
         what, remedy = "there is no feature column", "add columns, or set data.columns"

@@ -474,6 +474,17 @@ class BoostingClassifier(_FoldStopping, HistGradientBoostingClassifier):  # type
     """``HistGradientBoostingClassifier`` with early stopping by cross-validation in a small table."""
 
 
+def stop_without_folds(estimate: object, rows: int) -> None:
+    """Makes boosting stop early as in a table of so many rows: in a large one, by a tenth of the rows, not by folds.
+
+    Args:
+        estimate: of a model that is fitted on some of these rows; other estimators than boosting are not changed.
+        rows: of the table.
+    """
+    if isinstance(estimate, _FoldStopping) and rows > estimate.max_fold_rows:
+        estimate.max_fold_rows = 0
+
+
 _BASES = {False: HistGradientBoostingRegressor, True: HistGradientBoostingClassifier}
 
 

@@ -71,7 +71,7 @@ def _figures(work: Workspace, config: TrainingConfig, result: TrainingResult) ->
             ("predicted_vs_actual", plot_predicted_vs_actual(encoded, contract.target)),
             ("residuals", plot_residuals(encoded, contract.target)),
         ]
-        if config.data.time and config.split.by != "random":
+        if config.by_time:
             times = pd.to_datetime(work.subset("holdout").rows[config.data.time])
             drawn.append(("over_time", plot_over_time(encoded, times, contract.target)))
         if result.model.trend:

@@ -55,6 +55,26 @@ def test_bike_table() -> None:
     assert Contract.model_validate_json(inferred.model_dump_json()) == inferred
 
 
+@pytest.mark.parametrize(
+    ("times", "parts"),
+    [
+        (pd.date_range("1990-01-01", periods=30, freq="YS"), ("days",)),
+        (pd.date_range("1990-12-31", periods=30, freq="YE"), ("days",)),
+        (pd.date_range("2015-01-15", periods=60, freq="MS"), ("month", "days")),
+        (pd.date_range("2015-01-31", periods=60, freq="ME"), ("month", "days")),
+        (pd.date_range("2015-03-31", periods=40, freq="QE"), ("month", "days")),
+        (pd.date_range("2015-01-05", periods=150, freq="W-MON"), ("month", "day", "days")),
+        (pd.date_range("2015-01-01", periods=900, freq="D"), ("month", "weekday", "day", "days")),
+    ],
+)
+def test_dates_that_stand_for_months_or_years_have_no_weekday(times: pd.DatetimeIndex, parts: tuple[str, ...]) -> None:
+    table = pd.DataFrame({"at": times, "a": np.arange(len(times)) % 7 * 1.5, "y": np.arange(len(times)) % 5 * 1.0})
+    data = {"source": "t.csv", "target": "y", "time": "at"}
+    config = PipelineConfig.model_validate({"name": "t", "task": "regression", "data": data})
+    column = next(column for column in infer_contract(table, config).columns if column.name == "at")
+    assert column.derive == parts
+
+
 def test_bank_table() -> None:
     """The bank table is a binary task with the positive class yes; its row number is ignored, with a note."""
     rows = pd.read_parquet(DATA / "bank_marketing.parquet")

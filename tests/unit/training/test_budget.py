@@ -11,6 +11,7 @@ from sklearn.linear_model import Ridge
 
 from tests.support.training import prepare_workspace
 from towline.config import Candidate, PipelineConfig
+from towline.data.splits import make_folds
 from towline.data.workspace import Workspace
 from towline.training.final_fit import fit, training_rows
 from towline.training.model_selection.budget import CandidateLimits, FitPlan, find_slow_candidates, plan_fits
@@ -225,8 +226,13 @@ def test_a_candidate_that_is_slow_with_the_fewest_rows_is_left_out(tmp_path: Pat
     assert [bool(limits.left_out) for limits in plan.limits] == [False, True]
 
 
+def _rows_and_labels(work: Workspace) -> tuple[pd.DataFrame, np.ndarray]:
+    train = work.subset("train")
+    return train.rows, train.labels
+
+
 def test_pilot_fits_of_boosting_stop_as_in_the_whole_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fits of few rows choose the iterations by cross-validation; those of a large table do not."""
+    """Fits of few rows choose the iterations by cross-validation; those of a large table, and its folds, do not."""
 
     def fail(*_: object) -> int:
         raise ValueError("cross-validated")
@@ -234,7 +240,12 @@ def test_pilot_fits_of_boosting_stop_as_in_the_whole_table(tmp_path: Path, monke
     monkeypatch.setattr(BoostingRegressor, "_choose_iterations", fail)
     boosting = {"estimator": "boosting", "params": {"max_iter": 3}}
     work, config = _prepare(tmp_path, boosting, rows=6_600, budget="5s")
-    assert plan_fits(work, config).limits[0].seconds
+    plan = plan_fits(work, config)
+    assert plan.limits[0].seconds
+    assert max(len(train) for train, _ in make_folds(*_rows_and_labels(work), config)) < 5_000
+    candidate = config.candidates[0]
+    assert cross_validate(work, config, candidate, plan).failed == ""
+    assert "cross-validated" in cross_validate(work, config, candidate).failed
     work, config = _prepare(tmp_path, boosting, rows=6_000, budget="5s")
     assert plan_fits(work, config).limits[0].seconds is None
 
@@ -256,3 +267,25 @@ def test_the_time_of_boosting_does_not_grow_as_in_its_pilot_fits(
     pilot_rows, pilot_seconds, rows = 500, 0.25, 16_500  # at most so many are in the train part
     assert limits.seconds is not None
     assert 0 < limits.seconds < pilot_seconds * (rows / pilot_rows) ** 1.25
+
+
+def test_pilot_fits_have_the_oldest_rows_of_a_split_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may contain near-duplicates, with which boosting stops later, as the folds do; a random sample has few."""
+    fitted: list[pd.DataFrame] = []
+    original = Ridge.fit
+
+    def fit(model: Ridge, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        fitted.append(pd.DataFrame(X))
+        return original(model, X, y, sample_weight)
+
+    monkeypatch.setattr(Ridge, "fit", fit)
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"at": pd.date_range("2020-01-01", periods=3_000, freq="h"), "a": np.arange(3_000) // 2.0})
+    table["y"] = table["a"] + rng.normal(size=3_000)
+    linear = {"estimator": "sklearn.linear_model.Ridge"}
+    shuffled = table.sample(frac=1, random_state=1)
+    work, config = prepare_workspace(tmp_path, shuffled, candidates=[linear], data={"time": "at"}, budget="1s")
+    assert plan_fits(work, config).limits[0].seconds
+    assert [len(rows) for rows in fitted] == [100, 500]
+    for rows in fitted:
+        assert len(np.unique(rows.to_numpy()[:, 0])) <= len(rows) / 2 + 1  # consecutive hours: both rows of each value

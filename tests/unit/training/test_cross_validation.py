@@ -282,3 +282,48 @@ def test_estimators_that_store_rows_are_rejected_for_personal_data(tmp_path: Pat
     (tmp_path / "other").mkdir()
     work, config = prepare_workspace(tmp_path / "other", table, candidates=neighbours)
     cross_validation.check_candidates(config, work.contract())
+
+
+def _yearly_levels(slope: float, noise: float) -> pd.DataFrame:
+    """Ten years of rows whose level changes steadily by the slope, and at random by the noise."""
+    rng = np.random.default_rng(3)
+    year = np.repeat(np.arange(2010, 2020), 60)
+    level = slope * (year - 2010) + noise * rng.normal(size=10)[year - 2010]
+    a = rng.normal(size=len(year))
+    return pd.DataFrame(
+        {"at": pd.to_datetime(year, format="%Y"), "a": a, "y": a + level + rng.normal(0, 0.1, len(year))}
+    )
+
+
+@pytest.mark.parametrize("estimator", ["linear", "forest"])
+def test_cross_validation_chooses_whether_a_candidate_uses_the_time_trend(tmp_path: Path, estimator: str) -> None:
+    chosen = {}
+    for name, table in {"steady": _yearly_levels(3.0, 0.1), "random": _yearly_levels(0.0, 3.0)}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        work, config = prepare_workspace(folder, table, data={"time": "at"})
+        candidate = Candidate(estimator=estimator, name=estimator)
+        fixed = {
+            value: cross_validate(work, config, candidate.model_copy(update={"params": {"time_trend": value}}))
+            for value in (True, False)
+        }
+        scores = cross_validate(work, config, candidate)
+        assert scores.mean["mae"] == min(each.mean["mae"] for each in fixed.values())
+        chosen[name] = scores.params.get("time_trend", True)
+        fitted = fit(work, config, scores)
+        names = list(_load(work, fitted.file).named_steps["prepare"].get_feature_names_out())
+        assert any("days" in name for name in names) == chosen[name]
+    assert chosen == {"steady": True, "random": False}
+
+
+def test_random_folds_do_not_choose_the_time_trend(tmp_path: Path) -> None:
+    work, config = prepare_workspace(tmp_path, _yearly_levels(0.0, 3.0), data={"time": "at"}, split={"by": "random"})
+    assert cross_validate(work, config, Candidate(estimator="linear", name="linear")).params == {}
+
+
+def test_a_time_trend_that_is_neither_true_nor_false_is_refused(tmp_path: Path) -> None:
+    work, config = prepare_workspace(tmp_path, _yearly_levels(3.0, 0.1), data={"time": "at"}, split={"by": "time"})
+    candidate = Candidate(estimator="forest", name="forest", params={"time_trend": "no"})
+    with pytest.raises(ConfigError, match="'no' is not true or false") as refused:
+        cross_validate(work, config, candidate)
+    assert refused.value.where == "candidates.forest.params.time_trend"

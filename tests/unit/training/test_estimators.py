@@ -11,7 +11,7 @@ from towline.config import Candidate, PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, FitError
-from towline.training.estimators import build_model, default_search_space
+from towline.training.estimators import build_model, default_search_space, pipeline_of
 from towline.training.pipeline_components import TextEncoder
 
 WORDS = np.array([f"word{number}" for number in range(2_000)])
@@ -293,3 +293,13 @@ def test_default_search_spaces_have_existing_parameters(task: str) -> None:
         params = dict.fromkeys(default_search_space(candidate, task), 1)
         assert params
         build_model(candidate, _contract(frame, task=task), 7, params)
+
+
+@pytest.mark.parametrize(
+    ("classes", "params", "iterations"), [(20, {}, 500), (50, {}, 200), (50, {"max_iter": 300}, 300)]
+)
+def test_boosting_of_many_classes_has_fewer_iterations(classes: int, params: dict[str, int], iterations: int) -> None:
+    """At most 10,000 trees, unless the config sets the number of iterations."""
+    frame = pd.DataFrame({"a": np.arange(400) % 37 / 3, "y": [f"class {number % classes}" for number in range(400)]})
+    model = build_model(Candidate(estimator="boosting", params=params), _contract(frame), 7)
+    assert pipeline_of(model).named_steps["estimate"].max_iter == iterations

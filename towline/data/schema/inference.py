@@ -404,12 +404,22 @@ def _identifies_rows(values: pd.Series, column: Column, prediction: _Prediction)
 
 
 def _calendar_parts(times: pd.Series) -> tuple[str, ...]:
+    """The parts of a date that vary and whose cycle the dates cover one and a half times.
+
+    Dates that stand for months or years, because all are the same day of the month or its last one, have no weekday and
+    no day: a model would only recognize single months by them.
+    """
     present = times.dropna()
     if present.empty:
         return ()
     days = (present.max() - present.min()) / pd.Timedelta(days=1)
+    is_monthly = present.dt.day.nunique() == 1 or bool(present.dt.is_month_end.all())
     return tuple(
-        part for part, cycle in _CYCLES.items() if days >= 1.5 * cycle and getattr(present.dt, part).nunique() > 1
+        part
+        for part, cycle in _CYCLES.items()
+        if days >= 1.5 * cycle
+        and getattr(present.dt, part).nunique() > 1
+        and not (is_monthly and part in ("weekday", "day"))
     )
 
 

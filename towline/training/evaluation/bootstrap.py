@@ -23,7 +23,7 @@ def resampling_units(rows: pd.DataFrame, config: TrainingConfig) -> np.ndarray:
     n = len(rows)
     if config.data.group:
         return pd.factorize(rows[config.data.group], use_na_sentinel=False)[0]
-    if config.data.time and config.split.by != "random":
+    if config.by_time:
         rank = np.empty(n, dtype=np.int64)
         rank[np.argsort(rows[config.data.time].to_numpy(), kind="stable")] = np.arange(n)
         return rank // max(1, math.isqrt(n))

@@ -26,9 +26,9 @@ from towline.data.schema.contract import Contract
 from towline.data.splits import Fold, make_folds, sample_rows
 from towline.data.workspace import Subset, Workspace
 from towline.errors import TowlineError
-from towline.training.estimators import build_model, create_transformer, pipeline_of
+from towline.training.estimators import build_model, create_transformer, has_optional_trend, pipeline_of
 from towline.training.evaluation.metrics import predict
-from towline.training.pipeline_components import BoostingClassifier, BoostingRegressor
+from towline.training.pipeline_components import stop_without_folds
 
 CELLS_A_SECOND = 1_700  # a table with fewer cells for each second of the budget has no pilot fits
 MIN_FOLD_ROWS = 1_000  # a fold is fitted on so many rows at least
@@ -140,6 +140,7 @@ class _Estimates:
 
     Attributes:
         folds: of cross-validation.
+        scorings: how often the folds are scored after the search: twice if the time trend is optional.
         max_rows: rows that the largest fold is fitted on without a budget.
         final_fits: rows of each fit of the selected candidate.
         holdout: rows that are predicted after each of them.
@@ -148,6 +149,7 @@ class _Estimates:
     candidate: Candidate
     cost: FitCost
     folds: list[Fold]
+    scorings: int
     max_rows: int
     final_fits: tuple[int, ...]
     holdout: int
@@ -164,7 +166,7 @@ class _Estimates:
             rows = min(len(train), max_rows or self.max_rows)
             seconds += self.cost.fit(rows) + self.cost.predict(len(test), rows)
         workers = count_workers(self.candidate, len(self.folds))
-        return (trials + 1) * seconds / (workers * _THREAD_EFFICIENCY if workers > 1 else 1)
+        return (trials + self.scorings) * seconds / (workers * _THREAD_EFFICIENCY if workers > 1 else 1)
 
     def all_rows(self, max_rows: float = math.inf) -> float:
         """Seconds of the fits of the selected candidate on all rows, or on a sample of so many."""
@@ -222,7 +224,8 @@ def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float
     for candidate in slow:
         cost = measure_cost(candidate, contract, config, train, longest, clock)
         if cost:
-            estimates.append(_Estimates(candidate, cost, folds, max_rows, final_fits, holdout))
+            scorings = 2 if has_optional_trend(candidate, contract, config) else 1
+            estimates.append(_Estimates(candidate, cost, folds, scorings, max_rows, final_fits, holdout))
     failed = {candidate.name for candidate in slow} - {each.candidate.name for each in estimates}
     smallest = max(MIN_FOLD_ROWS, _MIN_SAMPLE * max(final_fits))
     too_slow = [each for each in estimates if each.all_rows(smallest) > seconds]
@@ -258,21 +261,18 @@ def measure_cost(
     """
     cost, pools = FitCost(_exponents_of(candidate, contract, config)), ThreadpoolController()
     positions = np.arange(len(train.labels))
+    oldest = np.argsort(train.rows[config.data.time].to_numpy(), kind="stable") if config.by_time else None
     for rows in (_WARM_UP_ROWS, *_PILOT_ROWS):
         if rows > len(positions) / 2 or (cost.rows and cost.fit(rows) + cost.predict(rows, rows) > longest):
             break
-        sample = sample_rows(positions, rows, config.seed, train.labels)
+        # the oldest rows, as in folds, contain near-duplicates, with which boosting stops later than on a random sample
+        sample = sample_rows(positions, rows, config.seed, train.labels) if oldest is None else oldest[:rows]
         test = train.features.iloc[sample_rows(positions, rows, config.seed + 1)]
         try:
             with pools.limit(limits=1), warnings.catch_warnings(action="ignore"):
                 trusted, transformer = config.package.trusted, create_transformer(config)
                 model = build_model(candidate, contract, config.seed, None, trusted, transformer)
-                estimate = pipeline_of(model).named_steps["estimate"]
-                if (
-                    isinstance(estimate, BoostingRegressor | BoostingClassifier)
-                    and len(positions) > estimate.max_fold_rows
-                ):
-                    estimate.max_fold_rows = 0  # fits of a large table do not choose iterations by cross-validation
+                stop_without_folds(pipeline_of(model).named_steps["estimate"], len(positions))
                 started = clock()
                 model.fit(train.features.iloc[sample], train.labels[sample])
                 fitted = clock()

@@ -40,7 +40,14 @@ from towline.extras import BOOSTING_LIBRARIES
 from towline.provenance import code_digest
 from towline.training import model_io
 from towline.training.calibration import Calibration, OutOfFoldRows, calibrate_out_of_fold
-from towline.training.estimators import build_model, create_transformer, default_search_space, pipeline_of
+from towline.training.estimators import (
+    TIME_TREND,
+    build_model,
+    create_transformer,
+    default_search_space,
+    has_optional_trend,
+    pipeline_of,
+)
 from towline.training.evaluation.definitions import Metric, metrics_of, primary_metric
 from towline.training.evaluation.metrics import compute_metrics, predict
 from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
@@ -48,7 +55,7 @@ from towline.training.model_selection import shared_study
 from towline.training.model_selection.budget import CandidateLimits, FitPlan, count_workers
 from towline.training.model_selection.config_checks import check_config
 from towline.training.model_selection.tuning import TrialPlan, search_parameters
-from towline.training.pipeline_components import Model
+from towline.training.pipeline_components import Model, stop_without_folds
 from towline.training.user_code import describe_error
 
 log = logging.getLogger("towline.steps")
@@ -137,6 +144,7 @@ class _CrossValidation:
     folds: list[Fold]
     max_rows: int  # that a fold is fitted on
     untested: threading.Lock  # free until the first fitted model was stored and read back
+    is_slow: bool = False  # it has pilot fits; its boosting stops as in the whole table, as these have assumed
 
     def score(self, params: dict[str, Any]) -> FoldScores:
         """Fits and scores the candidate with these hyperparameters."""
@@ -168,6 +176,8 @@ class _CrossValidation:
             with pools.limit(limits=1, user_api="openmp"):  # OpenMP keeps its limit by thread
                 trusted, transformer = self.config.package.trusted, create_transformer(self.config)
                 model = build_model(self.candidate, self.contract, self.config.seed, params, trusted, transformer)
+                if self.is_slow:
+                    stop_without_folds(pipeline_of(model).named_steps["estimate"], len(self.labels))
                 model.fit(self.features.iloc[train], self.labels[train])
                 predictions = predict(model, self.features.iloc[test], self.contract)
                 self._check_storage(model)
@@ -296,8 +306,9 @@ def cross_validate(
     features, labels, rows = work.subset("train")
     folds = make_folds(rows, labels, config)
     limits, available = (plan or FitPlan()).limits_of(candidate), max(len(train) for train, _ in folds)
-    max_rows = limits.fold_rows or config.cross_validation.max_rows
-    run = _CrossValidation(work, config, candidate, contract, features, labels, folds, max_rows, threading.Lock())
+    max_rows, is_slow = limits.fold_rows or config.cross_validation.max_rows, limits.seconds is not None
+    untested = threading.Lock()
+    run = _CrossValidation(work, config, candidate, contract, features, labels, folds, max_rows, untested, is_slow)
     build_model(candidate, contract, config.seed, trusted=config.package.trusted)  # raises before anything is fitted
 
     params, trials, scores, failed = candidate.params, 0, FoldScores([], None, []), ""
@@ -307,8 +318,7 @@ def cross_validate(
                 failed = "left out (budget)"
             else:
                 params, trials = _search(run, limits.trials, settings)
-                predictions = run.predict_folds(params)
-                scores = run.score_predictions(predictions)
+                params, predictions, scores = _choose_time_trend(run, params)
                 run.save(predictions, scores)
                 if metric not in scores.summary(np.mean):
                     failed = f"{metric} is undefined in every fold"
@@ -374,11 +384,31 @@ def _search(run: _CrossValidation, max_trials: int | None, settings: Settings | 
         workspace=work,
         candidate=run.candidate,
         max_rows=run.max_rows,
+        is_slow=run.is_slow,
     )
     with shared_study.create_study(
         settings.search_url, study, search.model_dump(mode="json"), maximize=plan.maximize
     ) as shared:
         return search_parameters(plan, file, run.objective, shared)
+
+
+def _choose_time_trend(
+    run: _CrossValidation, params: dict[str, Any]
+) -> tuple[dict[str, Any], list[Predictions], FoldScores]:
+    """The better of a candidate with and without the days of the time column; with them on a tie."""
+    predictions = run.predict_folds(params)
+    scores = run.score_predictions(predictions)
+    if not has_optional_trend(run.candidate, run.contract, run.config):
+        return params, predictions, scores
+    params_without = {**params, TIME_TREND: False}
+    predictions_without = run.predict_folds(params_without)
+    scores_without = run.score_predictions(predictions_without)
+    metric = primary_metric(run.config, run.contract.task)
+    sign = 1 if metric.greater_is_better else -1
+    gain = sign * (scores_without.summary(np.mean).get(metric, np.nan) - scores.summary(np.mean).get(metric, np.nan))
+    if gain > 0:
+        return params_without, predictions_without, scores_without
+    return params, predictions, scores
 
 
 class SharedSearch(Frozen):
@@ -390,6 +420,7 @@ class SharedSearch(Frozen):
         workspace: of the run; the worker reads the rows from it.
         candidate: with its ``search``.
         max_rows: that a fold is fitted on.
+        is_slow: whether the candidate has pilot fits.
     """
 
     model: str
@@ -398,6 +429,7 @@ class SharedSearch(Frozen):
     workspace: Workspace
     candidate: Candidate
     max_rows: int
+    is_slow: bool
 
     def evaluator(self, config: TrainingConfig, store: Path) -> shared_study.Evaluate:
         """Evaluates trials with the rows of the run.
@@ -412,7 +444,9 @@ class SharedSearch(Frozen):
         contract = work.contract()
         features, labels, rows = work.subset("train")
         folds = make_folds(rows, labels, config)
-        run = _CrossValidation(work, config, self.candidate, contract, features, labels, folds, self.max_rows, tested)
+        run = _CrossValidation(
+            work, config, self.candidate, contract, features, labels, folds, self.max_rows, tested, self.is_slow
+        )
         plan = _plan_trials(run)
         return lambda drawn: plan.evaluate(drawn, run.objective)
 
