@@ -26,9 +26,8 @@ from towline.config import Candidate, Task, TrainingConfig, suggest
 from towline.data.schema.contract import Contract
 from towline.errors import ConfigError, FitError
 from towline.training.boosters import CLASSIFIERS, REGRESSORS
+from towline.training.histogram_boosting import BoostingClassifier, BoostingRegressor
 from towline.training.pipeline_components import (
-    BoostingClassifier,
-    BoostingRegressor,
     CalendarParts,
     Classifier,
     DateAges,

@@ -21,10 +21,10 @@ from towline.training.model_selection import cross_validation
 from towline.training.model_selection.cross_validation import (
     CrossValidationResult,
     baseline_candidate,
-    best_threshold,
     choose_candidate,
     cross_validate,
 )
+from towline.training.model_selection.fold_scores import best_threshold
 
 DATA = Path(__file__).parents[3] / "data"
 

@@ -13,7 +13,8 @@ from towline.config import Candidate, PipelineConfig
 from towline.data.schema.inference import infer_contract
 from towline.training.estimators import build_model
 from towline.training.evaluation.metrics import predict
-from towline.training.pipeline_components import BoostingClassifier, BoostingRegressor, DenseColumns
+from towline.training.histogram_boosting import BoostingClassifier, BoostingRegressor
+from towline.training.pipeline_components import DenseColumns
 
 ESTIMATORS = [
     "linear", "forest", "boosting", "sklearn.svm.LinearSVC", "sklearn.neighbors.KNeighborsClassifier",

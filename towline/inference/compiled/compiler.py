@@ -49,9 +49,8 @@ from towline.inference.compiled.plan import (
     WeightedMean,
 )  # fmt: skip
 from towline.training.boosters import Booster
+from towline.training.histogram_boosting import BoostingClassifier, BoostingRegressor
 from towline.training.pipeline_components import (
-    BoostingClassifier,
-    BoostingRegressor,
     CalendarParts,
     Classifier,
     DateAges,

@@ -28,7 +28,7 @@ from towline.data.workspace import Subset, Workspace
 from towline.errors import TowlineError
 from towline.training.estimators import build_model, create_transformer, has_optional_trend, pipeline_of
 from towline.training.evaluation.metrics import predict
-from towline.training.pipeline_components import stop_without_folds
+from towline.training.histogram_boosting import stop_without_folds
 
 CELLS_A_SECOND = 1_700  # a table with fewer cells for each second of the budget has no pilot fits
 MIN_FOLD_ROWS = 1_000  # a fold is fitted on so many rows at least

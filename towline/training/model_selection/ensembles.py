@@ -26,12 +26,11 @@ from towline.training.evaluation.predictions import Predictions, decode_labels, 
 from towline.training.model_selection.budget import FitPlan
 from towline.training.model_selection.cross_validation import (
     CrossValidationResult,
-    FoldScores,
     OutOfFoldPredictions,
     load_out_of_fold_predictions,
     save_out_of_fold_predictions,
-    score_folds,
 )
+from towline.training.model_selection.fold_scores import FoldScores, score_folds
 from towline.training.pipeline_components import weighted_mean
 
 STEPS = 50

@@ -1,0 +1,136 @@
+"""The scores of a candidate on the folds: calibrates its predictions, decides the labels, and computes the metrics."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from towline.config import CalibrationMethod, TrainingConfig
+from towline.data.schema.contract import Contract
+from towline.training.calibration import Calibration, OutOfFoldRows, calibrate_out_of_fold
+from towline.training.evaluation.definitions import Metric, metrics_of
+from towline.training.evaluation.metrics import compute_metrics
+from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
+
+
+class FoldScores(NamedTuple):
+    """The scored predictions for the test rows of each fold.
+
+    Attributes:
+        predictions: calibrated, with the labels of the threshold.
+        threshold: binary: a row is positive from this probability on; None: the estimator's own rule.
+        metrics: of each fold.
+        calibration, calibration_notes: as in ``CrossValidationResult``.
+    """
+
+    predictions: list[Predictions]
+    threshold: float | None
+    metrics: list[dict[str, float]]
+    calibration: Calibration | None = None
+    calibration_notes: tuple[str, ...] = ()
+
+    def summary(self, statistic: Callable[[list[float]], Any]) -> dict[str, float]:
+        """Each metric over the folds in which it is defined."""
+        names = dict.fromkeys(name for fold in self.metrics for name in fold)
+        return {name: float(statistic([fold[name] for fold in self.metrics if name in fold])) for name in names}
+
+
+def score_folds(
+    truth: Sequence[np.ndarray], predictions: Sequence[Predictions], contract: Contract, config: TrainingConfig
+) -> FoldScores:
+    """Calibrates the predictions if the config says so, decides the labels, and computes the metrics of each fold.
+
+    Args:
+        truth: true values or labels of each fold.
+        predictions: for the rows of each fold.
+        contract: task, classes and positive class.
+        config: ``calibrate``; the metrics; and the metric that the threshold of a binary task maximises on the rows of
+            all folds.
+    """
+    scores = FoldScores(list(predictions), None, [])
+    if config.calibrate is not None and contract.classes:
+        scores = _calibrate_folds(truth, scores.predictions, contract, config.calibrate)
+    threshold_metric = config.evaluation.threshold
+    has_probabilities = all(fold.probabilities is not None for fold in scores.predictions)
+    if threshold_metric != "none" and has_probabilities and contract.task == "binary":
+        chances = _positive_probabilities(scores.predictions, contract)
+        threshold = best_threshold(np.concatenate(list(truth)), chances, contract.positive, threshold_metric)
+        labelled = [_apply_threshold(fold, threshold, contract) for fold in scores.predictions]
+        scores = scores._replace(predictions=labelled, threshold=threshold)
+    return measure_folds(truth, scores, contract, metrics_of(config, contract.task))
+
+
+def measure_folds(
+    truth: Sequence[np.ndarray], scores: FoldScores, contract: Contract, metrics: Sequence[Metric]
+) -> FoldScores:
+    """The scores with the metrics of each fold, without those that are undefined."""
+    folds = [compute_metrics(*fold, contract, metrics=metrics) for fold in zip(truth, scores.predictions, strict=True)]
+    finite = [{name: value for name, value in fold.items() if np.isfinite(value)} for fold in folds]
+    return scores._replace(metrics=finite)
+
+
+def _calibrate_folds(
+    truth: Sequence[np.ndarray], predictions: list[Predictions], contract: Contract, method: CalibrationMethod
+) -> FoldScores:
+    """Calibrated predictions of each fold, whose labels are the classes with the largest probabilities."""
+    if any(fold.probabilities is None for fold in predictions):
+        return FoldScores(predictions, None, [], None, ("calibrate: the estimator has no probabilities",))
+    numbers = np.concatenate([np.full(len(fold.labels), number) for number, fold in enumerate(predictions)])
+    probabilities = Predictions.concatenate(predictions).probabilities
+    assert probabilities is not None  # noqa: S101 - checked above
+    rows = OutOfFoldRows(probabilities, encode_labels(np.concatenate(list(truth)), contract.classes), numbers)
+    positive = contract.classes.index(contract.positive) if contract.task == "binary" else None
+    calibrated = calibrate_out_of_fold(rows, method, contract.classes, positive)
+    if calibrated.calibration is None:
+        return FoldScores(predictions, None, [], None, calibrated.notes)
+    labels = decode_labels(calibrated.probabilities.argmax(axis=1), contract.classes)
+    everything = Predictions(labels, calibrated.probabilities)
+    folds = [everything.take(np.flatnonzero(numbers == number)) for number in range(len(predictions))]
+    return FoldScores(folds, None, [], calibrated.calibration, calibrated.notes)
+
+
+def best_threshold(truth: np.ndarray, chances: np.ndarray, positive: object, metric: str) -> float:
+    """The decision threshold that maximises a metric of the labels; the highest one on a tie.
+
+    Every distinct probability is considered in one sorted pass. The threshold is the middle between it and the next
+    lower one, so that a difference in the last digit moves no row across it.
+
+    Args:
+        truth: (n,) true labels.
+        chances: (n,) probabilities of the positive class.
+        positive: the positive class.
+        metric: f1, precision, recall or accuracy.
+
+    Example:
+        >>> truth = np.array(["no", "no", "yes", "yes"])
+        >>> best_threshold(truth, np.array([0.1, 0.3, 0.5, 0.9]), "yes", "f1")
+        0.4
+    """
+    order = np.argsort(-chances, kind="stable")
+    ordered, hits = chances[order], np.cumsum(truth[order] == positive)
+    last = np.flatnonzero(np.diff(ordered, append=-1.0))  # rows of equal probability get the same label
+    true_positives, predicted = hits[last], last + 1
+    positives, n = hits[-1], len(truth)
+    value = {
+        "f1": 2 * true_positives / (predicted + positives),
+        "precision": true_positives / predicted,
+        "recall": true_positives / max(positives, 1),
+        "accuracy": (n - positives - predicted + 2 * true_positives) / n,
+    }[metric]
+    best = int(np.argmax(value))
+    chance = ordered[last[best]]
+    next_lower = ordered[last[best + 1]] if best + 1 < len(last) else 0.0
+    middle = (chance + next_lower) / 2
+    return float(middle if middle > next_lower else chance)
+
+
+def _positive_probabilities(predictions: list[Predictions], contract: Contract) -> np.ndarray:
+    column = contract.classes.index(contract.positive)
+    return np.concatenate([part.probabilities[:, column] for part in predictions if part.probabilities is not None])
+
+
+def _apply_threshold(predictions: Predictions, threshold: float, contract: Contract) -> Predictions:
+    (negative,) = (label for label in contract.classes if label != contract.positive)
+    labels = np.full(len(predictions.labels), negative, dtype=object)
+    labels[_positive_probabilities([predictions], contract) >= threshold] = contract.positive
+    return Predictions(labels, predictions.probabilities)
