@@ -16,7 +16,7 @@ MODULES = (
     "towline.rollout.confidence_sequences",
     "towline.rollout.loss_series",
     "towline.store",
-    "towline.training.model_selection.cross_validation",
+    "towline.training.model_selection.fold_scores",
     "towline.training.evaluation.metrics",
     "towline.training.evaluation.predictions",
 )
