@@ -42,25 +42,21 @@ _TIME = (
 _ISO = re.compile(rf"\s*{_DATE}{_TIME}\s*", re.ASCII)
 _DASHED = re.compile(r"\s*\d{4}-\d\d-\d\d", re.ASCII)
 _WORD = re.compile(r"[^\W\d_]+\b\.?")
-_MONTHS = {  # German, French, Spanish, Italian, Portuguese, Dutch; English with a point or four letters
+_MONTHS = {  # English by the names and abbreviations of German, French, Spanish, Italian, Portuguese and Dutch
     name: english
     for english, names in {
-        "January": "januar jänner janvier enero gennaio janeiro januari",
-        "February": "februar février fevrier febrero febbraio fevereiro februari",
-        "March": "märz maerz mars marzo março marco maart", "April": "april avril abril aprile",
-        "May": "mai mayo maggio maio mei", "June": "juni juin junio giugno junho",
-        "July": "juli juillet julio luglio julho", "August": "august août aout agosto augustus",
-        "September": "september septembre septiembre settembre setembro",
-        "October": "oktober octobre octubre ottobre outubro", "November": "november novembre noviembre novembro",
-        "December": "dezember décembre decembre diciembre dicembre dezembro december",
-        "Jan": "jan. jän. janv janv. ene ene. gen gen.", "Feb": "feb. févr févr. fév feb fev",
-        "Mar": "mar. mär mär. mrz mrz. mrt", "Apr": "apr. avr avr. abr abr.", "Jun": "jun. giu",
-        "Jul": "jul. juil juil. lug",
-        "Aug": "aug. ago ago.", "Sep": "sep. sept sept. set", "Oct": "oct. okt okt. ott out", "Nov": "nov.",
-        "Dec": "dec. dez dez. déc déc. dic dic.",
+        "January": "januar jänner janvier enero gennaio janeiro januari jän janv ene gen",
+        "February": "februar février fevrier febrero febbraio fevereiro februari févr fevr fév fev",
+        "March": "märz maerz mars marzo março marco maart mär mrz mrt", "April": "avril abril aprile avr abr",
+        "May": "mai mayo maggio maio mei mag", "June": "juni juin junio giugno junho giu",
+        "July": "juli juillet julio luglio julho juil lug", "August": "août aout agosto augustus ago",
+        "September": "septembre septiembre settembre setembro sept set",
+        "October": "oktober octobre octubre ottobre outubro okt ott out", "November": "novembre noviembre novembro",
+        "December": "dezember décembre decembre diciembre dicembre dezembro dez déc dic",
     }.items()
-    for name in names.split()
+    for name in (english.lower(), english[:3].lower(), *names.split())
 }  # fmt: skip
+_SHORT_MONTHS = {name: english[:3] for name, english in _MONTHS.items()}
 _COMMA = re.compile(r"[+-]?\d+,(?:\d{1,2}|\d{4,})", re.ASCII)  # three digits may be thousands
 _WHOLE = re.compile(r"\s*(-?(?:0|[1-9]\d*))(?:\.0+)?\s*", re.ASCII)
 
@@ -368,7 +364,8 @@ def parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:
         return epoch + dt.timedelta(microseconds=int(float(text)) * EPOCHS[date_format])
     try:
         if "%b" in date_format or "%B" in date_format:
-            text = _WORD.sub(lambda word: _MONTHS.get(word[0].lower(), word[0]), text)
+            months = _SHORT_MONTHS if "%b" in date_format else _MONTHS
+            text = _WORD.sub(lambda word: months.get(word[0].lower().rstrip("."), word[0]), text)
         return _utc(dt.datetime.strptime(text, date_format))  # noqa: DTZ007 - naive UTC
     except ValueError:
         return None
