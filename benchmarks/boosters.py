@@ -36,7 +36,7 @@ from towline.extras import BOOSTING_LIBRARIES
 from towline.inference.compiled import codec, parity
 from towline.inference.predictor import Model, open_release
 from towline.training import model_io
-from towline.training.boosters import Booster
+from towline.training.boosting.libraries import Booster
 from towline.training.estimators import pipeline_of
 from towline.training.evaluation.metrics import predict
 from towline.training.evaluation.predictions import Predictions

@@ -29,7 +29,7 @@ from towline.provenance import Provenance
 from towline.release import model_card, reference, runtime, sbom
 from towline.store import StoreLayout
 from towline.training import model_io, performance_estimation
-from towline.training.boosters import Booster
+from towline.training.boosting.libraries import Booster
 from towline.training.estimators import pipelines_of
 from towline.training.evaluation.holdout import load_evaluation_predictions
 from towline.training.evaluation.metrics import predict

@@ -25,8 +25,8 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 from towline.config import Candidate, Task, TrainingConfig, suggest
 from towline.data.schema.contract import Contract
 from towline.errors import ConfigError, FitError
-from towline.training.boosters import CLASSIFIERS, REGRESSORS
-from towline.training.histogram_boosting import BoostingClassifier, BoostingRegressor
+from towline.training.boosting.histogram import BoostingClassifier, BoostingRegressor
+from towline.training.boosting.libraries import CLASSIFIERS, REGRESSORS
 from towline.training.pipeline_components import (
     CalendarParts,
     Classifier,
@@ -76,7 +76,7 @@ class _EstimatorSpec(NamedTuple):
         return (self.parameters, False) if self.is_booster else _constructor_parameters(self.estimator)
 
 
-_MAX_TREES = 10_000  # of boosting by default: of many classes, each iteration has a tree for each of them
+_MAX_TREES = 10_000  # of boosting by default; with many classes, each iteration fits one tree for each class
 TIME_TREND = "time_trend"  # a parameter of every candidate: whether it uses the days of the time column
 _FOREST = {"min_samples_leaf": [1, 20], "max_features": [0.1, 1.0]}
 _BOOSTING = {
@@ -85,7 +85,7 @@ _BOOSTING = {
     "min_samples_leaf": [5, 60],
     "l2_regularization": {"low": 1e-3, "high": 10.0, "log": True},
 }
-# benchmarks/defaults.py compares: without regularization, boosting diverges on rare classes
+# without regularization, boosting diverges on rare classes (benchmarks/defaults.py)
 _STOPPED = {"max_iter": 500, "early_stopping": True, "n_iter_no_change": 20, "l2_regularization": 1.0}
 _LEAVES = {"max_leaf_nodes": 4000}  # limits the stored forest to about 13 MB
 # defaults of the boosting libraries' classes: no output and no files. They need no scaled columns
@@ -249,8 +249,9 @@ def pipelines_of(model: Model) -> dict[str, Pipeline]:
 def has_optional_trend(candidate: Candidate, contract: Contract, config: TrainingConfig) -> bool:
     """Whether cross-validation compares a candidate with and without the days of the time column.
 
-    A level that changes with time is best predicted with them, one that only differs between past periods without.
-    Folds of a split by time show which; in random folds a model interpolates, so the days always seem to help.
+    The days help if the level of the target rises or falls steadily. They mislead a model if the level only differs
+    from period to period. The folds of a split by time show which is the case. In random folds the days always seem to
+    help, because a model interpolates between known rows.
     """
     is_fixed = TIME_TREND in candidate.params or bool(candidate.search and TIME_TREND in candidate.search.space)
     has_others = len(contract.feature_columns) > 1

@@ -16,14 +16,14 @@ import numpy as np
 from towline import files, origins
 from towline.config import TrainingConfig
 from towline.errors import FitError, ReleaseError, TowlineError
-from towline.training import boosters
+from towline.training.boosting import libraries
 from towline.training.evaluation.predictions import Predictions
 from towline.training.user_code import LIBRARIES, describe_error
 
 #: type of a boosting candidate → its library
 _BOOSTER_LIBRARIES = {
     f"{booster.__module__}.{booster.__name__}": booster.library
-    for booster in (*boosters.REGRESSORS.values(), *boosters.CLASSIFIERS.values())
+    for booster in (*libraries.REGRESSORS.values(), *libraries.CLASSIFIERS.values())
 }
 TRUSTED_TYPES = (
     "catboost.core.CatBoostClassifier",
@@ -47,8 +47,8 @@ TRUSTED_TYPES = (
     "towline.training.calibration.Calibration",
     "towline.training.calibration.IsotonicCurve",
     "towline.training.calibration.SigmoidCurve",
-    "towline.training.histogram_boosting.BoostingClassifier",
-    "towline.training.histogram_boosting.BoostingRegressor",
+    "towline.training.boosting.histogram.BoostingClassifier",
+    "towline.training.boosting.histogram.BoostingRegressor",
     "towline.training.pipeline_components.Classifier",
     "towline.training.pipeline_components.CalendarParts",
     "towline.training.pipeline_components.DateAges",

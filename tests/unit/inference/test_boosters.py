@@ -21,7 +21,7 @@ from towline.inference.compiled import codec, parity
 from towline.inference.compiled.parity import certify
 from towline.inference.compiled.scorer import CompiledScorer
 from towline.training import model_io
-from towline.training.boosters import Booster
+from towline.training.boosting.libraries import Booster
 from towline.training.estimators import build_model, default_search_space, pipeline_of
 from towline.training.model_selection.tuning import check_space
 

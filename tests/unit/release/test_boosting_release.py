@@ -13,7 +13,7 @@ from towline.inference import predictor
 from towline.inference.predictor import open_release
 from towline.manifest import read_manifest
 from towline.training import model_io
-from towline.training.boosters import Booster
+from towline.training.boosting.libraries import Booster
 from towline.training.estimators import pipeline_of
 
 

@@ -13,8 +13,8 @@ from tests.support.training import prepare_workspace
 from towline.config import Candidate, PipelineConfig
 from towline.data.splits import make_folds
 from towline.data.workspace import Workspace
+from towline.training.boosting.histogram import BoostingRegressor
 from towline.training.final_fit import fit, training_rows
-from towline.training.histogram_boosting import BoostingRegressor
 from towline.training.model_selection.budget import CandidateLimits, FitPlan, find_slow_candidates, plan_fits
 from towline.training.model_selection.cross_validation import baseline_candidate, choose_candidate, cross_validate
 

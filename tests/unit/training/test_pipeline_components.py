@@ -11,9 +11,9 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from towline.config import Candidate, PipelineConfig
 from towline.data.schema.inference import infer_contract
+from towline.training.boosting.histogram import BoostingClassifier, BoostingRegressor
 from towline.training.estimators import build_model
 from towline.training.evaluation.metrics import predict
-from towline.training.histogram_boosting import BoostingClassifier, BoostingRegressor
 from towline.training.pipeline_components import DenseColumns
 
 ESTIMATORS = [

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from towline.training.boosters import Booster, CatBoost, LightGBM, XGBoost
+from towline.training.boosting.libraries import Booster, CatBoost, LightGBM, XGBoost
 
 _ZERO = float(np.float32(1e-35))  # LightGBM's kZeroThreshold
 _BELOW_ZERO = float(np.nextafter(-_ZERO, -np.inf))

@@ -48,8 +48,8 @@ from towline.inference.compiled.plan import (
     TreeNodes,
     WeightedMean,
 )  # fmt: skip
-from towline.training.boosters import Booster
-from towline.training.histogram_boosting import BoostingClassifier, BoostingRegressor
+from towline.training.boosting.histogram import BoostingClassifier, BoostingRegressor
+from towline.training.boosting.libraries import Booster
 from towline.training.pipeline_components import (
     CalendarParts,
     Classifier,

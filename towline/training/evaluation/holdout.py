@@ -279,10 +279,10 @@ def _importance(
     The model predicts the copies with one shuffled column each in batches: one call for many copies is faster.
     """
     names = [column.name for column in contract.feature_columns]
-    cost = max(1.0, len(contract.classes) / 5)  # of a row: boosting has trees for each class
-    repeats = 3 if len(names) <= 30 and cost <= 4 else 2
-    budget = int(min(MAX_PREDICTED_ROWS / cost, MAX_PREDICTED_CELLS / len(names))) // (len(names) * repeats)
-    size = min(len(features), 2000, max(50 if cost == 1 else 200, budget))
+    row_cost = max(1.0, len(contract.classes) / 5)  # boosting has trees for each class
+    repeats = 3 if len(names) <= 30 and row_cost <= 4 else 2
+    budget = int(min(MAX_PREDICTED_ROWS / row_cost, MAX_PREDICTED_CELLS / len(names))) // (len(names) * repeats)
+    size = min(len(features), 2000, max(50 if row_cost == 1 else 200, budget))
     rng = np.random.default_rng(seed)
     sample = np.sort(rng.choice(len(features), size, replace=False))
     features, truth, once = features.iloc[sample].reset_index(drop=True), truth[sample], np.ones((1, size))

@@ -26,9 +26,9 @@ from towline.data.schema.contract import Contract
 from towline.data.splits import Fold, make_folds, sample_rows
 from towline.data.workspace import Subset, Workspace
 from towline.errors import TowlineError
+from towline.training.boosting.histogram import stop_without_folds
 from towline.training.estimators import build_model, create_transformer, has_optional_trend, pipeline_of
 from towline.training.evaluation.metrics import predict
-from towline.training.histogram_boosting import stop_without_folds
 
 CELLS_A_SECOND = 1_700  # a table with fewer cells for each second of the budget has no pilot fits
 MIN_FOLD_ROWS = 1_000  # a fold is fitted on so many rows at least
@@ -265,7 +265,7 @@ def measure_cost(
     for rows in (_WARM_UP_ROWS, *_PILOT_ROWS):
         if rows > len(positions) / 2 or (cost.rows and cost.fit(rows) + cost.predict(rows, rows) > longest):
             break
-        # the oldest rows, as in folds, contain near-duplicates, with which boosting stops later than on a random sample
+        # as in the folds: the oldest rows keep near-duplicates together, and boosting then stops later
         sample = sample_rows(positions, rows, config.seed, train.labels) if oldest is None else oldest[:rows]
         test = train.features.iloc[sample_rows(positions, rows, config.seed + 1)]
         try:

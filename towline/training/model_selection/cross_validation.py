@@ -38,6 +38,7 @@ from towline.errors import ConfigError, FitError, TowlineError
 from towline.extras import BOOSTING_LIBRARIES
 from towline.provenance import code_digest
 from towline.training import model_io
+from towline.training.boosting.histogram import stop_without_folds
 from towline.training.calibration import Calibration
 from towline.training.estimators import (
     TIME_TREND,
@@ -50,7 +51,6 @@ from towline.training.estimators import (
 from towline.training.evaluation.definitions import Metric, metrics_of, primary_metric
 from towline.training.evaluation.metrics import predict
 from towline.training.evaluation.predictions import Predictions
-from towline.training.histogram_boosting import stop_without_folds
 from towline.training.model_selection import shared_study
 from towline.training.model_selection.budget import CandidateLimits, FitPlan, count_workers
 from towline.training.model_selection.config_checks import check_config
@@ -123,7 +123,7 @@ class _CrossValidation:
     folds: list[Fold]
     max_rows: int  # that a fold is fitted on
     untested: threading.Lock  # free until the first fitted model was stored and read back
-    is_slow: bool = False  # it has pilot fits; its boosting stops as in the whole table, as these have assumed
+    is_slow: bool = False  # pilot fits were made; boosting stops in the folds as it did in them
 
     def score(self, params: dict[str, Any]) -> FoldScores:
         """Fits and scores the candidate with these hyperparameters."""
