@@ -11,6 +11,7 @@ import gzip
 import io
 import itertools
 import re
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -214,17 +215,46 @@ def read_parquet(path: Path, remedy: str) -> pa.Table:
 
 
 def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
-    """The rows of a CSV or CSV.gz file in blocks of about 16 MB; the columns are text, as of ``read_file``."""
-    blocks = 0
+    """The rows of a CSV or CSV.gz file in blocks of about 16 MB; the columns are text, as of ``read_file``.
+
+    Raises:
+        DataError: the file is not readable; its first rows may have been given.
+    """
+    rows = 0
     try:
         for table in stream_utf8_csv(path, separator):
-            blocks += 1
+            rows += len(table)
             yield table
     except DataError:
-        table = _read_csv(path, separator)  # names the line of a fault; reads UTF-16
-        if blocks:
+        if rows and not _is_utf8(path):
+            yield from _stream_decoded_csv(path, separator, rows)
+            return
+        table = _read_csv(path, separator)  # names the line of a fault; reads other encodings
+        if rows:
             raise
         yield table
+
+
+def _is_utf8(path: Path) -> bool:
+    with _open(path) as file:
+        try:
+            for _ in codecs.iterdecode(iter(partial(file.read, _BLOCK_BYTES), b""), "utf-8"):
+                pass
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+def _stream_decoded_csv(path: Path, separator: str, skipped: int) -> Iterator[pa.Table]:
+    """As ``stream_csv``, without the first rows, of a file whose later rows show that it is not in UTF-8."""
+    with tempfile.TemporaryDirectory() as folder:
+        decoded = Path(folder) / "decoded.csv"
+        if not copy_as_utf8(path, decoded):
+            _read_csv(path, separator)  # raises the error that says why
+        for table in stream_utf8_csv(decoded, separator):
+            rows, skipped = table.slice(skipped), max(0, skipped - len(table))
+            if len(rows):
+                yield rows
 
 
 def stream_utf8_csv(path: Path, separator: str) -> Iterator[pa.Table]:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from towline.data.schema import text_columns
 from towline.data.schema.contract import Contract
+from towline.data.source import formats
 from towline.errors import DataError
 from towline.monitoring.drift.histograms import CHUNK_ROWS
 from towline.monitoring.drift.row_checks import ClockCheck
@@ -99,8 +100,9 @@ def read_table(path: Path, contract: Contract, separator: str = ",") -> Iterator
     if not path.is_file():
         raise DataError("no such file", where=str(path), remedy="give a CSV, CSV.gz or Parquet file")
     readers = {column.name: column.reader for column in contract.input_columns}
-    if not path.name.lower().endswith((".parquet", ".pq")):
-        yield from (text_columns.conform_batch(batch, readers) for batch in _read_csv(path, separator))
+    if not path.name.lower().endswith(formats.PARQUET):
+        for table in formats.stream_csv(path, separator):
+            yield from (text_columns.conform_batch(batch, readers) for batch in table.to_batches(BATCH_ROWS))
         return
     try:
         # with pre-buffering and threads, most of the file would be in memory at once
@@ -114,30 +116,3 @@ def read_table(path: Path, contract: Contract, separator: str = ",") -> Iterator
 def _text_columns(schema: pa.Schema) -> list[str]:
     """Text columns are read as dictionaries, so that categories are counted without building each string."""
     return [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
-
-
-def _read_csv(path: Path, separator: str) -> Iterator[pa.RecordBatch]:
-    """Batches of text. A file that Arrow cannot read is read whole by ``formats``, which names each fault."""
-    from pyarrow import csv
-
-    from towline.data.source import formats
-
-    rows_read = 0
-    skipped = formats.count_skipped_lines(path)
-    reading = csv.ReadOptions(block_size=2**24, use_threads=False, skip_rows=skipped)
-    parsing_options = csv.ParseOptions(delimiter=separator, newlines_in_values=True)
-    try:
-        with csv.open_csv(str(path), reading, parsing_options) as file:
-            names = file.schema.names
-        as_text = csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
-        )
-        with csv.open_csv(str(path), reading, parsing_options, as_text) as file:
-            for batch in file:
-                yield batch
-                rows_read += len(batch)
-    except (pa.ArrowException, OSError, EOFError):
-        if rows_read:
-            where, remedy = f"{path}, after {rows_read:,} rows", "correct the line that follows"
-            raise DataError("not a readable CSV", where=where, remedy=remedy) from None
-        yield from formats.read_file(path, separator).to_batches(BATCH_ROWS)
