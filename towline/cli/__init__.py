@@ -127,11 +127,11 @@ json_option = click.option(
 )
 @click.pass_context
 def main(ctx: click.Context, profile: str | None) -> None:
-    """Pulls a tabular model from data to production and keeps it there.
+    """Takes a tabular model from data to production and monitors it there.
 
     \b
     Examples:
-      towline run configs/bike_demand.yaml    train, judge and promote a model
+      towline run configs/bike_demand.yaml    train, evaluate and promote a model
       towline ui                              open the web interfaces
       towline models                          list the champions
       towline status                          show traffic, quality, drift and alarms

@@ -31,7 +31,7 @@ config_argument = click.argument("config", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Run again although an identical run has finished.")
 @json_option
 def run(config: Path, as_of: datetime | None, overrides: tuple[str, ...], force: bool, as_json: bool) -> None:
-    """Trains, judges and promotes a model.
+    """Trains, evaluates and promotes a model.
 
     The run is one Prefect flow. If a run is interrupted, run the same command again: it resumes from the last completed
     step. A run that has completed is not repeated.

@@ -276,7 +276,7 @@ def _next_steps(outcome: "Outcome") -> list[tuple[str, str]]:
 
 def _after_refusal(outcome: "Outcome") -> list[tuple[str, str]]:
     change = ("change what refused it", f"{', '.join(outcome.settings)}, then towline run CONFIG")
-    return [*([change] if outcome.settings else []), ("judge it again", "towline run CONFIG --force")]
+    return [*([change] if outcome.settings else []), ("evaluate it again", "towline run CONFIG --force")]
 
 
 def checked(result: "PreflightResult") -> str:

@@ -179,7 +179,7 @@ def expired_error(request: ApprovalRequest, count: int) -> PromotionRejectedErro
     return PromotionRejectedError(
         f"the time to approve version {request.version} is over: it has {count} of {request.describe()}",
         where=request.model,
-        remedy="judge the same config and data again: towline run CONFIG --force",
+        remedy="evaluate the same config and data again: towline run CONFIG --force",
     )
 
 

@@ -505,7 +505,7 @@ def check_passed(model: str, judged: JudgedVersion | Entry) -> None:
     if verdict == "pass":
         return
     if verdict == "expired" and isinstance(judged, Entry):
-        remedy = "judge the same config and data again: towline run CONFIG --force"
+        remedy = "evaluate the same config and data again: towline run CONFIG --force"
         raise PromotionRejectedError(judged.reason, where=model, remedy=remedy)
     failed = [check for check in judged.evidence.get("checks", ()) if check["outcome"] != "pass"]
     keys = ", ".join(dict.fromkeys(check["key"] for check in failed if check.get("key")))
@@ -513,7 +513,7 @@ def check_passed(model: str, judged: JudgedVersion | Entry) -> None:
         f"version {judged.version} has not passed the gate (verdict: {verdict})",
         where=model,
         remedy=f"change {f'{keys} in ' if keys else ''}the config, or the data, then towline run CONFIG; "
-        "to judge the same config and data again: towline run CONFIG --force",
+        "to evaluate the same config and data again: towline run CONFIG --force",
         details=tuple(
             f"{check['name']}: {check['detail']}" + (f" ({check['key']})" if check.get("key") else "")
             for check in failed
