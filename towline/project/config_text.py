@@ -63,7 +63,6 @@ def write_config_text(proposal: Proposal) -> str:
     if proposal.pii:
         lines += ["privacy:", *_items("  pii:", proposal.pii), ""]
     lines += ["drift:", _line("  false_alarms_per_year: 4", "budget of false alarms")]
-    lines += _items("  ignore:", proposal.drift_ignore)
     return "\n".join(lines) + "\n"
 
 

@@ -26,7 +26,7 @@ from towline.data.source.source_columns import is_readable
 from towline.data.source.sources import SUMMARIES, UNLABELLED, load_dataset, read_snapshot
 from towline.data.validation.leakage import find_leaks
 from towline.errors import ConfigError, DataError
-from towline.project.expectations import propose_expectations, propose_monitoring
+from towline.project.expectations import propose_expectations, propose_slices
 from towline.project.personal_data import SAMPLE, detect_personal, split_words
 from towline.project.proposal import Proposal
 from towline.project.sample import TableSample
@@ -89,7 +89,7 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
         proposal.positive = str(contract.target_column.reader.spell(contract.positive) or contract.positive)
     _note_ignored(proposal, contract)
     propose_expectations(proposal, frame, contract)
-    propose_monitoring(proposal, frame, contract)
+    propose_slices(proposal, frame, contract)
     return proposal
 
 

@@ -5,7 +5,6 @@ import math
 import re
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from towline.data.schema.contract import Column, Contract
@@ -17,7 +16,6 @@ MAX_CATEGORIES = 30
 MARGIN = 0.1  # of the range, on either side
 NULL_MARGIN = 0.05  # least increase of the null share that is reported
 MIN_SLICE = 30  # rows
-TREND = 0.98  # least |rank correlation| with time of a column whose drift means nothing
 
 _ORDERS = (("min", "max"), ("low", "high"), ("lower", "upper"), ("start", "end"), ("first", "last"), ("open", "close"))
 
@@ -51,8 +49,8 @@ def propose_expectations(proposal: Proposal, frame: pd.DataFrame, contract: Cont
     ]  # fmt: skip
 
 
-def propose_monitoring(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> None:
-    """Adds slices of the evaluation, and columns whose drift means nothing."""
+def propose_slices(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> None:
+    """Adds slices of the evaluation."""
     for column in contract.columns:
         if column.role != "feature" or column.name in proposal.pii:
             continue
@@ -60,14 +58,6 @@ def propose_monitoring(proposal: Proposal, frame: pd.DataFrame, contract: Contra
             counts = frame[column.name].value_counts()
             if (counts >= MIN_SLICE).sum() >= 2:
                 proposal.slices.append(column.name)
-        if proposal.time and column.kind == "numeric":
-            sample = frame[[proposal.time, column.name]].dropna()
-            sample = sample.iloc[:: max(1, len(sample) // 5_000)]
-            if len(sample) < 20 or sample[column.name].nunique() < 10:
-                continue
-            ranks = sample.rank()
-            if abs(float(np.corrcoef(ranks.iloc[:, 0], ranks.iloc[:, 1])[0, 1])) >= TREND:
-                proposal.drift_ignore[column.name] = "it grows or falls with time"
 
 
 def _warn(type_: str, **kwargs: Any) -> dict[str, Any]:

@@ -53,7 +53,6 @@ class Proposal:
     rules: dict[str, dict[str, Any]] = field(default_factory=dict)
     expectations: list[dict[str, Any]] = field(default_factory=list)
     slices: list[str] = field(default_factory=list)
-    drift_ignore: dict[str, str] = field(default_factory=dict)
 
     def data_section(self) -> dict[str, Any]:
         """The part ``data`` of the config."""

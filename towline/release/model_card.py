@@ -110,6 +110,7 @@ def _describe_values(column: Column) -> str:
         text = f"{column.levels:,} values"
     elif column.min is not None and column.max is not None:
         text = f"{format_number(column.min)} to {format_number(column.max)}"
+        text += ", follows the time" if column.time_correlation else ""
     else:
         text = "any"
     return text + ("; may be null" if column.nullable else "")

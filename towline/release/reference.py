@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # drift detection does not import them
     from towline.data.workspace import Workspace
 
 PROFILE, BLOCKS = "profile.json", "blocks.npz"
-CLOCK_CORRELATION, CLOCK_VALUES = 0.995, 20  # least rank correlation with the time, least number of distinct values
 PREDICTION, PROBABILITY = "prediction", "probability"
 
 
@@ -67,26 +66,8 @@ def build_reference(work: "Workspace", config: PipelineConfig, training_rows: "p
         kind, unit = blocks.assign_blocks(times, groups, len(profile["columns"]))
         counts[name] = blocks.count_blocks(frame, profile["columns"], kind, unit)
     repeated = duplicate_share(features[list(inputs["columns"])])
-    clocks = find_clock_columns(features, contract, training_rows[config.data.time]) if config.data.time else {}
-    text = json.dumps({**inputs, "repeated": repeated, "clocks": clocks, "answers": predictions}, ensure_ascii=False)
+    text = json.dumps({**inputs, "repeated": repeated, "answers": predictions}, ensure_ascii=False)
     return {PROFILE: text, BLOCKS: blocks.serialize_blocks(counts)}
-
-
-def find_clock_columns(features: "pd.DataFrame", contract: Contract, times: "pd.Series") -> dict[str, float]:
-    """Numbers that follow the time of the row, such as a running number or a date as a number.
-
-    Returns:
-        The rank correlation of each with the time.
-    """
-    clocks = {}
-    ranks = times.reset_index(drop=True).rank()
-    for column in contract.input_columns:
-        values = features[column.name].reset_index(drop=True)
-        if column.kind == "numeric" and values.nunique() >= CLOCK_VALUES:
-            correlation = float(values.rank().corr(ranks))
-            if abs(correlation) >= CLOCK_CORRELATION:
-                clocks[column.name] = round(correlation, 4)
-    return clocks
 
 
 def prediction_columns(predictions: Predictions, contract: Contract) -> "pd.DataFrame":

@@ -77,7 +77,7 @@ class _EstimatorSpec(NamedTuple):
 
 
 _MAX_TREES = 10_000  # of boosting by default; with many classes, each iteration fits one tree for each class
-TIME_TREND = "time_trend"  # a parameter of every candidate: whether it uses the days of the time column
+TIME_TREND = "time_trend"  # a parameter of every candidate: whether it uses the time's days and clock columns
 _FOREST = {"min_samples_leaf": [1, 20], "max_features": [0.1, 1.0]}
 _BOOSTING = {
     "learning_rate": {"low": 0.02, "high": 0.3, "log": True},
@@ -161,7 +161,7 @@ def build_model(
         contract: the columns, their kinds and the task.
         seed: of everything that is random.
         params: parameters of a search; they override those of the candidate. ``time_trend: false`` leaves out the
-            days of the time column, which every candidate uses by default.
+            days of the time column and the clock columns, which every candidate uses by default.
         trusted: ``package.trusted`` of the config.
         transformer: of the user, which gets the canonical columns before the preprocessing.
 
@@ -247,16 +247,17 @@ def pipelines_of(model: Model) -> dict[str, Pipeline]:
 
 
 def has_optional_trend(candidate: Candidate, contract: Contract, config: TrainingConfig) -> bool:
-    """Whether cross-validation compares a candidate with and without the days of the time column.
+    """Whether cross-validation compares a candidate with and without the trend: days of the time and clock columns.
 
-    The days help if the level of the target rises or falls steadily. They mislead a model if the level only differs
-    from period to period. The folds of a split by time show which is the case. In random folds the days always seem to
-    help, because a model interpolates between known rows.
+    The trend helps if the level of the target rises or falls steadily. It misleads a model if the level only differs
+    from period to period. The folds of a split by time show which is the case. In random folds the trend always seems
+    to help, because a model interpolates between known rows.
     """
     is_fixed = TIME_TREND in candidate.params or bool(candidate.search and TIME_TREND in candidate.search.space)
-    has_others = len(contract.feature_columns) > 1
+    clocks = contract.clock_columns
+    has_others = any(column.role != "time" and column.name not in clocks for column in contract.feature_columns)
     return (
-        contract.trend_column is not None
+        bool(contract.trend_column or clocks)
         and config.by_time
         and candidate.estimator != "baseline"
         and has_others
@@ -294,6 +295,8 @@ def _create_preprocessor(
     kinds: dict[str, list[str]] = {"number": [], "category": [], "levels": [], "text": [], "calendar": []}
     parts = []
     for column in contract.feature_columns:
+        if not time_trend and column.name in contract.clock_columns:
+            continue
         if column.kind in ("numeric", "boolean"):
             kinds["number"].append(column.name)
         elif column.kind == "category":

@@ -37,6 +37,8 @@ class Column(Frozen):
         reason: why it has its kind, if the type of its values alone does not say it; of the target, why the task.
         derive: what a model uses of a datetime: calendar parts, and ``age`` (days before the row's time) or ``days``
             (since 1970: of the time column, and of all if the table has no time column).
+        time_correlation: of a clock column, a number that follows the time of the row, such as a running number or a
+            year: its rank correlation with the time.
         pii: whether it holds personal data; then the contract has no range and no categories of it.
         format: how its values are written if they are text.
     """
@@ -53,6 +55,7 @@ class Column(Frozen):
     note: str = ""
     reason: str = ""
     derive: tuple[str, ...] = ()
+    time_correlation: float | None = None
     pii: bool = False
     format: ValueFormat = PLAIN
 
@@ -156,6 +159,11 @@ class Contract(Frozen):
         """The time column, if a model uses its days since 1970: the level of the target may change with time."""
         times = (column for column in self.columns if column.role == "time")
         return next((column.name for column in times if "days" in column.derive), None)
+
+    @property
+    def clock_columns(self) -> dict[str, float]:
+        """The numbers that follow the time of the row, with their rank correlation with it."""
+        return {column.name: column.time_correlation for column in self.columns if column.time_correlation is not None}
 
     @property
     def age_reference(self) -> str | None:

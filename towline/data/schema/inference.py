@@ -39,6 +39,8 @@ _LIKELY = 0.5  # the same for text, which is a category or left out
 _REPEATED = 0.2  # of the rows: text, lists and addresses with fewer levels repeat, and are categories
 _UNIQUE = 0.95  # of the values that are not null
 _CODE_ROWS = 20  # of a code, on average
+_CLOCK_CORRELATION, _CLOCK_VALUES = 0.98, 5  # least rank correlation with the time, least distinct values
+_CLOCK_ROWS = 100_000  # from which the correlation is computed
 _YEARS = (1_500, 2_200)
 _PROSE: dict[LabelledKind, str] = {"sentence": "free text", "list": "lists of values", "url": "addresses of web pages"}
 _YES = {"yes", "true", "1", "y", "t", "positive"}
@@ -76,6 +78,7 @@ def infer_contract(
         _hide_values(_infer_column(frame[name], config, task, known.get(name), predictions.get(name)), config)
         for name in frame.columns
     )
+    columns = _mark_clock_columns(frame, columns)
     columns = tuple(c.model_copy(update={"reason": reason}) if c.role == "target" else c for c in columns)
     joins = _JoinedTables.join(frame, config, task, columns, lookups)
     derived = (*joins.columns, *_infer_derived(frame, config, task, columns, joins))
@@ -401,6 +404,27 @@ def _identifies_rows(values: pd.Series, column: Column, prediction: _Prediction)
     has_key_name = re.search(r"(?i)(?:^|[\W_])(id|key|uuid|index|nr|no)$", column.name) is not None
     is_dense = float(values.max() - values.min()) < 2 * len(values)
     return has_key_name or is_dense or bool(values.is_monotonic_increasing or values.is_monotonic_decreasing)
+
+
+def _mark_clock_columns(frame: Table, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    """Sets the rank correlation of numbers that follow the time of the row."""
+    time = next((column for column in columns if column.role == "time"), None)
+    if time is None:
+        return columns
+    step = -(-len(frame) // _CLOCK_ROWS)
+    ranks = pd.Series(_canonical_values(frame, time)[::step]).rank()
+    return tuple(
+        column.model_copy(update={"time_correlation": _clock_correlation(frame, column, step, ranks)})
+        if column.role == "feature" and column.kind == "numeric" and column.levels >= _CLOCK_VALUES
+        else column
+        for column in columns
+    )
+
+
+def _clock_correlation(frame: Table, column: Column, step: int, ranks: pd.Series) -> float | None:
+    values = pd.Series(_canonical_values(frame, column)[::step])
+    correlation = float(values.rank().corr(ranks)) if values.nunique() >= _CLOCK_VALUES else 0.0
+    return round(correlation, 4) if abs(correlation) >= _CLOCK_CORRELATION else None
 
 
 def _calendar_parts(times: pd.Series) -> tuple[str, ...]:

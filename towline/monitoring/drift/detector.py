@@ -102,7 +102,7 @@ def judge(
         return result(state="unknown", reason=_join(reason, clock_results), checks=tuple(clock_results))
     repeated = rows.repeated.check(rows.reference.profile.get("repeated", 0.0))
     checks += [*([repeated] if repeated else []), *clock_results]
-    clocks = {name: value for name, value in rows.reference.profile.get("clocks", {}).items() if name in rows.present}
+    clocks = {name: value for name, value in rows.contract.clock_columns.items() if name in rows.present}
     checks += [_clock_column(name, value) for name, value in clocks.items()]
     left_out = {*config.ignore, *invalid, *clocks}
     valid = [column for column in features if column.name not in left_out]

@@ -374,7 +374,7 @@ def _search(run: _CrossValidation, max_trials: int | None, settings: Settings | 
 def _choose_time_trend(
     run: _CrossValidation, params: dict[str, Any]
 ) -> tuple[dict[str, Any], list[Predictions], FoldScores]:
-    """The better of a candidate with and without the days of the time column; with them on a tie."""
+    """The better of a candidate with and without the time trend; with it on a tie."""
     predictions = run.predict_folds(params)
     scores = run.score_predictions(predictions)
     if not has_optional_trend(run.candidate, run.contract, run.config):
