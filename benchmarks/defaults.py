@@ -9,6 +9,7 @@ scored on the holdout, as in a run. The settings:
 - default: those of towline.
 - time_trend: each candidate uses the days of the time column, instead of cross-validation deciding it.
 - no_time_trend: no candidate uses them.
+- squared_error: boosting with `loss: squared_error`, instead of cross-validation choosing between it and absolute_error.
 - no_regularization: boosting with `l2_regularization: 0`.
 
 The summary compares each setting with the first one: on how many tables its score is better or worse, and by how much.
@@ -47,6 +48,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {  # parameters by the estimato
     "default": {},
     "time_trend": {"": {"time_trend": True}},
     "no_time_trend": {"": {"time_trend": False}},
+    "squared_error": {"boosting": {"loss": "squared_error"}},
     "no_regularization": {"boosting": {"l2_regularization": 0.0}},
 }
 

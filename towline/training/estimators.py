@@ -22,7 +22,7 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 
-from towline.config import Candidate, Task, TrainingConfig, suggest
+from towline.config import DEFAULT_METRIC, Candidate, Task, TrainingConfig, suggest
 from towline.data.schema.contract import Contract
 from towline.errors import ConfigError, FitError
 from towline.training.boosting.histogram import BoostingClassifier, BoostingRegressor
@@ -246,23 +246,28 @@ def pipelines_of(model: Model) -> dict[str, Pipeline]:
     return {"": pipeline_of(model)}
 
 
-def has_optional_trend(candidate: Candidate, contract: Contract, config: TrainingConfig) -> bool:
-    """Whether cross-validation compares a candidate with and without the trend: days of the time and clock columns.
+def list_variants(candidate: Candidate, contract: Contract, config: TrainingConfig) -> list[dict[str, Any]]:
+    """Parameters that cross-validation tries one after the other, and keeps if the score is better with them.
 
-    The trend helps if the level of the target rises or falls steadily. It misleads a model if the level only differs
-    from period to period. The folds of a split by time show which is the case. In random folds the trend always seems
-    to help, because a model interpolates between known rows.
+    - ``time_trend: false``, if the split is by time: no days of the time and no clock columns. The trend helps if the
+      level of the target rises or falls steadily. It misleads a model if the level only differs from period to period.
+      In random folds it always seems to help, because a model interpolates between known rows.
+    - ``loss: absolute_error`` of the regression boosting, if mae decides: the squared error leads to the mean, and mae
+      is least at the median (benchmarks/defaults.py).
+
+    Parameters that the candidate or its search sets are not varied.
     """
-    is_fixed = TIME_TREND in candidate.params or bool(candidate.search and TIME_TREND in candidate.search.space)
+    given = {*candidate.params, *(candidate.search.space if candidate.search else ())}
+    variants: list[dict[str, Any]] = []
     clocks = contract.clock_columns
     has_others = any(column.role != "time" and column.name not in clocks for column in contract.feature_columns)
-    return (
-        bool(contract.trend_column or clocks)
-        and config.by_time
-        and candidate.estimator != "baseline"
-        and has_others
-        and not is_fixed
-    )
+    has_trend = bool(contract.trend_column or clocks) and config.by_time and candidate.estimator != "baseline"
+    if has_trend and has_others and TIME_TREND not in given:
+        variants.append({TIME_TREND: False})
+    metric = config.evaluation.metric or DEFAULT_METRIC[contract.task]
+    if candidate.estimator == "boosting" and metric == "mae" and "loss" not in given:
+        variants.append({"loss": "absolute_error"})
+    return variants
 
 
 def check_candidate(

@@ -316,6 +316,45 @@ def test_cross_validation_chooses_whether_a_candidate_uses_the_time_trend(tmp_pa
     assert chosen == {"steady": True, "random": False}
 
 
+@pytest.mark.parametrize("estimator", ["linear", "forest"])
+def test_without_the_time_trend_a_model_uses_no_number_that_follows_the_time(tmp_path: Path, estimator: str) -> None:
+    table = _yearly_levels(0.0, 3.0).assign(year=lambda frame: frame["at"].dt.year, b=lambda frame: -frame["a"])
+    work, config = prepare_workspace(tmp_path, table, data={"time": "at"})
+    assert work.contract().clock_columns.keys() == {"year"}
+    scores = cross_validate(work, config, Candidate(estimator=estimator, name=estimator))
+    assert scores.params["time_trend"] is False
+    model = _load(work, fit(work, config, scores).file)
+    names = model.named_steps["prepare"].get_feature_names_out()
+    assert [name for name in names if "year" in name or "days" in name] == []
+    features, _, _ = work.subset("holdout")
+    later = features.assign(year=features["year"] + 100)
+    assert (model.predict(later) == model.predict(features)).all()
+
+
+@pytest.mark.parametrize("skewed", [True, False])
+def test_boosting_minimizes_the_absolute_error_where_it_scores_better(tmp_path: Path, *, skewed: bool) -> None:
+    rng = np.random.default_rng(0)
+    a = rng.uniform(0, 2, 300)
+    y = np.exp(a + rng.normal(0, 1.2, 300)) if skewed else 10 * a + rng.normal(0, 0.1, 300)
+    work, config = prepare_workspace(tmp_path, pd.DataFrame({"a": a, "y": y}))
+    losses = ("squared_error", "absolute_error")
+    quick = Candidate(estimator="boosting", name="boosting", params={"max_iter": 20, "early_stopping": False})
+    fixed = {loss: quick.model_copy(update={"params": {**quick.params, "loss": loss}}) for loss in losses}
+    means = {loss: cross_validate(work, config, candidate).mean["mae"] for loss, candidate in fixed.items()}
+    scores = cross_validate(work, config, quick)
+    assert scores.params.get("loss") == ("absolute_error" if skewed else None)
+    assert scores.mean["mae"] == min(means.values())
+    assert _load(work, fit(work, config, scores).file) is not None
+
+
+def test_another_metric_leaves_the_loss_as_it_is(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    a = rng.uniform(0, 2, 300)
+    table = pd.DataFrame({"a": a, "y": np.exp(a + rng.normal(0, 1.2, 300))})
+    work, config = prepare_workspace(tmp_path, table, evaluation={"metric": "rmse"})
+    assert cross_validate(work, config, Candidate(estimator="boosting", name="boosting")).params == {}
+
+
 def test_random_folds_do_not_choose_the_time_trend(tmp_path: Path) -> None:
     work, config = prepare_workspace(tmp_path, _yearly_levels(0.0, 3.0), data={"time": "at"}, split={"by": "random"})
     assert cross_validate(work, config, Candidate(estimator="linear", name="linear")).params == {}

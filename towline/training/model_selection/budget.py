@@ -27,7 +27,7 @@ from towline.data.splits import Fold, make_folds, sample_rows
 from towline.data.workspace import Subset, Workspace
 from towline.errors import TowlineError
 from towline.training.boosting.histogram import stop_without_folds
-from towline.training.estimators import build_model, create_transformer, has_optional_trend, pipeline_of
+from towline.training.estimators import build_model, create_transformer, list_variants, pipeline_of
 from towline.training.evaluation.metrics import predict
 
 CELLS_A_SECOND = 1_700  # a table with fewer cells for each second of the budget has no pilot fits
@@ -224,7 +224,7 @@ def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float
     for candidate in slow:
         cost = measure_cost(candidate, contract, config, train, longest, clock)
         if cost:
-            scorings = 2 if has_optional_trend(candidate, contract, config) else 1
+            scorings = 1 + len(list_variants(candidate, contract, config))
             estimates.append(_Estimates(candidate, cost, folds, scorings, max_rows, final_fits, holdout))
     failed = {candidate.name for candidate in slow} - {each.candidate.name for each in estimates}
     smallest = max(MIN_FOLD_ROWS, _MIN_SAMPLE * max(final_fits))

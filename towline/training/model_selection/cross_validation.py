@@ -41,11 +41,10 @@ from towline.training import model_io
 from towline.training.boosting.histogram import stop_without_folds
 from towline.training.calibration import Calibration
 from towline.training.estimators import (
-    TIME_TREND,
     build_model,
     create_transformer,
     default_search_space,
-    has_optional_trend,
+    list_variants,
     pipeline_of,
 )
 from towline.training.evaluation.definitions import Metric, metrics_of, primary_metric
@@ -297,7 +296,7 @@ def cross_validate(
                 failed = "left out (budget)"
             else:
                 params, trials = _search(run, limits.trials, settings)
-                params, predictions, scores = _choose_time_trend(run, params)
+                params, predictions, scores = _choose_variants(run, params)
                 run.save(predictions, scores)
                 if metric not in scores.summary(np.mean):
                     failed = f"{metric} is undefined in every fold"
@@ -371,22 +370,21 @@ def _search(run: _CrossValidation, max_trials: int | None, settings: Settings | 
         return search_parameters(plan, file, run.objective, shared)
 
 
-def _choose_time_trend(
+def _choose_variants(
     run: _CrossValidation, params: dict[str, Any]
 ) -> tuple[dict[str, Any], list[Predictions], FoldScores]:
-    """The better of a candidate with and without the time trend; with it on a tie."""
+    """The hyperparameters with those of ``list_variants`` that improve the score, and their predictions and scores."""
     predictions = run.predict_folds(params)
     scores = run.score_predictions(predictions)
-    if not has_optional_trend(run.candidate, run.contract, run.config):
-        return params, predictions, scores
-    params_without = {**params, TIME_TREND: False}
-    predictions_without = run.predict_folds(params_without)
-    scores_without = run.score_predictions(predictions_without)
     metric = primary_metric(run.config, run.contract.task)
     sign = 1 if metric.greater_is_better else -1
-    gain = sign * (scores_without.summary(np.mean).get(metric, np.nan) - scores.summary(np.mean).get(metric, np.nan))
-    if gain > 0:
-        return params_without, predictions_without, scores_without
+    for variant in list_variants(run.candidate, run.contract, run.config):
+        varied = {**params, **variant}
+        varied_predictions = run.predict_folds(varied)
+        varied_scores = run.score_predictions(varied_predictions)
+        gain = sign * (varied_scores.summary(np.mean).get(metric, np.nan) - scores.summary(np.mean).get(metric, np.nan))
+        if gain > 0:
+            params, predictions, scores = varied, varied_predictions, varied_scores
     return params, predictions, scores
 
 
