@@ -19,7 +19,7 @@ from towline.batch.input.shards import Shard
 from towline.batch.input.source import ShardedFiles, open_source
 from towline.batch.job_options import BatchOptions, BatchRequest, OutputFormat, ReleaseReference, ShardTask
 from towline.batch.output.assembly import assemble_quarantine, digest_of, open_assembly, replace_output
-from towline.batch.output.pieces import added_names, label_type
+from towline.batch.output.pieces import addable_columns, label_type, name_added_columns
 from towline.batch.runner import Show, run_shards
 from towline.batch.work_folder import ShardResult, WorkFolder, remove_other_folders
 from towline.config import suggest
@@ -164,7 +164,7 @@ def _score(
         quarantined=quarantined,
         output=request.address,
         quarantine=request.address + QUARANTINE if quarantined else None,
-        columns=tuple(task.options.prefix + name for name in added_names(model, task.options)),
+        columns=tuple(name_added_columns(model, task).values()),
         model=model.name,
         version=model.version,
         job=job,
@@ -254,22 +254,22 @@ def _check_options(task: ShardTask, model: Model) -> pa.Schema:
     options, columns = task.options, task.source.columns
     for option, chosen, known in (
         ("--keep", options.keep, columns),
-        ("--columns", options.columns, added_names(model, BatchOptions())),
+        ("--columns", options.columns, addable_columns(model)),
     ):
         if unknown := next((name for name in chosen or () if name not in known), None):
             raise ConfigError(f"no column {unknown!r}", where=option, remedy=suggest(unknown, known))
     copied = columns if options.keep is None else options.keep
-    added = [options.prefix + name for name in added_names(model, options)]
-    if twice := next((name for name in added if name in copied), None):
+    added = name_added_columns(model, task)
+    if twice := next((name for name in added.values() if name in copied), None):
         raise DataError(
             f"the input already has a column {twice!r}, which scoring would add",
             where=str(task.source.files[0].path),
             remedy="add --prefix, e.g. --prefix scored_",
         )
-    if not [*copied, *added]:
+    if not [*copied, *added.values()]:
         raise ConfigError("no column would be written", where="--columns", remedy="choose at least one column")
     types = {"prediction": label_type(model.contract.classes), "model": pa.string(), "version": pa.int64()}
-    fields = [(options.prefix + name, types.get(name, pa.float64())) for name in added_names(model, options)]
+    fields = [(written, types.get(name, pa.float64())) for name, written in added.items()]
     schema = pa.schema([*(task.source.schema.field(name) for name in copied), *(pa.field(*field) for field in fields)])
     if options.partition_by and options.partition_by not in schema.names:
         remedy = suggest(options.partition_by, schema.names)

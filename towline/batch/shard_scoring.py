@@ -72,7 +72,7 @@ def _score(
     ):
         for batch in batches:
             done = score_batch(model, batch)
-            _write(piece, batch, done.good, added_columns(model, task.options, done.predictions))
+            _write(piece, batch, done.good, added_columns(model, task, done.predictions))
             _write_quarantine(quarantine, done.rejected)
             if counts:
                 counts.add(done.inputs, done.predictions)

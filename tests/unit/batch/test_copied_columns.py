@@ -102,11 +102,26 @@ def test_json_lines_are_copied_unchanged(tmp_path: Path, model: Model) -> None:
 def test_a_conflicting_column_name_is_refused_before_scoring(tmp_path: Path, model: Model) -> None:
     """The error names the option --prefix."""
     source = tmp_path / "in.csv"
-    source.write_text(HEADER + LINES)
-    with pytest.raises(DataError, match="column 'model'") as refused:
+    source.write_text((HEADER + LINES).replace("model", "prediction", 1))
+    with pytest.raises(DataError, match="column 'prediction'") as refused:
         score(model, source, tmp_path / "out.csv")
     assert "--prefix" in refused.value.remedy
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_column_called_model_is_copied(tmp_path: Path, model: Model, form: str) -> None:
+    """A table of cars has one; the name of the release's model gets a prefix, and only then."""
+    source, output = tmp_path / "in.csv", tmp_path / f"out.{form}"
+    source.write_text(HEADER + LINES)
+    done = score(model, source, output)
+    probabilities = ("probability_no", "probability_yes")
+    assert done.columns == ("prediction", *probabilities, "scored_model", "version")
+    written = pd.read_csv(output) if form == "csv" else pd.read_parquet(output)
+    assert written["model"].tolist() == pd.read_csv(source)["model"].tolist()
+    assert set(written["scored_model"]) == {model.name}
+    done = score(model, source, tmp_path / f"few.{form}", keep=("zip",))
+    assert done.columns == ("prediction", *probabilities, "model", "version")
 
 
 @pytest.mark.parametrize("way", ["same", "link", "dots"])

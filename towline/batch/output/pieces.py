@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline import files
-from towline.batch.job_options import BatchOptions, ShardTask
+from towline.batch.job_options import ShardTask
 from towline.batch.output.text_output import csv_fields, csv_lines, json_lines, json_values
 from towline.batch.work_folder import WorkFolder
 from towline.errors import DataError
@@ -22,6 +22,7 @@ from towline.inference.predictor import Model
 from towline.training.evaluation.predictions import Label, Predictions
 
 MAX_PARTITIONS = 1_000
+_RELEASE_COLUMNS = ("model", "version")  # the same in each row
 AddedColumns = Mapping[str, pa.Array | pa.Scalar]
 
 
@@ -32,17 +33,28 @@ class PieceWriter(Protocol):
         """Writes ``count`` rows: their text or their copied columns, and the added columns."""
 
 
-def added_names(model: Model, options: BatchOptions) -> tuple[str, ...]:
-    """The names of the added columns without the prefix."""
-    names = ("prediction", *(f"probability_{label}" for label in model.contract.classes), "model", "version")
-    return names if options.columns is None else tuple(name for name in names if name in options.columns)
+def addable_columns(model: Model) -> tuple[str, ...]:
+    """The columns that can be added, without the prefix."""
+    return ("prediction", *(f"probability_{label}" for label in model.contract.classes), *_RELEASE_COLUMNS)
 
 
-def added_columns(model: Model, options: BatchOptions, predictions: Predictions) -> AddedColumns:
+def name_added_columns(model: Model, task: ShardTask) -> dict[str, str]:
+    """The added columns: name without the prefix → name in the output.
+
+    If the output has a column ``model`` or ``version`` of the input, that of the release gets the prefix ``scored_``.
+    """
+    options = task.options
+    names = {name: options.prefix + name for name in addable_columns(model)}
+    copied = task.source.columns if options.keep is None else options.keep
+    names |= {name: "scored_" + names[name] for name in _RELEASE_COLUMNS if names[name] in copied}
+    return {name: names[name] for name in names if options.columns is None or name in options.columns}
+
+
+def added_columns(model: Model, task: ShardTask, predictions: Predictions) -> AddedColumns:
     """The added columns of some rows by name; a scalar is the same in each row."""
     contract, count = model.contract, len(predictions.labels)
     columns: dict[str, pa.Array | pa.Scalar] = {}
-    for name in added_names(model, options):
+    for name, written in name_added_columns(model, task).items():
         if name == "prediction":
             column = _label_column(contract.classes, predictions)
         elif name == "model":
@@ -53,7 +65,7 @@ def added_columns(model: Model, options: BatchOptions, predictions: Predictions)
             place = [f"probability_{label}" for label in contract.classes].index(name)
             shares = predictions.probabilities
             column = pa.nulls(count, pa.float64()) if shares is None else pa.array(shares[:, place])
-        columns[options.prefix + name] = column
+        columns[written] = column
     return columns
 
 
