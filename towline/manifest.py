@@ -60,7 +60,7 @@ class Manifest(Frozen):
     target: str
     classes: tuple[str | int | bool | float, ...]
     positive: str | int | bool | float | None
-    threshold: float | None
+    threshold: float | tuple[float, ...] | None
     calibration: dict[str, Any] | None = None
     dataset: dict[str, Any]
     estimator: str

@@ -12,6 +12,7 @@ from towline.config import build_config
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.training.estimators import build_candidate
+from towline.training.evaluation.predictions import Threshold
 
 ROWS = 900
 PARTS = [  # of an ensemble
@@ -61,7 +62,7 @@ def _make_table() -> pd.DataFrame:
 
 
 def fitted(
-    target: str, estimator: str, threshold: float | None = None, **params: Any
+    target: str, estimator: str, threshold: Threshold | None = None, **params: Any
 ) -> tuple[Any, Contract, pd.DataFrame]:
     """A model of ours on the odd table, its contract, and the canonical features; fitted once for a session."""
     model, contract, features = _fit(target, estimator, json.dumps(params))

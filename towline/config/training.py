@@ -480,7 +480,9 @@ class EvaluationConfig(Frozen):
     custom: tuple[CustomMetricOrPath, ...] = Field((), description="metrics of your own; docs/extending.md")
     slices: tuple[str, ...] | None = Field(None, description="columns to report by; default: those with few values")
     threshold: Literal["f1", "precision", "recall", "accuracy", "none"] = Field(
-        "f1", description="binary: metric the decision threshold maximises on CV"
+        "f1",
+        description="binary: metric the decision threshold maximises on CV; of more classes, thresholds improve the "
+        "primary metric; none: the class with the largest probability",
     )
     resamples: int = Field(200, ge=50, le=5000, description="bootstrap resamples behind each interval")
 

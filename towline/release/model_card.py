@@ -20,6 +20,7 @@ from towline.training.result import TrainingResult
 
 TEMPLATES = Path(__file__).parent
 MAX_SLICES = 15
+MAX_CLASSES = 8
 MAX_COLUMNS = 15
 
 
@@ -52,6 +53,7 @@ def render_card(
     primary = primary_metric(config, contract.task)
     values = {
         "manifest": manifest,
+        "decision": _describe_threshold(manifest),
         "config": config,
         "evaluation": evaluation,
         "validation": result.validation,
@@ -89,6 +91,15 @@ def render_card(
 def format_title(name: str) -> str:
     """``fold_scores.png`` → Fold scores."""
     return name.removesuffix(".png").replace("_", " ").capitalize()
+
+
+def _describe_threshold(manifest: Manifest) -> str:
+    """Of several classes, the largest ratio of probability and threshold decides."""
+    if not isinstance(manifest.threshold, tuple):
+        return format_number(manifest.threshold)
+    limits = [f"{label}: {limit:.3g}" for label, limit in zip(manifest.classes, manifest.threshold, strict=True)]
+    more = f" and {len(limits) - MAX_CLASSES} more classes" if len(limits) > MAX_CLASSES else ""
+    return "the largest ratio of probability to threshold: " + ", ".join(limits[:MAX_CLASSES]) + more
 
 
 def _sort_worst_first(evaluation: Evaluation, primary: Metric) -> list[SliceResult]:

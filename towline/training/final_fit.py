@@ -16,7 +16,7 @@ from towline.training.calibration import Calibration
 from towline.training.detrend import Trend
 from towline.training.estimators import build_model
 from towline.training.evaluation.metrics import predict
-from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.predictions import Predictions, Threshold
 from towline.training.history import History, choose_history, fit_history, load_rows
 from towline.training.model_selection.cross_validation import CrossValidationResult, baseline_candidate
 from towline.training.user_code import describe_error
@@ -53,7 +53,7 @@ class FittedModel(Frozen):
     untrusted_types: tuple[str, ...]
     rows: int
     rows_available: int | None = None
-    threshold: float | None
+    threshold: Threshold | None
     calibration: Calibration | None = None
     history: History = History()
     start: str | None = None

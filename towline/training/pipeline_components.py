@@ -25,7 +25,14 @@ from towline.data.date_features import compute_ages
 from towline.data.text_features import Analyzer, TextProjection, choose_analyzer, list_ngrams
 from towline.errors import FitError
 from towline.training.calibration import Calibration
-from towline.training.evaluation.predictions import Label, Predictions, decode_labels, encode_labels
+from towline.training.evaluation.predictions import (
+    Label,
+    Predictions,
+    Threshold,
+    decide_classes,
+    decode_labels,
+    encode_labels,
+)
 
 
 class DenseColumns(ColumnTransformer):  # type: ignore[misc]
@@ -315,8 +322,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         pipeline: not fitted; its last step is a classifier.
         classes: the labels, in the contract's order.
         positive: binary: the class that ``threshold`` applies to.
-        threshold: binary: a row is positive from this probability on; None: the rule of the last step, or with a
-            calibration the class with the largest probability.
+        threshold: of the decision; None: the rule of the last step, or with a calibration the class with the largest
+            probability.
         calibration: of the probabilities; None: they stay as they are.
     """
 
@@ -327,7 +334,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         pipeline: Pipeline,
         classes: Sequence[str | int | bool | float],
         positive: str | int | bool | float | None = None,
-        threshold: float | None = None,
+        threshold: Threshold | None = None,
         calibration: Calibration | None = None,
     ) -> None:
         self.pipeline, self.classes, self.positive = pipeline, classes, positive
@@ -358,6 +365,10 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if probabilities is None:
                 raise ValueError("a calibration needs probabilities")
             return _calibrate(self, probabilities)
+        if isinstance(self.threshold, tuple):
+            if probabilities is None:
+                raise ValueError("thresholds need probabilities")
+            return _decide(self, probabilities)
         if self.threshold is None:
             codes = np.asarray(last.predict(rows)).reshape(len(features)).astype(np.int64)
         else:
@@ -418,7 +429,7 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weights: of the parts; they sum to 1.
         classes: the labels, in the contract's order.
         positive: binary: the class that ``threshold`` applies to.
-        threshold: binary: a row is positive from this probability on; None: the class with the largest probability.
+        threshold: of the decision; None: the class with the largest probability.
         calibration: of the mean probabilities; None: they stay as they are.
     """
 
@@ -430,7 +441,7 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weights: Sequence[float],
         classes: Sequence[Label],
         positive: Label | None = None,
-        threshold: float | None = None,
+        threshold: Threshold | None = None,
         calibration: Calibration | None = None,
     ) -> None:
         self.parts, self.weights = parts, weights
@@ -472,8 +483,8 @@ def _calibrate(model: Classifier | EnsembleClassifier, probabilities: np.ndarray
 def _decide(model: Classifier | EnsembleClassifier, probabilities: np.ndarray) -> Predictions:
     """The labels by the model's threshold; without one the class with the largest probability, the first on a tie."""
     classes = tuple(model.classes)
-    if model.threshold is None:
-        positions = probabilities.argmax(axis=1)
+    if model.threshold is None or isinstance(model.threshold, tuple):
+        positions = decide_classes(probabilities, model.threshold)
     else:
         positive = classes.index(model.positive)
         positions = np.where(probabilities[:, positive] >= model.threshold, positive, 1 - positive)

@@ -21,8 +21,10 @@ from towline.inference.compiled.plan import BitmaskForest, LinearSum, Plan, Trav
 from towline.inference.compiled.scorer import CompiledScorer
 from towline.training.estimators import build_model
 from towline.training.evaluation.metrics import predict
+from towline.training.evaluation.predictions import Threshold
 
 WEIGHTS = {"weights": {"linear": 0.34, "forest": 0.22, "boosting": 0.44}}
+THRESHOLDS = (0.7, 0.2, 0.1, 0.4)
 CASES = [
     ("value", "linear", None, {}, LinearSum),
     ("value", "boosting", None, {"max_iter": 40}, BitmaskForest),
@@ -36,12 +38,15 @@ CASES = [
     ("sold", "boosting", None, {"max_iter": 10, "early_stopping": False}, BitmaskForest),
     ("sold", "forest", 0.5, {"n_estimators": 20}, TraversedForest),
     ("grade", "linear", None, {}, LinearSum),
+    ("grade", "linear", THRESHOLDS, {}, LinearSum),
     ("grade", "boosting", None, {"max_iter": 12}, BitmaskForest),
-    ("grade", "forest", None, {"n_estimators": 20}, TraversedForest),
+    ("grade", "boosting", THRESHOLDS, {"max_iter": 12}, BitmaskForest),
+    ("grade", "forest", THRESHOLDS, {"n_estimators": 20}, TraversedForest),
     ("value", "ensemble", None, WEIGHTS, WeightedMean),
     ("sold", "ensemble", 0.37, WEIGHTS, WeightedMean),
     ("sold", "ensemble", None, {"weights": {"linear": 0.5, "boosting": 0.5}}, WeightedMean),
     ("grade", "ensemble", None, WEIGHTS, WeightedMean),
+    ("grade", "ensemble", THRESHOLDS, WEIGHTS, WeightedMean),
 ]
 
 
@@ -54,7 +59,7 @@ def test_the_compiled_scorer_agrees_with_scikit_learn(
     monkeypatch: pytest.MonkeyPatch,
     target: str,
     estimator: str,
-    threshold: float | None,
+    threshold: Threshold | None,
     params: dict[str, Any],
     head: type,
 ) -> None:
@@ -120,7 +125,7 @@ def test_a_linear_model_of_many_large_terms_is_compiled(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(("target", "estimator", "threshold", "params", "head"), CASES, ids=name_of)
 def test_single_rows_and_many_rows_get_equal_predictions(
-    tmp_path: Path, target: str, estimator: str, threshold: float | None, params: dict[str, Any], head: type
+    tmp_path: Path, target: str, estimator: str, threshold: Threshold | None, params: dict[str, Any], head: type
 ) -> None:
     """They are equal to the last bit, from dicts and a frame, before and after writing the plan."""
     model, contract, features = fitted(target, estimator, threshold, **params)

@@ -272,7 +272,8 @@ def test_an_unknown_method_is_refused() -> None:
 CASES = [
     ("sold", "linear", 0.37), ("sold", "linear", None), ("sold", "forest", 0.2), ("sold", "boosting", None),
     ("sold", "ensemble", 0.37), ("sold", "lightgbm", 0.4), ("sold", "sklearn.naive_bayes.GaussianNB", 0.4),
-    ("grade", "linear", None), ("grade", "forest", None), ("grade", "boosting", None), ("grade", "ensemble", None),
+    ("grade", "linear", None), ("grade", "forest", (0.7, 0.2, 0.1, 0.4)), ("grade", "boosting", None),
+    ("grade", "ensemble", (0.1, 0.2, 0.3, 0.4)),
     ("grade", "lightgbm", None), ("grade", "sklearn.naive_bayes.GaussianNB", None),
     ("flag", "linear", 0.3), ("flag", "forest", None),
 ]  # fmt: skip
@@ -294,7 +295,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("target", "estimator", "threshold", "method"), PAIRS)
 def test_every_way_of_scoring_gives_equal_calibrated_probabilities(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, estimator: str, threshold: float | None, method: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, estimator: str, threshold: Any, method: Any
 ) -> None:
     """Row by row, many rows and a frame are equal to the last bit; so is a stored model or plan that was read back."""
     monkeypatch.setattr(parity, "GENERATED_ROWS", 500)

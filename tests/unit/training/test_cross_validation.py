@@ -95,6 +95,27 @@ def test_threshold_for_rare_positives(tmp_path: Path) -> None:
     assert model.predict(features).tolist() == expected.tolist()
 
 
+def test_thresholds_of_rare_classes(tmp_path: Path) -> None:
+    """They raise macro F1, the stored model uses them, and probabilities stay as they are."""
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(size=(2, 900))
+    rare = rng.random(900) < 0.25
+    y = np.select([(a > 0.8) & rare, (b > 0.8) & rare], ["rare", "seldom"], "usual")
+    work, config = prepare_workspace(tmp_path, pd.DataFrame({"a": a, "b": b, "y": y}))
+    linear = Candidate(estimator="linear")
+    tuned, plain = cross_validate(work, config, linear), cross_validate(work, _with(config, threshold="none"), linear)
+    assert plain.threshold is None
+    assert isinstance(tuned.threshold, tuple)
+    assert tuned.mean["f1"] > plain.mean["f1"] + 0.05
+    assert tuned.mean["log_loss"] == plain.mean["log_loss"]
+    fit(work, config, tuned)
+    model, features = _load(work), work.subset("holdout").features
+    expected = (model.predict_proba(features) / np.array(tuned.threshold)).argmax(axis=1)
+    assert model.predict(features).tolist() == [["rare", "seldom", "usual"][place] for place in expected]
+    by_probability = _with(config, metric="log_loss")
+    assert cross_validate(work, by_probability, linear).threshold is None
+
+
 @pytest.mark.parametrize("labels", [(0, 1), (False, True), ("b", "a")])
 def test_binary_labels_of_any_type(tmp_path: Path, labels: tuple[Any, Any]) -> None:
     """Integers, booleans and strings: the threshold applies to the positive class and labels have their type."""

@@ -30,8 +30,8 @@ from towline.inference.compiled.plan import (
 from towline.training.calibration import Calibration
 
 PLAN_FILE = "plan.npz"
-FORMAT = 5
-_READABLE = (2, 3, 4, FORMAT)  # 2 had no derived columns, 3 no ensembles, 4 no calibration
+FORMAT = 6
+_READABLE = (2, 3, 4, 5, FORMAT)  # 2 had no derived columns, 3 no ensembles, 4 no calibration, 5 one threshold only
 #: names of the scorers in plan files, certificates and model cards
 KINDS: dict[type, str] = {
     LinearSum: "linear", BitmaskForest: "bitmask forest", TraversedForest: "traversed forest", WeightedMean: "ensemble",
@@ -125,6 +125,8 @@ def read_plan(path: Path) -> Plan:
 def _read_arrays(arrays: dict[str, np.ndarray]) -> Plan:
     raw = json.loads(arrays["plan"].tobytes())
     output = raw["output"] | {"order": tuple(raw["output"]["order"])}
+    if isinstance(output.get("threshold"), list):
+        output["threshold"] = tuple(output["threshold"])
     if calibration := output.get("calibration"):
         output["calibration"] = Calibration.model_validate(calibration)
     derived = tuple(_read_derived(document, arrays, at) for at, document in enumerate(raw.get("derived", ())))

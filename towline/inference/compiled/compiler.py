@@ -50,6 +50,7 @@ from towline.inference.compiled.plan import (
 )  # fmt: skip
 from towline.training.boosting.histogram import BoostingClassifier, BoostingRegressor
 from towline.training.boosting.libraries import Booster
+from towline.training.evaluation.predictions import Threshold
 from towline.training.pipeline_components import (
     CalendarParts,
     Classifier,
@@ -109,7 +110,7 @@ def _compile_ensemble(model: EnsembleRegressor | EnsembleClassifier, contract: C
     scorer, classes = WeightedMean(parts, model.weights), contract.classes
     if isinstance(model, EnsembleRegressor):
         return Plan(scorer, OutputTransform("identity"))
-    threshold = None if model.threshold is None else float(model.threshold)
+    threshold = model.threshold
     positive = classes.index(contract.positive) if contract.positive is not None else 1
     order = tuple(range(len(classes)))
     output = OutputTransform("probability", order, len(classes), threshold, positive, calibration=model.calibration)
@@ -148,9 +149,12 @@ def _output_transform(model: Any, estimator: Any, contract: Contract, link: Link
     linear = isinstance(estimator, LogisticRegression)
     if linear:
         link = "expit" if len(estimator.classes_) == 2 else "softmax"
-    threshold, positive = None, 1
+    threshold: Threshold | None = None
+    positive = 1
     order = tuple(model.positions_.tolist())
-    if model.threshold is not None:
+    if isinstance(model.threshold, tuple):
+        threshold = model.threshold
+    elif model.threshold is not None:
         threshold, positive = float(model.threshold), order.index(contract.classes.index(contract.positive))
     return OutputTransform(link, order, len(contract.classes), threshold, positive, linear, trees, model.calibration)
 

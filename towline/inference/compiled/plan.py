@@ -30,6 +30,7 @@ from towline.data.text_features import TextProjection
 from towline.errors import DataError
 from towline.inference.compiled.feature_lookups import CategoryLookup, FeatureLookup, NumericLookup
 from towline.training.calibration import Calibration
+from towline.training.evaluation.predictions import Threshold, decide_classes
 from towline.training.link_functions import (
     add,
     add_columns,
@@ -351,8 +352,8 @@ class OutputTransform:
             scores that are probabilities.
         order: for each class of the model, its position among the classes of the contract.
         classes: number of classes of the contract; 0 for a regression.
-        threshold: threshold of a binary model on the probability of its class ``positive``; None predicts the class
-            with the larger probability.
+        threshold: of the decision; of a binary model on the probability of its class ``positive``, of more classes in
+            the contract's order; None: the class with the largest probability.
         by_score: whether the class is decided by the largest score instead of the largest probability, as in
             scikit-learn's linear models.
         trees: number of trees of a random forest.
@@ -362,7 +363,7 @@ class OutputTransform:
     link: LinkFunction
     order: tuple[int, ...] = ()
     classes: int = 0
-    threshold: float | None = None
+    threshold: Threshold | None = None
     positive: int = 1
     by_score: bool = False
     trees: int = 1
@@ -383,7 +384,9 @@ class OutputTransform:
         """Position of the class in the contract, and the probabilities in the contract's order."""
         shares = self._probabilities(raw)
         if self.calibration is not None:
-            return self._calibrated_label(self.calibration.calibrate(self._in_contract_order(shares)))
+            return self._decide(self.calibration.calibrate(self._in_contract_order(shares)))
+        if isinstance(self.threshold, tuple):
+            return self._decide(self._in_contract_order(shares))
         if self.threshold is not None:
             best = self.positive if shares[self.positive] >= self.threshold else 1 - self.positive
         elif self.by_score and len(raw) == 1:
@@ -403,8 +406,9 @@ class OutputTransform:
         ordered[:, self.order] = shares / add_columns(shares)[:, None]
         if self.calibration is not None:
             ordered = self.calibration.calibrate_rows(ordered)
-            if self.threshold is None:
-                return ordered.argmax(axis=1), ordered
+        if isinstance(self.threshold, tuple) or (self.calibration is not None and self.threshold is None):
+            return decide_classes(ordered, self.threshold), ordered
+        if self.calibration is not None and self.threshold is not None:
             positive = self.order[self.positive]
             return np.where(ordered[:, positive] >= self.threshold, positive, 1 - positive), ordered
         if self.threshold is not None:
@@ -415,10 +419,13 @@ class OutputTransform:
             best = (raw if self.by_score else shares).argmax(axis=1)
         return np.asarray(self.order, dtype=np.int64)[best], ordered
 
-    def _calibrated_label(self, probabilities: list[float]) -> tuple[int, list[float]]:
-        """The class of calibrated probabilities, which are in the contract's order."""
+    def _decide(self, probabilities: list[float]) -> tuple[int, list[float]]:
+        """The class of probabilities in the contract's order, which are calibrated if there is a calibration."""
         if self.threshold is None:
             return _argmax(probabilities), probabilities
+        if isinstance(self.threshold, tuple):
+            ratios = [share / limit for share, limit in zip(probabilities, self.threshold, strict=True)]
+            return _argmax(ratios), probabilities
         positive = self.order[self.positive]
         return (positive if probabilities[positive] >= self.threshold else 1 - positive), probabilities
 

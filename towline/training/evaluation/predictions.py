@@ -9,6 +9,10 @@ import numpy as np
 from towline.config import Frozen
 
 Label = str | int | bool | float
+Threshold = float | tuple[float, ...]
+"""Of a decision. Binary: a row is positive from this probability on. Of more classes one for each, in the contract's
+order: the class with the largest ratio of its probability to its threshold is predicted, as by ``thresholds`` of Spark.
+"""
 
 
 class Interval(Frozen):
@@ -89,6 +93,21 @@ def decode_labels(positions: np.ndarray, classes: tuple[Label, ...]) -> np.ndarr
     labels = np.empty(len(classes), dtype=object)
     labels[:] = classes
     return np.asarray(labels[positions])
+
+
+def decide_classes(probabilities: np.ndarray, thresholds: tuple[float, ...] | None) -> np.ndarray:
+    """(n,) positions of the predicted classes, the first on a tie.
+
+    Args:
+        probabilities: (n, classes).
+        thresholds: of the classes; None: the class with the largest probability is predicted.
+
+    Example:
+        >>> decide_classes(np.array([[0.7, 0.2, 0.1]]), (0.6, 0.3, 0.05)).tolist()
+        [2]
+    """
+    ratios = probabilities if thresholds is None else probabilities / np.array(thresholds)
+    return np.asarray(ratios.argmax(axis=1))
 
 
 def encode_labels(labels: np.ndarray, classes: tuple[Label, ...]) -> np.ndarray:

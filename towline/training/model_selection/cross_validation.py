@@ -2,7 +2,7 @@
 
 The candidate with the best mean of the primary metric is selected; the baseline is measured too, but never selected. An
 ensemble is selected only if its advantage is larger than the noise. The calibration of the probabilities is fitted on
-the out-of-fold predictions (``calibrate``). In a binary task the decision threshold is chosen on them afterwards.
+the out-of-fold predictions (``calibrate``). The decision thresholds are chosen on them afterwards.
 """
 
 import logging
@@ -49,7 +49,7 @@ from towline.training.estimators import (
 )
 from towline.training.evaluation.definitions import Metric, metrics_of, primary_metric
 from towline.training.evaluation.metrics import predict
-from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.predictions import Predictions, Threshold
 from towline.training.model_selection import shared_study
 from towline.training.model_selection.budget import CandidateLimits, FitPlan, count_workers
 from towline.training.model_selection.config_checks import check_config
@@ -77,7 +77,7 @@ class CrossValidationResult(Frozen):
         params: hyperparameters; after a search, the best ones.
         folds: metrics of each fold; a metric that is undefined in a fold is left out.
         mean, sd: of each metric, over the folds in which it is defined.
-        threshold: binary: a row is positive from this probability on; None: the estimator's own rule.
+        threshold: of the decision; None: the estimator's own rule.
         calibration: of the probabilities; None: they are not calibrated.
         calibration_notes: what differs from ``calibrate`` of the config, in one line each.
         seconds, cpu_seconds: wall and process time, including the search.
@@ -95,7 +95,7 @@ class CrossValidationResult(Frozen):
     folds: tuple[dict[str, float], ...]
     mean: dict[str, float]
     sd: dict[str, float]
-    threshold: float | None
+    threshold: Threshold | None
     calibration: Calibration | None = None
     calibration_notes: tuple[str, ...] = ()
     seconds: float

@@ -8,9 +8,11 @@ import numpy as np
 from towline.config import CalibrationMethod, TrainingConfig
 from towline.data.schema.contract import Contract
 from towline.training.calibration import Calibration, OutOfFoldRows, calibrate_out_of_fold
-from towline.training.evaluation.definitions import Metric, metrics_of
+from towline.training.evaluation.definitions import Metric, metrics_of, primary_metric
 from towline.training.evaluation.metrics import compute_metrics
-from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
+from towline.training.evaluation.predictions import Predictions, Threshold, decide_classes, decode_labels, encode_labels
+
+_POWERS = (0.25, 0.5, 0.75, 1.0)  # of the shares of the classes
 
 
 class FoldScores(NamedTuple):
@@ -18,13 +20,13 @@ class FoldScores(NamedTuple):
 
     Attributes:
         predictions: calibrated, with the labels of the threshold.
-        threshold: binary: a row is positive from this probability on; None: the estimator's own rule.
+        threshold: of the decision; None: the estimator's own rule.
         metrics: of each fold.
         calibration, calibration_notes: as in ``CrossValidationResult``.
     """
 
     predictions: list[Predictions]
-    threshold: float | None
+    threshold: Threshold | None
     metrics: list[dict[str, float]]
     calibration: Calibration | None = None
     calibration_notes: tuple[str, ...] = ()
@@ -45,7 +47,7 @@ def score_folds(
         predictions: for the rows of each fold.
         contract: task, classes and positive class.
         config: ``calibrate``; the metrics; and the metric that the threshold of a binary task maximises on the rows of
-            all folds.
+            all folds. Of more classes, the thresholds improve the primary metric.
     """
     scores = FoldScores(list(predictions), None, [])
     if config.calibrate is not None and contract.classes:
@@ -57,6 +59,8 @@ def score_folds(
         threshold = best_threshold(np.concatenate(list(truth)), chances, contract.positive, threshold_metric)
         labelled = [_apply_threshold(fold, threshold, contract) for fold in scores.predictions]
         scores = scores._replace(predictions=labelled, threshold=threshold)
+    elif threshold_metric != "none" and has_probabilities and contract.task == "multiclass":
+        scores = _choose_class_thresholds(truth, scores, contract, primary_metric(config, contract.task))
     return measure_folds(truth, scores, contract, metrics_of(config, contract.task))
 
 
@@ -122,6 +126,42 @@ def best_threshold(truth: np.ndarray, chances: np.ndarray, positive: object, met
     next_lower = ordered[last[best + 1]] if best + 1 < len(last) else 0.0
     middle = (chance + next_lower) / 2
     return float(middle if middle > next_lower else chance)
+
+
+def _choose_class_thresholds(
+    truth: Sequence[np.ndarray], scores: FoldScores, contract: Contract, metric: Metric
+) -> FoldScores:
+    """Thresholds for several classes: a power of the shares of the classes, the one with the best score on all rows.
+
+    The power 0 is the class with the largest probability, 1 that with the largest ratio to its share, which is best for
+    the mean recall of the classes (logit adjustment, Menon et al. 2021). Probabilities stay as they are. A metric that
+    does not depend on the labels leaves out the thresholds.
+    """
+    if metric.needs_probabilities:
+        return scores
+    labels, pooled = np.concatenate(list(truth)), Predictions.concatenate(scores.predictions)
+    counts = np.bincount(encode_labels(labels, contract.classes), minlength=len(contract.classes)) + 1
+    sign = 1 if metric.greater_is_better else -1
+    best, thresholds, threshold = -np.inf, [None, *_power_thresholds(counts)], None
+    for considered in thresholds:
+        decided = pooled if considered is None else _apply_class_thresholds(pooled, considered, contract)
+        value = sign * compute_metrics(labels, decided, contract, metrics=[metric])[metric]
+        if value > best:
+            best, threshold = value, considered
+    if threshold is None:
+        return scores
+    labelled = [_apply_class_thresholds(fold, threshold, contract) for fold in scores.predictions]
+    return scores._replace(predictions=labelled, threshold=threshold)
+
+
+def _power_thresholds(counts: np.ndarray) -> list[tuple[float, ...]]:
+    return [tuple(((counts / counts.sum()) ** power).tolist()) for power in _POWERS]
+
+
+def _apply_class_thresholds(predictions: Predictions, threshold: tuple[float, ...], contract: Contract) -> Predictions:
+    assert predictions.probabilities is not None  # noqa: S101 - checked by the caller
+    positions = decide_classes(predictions.probabilities, threshold)
+    return Predictions(decode_labels(positions, contract.classes), predictions.probabilities)
 
 
 def _positive_probabilities(predictions: list[Predictions], contract: Contract) -> np.ndarray:
