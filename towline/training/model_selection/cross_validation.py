@@ -10,7 +10,7 @@ import math
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +41,7 @@ from towline.training import model_io
 from towline.training.boosting.histogram import stop_without_folds
 from towline.training.calibration import Calibration
 from towline.training.estimators import (
+    TIME_TREND,
     build_model,
     create_transformer,
     default_search_space,
@@ -59,7 +60,7 @@ from towline.training.pipeline_components import Model
 from towline.training.user_code import describe_error
 
 log = logging.getLogger("towline.steps")
-ENSEMBLE_MARGIN = 0.5  # standard errors that an ensemble must be better by
+MARGIN = 0.5  # standard errors that an ensemble or another loss must be better by
 _COMPARED_ROWS = 100  # rows that a model predicts before and after it was stored
 
 # base classes of scikit-learn whose fitted estimators contain rows of the table
@@ -377,13 +378,12 @@ def _choose_variants(
     predictions = run.predict_folds(params)
     scores = run.score_predictions(predictions)
     metric = primary_metric(run.config, run.contract.task)
-    sign = 1 if metric.greater_is_better else -1
     for variant in list_variants(run.candidate, run.contract, run.config):
         varied = {**params, **variant}
         varied_predictions = run.predict_folds(varied)
         varied_scores = run.score_predictions(varied_predictions)
-        gain = sign * (varied_scores.summary(np.mean).get(metric, np.nan) - scores.summary(np.mean).get(metric, np.nan))
-        if gain > 0:
+        margin = 0.0 if TIME_TREND in variant else MARGIN  # without the trend, a model is simpler
+        if _is_better(varied_scores.metrics, scores.metrics, metric, margin):
             params, predictions, scores = varied, varied_predictions, varied_scores
     return params, predictions, scores
 
@@ -477,16 +477,20 @@ def choose_candidate(
         )
     sign = 1 if metric.greater_is_better else -1
     best = max(fitted, key=lambda result: (result.estimator != "ensemble", sign * result.mean[metric]))
-    better = [each for each in fitted if each.estimator == "ensemble" and _is_clearly_better(each, best, metric)]
+    ensembles = (each for each in fitted if each.estimator == "ensemble")
+    better = [each for each in ensembles if _is_better(each.folds, best.folds, metric, MARGIN)]
     return max(better, key=lambda result: sign * result.mean[metric], default=best)
 
 
-def _is_clearly_better(ensemble: CrossValidationResult, best: CrossValidationResult, metric: Metric) -> bool:
+def _is_better(
+    scores: Sequence[Mapping[str, float]], others: Sequence[Mapping[str, float]], metric: Metric, margin: float
+) -> bool:
+    """Whether the mean gain over the folds is larger than ``margin`` standard errors."""
     sign = 1 if metric.greater_is_better else -1
-    pairs = zip(ensemble.folds, best.folds, strict=True)
+    pairs = zip(scores, others, strict=True)
     gains = [sign * (fold[metric] - other[metric]) for fold, other in pairs if metric in fold and metric in other]
     error = float(np.std(gains, ddof=1)) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
-    return bool(gains) and float(np.mean(gains)) > ENSEMBLE_MARGIN * error
+    return bool(gains) and float(np.mean(gains)) > margin * error
 
 
 @contextmanager
