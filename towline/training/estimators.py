@@ -102,6 +102,13 @@ _SYNONYMS = (
     {"max_depth", "depth"},
     {"reg_lambda", "lambda", "lambda_l2", "l2_leaf_reg"},
 )
+_ABSOLUTE_ERROR: Mapping[str, Mapping[str, str]] = {
+    "boosting": {"loss": "absolute_error"},
+    "lightgbm": {"objective": "regression_l1"},
+    "xgboost": {"objective": "reg:absoluteerror"},
+    "catboost": {"loss_function": "MAE"},
+}
+_LOSS_PARAMETERS = {"loss", "objective", "loss_function", "application", "app"}
 _LEARNING_RATE = {"low": 0.02, "high": 0.3, "log": True}
 _L2 = {"low": 1e-3, "high": 10.0, "log": True}
 # boosting libraries as candidates: defaults and search space of each
@@ -252,8 +259,8 @@ def list_variants(candidate: Candidate, contract: Contract, config: TrainingConf
     - ``time_trend: false``, if the split is by time: no days of the time and no clock columns. The trend helps if the
       level of the target rises or falls steadily. It misleads a model if the level only differs from period to period.
       In random folds it always seems to help, because a model interpolates between known rows.
-    - ``loss: absolute_error`` of the regression boosting, if mae decides: the squared error leads to the mean, and mae
-      is least at the median (benchmarks/defaults.py).
+    - ``loss: absolute_error`` of a boosting regression, or the same by the name of its library, if mae decides: the
+      squared error leads to the mean, and mae is least at the median (benchmarks/defaults.py).
 
     Parameters that the candidate or its search sets are not varied.
     """
@@ -265,8 +272,8 @@ def list_variants(candidate: Candidate, contract: Contract, config: TrainingConf
     if has_trend and has_others and TIME_TREND not in given:
         variants.append({TIME_TREND: False})
     metric = config.evaluation.metric or DEFAULT_METRIC[contract.task]
-    if candidate.estimator == "boosting" and metric == "mae" and "loss" not in given:
-        variants.append({"loss": "absolute_error"})
+    if candidate.estimator in _ABSOLUTE_ERROR and metric == "mae" and given.isdisjoint(_LOSS_PARAMETERS):
+        variants.append(dict(_ABSOLUTE_ERROR[candidate.estimator]))
     return variants
 
 

@@ -15,6 +15,7 @@ from tests.support.training import prepare_workspace
 from towline.config import Candidate, PipelineConfig
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError
+from towline.inference.compiled.parity import certify
 from towline.training import model_io
 from towline.training.final_fit import fit
 from towline.training.model_selection import cross_validation
@@ -366,6 +367,29 @@ def test_boosting_minimizes_the_absolute_error_where_it_scores_better(tmp_path: 
     assert scores.params.get("loss") == ("absolute_error" if skewed else None)
     assert scores.mean["mae"] == min(means.values())
     assert _load(work, fit(work, config, scores).file) is not None
+
+
+@pytest.mark.parametrize(
+    ("library", "trees", "params"),
+    [
+        ("lightgbm", "n_estimators", {"objective": "regression_l1"}),
+        ("xgboost", "n_estimators", {"objective": "reg:absoluteerror"}),
+        ("catboost", "iterations", {"loss_function": "MAE"}),
+    ],
+)
+def test_libraries_minimize_the_absolute_error_too(
+    tmp_path: Path, library: str, trees: str, params: dict[str, str]
+) -> None:
+    pytest.importorskip(library)
+    rng = np.random.default_rng(0)
+    a = rng.uniform(0, 2, 300)
+    table = pd.DataFrame({"a": a, "y": np.exp(a + rng.normal(0, 1.2, 300))})
+    quick = Candidate(estimator=library, name=library, params={trees: 20, "early_stopping_rounds": 0})
+    work, config = prepare_workspace(tmp_path, table, candidates=[quick])
+    scores = cross_validate(work, config, quick)
+    assert scores.params == {**quick.params, **params}
+    certificate, _ = certify(_load(work, fit(work, config, scores).file), work.contract(), {"train": work.subset("train").features}, seed=1)
+    assert certificate.compiled, certificate.reason
 
 
 def test_another_metric_leaves_the_loss_as_it_is(tmp_path: Path) -> None:
