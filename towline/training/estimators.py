@@ -44,6 +44,7 @@ from towline.training.user_code import describe_error, import_estimator, import_
 ONE_HOT_LEVELS = 20
 TEXT_COMPONENTS = 30  # of one column; many columns of text share MAX_TEXT_COMPONENTS
 MAX_TEXT_COMPONENTS = 240
+VARIANT_ROWS = 10_000  # that a fold is fitted on to compare variants of a candidate
 
 
 class _EstimatorSpec(NamedTuple):

@@ -388,8 +388,19 @@ def test_libraries_minimize_the_absolute_error_too(
     work, config = prepare_workspace(tmp_path, table, candidates=[quick])
     scores = cross_validate(work, config, quick)
     assert scores.params == {**quick.params, **params}
-    certificate, _ = certify(_load(work, fit(work, config, scores).file), work.contract(), {"train": work.subset("train").features}, seed=1)
+    model, rows = _load(work, fit(work, config, scores).file), {"train": work.subset("train").features}
+    certificate, _ = certify(model, work.contract(), rows, seed=1)
     assert certificate.compiled, certificate.reason
+
+
+def test_variants_are_compared_on_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scores are those of all rows."""
+    monkeypatch.setattr(cross_validation, "VARIANT_ROWS", 60)
+    work, config = prepare_workspace(tmp_path, _yearly_levels(0.0, 3.0), data={"time": "at"})
+    scores = cross_validate(work, config, Candidate(estimator="linear", name="linear"))
+    assert scores.params == {"time_trend": False}
+    fixed = cross_validate(work, config, Candidate(estimator="linear", name="linear", params=scores.params))
+    assert (scores.mean, scores.rows) == (fixed.mean, fixed.rows)
 
 
 def test_another_metric_leaves_the_loss_as_it_is(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from towline.data.splits import Fold, make_folds, sample_rows
 from towline.data.workspace import Subset, Workspace
 from towline.errors import TowlineError
 from towline.training.boosting.histogram import stop_without_folds
-from towline.training.estimators import build_model, create_transformer, list_variants, pipeline_of
+from towline.training.estimators import VARIANT_ROWS, build_model, create_transformer, list_variants, pipeline_of
 from towline.training.evaluation.metrics import predict
 
 CELLS_A_SECOND = 1_700  # a table with fewer cells for each second of the budget has no pilot fits
@@ -140,7 +140,7 @@ class _Estimates:
 
     Attributes:
         folds: of cross-validation.
-        scorings: how often the folds are scored after the search: twice if the time trend is optional.
+        variants: number of ``list_variants``, which are compared on at most ``VARIANT_ROWS`` rows.
         max_rows: rows that the largest fold is fitted on without a budget.
         final_fits: rows of each fit of the selected candidate.
         holdout: rows that are predicted after each of them.
@@ -149,7 +149,7 @@ class _Estimates:
     candidate: Candidate
     cost: FitCost
     folds: list[Fold]
-    scorings: int
+    variants: int
     max_rows: int
     final_fits: tuple[int, ...]
     holdout: int
@@ -161,12 +161,16 @@ class _Estimates:
 
     def cross_validation(self, max_rows: int | None = None, trials: int | None = None) -> float:
         """Seconds of cross-validation with at most so many rows in a fold, after so many trials of a search."""
-        trials, seconds = self.trials if trials is None else trials, 0.0
-        for train, test in self.folds:
-            rows = min(len(train), max_rows or self.max_rows)
-            seconds += self.cost.fit(rows) + self.cost.predict(len(test), rows)
+        trials, rows = self.trials if trials is None else trials, max_rows or self.max_rows
+        comparisons = self.variants + 1 if self.variants and rows > VARIANT_ROWS else self.variants
+        seconds = (trials + 1) * self._fold_seconds(rows) + comparisons * self._fold_seconds(min(rows, VARIANT_ROWS))
         workers = count_workers(self.candidate, len(self.folds))
-        return (trials + self.scorings) * seconds / (workers * _THREAD_EFFICIENCY if workers > 1 else 1)
+        return seconds / (workers * _THREAD_EFFICIENCY if workers > 1 else 1)
+
+    def _fold_seconds(self, max_rows: int) -> float:
+        """Seconds of the processor that the folds need once."""
+        sizes = ((min(len(train), max_rows), len(test)) for train, test in self.folds)
+        return sum(self.cost.fit(rows) + self.cost.predict(tested, rows) for rows, tested in sizes)
 
     def all_rows(self, max_rows: float = math.inf) -> float:
         """Seconds of the fits of the selected candidate on all rows, or on a sample of so many."""
@@ -224,8 +228,8 @@ def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float
     for candidate in slow:
         cost = measure_cost(candidate, contract, config, train, longest, clock)
         if cost:
-            scorings = 1 + len(list_variants(candidate, contract, config))
-            estimates.append(_Estimates(candidate, cost, folds, scorings, max_rows, final_fits, holdout))
+            variants = len(list_variants(candidate, contract, config))
+            estimates.append(_Estimates(candidate, cost, folds, variants, max_rows, final_fits, holdout))
     failed = {candidate.name for candidate in slow} - {each.candidate.name for each in estimates}
     smallest = max(MIN_FOLD_ROWS, _MIN_SAMPLE * max(final_fits))
     too_slow = [each for each in estimates if each.all_rows(smallest) > seconds]

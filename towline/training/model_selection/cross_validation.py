@@ -42,6 +42,7 @@ from towline.training.boosting.histogram import stop_without_folds
 from towline.training.calibration import Calibration
 from towline.training.estimators import (
     TIME_TREND,
+    VARIANT_ROWS,
     build_model,
     create_transformer,
     default_search_space,
@@ -375,16 +376,22 @@ def _choose_variants(
     run: _CrossValidation, params: dict[str, Any]
 ) -> tuple[dict[str, Any], list[Predictions], FoldScores]:
     """The hyperparameters with those of ``list_variants`` that improve the score, and their predictions and scores."""
-    predictions = run.predict_folds(params)
-    scores = run.score_predictions(predictions)
+    variants = list_variants(run.candidate, run.contract, run.config)
+    largest = min(run.max_rows, max(len(train) for train, _ in run.folds))
+    compared = replace(run, max_rows=VARIANT_ROWS) if variants and largest > VARIANT_ROWS else run
+    predictions = compared.predict_folds(params)
+    scores = compared.score_predictions(predictions)
     metric = primary_metric(run.config, run.contract.task)
-    for variant in list_variants(run.candidate, run.contract, run.config):
+    for variant in variants:
         varied = {**params, **variant}
-        varied_predictions = run.predict_folds(varied)
-        varied_scores = run.score_predictions(varied_predictions)
+        varied_predictions = compared.predict_folds(varied)
+        varied_scores = compared.score_predictions(varied_predictions)
         margin = 0.0 if TIME_TREND in variant else MARGIN  # without the trend, a model is simpler
         if _is_better(varied_scores.metrics, scores.metrics, metric, margin):
             params, predictions, scores = varied, varied_predictions, varied_scores
+    if compared is not run:
+        predictions = run.predict_folds(params)
+        scores = run.score_predictions(predictions)
     return params, predictions, scores
 
 
