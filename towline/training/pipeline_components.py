@@ -483,11 +483,8 @@ def _calibrate(model: Classifier | EnsembleClassifier, probabilities: np.ndarray
 def _decide(model: Classifier | EnsembleClassifier, probabilities: np.ndarray) -> Predictions:
     """The labels by the model's threshold; without one the class with the largest probability, the first on a tie."""
     classes = tuple(model.classes)
-    if model.threshold is None or isinstance(model.threshold, tuple):
-        positions = decide_classes(probabilities, model.threshold)
-    else:
-        positive = classes.index(model.positive)
-        positions = np.where(probabilities[:, positive] >= model.threshold, positive, 1 - positive)
+    positive = classes.index(model.positive) if model.positive is not None else 1
+    positions = decide_classes(probabilities, model.threshold, positive)
     return Predictions(decode_labels(positions, classes), probabilities)
 
 

@@ -406,11 +406,9 @@ class OutputTransform:
         ordered[:, self.order] = shares / add_columns(shares)[:, None]
         if self.calibration is not None:
             ordered = self.calibration.calibrate_rows(ordered)
-        if isinstance(self.threshold, tuple) or (self.calibration is not None and self.threshold is None):
-            return decide_classes(ordered, self.threshold), ordered
-        if self.calibration is not None and self.threshold is not None:
-            positive = self.order[self.positive]
-            return np.where(ordered[:, positive] >= self.threshold, positive, 1 - positive), ordered
+        if self.calibration is not None or isinstance(self.threshold, tuple):
+            positive = self.order[self.positive] if self.positive < len(self.order) else 1
+            return decide_classes(ordered, self.threshold, positive), ordered
         if self.threshold is not None:
             best = np.where(shares[:, self.positive] >= self.threshold, self.positive, 1 - self.positive)
         elif self.by_score and raw.shape[1] == 1:

@@ -95,19 +95,22 @@ def decode_labels(positions: np.ndarray, classes: tuple[Label, ...]) -> np.ndarr
     return np.asarray(labels[positions])
 
 
-def decide_classes(probabilities: np.ndarray, thresholds: tuple[float, ...] | None) -> np.ndarray:
+def decide_classes(probabilities: np.ndarray, threshold: Threshold | None, positive: int = 1) -> np.ndarray:
     """(n,) positions of the predicted classes, the first on a tie.
 
     Args:
         probabilities: (n, classes).
-        thresholds: of the classes; None: the class with the largest probability is predicted.
+        threshold: of the decision; None: the class with the largest probability is predicted.
+        positive: binary: position of the class that the threshold applies to.
 
     Example:
         >>> decide_classes(np.array([[0.7, 0.2, 0.1]]), (0.6, 0.3, 0.05)).tolist()
         [2]
     """
-    ratios = probabilities if thresholds is None else probabilities / np.array(thresholds)
-    return np.asarray(ratios.argmax(axis=1))
+    if threshold is None or isinstance(threshold, tuple):
+        ratios = probabilities if threshold is None else probabilities / np.array(threshold)
+        return np.asarray(ratios.argmax(axis=1))
+    return np.where(probabilities[:, positive] >= threshold, positive, 1 - positive)
 
 
 def encode_labels(labels: np.ndarray, classes: tuple[Label, ...]) -> np.ndarray:

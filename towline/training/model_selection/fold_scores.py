@@ -144,13 +144,13 @@ def _choose_class_thresholds(
     sign = 1 if metric.greater_is_better else -1
     best, thresholds, threshold = -np.inf, [None, *_power_thresholds(counts)], None
     for considered in thresholds:
-        decided = pooled if considered is None else _apply_class_thresholds(pooled, considered, contract)
+        decided = pooled if considered is None else _apply_threshold(pooled, considered, contract)
         value = sign * compute_metrics(labels, decided, contract, metrics=[metric])[metric]
         if value > best:
             best, threshold = value, considered
     if threshold is None:
         return scores
-    labelled = [_apply_class_thresholds(fold, threshold, contract) for fold in scores.predictions]
+    labelled = [_apply_threshold(fold, threshold, contract) for fold in scores.predictions]
     return scores._replace(predictions=labelled, threshold=threshold)
 
 
@@ -158,19 +158,13 @@ def _power_thresholds(counts: np.ndarray) -> list[tuple[float, ...]]:
     return [tuple(((counts / counts.sum()) ** power).tolist()) for power in _POWERS]
 
 
-def _apply_class_thresholds(predictions: Predictions, threshold: tuple[float, ...], contract: Contract) -> Predictions:
-    assert predictions.probabilities is not None  # noqa: S101 - checked by the caller
-    positions = decide_classes(predictions.probabilities, threshold)
-    return Predictions(decode_labels(positions, contract.classes), predictions.probabilities)
-
-
 def _positive_probabilities(predictions: list[Predictions], contract: Contract) -> np.ndarray:
     column = contract.classes.index(contract.positive)
     return np.concatenate([part.probabilities[:, column] for part in predictions if part.probabilities is not None])
 
 
-def _apply_threshold(predictions: Predictions, threshold: float, contract: Contract) -> Predictions:
-    (negative,) = (label for label in contract.classes if label != contract.positive)
-    labels = np.full(len(predictions.labels), negative, dtype=object)
-    labels[_positive_probabilities([predictions], contract) >= threshold] = contract.positive
-    return Predictions(labels, predictions.probabilities)
+def _apply_threshold(predictions: Predictions, threshold: Threshold, contract: Contract) -> Predictions:
+    assert predictions.probabilities is not None  # noqa: S101 - checked by the callers
+    positive = contract.classes.index(contract.positive) if contract.positive is not None else 1
+    positions = decide_classes(predictions.probabilities, threshold, positive)
+    return Predictions(decode_labels(positions, contract.classes), predictions.probabilities)
