@@ -167,6 +167,24 @@ def test_numbers_with_a_unit_are_read(tmp_path: Path, pattern: str, values: floa
     assert RowReader(contract).read([{"x": first}, {"x": values}, {"x": str(values)}]) == [[values]] * 3
 
 
+@pytest.mark.parametrize("mark", [" ", "\u00a0", "\u2009", "\u202f", "’"])
+@pytest.mark.parametrize("unit", ["", " km", "\u00a0€"])
+@pytest.mark.parametrize("decimals", [False, True])
+def test_marks_between_thousands_beside_units_and_decimals(
+    tmp_path: Path, mark: str, unit: str, *, decimals: bool
+) -> None:
+    """As in French and Swiss tables; numbers below 1,000 have no mark."""
+    fraction = "" if not decimals else ".50" if mark == "’" else ",50"
+    numbers = [7 * row**2 % 90_001 for row in range(ROWS)]
+    texts = [f"{number:,}".replace(",", mark) + fraction + unit for number in numbers]
+    _, rows, contract = load(tmp_path, {"x": ["?", *texts[1:]]})
+    expected = [number + (0.5 if decimals else 0) for number in numbers]
+    assert contract.columns[0].kind == "numeric"
+    assert rows["x"].isna().tolist() == [True, *[False] * (ROWS - 1)]
+    assert rows["x"][1:].tolist() == expected[1:]
+    assert RowReader(contract).read([{"x": texts[20]}, {"x": expected[20]}]) == [[expected[20]]] * 2
+
+
 @pytest.mark.parametrize(("pattern", "scale"), [("€{}M", 1e6), ("$ {}k", 1e3), ("{} B USD", 1e9), ("€{}", 1)])
 def test_thousands_millions_and_billions_of_money(tmp_path: Path, pattern: str, scale: float) -> None:
     """Amounts with and without a letter are in one column, as a target too."""

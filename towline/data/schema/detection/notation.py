@@ -39,6 +39,11 @@ _NUMBERS = (
     ("commas between thousands", "data.thousands: ','", ValueFormat(thousands=",")),
     ("points between thousands", "data.decimal: ',' and data.thousands: '.'", ValueFormat(decimal=",", thousands=".")),
     ("blanks between thousands", "data.thousands: ' '", ValueFormat(thousands=" ")),
+    (
+        "blanks between thousands and a decimal comma",
+        "data.decimal: ',' and data.thousands: ' '",
+        ValueFormat(decimal=",", thousands=" "),
+    ),
     ("apostrophes between thousands", 'data.thousands: "\'"', ValueFormat(thousands="'")),
 )
 _DATES = (
@@ -54,7 +59,7 @@ _UNIT = (
     r"ms|s|secs?|seconds?|mins?|minutes?|h|hrs?|hours?|days?|weeks?|months?|yrs?|years?|"
     r"kb|mb|gb|tb|w|kw|kwh|hp|bhp|hz|khz|mhz|ghz|cc|px|sqft|sq ft|m2|m²"
 )
-_AMOUNT = r"\d(?:[\d.,' ]*\d)?"
+_AMOUNT = r"\d(?:[\d.,'’ \u00a0\u2009\u202f]*\d)?"  # with marks between thousands
 _MONEY = rf"({CURRENCY})\s*[+-]?{_AMOUNT}\s*[kmb]?|{_AMOUNT}\s*[kmb]?\s*({CURRENCY})"
 _WITH_UNIT = re.compile(rf"\s*[+-]?\s*(?:{_MONEY}|{_AMOUNT}\s*({_UNIT}))\s*", re.IGNORECASE)
 _IN_PARENTHESES = re.compile(r"\s*\((.*)\)\s*")  # a negative amount
