@@ -66,6 +66,31 @@ def test_text_of_any_form_is_read(tmp_path: Path, model: Model, monkeypatch: pyt
     assert (done.rows, done.rows_in, done.quarantined) == (120, 120, 0)
 
 
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "csv.zst", "jsonl.gz"])
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+@pytest.mark.parametrize("late", [False, True])
+def test_other_encodings_in_header_values_and_compressed_files(
+    tmp_path: Path, model: Model, kind: str, encoding: str, *, late: bool
+) -> None:
+    """Names and values have accents; ``late``: the first accent stands behind the part that is read first."""
+    table, source, output = table_of(), tmp_path / f"in.{kind}", tmp_path / "out.csv"
+    note = ["Größe"] * len(table)
+    if late:
+        note = ["x" * 20_000] * (len(table) - 1) + ["Größe"]
+    table = table.assign(**{"note" if late else "Vermerk für später": note})
+    text = (
+        table.to_csv(index=False)
+        if "csv" in kind
+        else table.to_json(orient="records", lines=True, date_format="iso", force_ascii=False)
+    )
+    packed = {"gz": gzip.compress, "zst": lambda data: pa.Codec("zstd").compress(data, asbytes=True)}
+    source.write_bytes(packed.get(kind.rpartition(".")[2], bytes)(text.encode(encoding)))
+    done = score(model, source, output)
+    assert (done.rows, done.quarantined) == (len(table), 0)
+    check_equal(model, table, read_output(output))
+    assert "Größe" in output.read_text()
+
+
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "csv.zst", "parquet", "jsonl", "jsonl.gz"])
 def test_every_format_gives_the_same_predictions(
     tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, kind: str

@@ -63,11 +63,12 @@ def open_text(file: SourceFile) -> Any:
     """The text of a file as a stream of UTF-8, decompressed if its name says so."""
     name = file.path.name.lower()
     if name.endswith((".gz", ".zst")):
-        return pa.input_stream(str(file.path), compression="gzip" if name.endswith(".gz") else "zstd")
-    if file.encoding != "utf-8":
-        decoded = codecs.EncodedFile(file.path.open("rb"), "utf-8", file.encoding, errors="strict")
-        return _Utf8Stream(decoded)
-    return file.path.open("rb")
+        stream = pa.input_stream(str(file.path), compression="gzip" if name.endswith(".gz") else "zstd")
+    else:
+        stream = file.path.open("rb")
+    if file.encoding == "utf-8":
+        return stream
+    return _Utf8Stream(codecs.EncodedFile(stream, "utf-8", file.encoding, errors="strict"))
 
 
 class _Utf8Stream(io.RawIOBase):

@@ -1,7 +1,9 @@
 """Sources: what is scored. A source names its columns, its digest and its shards, and reads the rows of a shard."""
 
 import base64
+import codecs
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Protocol
@@ -277,7 +279,7 @@ def _open_text(paths: Sequence[FilePath], kind: Format, separator: str | None, c
 def _scan(path: FilePath, kind: Format, separator: str | None, copies: Path) -> tuple[SourceFile, list[int]]:
     """A file of text, and where its shards end; a remote one that cannot be read in ranges is copied."""
     if isinstance(path, Path) and path.name.lower().endswith(_COMPRESSED):
-        return _identify(path), []
+        return _identify(path).model_copy(update={"encoding": _detect_encoding(path)}), []
     with files.disk(Path(str(path))):
         file, ends = scan_text(path, separator or ",", quoted=kind == "csv")
     if isinstance(path, RemoteFile) and file.reading != "ranges":
@@ -341,15 +343,27 @@ def _other_columns(path: FilePath, first: FilePath, names: Sequence[str], expect
     return DataError(what, where=str(path), remedy="give files with the same columns in the same order")
 
 
+def _detect_encoding(path: FilePath, most_bytes: float = math.inf) -> str:
+    """The encoding of the decompressed text, or of so many bytes at its beginning, as ``text_encoding`` calls it."""
+    decoder, encoding, size = codecs.getincrementaldecoder("utf-8")(), "utf-8", 0
+    with open_text(SourceFile(path=path, digest="", size=0)) as stream:
+        while size < most_bytes and encoding == "utf-8" and (block := stream.read(HEAD_BYTES)):
+            encoding = formats.text_encoding(block, path) if not size else encoding
+            size += len(block)
+            try:
+                decoder.decode(block)
+            except UnicodeDecodeError:
+                encoding = formats.text_encoding(block, path, utf8=False)
+    return encoding
+
+
 def _read_head(path: FilePath) -> bytes:
     """The first MB of the decoded text."""
     try:
-        compressed = path.name.lower().endswith(_COMPRESSED)
-        with path.open("rb") as raw:
-            encoding = "utf-8" if compressed else formats.text_encoding(raw.read(HEAD_BYTES), path)
-        with open_text(SourceFile(path=path, digest="", size=0, encoding=encoding)) as stream:
-            head: bytes = stream.read(HEAD_BYTES)
-            return head
+        encoding = _detect_encoding(path, HEAD_BYTES)
+        with open_text(SourceFile(path=path, digest="", size=0)) as stream:
+            raw: bytes = stream.read(HEAD_BYTES)
+        return raw if encoding == "utf-8" else codecs.getincrementaldecoder(encoding)().decode(raw).encode()
     except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
         what = f"cannot read the file: {str(error)[:200]}"
         raise DataError(what, where=str(path), remedy="check or copy it again") from None
