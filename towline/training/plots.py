@@ -237,7 +237,7 @@ def plot_calibration(encoded: EncodedPredictions, names: Sequence[str]) -> Figur
     else:
         best = encoded.probabilities.argmax(axis=1)
         chance, hit = encoded.probabilities.max(axis=1), encoded.truth == best
-        x_label, y_label = "probability of the predicted class", "share of correct predictions"
+        x_label, y_label = "probability of the most probable class", "share of rows of that class"
     bins = [part for part in np.array_split(np.argsort(chance, kind="stable"), 10) if len(part)]
     x = np.array([chance[part].mean() for part in bins])
     y = np.array([hit[part].mean() for part in bins])
