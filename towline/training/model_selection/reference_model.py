@@ -1,5 +1,6 @@
-"""The reference model: the built-in boosting with its defaults, which shows whether all candidates are far too weak.
+"""The reference model: boosting with scikit-learn's defaults, which shows whether all candidates are far too weak.
 
+Its number of iterations is fixed: early stopping in a small table needs nine fits, and the comparison needs no optimum.
 It is fitted on a sample of the same folds and compared with the selected candidate. The comparison gives a note, and
 never changes the selection. If a candidate is the reference model itself, there is nothing to compare.
 """
@@ -15,7 +16,7 @@ from towline.training.evaluation.definitions import primary_metric
 from towline.training.model_selection.cross_validation import CrossValidationResult, score_on_last_folds
 from towline.training.user_code import describe_error
 
-REFERENCE = Candidate(estimator="boosting")
+REFERENCE = Candidate(estimator="boosting", params={"max_iter": 100, "early_stopping": False})
 MAX_ROWS = 10_000
 MAX_CELLS = 2_000_000  # rows x columns x classes that a fold is fitted on
 SMALL_ROWS = 5_000  # of a smaller table all folds are used: one fold has too few rows to judge by
