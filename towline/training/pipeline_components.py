@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix, issparse
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin, clone
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import TruncatedSVD
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline
@@ -496,6 +497,8 @@ def fit_model(
 ) -> Model:
     """Fits a model; an estimator that takes no sample weights is fitted without them.
 
+    A random forest is fitted on all processors: its trees do not depend on their number.
+
     Args:
         model: not fitted.
         features: n rows.
@@ -505,10 +508,16 @@ def fit_model(
     if isinstance(model, EnsembleRegressor | EnsembleClassifier):
         return model.fit(features, labels, sample_weights)
     pipeline = model.pipeline if isinstance(model, Classifier) else model
-    options: dict[str, Any] = {}
-    if sample_weights is not None and has_fit_parameter(pipeline.named_steps["estimate"], "sample_weight"):
+    estimate, options = pipeline.named_steps["estimate"], {}
+    if sample_weights is not None and has_fit_parameter(estimate, "sample_weight"):
         options = {"estimate__sample_weight": sample_weights}
-    return model.fit(features, labels, **options)
+    if not isinstance(estimate, RandomForestClassifier | RandomForestRegressor):
+        return model.fit(features, labels, **options)
+    configured, estimate.n_jobs = estimate.n_jobs, -1
+    try:
+        return model.fit(features, labels, **options)
+    finally:
+        estimate.n_jobs = configured
 
 
 def weighted_mean(arrays: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:

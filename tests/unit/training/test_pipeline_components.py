@@ -12,9 +12,9 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from towline.config import Candidate, PipelineConfig
 from towline.data.schema.inference import infer_contract
 from towline.training.boosting.histogram import BoostingClassifier, BoostingRegressor
-from towline.training.estimators import build_model
+from towline.training.estimators import build_model, pipeline_of
 from towline.training.evaluation.metrics import predict
-from towline.training.pipeline_components import DenseColumns
+from towline.training.pipeline_components import DenseColumns, fit_model
 
 ESTIMATORS = [
     "linear", "forest", "boosting", "sklearn.svm.LinearSVC", "sklearn.neighbors.KNeighborsClassifier",
@@ -52,6 +52,27 @@ def test_predictions_are_labels_of_the_contract(estimator: str, labels: list[Any
         assert predictions.probabilities.shape == (240, len(labels))
         likeliest = predictions.probabilities.argmax(axis=1)
         assert np.mean([contract.classes[place] for place in likeliest] == truth) > 0.9
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("labels", [None, ["no", "yes"]], ids=["regression", "binary"])
+def test_a_forest_does_not_depend_on_the_number_of_processors(labels: list[str] | None, weighted: bool) -> None:
+    """The final fit uses all processors and gives the bits of a fit on one; predictions use one, as before."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(400, 3))
+    y = x[:, 0] + rng.normal(size=400)
+    frame = pd.DataFrame(x, columns=["a", "b", "c"]).assign(y=y if labels is None else np.take(labels, y > 0))
+    config = PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}})
+    contract = infer_contract(frame, config)
+    features, truth = contract.features(frame), contract.labels(frame)
+    candidate, weights = Candidate(estimator="forest"), rng.random(400) if weighted else None
+    fitted = fit_model(build_model(candidate, contract, 7), features, truth, weights)
+    options = {"estimate__sample_weight": weights} if weighted else {}
+    single = build_model(candidate, contract, 7).fit(features, truth, **options)
+    assert pipeline_of(fitted).named_steps["estimate"].n_jobs == 1
+    first, second = (predict(model, features, contract) for model in (fitted, single))
+    assert np.array_equal(first.labels, second.labels)
+    assert np.array_equal(np.asarray(first.probabilities), np.asarray(second.probabilities))
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
