@@ -1,7 +1,6 @@
 """The training flow: from a table to a model in service, or to a recorded rejection."""
 
 from datetime import datetime
-from typing import Literal
 
 from prefect import flow
 
@@ -22,6 +21,7 @@ from tasks.training import (
     refit,
 )
 from towline.config import ConfigOrPath, PipelineConfig, Settings
+from towline.config.monitoring import RunTrigger
 from towline.orchestration.end_states import training_end_state
 from towline.promotion.outcome import Outcome, find_finished, summarize
 from towline.release.smoke_test import start_tester
@@ -37,7 +37,7 @@ def training_flow(
     config: ConfigOrPath,
     as_of: datetime | None = None,
     force: bool = False,
-    trigger: Literal["manual", "schedule", "drift", "quality", "slo"] = "manual",
+    trigger: RunTrigger = "manual",
 ) -> Outcome:
     """Trains one model and promotes it if it passes the gate; a run that has finished is not repeated.
 

@@ -6,7 +6,8 @@ from typing import Literal, get_args
 import pandas as pd
 
 from towline.config import Frozen
-from towline.monitoring.policy import Action, Trigger
+from towline.config.monitoring import PolicyTrigger
+from towline.monitoring.policy import Action
 from towline.monitoring.results import DriftState, QualityState
 from towline.notebook import format_number, render_table
 from towline.training.evaluation.definitions import Metric
@@ -47,7 +48,7 @@ class BacktestStep(Frozen):
     gain: float | None = None
     probe_cpu_s: float = 0.0
     action: Action = "nothing"
-    trigger: Trigger | None = None
+    trigger: PolicyTrigger | None = None
     reason: str = ""
     outcome: str = ""
     cpu_s: float = 0.0

@@ -17,6 +17,9 @@ from towline.config.record import Duration, Frozen
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 RetrainTrigger = Literal["gain", "drift", "quality"]
+PolicyTrigger = Literal[RetrainTrigger, "slo", "schedule"]
+#: why a training was started
+RunTrigger = Literal["manual", PolicyTrigger]
 
 #: sections that a trained model does not depend on: a change in them leads to no training
 MONITORING_SECTIONS = (

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from towline.config import Frozen, RetrainConfig
+from towline.config.monitoring import PolicyTrigger
 from towline.monitoring.gain_evidence import GainVerdict, judge_gain
 from towline.monitoring.results import ChampionComparison, DriftResult, GainResult, QualityResult
 from towline.notebook import format_number, render_fields, render_table
 
 Action = Literal["nothing", "warn", "retrain", "roll back", "block"]
-Trigger = Literal["gain", "drift", "quality", "slo", "schedule"]
 
 
 class Evidence(Frozen):
@@ -56,7 +56,7 @@ class Decision(Frozen):
     """An action and its reason. Decisions with the same ``cause`` are carried out once."""
 
     action: Action
-    trigger: Trigger | None
+    trigger: PolicyTrigger | None
     reason: str
     cause: str
 
@@ -164,14 +164,14 @@ def _warn(evidence: Evidence, config: RetrainConfig) -> Decision | None:
         reasons.append(verdict.reason)
     if evidence.clock_problem and not any(evidence.clock_problem in reason for reason in reasons):
         reasons.append(evidence.clock_problem)
-    trigger: Trigger | None = "slo" if evidence.breach else None
+    trigger: PolicyTrigger | None = "slo" if evidence.breach else None
     return _decision(evidence, "warn", trigger, "; ".join(reasons), evidence.now) if reasons else None
 
 
 class _ActiveTrigger(NamedTuple):
     """A reason to retrain; ``bad_windows`` counts those among the recent ones."""
 
-    name: Trigger
+    name: PolicyTrigger
     bad_windows: int
     reason: str
 
@@ -186,7 +186,7 @@ def _active_triggers(evidence: Evidence, config: RetrainConfig) -> list[_ActiveT
         if verdict and verdict.pays:
             triggers.append(_ActiveTrigger("gain", config.bad_windows, verdict.reason))
         return triggers
-    windows: tuple[tuple[Trigger, Sequence[DriftResult | QualityResult], str], ...] = (
+    windows: tuple[tuple[PolicyTrigger, Sequence[DriftResult | QualityResult], str], ...] = (
         ("quality", quality, "degraded"),
         ("drift", drift, "drift"),
     )
@@ -233,7 +233,11 @@ def _training_obstacle(evidence: Evidence, config: RetrainConfig) -> str:
 
 
 def _decision(
-    evidence: Evidence, action: Action, trigger: Trigger | None, reason: str, window_end: dt.datetime | None = None
+    evidence: Evidence,
+    action: Action,
+    trigger: PolicyTrigger | None,
+    reason: str,
+    window_end: dt.datetime | None = None,
 ) -> Decision:
     """A decision with its cause: the action, the champion since it serves, the last training and the window.
 

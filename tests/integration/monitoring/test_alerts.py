@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from towline.config import AlertConfig, PipelineConfig, Settings, build_config
+from towline.config.monitoring import PolicyTrigger
 from towline.errors import ConfigError
 from towline.monitoring.alerts import notifications, webhook
 from towline.monitoring.alerts.notifications import (
@@ -25,7 +26,7 @@ from towline.monitoring.alerts.notifications import (
     read_alerts,
     read_open_alerts,
 )
-from towline.monitoring.policy import Action, Decision, Trigger
+from towline.monitoring.policy import Action, Decision
 from towline.monitoring.reporting.metrics_exporter import ModelMetricsSnapshot, format_metrics
 from towline.monitoring.results import DriftCheckResult, DriftResult, QualityResult
 from towline.monitoring.slo.burn_rate import BurnRate, SloState, SloStatus
@@ -402,7 +403,7 @@ def test_breaches_of_slos_are_notified(settings: Settings) -> None:
     assert states() == set()
 
 
-def decision(action: Action, cause: str = "c" * 64, trigger: Trigger | None = "quality") -> Decision:
+def decision(action: Action, cause: str = "c" * 64, trigger: PolicyTrigger | None = "quality") -> Decision:
     return Decision(action=action, trigger=trigger, reason="mae 90 against 60", cause=cause)
 
 
