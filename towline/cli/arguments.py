@@ -10,7 +10,7 @@ import click
 
 from towline.errors import DataError
 
-_TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
+_TABLE_SUFFIXES = (".csv", ".tsv", ".gz", ".zst", ".zip", ".parquet", ".pq", ".json", ".jsonl")
 
 
 class Moment(click.ParamType[datetime]):

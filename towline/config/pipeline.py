@@ -63,7 +63,10 @@ from towline.errors import ConfigError, UserError
 from towline.expressions.syntax import ExpressionError, list_columns, parse
 
 _logger = logging.getLogger(__name__)
-TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq", ".xlsx", ".xls", ".json", ".jsonl", ".feather")
+TABLES = (
+    ".csv", ".tsv", ".data", ".dat", ".parquet", ".pq", ".json", ".jsonl", ".ndjson", ".xlsx", ".xls", ".feather",
+    ".gz", ".bz2", ".xz", ".zst", ".zip",
+)  # fmt: skip
 
 
 class TrainingConfig(Frozen):

@@ -116,7 +116,7 @@ class DataConfig(Frozen):
     """The source of the rows, and the roles of their columns."""
 
     source: str | list[str] | SqlSource = Field(
-        description="a CSV, CSV.gz or Parquet file, a folder or glob of them, the URL of one such as "
+        description="a CSV, Parquet or JSON file, a folder or glob of them, the URL of one such as "
         "s3://bucket/rows.parquet, a list of these, or {url, query}"
     )
     target: str

@@ -40,7 +40,7 @@ class Log(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelFile:
-    """A file of labels: CSV, CSV.gz or Parquet.
+    """A file of labels: CSV, Parquet or JSON.
 
     Attributes:
         path: the file.

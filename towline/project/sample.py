@@ -135,10 +135,10 @@ def _list_files(source: str, project: Path, copies: Path) -> tuple[list[Path], l
 
 def _batches(path: Path, separator: str) -> Iterator[pa.Table]:
     """The rows of a file; those of a large file batch by batch."""
-    large, name = path.stat().st_size > STREAMED_BYTES, path.name.lower()
-    if not large:
+    file_format = formats.detect_format(path)
+    if path.stat().st_size <= STREAMED_BYTES or file_format == "json":
         yield formats.read_file(path, separator)
-    elif name.endswith((".parquet", ".pq")):
+    elif file_format == "parquet":
         try:
             for batch in pq.ParquetFile(path).iter_batches(2**17):
                 yield pa.Table.from_batches([batch]).replace_schema_metadata(None)

@@ -1,8 +1,12 @@
 """Files of every kind are scored as a table of their rows is, whatever the shards are."""
 
+import bz2
 import codecs
 import gzip
+import io
+import lzma
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +95,20 @@ def test_other_encodings_in_header_values_and_compressed_files(
     assert "Größe" in output.read_text()
 
 
-@pytest.mark.parametrize("kind", ["csv", "csv.gz", "csv.zst", "parquet", "jsonl", "jsonl.gz"])
+KINDS = [
+    "csv", "csv.gz", "csv.zst", "csv.bz2", "csv.xz", "csv.zip", "data", "data.gz", "parquet", "jsonl", "jsonl.gz",
+    "jsonl.xz", "json", "json.gz",
+]  # fmt: skip
+
+
+def zip_file(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("table.csv", data)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_format_gives_the_same_predictions(
     tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -101,11 +118,14 @@ def test_every_format_gives_the_same_predictions(
         table.to_parquet(source, row_group_size=13)
     else:
         text = (
-            table.to_csv(index=False)
-            if "csv" in kind
-            else table.to_json(orient="records", lines=True, date_format="iso")
+            table.to_json(orient="records", lines="jsonl" in kind, date_format="iso")
+            if "json" in kind
+            else table.to_csv(index=False)
         )
-        packed = {"gz": gzip.compress, "zst": lambda data: pa.Codec("zstd").compress(data, asbytes=True)}
+        packed = {
+            "gz": gzip.compress, "zst": lambda data: pa.Codec("zstd").compress(data, asbytes=True),
+            "bz2": bz2.compress, "xz": lzma.compress, "zip": zip_file,
+        }  # fmt: skip
         source.write_bytes(packed.get(kind.rpartition(".")[2], bytes)(text.encode()))
     score(model, source, tmp_path / "out.csv", keep=("id",))
     check_equal(model, table, read_output(tmp_path / "out.csv"))

@@ -3,6 +3,7 @@
 import base64
 import codecs
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ from towline.data.schema import text_columns
 from towline.data.schema.contract import Contract
 from towline.data.schema.values import TEXT_KINDS
 from towline.data.source import formats
+from towline.data.source.compression import is_compressed, read_decompressed
+from towline.data.source.json_tables import read_objects
 from towline.errors import DataError
 from towline.remote_files import RemoteFile, is_url, list_remote_files
 
@@ -191,12 +194,11 @@ def open_source(source: str, separator: str | None, contract: Contract, folder: 
         DataError: there is no such file, a file cannot be read, or the columns differ between the files or from
             those of the contract.
     """
-    paths = _list_files(source, folder)
+    paths = [_copy_if_needed(path, copies) for path in _list_files(source, folder)]
     kinds = {path: _format_of(path) for path in paths}
     kind = kinds[paths[0]]
     if other := next((path for path in paths if kinds[path] != kind), None):
         raise DataError(f"{kinds[other]} beside {kind}", where=str(other), remedy="give files of one format")
-    paths = [_copy_without_ranges(path, copies) for path in paths]
     opened = _open_parquet(paths) if kind == "parquet" else _open_text(paths, kind, separator, copies)
     if kind != "json lines":
         contract.check_columns(opened.columns, source)
@@ -205,7 +207,7 @@ def open_source(source: str, separator: str | None, contract: Contract, folder: 
 
 
 def _list_files(source: str, folder: Path) -> Sequence[FilePath]:
-    names = tuple(suffix + packed for suffix in _SUFFIXES for packed in ("", *_COMPRESSED))
+    names = formats.TABLES
     if is_url(source):
         return list_remote_files(source, names, "IN")
     path = (folder / source).absolute()
@@ -214,15 +216,47 @@ def _list_files(source: str, folder: Path) -> Sequence[FilePath]:
     paths = sorted(child for child in path.iterdir() if child.is_file() and child.name.lower().endswith(names))
     if not paths:
         remedy = f"give the files as a pattern, e.g. '{source.rstrip('/')}/**/*.parquet'"
-        raise DataError("no CSV, Parquet or JSON lines file in the folder", where=str(path), remedy=remedy)
+        raise DataError("no CSV, Parquet or JSON file in the folder", where=str(path), remedy=remedy)
     return paths
 
 
-def _copy_without_ranges(path: FilePath, copies: Path) -> FilePath:
-    """The path of a local copy, if a remote file is compressed or its server sends it only as a whole."""
-    if isinstance(path, Path) or (not path.name.lower().endswith(_COMPRESSED) and path.has_ranges):
+def _copy_if_needed(path: FilePath, copies: Path) -> FilePath:
+    """The path of a local copy that can be read in blocks, if the file itself cannot.
+
+    Copied are remote files that are compressed or that their server sends only as a whole, files in other compressions
+    than gzip and Zstandard, and JSON arrays, whose objects are written one a line.
+    """
+    name, is_direct = path.name.lower(), _is_direct(path)
+    if isinstance(path, RemoteFile):
+        if is_direct and path.has_ranges and not name.endswith(_COMPRESSED):
+            return path
+        path = path.copy_to(copies)
+    return path if is_direct else _unpack(path, copies)
+
+
+def _is_direct(path: FilePath) -> bool:
+    """Whether the name of a file says that it can be read in blocks."""
+    name = path.name.lower()
+    return name.endswith(tuple(suffix + packed for suffix in _SUFFIXES for packed in ("", *_COMPRESSED)))
+
+
+def _unpack(path: Path, copies: Path) -> Path:
+    """A copy of a file as a plain CSV or as JSON lines; the file itself if it is plain and no JSON array."""
+    file_format = formats.detect_format(path)
+    if file_format == "parquet" or (file_format == "csv" and not is_compressed(path.name)):
         return path
-    return path.copy_to(copies)
+    suffix = ".jsonl" if file_format == "json" else ".csv"
+    target = copies / files.sha256(path)[:16] / f"{path.name.partition('.')[0]}{suffix}"
+    if target.exists():
+        return target
+    blocks = (
+        (json.dumps(row).encode() + b"\n" for row in read_objects(path))
+        if file_format == "json"
+        else read_decompressed(path)
+    )
+    with files.replacing(target) as copy:
+        copy.writelines(blocks)
+    return target
 
 
 def _check_around(file: SourceFile, batches: Iterator[RowBatch]) -> Iterator[RowBatch]:
@@ -235,10 +269,12 @@ def _check_around(file: SourceFile, batches: Iterator[RowBatch]) -> Iterator[Row
 def _format_of(path: FilePath) -> Format:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     suffix = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in _COMPRESSED else (suffixes or [""])[-1]
-    if suffix not in _SUFFIXES or (suffixes[-1] in _COMPRESSED and _SUFFIXES[suffix] == "parquet"):
-        remedy = "give CSV (.csv, .csv.gz, .csv.zst), Parquet (.parquet) or JSON lines (.jsonl)"
-        raise DataError("unknown file format", where=str(path), remedy=remedy)
-    return _SUFFIXES[suffix]
+    if suffix in _SUFFIXES and not (suffixes[-1] in _COMPRESSED and _SUFFIXES[suffix] == "parquet"):
+        return _SUFFIXES[suffix]
+    if isinstance(path, Path) and formats.detect_format(path) == "csv" and not is_compressed(path.name):
+        return "csv"
+    remedy = "give CSV (.csv, .csv.gz, .csv.zst), Parquet (.parquet) or JSON lines (.jsonl)"
+    raise DataError("unknown file format", where=str(path), remedy=remedy)
 
 
 def _open_text(paths: Sequence[FilePath], kind: Format, separator: str | None, copies: Path) -> ShardedFiles:

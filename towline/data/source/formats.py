@@ -1,4 +1,4 @@
-"""Source formats: reads CSV and Parquet files as Arrow tables.
+"""Source formats: reads CSV, Parquet and JSON files as Arrow tables.
 
 A CSV is read as text: the contract says what the text means. Each fault of a file is reported with its line.
 """
@@ -7,22 +7,30 @@ import codecs
 import contextlib
 import csv
 import difflib
-import gzip
 import io
 import itertools
 import re
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from towline.config.passwords import mask_passwords
+from towline.data.source.compression import (
+    COMPRESSED,
+    READ_ERRORS,
+    is_compressed,
+    open_decompressed,
+    plain_name,
+    read_decompressed,
+    unreadable,
+)
+from towline.data.source.json_tables import JSON_ARRAYS, JSON_LINES, read_json
 from towline.errors import ConfigError, DataError
 from towline.remote_files import RemoteFile, is_url
 
@@ -33,8 +41,11 @@ _BLOCK_BYTES = 2**22  # that are decoded together
 _HEAD_LINES, _HEAD_BYTES = 20, 1 << 16  # in which the header is searched
 _WRITE_AGAIN = "write the file again, or leave it out of data.source"
 PARQUET = (".parquet", ".pq")
-_CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
-TABLES = PARQUET + _CSV
+_CSV = (".csv", ".tsv", ".txt")
+_TEXT = _CSV + JSON_LINES + JSON_ARRAYS
+FileFormat = Literal["csv", "parquet", "json"]
+#: ends of the names of tables in a folder
+TABLES = (*PARQUET, *(suffix + packed for suffix in _TEXT for packed in ("", *COMPRESSED)))
 
 
 def list_files(source: str | list[str], project: Path, setting: str = "data.source") -> list[Path]:
@@ -58,7 +69,8 @@ def list_files(source: str | list[str], project: Path, setting: str = "data.sour
     if path.is_dir():
         matches = sorted(child for child in path.iterdir() if child.name.lower().endswith(TABLES))
         if not matches:
-            raise DataError("no CSV or Parquet file in the folder", where=str(path), remedy=f"check {setting}")
+            what = "no CSV, Parquet or JSON file in the folder"
+            raise DataError(what, where=str(path), remedy=f"check {setting}")
         return matches
     if path.exists():
         return [path]
@@ -71,8 +83,11 @@ def list_files(source: str | list[str], project: Path, setting: str = "data.sour
 
 def missing_file(path: Path, setting: str = "data.source") -> DataError:
     folder = path.parent
-    suffixes = (path.suffix, *PARQUET, *_CSV)
-    names = [child.name for child in folder.iterdir() if child.name.endswith(suffixes)] if folder.is_dir() else []
+    names = (
+        [child.name for child in folder.iterdir() if child.name.endswith((path.suffix, *TABLES))]
+        if folder.is_dir()
+        else []
+    )
     similar = difflib.get_close_matches(path.name, names, 3, 0.5)
     question = f"did you mean {' or '.join(similar)}? " if similar else ""
     remedy = (
@@ -81,15 +96,38 @@ def missing_file(path: Path, setting: str = "data.source") -> DataError:
     return DataError("no such file" if folder.is_dir() else "no such folder", where=str(path), remedy=remedy)
 
 
+def detect_format(path: Path) -> FileFormat:
+    """The format of a file by its name; a file whose name does not say it is a CSV if it is a text.
+
+    Raises:
+        DataError: the file is no table in a known format, or a ZIP archive that does not have one file.
+    """
+    try:
+        name = plain_name(path).lower()
+        if name.endswith(PARQUET) and not is_compressed(path.name):
+            return "parquet"
+        if name.endswith(JSON_LINES + JSON_ARRAYS):
+            return "json"
+        if name.endswith(_CSV):
+            return "csv"
+        with open_decompressed(path) as file:
+            head = file.read(_HEAD_BYTES)
+    except READ_ERRORS as error:
+        raise unreadable(path, error) from None
+    if b"\0" in head and _utf16_encoding(head) is None:
+        remedy = "save the table as CSV (.csv), Parquet (.parquet) or JSON lines (.jsonl), and give that file"
+        raise DataError("unknown file format", where=str(path), remedy=remedy)
+    return "csv"
+
+
 def detect_separator(path: Path) -> str:
     """The separator of a CSV file: the mark that occurs equally often in the first lines; a comma for other files."""
-    name = path.name.lower()
-    if name.endswith(PARQUET):
+    if detect_format(path) != "csv":
         return ","
     try:
-        with _open(path) as file:
+        with open_decompressed(path) as file:
             return detect_separator_of(file.readlines(20_000)[:20])
-    except (OSError, EOFError):
+    except READ_ERRORS:
         return ","  # reading the file reports it
 
 
@@ -163,18 +201,22 @@ def check_header(header: Sequence[str], separator: str, where: str) -> None:
 
 
 def read_file(path: Path, separator: str | None) -> pa.Table:
-    """The table of a CSV, CSV.gz or Parquet file; every column of a CSV is text.
+    """The table of a file; every column of a CSV is text.
 
     Args:
         path: of the file.
         separator: of the columns of a CSV; None: the one that the file seems to have.
+
+    Raises:
+        DataError: the file cannot be read, or its format is unknown.
     """
-    name = path.name.lower()
-    if name.endswith(PARQUET):
-        return read_parquet(path, _WRITE_AGAIN)
-    if name.endswith(_CSV):
-        return _read_csv(path, separator or detect_separator(path))
-    raise DataError("unknown file format", where=str(path), remedy="save it as CSV (.csv, .csv.gz, .tsv) or Parquet")
+    match detect_format(path):
+        case "parquet":
+            return read_parquet(path, _WRITE_AGAIN)
+        case "json":
+            return read_json(path)
+        case "csv":
+            return _read_csv(path, separator or detect_separator(path))
 
 
 def check_parquet(path: Path) -> None:
@@ -215,7 +257,7 @@ def read_parquet(path: Path, remedy: str) -> pa.Table:
 
 
 def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
-    """The rows of a CSV or CSV.gz file in blocks of about 16 MB; the columns are text, as of ``read_file``.
+    """The rows of a CSV in blocks of about 16 MB; the columns are text, as of ``read_file``.
 
     Raises:
         DataError: the file is not readable; its first rows may have been given.
@@ -236,7 +278,7 @@ def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
 
 
 def _is_utf8(path: Path) -> bool:
-    with _open(path) as file:
+    with open_decompressed(path) as file:
         try:
             for _ in codecs.iterdecode(iter(partial(file.read, _BLOCK_BYTES), b""), "utf-8"):
                 pass
@@ -266,10 +308,10 @@ def stream_utf8_csv(path: Path, separator: str) -> Iterator[pa.Table]:
     parsing = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
     try:
         skipped = count_skipped_lines(path)
-        with pyarrow.csv.open_csv(path, pyarrow.csv.ReadOptions(skip_rows=skipped), parsing) as head:
+        with pyarrow.csv.open_csv(_csv_input(path), pyarrow.csv.ReadOptions(skip_rows=skipped), parsing) as head:
             header = head.schema.names
         reader = pyarrow.csv.open_csv(
-            path,
+            _csv_input(path),
             read_options=pyarrow.csv.ReadOptions(block_size=2**24, skip_rows=skipped),
             parse_options=parsing,
             convert_options=_text_columns(header),
@@ -277,17 +319,22 @@ def stream_utf8_csv(path: Path, separator: str) -> Iterator[pa.Table]:
         with reader:
             for batch in reader:
                 yield _name_columns(pa.Table.from_batches([batch]))
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last one: of a header
+    except (*READ_ERRORS, UnicodeDecodeError) as error:  # the last one: of a header
         reason = str(error).split("\n")[0][:200]
         raise DataError(f"not a readable CSV: {reason}", where=str(path), remedy="correct the file") from None
+
+
+def _csv_input(path: Path) -> Path | IO[bytes]:
+    """What Arrow reads: it decompresses by itself a gzip file only."""
+    return open_decompressed(path) if is_compressed(path.name) and not path.name.lower().endswith(".gz") else path
 
 
 def count_skipped_lines(path: Path) -> int:
     """The number of lines of a file that are before the header of its CSV; see ``count_lines_before_header``."""
     try:
-        with _open(path) as file:
+        with open_decompressed(path) as file:
             head = file.read(_HEAD_BYTES)
-    except (OSError, EOFError):
+    except READ_ERRORS:
         return 0  # reading the file reports it
     return head.count(b"\n", 0, length_before_header(head))
 
@@ -390,12 +437,7 @@ def _read_text(path: Path) -> tuple[bytes, str]:
     Raises:
         DataError: the file cannot be read, is empty, or has another encoding.
     """
-    try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if path.name.lower().endswith(".gz") else raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot read the file: {error}", where=str(path), remedy="check or copy it again") from None
-    raw = _decode_utf16(raw)
+    raw = _decode_utf16(b"".join(read_decompressed(path)))
     if not raw.strip():
         raise DataError("the file is empty", where=str(path), remedy="give a CSV with a header line and rows")
     try:
@@ -412,9 +454,9 @@ def _read_text(path: Path) -> tuple[bytes, str]:
 def is_utf16(path: Path) -> bool:
     """Whether a file begins as UTF-16 does."""
     try:
-        with _open(path) as file:
+        with open_decompressed(path) as file:
             return _utf16_encoding(file.read(64)) is not None
-    except (OSError, EOFError):
+    except READ_ERRORS:
         return False  # reading the file reports it
 
 
@@ -426,20 +468,15 @@ def copy_as_utf8(path: Path, target: Path) -> str:
     """
     runs = _RunCounter()
     try:
-        with _open(path) as file, target.open("wb") as copy:
-            encoding = _utf16_encoding(file.read(64)) or "cp1252"
-            file.seek(0)
-            for text in codecs.iterdecode(iter(partial(file.read, _BLOCK_BYTES), b""), encoding):
+        with open_decompressed(path) as file, target.open("wb") as copy:
+            first = file.read(_BLOCK_BYTES)
+            encoding, blocks = _utf16_encoding(first[:64]) or "cp1252", iter(partial(file.read, _BLOCK_BYTES), b"")
+            for text in codecs.iterdecode(itertools.chain([first], blocks), encoding):
                 runs.add(text)
                 copy.write(text.encode())
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+    except (*READ_ERRORS, UnicodeDecodeError):
         return ""
     return "UTF-8" if encoding != "cp1252" else "Windows-1252" if runs.is_western() else ""
-
-
-def _open(path: Path) -> IO[bytes]:
-    """The decompressed content of a CSV or CSV.gz file."""
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
 
 
 class _RunCounter:

@@ -3,7 +3,6 @@
 Text stays as it is written. All files of a source have the same columns; a column has one of a few plain types.
 """
 
-import gzip
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,11 +18,12 @@ from towline.data.schema import text_columns
 from towline.data.schema.detection.summary_rows import count_summary_rows
 from towline.data.schema.values import category_name, column_format, seconds_of
 from towline.data.source import formats
+from towline.data.source.compression import is_compressed, read_decompressed
 from towline.errors import ConfigError, DataError
 
 TIME = pa.timestamp("us")
 _CSV_CELL = 8  # bytes of a value of a CSV, roughly
-_COMPRESSION = 4  # of a CSV.gz, roughly
+_COMPRESSION = 4  # of a compressed CSV, roughly
 
 
 class SourceTables(NamedTuple):
@@ -80,7 +80,7 @@ def is_large(paths: Iterable[Path]) -> bool:
                 return False  # reading the file reports it
             cells += metadata.num_rows * metadata.num_columns
         else:
-            factor = _COMPRESSION if path.name.lower().endswith(".gz") else 1
+            factor = _COMPRESSION if is_compressed(path.name) else 1
             cells += path.stat().st_size * factor / _CSV_CELL
     return cells > snapshot.MAX_CELLS
 
@@ -94,7 +94,7 @@ def read_tables(paths: Iterable[Path], separator: str | None, encodings: set[str
 def spool_files(
     paths: Iterable[Path], separator: str | None, encodings: set[str], folder: Path
 ) -> list[tuple[str, Path]]:
-    """Parquet files with the rows of all files: a CSV is copied as it is read, a block after the other.
+    """Parquet files with the rows of all files. A CSV is copied a block after the other, JSON as a whole.
 
     Args:
         paths: of the files.
@@ -107,11 +107,16 @@ def spool_files(
     """
     spooled = []
     for number, path in enumerate(paths):
-        if path.name.lower().endswith(formats.PARQUET):
+        file_format = formats.detect_format(path)
+        if file_format == "parquet":
             formats.check_parquet(path)
             spooled.append((str(path), path))
             continue
         copy = folder / f"source-{number}.parquet"
+        spooled.append((str(path), copy))
+        if file_format == "json":
+            _write_tables(iter([formats.read_file(path, None)]), copy, encodings)
+            continue
         mark = separator or formats.detect_separator(path)
         if formats.is_utf16(path) or not _copy_utf8(path, mark, copy):
             decoded = folder / f"source-{number}.csv"
@@ -121,7 +126,6 @@ def spool_files(
             else:  # reading it as a whole names the fault
                 _write_tables(iter([formats.read_file(path, separator)]), copy, encodings)
             decoded.unlink(missing_ok=True)
-        spooled.append((str(path), copy))
     return spooled
 
 
@@ -138,9 +142,8 @@ def _copy_utf8(path: Path, separator: str, copy: Path) -> bool:
 def _has_open_quote(path: Path) -> bool:
     """Whether a CSV file has an odd number of quotes: one of them is never closed."""
     quotes = 0
-    with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
-        while block := file.read(2**22):
-            quotes += block.count(b'"')
+    for block in read_decompressed(path):
+        quotes += block.count(b'"')
     return quotes % 2 == 1
 
 

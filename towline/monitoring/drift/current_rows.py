@@ -92,16 +92,18 @@ def _logged_rows(
 
 
 def read_table(path: Path, contract: Contract, separator: str = ",") -> Iterator[pa.Table | pa.RecordBatch]:
-    """The rows of a CSV, CSV.gz or Parquet file, with text read by the contract.
+    """The rows of a file, with text read by the contract.
 
     Raises:
         DataError: the file cannot be read.
     """
     if not path.is_file():
-        raise DataError("no such file", where=str(path), remedy="give a CSV, CSV.gz or Parquet file")
+        raise DataError("no such file", where=str(path), remedy="give a CSV, Parquet or JSON file")
     readers = {column.name: column.reader for column in contract.input_columns}
-    if not path.name.lower().endswith(formats.PARQUET):
-        for table in formats.stream_csv(path, separator):
+    file_format = formats.detect_format(path)
+    if file_format != "parquet":
+        tables = formats.stream_csv(path, separator) if file_format == "csv" else [formats.read_file(path, None)]
+        for table in tables:
             yield from (text_columns.conform_batch(batch, readers) for batch in table.to_batches(BATCH_ROWS))
         return
     try:

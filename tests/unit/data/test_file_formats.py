@@ -1,0 +1,126 @@
+"""A table is the same in each format and compression, and a file that is no table is refused with a remedy."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from towline.config import DataConfig
+from towline.data import snapshot
+from towline.data.source import sources
+from towline.errors import DataError
+
+
+def zip_file(data: bytes, *names: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def make_table() -> pd.DataFrame:
+    rng = np.random.default_rng(4)
+    size = rng.normal(20, 9, 240).round(3)
+    return pd.DataFrame({
+        "when": pd.date_range("2025-01-01", periods=240, freq="7h").strftime("%Y-%m-%d %H:%M:%S"),
+        "word": rng.choice(["north", "süd", "a,b"], 240),
+        "count": rng.integers(0, 90, 240),
+        "size": np.where(rng.random(240) < 0.1, np.nan, size),
+        "flag": rng.random(240) < 0.5,
+        "y": size * 2,
+    })  # fmt: skip
+
+
+CSV = make_table().to_csv(index=False).encode()
+LINES = make_table().to_json(orient="records", lines=True, force_ascii=False).encode()
+ARRAY = make_table().to_json(orient="records").encode()
+FILES: dict[str, bytes | Callable[[], bytes]] = {
+    "t.csv.gz": gzip.compress(CSV),
+    "t.csv.bz2": bz2.compress(CSV),
+    "t.csv.xz": lzma.compress(CSV),
+    "t.CSV.zst": pa.Codec("zstd").compress(CSV, asbytes=True),
+    "t.csv.zip": zip_file(CSV, "t.csv"),
+    "archive.zip": zip_file(CSV, "folder/table.csv", "__MACOSX/folder/._table.csv", "folder/.DS_Store"),
+    "t.data": CSV,
+    "t.dat.gz": gzip.compress(CSV),
+    "table": CSV,
+    "t.tab": CSV.decode().encode("utf-16"),
+    "t.jsonl": LINES,
+    "t.ndjson.xz": lzma.compress(LINES),
+    "t.json": ARRAY,
+    "pretty.json": json.dumps(json.loads(ARRAY), indent=1).encode(),
+    "lines.json": LINES,
+    "records.zip": zip_file(LINES, "records.jsonl"),
+}
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["in memory", "column by column"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_table_is_the_same_in_each_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, *, large: bool
+) -> None:
+    """The snapshot has the digest of that of the plain CSV, which depends on names, types, values and order."""
+    if large:
+        monkeypatch.setattr(snapshot, "MAX_CELLS", 100)
+
+    def load(source: Path) -> sources.Dataset:
+        config = DataConfig(source=str(source), target="y", time="when")
+        return sources.load_dataset(config, tmp_path, tmp_path / "store", None)
+
+    (tmp_path / "plain.csv").write_bytes(CSV)
+    (tmp_path / name).write_bytes(FILES[name])
+    assert load(tmp_path / name).digest == load(tmp_path / "plain.csv").digest
+
+
+REFUSED = {
+    "two.zip": (zip_file(CSV, "a.csv", "b.csv"), "the archive has 2 files: a.csv, b.csv"),
+    "none.zip": (zip_file(b""), "the archive has no file"),
+    "cut.csv.xz": (lzma.compress(CSV)[:-40], "cannot read the file"),
+    "cut.csv.bz2": (bz2.compress(CSV)[:-40], "cannot read the file"),
+    "no.zip": (CSV, "cannot read the file: File is not a zip file"),
+    "sheet.xlsx": (zip_file(CSV, "xl/workbook.xml"), "unknown file format"),
+    "columns.json": (make_table().to_json().encode(), "this is not an object with a value for each column"),
+    "numbers.json": (b"[1, 2]", "this is not an object with a value for each column"),
+    "cut.json": (ARRAY[:-40], "not readable JSON"),
+    "empty.json": (b" \n", "no rows"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, name: str) -> None:
+    content, what = REFUSED[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(what)) as raised:
+        sources.load_dataset(DataConfig(source=name, target="y"), tmp_path, tmp_path / "store", None)
+    assert name in raised.value.where
+    assert raised.value.remedy
+
+
+def test_a_faulty_line_of_json_is_named(tmp_path: Path) -> None:
+    """The number of the line, and what is wrong with it."""
+    (tmp_path / "t.jsonl").write_bytes(LINES[:-1] + b"}\n")
+    with pytest.raises(DataError, match="not readable JSON") as raised:
+        sources.load_dataset(DataConfig(source="t.jsonl", target="y"), tmp_path, tmp_path / "store", None)
+    assert raised.value.where.endswith("t.jsonl:240")
+
+
+def test_a_json_column_of_several_types_is_text(tmp_path: Path) -> None:
+    """Numbers and flags among words are spelled as categories; a number beyond 64 bits is read."""
+    rows = [{"mixed": value, "big": 10**20, "y": place} for place, value in enumerate([5, "a", True, 2.0, None])]
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    dataset = sources.load_dataset(DataConfig(source="t.json", target="y"), tmp_path, tmp_path / "store", None)
+    table = sources.read_snapshot(dataset, tmp_path / "store")
+    assert table["mixed"].tolist()[:4] == ["5", "a", "true", "2"]
+    assert table["mixed"].isna().tolist() == [False] * 4 + [True]
+    assert table["big"].tolist() == [1e20] * 5
