@@ -80,7 +80,7 @@ def show(version: str, as_json: bool) -> None:
 def history(name: str | None, limit: int, everything: bool, as_json: bool) -> None:
     """Shows the ledger, newest rows first.
 
-    Its rows are versions registered, promoted, refused and rolled back, and the decisions of monitoring.
+    Its rows are registrations, promotions, refusals, rollbacks, approvals, rollouts, images, scoring jobs and decisions.
 
     \b
     Examples:
