@@ -90,7 +90,7 @@ imports: dev ## which package may import which
 
 check: lint types imports ## lint, types and imports
 
-bench: dev ## what the README's figures rest on
+bench: dev ## the scripts of the figures in README and docs
 	@for script in overhead serving scorer swaps promotions prediction_log gate drift quality backtest kill image features validation; do \
 	  $(BIN)/python benchmarks/$$script.py || exit 1; done
 

@@ -81,11 +81,12 @@ PAGE = """# Results on real tables
 `benchmarks/real_tables.py` wrote this page. It says how each figure is measured. No table is left out by hand.
 
 - **gap**: how far the score is below that of the better of the two other models, relative to it; negative means ahead.
-- **careful**, **skrub**: empty if the model failed on the table.
+- **careful**: histogram gradient boosting set up by hand. **skrub**: `skrub.tabular_pipeline`. A cell is empty if the
+  model failed on the table.
 - **peak MB**: the resident memory of all processes of the project together, about 700 MB of it the Prefect server and
   the sidecar.
-- **differing**: rows, of at most 300, whose answers differ between `towline score`, `towline.load` and the HTTP
-  service, with texts or JSON types.
+- **differing**: rows, of at most 300, whose answers are not equal in all of five ways: `towline score`, and
+  `towline.load` and HTTP each with texts and with JSON types.
 """
 
 

@@ -39,9 +39,9 @@ def test_readme_example_works(towline: Callable[..., CommandResult], tmp_path: P
     table = houses()
     table.to_csv(tmp_path / "houses.csv", index=False)
     (config,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    path = tmp_path / "house_prices.yaml"
-    path.write_text(config.replace("data/houses.csv", str(tmp_path / "houses.csv")))
-    commands = re.findall(r"^towline ((?:validate|run) .*house_prices.yaml)", page, re.MULTILINE)
+    path = tmp_path / "houses.yaml"
+    path.write_text(config.replace("houses.csv", str(tmp_path / "houses.csv")))
+    commands = re.findall(r"^towline ((?:validate|run) .*houses.yaml)", page, re.MULTILINE)
     assert len(commands) == 2
     for command in at_least_one(commands):
         done = towline(*shlex.split(command.replace("configs", str(tmp_path))), "--json")
@@ -50,7 +50,7 @@ def test_readme_example_works(towline: Callable[..., CommandResult], tmp_path: P
 
     (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {}
-    exec(program.replace("configs/house_prices.yaml", str(path)), names)  # the README's own
+    exec(program.replace("configs/houses.yaml", str(path)), names)  # the README's own
     assert names["outcome"].repeated
     row = yaml.safe_load(re.findall(r"predict\((\{.*?\})", program)[0])
     assert {*row, *yaml.safe_load(config)["data"]["drop"], "price"} == set(table)

@@ -44,7 +44,7 @@ def test_each_command_has_an_example_and_json(name: str, command: click.Command)
     """Help has examples that can be copied; a command that prints a result has --json."""
     text = command.get_help(click.Context(command, info_name=name))
     assert re.search(rf"Examples?:\n +{name}", text)
-    assert "…" not in command.get_short_help_str(80)
+    assert len(command.get_short_help_str(1000)) <= 62, "a list of commands with 80 columns cuts it"
     assert isinstance(command, click.Group) or "--json" in text
 
 

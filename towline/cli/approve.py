@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from towline.promotion.approval_decision import ApprovalStatus
 
 
-@click.command()
+@click.command(short_help="Approves a version that waits for approval.")
 @click.argument("version", metavar="NAME@VERSION")
 @click.option("--reason", default="approved", show_default=True, help="Why; kept in the ledger.")
 @click.option("--key-file", type=click.Path(path_type=Path), help="File with your API key, scope admin.")
@@ -38,7 +38,7 @@ def approve(version: str, reason: str, key_file: Path | None, as_json: bool) -> 
         click.echo(f"note: {note}", err=True)
 
 
-@click.command()
+@click.command(short_help="Lists the versions that need approvals.")
 @click.argument("name")
 @json_option
 def approvals(name: str, as_json: bool) -> None:

@@ -38,7 +38,7 @@ _folders = click.option(
 )  # fmt: skip
 
 
-@click.command()
+@click.command(short_help="Writes the whole store into FILE.")
 @click.argument("target", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
 @_databases
 @_folders
@@ -69,7 +69,7 @@ def backup(target: Path, urls: Pairs, folders: Pairs, no_hash_keys: bool, as_jso
     emit(result.model_dump(), as_json, text)
 
 
-@click.command()
+@click.command(short_help="Restores a store from FILE.")
 @click.argument("archive", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option(
     "--into",

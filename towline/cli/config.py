@@ -15,7 +15,7 @@ def config() -> None:
     """
 
 
-@config.command()
+@config.command(short_help="Prints every key of a config file.")
 @json_option
 def schema(as_json: bool) -> None:
     """Prints every key of a config file, its type, default and meaning.

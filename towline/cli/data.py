@@ -17,7 +17,7 @@ def data() -> None:
     """
 
 
-@data.command()
+@data.command(short_help="Writes one HTML page about a table.")
 @click.argument("table", metavar="DATA")
 @click.option("--target", metavar="COLUMN", help="The column to predict; default: the likeliest one.")
 @click.option("--time", metavar="COLUMN", help="The column with the time of each row; none: there is no such column.")

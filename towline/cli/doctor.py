@@ -7,7 +7,7 @@ from towline.cli import emit, json_option
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "red")}
 
 
-@click.command()
+@click.command(short_help="Checks the installation, the project and the store.")
 @json_option
 def doctor(as_json: bool) -> None:
     """Checks the installation, the project, the store, servers, ports, disk and clock.

@@ -8,7 +8,7 @@ from towline.cli import emit, json_option
 from towline.cli.run import config_argument, set_option
 
 
-@click.group()
+@click.group(short_help="Writes what MLServer and Kubeflow run.")
 def export() -> None:
     """Writes what other platforms run: a model folder for MLServer, a pipeline for Kubeflow.
 
@@ -19,15 +19,15 @@ def export() -> None:
     """
 
 
-@export.command()
-@click.argument("version")
+@export.command(short_help="Writes a folder for MLServer, KServe and Seldon Core 2.")
+@click.argument("version", metavar="NAME[@VERSION]|PATH")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--max-rows", type=click.IntRange(1), help="Most rows of a request; default: 10,000.")
 @json_option
 def mlserver(version: str, folder: Path, max_rows: int | None, as_json: bool) -> None:
     """Writes a folder that MLServer, KServe and Seldon Core 2 can serve: the release and model-settings.json.
 
-    VERSION is NAME (its champion), NAME@VERSION, or the path of a release. MLServer needs the extra `mlserver`, in an
+    NAME stands for its champion, and PATH is the folder of a release. MLServer needs the extra `mlserver`, in an
     environment of its own.
 
     \b
@@ -43,7 +43,7 @@ def mlserver(version: str, folder: Path, max_rows: int | None, as_json: bool) ->
     emit(exported.model_dump(mode="json"), as_json, lambda: text)
 
 
-@export.command()
+@export.command(short_help="Compiles a training for Kubeflow Pipelines v2.")
 @config_argument
 @click.option(
     "-o", "--output", default="pipeline.yaml", show_default=True, type=click.Path(path_type=Path), help="The file."

@@ -22,7 +22,7 @@ def _parse_duration(text: str) -> float:
     return seconds
 
 
-@click.command()
+@click.command(short_help="Measures the latency of a service under load.")
 @click.argument("url")
 @click.option("--users", type=click.IntRange(1, 10_000), help="Users, each waiting for its answer.  [default: 20]")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests/s at a fixed rate, instead of users.")

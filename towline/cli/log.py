@@ -102,7 +102,7 @@ def purge(name: str, older_than: str, as_json: bool) -> None:
     )
 
 
-@log.command()
+@log.command(short_help="Removes the predictions and labels with a value.")
 @click.argument("name")
 @click.option("--key", metavar="COLUMN=VALUE", required=True, help="A logged column and its value.")
 @json_option
@@ -149,7 +149,7 @@ def erase(name: str, key: str, as_json: bool) -> None:
     emit(document, as_json, text)
 
 
-@log.command()
+@log.command(short_help="Converts segments to Parquet and merges small parts.")
 @click.argument("name")
 @json_option
 def compact(name: str, as_json: bool) -> None:

@@ -20,7 +20,7 @@ def stores() -> "tuple[Settings, Ledger]":
     return settings, open_ledger(settings)
 
 
-@click.command()
+@click.command(short_help="Lists the models, or the versions of one model.")
 @click.argument("name", required=False)
 @json_option
 def models(name: str | None, as_json: bool) -> None:
@@ -49,7 +49,7 @@ def models(name: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("version")
+@click.argument("version", metavar="NAME[@VERSION]")
 @json_option
 def show(version: str, as_json: bool) -> None:
     """Shows a version: data, metrics, history.
@@ -80,7 +80,8 @@ def show(version: str, as_json: bool) -> None:
 def history(name: str | None, limit: int, everything: bool, as_json: bool) -> None:
     """Shows the ledger, newest rows first.
 
-    Its rows are versions registered, promoted, refused and rolled back, and the decisions of monitoring.
+    Its rows are registrations, promotions, refusals, rollbacks, approvals, rollouts, images, scoring jobs and
+    decisions.
 
     \b
     Examples:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MAX_CHECKS = 15
 
 
-@click.command()
+@click.command(short_help="Compares current rows with the training rows.")
 @config_argument
 @click.option("--current", metavar="FILE", type=click.Path(path_type=Path), help="Check a table instead of the log.")
 @click.option("--report", is_flag=True, help="With --current: write an Evidently report even without an alarm.")

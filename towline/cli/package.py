@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from towline.release.image import ReleaseImage
 
 
-@click.command()
-@click.argument("version")
+@click.command(short_help="Verifies a release; builds its container image.")
+@click.argument("version", metavar="NAME[@VERSION]")
 @click.option("--image", is_flag=True, help="Build its container image and run a smoke test.")
 @click.option(
     "--repository", default="", metavar="NAME", help="Repository of the image's tag; default: the model's name."

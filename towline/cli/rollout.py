@@ -28,7 +28,7 @@ class _RolloutGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_RolloutGroup)
+@click.group(cls=_RolloutGroup, short_help="Replaces the champion step by step.")
 def rollout() -> None:
     """Replaces the champion step by step: shadow, canary, blue/green, A/B.
 
@@ -43,7 +43,7 @@ def rollout() -> None:
     """
 
 
-@rollout.command()
+@rollout.command(short_help="Begins the rollout of a version.")
 @click.argument("version", metavar="NAME@VERSION")
 @click.option(
     "--strategy", type=click.Choice(["canary", "shadow", "blue-green", "ab"]), help="Default: that of the config."

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from towline.selftest.rates import SelftestResult
 
 
-@click.command()
+@click.command(short_help="Measures what gate and monitoring detect on your table.")
 @config_argument
 @set_option
 @json_option

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from towline.prediction_log.attribution import Attribution
 
 
-@click.command("served-at")
+@click.command("served-at", short_help="Names the version that served at a time.")
 @click.argument("name")
 @click.argument("when", metavar="TIME|REQUEST_ID")
 @click.option("--request", is_flag=True, help="Read the second argument as a request id, even if it looks like a time.")

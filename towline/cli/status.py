@@ -24,7 +24,7 @@ MAX_CHECKS, MAX_EVENTS, MAX_REASON = 5, 5, 70
 _FLOWS = ("training", "drift", "quality", "reaction")
 
 
-@click.command()
+@click.command(short_help="Shows the state of a model, and its alarms.")
 @click.argument("name", metavar="[NAME|CONFIG]", required=False)
 @click.option("--page", type=click.Path(path_type=Path), metavar="FILE", help="Also write the status page (HTML).")
 @json_option

@@ -5,7 +5,7 @@ import click
 from towline.cli import emit, json_option
 
 
-@click.command()
+@click.command(short_help="Starts the web interfaces.")
 @click.option("--stop", is_flag=True, help="Stop the servers instead.")
 @json_option
 def ui(stop: bool, as_json: bool) -> None:

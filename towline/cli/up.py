@@ -37,7 +37,7 @@ WantedBy=default.target
 """
 
 
-@click.command()
+@click.command(short_help="Runs web interfaces, schedules and services.")
 @click.argument("configs", nargs=-1, required=True, metavar="CONFIG...", type=click.Path(path_type=Path))
 @click.option(
     "--port",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _MARKS = {"ok": ("✓", "green"), "note": ("·", "cyan"), "fault": ("✗", "red"), "unknown": ("?", "yellow")}
 
 
-@click.command()
+@click.command(short_help="Checks the ledger, its seals, the releases and MLflow.")
 @click.argument("name", required=False)
 @click.option("--accept", is_flag=True, help="Trust the present rows: sign and anchor them again. Needs --reason.")
 @click.option("--reason", help="With --accept: why; kept in the ledger.")
