@@ -325,7 +325,7 @@ def stream_utf8_csv(path: Path, separator: str) -> Iterator[pa.Table]:
 
 
 def _csv_input(path: Path) -> Path | IO[bytes]:
-    """What Arrow reads: it decompresses by itself a gzip file only."""
+    """The path of a plain or gzip file, which Arrow opens; of another file, its decompressed content."""
     return open_decompressed(path) if is_compressed(path.name) and not path.name.lower().endswith(".gz") else path
 
 
@@ -469,7 +469,7 @@ def copy_as_utf8(path: Path, target: Path) -> str:
     runs = _RunCounter()
     try:
         with open_decompressed(path) as file, target.open("wb") as copy:
-            first = file.read(_BLOCK_BYTES)
+            first = file.read(max(64, _BLOCK_BYTES))
             encoding, blocks = _utf16_encoding(first[:64]) or "cp1252", iter(partial(file.read, _BLOCK_BYTES), b"")
             for text in codecs.iterdecode(itertools.chain([first], blocks), encoding):
                 runs.add(text)
