@@ -489,7 +489,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         load(tmp_path, "nowhere/t.csv")
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match="no CSV or Parquet"):
+    with pytest.raises(DataError, match="no CSV, Parquet or JSON"):
         load(tmp_path, "none")
 
 
