@@ -104,5 +104,5 @@ def _show_rules(model: str, validation: suite.Validation) -> None:
 def split(work: Workspace, config: TrainingConfig) -> splits.SplitSummary:
     with step("split", work.path) as progress:
         sizes = splits.split_table(work, config)
-        progress.note = f"{sizes.training_rows} for training, {sizes.holdout:,} held out by {sizes.by}"
+        progress.note = f"{sizes.describe_training_rows()} for training, {sizes.holdout:,} held out by {sizes.by}"
     return sizes

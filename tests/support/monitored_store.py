@@ -71,7 +71,7 @@ class MonitoredStore:
         return result
 
     def quality(self, now: dt.datetime) -> Any:
-        result = monitoring_run.measure_window(self.settings, self.config, self.serving, now)
+        result = monitoring_run.measure_quality_window(self.settings, self.config, self.serving, now)
         Journal.of(self.settings, MODEL).add(result, now)
         return result
 

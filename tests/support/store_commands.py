@@ -129,7 +129,7 @@ class StoreCommands:
 
     def query_prefect(self, kind: str, **filters: Any) -> list[dict[str, Any]]:
         """Flow runs or task runs in the store's Prefect server or that of the environment, newest first."""
-        server = servers.find(self.settings, "prefect")
+        server = servers.find_server(self.settings, "prefect")
         address = f"{server.url}/api" if server else self.environment.get("PREFECT_API_URL")
         if address is None:
             return []

@@ -125,7 +125,7 @@ def read_flows(settings: "Settings", model: str) -> tuple["FlowStatus", ...]:
 
     url = os.environ.get("PREFECT_API_URL", "")
     if not url:
-        server = servers.find(settings, "prefect")
+        server = servers.find_server(settings, "prefect")
         if server is None:
             return ()
         url = f"{server.url}/api"
@@ -162,7 +162,7 @@ def read_links(settings: "Settings", models: Sequence[str]) -> "Links":
     from towline.operations import servers
 
     kinds: tuple[servers.Kind, ...] = ("prefect", "mlflow", "evidently")
-    urls = {kind: server.url for kind in kinds if (server := servers.find(settings, kind))}
+    urls = {kind: server.url for kind in kinds if (server := servers.find_server(settings, kind))}
     return Links(**urls, experiments=_read_experiments(urls["mlflow"], models) if "mlflow" in urls else {})
 
 

@@ -109,7 +109,9 @@ def read_file(
     return read_table(file, Contract.read(settings.layout.release(champion.release)), config.data.separator)
 
 
-def measure_window(settings: Settings, config: PipelineConfig, champion: Entry, now: dt.datetime) -> QualityResult:
+def measure_quality_window(
+    settings: Settings, config: PipelineConfig, champion: Entry, now: dt.datetime
+) -> QualityResult:
     """Measures the quality of the predictions in the open window whose labels are due, and estimates that of the rest.
 
     Raises:

@@ -130,10 +130,11 @@ def sample_log(folder: Path, version: int, start: dt.datetime | None, end: dt.da
     if not folder.is_dir():
         return pd.DataFrame()
     with parquet_store.lock_store(folder):
-        return sample_rows(selected()).rename(columns=lambda name: str(name).removeprefix(parquet_store.INPUT_PREFIX))
+        rows = sample_batches(selected())
+    return rows.rename(columns=lambda name: str(name).removeprefix(parquet_store.INPUT_PREFIX))
 
 
-def sample_rows(batches: Iterable["pa.Table | pa.RecordBatch"]) -> pd.DataFrame:
+def sample_batches(batches: Iterable["pa.Table | pa.RecordBatch"]) -> pd.DataFrame:
     """A uniform sample of at most 5,000 rows, in constant memory."""
     import pyarrow as pa
 

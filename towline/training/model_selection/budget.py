@@ -23,7 +23,7 @@ from threadpoolctl import ThreadpoolController
 
 from towline.config import Candidate, Frozen, TrainingConfig, format_duration
 from towline.data.schema.contract import Contract
-from towline.data.splits import Fold, make_folds, sample_rows
+from towline.data.splits import Fold, make_folds, sample_positions
 from towline.data.workspace import Subset, Workspace
 from towline.errors import TowlineError
 from towline.training.boosting.histogram import stop_without_folds
@@ -270,8 +270,8 @@ def measure_cost(
         if rows > len(positions) / 2 or (cost.rows and cost.fit(rows) + cost.predict(rows, rows) > longest):
             break
         # as in the folds: the oldest rows keep near-duplicates together, and boosting then stops later
-        sample = sample_rows(positions, rows, config.seed, train.labels) if oldest is None else oldest[:rows]
-        test = train.features.iloc[sample_rows(positions, rows, config.seed + 1)]
+        sample = sample_positions(positions, rows, config.seed, train.labels) if oldest is None else oldest[:rows]
+        test = train.features.iloc[sample_positions(positions, rows, config.seed + 1)]
         try:
             with pools.limit(limits=1), warnings.catch_warnings(action="ignore"):
                 trusted, transformer = config.package.trusted, create_transformer(config)

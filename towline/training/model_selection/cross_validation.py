@@ -32,7 +32,7 @@ from towline.config import (
     TrainingConfig,
 )
 from towline.data.schema.contract import Contract
-from towline.data.splits import Fold, make_folds, sample_rows
+from towline.data.splits import Fold, make_folds, sample_positions
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError, TowlineError
 from towline.extras import BOOSTING_LIBRARIES
@@ -152,7 +152,7 @@ class _CrossValidation:
 
         def predict_fold(fold: int) -> Predictions:
             started, (train, test) = time.perf_counter(), self.folds[fold]
-            train = sample_rows(train, self.max_rows, self.config.seed, self.labels)
+            train = sample_positions(train, self.max_rows, self.config.seed, self.labels)
             with pools.limit(limits=1, user_api="openmp"):  # OpenMP keeps its limit by thread
                 trusted, transformer = self.config.package.trusted, create_transformer(self.config)
                 model = build_model(self.candidate, self.contract, self.config.seed, params, trusted, transformer)
