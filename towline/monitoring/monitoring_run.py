@@ -294,7 +294,7 @@ def _window_start(closed: Sequence[Result], champion: Entry, end: dt.datetime, l
     return max(last or dt.datetime.fromisoformat(champion.time), end - MAX_WINDOWS * length)
 
 
-def _prediction_log(settings: Settings, model: str, release: Path) -> labels.Log:
+def _prediction_log(settings: Settings, model: str, release: Path) -> labels.LoggedModel:
     predictions = settings.layout.predictions(model)
     policy = read_privacy_filter(release, Contract.read(release), HashKeys(predictions / HASH_KEYS))
-    return labels.Log(predictions, settings.layout.labels(model), policy.fields)
+    return labels.LoggedModel(predictions, settings.layout.labels(model), policy.fields)
