@@ -32,7 +32,7 @@ from towline.training.behaviour.behaviour_suite import check_files, check_with_c
 from towline.training.evaluation.holdout import Evaluation
 from towline.training.final_fit import FittedModel
 from towline.training.history import History
-from towline.training.model_selection.budget import FitPlan
+from towline.training.model_selection.budget import BudgetLimits
 from towline.training.model_selection.config_checks import check_config
 from towline.training.model_selection.cross_validation import (
     CrossValidationResult,
@@ -58,7 +58,7 @@ class SplitResult(Frozen):
     """The parts of the table, and what the time budget allows."""
 
     sizes: SplitSummary
-    plan: FitPlan
+    limits: BudgetLimits
 
 
 class SelectionResult(Frozen):
@@ -175,18 +175,18 @@ def validate(step: StepInputs) -> Validation:
 
 def split(step: StepInputs) -> SplitResult:
     sizes = data.split.fn(step.work, step.training)
-    return SplitResult(sizes=sizes, plan=training.plan_fits.fn(step.work, step.training))
+    return SplitResult(sizes=sizes, limits=training.plan_fits.fn(step.work, step.training))
 
 
 def cross_validate(step: StepInputs) -> CrossValidationResult:
-    plan = step.result("split", SplitResult).plan
-    return training.cross_validate.fn(step.work, step.training, _candidate(step), plan)
+    limits = step.result("split", SplitResult).limits
+    return training.cross_validate.fn(step.work, step.training, _candidate(step), limits)
 
 
 def cross_validate_ensemble(step: StepInputs) -> CrossValidationResult:
-    plan = step.result("split", SplitResult).plan
+    limits = step.result("split", SplitResult).limits
     scores = _scores(step)
-    return training.cross_validate_ensemble.fn(step.work, step.training, _candidate(step), scores, plan)
+    return training.cross_validate_ensemble.fn(step.work, step.training, _candidate(step), scores, limits)
 
 
 def _candidate(step: StepInputs) -> Candidate:
