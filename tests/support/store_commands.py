@@ -240,9 +240,9 @@ class StoreCommands:
         return bool({model for (model,) in deleted} & set(inside))
 
 
-def wait_for_orphans(commands: StoreCommands, seconds: float = 120) -> list[str]:
-    """Waits until the processes that a killed run left have ended; returns those that have not."""
-    deadline = time.monotonic() + seconds
+def wait_for_orphans(commands: StoreCommands) -> list[str]:
+    """Waits up to two minutes until the processes that a killed run left have ended; returns those that have not."""
+    deadline = time.monotonic() + 120
     while (orphans := commands.running_processes()) and time.monotonic() < deadline:
         time.sleep(0.1)
     return orphans

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -41,21 +41,6 @@ _SUFFIXES: dict[str, Format] = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".pq": "parquet",
     ".jsonl": "json lines", ".ndjson": "json lines",
 }  # fmt: skip
-
-
-class Source(Protocol):
-    """What batch scoring needs of a source; it can be pickled."""
-
-    @property
-    def digest(self) -> str: ...
-    @property
-    def columns(self) -> tuple[str, ...]: ...
-    @property
-    def shards(self) -> tuple[Shard, ...]: ...
-    def read(
-        self, shard: Shard, contract: Contract, copied: Sequence[str] | None, *, as_text: bool
-    ) -> Iterator[RowBatch]:
-        """The rows of a shard; ``copied`` are the copied columns, None if the text of the rows is copied."""
 
 
 class ShardedFiles(Frozen):

@@ -40,19 +40,17 @@ class SamplePair(NamedTuple):
         return bool(self.numbers or self.categories)
 
 
-def sample_profile(profile: Mapping[str, Any], rows: int = MAX_ROWS, seed: int = 0) -> pd.DataFrame:
-    """Rows whose columns are distributed as in the profile, each column independently of the others.
+def sample_profile(profile: Mapping[str, Any]) -> pd.DataFrame:
+    """``MAX_ROWS`` rows whose columns are distributed as in the profile, each column independently of the others.
 
     Args:
         profile: ``profile.json`` of a release.
-        rows: number of rows.
-        seed: seed of the order of the values; their frequencies are not random.
 
     Returns:
         (rows, columns) of float64 and strings, with the profile's share of nulls. Datetimes, numbers without a grid,
         and personal data are left out.
     """
-    generator = np.random.default_rng(seed)
+    rows, generator = MAX_ROWS, np.random.default_rng(0)  # the order of the values is random, their frequencies are not
     columns = {}
     for name, column in profile["columns"].items():
         nulls = round(rows * column["nulls"] / max(1, column["count"] + column["nulls"]))
