@@ -328,11 +328,11 @@ def _other_columns(path: FilePath, first: FilePath, names: Sequence[str], expect
     return DataError(what, where=str(path), remedy="give files with the same columns in the same order")
 
 
-def _detect_encoding(path: FilePath, most_bytes: float = math.inf) -> str:
+def _detect_encoding(path: FilePath, max_bytes: float = math.inf) -> str:
     """The encoding of the decompressed text, or of so many bytes at its beginning, as ``text_encoding`` calls it."""
     decoder, encoding, size = codecs.getincrementaldecoder("utf-8")(), "utf-8", 0
     with open_text(SourceFile(path=path, digest="", size=0)) as stream:
-        while size < most_bytes and encoding == "utf-8" and (block := stream.read(HEAD_BYTES)):
+        while size < max_bytes and encoding == "utf-8" and (block := stream.read(HEAD_BYTES)):
             encoding = formats.text_encoding(block, path) if not size else encoding
             size += len(block)
             try:
