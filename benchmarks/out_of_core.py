@@ -113,7 +113,7 @@ def split(folder: Path, source: Path, state: dict[str, Any]) -> dict[str, Any]:
     from towline.data.splits import split_table
 
     summary = split_table(_work(folder, state), _config(source))
-    return {"note": f"{summary.training_rows}, {summary.holdout:,} held out"}
+    return {"note": f"{summary.describe_training_rows()}, {summary.holdout:,} held out"}
 
 
 def fit(folder: Path, source: Path, state: dict[str, Any]) -> dict[str, Any]:

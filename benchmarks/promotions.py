@@ -30,7 +30,7 @@ from towline.api_keys import ApiKey, create_key
 from towline.config import ApprovalConfig, RolloutConfig, Settings
 from towline.errors import PromotionRejectedError
 from towline.registry import approvals
-from towline.registry.hash_chain import Draft, Entry
+from towline.registry.hash_chain import Entry, NewRow
 from towline.registry.ledger import JudgedVersion, Ledger, open_ledger
 from towline.registry.rollouts import start_rollout
 from towline.registry.verification import verify_models
@@ -112,7 +112,7 @@ def act(settings: Settings, model: str, action: Action) -> bool:
             case ("rollout", version):
                 start_rollout(ledger, model, version, RolloutConfig(), "mallory", "now")
             case ("append", request, evidence):
-                draft = Draft(
+                draft = NewRow(
                     event="approved", version=request.version, previous=1, actor="mallory", reason="copied",
                     evidence=evidence, run_key=request.run_key, release=request.release,
                 )  # fmt: skip

@@ -40,7 +40,7 @@ from tests.support.sample_store import MODEL, SampleStore, make_sample_store
 from tests.support.serve_process import ServeProcess
 from towline.config import RolloutConfig
 from towline.registry.rollouts import Rollout, active_rollout, change_rollout, end_rollout, start_rollout
-from towline.rollout.assignment import position
+from towline.rollout.assignment import key_position
 from towline.rollout.service_counts import read_counts, stop_reason
 
 FAULTS = """
@@ -109,7 +109,7 @@ def measure_kills(store: SampleStore, kills: int) -> None:
     misplaced = [
         answer.request_id
         for answer in load.answers
-        if (answer.version == 2) != (position(answer.request_id, rollout.id) < 0.5)
+        if (answer.version == 2) != (key_position(answer.request_id, rollout.id) < 0.5)
     ]
     mixed = load.mixed({1: store.release(1), 2: store.release(2)})
     errors = [failure for failure in load.failures if is_error(failure)]
@@ -135,7 +135,8 @@ def measure_changes(store: SampleStore, changes: int) -> None:
     with ServeProcess(store.settings, MODEL, "--workers", "2") as service:
         load = load_while(store, service.port, change)
     mixed = load.mixed({1: store.release(1), 2: store.release(2)})
-    highest = max((position(each.request_id, rollout.id) for each in load.answers if each.version == 2), default=0.0)
+    positions = (key_position(each.request_id, rollout.id) for each in load.answers if each.version == 2)
+    highest = max(positions, default=0.0)
     share = sum(each.version == 2 for each in load.answers) / len(load.answers)
     print(f"changes: {changes} weights from 1 % to 99 %, {len(load.answers):,} answers, {share:.0%} by the challenger")
     print(f"  failures {len(load.failures)}, mixed {len(mixed)}, highest position of the challenger {highest:.3f}")

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from towline.data.snapshot import SnapshotColumns, to_frame
+from towline.data.snapshot import SnapshotColumns, snapshot_to_frame
 from towline.data.validation import streaming, suite
 from towline.data.validation.custom_rules import RowExamples
 
@@ -93,7 +93,7 @@ def main() -> None:
         results = streaming.check_table(SnapshotColumns(path), expectations)
         streamed = time.process_time() - started
         started = time.process_time()
-        frame = to_frame(pq.read_table(path))
+        frame = snapshot_to_frame(pq.read_table(path))
         read = time.process_time() - started
         reference = suite._run_great_expectations(frame, built, expectations, RowExamples(frame))
         by_great_expectations = time.process_time() - started

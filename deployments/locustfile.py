@@ -8,6 +8,6 @@ The service describes its rows, so this works with any model. It needs towline[l
 same users, or sends requests at a fixed rate, and writes a report.
 """
 
-from towline.operations.loadtest.generator import Client
+from towline.operations.loadtest.generator import ClosedLoopUser
 
-__all__ = ["Client"]
+__all__ = ["ClosedLoopUser"]

@@ -26,7 +26,7 @@ from flows.scoring import scoring_flow
 from flows.scoring_shards import scoring_shards_flow
 from flows.training import training_flow
 from towline.config import PipelineConfig, Settings, read_config
-from towline.errors import ConfigError
+from towline.config.messages import cron_error
 from towline.orchestration import crash_detection, scheduler, worker
 from towline.orchestration.crash_detection import DEPLOYMENT_TAG
 from towline.orchestration.process_setup import SHARDS_FLOW
@@ -76,11 +76,7 @@ def deployments(
             cron = Cron(line, timezone=schedule.timezone, parameters=parameters) if line else None
         except ValueError as error:
             key = "train" if name == "training" else name
-            raise ConfigError(
-                f"not a cron line: {line!r}: {error}",
-                where=f"{config.name}: schedule.{key}",
-                remedy='write five fields, such as "0 2 * * *" for every night at two',
-            ) from None
+            raise cron_error(line, f"{config.name}: schedule.{key}", error) from None
         is_part = name == SHARDS_FLOW  # several workers run it at the same time for one job, which gives the parameters
         deployment = flow.to_deployment(
             config.name,

@@ -20,21 +20,21 @@ from towline.registry.selection import check_recorded
 from towline.steps import step
 
 
-class Origin(Frozen):
+class RunContext(Frozen):
     """What a run determines once, when it begins: its provenance, and the contract of the version that serves then."""
 
     provenance: Provenance
     champion_contract: Contract | None
 
 
-class Run(Origin):
+class LoadedRun(RunContext):
     """A run that has loaded its data into a workspace."""
 
     work: Workspace
 
 
 @retrying_task("load")
-def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, force: bool, trigger: str) -> Run:
+def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, force: bool, trigger: str) -> LoadedRun:
     """Reads the source; not cached, because only reading it shows whether it has changed."""
     with step("load") as progress:
         ledger = open_ledger(settings)
@@ -50,16 +50,16 @@ def load(config: PipelineConfig, settings: Settings, as_of: datetime | None, for
     run_key = work.run_key(config)
     file = work.origin_file(run_key)
     if file.exists():  # a resumed run keeps it, even if its own version was promoted before the interruption
-        origin = Origin.model_validate_json(file.read_bytes())
+        context = RunContext.model_validate_json(file.read_bytes())
     else:
-        origin = Origin(
+        context = RunContext(
             provenance=collect_provenance(
                 config, settings.project, run_key, actor=actor(), trigger=trigger, as_of=as_of
             ),
             champion_contract=read_champion_contract(settings, config.name),
         )
-        files.write(file, origin.model_dump_json(indent=1))
-    return Run(work=work, provenance=origin.provenance, champion_contract=origin.champion_contract)
+        files.write(file, context.model_dump_json(indent=1))
+    return LoadedRun(work=work, provenance=context.provenance, champion_contract=context.champion_contract)
 
 
 @cached_task("validate", ignored_input="settings")
@@ -104,5 +104,5 @@ def _show_rules(model: str, validation: suite.Validation) -> None:
 def split(work: Workspace, config: TrainingConfig) -> splits.SplitSummary:
     with step("split", work.path) as progress:
         sizes = splits.split_table(work, config)
-        progress.note = f"{sizes.training_rows} for training, {sizes.holdout:,} held out by {sizes.by}"
+        progress.note = f"{sizes.describe_training_rows()} for training, {sizes.holdout:,} held out by {sizes.by}"
     return sizes

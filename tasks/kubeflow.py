@@ -32,7 +32,7 @@ from towline.training.behaviour.behaviour_suite import check_files, check_with_c
 from towline.training.evaluation.holdout import Evaluation
 from towline.training.final_fit import FittedModel
 from towline.training.history import History
-from towline.training.model_selection.budget import FitPlan
+from towline.training.model_selection.budget import BudgetLimits
 from towline.training.model_selection.config_checks import check_config
 from towline.training.model_selection.cross_validation import (
     CrossValidationResult,
@@ -46,22 +46,22 @@ from towline.training.result import TrainingResult
 ATTEMPTS, DELAY_S = 3, 5.0
 
 
-class Loaded(Frozen):
+class LoadResult(Frozen):
     """The config and the loaded data; ``finished``: the outcome of an identical run, which is not repeated."""
 
     config: PipelineConfig
-    run: data.Run
+    run: data.LoadedRun
     finished: Outcome | None
 
 
-class Split(Frozen):
+class SplitResult(Frozen):
     """The parts of the table, and what the time budget allows."""
 
     sizes: SplitSummary
-    plan: FitPlan
+    limits: BudgetLimits
 
 
-class Choice(Frozen):
+class SelectionResult(Frozen):
     """The scores of all candidates, the selected one, and the history that it is fitted on."""
 
     scores: tuple[CrossValidationResult, ...]
@@ -82,7 +82,7 @@ class StepInputs:
     def __init__(self, name: str, artifacts: Mapping[str, Path], store: Path | None) -> None:
         self.name, self.artifacts = name, artifacts
         self.settings = Settings.from_environment()
-        self.loaded = self.result("load", Loaded)
+        self.loaded = self.result("load", LoadResult)
         self.config, self.training = self.loaded.config, self.loaded.config.training
         self.provenance = self.loaded.run.provenance
         self.work: Workspace = self.loaded.run.work.model_copy(update={"store": store or self.settings.store})
@@ -126,7 +126,7 @@ def load(output: Path, config: str, as_of: str, force: bool) -> dict[str, Any]:
     check_files(pipeline.behaviour, settings.project)
     run = data.load.fn(pipeline, settings, _read_time(as_of), force, "manual")
     finished = find_finished(settings, pipeline.name, run.work, run.provenance.run_key)
-    step_artifacts.write_result(output, Loaded(config=pipeline, run=run, finished=finished))
+    step_artifacts.write_result(output, LoadResult(config=pipeline, run=run, finished=finished))
     step_artifacts.save_files(output, run.work, {}, run.work.dataset.path)
     return {"rows": run.work.dataset.rows, "digest": run.work.dataset.digest}
 
@@ -173,20 +173,20 @@ def validate(step: StepInputs) -> Validation:
     return validation
 
 
-def split(step: StepInputs) -> Split:
+def split(step: StepInputs) -> SplitResult:
     sizes = data.split.fn(step.work, step.training)
-    return Split(sizes=sizes, plan=training.plan_fits.fn(step.work, step.training))
+    return SplitResult(sizes=sizes, limits=training.plan_fits.fn(step.work, step.training))
 
 
 def cross_validate(step: StepInputs) -> CrossValidationResult:
-    plan = step.result("split", Split).plan
-    return training.cross_validate.fn(step.work, step.training, _candidate(step), plan)
+    limits = step.result("split", SplitResult).limits
+    return training.cross_validate.fn(step.work, step.training, _candidate(step), limits)
 
 
 def cross_validate_ensemble(step: StepInputs) -> CrossValidationResult:
-    plan = step.result("split", Split).plan
+    limits = step.result("split", SplitResult).limits
     scores = _scores(step)
-    return training.cross_validate_ensemble.fn(step.work, step.training, _candidate(step), scores, plan)
+    return training.cross_validate_ensemble.fn(step.work, step.training, _candidate(step), scores, limits)
 
 
 def _candidate(step: StepInputs) -> Candidate:
@@ -201,10 +201,10 @@ def _scores(step: StepInputs) -> tuple[CrossValidationResult, ...]:
     return tuple(step.result(name, CrossValidationResult) for name in names if name in step.artifacts)
 
 
-def choose(step: StepInputs) -> Choice:
+def choose(step: StepInputs) -> SelectionResult:
     scores = _scores(step)
     chosen = choose_candidate(scores, step.training, step.work.contract().task)
-    return Choice(
+    return SelectionResult(
         scores=scores,
         chosen=chosen,
         comparison=training.compare_with_reference.fn(step.work, step.training, scores, chosen),
@@ -213,7 +213,7 @@ def choose(step: StepInputs) -> Choice:
 
 
 def fit(step: StepInputs) -> FittedModel:
-    choice = step.result("choose", Choice)
+    choice = step.result("choose", SelectionResult)
     return training.fit.fn(step.work, step.training, choice.chosen, choice.history)
 
 
@@ -222,13 +222,13 @@ def evaluate(step: StepInputs) -> Evaluation:
 
 
 def refit(step: StepInputs) -> FittedModel:
-    chosen = step.result("choose", Choice).chosen
+    chosen = step.result("choose", SelectionResult).chosen
     return training.refit.fn(step.work, step.training, chosen, step.result("fit", FittedModel))
 
 
 def report(step: StepInputs) -> TrainingResult:
     """Tests the behaviour of the model and draws the plots."""
-    choice, model = step.result("choose", Choice), step.result("refit", FittedModel)
+    choice, model = step.result("choose", SelectionResult), step.result("refit", FittedModel)
     result = TrainingResult(
         candidates=choice.scores,
         model=model,
@@ -283,7 +283,7 @@ def promote(step: StepInputs) -> Outcome:
     outcome = summarize(
         entry,
         step.work,
-        step.result("split", Split).sizes,
+        step.result("split", SplitResult).sizes,
         step.result("report", TrainingResult),
         run_key=step.provenance.run_key,
         verdict=verdict,

@@ -62,7 +62,7 @@ def report_drift(
 def measure_quality(config: PipelineConfig, settings: Settings, champion: Entry, now: dt.datetime) -> QualityResult:
     """Measures quality and adds the result to the journal."""
     with step("measure quality") as progress:
-        quality = monitoring_run.measure_window(settings, config, champion, now)
+        quality = monitoring_run.measure_quality_window(settings, config, champion, now)
         Journal.of(settings, config.name).add(quality, now)
         progress.note = f"{quality.state}: {quality.reason}"
     slices = [part.model_dump() for part in quality.slices]

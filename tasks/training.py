@@ -15,13 +15,13 @@ from towline.training.result import TrainingResult
 
 
 @cached_task("plan fits")
-def plan_fits(work: Workspace, config: TrainingConfig) -> budget.FitPlan:
+def plan_fits(work: Workspace, config: TrainingConfig) -> budget.BudgetLimits:
     if not budget.find_slow_candidates(work, config):
-        return budget.FitPlan()
+        return budget.BudgetLimits()
     with step("plan fits", work.path) as progress:
-        plan = budget.plan_fits(work, config)
-        progress.note = str(plan)
-    return plan
+        limits = budget.plan_fits(work, config)
+        progress.note = str(limits)
+    return limits
 
 
 @cached_task("cross-validate", task_run_name="cross-validate {candidate.name}", ignored_input="settings")
@@ -29,11 +29,11 @@ def cross_validate(
     work: Workspace,
     config: TrainingConfig,
     candidate: Candidate,
-    plan: budget.FitPlan,
+    limits: budget.BudgetLimits,
     settings: Settings | None = None,
 ) -> cross_validation.CrossValidationResult:
     with step(f"cross-validate {candidate.name}", work.path) as progress:
-        scores = cross_validation.cross_validate(work, config, candidate, plan, settings)
+        scores = cross_validation.cross_validate(work, config, candidate, limits, settings)
         progress.note = _describe_scores(scores, work, config)
     _show_folds(scores, config, progress.note)
     return scores
@@ -45,10 +45,10 @@ def cross_validate_ensemble(
     config: TrainingConfig,
     ensemble: Candidate,
     scores: tuple[cross_validation.CrossValidationResult, ...],
-    plan: budget.FitPlan,
+    limits: budget.BudgetLimits,
 ) -> cross_validation.CrossValidationResult:
     with step(f"cross-validate {ensemble.name}", work.path) as progress:
-        combined = ensembles.cross_validate_ensemble(work, config, ensemble, scores, plan)
+        combined = ensembles.cross_validate_ensemble(work, config, ensemble, scores, limits)
         progress.note = _describe_scores(combined, work, config)
         if not combined.failed:
             weights = combined.params["weights"].items()

@@ -417,9 +417,9 @@ def drift(
         page = ""
         if report or result.is_alarm:
             from towline.monitoring.reporting.evidently_report import write_report
-            from towline.monitoring.reporting.plot_samples import sample_rows
+            from towline.monitoring.reporting.plot_samples import sample_batches
 
-            rows = sample_rows(monitoring_run.read_file(settings, pipeline, champion, table))
+            rows = sample_batches(monitoring_run.read_file(settings, pipeline, champion, table))
             page = str(write_report(settings, pipeline, champion, result, now, rows))
     return MonitoringRun(model=pipeline.name, version=champion.version, at=now, drift=result, report=page)
 

@@ -162,7 +162,7 @@ def exclusive_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
         yield True
 
 
-def records(path: Path, kind: type[Record]) -> list[Record]:
+def read_records(path: Path, kind: type[Record]) -> list[Record]:
     """The records of a JSON lines file; none without a file. Incomplete lines of killed writers are skipped."""
     from pydantic import ValidationError  # `towline --help` would wait for it
 

@@ -21,15 +21,15 @@ def render_table(header: Sequence[str], rows: Iterable[Sequence[object]], captio
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def render_fields(fields: Mapping[str, object], caption: str = "") -> str:
+def render_fields(fields: Mapping[str, object]) -> str:
     """Returns an HTML table with one row a field; fields that are None or empty are left out."""
-    return render_table(("", ""), [(name, value) for name, value in fields.items() if value not in (None, "")], caption)
+    return render_table(("", ""), [(name, value) for name, value in fields.items() if value not in (None, "")])
 
 
-def render_document(html: str, height: int = 600) -> str:
+def render_document(html: str) -> str:
     """Returns a sandboxed frame with a whole HTML document, so that its styles do not affect the notebook."""
     return (
-        f'<iframe sandbox srcdoc="{escape(html, quote=True)}" width="100%" height="{height}" '
+        f'<iframe sandbox srcdoc="{escape(html, quote=True)}" width="100%" height="600" '
         'style="border:1px solid #ddd"></iframe>'
     )
 

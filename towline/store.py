@@ -6,7 +6,7 @@
     ledger.key  anchors/         the key that signs the ledger's rows, unless the settings name another; last rows
     datasets/                    snapshots of training data, named by the digest of their content
     tables/                      tables given to the Python API in place of a source, named the same way
-    work/<run key>/              workspaces of runs that have not ended
+    work/<workspace key>/        workspaces of runs
     releases/<model>/v<N>-…/     releases
     artifacts/                   MLflow's artifacts
     predictions/<model>/         prediction logs
@@ -92,8 +92,8 @@ class StoreLayout:
         """The path, within the store, of the snapshot with a digest."""
         return f"datasets/{stem}.parquet"
 
-    def workspace(self, run_key: str) -> Path:
-        return self.root / "work" / run_key[:16]
+    def workspace(self, key: str) -> Path:
+        return self.root / "work" / key[:16]
 
     def run_lock(self, digest: str) -> Path:
         """Held by a process for as long as it trains one config."""

@@ -84,7 +84,7 @@ def test_a_run_prints_only_steps_and_a_summary(ran: tuple[str, str]) -> None:
 
 def test_prefect_log_has_one_line_per_step(ran: tuple[str, str], commands: StoreCommands) -> None:
     """Each step logs its end once; Prefect's own line for the same task is not added."""
-    server = servers.find(commands.settings, "prefect")
+    server = servers.find_server(commands.settings, "prefect")
     assert server is not None
     (run,) = [run for run in commands.query_prefect("flow_runs") if run["name"].startswith(MODEL)][-1:]
     query = json.dumps({"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200}).encode()

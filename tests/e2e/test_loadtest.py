@@ -35,4 +35,4 @@ def test_load_test_of_a_real_service(sample_store: SampleStore, kind: list[str])
         assert report["failed"] == 0
         assert report["requests"] > 20
         assert report["server"]["cores"] > 0
-        assert report["server"]["memory_most_mb"] > 2 * 20
+        assert report["server"]["memory_max_mb"] > 2 * 20

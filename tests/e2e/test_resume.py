@@ -82,7 +82,7 @@ def test_a_run_that_is_stopped_three_times_is_resumed_each_time(commands: StoreC
     assert wait_for_orphans(commands) == []
 
     process = start_until(commands, "evaluate …", *arguments)
-    server = servers.find(commands.settings, "prefect")
+    server = servers.find_server(commands.settings, "prefect")
     assert server
     os.killpg(server.pid, signal.SIGKILL)
     _, err = process.communicate(timeout=600)
@@ -152,7 +152,7 @@ def test_server_record_of_another_process_is_ignored(commands: StoreCommands) ->
     Path(stale.store / "servers").mkdir(parents=True)
     (stale.store / "servers" / "prefect.json").write_text(json.dumps(record))
     try:
-        assert servers.find(stale, "prefect") is None
+        assert servers.find_server(stale, "prefect") is None
         assert servers.stop(stale) == []
         assert process.poll() is None
     finally:

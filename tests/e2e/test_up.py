@@ -74,7 +74,7 @@ def test_up_catches_up_after_a_kill_and_three_missed_windows(up: UpProcess) -> N
     up.process.send_signal(signal.SIGTERM)
     assert up.process.wait(timeout=300) == 0
     assert up_state.read(up.commands.settings) is None
-    servers_left = [kind for kind in SERVER_KINDS if servers.find(up.commands.settings, kind)]
+    servers_left = [kind for kind in SERVER_KINDS if servers.find_server(up.commands.settings, kind)]
     assert servers_left == ["prefect"]  # it ran before `up` did
     assert [command for command in up.find_processes() if "prefect server" not in command] == []
     assert not is_running(record.pid, record.start_time)

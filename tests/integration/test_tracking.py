@@ -23,7 +23,7 @@ from towline.data.splits import split_table
 from towline.data.validation.suite import Rule, Validation
 from towline.data.workspace import Workspace
 from towline.errors import TransientError
-from towline.promotion.gate import Check, Verdict
+from towline.promotion.gate import GateCheck, Verdict
 from towline.provenance import Provenance
 from towline.registry.mlflow import client as mlflow_client
 from towline.registry.mlflow import mirror, tracking
@@ -45,7 +45,7 @@ COSTS = {
     "fit": {"wall_s": 2.0, "cpu_s": 3.0, "peak_mb": 300.0},
     "load": {"wall_s": 1.0, "cpu_s": 1.0, "peak_mb": 200.0},
 }
-VERDICT = Verdict(outcome="pass", checks=(Check(name="mae", outcome="pass", detail="1 <= 2"),), primary="mae")
+VERDICT = Verdict(outcome="pass", checks=(GateCheck(name="mae", outcome="pass", detail="1 <= 2"),), primary="mae")
 
 Trained = tuple[Workspace, PipelineConfig, TrainingResult]
 

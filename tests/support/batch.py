@@ -42,10 +42,10 @@ def make_customer_table(rows: int = 300, seed: int = 5) -> pd.DataFrame:
     )
 
 
-def train_customer_model(folder: Path, estimator: str = "linear", target: str = "bought") -> Model:
+def train_customer_model(folder: Path) -> Model:
     """A compiled model of these columns."""
     columns = {"zip": "category", "word": "category", "flag": "boolean", "day": "datetime"}
-    run = train_run(folder, make_customer_table(), estimator, target=target, columns=columns)
+    run = train_run(folder, make_customer_table(), "linear", target="bought", columns=columns)
     return open_release(run.settings.store / run.package().path)
 
 

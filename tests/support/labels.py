@@ -7,7 +7,7 @@ from typing import Any
 from tests.support.prediction_log import ROW, FakeRelease, make_fake_release
 from towline.inference.scorer import RowPredictions
 from towline.prediction_log import labels, parquet_store
-from towline.prediction_log.labels import AddedLabels, LabelFile, Log
+from towline.prediction_log.labels import AddedLabels, LabelFile, LoggedModel
 from towline.prediction_log.privacy import HashKeys, read_privacy_filter
 from towline.prediction_log.writer import PredictionLog
 
@@ -23,7 +23,7 @@ class LabelledLog:
     def __init__(self, folder: Path, classes: tuple[Any, ...]) -> None:
         self.folder, self.count = folder, 0
         self.release: FakeRelease = make_fake_release(folder / "release", PRIVACY, classes)
-        self.log = Log(folder / "predictions", folder / "labels", ())
+        self.log = LoggedModel(folder / "predictions", folder / "labels", ())
         keys = HashKeys(folder / "predictions" / "hash-keys")
         self.log = self.log._replace(
             fields=read_privacy_filter(self.release.directory, self.release.contract, keys).fields

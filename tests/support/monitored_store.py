@@ -62,7 +62,7 @@ class MonitoredStore:
             fields = read_privacy_filter(
                 self.sample_store.release(1), contract, HashKeys(predictions / HASH_KEYS)
             ).fields
-            log_labels = labels.Log(predictions, self.settings.store / "labels" / MODEL, fields)
+            log_labels = labels.LoggedModel(predictions, self.settings.store / "labels" / MODEL, fields)
             labels.add_labels(log_labels, contract, labels.LabelFile(file), at + dt.timedelta(minutes=1))
 
     def drift(self, now: dt.datetime) -> Any:
@@ -71,7 +71,7 @@ class MonitoredStore:
         return result
 
     def quality(self, now: dt.datetime) -> Any:
-        result = monitoring_run.measure_window(self.settings, self.config, self.serving, now)
+        result = monitoring_run.measure_quality_window(self.settings, self.config, self.serving, now)
         Journal.of(self.settings, MODEL).add(result, now)
         return result
 

@@ -129,7 +129,7 @@ class StoreCommands:
 
     def query_prefect(self, kind: str, **filters: Any) -> list[dict[str, Any]]:
         """Flow runs or task runs in the store's Prefect server or that of the environment, newest first."""
-        server = servers.find(self.settings, "prefect")
+        server = servers.find_server(self.settings, "prefect")
         address = f"{server.url}/api" if server else self.environment.get("PREFECT_API_URL")
         if address is None:
             return []
@@ -240,9 +240,9 @@ class StoreCommands:
         return bool({model for (model,) in deleted} & set(inside))
 
 
-def wait_for_orphans(commands: StoreCommands, seconds: float = 120) -> list[str]:
-    """Waits until the processes that a killed run left have ended; returns those that have not."""
-    deadline = time.monotonic() + seconds
+def wait_for_orphans(commands: StoreCommands) -> list[str]:
+    """Waits up to two minutes until the processes that a killed run left have ended; returns those that have not."""
+    deadline = time.monotonic() + 120
     while (orphans := commands.running_processes()) and time.monotonic() < deadline:
         time.sleep(0.1)
     return orphans

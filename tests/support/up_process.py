@@ -76,7 +76,7 @@ class UpProcess:
 
     def call_prefect(self, path: str, body: Any = None) -> Any:
         """Sends a GET request, or a POST request if there is a body; again while the server is busy (status 503)."""
-        server = servers.find(self.commands.settings, "prefect")
+        server = servers.find_server(self.commands.settings, "prefect")
         assert server is not None
         content = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{server.url}/api/{path}", content, {"Content-Type": "application/json"})
@@ -98,7 +98,7 @@ class UpProcess:
     def kill_all(self) -> None:
         """Sends SIGKILL to the process and its servers, and waits for their end."""
         assert self.process is not None
-        running = [server for kind in SERVER_KINDS if (server := servers.find(self.commands.settings, kind))]
+        running = [server for kind in SERVER_KINDS if (server := servers.find_server(self.commands.settings, kind))]
         for group in (self.process.pid, *(server.pid for server in running)):
             os.killpg(group, signal.SIGKILL)
         self.process.wait()

@@ -17,7 +17,7 @@ from towline.config import Settings
 from towline.errors import ConfigError, DataError, PromotionRejectedError, TransientError
 from towline.operations import servers
 from towline.orchestration import flow_runner
-from towline.promotion.gate import Check, Verdict
+from towline.promotion.gate import GateCheck, Verdict
 from towline.promotion.outcome import Outcome
 from towline.registry.ledger import JudgedVersion
 from towline.registry.mlflow import synchronization
@@ -174,7 +174,7 @@ def test_configs_in_three_forms_are_equal() -> None:
 
 def test_outcome_in_a_notebook_is_escaped() -> None:
     """Metrics and checks are tables; text of the user is never markup; nothing is loaded from a network."""
-    checks = (Check(name="baseline", outcome="fail", detail="mae <script>alert(1)</script> too high"),)
+    checks = (GateCheck(name="baseline", outcome="fail", detail="mae <script>alert(1)</script> too high"),)
     outcome = Outcome(
         model="bikes",
         version=2,

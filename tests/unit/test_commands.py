@@ -154,11 +154,11 @@ def test_slo_looks_at_the_service_that_towline_started(
     )
     with services.record_service(settings) as record:
         record(started)
-        assert services.find(settings, "taxis") == ["http://127.0.0.1:9"]
-        assert services.find(settings, "other") == []
+        assert services.find_service_addresses(settings, "taxis") == ["http://127.0.0.1:9"]
+        assert services.find_service_addresses(settings, "other") == []
         done = command("slo", "taxis.yaml", "--quiet", "--json")
         assert [service["service"] for service in done.json["services"]] == ["http://127.0.0.1:9"]
         [path] = (store / "servers").glob("service-*.json")
         path.write_text(path.read_text().replace(f'"pid":{os.getpid()}', '"pid":4194304'))
-        assert services.find(settings, "taxis") == ["http://127.0.0.1:9"], "it is missed"
-    assert services.find(settings, "taxis") == []
+        assert services.find_service_addresses(settings, "taxis") == ["http://127.0.0.1:9"], "it is missed"
+    assert services.find_service_addresses(settings, "taxis") == []

@@ -11,7 +11,7 @@ import pytest
 from tests.support.paths import REPOSITORY
 from towline.cli import screen
 from towline.config import Settings
-from towline.promotion.gate import Check, Verdict
+from towline.promotion.gate import GateCheck, Verdict
 from towline.promotion.outcome import Outcome
 from towline.steps import step
 
@@ -30,7 +30,9 @@ OUTCOME = Outcome(
     checked={"rules": 9, "warned": 1, "warnings": ["temp_c: " + "colder than ever before, " * 8], "notes": []},
     split={"train": 480, "holdout": 120, "by": "random", "cut": None},
     verdict=Verdict(
-        outcome="inconclusive", checks=(Check(name="champion", outcome="inconclusive", detail=DETAIL),), primary="mae"
+        outcome="inconclusive",
+        checks=(GateCheck(name="champion", outcome="inconclusive", detail=DETAIL),),
+        primary="mae",
     ),
 )
 

@@ -12,7 +12,7 @@ from towline.html import format_number, render_page
 
 SUMMARY_COLUMNS = (
     "policy", "value", "of never", "mean of steps, of never", "trainings", "promoted", "drift alarms", "CPU s",
-    "CPU s of probes",
+    "CPU s of refits",
 )  # fmt: skip
 STEP_COLUMNS = ("from", "rows", "value", "model", "drift", "quality", "gain", "decision", "outcome")
 MAX_ALARMS = 4
@@ -33,9 +33,15 @@ def write_page(result: BacktestResult, path: Path) -> None:
         result=result,
         delay=format_duration(result.delay),
         summary_columns=SUMMARY_COLUMNS,
-        summary_rows=[(each.policy == result.best, summary_row(result, each)) for each in result.policies],
+        summary_rows=[
+            (policy_result.policy == result.best, summary_row(result, policy_result))
+            for policy_result in result.policies
+        ],
         step_columns=STEP_COLUMNS,
-        policies=[(each.policy, [step_row(step) for step in each.steps]) for each in result.policies],
+        policies=[
+            (policy_result.policy, [step_row(step) for step in policy_result.steps])
+            for policy_result in result.policies
+        ],
         chart=encoded,
         version=__version__,
     )
@@ -53,7 +59,7 @@ def summary_row(result: BacktestResult, policy: PolicyResult) -> list[str]:
         str(policy.promoted),
         str(policy.alarms),
         f"{policy.cpu_s:,.0f}",
-        f"{policy.probe_cpu_s:,.0f}",
+        f"{policy.refit_cpu_s:,.0f}",
     ]
 
 

@@ -29,7 +29,7 @@ class BacktestStep(Frozen):
         quality: quality state of the monitoring run.
         measured: the metric on the labels that were known by then.
         gain: share of the loss that a refit avoids on the newest window; None if it was not measured.
-        probe_cpu_s: CPU seconds of that refit.
+        refit_cpu_s: CPU seconds of that refit.
         action, trigger, reason: the decision.
         outcome: result of the action (promoted, refused, rolled back, or why there is no model); else empty.
         cpu_s: CPU seconds of the training that was started.
@@ -46,7 +46,7 @@ class BacktestStep(Frozen):
     quality: QualityState = "unknown"
     measured: float | None = None
     gain: float | None = None
-    probe_cpu_s: float = 0.0
+    refit_cpu_s: float = 0.0
     action: Action = "nothing"
     trigger: PolicyTrigger | None = None
     reason: str = ""
@@ -66,7 +66,7 @@ class PolicyResult(Frozen):
         mean_of_steps: unweighted mean of the steps' metrics.
         alarms: number of steps with drift.
         cpu_s: CPU seconds of its trainings.
-        probe_cpu_s: CPU seconds of its refits, which measure the gain of a training.
+        refit_cpu_s: CPU seconds of its refits, which measure the gain of a training.
     """
 
     policy: PolicyName
@@ -76,7 +76,7 @@ class PolicyResult(Frozen):
     promoted: int
     alarms: int
     cpu_s: float
-    probe_cpu_s: float = 0.0
+    refit_cpu_s: float = 0.0
     steps: tuple[BacktestStep, ...]
 
     @classmethod
@@ -91,7 +91,7 @@ class PolicyResult(Frozen):
             promoted=sum(step.outcome.startswith("promoted") for step in steps),
             alarms=sum(step.drift == "drift" for step in steps),
             cpu_s=round(sum(step.cpu_s for step in steps), 1),
-            probe_cpu_s=round(sum(step.probe_cpu_s for step in steps), 1),
+            refit_cpu_s=round(sum(step.refit_cpu_s for step in steps), 1),
             steps=tuple(steps),
         )
 
@@ -121,8 +121,15 @@ class BacktestResult(Frozen):
 
     def _repr_html_(self) -> str:
         rows = [
-            (each.policy, format_number(each.value), each.retrainings, each.promoted, each.alarms, each.cpu_s)
-            for each in self.policies
+            (
+                policy_result.policy,
+                format_number(policy_result.value),
+                policy_result.retrainings,
+                policy_result.promoted,
+                policy_result.alarms,
+                policy_result.cpu_s,
+            )
+            for policy_result in self.policies
         ]
         header = ("policy", self.metric, "trainings", "promoted", "alarms", "CPU s")
         return render_table(header, rows, caption=f"{self.model}: the best policy is {self.best}")

@@ -247,7 +247,7 @@ class BacktestContext:
             quality=quality.state if quality else "unknown",
             measured=quality.value.value if quality else None,
             gain=1 - gain.refit / gain.champion if gain and gain.refit is not None and gain.champion else None,
-            probe_cpu_s=gain.cpu_s if gain else 0.0,
+            refit_cpu_s=gain.cpu_s if gain else 0.0,
             action=decision.action,
             trigger=decision.trigger,
             reason=decision.reason,

@@ -65,8 +65,9 @@ def describe(status: "ApprovalStatus") -> str:
     until = f", until {status.expires[:16].replace('T', ' ')} UTC" if status.state == "waiting" else ""
     lines = [f"{name}: {status.state}, {count}{until}; release sha256 {status.digest[:12]}…, run by {status.starter}"]
     lines += [
-        f"  {each.time[:16].replace('T', ' ')} UTC  {each.holder} (key {each.key}, user {each.actor}): {each.reason}"
-        for each in status.approvals
+        f"  {approval.time[:16].replace('T', ' ')} UTC  "
+        f"{approval.holder} (key {approval.key}, user {approval.actor}): {approval.reason}"
+        for approval in status.approvals
     ]
     return "\n".join([*lines, *([f"  {status.note}"] if status.note else [])])
 

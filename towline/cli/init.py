@@ -123,7 +123,7 @@ def _screen(result: "InitResult") -> str:
 
     proposal = result.proposal
     sampled = "" if proposal.is_complete else ", a sample was looked at"
-    lines = [screen.head("table") + f"{proposal.rows:,} rows × {proposal.columns} columns{sampled}"]
+    lines = [screen.format_label("table") + f"{proposal.rows:,} rows × {proposal.columns} columns{sampled}"]
     rows = [
         [key, *(textwrap.shorten(text, width, placeholder=" …") for text, width in ((value, 40), (reason, 100)))]
         for key, value, reason in proposal.assumptions
@@ -132,13 +132,14 @@ def _screen(result: "InitResult") -> str:
     if len(rows) > MAX_LINES:
         lines.append(f"  and {len(rows) - MAX_LINES} more: see the comments in the config")
     rules = len(proposal.rules) + len(proposal.expectations)
-    lines += ["", screen.head("rules") + f"{rules} columns and expectations are checked; a violation is a warning"]
+    text = f"{rules} columns and expectations are checked; a violation is a warning"
+    lines += ["", screen.format_label("rules") + text]
     if result.written:
-        lines.append(screen.head("project") + f"{len(result.written)} files in {result.project}")
+        lines.append(screen.format_label("project") + f"{len(result.written)} files in {result.project}")
     if result.existing:
-        lines.append(screen.head("unchanged") + ", ".join(result.existing))
+        lines.append(screen.format_label("unchanged") + ", ".join(result.existing))
     config = _relative(result.config)
-    lines.append(screen.head("config") + config)
+    lines.append(screen.format_label("config") + config)
     steps = [("check it", f"towline validate {config}"), ("train a model", f"towline run {config}")]
     return "\n".join(lines) + "\n" + screen.next_steps(steps)
 

@@ -58,7 +58,7 @@ def add(
     contract = Contract.read(directory)
     predictions = settings.layout.predictions(model)
     policy = read_privacy_filter(directory, contract, HashKeys(predictions / HASH_KEYS))
-    log = labels.Log(predictions, settings.layout.labels(model), policy.fields)
+    log = labels.LoggedModel(predictions, settings.layout.labels(model), policy.fields)
     now = dt.datetime.now(dt.UTC)
     label_file = labels.LabelFile(file, by, column, separator)
     added = labels.add_labels(log, contract, label_file, now, replace=replace)

@@ -61,16 +61,16 @@ def loadtest(
     from towline import files
     from towline.operations.loadtest.generator import run_load_test  # first: Locust replaces functions of ssl
     from towline.operations.loadtest.load_result import Load
-    from towline.operations.loadtest.target import find_target
+    from towline.operations.loadtest.service_under_test import query_service
 
     load = Load(seconds, None if rate else users or 20, rate)
-    target = find_target(url, key or None)
+    service = query_service(url, key or None)
     if report:
         with files.disk(report):
             report.mkdir(parents=True, exist_ok=True)
-    click.echo(f"{target.model} on {target.url}: {load.text()}", err=True)
+    click.echo(f"{service.model} on {service.url}: {load.text()}", err=True)
     with progress_line() as show:
-        result = run_load_test(target, load, key or None, show, report)
+        result = run_load_test(service, load, key or None, show, report)
     page = report / "loadtest.html" if report else None
     document = result.document() | {"report": page and str(page)}
     if report:
@@ -95,7 +95,7 @@ def _summary(result: dict[str, Any]) -> str:
     if "unknown" in server:
         lines.append(f"service    CPU and memory unknown: {server['unknown']}")
     else:
-        memory = f"{server['memory_before_mb']:.0f} MB before, at most {server['memory_most_mb']:.0f} MB"
+        memory = f"{server['memory_before_mb']:.0f} MB before, at most {server['memory_max_mb']:.0f} MB"
         lines.append(f"service    {server['cores']:.2f} cores; {memory}")
     lines.append(f"generator  {result['generator_cores']:.2f} cores")
     lines += [click.style(f"note       {warning}", fg="yellow") for warning in result["warnings"]]

@@ -118,13 +118,13 @@ def erase(name: str, key: str, as_json: bool) -> None:
       towline log erase bike-demand --key request_id=9f0c2b7a
     """
     from towline.prediction_log import labels, maintenance
-    from towline.prediction_log.labels import Log
+    from towline.prediction_log.labels import LoggedModel
 
     settings, folder = _folder(name)
     column, equals, value = key.partition("=")
     if not (column and equals and value):
         raise ConfigError("not COLUMN=VALUE", where="--key", remedy="write --key customer_id=4711")
-    model_log = Log(
+    model_log = LoggedModel(
         folder, settings.layout.labels(name), maintenance.summarize(folder).fields if folder.is_dir() else ()
     )
     removed_labels = 0

@@ -97,13 +97,13 @@ def history(name: str | None, limit: int, everything: bool, as_json: bool) -> No
     rows = [row for row in rows if everything or row.evidence.get("action") != "nothing"][:limit]
 
     def text() -> str:
-        from towline.cli.screen import moment, table
+        from towline.cli.screen import table, time_and_event
 
         if not rows:
             return "the ledger is empty: towline run CONFIG writes its first rows"
         return table(
             ["time (UTC)", "event", "model", "version", "instead of", "actor", "reason"],
-            [[*moment(row), row.model, row.version, row.previous, row.actor, row.reason] for row in rows],
+            [[*time_and_event(row), row.model, row.version, row.previous, row.actor, row.reason] for row in rows],
         )
 
     emit([row.model_dump() for row in rows], as_json, text)

@@ -49,12 +49,12 @@ def package(version: str, image: bool, repository: str, as_json: bool) -> None:
         "release_bytes": size,
     }
     summary = f"{len(manifest.files)} files, {size / 1e6:.1f} MB, all digests match"
-    lines = [screen.head("release") + f"{directory}: {summary}"]
+    lines = [screen.format_label("release") + f"{directory}: {summary}"]
     if image or repository:
         with screen.progress(settings.layout.log()):
             built = _build_image(settings, ledger, entry, repository)
         document |= {"image": built.tag, "image_id": built.id, "digest": built.digest or None, "size": built.bytes}
-        lines += [screen.head("image") + built.text(), screen.head("id") + built.id]
+        lines += [screen.format_label("image") + built.text(), screen.format_label("id") + built.id]
     emit(document, as_json, lambda: "\n".join(lines))
 
 

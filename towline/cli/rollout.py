@@ -84,7 +84,7 @@ def status(name: str | None, as_json: bool) -> None:
     """
     from towline.operations import rollout_control
 
-    _print(rollout_control.read_status(_settings(), name), as_json)
+    _print(rollout_control.read_rollout_status(_settings(), name), as_json)
 
 
 @rollout.command()

@@ -78,7 +78,7 @@ def validate(config: Path, as_of: datetime | None, overrides: tuple[str, ...], a
         checked = api.validate(config, as_of=as_of, overrides=overrides)
     contract = checked.contract.model_dump(mode="json")
     document = {**checked.validation.model_dump(mode="json"), "report": str(checked.page), "contract": contract}
-    emit(document, as_json, lambda: screen.checked(checked))
+    emit(document, as_json, lambda: screen.validation_text(checked))
 
 
 def run_flow(

@@ -42,13 +42,13 @@ def progress(log: Path) -> Iterator[None]:
     logging.raiseExceptions, logging.lastResort = False, None  # errors of logging are not shown
     root.addHandler(everything)
     steps.setLevel(logging.INFO)
-    handler = _Live() if sys.stderr.isatty() else _Lines()
+    handler = _LiveProgress() if sys.stderr.isatty() else _Lines()
     steps.addHandler(handler)
     try:
-        with contextlib.redirect_stdout(_Printed(everything)):
+        with contextlib.redirect_stdout(_PrintToLog(everything)):
             yield
     finally:
-        if isinstance(handler, _Live):
+        if isinstance(handler, _LiveProgress):
             handler.bar.stop()
         steps.removeHandler(handler)
         root.removeHandler(everything)
@@ -98,7 +98,7 @@ class LogFile(logging.FileHandler):
             self.flush()
 
 
-class _Printed(io.TextIOBase):
+class _PrintToLog(io.TextIOBase):
     """Writes to the log what ``print`` writes to stdout."""
 
     encoding = "utf-8"
@@ -128,7 +128,7 @@ class _Lines(logging.Handler):
                 click.echo(_line(record), err=True)
 
 
-class _Live(logging.Handler):
+class _LiveProgress(logging.Handler):
     """The running step with a spinner and its time, and the completed steps above it.
 
     Closing the handler does not stop it: Prefect closes all handlers when it configures logging.
@@ -192,15 +192,15 @@ def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
     replaced = f", instead of version {outcome.previous}" if outcome.event == "promoted" and outcome.previous else ""
     lines += [
         "",
-        _hanging(head("verdict") + f"{verdict}: ", outcome.reason, indent=11),
-        head("version") + f"{outcome.model}@{outcome.version}{replaced}",
-        *([_hanging(head("approval"), outcome.approval)] if outcome.approval else []),
-        *([_hanging(head("note"), outcome.note)] if outcome.note else []),
+        _hanging(format_label("verdict") + f"{verdict}: ", outcome.reason, indent=11),
+        format_label("version") + f"{outcome.model}@{outcome.version}{replaced}",
+        *([_hanging(format_label("approval"), outcome.approval)] if outcome.approval else []),
+        *([_hanging(format_label("note"), outcome.note)] if outcome.note else []),
     ]
     if page:
-        return "\n".join([*lines, head("run") + page])
+        return "\n".join([*lines, format_label("run") + page])
     release = settings.layout.release(outcome.release)
-    lines += [head("release") + str(release), head("report") + str(release / "card.html")]
+    lines += [format_label("release") + str(release), format_label("report") + str(release / "card.html")]
     return "\n".join(lines) + "\n" + next_steps(_next_steps(outcome))
 
 
@@ -220,12 +220,13 @@ def _data_lines(outcome: "Outcome") -> list[str]:
     period = f", {data['start'][:10]} … {data['end'][:10]}" if data["start"] and data["end"] else ""
     cut = f" from {split['cut'][:16].replace('T', ' ')}" if split["cut"] else ""
     return [
-        _hanging(head("data"), f"{data['source']}: {data['rows']:,} rows{period}"),
-        head("checked") + f"{checked['rules']} rules, {checked['warned']} warned",
+        _hanging(format_label("data"), f"{data['source']}: {data['rows']:,} rows{period}"),
+        format_label("checked") + f"{checked['rules']} rules, {checked['warned']} warned",
         *(_hanging(f"{'':11}{click.style('!', fg='yellow')} ", note) for note in _first(checked["warnings"])),
         *(_hanging(f"{'':11}· ", note) for note in _first(checked["notes"])),
         _hanging(
-            head("split"), f"{split['train']:,} rows to train, {split['holdout']:,} held out by {split['by']}{cut}"
+            format_label("split"),
+            f"{split['train']:,} rows to train, {split['holdout']:,} held out by {split['by']}{cut}",
         ),
     ]
 
@@ -279,7 +280,7 @@ def _after_refusal(outcome: "Outcome") -> list[tuple[str, str]]:
     return [*([change] if outcome.settings else []), ("evaluate it again", "towline run CONFIG --force")]
 
 
-def checked(result: "PreflightResult") -> str:
+def validation_text(result: "PreflightResult") -> str:
     """The result of `towline validate`: task, columns and rules."""
     validation, contract = result.validation, result.contract
     yellow = click.style("!", fg="yellow")
@@ -288,13 +289,13 @@ def checked(result: "PreflightResult") -> str:
     lines += [_hanging("  · ", note) for note in validation.notes if not note.startswith(in_table)]
     return "\n".join(
         [
-            head("task") + contract.task + _classes(contract),
+            format_label("task") + contract.task + _classes(contract),
             "",
             table(["column", "kind", "role", "nulls", "levels", "holds"], list(map(_column, contract.columns)), "  "),
             "",
-            head("rules") + f"{len(validation.rules)} passed, {validation.warned} with a warning",
+            format_label("rules") + f"{len(validation.rules)} passed, {validation.warned} with a warning",
             *lines,
-            head("report") + str(result.page),
+            format_label("report") + str(result.page),
         ]
     )
 
@@ -322,18 +323,19 @@ def version_page(manifest: "Manifest", history: "Sequence[Entry]", directory: Pa
     """The text of `towline show`."""
     data = manifest.dataset
     parameters = ", ".join(f"{key}={value}" for key, value in manifest.params.items()) or "defaults"
+    origin = f"made {manifest.created} by towline {manifest.towline}"
     lines = [
-        head("version") + f"{manifest.name}@{manifest.version}, made {manifest.created} by towline {manifest.towline}",
-        head("model") + f"{manifest.estimator} ({parameters})",
-        head("data") + f"{data['source']}: {data['rows']:,} rows, sha256 {data['digest'][:12]}…",
-        head("commit") + _commit(manifest, history),
-        head("run") + f"{manifest.run_key[:16]}, the tag towline.run_key in MLflow",
+        format_label("version") + f"{manifest.name}@{manifest.version}, {origin}",
+        format_label("model") + f"{manifest.estimator} ({parameters})",
+        format_label("data") + f"{data['source']}: {data['rows']:,} rows, sha256 {data['digest'][:12]}…",
+        format_label("commit") + _commit(manifest, history),
+        format_label("run") + f"{manifest.run_key[:16]}, the tag towline.run_key in MLflow",
         "",
         _metric_table(manifest.metrics),
         "",
-        *(f"  {'  '.join(moment(row))} by {row.actor}: {row.reason}" for row in history),
+        *(f"  {'  '.join(time_and_event(row))} by {row.actor}: {row.reason}" for row in history),
         "",
-        head("release") + f"{directory}: {len(manifest.files)} files, all digests match",
+        format_label("release") + f"{directory}: {len(manifest.files)} files, all digests match",
     ]
     return "\n".join(lines)
 
@@ -344,12 +346,12 @@ def _commit(manifest: "Manifest", history: "Sequence[Entry]") -> str:
     return (manifest.commit or "none: not in git") + (f", without {missing}" if missing else "")
 
 
-def moment(row: "Entry") -> tuple[str, str]:
+def time_and_event(row: "Entry") -> tuple[str, str]:
     """The time and the event of a row, for people."""
     return row.time[:19].replace("T", " "), row.event.replace("_", " ")
 
 
-def head(word: str) -> str:
+def format_label(word: str) -> str:
     """The bold first word of a line."""
     return click.style(f"{word:<10} ", bold=True)
 

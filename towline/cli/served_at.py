@@ -45,31 +45,31 @@ def served_at(name: str, when: str, request: bool, as_json: bool) -> None:
 
 
 def _text(result: "Attribution") -> str:
-    from towline.cli.screen import head
+    from towline.cli.screen import format_label
     from towline.prediction_log.attribution import format_time
 
-    lines = [head("version") + f"{result.model}@{result.version}, {_describe_arm(result)}"]
+    lines = [format_label("version") + f"{result.model}@{result.version}, {_describe_arm(result)}"]
     if result.answer:
         rows = f"{result.answer.rows:,} row{'s' if result.answer.rows > 1 else ''}"
-        lines.append(head("request") + f"{result.answer.request_id}, {rows}")
-    lines.append(head("time") + format_time(result.time))
+        lines.append(format_label("request") + f"{result.answer.request_id}, {rows}")
+    lines.append(format_label("time") + format_time(result.time))
     if result.since:
         until = f"until {_seconds(result.until)}" if result.until else "and still"
-        lines.append(head("served") + f"from {_seconds(result.since)} {until}")
+        lines.append(format_label("served") + f"from {_seconds(result.since)} {until}")
     if result.rollout:
-        lines.append(head("rollout") + result.rollout)
+        lines.append(format_label("rollout") + result.rollout)
     lines += [
-        head("promoted") + f"by {result.promoted_by}: {result.reason} (row {result.row} of the ledger)",
-        head("gate") + result.verdict,
-        *(head("approved") + f"by {each}" for each in result.approved_by),
-        head("trained") + f"by {result.trained_by}, commit {result.commit or 'none'}",
-        head("data") + f"sha256 {result.dataset or 'not recorded'}",
-        head("config") + f"sha256 {result.config or 'not recorded'}, {result.release}/config.yaml",
-        head("release") + f"{result.release}, sha256 {result.release_digest or 'not recorded'}",
+        format_label("promoted") + f"by {result.promoted_by}: {result.reason} (row {result.row} of the ledger)",
+        format_label("gate") + result.verdict,
+        *(format_label("approved") + f"by {each}" for each in result.approved_by),
+        format_label("trained") + f"by {result.trained_by}, commit {result.commit or 'none'}",
+        format_label("data") + f"sha256 {result.dataset or 'not recorded'}",
+        format_label("config") + f"sha256 {result.config or 'not recorded'}, {result.release}/config.yaml",
+        format_label("release") + f"{result.release}, sha256 {result.release_digest or 'not recorded'}",
     ]
-    others = result.other_answers
     lines += [
-        head("also") + f"version {each.version} at {format_time(each.time)}: the id was used again" for each in others
+        format_label("also") + f"version {answer.version} at {format_time(answer.time)}: the id was used again"
+        for answer in result.other_answers
     ]
     return "\n".join(lines)
 

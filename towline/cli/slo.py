@@ -80,9 +80,9 @@ def slo(
 
 
 def _find_services(settings: "Settings", model: str) -> list[str]:
-    from towline.operations.services import find
+    from towline.operations.services import find_service_addresses
 
-    if addresses := find(settings, model):
+    if addresses := find_service_addresses(settings, model):
         return addresses
     raise ConfigError(
         f"no service of {model} was started on this machine",

@@ -125,7 +125,7 @@ def read_flows(settings: "Settings", model: str) -> tuple["FlowStatus", ...]:
 
     url = os.environ.get("PREFECT_API_URL", "")
     if not url:
-        server = servers.find(settings, "prefect")
+        server = servers.find_server(settings, "prefect")
         if server is None:
             return ()
         url = f"{server.url}/api"
@@ -162,7 +162,7 @@ def read_links(settings: "Settings", models: Sequence[str]) -> "Links":
     from towline.operations import servers
 
     kinds: tuple[servers.Kind, ...] = ("prefect", "mlflow", "evidently")
-    urls = {kind: server.url for kind in kinds if (server := servers.find(settings, kind))}
+    urls = {kind: server.url for kind in kinds if (server := servers.find_server(settings, kind))}
     return Links(**urls, experiments=_read_experiments(urls["mlflow"], models) if "mlflow" in urls else {})
 
 
@@ -236,20 +236,21 @@ def _describe_model(model: "ModelStatus") -> str:
 
 
 def _describe_champion(model: "ModelStatus") -> str:
-    from towline.cli.screen import head
+    from towline.cli.screen import format_label
     from towline.monitoring.status.summary import HEALTH_TEXT
 
-    lines = [head("model") + f"{model.model}  {click.style(HEALTH_TEXT[model.health], fg=COLORS[model.health])}"]
+    health = click.style(HEALTH_TEXT[model.health], fg=COLORS[model.health])
+    lines = [format_label("model") + f"{model.model}  {health}"]
     if champion := model.champion:
         age = (model.at - champion.trained).days if champion.trained else 0
         trained = f", trained {champion.trained:%Y-%m-%d}, {age} days old" if champion.trained else ""
-        lines.append(head("version") + f"{champion.version} since {_format_time(champion.since)}{trained}")
+        lines.append(format_label("version") + f"{champion.version} since {_format_time(champion.since)}{trained}")
     for alarm in model.alarms:
         color = COLORS["alarm" if alarm.severe else "warning"]
-        lines.append(head("alarm") + click.style(alarm.title, fg=color) + f": {alarm.reason}")
-    lines += [head("mlflow") + model.mirror] if model.mirror else []
+        lines.append(format_label("alarm") + click.style(alarm.title, fg=color) + f": {alarm.reason}")
+    lines += [format_label("mlflow") + model.mirror] if model.mirror else []
     total, today = sum(model.traffic.values()), model.traffic.get(model.at.date(), 0)
-    lines.append(head("traffic") + f"{total:,} predictions in 30 days, {today:,} today")
+    lines.append(format_label("traffic") + f"{total:,} predictions in 30 days, {today:,} today")
     return "\n".join(lines)
 
 
@@ -264,29 +265,28 @@ def _describe_slos(model: "ModelStatus") -> str:
 
 
 def _describe_quality(model: "ModelStatus") -> str:
-    from towline.cli.screen import head
+    from towline.cli.screen import format_label
 
     if not model.quality:
         return ""
     last = model.quality[-1]
     labels = f"{last.labelled:,} of {last.rows:,} predictions have a label"
-    lines = [
-        head("quality") + f"{_color(last.state)}: {last.metric} {last.value.text()}, bound {last.bound:.4g}, {labels}"
-    ]
+    value = f"{last.metric} {last.value.text()}, bound {last.bound:.4g}"
+    lines = [format_label("quality") + f"{_color(last.state)}: {value}, {labels}"]
     if last.estimate and last.estimate.value is not None:
         trust = "" if last.estimate.trusted else ", not trusted"
-        lines.append(head("estimate") + f"{last.metric} {last.estimate.value:.4g} without labels{trust}")
+        lines.append(format_label("estimate") + f"{last.metric} {last.estimate.value:.4g} without labels{trust}")
     return "\n".join(lines)
 
 
 def _describe_drift(model: "ModelStatus") -> str:
-    from towline.cli.screen import head, table
+    from towline.cli.screen import format_label, table
 
     if not model.drift:
         return ""
     last = model.drift[-1]
     until = f" until {_format_time(last.end)}" if last.end else ""
-    lines = [head("drift") + f"{_color(last.state)}, {last.rows:,} rows{until}: {last.reason}"]
+    lines = [format_label("drift") + f"{_color(last.state)}, {last.rows:,} rows{until}: {last.reason}"]
     checks = [check for check in last.checks if check.alarm or check.invalid or check.threshold is not None]
     rows = [
         [

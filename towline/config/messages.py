@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from towline.config.record import suggest
+from towline.errors import ConfigError
 
 #: former config key → its name now, both in full, without positions in lists
 RENAMED: Mapping[str, str] = {
@@ -48,6 +49,12 @@ class ConfigProblemsError(ValueError):
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         super().__init__("; ".join(f"{'.'.join(problem.keys)}: {problem.message}" for problem in problems))
         self.problems = tuple(problems)
+
+
+def cron_error(line: str | None, where: str, error: Exception) -> ConfigError:
+    """The error for a line of the schedule that is not valid."""
+    remedy = 'write five fields, such as "0 2 * * *" for 02:00 every day'
+    return ConfigError(f"not a cron line: {line!r}: {error}", where=where, remedy=remedy)
 
 
 def describe_problems(

@@ -359,7 +359,7 @@ def _locate_key(path: Path, where: str, overrides: Iterable[str]) -> tuple[int, 
         _, tree = strict_yaml.parse(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError, ConfigError):
         return None
-    return strict_yaml.position(tree, [*key.split("."), value])
+    return strict_yaml.find_position(tree, [*key.split("."), value])
 
 
 def _table_error(path: Path) -> ConfigError:
@@ -415,7 +415,7 @@ def build_config(raw: dict[str, Any], where: str, tree: yaml.Node | None = None)
     known = {tuple(str(part) for part in loc if part != "SqlSource"): _known_keys(loc) for loc in unknown}
     lines, remedy, first = [], "", where
     for keys, message, key_remedy in describe_problems(errors, known)[:10]:
-        position = strict_yaml.position(tree, keys)
+        position = strict_yaml.find_position(tree, keys)
         hint = f"; {key_remedy}" if key_remedy and remedy else ""
         remedy = remedy or key_remedy
         lines.append(

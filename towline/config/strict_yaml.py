@@ -62,7 +62,7 @@ def override(raw: dict[str, Any], assignment: str) -> None:
         ) from None
 
 
-def position(node: yaml.Node | None, keys: Sequence[str]) -> tuple[int, int] | None:
+def find_position(node: yaml.Node | None, keys: Sequence[str]) -> tuple[int, int] | None:
     """The line and column, from 1, of the last of ``keys`` that is in the tree.
 
     A key is that of a mapping, the position in a list, or the text of a member of a list or of a value.

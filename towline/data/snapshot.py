@@ -46,7 +46,7 @@ class SnapshotColumns:
     def __getitem__(self, name: str) -> pd.Series:
         """A column, with the dtype that it has in ``sources.read_snapshot``."""
         with pq.ParquetFile(self.path) as file:
-            column: pd.Series = to_frame(file.read(columns=[name], use_threads=False))[name]
+            column: pd.Series = snapshot_to_frame(file.read(columns=[name], use_threads=False))[name]
         return column
 
     def batches(self, names: Collection[str] | None = None, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
@@ -80,7 +80,7 @@ class SnapshotColumns:
             names: of the columns; None: all.
         """
         order = np.argsort(positions, kind="stable")
-        frame = to_frame(pa.concat_tables(self.take_batches(positions[order], names)))
+        frame = snapshot_to_frame(pa.concat_tables(self.take_batches(positions[order], names)))
         if not np.array_equal(order, np.arange(len(order))):
             places = np.empty(len(order), dtype=np.int64)
             places[order] = np.arange(len(order))
@@ -135,7 +135,7 @@ def take_rows(table: Table, positions: np.ndarray, names: Sequence[str] | None =
 def iterate_rows(table: Table, positions: np.ndarray) -> Iterator[pd.DataFrame]:
     """The rows of a table at positions (n,) that ascend, in frames of at most ``BATCH_ROWS`` rows."""
     if isinstance(table, SnapshotColumns):
-        yield from (to_frame(rows) for rows in table.take_batches(positions) if rows.num_rows)
+        yield from (snapshot_to_frame(rows) for rows in table.take_batches(positions) if rows.num_rows)
         return
     for start in range(0, len(positions), BATCH_ROWS):
         yield take_rows(table, positions[start : start + BATCH_ROWS])
@@ -146,7 +146,7 @@ def select_columns(table: Table, names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({name: table[name] for name in names})
 
 
-def to_frame(table: pa.Table) -> pd.DataFrame:
+def snapshot_to_frame(table: pa.Table) -> pd.DataFrame:
     """The rows with dtypes int64, float64, bool (boolean with nulls), str and datetime64[us]."""
     frame: pd.DataFrame = table.to_pandas()
     for name, column in zip(table.column_names, table.columns, strict=True):

@@ -46,8 +46,7 @@ class SplitSummary(Frozen):
     train_available: int | None = None
     sampled_by: SampledBy = ""
 
-    @property
-    def training_rows(self) -> str:
+    def describe_training_rows(self) -> str:
         """The rows to train on: ``800 rows``, or ``2,000,000 of 48,000,000 rows (the newest)``."""
         if not self.sampled_by:
             return f"{self.train:,} rows"
@@ -218,7 +217,7 @@ def is_held_out(
     return _is_below(hashes if copies == "together" else _number_copies(hashes), share)
 
 
-def sample_rows(positions: np.ndarray, rows: int, seed: int, labels: np.ndarray | None = None) -> np.ndarray:
+def sample_positions(positions: np.ndarray, rows: int, seed: int, labels: np.ndarray | None = None) -> np.ndarray:
     """At most so many of the positions, in order: a seeded sample.
 
     Args:

@@ -194,7 +194,7 @@ class Workspace(Frozen):
         """The rows of ``train``, ``holdout`` or ``all``."""
         file, contract = self.file(_part_file(name)), self.contract()
         if file.exists():
-            rows = snapshot.to_frame(pq.read_table(file))
+            rows = snapshot.snapshot_to_frame(pq.read_table(file))
         else:
             rows = take_rows(self.columns(), self.split_positions()[name])
         return Subset(contract.features(rows), contract.labels(rows), rows)

@@ -88,7 +88,7 @@ def _to_canonical(compiled: Compiled) -> Callable[[Row], Any]:
     function, nan = compiled.row, math.nan
 
     if compiled.build and compiled.type in ("number", "boolean"):
-        return compiled.build(limit=LARGEST, outcomes=CANONICAL)
+        return compiled.build(limit=LARGEST, booleans=CANONICAL)
 
     def number(row: Row) -> Any:
         value = function(row)

@@ -12,7 +12,7 @@ import numpy as np
 from towline.expressions import operations
 from towline.expressions.operations import Operation, Type
 from towline.expressions.parts import NULL, Columns, Compiled, Masked, Row, RowFunction, make_null
-from towline.expressions.row_functions import LOGICAL, Outcomes
+from towline.expressions.row_functions import LOGICAL, BooleanValues
 from towline.expressions.strict_operations import argument_position, check_argument, compile_operation, unify_types
 from towline.expressions.syntax import Call, ExpressionError
 
@@ -63,8 +63,8 @@ def _compile_between(node: Call, arguments: Sequence[Compiled]) -> Compiled:
         return connected
     function, least, most = value.row, low.constant, high.constant
 
-    def build(limit: float, outcomes: Outcomes) -> RowFunction:  # noqa: ARG001 - of numbers
-        true, false, null = outcomes
+    def build(limit: float, booleans: BooleanValues) -> RowFunction:  # noqa: ARG001 - of numbers
+        true, false, null = booleans
 
         def row(row: Row) -> Any:
             number = function(row)

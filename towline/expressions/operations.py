@@ -19,8 +19,6 @@ import numpy as np
 from towline.expressions.patterns import LinearPattern, PatternError, compile_like
 
 Type = Literal["number", "text", "boolean", "datetime"]
-ANY = "any"  # the type of an argument that may have each type; several of them have the same type
-ORDERED = "ordered"  # the same without booleans
 
 _EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive UTC is the canonical form
 _MICROSECOND = dt.timedelta(microseconds=1)

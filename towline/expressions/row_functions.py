@@ -13,7 +13,7 @@ from towline.expressions.parts import LARGEST_FLOAT, Compiled, Row, RowFunction
 Function = Callable[..., Any]
 
 
-class Outcomes(NamedTuple):
+class BooleanValues(NamedTuple):
     """The values that true, false and null have."""
 
     true: Any
@@ -21,8 +21,8 @@ class Outcomes(NamedTuple):
     null: Any
 
 
-LOGICAL = Outcomes(True, False, None)
-CANONICAL = Outcomes(1.0, 0.0, math.nan)  # of a feature
+LOGICAL = BooleanValues(True, False, None)
+CANONICAL = BooleanValues(1.0, 0.0, math.nan)  # of a feature
 
 
 def build_row_function(
@@ -30,7 +30,7 @@ def build_row_function(
     arguments: list[Compiled],
     result: str,
     limit: float = LARGEST_FLOAT,
-    outcomes: Outcomes = LOGICAL,
+    booleans: BooleanValues = LOGICAL,
 ) -> RowFunction:
     """The function of one row; null if an argument is null, the arithmetic fails or a number is beyond ``limit``.
 
@@ -39,7 +39,7 @@ def build_row_function(
         arguments: one or two.
         result: the type of the result.
         limit: largest absolute value of a number.
-        outcomes: the values of a boolean result.
+        booleans: the values of a boolean result.
     """
     first, *rest = arguments
     numeric = first.type == "number"
@@ -52,8 +52,8 @@ def build_row_function(
     if result != "boolean":
         return _convert_number(function, first.row) if numeric else _build_text_function(function, first, rest)
     if not rest:
-        return (_test_number if numeric else _test)(function, first.row, outcomes)
-    return _build_comparison(function, first, rest[0], outcomes)
+        return (_test_number if numeric else _test)(function, first.row, booleans)
+    return _build_comparison(function, first, rest[0], booleans)
 
 
 def _build_arithmetic(function: Function, left: Compiled, right: Compiled, limit: float) -> RowFunction:
@@ -64,13 +64,13 @@ def _build_arithmetic(function: Function, left: Compiled, right: Compiled, limit
     return _calculate_two(function, left.row, right.row, limit)
 
 
-def _build_comparison(function: Function, left: Compiled, right: Compiled, outcomes: Outcomes) -> RowFunction:
+def _build_comparison(function: Function, left: Compiled, right: Compiled, booleans: BooleanValues) -> RowFunction:
     numeric = left.type == "number"
     if right.is_constant and (right.constant is None or right.constant != right.constant):
-        return lambda _: outcomes.null
+        return lambda _: booleans.null
     if right.is_constant and left.place is not None:
-        return (_test_number_column if numeric else _test_column)(function, left.place, right.constant, outcomes)
-    return (_test_two_numbers if numeric else _test_two)(function, left.row, right.row, outcomes)
+        return (_test_number_column if numeric else _test_column)(function, left.place, right.constant, booleans)
+    return (_test_two_numbers if numeric else _test_two)(function, left.row, right.row, booleans)
 
 
 def _build_text_function(function: Function, first: Compiled, rest: list[Compiled]) -> RowFunction:
@@ -180,8 +180,8 @@ def _join(function: Function, first: RowFunction, second: RowFunction) -> RowFun
     return evaluate
 
 
-def _test_number(function: Function, argument: RowFunction, outcomes: Outcomes) -> RowFunction:
-    true, false, null = outcomes
+def _test_number(function: Function, argument: RowFunction, booleans: BooleanValues) -> RowFunction:
+    true, false, null = booleans
 
     def evaluate(row: Row) -> Any:
         value = argument(row)
@@ -190,8 +190,8 @@ def _test_number(function: Function, argument: RowFunction, outcomes: Outcomes) 
     return evaluate
 
 
-def _test(function: Function, argument: RowFunction, outcomes: Outcomes) -> RowFunction:
-    true, false, null = outcomes
+def _test(function: Function, argument: RowFunction, booleans: BooleanValues) -> RowFunction:
+    true, false, null = booleans
 
     def evaluate(row: Row) -> Any:
         value = argument(row)
@@ -201,8 +201,10 @@ def _test(function: Function, argument: RowFunction, outcomes: Outcomes) -> RowF
     return evaluate
 
 
-def _test_two_numbers(function: Function, first: RowFunction, second: RowFunction, outcomes: Outcomes) -> RowFunction:
-    true, false, null = outcomes
+def _test_two_numbers(
+    function: Function, first: RowFunction, second: RowFunction, booleans: BooleanValues
+) -> RowFunction:
+    true, false, null = booleans
 
     def evaluate(row: Row) -> Any:
         left, right = first(row), second(row)
@@ -213,8 +215,8 @@ def _test_two_numbers(function: Function, first: RowFunction, second: RowFunctio
     return evaluate
 
 
-def _test_two(function: Function, first: RowFunction, second: RowFunction, outcomes: Outcomes) -> RowFunction:
-    true, false, null = outcomes
+def _test_two(function: Function, first: RowFunction, second: RowFunction, booleans: BooleanValues) -> RowFunction:
+    true, false, null = booleans
 
     def evaluate(row: Row) -> Any:
         left, right = first(row), second(row)
@@ -225,8 +227,8 @@ def _test_two(function: Function, first: RowFunction, second: RowFunction, outco
     return evaluate
 
 
-def _test_number_column(function: Function, place: int, constant: float, outcomes: Outcomes) -> RowFunction:
-    true, false, null = outcomes
+def _test_number_column(function: Function, place: int, constant: float, booleans: BooleanValues) -> RowFunction:
+    true, false, null = booleans
 
     def evaluate(row: Row) -> Any:
         value = row[place]
@@ -235,8 +237,8 @@ def _test_number_column(function: Function, place: int, constant: float, outcome
     return evaluate
 
 
-def _test_column(function: Function, place: int, constant: Any, outcomes: Outcomes) -> RowFunction:
-    true, false, null = outcomes
+def _test_column(function: Function, place: int, constant: Any, booleans: BooleanValues) -> RowFunction:
+    true, false, null = booleans
 
     def evaluate(row: Row) -> Any:
         value = row[place]

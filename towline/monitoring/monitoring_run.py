@@ -109,7 +109,9 @@ def read_file(
     return read_table(file, Contract.read(settings.layout.release(champion.release)), config.data.separator)
 
 
-def measure_window(settings: Settings, config: PipelineConfig, champion: Entry, now: dt.datetime) -> QualityResult:
+def measure_quality_window(
+    settings: Settings, config: PipelineConfig, champion: Entry, now: dt.datetime
+) -> QualityResult:
     """Measures the quality of the predictions in the open window whose labels are due, and estimates that of the rest.
 
     Raises:
@@ -292,7 +294,7 @@ def _window_start(closed: Sequence[Result], champion: Entry, end: dt.datetime, l
     return max(last or dt.datetime.fromisoformat(champion.time), end - MAX_WINDOWS * length)
 
 
-def _prediction_log(settings: Settings, model: str, release: Path) -> labels.Log:
+def _prediction_log(settings: Settings, model: str, release: Path) -> labels.LoggedModel:
     predictions = settings.layout.predictions(model)
     policy = read_privacy_filter(release, Contract.read(release), HashKeys(predictions / HASH_KEYS))
-    return labels.Log(predictions, settings.layout.labels(model), policy.fields)
+    return labels.LoggedModel(predictions, settings.layout.labels(model), policy.fields)

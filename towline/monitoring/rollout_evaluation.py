@@ -220,7 +220,7 @@ def read_labelled_losses(
     metric = primary_metric(config, contract.task)
     predictions = layout.predictions(rollout.model)
     policy = read_privacy_filter(release, contract, HashKeys(predictions / HASH_KEYS))
-    log = labels.Log(predictions, layout.labels(rollout.model), policy.fields)
+    log = labels.LoggedModel(predictions, layout.labels(rollout.model), policy.fields)
     rows = labels.read(log, rollout.started, now)
     rows = rows.filter(pc.is_valid(rows["label"]))
     if rollout.config.strategy == "ab":

@@ -41,7 +41,7 @@ class RolloutStatus(Frozen):
     note: str = ""
 
 
-def read_status(settings: Settings, name: str | None = None, note: str = "") -> RolloutStatus:
+def read_rollout_status(settings: Settings, name: str | None = None, note: str = "") -> RolloutStatus:
     """The rollout of a model; None: of the only model.
 
     Raises:
@@ -99,7 +99,7 @@ def start(settings: Settings, version: str, changes: Mapping[str, Any], *, repla
         config = build_config(document, "command line").rollout or config
     rollout = begin_rollout(settings, ledger, judged.model, judged.version, config, actor(), reason)
     notes = _required_fields(settings, ledger, rollout), _who_evaluates(settings)
-    return read_status(settings, judged.model, "; ".join(filter(None, notes)))
+    return read_rollout_status(settings, judged.model, "; ".join(filter(None, notes)))
 
 
 def pause(settings: Settings, name: str, *, paused: bool, reason: str) -> RolloutStatus:
@@ -112,7 +112,7 @@ def pause(settings: Settings, name: str, *, paused: bool, reason: str) -> Rollou
     ledger, rollout = _require_rollout(settings, name)
     if rollout.paused != paused:
         change_rollout(ledger, rollout, actor(), reason, paused=paused)
-    return read_status(settings, rollout.model)
+    return read_rollout_status(settings, rollout.model)
 
 
 def end(settings: Settings, name: str, how: RolloutEnd, *, reason: str) -> RolloutStatus:
@@ -127,7 +127,7 @@ def end(settings: Settings, name: str, how: RolloutEnd, *, reason: str) -> Rollo
     if how == "promoted":
         check_judged_release(settings, select_version(settings, ledger, f"{name}@{rollout.challenger}", numbered=True))
     end_in_ledger(ledger, rollout, how, actor(), reason, {})
-    return read_status(settings, rollout.model, _mirror(settings, rollout.model) if how == "promoted" else "")
+    return read_rollout_status(settings, rollout.model, _mirror(settings, rollout.model) if how == "promoted" else "")
 
 
 def _require_rollout(settings: Settings, name: str) -> tuple[Ledger, Rollout]:

@@ -52,7 +52,7 @@ class Server(ProcessRecord):
         return self.url + {"prefect": "/api/health", "evidently": "/api/version"}.get(self.kind, "/health")
 
 
-def find(settings: Settings, kind: Kind) -> Server | None:
+def find_server(settings: Settings, kind: Kind) -> Server | None:
     """The store's server of this kind, if it runs."""
     try:
         server = Server.model_validate_json(_record_path(settings, kind).read_bytes())
@@ -69,7 +69,7 @@ def start(settings: Settings, kind: Kind) -> Server:
     """
     record = _record_path(settings, kind)
     with files.exclusive_lock(record.with_suffix(".lock")):
-        if running := find(settings, kind):
+        if running := find_server(settings, kind):
             return running
         port, claim = _port(PORTS[kind])
         command, environment = _command(settings, kind, port)
@@ -121,11 +121,11 @@ def stop(settings: Settings, kinds: Iterable[Kind] = get_args(Kind)) -> list[Ser
     """Stops the store's servers of these kinds with their child processes; returns those that ran."""
     stopped = []
     for kind in kinds:
-        if server := find(settings, kind):
+        if server := find_server(settings, kind):
             with contextlib.suppress(OSError):
                 os.killpg(server.pid, signal.SIGTERM)
             for _ in range(100):
-                if not find(settings, kind):
+                if not find_server(settings, kind):
                     break
                 time.sleep(0.1)
             else:

@@ -54,7 +54,7 @@ def record_service(settings: Settings) -> "Iterator[Callable[[ServiceInfo], None
                 path.unlink(missing_ok=True)
 
 
-def find(settings: Settings, model: str) -> list[str]:
+def find_service_addresses(settings: Settings, model: str) -> list[str]:
     """The addresses of a model's services on this machine: of those that run, else of those that were killed."""
     services = []
     for path in sorted((settings.layout.servers).glob(f"service-{model}-*.json")):

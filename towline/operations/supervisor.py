@@ -205,7 +205,7 @@ class Supervisor:
     def _keep_servers(self, *, first: bool = False) -> None:
         """Starts the servers that do not run; those that others have started are used as they are."""
         kinds = self._server_kinds()
-        missing = [kind for kind in kinds if servers.find(self._settings, kind) is None]
+        missing = [kind for kind in kinds if servers.find_server(self._settings, kind) is None]
         if not first and (not missing or time.monotonic() < self._next_server_check):
             return
         for kind in missing:
@@ -221,7 +221,8 @@ class Supervisor:
                 break
             except TowlineError as error:  # another program may have taken the port meanwhile
                 if attempts_left:
-                    missing = [kind for kind in kinds if servers.find(self._settings, kind) is None or kind in missing]
+                    stopped = {kind for kind in kinds if servers.find_server(self._settings, kind) is None}
+                    missing = [kind for kind in kinds if kind in stopped or kind in missing]
                 elif first:
                     raise
                 else:
@@ -369,7 +370,8 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        pids = {kind: server.pid for kind in self._server_kinds() if (server := servers.find(self._settings, kind))}
+        running_servers = ((kind, servers.find_server(self._settings, kind)) for kind in self._server_kinds())
+        pids = {kind: server.pid for kind, server in running_servers if server}
         servers.stop(self._settings, [kind for kind in pids if self._state.owned.get(kind) == pids[kind]])
         up_state.path(self._settings).unlink(missing_ok=True)
 

@@ -98,7 +98,7 @@ def write_skews(folder: Path, skews: Iterable[ClockSkew]) -> None:
 
 def read_skews(folder: Path) -> list[ClockSkew]:
     """The stored skews, without duplicates."""
-    skews = files.records(folder / FILE, ClockSkew)
+    skews = files.read_records(folder / FILE, ClockSkew)
     return list({(skew.source, skew.before): skew for skew in skews}.values())
 
 

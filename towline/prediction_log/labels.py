@@ -30,7 +30,7 @@ MAX_DETAILS = 5  # lines of an error
 _Key = tuple[str, int | None]  # the key's text; for request ids also the row
 
 
-class Log(NamedTuple):
+class LoggedModel(NamedTuple):
     """The folders of a model's predictions and labels, and the columns that are logged now."""
 
     predictions: Path
@@ -103,7 +103,7 @@ class _FileLabel(NamedTuple):
 
 
 def add_labels(
-    log: Log, contract: Contract, file: LabelFile, now: dt.datetime, *, replace: bool = False
+    log: LoggedModel, contract: Contract, file: LabelFile, now: dt.datetime, *, replace: bool = False
 ) -> AddedLabels:
     """Adds the labels of a file: all of them, or none.
 
@@ -161,7 +161,7 @@ def add_labels(
 
 
 def read(
-    log: Log,
+    log: LoggedModel,
     start: dt.datetime | None = None,
     end: dt.datetime | None = None,
     columns: Sequence[str] | None = None,
@@ -205,7 +205,7 @@ def read(
     return selected.append_column("label", label).append_column("labelled_at", pa.array(joined["added"], TIME))
 
 
-def erase(log: Log, column: str, value: str, predictions: pa.Table | None = None) -> int:
+def erase(log: LoggedModel, column: str, value: str, predictions: pa.Table | None = None) -> int:
     """Removes the labels of a key, and those of predictions that will be erased; returns their number.
 
     Args:

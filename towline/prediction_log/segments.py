@@ -27,8 +27,8 @@ class SegmentWriter:
     Args:
         folder: ``predictions/<name>`` of the store; made when the first line is written.
         worker: name of the process; part of the names of its segments.
-        most_bytes: size at which a segment is closed.
-        most_seconds: age at which a segment is closed.
+        max_bytes: size at which a segment is closed.
+        max_seconds: age at which a segment is closed.
 
     Attributes:
         waiting: number of rows in lines that are not written yet.
@@ -36,12 +36,12 @@ class SegmentWriter:
         failure: error of the last attempt to write; None if it succeeded.
     """
 
-    def __init__(self, folder: Path, worker: str, most_bytes: int, most_seconds: float) -> None:
+    def __init__(self, folder: Path, worker: str, max_bytes: int, max_seconds: float) -> None:
         self.folder = folder
         self.waiting = self.bytes = 0
         self.failure: OSError | None = None
         self._worker = re.sub(r"[^\w.-]", "_", worker)
-        self._most_bytes, self._most_seconds = most_bytes, most_seconds
+        self._max_bytes, self._max_seconds = max_bytes, max_seconds
         self._lines: list[tuple[bytes, int]] = []
         self._heads: dict[int, bytes] = {}
         self._headed: set[int] = set()
@@ -89,8 +89,8 @@ class SegmentWriter:
         if self._file < 0:
             return False
         return (
-            self._size >= self._most_bytes
-            or time.monotonic() - self._opened >= self._most_seconds
+            self._size >= self._max_bytes
+            or time.monotonic() - self._opened >= self._max_seconds
             or self._roll_request() != self._rolled
             or os.fstat(self._file).st_nlink == 0
         )

@@ -178,7 +178,7 @@ def _check_servers(settings: Settings) -> Iterator[SetupCheck]:
 
 
 def _check_ports(settings: Settings) -> Iterator[SetupCheck]:
-    running = {kind: server.url for kind in servers.PORTS if (server := servers.find(settings, kind))}
+    running = {kind: server.url for kind in servers.PORTS if (server := servers.find_server(settings, kind))}
     busy = [f"{kind} {port}" for kind, port in servers.PORTS.items() if kind not in running and not _is_free(port)]
     if busy:
         detail = f"used by another program: {', '.join(busy)}; these servers will take another port"

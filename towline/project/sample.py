@@ -20,6 +20,7 @@ from towline.errors import DataError
 from towline.remote_files import is_url, list_remote_files, local_path
 
 MAX_CELLS = 3_000_000
+SEED = 42  # of the sample
 STREAMED_BYTES = 64 * 2**20  # larger files are read batch by batch
 
 
@@ -77,14 +78,13 @@ class _RowSampler:
         return self._tables[0]
 
 
-def read_sample(source: str | SqlSource, project: Path, folder: Path, seed: int = 42) -> TableSample:
+def read_sample(source: str | SqlSource, project: Path, folder: Path) -> TableSample:
     """Reads a bounded sample of a table.
 
     Args:
         source: as ``data.source`` of a config.
         project: relative paths start here.
         folder: an empty folder for the parts of the sample.
-        seed: draws the rows.
 
     Raises:
         ConfigError: the URL of the database cannot be used.
@@ -92,7 +92,7 @@ def read_sample(source: str | SqlSource, project: Path, folder: Path, seed: int 
         TransientError: the database is down.
     """
     if isinstance(source, SqlSource):
-        table, rows = sample_query(source, project, MAX_CELLS, seed)
+        table, rows = sample_query(source, project, MAX_CELLS, SEED)
         _check_names(table.column_names)
         part = folder / "part-00000.parquet"
         pq.write_table(table, part, compression="none")
@@ -106,7 +106,7 @@ def read_sample(source: str | SqlSource, project: Path, folder: Path, seed: int 
             if sampler is None:
                 _check_names(batch.column_names)
                 limit = max(MIN_SAMPLE_ROWS, MAX_CELLS // max(batch.num_columns, 1) // len(paths))
-                sampler = _RowSampler(limit, seed + position)
+                sampler = _RowSampler(limit, SEED + position)
             sampler.add(batch)
         if sampler is None:
             continue

@@ -75,7 +75,7 @@ _BEHAVIOUR_KEYS = {
 }
 
 
-class Check(Frozen):
+class GateCheck(Frozen):
     """The result of one condition.
 
     Attributes:
@@ -114,16 +114,16 @@ class Verdict(Frozen):
     """
 
     outcome: VerdictOutcome
-    checks: tuple[Check, ...]
+    checks: tuple[GateCheck, ...]
     primary: str
     champion: int | None = None
 
-    def with_check(self, check: Check) -> "Verdict":
+    def with_check(self, check: GateCheck) -> "Verdict":
         """The verdict with one more check, which may worsen the outcome.
 
         Example:
             >>> passed = Verdict(outcome="pass", checks=(), primary="mae")
-            >>> passed.with_check(Check(name="image", outcome="fail", detail="no answer")).outcome
+            >>> passed.with_check(GateCheck(name="image", outcome="fail", detail="no answer")).outcome
             'fail'
         """
         checks = (*self.checks, check)
@@ -297,7 +297,7 @@ def apply_gate(
         *_judge_predictions(config, evaluation, comparison),
         _check_slices(comparison, slices, config.gate.slice_margin),
         *(_check_custom(check, config.package.trusted, holdout) for check in config.gate.custom),
-        *(Check(**check.model_dump()) for check in behaviour),
+        *(GateCheck(**check.model_dump()) for check in behaviour),
         _check_smoke_test(smoke),
         _check_latency(smoke.latency_ms, config.gate.latency_ms),
     ]
@@ -309,19 +309,19 @@ def apply_gate(
     )
 
 
-def decide(checks: Sequence[Check], gate: GateConfig) -> VerdictOutcome:
+def decide(checks: Sequence[GateCheck], gate: GateConfig) -> VerdictOutcome:
     """The worst outcome; with ``gate.inconclusive: promote``, an inconclusive check counts as passed."""
     accepted = ("pass", "inconclusive") if gate.inconclusive == "promote" else ("pass",)
     return _worst(*("pass" if check.outcome in accepted else check.outcome for check in checks))
 
 
-def judge_predictions(config: PipelineConfig, evaluation: Evaluation, holdout: Holdout) -> list[Check]:
+def judge_predictions(config: PipelineConfig, evaluation: Evaluation, holdout: Holdout) -> list[GateCheck]:
     """The checks of bounds, the baseline and the champion, which need the predictions only."""
     metric = primary_metric(config, holdout.contract.task)
     return _judge_predictions(config, evaluation, _Comparison.of(config, holdout, metric))
 
 
-def _judge_predictions(config: PipelineConfig, evaluation: Evaluation, comparison: "_Comparison") -> list[Check]:
+def _judge_predictions(config: PipelineConfig, evaluation: Evaluation, comparison: "_Comparison") -> list[GateCheck]:
     checks = [*_check_bounds(config.gate, evaluation), _check_baseline(config, comparison)]
     if champion := comparison.holdout.champion:
         checks.append(_check_champion(comparison, champion, config.gate.champion_margin))
@@ -332,29 +332,29 @@ def _worst(*outcomes: VerdictOutcome) -> VerdictOutcome:
     return "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
 
 
-def _check_bounds(gate: GateConfig, evaluation: Evaluation) -> Iterator[Check]:
+def _check_bounds(gate: GateConfig, evaluation: Evaluation) -> Iterator[GateCheck]:
     def finite_value(name: str) -> float | None:
         value = evaluation.metrics[name].value if name in evaluation.metrics else None
         return value if value is not None and math.isfinite(value) else None
 
     if finite_value(evaluation.primary) is None:
         detail = f"{evaluation.primary} is undefined on the {evaluation.rows:,} rows of the holdout"
-        yield Check(name="metric", outcome="fail", detail=detail)
+        yield GateCheck(name="metric", outcome="fail", detail=detail)
     for side, bounds in (("max", gate.max), ("min", gate.min)):
         for name, bound in bounds.items():
             label, value = f"{side} {name}", finite_value(name)
             if value is None:
                 known = name in evaluation.metrics or name in METRICS[evaluation.task]
                 reason = "undefined on the holdout" if known else f"not a metric of the task {evaluation.task}"
-                yield Check(name=label, outcome="fail", detail=f"{name} is {reason}", bound=bound)
+                yield GateCheck(name=label, outcome="fail", detail=f"{name} is {reason}", bound=bound)
             else:
                 yield _check_bound(label, value, bound, f"{name} {value:.4g}", is_maximum=side == "max")
 
 
-def _check_bound(name: str, value: float, bound: float, detail: str, *, is_maximum: bool) -> Check:
+def _check_bound(name: str, value: float, bound: float, detail: str, *, is_maximum: bool) -> GateCheck:
     passed = value <= bound if is_maximum else value >= bound
     detail = f"{detail}, at {'most' if is_maximum else 'least'} {bound:.4g}"
-    return Check(name=name, outcome="pass" if passed else "fail", detail=detail, value=value, bound=bound)
+    return GateCheck(name=name, outcome="pass" if passed else "fail", detail=detail, value=value, bound=bound)
 
 
 def _use_best_constant(holdout: Holdout, metric: Metric) -> Holdout:
@@ -387,12 +387,12 @@ def _use_best_constant(holdout: Holdout, metric: Metric) -> Holdout:
     )
 
 
-def _check_baseline(config: PipelineConfig, comparison: _Comparison) -> Check:
+def _check_baseline(config: PipelineConfig, comparison: _Comparison) -> GateCheck:
     comparison = comparison._replace(holdout=_use_best_constant(comparison.holdout, comparison.metric))
     metric, champion, margin = comparison.metric, comparison.holdout.champion, config.gate.baseline_margin
     excess = comparison.excess(comparison.holdout.challenger, comparison.holdout.baseline, -margin)
     if excess is None:
-        return Check(name="baseline", outcome="fail", detail=f"{metric} cannot be compared with the baseline's")
+        return GateCheck(name="baseline", outcome="fail", detail=f"{metric} cannot be compared with the baseline's")
     upper = excess.value + excess.limit(SIGNIFICANCE)
     outcome: VerdictOutcome = "fail" if excess.value >= 0 else "pass" if upper < 0 else "inconclusive"
     detail = f"{metric} {excess.model:.4g} against {excess.reference:.4g}, {_describe_difference(excess, -margin)}"
@@ -410,7 +410,7 @@ def _check_baseline(config: PipelineConfig, comparison: _Comparison) -> Check:
             detail = f"{detail}; better with the {len(more.truth):,} out-of-fold rows, and no version serves"
     if outcome == "inconclusive":
         detail = f"{detail}; {len(comparison.holdout.truth):,} holdout rows are too few to tell it from chance"
-    return Check(
+    return GateCheck(
         name="baseline",
         outcome=outcome,
         detail=detail,
@@ -419,14 +419,15 @@ def _check_baseline(config: PipelineConfig, comparison: _Comparison) -> Check:
     )
 
 
-def _check_champion(comparison: _Comparison, champion: ChampionPredictions, margin: float) -> Check:
+def _check_champion(comparison: _Comparison, champion: ChampionPredictions, margin: float) -> GateCheck:
     version, predictions, unseen = champion
     metric, name = comparison.metric, "champion"
     enough = int(unseen.sum()) >= MIN_UNSEEN_ROWS
     rows = np.flatnonzero(unseen) if enough else None
     excess = comparison.excess(comparison.holdout.challenger, predictions, margin, rows)
     if excess is None:
-        return Check(name=name, outcome="inconclusive", detail=f"{metric} cannot be compared with version {version}'s")
+        detail = f"{metric} cannot be compared with version {version}'s"
+        return GateCheck(name=name, outcome="inconclusive", detail=detail)
     width = excess.limit(SIGNIFICANCE)
     loss = excess.value + margin * abs(excess.reference)
     outcome: VerdictOutcome = "inconclusive"
@@ -435,7 +436,7 @@ def _check_champion(comparison: _Comparison, champion: ChampionPredictions, marg
     elif excess.value + width <= 0 or loss <= 0:
         outcome = "pass"
     basis = f"on {int(unseen.sum()):,} rows new to it" if enough else "on the whole holdout, most of which it has seen"
-    return Check(
+    return GateCheck(
         name=name,
         outcome=outcome,
         detail=f"{metric} {excess.model:.4g} against {excess.reference:.4g} of version {version} {basis}, "
@@ -460,10 +461,10 @@ class _SliceTest(NamedTuple):
     reference_name: str
 
 
-def _check_slices(comparison: _Comparison, slices: tuple[SliceRows, ...], margin: float) -> Check:
+def _check_slices(comparison: _Comparison, slices: tuple[SliceRows, ...], margin: float) -> GateCheck:
     slices = tuple(part for part in slices if comparison.has_enough_rows(part.rows))
     if not slices:
-        return Check(name="slices", outcome="pass", detail="no slice has enough rows for a test")
+        return GateCheck(name="slices", outcome="pass", detail="no slice has enough rows for a test")
     tests = list(_slice_tests(comparison, slices, margin))
     excesses = [_slice_excess(comparison, test) for test in tests]
     p_values = np.array([1.0 if excess is None else excess.p_value for excess in excesses])
@@ -477,9 +478,9 @@ def _check_slices(comparison: _Comparison, slices: tuple[SliceRows, ...], margin
     if failures:
         more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
         detail = f"{len(failures)} of {len(slices)} slices collapse: {'; '.join(failures[:5])}{more}"
-        return Check(name="slices", outcome="fail", detail=detail, value=float(len(failures)), bound=0.0)
+        return GateCheck(name="slices", outcome="fail", detail=detail, value=float(len(failures)), bound=0.0)
     detail = f"none of {len(slices)} slices collapses ({len(tests)} tests at {SIGNIFICANCE:.0%} in all)"
-    return Check(name="slices", outcome="pass", detail=detail, value=0.0, bound=0.0)
+    return GateCheck(name="slices", outcome="pass", detail=detail, value=0.0, bound=0.0)
 
 
 def _slice_excess(comparison: _Comparison, test: _SliceTest) -> _Excess | None:
@@ -509,7 +510,7 @@ def _slice_tests(comparison: _Comparison, slices: tuple[SliceRows, ...], margin:
     yield from against_champion
 
 
-def _check_custom(check: CustomCheck, trusted: Sequence[str], holdout: Holdout) -> Check:
+def _check_custom(check: CustomCheck, trusted: Sequence[str], holdout: Holdout) -> GateCheck:
     where = f"gate.custom.{check.name}"
     function = import_function(check.function, where, trusted)
     try:
@@ -522,21 +523,21 @@ def _check_custom(check: CustomCheck, trusted: Sequence[str], holdout: Holdout) 
         what = f"the check {check.name} returned {type(reason).__name__}"
         raise FitError(what, where=where, remedy="return the reason for a rejection as a text, or None")
     outcome: VerdictOutcome = "fail" if reason else "pass"
-    return Check(
+    return GateCheck(
         name=f"custom {check.name}", outcome=outcome, detail=reason or f"{check.function} gives no reason to reject"
     )
 
 
-def _check_latency(latency_ms: float, bound: float) -> Check:
+def _check_latency(latency_ms: float, bound: float) -> GateCheck:
     if latency_ms > 0 and math.isfinite(latency_ms):
         return _check_bound("latency", latency_ms, bound, f"one row takes {latency_ms:.3g} ms", is_maximum=True)
-    return Check(name="latency", outcome="fail", detail="the latency of one row was not measured", bound=bound)
+    return GateCheck(name="latency", outcome="fail", detail="the latency of one row was not measured", bound=bound)
 
 
-def _check_smoke_test(smoke: SmokeTestResult) -> Check:
+def _check_smoke_test(smoke: SmokeTestResult) -> GateCheck:
     faults = [] if smoke.identical else ["its predictions differ from the fitted model's"]
     if smoke.modules:
         faults.append(f"it imported {', '.join(smoke.modules)}")
     passed = f"the release predicts {smoke.rows:,} rows identically in a process of its own, in {smoke.seconds:.3g} s"
     detail = " and ".join(faults) + (f": {smoke.detail}" if smoke.detail else "") if faults else passed
-    return Check(name="smoke", outcome="fail" if faults else "pass", detail=detail)
+    return GateCheck(name="smoke", outcome="fail" if faults else "pass", detail=detail)

@@ -11,7 +11,7 @@ import numpy as np
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Column, Contract
 from towline.data.validation.leakage import find_leaks
-from towline.promotion.gate import Check, Holdout, decide, judge_predictions
+from towline.promotion.gate import GateCheck, Holdout, decide, judge_predictions
 from towline.training.evaluation.definitions import metrics_of
 from towline.training.evaluation.holdout import Evaluation
 from towline.training.evaluation.metrics import compute_metrics
@@ -22,7 +22,7 @@ LEAK_ROWS, MAX_ROWS, MAX_CONSTANTS = 2_000, 3_000, 10
 MIN_CLASS_ROWS, MIN_LEAK_ROWS = 10, 20  # with fewer rows, the check for leaks decides nothing
 
 
-def check_gate(config: PipelineConfig, evaluation: Evaluation, holdout: Holdout) -> Check:
+def check_gate(config: PipelineConfig, evaluation: Evaluation, holdout: Holdout) -> GateCheck:
     """The check that the gate rejects each broken model, and that a leaking column is found.
 
     Args:
@@ -44,9 +44,9 @@ def check_gate(config: PipelineConfig, evaluation: Evaluation, holdout: Holdout)
     if passed:
         remedy = "set gate.min or gate.max of a metric that these models fail, e.g. gate.min.precision besides recall"
         detail = f"the gate lets broken models pass: {', '.join(passed)}; {remedy}"
-        return Check(name="self-test", outcome="fail", detail=detail, value=float(len(passed)), bound=0.0)
+        return GateCheck(name="self-test", outcome="fail", detail=detail, value=float(len(passed)), bound=0.0)
     detail = f"the gate rejects {', '.join(rejected)}"
-    return Check(name="self-test", outcome="pass", detail=detail, value=0.0, bound=0.0)
+    return GateCheck(name="self-test", outcome="pass", detail=detail, value=0.0, bound=0.0)
 
 
 def _sample(holdout: Holdout, seed: int) -> Holdout:

@@ -24,8 +24,8 @@ from towline.promotion.gate import (
     MAX_OUT_OF_FOLD_ROWS,
     MIN_UNSEEN_ROWS,
     ChampionPredictions,
-    Check,
     ComparedRows,
+    GateCheck,
     Holdout,
     Verdict,
     apply_gate,
@@ -69,7 +69,7 @@ def judge_release(
     holdout = work.subset("holdout")
     truth, challenger, baseline = load_evaluation_predictions(work)  # of the evaluated model, not of a refitted one
     compared = Holdout(work.contract(), holdout.rows, truth, challenger, baseline)
-    failed_check: Check | None = None
+    failed_check: GateCheck | None = None
     if not champion:
         compared = compared._replace(out_of_fold=_load_out_of_fold_rows(work, evaluation.candidate, baseline))
     if champion:
@@ -81,10 +81,10 @@ def judge_release(
                 )
             )
         except ReleaseError as error:
-            failed_check = Check(name="champion", outcome="inconclusive", detail=f"{error.what}; {error.remedy}")
+            failed_check = GateCheck(name="champion", outcome="inconclusive", detail=f"{error.what}; {error.remedy}")
         except DataError as error:
             reasons = (f"version {champion.version} cannot predict these rows: {error.what}", *error.details)
-            failed_check = Check(name="champion", outcome="pass", detail="; ".join(reasons))
+            failed_check = GateCheck(name="champion", outcome="pass", detail="; ".join(reasons))
     verdict = apply_gate(config, evaluation, smoke, compared, behaviour)
     verdict = verdict.with_check(check_gate(config, evaluation, compared))
     if champion and failed_check:

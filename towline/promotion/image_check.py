@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from towline.errors import ReleaseError
-from towline.promotion.gate import Check
+from towline.promotion.gate import GateCheck
 from towline.registry.ledger import Entry, Ledger
 from towline.release.image import ReleaseImage, build_release_image
 from towline.release.packaging import Release
 
 
-def build_image(store: Path, release: Release, repository: str) -> tuple[Check, ReleaseImage | None]:
+def build_image(store: Path, release: Release, repository: str) -> tuple[GateCheck, ReleaseImage | None]:
     """Builds and smoke-tests the image of a release.
 
     Args:
@@ -26,8 +26,8 @@ def build_image(store: Path, release: Release, repository: str) -> tuple[Check, 
     try:
         image = build_release_image(store / release.path, repository, release.digest)
     except ReleaseError as error:
-        return Check(name="image", outcome="fail", detail="; ".join((error.what, *error.details[-3:]))), None
-    return Check(name="image", outcome="pass", detail=image.text()), image
+        return GateCheck(name="image", outcome="fail", detail="; ".join((error.what, *error.details[-3:]))), None
+    return GateCheck(name="image", outcome="pass", detail=image.text()), image
 
 
 def record_image(ledger: Ledger, model: str, version: int, image: ReleaseImage, *, actor: str, release: str) -> Entry:

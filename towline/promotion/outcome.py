@@ -131,7 +131,7 @@ def summarize(entry: Entry, work: Workspace, split: SplitSummary, result: Traini
             }
             for scores in result.candidates
         ),
-        training_notes=(*result.notes, *([f"trained on {split.training_rows}"] if split.sampled_by else [])),
+        training_notes=(*result.notes, *([f"trained on {split.describe_training_rows()}"] if split.sampled_by else [])),
         chosen=result.chosen.candidate,
         primary=evaluation.primary,
         metrics=evaluation.metrics,

@@ -68,7 +68,7 @@ class Entry(Frozen):
 _FIELDS = tuple(Entry.model_fields)
 
 
-class Draft(Frozen):
+class NewRow(Frozen):
     """A row to be added; its number, time and digests are set when it is added."""
 
     event: Event
@@ -115,7 +115,7 @@ class Chain:
             row = connection.execute(last).mappings().first() if connection else None
             return str(row["hash"]) if row else ""
 
-    def append(self, model: str, decide: Callable[[Sequence[Entry]], Entry | Draft]) -> Entry:
+    def append(self, model: str, decide: Callable[[Sequence[Entry]], Entry | NewRow]) -> Entry:
         """Adds the row that ``decide`` returns for the model's rows; a row that exists already is returned as it is.
 
         Raises:
@@ -148,7 +148,7 @@ class Chain:
             "too many writers at once", where=mask_passwords(self._url), remedy="run the same command again"
         )
 
-    def accept(self, model: str, decide: Callable[[Sequence[Entry]], Draft]) -> Entry:
+    def accept(self, model: str, decide: Callable[[Sequence[Entry]], NewRow]) -> Entry:
         """Adds a row, then seals and anchors all rows of a model as they are.
 
         Raises:
@@ -346,7 +346,7 @@ def _checked(*values: Any) -> Entry:
     return entry
 
 
-def _entry(model: str, rows: Sequence[Entry], draft: Draft) -> Entry:
+def _entry(model: str, rows: Sequence[Entry], draft: NewRow) -> Entry:
     entry = Entry(
         seq=len(rows) + 1,
         time=dt.datetime.now(dt.UTC).isoformat(),

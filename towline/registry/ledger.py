@@ -19,7 +19,7 @@ from towline.registry.approvals import (
     expired_error,
     objection_to_person,
 )
-from towline.registry.hash_chain import Chain, Draft, Entry, Event
+from towline.registry.hash_chain import Chain, Entry, Event, NewRow
 from towline.registry.seals import Seal, Seals, open_seals
 
 VERDICTS: tuple[Event, ...] = ("passed", "promoted", "refused")
@@ -74,7 +74,7 @@ class Ledger:
     ) -> Entry:
         """Gives a run the next version number, at least ``least``; the same run always gets the same number."""
 
-        def decide(rows: Sequence[Entry]) -> Entry | Draft:
+        def decide(rows: Sequence[Entry]) -> Entry | NewRow:
             registered = (row for row in rows if row.event == "registered" and row.run_key == run_key)
             number = max([least, *(row.version + 1 for row in rows)])
             version = JudgedVersion(number, run_key, "", evidence)
@@ -96,7 +96,7 @@ class Ledger:
             PromotionRejectedError: the verdict is not pass, the number is another run's, or the champion has changed.
         """
 
-        def decide(rows: Sequence[Entry]) -> Entry | Draft:
+        def decide(rows: Sequence[Entry]) -> Entry | NewRow:
             champion = champion_of(rows)
             promoted = ("promoted", judged.version, judged.run_key)
             if champion and (champion.event, champion.version, champion.run_key) == promoted:
@@ -117,7 +117,7 @@ class Ledger:
                 champion has changed.
         """
 
-        def decide(rows: Sequence[Entry]) -> Entry | Draft:
+        def decide(rows: Sequence[Entry]) -> Entry | NewRow:
             champion = champion_of(rows)
             if champion and champion.version == version:
                 return champion
@@ -136,7 +136,7 @@ class Ledger:
             PromotionRejectedError: the verdict is not pass, or the number is another run's.
         """
 
-        def decide(rows: Sequence[Entry]) -> Entry | Draft:
+        def decide(rows: Sequence[Entry]) -> Entry | NewRow:
             earlier = (row for row in rows if row.event in VERDICTS and row.run_key == judged.run_key)
             if (verdict := next(earlier, None)) is not None:
                 return verdict
@@ -159,7 +159,7 @@ class Ledger:
             PromotionRejectedError: the time for approvals is over, or this person may not approve.
         """
 
-        def decide(rows: Sequence[Entry]) -> Entry | Draft:
+        def decide(rows: Sequence[Entry]) -> Entry | NewRow:
             judged = judged_row(request.model, rows, request.version)
             check_passed(request.model, judged)
             counted = counted_approvals(rows, request, self._is_signed)
@@ -183,7 +183,7 @@ class Ledger:
         if dt.datetime.now(dt.UTC) < request.expires:
             return None
 
-        def decide(rows: Sequence[Entry]) -> Entry | Draft:
+        def decide(rows: Sequence[Entry]) -> Entry | NewRow:
             judged = judged_row(request.model, rows, request.version)
             count = len(counted_approvals(rows, request, self._is_signed))
             if judged.event != "passed" or count >= request.required:
@@ -207,7 +207,7 @@ class Ledger:
         """
         check_approved(rows, judged.version, judged.run_key, self._is_signed, dt.datetime.now(dt.UTC))
 
-    def append(self, model: str, decide: Callable[[Sequence[Entry]], Entry | Draft]) -> Entry:
+    def append(self, model: str, decide: Callable[[Sequence[Entry]], Entry | NewRow]) -> Entry:
         """Adds the row that ``decide`` returns for the rows of a model, oldest first, or returns its row as it is."""
         return self._chain.append(model, decide)
 
@@ -218,7 +218,7 @@ class Ledger:
             PromotionRejectedError: the number is another run's.
         """
 
-        def decide(rows: Sequence[Entry]) -> Draft:
+        def decide(rows: Sequence[Entry]) -> NewRow:
             _check_number(model, rows, judged)
             return draft_row("refused", judged, rows, actor, reason)
 
@@ -231,7 +231,7 @@ class Ledger:
             PromotionRejectedError: no version serves.
         """
 
-        def choose(rows: Sequence[Entry]) -> Entry | Draft:
+        def choose(rows: Sequence[Entry]) -> Entry | NewRow:
             champion = champion_of(rows)
             if champion is None:
                 raise PromotionRejectedError("no version serves", where=model, remedy="towline run CONFIG makes one")
@@ -251,7 +251,7 @@ class Ledger:
             PromotionRejectedError: the version is not in the ledger.
         """
 
-        def decide(rows: Sequence[Entry]) -> Entry | Draft:
+        def decide(rows: Sequence[Entry]) -> Entry | NewRow:
             run_key = _registered(model, rows, version).run_key
             images = (row for row in rows if row.event == "packaged" and row.version == version)
             same_image = (row for row in images if row.evidence["image_id"] == evidence["image_id"])
@@ -267,7 +267,7 @@ class Ledger:
             PromotionRejectedError: the version is not in the ledger.
         """
 
-        def decide(rows: Sequence[Entry]) -> Entry | Draft:
+        def decide(rows: Sequence[Entry]) -> Entry | NewRow:
             _registered(model, rows, version)
             recorded = (row for row in rows if row.event == "scored" and row.run_key == job)
             reason = f"{evidence['rows']:,} rows: {evidence['output']}"
@@ -292,7 +292,7 @@ class Ledger:
         """
         expected = _version(self.champion(model))
 
-        def decide(rows: Sequence[Entry]) -> Draft:
+        def decide(rows: Sequence[Entry]) -> NewRow:
             remedy = "see `towline models`, then roll back again if you still want to"
             _check_champion(model, champion_of(rows), expected, remedy)
             return draft_row("rolled_back", _previous_champion(model, rows), rows, actor, reason)
@@ -398,7 +398,7 @@ class Ledger:
             TransientError: another process has added a row meanwhile.
         """
 
-        def decide(rows: Sequence[Entry]) -> Draft:
+        def decide(rows: Sequence[Entry]) -> NewRow:
             champion = champion_of(rows)
             run_key, release = (champion.run_key, champion.release) if champion else ("", "")
             version = JudgedVersion(champion.version if champion else 0, run_key, release, {"faults": list(faults)})
@@ -425,9 +425,9 @@ def _champions(rows: Sequence[Entry]) -> list[Entry]:
     return champions
 
 
-def draft_row(event: Event, version: JudgedVersion | Entry, rows: Sequence[Entry], actor: str, reason: str) -> Draft:
+def draft_row(event: Event, version: JudgedVersion | Entry, rows: Sequence[Entry], actor: str, reason: str) -> NewRow:
     """A row about a version; ``previous`` is the present champion."""
-    return Draft(
+    return NewRow(
         event=event,
         version=version.version,
         previous=_version(champion_of(rows)),

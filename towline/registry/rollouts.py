@@ -11,7 +11,7 @@ from typing import Literal
 from towline.config import Frozen, RolloutConfig
 from towline.errors import PromotionRejectedError
 from towline.registry.approvals import is_waiting
-from towline.registry.hash_chain import Draft, Entry, Event
+from towline.registry.hash_chain import Entry, Event, NewRow
 from towline.registry.ledger import JudgedVersion, Ledger, champion_of, check_passed, digest_of, draft_row, judged_row
 
 ID_LENGTH = 16  # characters of the hash of the row that starts a rollout
@@ -107,7 +107,7 @@ def start_rollout(
             is under way.
     """
 
-    def decide(rows: Sequence[Entry]) -> Entry | Draft:
+    def decide(rows: Sequence[Entry]) -> Entry | NewRow:
         rollout, champion = active_rollout(rows), champion_of(rows)
         if rollout is not None and rollout.challenger == version:
             return next(row for row in reversed(rows) if row.event == "rollout_started")
@@ -143,7 +143,7 @@ def change_rollout(
     new_step = rollout.step if step is None else step
     new_paused = rollout.paused if paused is None else paused
 
-    def decide(rows: Sequence[Entry]) -> Draft:
+    def decide(rows: Sequence[Entry]) -> NewRow:
         present = _require_same(rows, rollout)
         if present.step != rollout.step:
             what = f"the rollout has changed meanwhile: {present.describe()}"
@@ -165,7 +165,7 @@ def end_rollout(
     if end == "promoted":
         return ledger.promote_again(rollout.model, rollout.challenger, rollout.champion, actor, reason)
 
-    def decide(rows: Sequence[Entry]) -> Entry | Draft:
+    def decide(rows: Sequence[Entry]) -> Entry | NewRow:
         earlier = (row for row in rows if row.event == "rollout_ended" and row.evidence["id"] == rollout.id)
         if (ended := next(earlier, None)) is not None:
             return ended
@@ -178,7 +178,7 @@ def end_rollout(
 def reject_waiting(ledger: Ledger, model: str, version: int, actor: str, reason: str) -> Entry:
     """Records that a version that waited cannot be rolled out; it does not wait any more."""
 
-    def decide(rows: Sequence[Entry]) -> Draft:
+    def decide(rows: Sequence[Entry]) -> NewRow:
         judged = judged_row(model, rows, version)
         evidence = {"id": "", "end": "rejected"}
         return draft_row(
@@ -216,7 +216,7 @@ def _require_same(rows: Sequence[Entry], rollout: Rollout) -> Rollout:
 
 def _rollout_row(
     event: Event, rollout: Rollout, rows: Sequence[Entry], evidence: Mapping[str, object], actor: str, reason: str
-) -> Draft:
+) -> NewRow:
     run_key = next(row.run_key for row in rows if row.event == "rollout_started" and row.hash[:ID_LENGTH] == rollout.id)
     version = JudgedVersion(rollout.challenger, run_key, rollout.release, {**evidence, "id": rollout.id})
     return draft_row(event, version, rows, actor, reason)

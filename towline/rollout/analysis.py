@@ -139,7 +139,7 @@ class Criteria:
     max_error_rate_increase: float = 0.01
 
 
-class CheckResult(NamedTuple):
+class RolloutCheckResult(NamedTuple):
     """The result of one check.
 
     Attributes:
@@ -174,7 +174,7 @@ class RolloutVerdict(NamedTuple):
     """
 
     verdict: CheckVerdict
-    checks: tuple[CheckResult, ...]
+    checks: tuple[RolloutCheckResult, ...]
     labels_needed: int | None
     days_needed: float | None
     text: str
@@ -225,7 +225,7 @@ def analyse(evidence: RolloutEvidence, criteria: Criteria) -> RolloutVerdict:
 
 
 def _forecast(
-    checks: tuple[CheckResult, ...], text: str, labels_needed: int | None, labels_per_day: float
+    checks: tuple[RolloutCheckResult, ...], text: str, labels_needed: int | None, labels_per_day: float
 ) -> RolloutVerdict:
     if labels_needed is None:
         return RolloutVerdict("waiting", checks, None, None, text)
@@ -239,7 +239,7 @@ def _forecast(
 
 def _check_rate(
     name: str, champion_events: int, events: int, evidence: RolloutEvidence, criteria: Criteria
-) -> CheckResult:
+) -> RolloutCheckResult:
     champion = champion_events, evidence.champion.requests
     challenger = events, evidence.challenger.requests
     title, trials = name.replace("_", " "), evidence.challenger.requests
@@ -256,12 +256,12 @@ def _check_rate(
         estimate, reference = events / trials, "no requests"
     text = f"{title}: {events} of {trials:,} requests, the champion {reference}; accepted excess "
     text += f"{criteria.max_error_rate_increase:.2%}, limits {lower:+.2%} to {upper:+.2%}"
-    return CheckResult(
+    return RolloutCheckResult(
         name, _judge(lower, upper, criteria.max_error_rate_increase), estimate, lower, upper, trials, text
     )
 
 
-def _check_disagreement(evidence: RolloutEvidence, criteria: Criteria) -> Iterator[CheckResult]:
+def _check_disagreement(evidence: RolloutEvidence, criteria: Criteria) -> Iterator[RolloutCheckResult]:
     name, events, trials, accepted = (
         "disagreement",
         evidence.disagreements,
@@ -279,10 +279,10 @@ def _check_disagreement(evidence: RolloutEvidence, criteria: Criteria) -> Iterat
         text = (
             f"disagreement: {events:,} of {trials:,} rows, accepted {accepted:.2%}, limits {lower:.2%} to {upper:.2%}"
         )
-        yield CheckResult(name, _judge(lower, upper, accepted), events / trials, lower, upper, trials, text)
+        yield RolloutCheckResult(name, _judge(lower, upper, accepted), events / trials, lower, upper, trials, text)
 
 
-def _check_sample_ratio(evidence: RolloutEvidence, criteria: Criteria) -> Iterator[CheckResult]:
+def _check_sample_ratio(evidence: RolloutEvidence, criteria: Criteria) -> Iterator[RolloutCheckResult]:
     name = "sample ratio"
     periods = [period for period in evidence.weight_history if 0 < period.weight < 1]
     if any(min(period.champion, period.challenger) < 0 for period in periods):
@@ -296,10 +296,10 @@ def _check_sample_ratio(evidence: RolloutEvidence, criteria: Criteria) -> Iterat
     is_wrong = sample_ratio_evidence(periods) >= math.log(1 / (criteria.alpha * _SHARES[name]))
     text = f"sample ratio: {share:.2%} of {total:,} assignments went to the challenger, expected {expected:.2%}"
     verdict: CheckVerdict = "abort" if is_wrong else "promote"
-    yield CheckResult(name, verdict, share - expected, math.nan, math.nan, total, text)
+    yield RolloutCheckResult(name, verdict, share - expected, math.nan, math.nan, total, text)
 
 
-def _check_loss(evidence: RolloutEvidence, criteria: Criteria) -> tuple[CheckResult, int | None]:
+def _check_loss(evidence: RolloutEvidence, criteria: Criteria) -> tuple[RolloutCheckResult, int | None]:
     """The check of the mean loss, and how many more labelled rows it needs."""
     try:
         series = _align(evidence)
@@ -321,7 +321,7 @@ def _check_loss(evidence: RolloutEvidence, criteria: Criteria) -> tuple[CheckRes
     return check, needed
 
 
-def _check_slices(evidence: RolloutEvidence, criteria: Criteria) -> Iterator[CheckResult]:
+def _check_slices(evidence: RolloutEvidence, criteria: Criteria) -> Iterator[RolloutCheckResult]:
     for slice_name, members in evidence.slices.items():
         name = f"loss in {slice_name}"
         try:
@@ -337,7 +337,7 @@ def _check_slices(evidence: RolloutEvidence, criteria: Criteria) -> Iterator[Che
             yield _no_result(name, f"{name}: it cannot be compared: no labelled rows yet")
 
 
-def _judge_loss(name: str, test: RatioTest, alphas: tuple[float, float]) -> CheckResult:
+def _judge_loss(name: str, test: RatioTest, alphas: tuple[float, float]) -> RolloutCheckResult:
     verdict: CheckVerdict = "waiting"
     if test.above.highest >= math.log(1 / alphas[0]):
         verdict = "abort"
@@ -348,7 +348,7 @@ def _judge_loss(name: str, test: RatioTest, alphas: tuple[float, float]) -> Chec
     accepted = f", accepted {test.ratio - 1:+.0%}" if test.ratio != 1 else ""
     limits_text = f"limits {lower:+.1%} to {upper:+.1%}"
     text = f"{name}: {estimate:+.1%} against the champion{accepted}, {limits_text}, {rows:,} comparisons"
-    return CheckResult(name, verdict, estimate, lower, upper, rows, text)
+    return RolloutCheckResult(name, verdict, estimate, lower, upper, rows, text)
 
 
 def _comparisons_needed(test: RatioTest, alphas: tuple[float, float], *, paired: bool) -> int:
@@ -383,5 +383,5 @@ def _judge(lower: float, upper: float, accepted: float) -> CheckVerdict:
     return "promote" if upper <= accepted else "waiting"
 
 
-def _no_result(name: str, text: str) -> CheckResult:
-    return CheckResult(name, "waiting", math.nan, math.nan, math.nan, 0, text)
+def _no_result(name: str, text: str) -> RolloutCheckResult:
+    return RolloutCheckResult(name, "waiting", math.nan, math.nan, math.nan, 0, text)

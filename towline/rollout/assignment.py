@@ -9,7 +9,7 @@ from hashlib import blake2b
 _POSITIONS = float(2**64)
 
 
-def position(key: str, salt: str) -> float:
+def key_position(key: str, salt: str) -> float:
     """The position of a key, uniform in [0, 1) over keys.
 
     Args:
@@ -17,7 +17,7 @@ def position(key: str, salt: str) -> float:
         salt: of the rollout, at most 16 bytes; positions of the same key are independent between salts.
 
     Example:
-        >>> position("customer 7", "a1") == position("customer 7", "a1")
+        >>> key_position("customer 7", "a1") == key_position("customer 7", "a1")
         True
     """
     digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt.encode()).digest()

@@ -6,7 +6,6 @@ Everything happens in a temporary folder: no run, version or release is left beh
 """
 
 import tempfile
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ from towline.training.evaluation.holdout import Evaluation, evaluate, load_evalu
 from towline.training.evaluation.metrics import predict
 from towline.training.final_fit import FittedModel, fit, training_rows
 from towline.training.history import fit_history
-from towline.training.model_selection.budget import FitPlan
+from towline.training.model_selection.budget import BudgetLimits
 from towline.training.model_selection.config_checks import check_config
 from towline.training.model_selection.cross_validation import (
     CrossValidationResult,
@@ -42,7 +41,7 @@ from towline.training.model_selection.cross_validation import (
 NOISE = (0.1, 0.3)  # shares of wrong labels
 
 
-def run_selftest(config: PipelineConfig, project: Path, as_of: datetime | None = None) -> SelftestResult:
+def run_selftest(config: PipelineConfig, project: Path) -> SelftestResult:
     """Measures the gate, the drift alarm, the quality verdict and the rollouts of a pipeline on its own table.
 
     The last candidate that is no ensemble is fitted, without a search: its errors are those of the table.
@@ -50,7 +49,6 @@ def run_selftest(config: PipelineConfig, project: Path, as_of: datetime | None =
     Args:
         config: of the pipeline.
         project: folder that relative paths start from.
-        as_of: ignore later rows.
 
     Raises:
         ConfigError: the config cannot be used.
@@ -61,7 +59,7 @@ def run_selftest(config: PipelineConfig, project: Path, as_of: datetime | None =
     with tempfile.TemporaryDirectory(prefix="towline-selftest-") as scratch:
         settings = Settings(project=project, store=Path(scratch), tracking_uri="", ledger_url="")
         with step("load") as progress:
-            work = _prepare(config, settings, as_of)
+            work = _prepare(config, settings)
             progress.note = f"{work.dataset.rows:,} rows"
         with step("fit") as progress:
             chosen, fitted, evaluation = _fit_champion(work, config)
@@ -97,9 +95,9 @@ def run_selftest(config: PipelineConfig, project: Path, as_of: datetime | None =
     )
 
 
-def _prepare(config: PipelineConfig, settings: Settings, as_of: datetime | None) -> Workspace:
-    dataset = sources.load_dataset(config.data, settings.project, settings.store, as_of, config.privacy.pii)
-    work = open_workspace(config, dataset, settings.project, settings.store, as_of)
+def _prepare(config: PipelineConfig, settings: Settings) -> Workspace:
+    dataset = sources.load_dataset(config.data, settings.project, settings.store, None, config.privacy.pii)
+    work = open_workspace(config, dataset, settings.project, settings.store, None)
     contract = infer_contract(work.columns(), config, work.dataset.formats, work.lookups(config))
     work.save(Contract.FILE, contract)
     check_candidates(config, contract)
@@ -110,7 +108,7 @@ def _prepare(config: PipelineConfig, settings: Settings, as_of: datetime | None)
 def _fit_champion(work: Workspace, config: PipelineConfig) -> tuple[CrossValidationResult, FittedModel, Evaluation]:
     candidate = config.single_candidates[-1].model_copy(update={"search": None})
     single = config.model_copy(update={"candidates": (candidate,)})
-    chosen = cross_validate(work, single, candidate, FitPlan())
+    chosen = cross_validate(work, single, candidate, BudgetLimits())
     if chosen.failed:
         raise FitError(chosen.failed, where=f"candidates.{candidate.name}", remedy="correct its params")
     fitted = fit(work, single, chosen)

@@ -17,7 +17,7 @@ class MeasuredRate(Frozen):
         event: what is counted, e.g. ``passes``.
         count, trials: of the event.
         low, high: 95 % interval (Wilson, 1927).
-        promise: what the config states; empty if it states nothing.
+        stated: what the config states; empty if it states nothing.
         effect: size of what was planted; None without one.
     """
 
@@ -28,7 +28,7 @@ class MeasuredRate(Frozen):
     trials: int
     low: float
     high: float
-    promise: str = ""
+    stated: str = ""
     effect: float | None = None
 
     @property
@@ -57,7 +57,7 @@ class SelftestResult(Frozen):
 
 
 def measure_rate(
-    part: str, case: str, event: str, outcomes: list[bool], *, promise: str = "", effect: float | None = None
+    part: str, case: str, event: str, outcomes: list[bool], *, stated: str = "", effect: float | None = None
 ) -> MeasuredRate:
     """The share of true outcomes with Wilson's interval.
 
@@ -75,7 +75,7 @@ def measure_rate(
         trials=trials,
         low=low,
         high=high,
-        promise=promise,
+        stated=stated,
         effect=effect,
     )
 

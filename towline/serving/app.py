@@ -426,10 +426,10 @@ def _parse_request(
     max_keys = max(MAX_KEYS, 2 * len(described.reader.fields))
     if open_inference.BINARY_HEADER in headers:
         end = open_inference.json_length(headers, len(body))
-        document = parse_json(body[:end], max_rows, widest=max_keys, nan=protocol.nan)
+        document = parse_json(body[:end], max_rows, max_keys=max_keys, nan=protocol.nan)
         open_inference.attach_binary_data(document, body[end:])
     else:
-        document = parse_json(body, max_rows, widest=max_keys, nan=protocol.nan)
+        document = parse_json(body, max_rows, max_keys=max_keys, nan=protocol.nan)
     request = protocol.read(document, described, max_rows)
     anomalies: list[InputAnomaly] = []
     canonical = (model.reader if fields is None else fields).read(request.rows, anomalies)

@@ -117,7 +117,7 @@ class Metrics:
     def count_predictions(
         self, model: "Model", version: str, answer: "RowPredictions", anomalies: Mapping[tuple[str, str], int]
     ) -> None:
-        """Counts predictions and input anomalies (see ``Reader.read``)."""
+        """Counts predictions and input anomalies (see ``RowReader.read``)."""
         self._row_counts[version] += len(answer.predictions)
         if (pending := self._predictions.get(version)) is None:
             pending = self._predictions[version] = []

@@ -22,7 +22,7 @@ from towline.errors import TowlineError
 from towline.inference.scorer import RowPredictions, find_nonfinite, slice_predictions
 from towline.prediction_log.shadow_log import ShadowLog
 from towline.registry.rollouts import Rollout
-from towline.rollout.assignment import position
+from towline.rollout.assignment import key_position
 from towline.rollout.service_counts import ServiceCounts, read_counts, stop_challenger, stop_reason, write_counts
 from towline.serving.rollout_fields import FieldsOfBoth, needs_other_fields
 from towline.serving.shadow_answers import ShadowQueue, ShadowRows
@@ -235,7 +235,7 @@ class RolloutArms:
         if self.stopped:
             return []
         if (key := rollout.config.key) is None:  # one arm for the whole request
-            by_challenger = position(request_id, rollout.id) < rollout.weight
+            by_challenger = key_position(request_id, rollout.id) < rollout.weight
             self.counts.challenger_requests += by_challenger
             self.counts.champion_requests += not by_challenger
             return list(range(len(rows))) if by_challenger else []
@@ -243,7 +243,7 @@ class RolloutArms:
         return [
             number
             for number, value in enumerate(values)
-            if position(request_id if value is None else value, rollout.id) < rollout.weight
+            if key_position(request_id if value is None else value, rollout.id) < rollout.weight
         ]
 
     async def _ask_champion(self, champion: "Model", canonical: list[Row]) -> RowPredictions:

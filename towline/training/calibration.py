@@ -26,6 +26,7 @@ from towline.training.link_functions import add, add_columns, expit, exponential
 ISOTONIC_ROWS, ISOTONIC_CLASS_ROWS = 1_000, 100  # with fewer, isotonic regression overfits: sigmoid is used
 SIGMOID_CLASS_ROWS = 10  # with fewer, the probabilities of a class stay as they are
 DIGITS = 3  # of the knots: a curve between two knots that are closer would amplify rounding errors
+ERROR_BINS = 10  # of each class, for the calibration error
 _SMALLEST = 1e-6  # probability with finite log-odds
 
 
@@ -249,20 +250,19 @@ def fit_isotonic(predicted: np.ndarray, targets: np.ndarray, weights: np.ndarray
     return IsotonicCurve(predicted=fitted.X_thresholds_.tolist(), calibrated=fitted.y_thresholds_.tolist())
 
 
-def expected_calibration_error(probabilities: np.ndarray, truth: np.ndarray, bins: int = 10) -> float:
-    """The mean distance between predicted probabilities and observed shares, over bins with equal numbers of rows.
+def expected_calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """The mean distance between predicted probabilities and observed shares, over ten bins of equal numbers of rows.
 
     The result is the mean of the errors of the classes.
 
     Args:
         probabilities: (n, classes).
         truth: (n,) position of the true class.
-        bins: for each class.
     """
     errors = []
     for position in range(probabilities.shape[1]):
         predicted, observed = probabilities[:, position], truth == position
-        parts = [part for part in np.array_split(np.argsort(predicted, kind="stable"), bins) if len(part)]
+        parts = [part for part in np.array_split(np.argsort(predicted, kind="stable"), ERROR_BINS) if len(part)]
         errors.append(sum(abs(float(predicted[part].sum()) - int(observed[part].sum())) for part in parts) / len(truth))
     return float(np.mean(errors))
 

@@ -16,7 +16,7 @@ from towline.training.calibration import Calibration
 from towline.training.detrend import Trend
 from towline.training.estimators import build_model
 from towline.training.evaluation.metrics import predict
-from towline.training.evaluation.predictions import Predictions, Threshold
+from towline.training.evaluation.predictions import Threshold
 from towline.training.history import History, choose_history, fit_history, load_rows
 from towline.training.model_selection.cross_validation import CrossValidationResult, baseline_candidate
 from towline.training.user_code import describe_error
@@ -121,11 +121,6 @@ def training_rows(work: Workspace, config: TrainingConfig, model: FittedModel) -
     rows = load_rows(work, config, all_rows=model.refitted).rows
     positions = model.history.select_rows(rows[time] if time else None, contract.labels(rows))
     return rows.iloc[positions].reset_index(drop=True)
-
-
-def holdout_predictions(work: Workspace, model: FittedModel) -> Predictions:
-    """A model's saved predictions for the holdout."""
-    return Predictions.from_arrays(files.read_arrays(work.file(model.predictions_file)), work.contract().classes)
 
 
 def _fit_rows(

@@ -17,7 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 from towline.config import HistoryConfig, TrainingConfig
 from towline.data.schema.contract import Contract
-from towline.data.splits import sample_rows
+from towline.data.splits import sample_positions
 from towline.data.workspace import HOLDOUT_ALL, Subset, Workspace
 from towline.training.detrend import Trend, remove_trend
 from towline.training.estimators import build_candidate
@@ -71,7 +71,7 @@ class History(HistoryConfig):
         positions = self._select_window(times, labels)
         if self.sample is None:
             return positions
-        sample = sample_rows(np.arange(len(positions)), self.sample, seed=0, labels=labels[positions])
+        sample = sample_positions(np.arange(len(positions)), self.sample, seed=0, labels=labels[positions])
         return np.asarray(positions[sample])
 
     def _select_window(self, times: pd.Series | None, labels: np.ndarray) -> np.ndarray:

@@ -18,8 +18,8 @@ from tests.support.commands import CommandResult
 from tests.support.loadtest_service import FIELDS, ROW, FakeService
 from tests.support.paths import REPOSITORY
 from towline.cli import main
-from towline.operations.loadtest import target
 from towline.operations.loadtest.load_result import Load, LoadTestResult
+from towline.operations.loadtest.service_under_test import ServiceUnderTest, vary_rows
 
 
 def loadtest(*words: object) -> CommandResult:
@@ -94,9 +94,9 @@ def test_errors_are_counted_by_kind(fake: FakeService, kind: tuple[str, int]) ->
 
 def test_rows_are_within_the_ranges_of_training() -> None:
     """The example is first; the others have valid ranges, categories and nulls, and are the same every time."""
-    rows = target.vary_rows(ROW, FIELDS)
+    rows = vary_rows(ROW, FIELDS)
     assert rows[0] == ROW
-    assert rows == target.vary_rows(ROW, FIELDS)
+    assert rows == vary_rows(ROW, FIELDS)
     assert len({json.dumps(row) for row in rows}) > 50
     assert all(row.keys() == ROW.keys() for row in rows)
     assert all(isinstance(row["size"], int) and 1 <= row["size"] <= 40 for row in rows)
@@ -120,7 +120,7 @@ def test_cpu_and_memory_of_the_service(fake: FakeService, tmp_path: Path) -> Non
     fake.key = "sesame"
     result = loadtest(fake.url, "--rate", 50, "--duration", "2s", "--key", "sesame", "--json")
     server = result.json["server"]
-    assert server["memory_before_mb"] == server["memory_most_mb"] == 70
+    assert server["memory_before_mb"] == server["memory_max_mb"] == 70
     assert server["cores"] * result.json["seconds"] == pytest.approx(0.1, rel=0.05)  # a ms for each of 100 requests
 
 
@@ -213,6 +213,6 @@ def test_an_interrupted_or_killed_command_stops_its_load(
 
 def test_a_late_generator_is_reported(fake: FakeService) -> None:
     """If the load generator itself is late, its delay is not presented as the latency of the service."""
-    service = target.Target(fake.url, "demo@3", ())
+    service = ServiceUnderTest(fake.url, "demo@3", ())
     result = LoadTestResult(service, Load(10, rate=10), 10.0, 100, {}, {}, 0.5, {"unknown": "-"}, 0.2, False)
     assert "its machine is busy" in result.document()["warnings"][0]

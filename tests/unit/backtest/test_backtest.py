@@ -66,7 +66,7 @@ def test_a_gain_policy_trains_where_it_pays(backtested: tuple[BacktestResult, Pa
     assert trainings[0].end > day("2026-04-11")
     assert len(trainings) < by["schedule"].retrainings
     assert (trainings[0].gain or 0.0) > 0.05
-    assert gain.probe_cpu_s > 0 == by["quality"].probe_cpu_s
+    assert gain.refit_cpu_s > 0 == by["quality"].refit_cpu_s
 
 
 @pytest.mark.slow

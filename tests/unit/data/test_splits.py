@@ -15,7 +15,7 @@ from tests.support.checks import at_least_one
 from towline.config import DataConfig, PipelineConfig
 from towline.data.schema.inference import infer_contract
 from towline.data.source.sources import Dataset, load_dataset
-from towline.data.splits import SplitSummary, make_folds, sample_rows, split_table
+from towline.data.splits import SplitSummary, make_folds, sample_positions, split_table
 from towline.data.workspace import Workspace
 from towline.errors import DataValidationError
 
@@ -264,11 +264,11 @@ def test_a_sample_of_rows_has_two_rows_of_each_class() -> None:
     positions = np.arange(1_000, 11_000)
     labels = np.full(11_000, "common", dtype=object)
     labels[[1_200, 5_000, 9_000]], labels[7_000], labels[:1_000] = "rare", "single", "elsewhere"
-    sample = sample_rows(positions, 50, 1, labels)
+    sample = sample_positions(positions, 50, 1, labels)
     assert list(sample) == sorted(set(sample))
     assert set(sample) <= set(positions)
     assert 53 <= len(sample) <= 54
     assert sorted(labels[sample])[-3:] == ["rare", "rare", "single"]
-    assert (sample == sample_rows(positions, 50, 1, labels)).all()
-    assert len(sample_rows(positions, 50, 1)) == 50
-    assert sample_rows(positions, 10_000, 1, labels) is positions
+    assert (sample == sample_positions(positions, 50, 1, labels)).all()
+    assert len(sample_positions(positions, 50, 1)) == 50
+    assert sample_positions(positions, 10_000, 1, labels) is positions

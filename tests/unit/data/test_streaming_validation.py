@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from towline.config import PipelineConfig
 from towline.data import row_keys, snapshot
-from towline.data.snapshot import SnapshotColumns, to_frame
+from towline.data.snapshot import SnapshotColumns, snapshot_to_frame
 from towline.data.source import sources
 from towline.data.validation import streaming, streaming_rules, suite
 from towline.data.validation.custom_rules import RowExamples
@@ -56,7 +56,7 @@ class Comparison:
         return SnapshotColumns(self.path)
 
     def by_great_expectations(self, table: pa.Table, expectations: Suite) -> dict[int, RuleResult]:
-        frame = to_frame(table)
+        frame = snapshot_to_frame(table)
         return suite._run_great_expectations(frame, suite._build(expectations), expectations, RowExamples(frame))
 
     def check(self, table: pa.Table, expectations: Suite, *, all_compiled: bool = True) -> dict[int, RuleResult]:
@@ -303,7 +303,7 @@ def test_other_expectations_are_left_to_great_expectations(comparison: Compariso
     large, examples = comparison.write(table), RowExamples(comparison.write(table))
     assert list(streaming.check_table(large, rules)) == [2]
     evaluated, notes = suite._evaluate(large, examples, rules, 0)
-    frame = to_frame(table)
+    frame = snapshot_to_frame(table)
     assert evaluated == suite._evaluate(frame, RowExamples(frame), rules, 0)[0]
     assert [(rule.passed, rule.count) for rule in evaluated] == [(True, 0), (False, 19), *[(True, 0)] * 3]
     assert "50 rows" in notes[0]

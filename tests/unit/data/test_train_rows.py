@@ -51,7 +51,8 @@ def test_the_sample_has_the_shares_of_the_classes(tmp_path: Path, cells: int) ->
     assert (summary.sampled_by, summary.train) == ("class", len(positions["train"]))
     assert summary.train == pytest.approx(1_000, abs=2)
     assert summary.train_available == ROWS - summary.holdout
-    assert summary.training_rows == f"{summary.train:,} of {summary.train_available:,} rows (a sample by class)"
+    text = f"{summary.train:,} of {summary.train_available:,} rows (a sample by class)"
+    assert summary.describe_training_rows() == text
     available = np.setdiff1d(np.arange(ROWS), positions["holdout_all"])
     assert len(available) == summary.train_available
     assert set(positions["train"]) <= set(available)
@@ -116,6 +117,6 @@ def test_small_tables_are_not_sampled(tmp_path: Path) -> None:
     """A table below the limit is used as a whole, and null means all rows."""
     work, _ = prepare_workspace(tmp_path, make_table())
     assert set(work.split_positions()) == {"train", "holdout"}
-    assert read_summary(work).training_rows == f"{ROWS - read_summary(work).holdout:,} rows"
+    assert read_summary(work).describe_training_rows() == f"{ROWS - read_summary(work).holdout:,} rows"
     work, _ = prepare_workspace(tmp_path, make_table(), data={"train_rows": None})
     assert read_summary(work).sampled_by == ""

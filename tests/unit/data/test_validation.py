@@ -166,7 +166,7 @@ def test_rows_of_a_zone_ahead_of_utc_are_not_from_the_future(validate: TableVali
 def test_rules_for_the_target(validate: TableValidator, table: pd.DataFrame) -> None:
     """Rows without a target are left out; a constant target is rejected; a class too small for the folds is named."""
     null = warned(validate(table.assign(y=table["y"].where(table.index != 7))))
-    assert (null[None].rule, null[None].count) == ("rows_labelled", 1)
+    assert (null[None].rule, null[None].count) == ("rows_left_out", 1)
     assert "two different values" in validate.rejected_rules(table.assign(y="no"))[0].detail
     small = table.assign(y=np.where(table.index < 5, "rare", table["y"]))
     rule = warned(validate(small))["y"]

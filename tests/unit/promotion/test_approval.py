@@ -216,7 +216,7 @@ def test_an_approval_of_another_release_does_not_count(sample_store: SampleStore
     ]
     for fields, evidence in forged:
         row = {"version": 2, "run_key": request.run_key, "release": request.release, **fields}
-        draft = hash_chain.Draft(
+        draft = hash_chain.NewRow(
             event="approved", previous=1, actor="mallory", reason="", evidence={**genuine, **evidence}, **row
         )
         store.ledger.append(MODEL, lambda _rows, draft=draft: draft)  # type: ignore[misc]
@@ -275,7 +275,7 @@ def test_a_rollout_begins_after_the_approval(sample_store: SampleStore) -> None:
 def test_a_promotion_without_approval_is_a_fault(sample_store: SampleStore) -> None:
     """Written to the ledger by other means, `towline verify` names it."""
     store = Store(sample_store)
-    forged = hash_chain.Draft(
+    forged = hash_chain.NewRow(
         event="promoted", version=2, previous=1, actor="mallory", reason="", evidence=store.judged.evidence,
         run_key=store.judged.run_key, release=store.judged.release,
     )  # fmt: skip

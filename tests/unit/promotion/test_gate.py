@@ -14,8 +14,8 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.promotion.gate import (
     ChampionPredictions,
-    Check,
     ComparedRows,
+    GateCheck,
     Holdout,
     SmokeTestResult,
     Verdict,
@@ -62,7 +62,7 @@ class Case:
         return verdict
 
 
-def _baseline_check(case: Case, holdout: Holdout) -> Check:
+def _baseline_check(case: Case, holdout: Holdout) -> GateCheck:
     evaluation = Evaluation(
         task="regression", primary="mae", rows=len(case.truth), baseline={}, slices=(), importance=(), notes=(),
         metrics={"mae": Interval(value=1.0)},
@@ -70,7 +70,7 @@ def _baseline_check(case: Case, holdout: Holdout) -> Check:
     return _check(apply_gate(case.config, evaluation, GOOD, holdout), "baseline")
 
 
-def _check(verdict: Verdict, name: str) -> Check:
+def _check(verdict: Verdict, name: str) -> GateCheck:
     (named,) = (check for check in verdict.checks if check.name == name)
     return named
 

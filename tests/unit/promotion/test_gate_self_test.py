@@ -9,12 +9,12 @@ import pytest
 from towline.config import PipelineConfig
 from towline.data.schema.inference import infer_contract
 from towline.promotion import gate_self_test
-from towline.promotion.gate import Check, Holdout
+from towline.promotion.gate import GateCheck, Holdout
 from towline.training.evaluation.holdout import Evaluation
 from towline.training.evaluation.predictions import Interval, Predictions
 
 
-def run_self_test(task: str, share: float = 0.3, n: int = 400, rise: float = 0.0, **config: Any) -> Check:
+def run_self_test(task: str, share: float = 0.3, n: int = 400, rise: float = 0.0, **config: Any) -> GateCheck:
     """The self-test of a gate on a holdout with a good model.
 
     Args:

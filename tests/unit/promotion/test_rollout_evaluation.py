@@ -92,7 +92,7 @@ class RolloutStore:
         predictions = self.settings.layout.predictions(MODEL)
         contract = Contract.read(self.sample_store.release(1))
         policy = read_privacy_filter(self.sample_store.release(1), contract, HashKeys(predictions / HASH_KEYS))
-        log = labels.Log(predictions, self.settings.layout.labels(MODEL), policy.fields)
+        log = labels.LoggedModel(predictions, self.settings.layout.labels(MODEL), policy.fields)
         labels.add_labels(log, contract, labels.LabelFile(file), at)
 
     def evaluate(self) -> RolloutEvaluation:

@@ -11,7 +11,7 @@ from tests.support.releases import TrainedRun, make_house_table
 from towline.inference.predictor import open_release
 from towline.manifest import ReleaseLocation
 from towline.promotion import holdout_comparison
-from towline.promotion.gate import Check, SmokeTestResult, Verdict
+from towline.promotion.gate import GateCheck, SmokeTestResult, Verdict
 from towline.promotion.holdout_comparison import Champion
 from towline.release.packaging import Release
 from towline.training.evaluation.holdout import load_evaluation_predictions
@@ -25,7 +25,7 @@ def judge(run: TrainedRun, champion: Path | None) -> Verdict:
     )
 
 
-def champion_check(verdict: Verdict) -> Check:
+def champion_check(verdict: Verdict) -> GateCheck:
     (result,) = (check for check in verdict.checks if check.name == "champion")
     return result
 

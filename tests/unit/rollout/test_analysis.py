@@ -9,8 +9,8 @@ import pytest
 from tests.support.checks import at_least_one
 from towline.rollout.analysis import (
     ArmCounts,
-    CheckResult,
     Criteria,
+    RolloutCheckResult,
     RolloutEvidence,
     RolloutVerdict,
     WeightPeriod,
@@ -33,7 +33,7 @@ def evidence(*arms: np.ndarray, **parts: Any) -> RolloutEvidence:
     return RolloutEvidence(**(defaults | parts))
 
 
-def check(verdict: RolloutVerdict, name: str) -> CheckResult:
+def check(verdict: RolloutVerdict, name: str) -> RolloutCheckResult:
     return next(check for check in verdict.checks if check.name == name)
 
 

@@ -97,11 +97,11 @@ def test_an_object_with_too_many_keys_is_refused_before_it_is_parsed(body: bytes
     ids=["as many as allowed", "many small ones", "nested", "in a text"],
 )
 def test_the_limit_of_keys_holds_for_each_object(body: bytes) -> None:
-    assert parse_json(body, widest=MAX_KEYS) == json.loads(body)
+    assert parse_json(body, max_keys=MAX_KEYS) == json.loads(body)
 
 
 def test_the_limit_of_keys_can_be_raised_for_a_wide_model() -> None:
-    assert len(parse_json(wide(MAX_KEYS + 1), widest=2 * MAX_KEYS)) == MAX_KEYS + 1
+    assert len(parse_json(wide(MAX_KEYS + 1), max_keys=2 * MAX_KEYS)) == MAX_KEYS + 1
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from towline.data.splits import make_folds
 from towline.data.workspace import Workspace
 from towline.training.boosting.histogram import BoostingRegressor
 from towline.training.final_fit import fit, training_rows
-from towline.training.model_selection.budget import CandidateLimits, FitPlan, find_slow_candidates, plan_fits
+from towline.training.model_selection.budget import BudgetLimits, CandidateLimits, find_slow_candidates, plan_fits
 from towline.training.model_selection.cross_validation import baseline_candidate, choose_candidate, cross_validate
 
 ROWS = 6_000  # 4,808 of them in the train part, about 3,200 in each of three folds
@@ -59,7 +59,7 @@ def _prepare(tmp_path: Path, *candidates: Any, rows: int = ROWS, **config: Any) 
     return prepare_workspace(tmp_path, table, candidates=list(candidates), **config)
 
 
-def _plan(tmp_path: Path, *candidates: Any, **config: Any) -> FitPlan:
+def _limit(tmp_path: Path, *candidates: Any, **config: Any) -> BudgetLimits:
     return plan_fits(*_prepare(tmp_path, *candidates, **config), CLOCK)
 
 
@@ -70,7 +70,7 @@ def test_a_table_that_is_small_for_the_budget_is_not_measured(tmp_path: Path) ->
         raise AssertionError
 
     work, config = _prepare(tmp_path, _candidate("slow", 1e9), budget="10m")
-    assert plan_fits(work, config, no_clock) == FitPlan()
+    assert plan_fits(work, config, no_clock) == BudgetLimits()
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,12 @@ def test_more_than_two_classes_multiply_the_cells(tmp_path: Path) -> None:
 def test_nothing_is_reduced_within_the_budget(tmp_path: Path) -> None:
     """One candidate may take more than an equal share; the scores are those of a run without a budget."""
     work, config = _prepare(tmp_path, _candidate("fast", 0.01), _candidate("slow", 1), budget="60s")
-    plan = plan_fits(work, config, CLOCK)
-    assert [each.candidate for each in plan.limits] == ["fast", "slow"]
+    budget_limits = plan_fits(work, config, CLOCK)
+    assert [each.candidate for each in budget_limits.candidates] == ["fast", "slow"]
     for candidate in config.candidates:
-        limits = plan.limits_of(candidate)
+        limits = budget_limits.limits_of(candidate)
         assert limits == CandidateLimits(candidate=candidate.name, seconds=limits.seconds)
-        planned, free = (cross_validate(work, config, candidate, each) for each in (plan, None))
+        planned, free = (cross_validate(work, config, candidate, each) for each in (budget_limits, None))
         assert planned.mean == free.mean
         assert planned.reductions == ()
 
@@ -117,26 +117,28 @@ def test_nothing_is_reduced_within_the_budget(tmp_path: Path) -> None:
 def test_a_candidate_with_slow_final_fits_is_left_out(tmp_path: Path) -> None:
     """It is not fitted, another one is chosen, and the budget of the message is sufficient."""
     work, config = _prepare(tmp_path, _candidate("fast", 0.01), _candidate("slow", 30), budget="60s")
-    plan = plan_fits(work, config, CLOCK)
-    scores = [cross_validate(work, config, each, plan) for each in (baseline_candidate(config), *config.candidates)]
+    budget_limits = plan_fits(work, config, CLOCK)
+    scores = [
+        cross_validate(work, config, each, budget_limits) for each in (baseline_candidate(config), *config.candidates)
+    ]
     slow = scores[-1]
     assert slow.failed == "left out (budget)"
     assert slow.folds == ()
     (reduction,) = slow.reductions
     assert reduction.startswith("slow is left out: its fits on all 4,808 rows would take about")
     assert choose_candidate(scores, config, "regression").candidate == "fast"
-    assert not plan.limits_of(config.candidates[0]).left_out
+    assert not budget_limits.limits_of(config.candidates[0]).left_out
 
     budget = re.findall(r"set budget: (\w+),", reduction)[0]
     again = PipelineConfig.model_validate({**config.model_dump(mode="json"), "budget": budget})
-    assert not any(limits.left_out for limits in plan_fits(work, again, CLOCK).limits)
+    assert not any(limits.left_out for limits in plan_fits(work, again, CLOCK).candidates)
 
 
 def test_a_candidate_with_rather_slow_final_fits_is_fitted_on_a_sample(tmp_path: Path) -> None:
     """A sample of a quarter or more of the rows is enough to keep a candidate; the faster one keeps all rows."""
     work, config = _prepare(tmp_path, _candidate("fast", 0.01), _candidate("slow", 8), budget="60s")
-    plan = plan_fits(work, config, CLOCK)
-    fast, slow = (cross_validate(work, config, each, plan) for each in config.candidates)
+    budget_limits = plan_fits(work, config, CLOCK)
+    fast, slow = (cross_validate(work, config, each, budget_limits) for each in config.candidates)
     assert fast.final_rows is None
     assert not slow.failed
     assert slow.final_rows
@@ -148,8 +150,8 @@ def test_a_candidate_with_rather_slow_final_fits_is_fitted_on_a_sample(tmp_path:
 def test_the_fastest_candidate_remains_if_all_are_slow(tmp_path: Path) -> None:
     """Its final model is fitted on a sample, which is recorded with the model."""
     work, config = _prepare(tmp_path, _candidate("slow", 30), _candidate("slower", 60), budget="60s")
-    plan = plan_fits(work, config, CLOCK)
-    scores = [cross_validate(work, config, each, plan) for each in config.candidates]
+    budget_limits = plan_fits(work, config, CLOCK)
+    scores = [cross_validate(work, config, each, budget_limits) for each in config.candidates]
     assert [bool(each.failed) for each in scores] == [False, True]
     rows = scores[0].final_rows
     assert rows
@@ -162,8 +164,8 @@ def test_the_fastest_candidate_remains_if_all_are_slow(tmp_path: Path) -> None:
 
 def test_a_candidate_without_pilot_fits_does_not_count_as_remaining(tmp_path: Path) -> None:
     """If the only other candidate cannot be fitted, the slow one remains."""
-    plan = _plan(tmp_path, _candidate("slow", 30), _candidate("invalid", -1), budget="60s")
-    limits, failed = plan.limits
+    budget_limits = _limit(tmp_path, _candidate("slow", 30), _candidate("invalid", -1), budget="60s")
+    limits, failed = budget_limits.candidates
     assert failed == CandidateLimits(candidate="invalid")
     assert limits.candidate == "slow"
     assert not limits.left_out
@@ -174,8 +176,8 @@ def test_rows_of_the_slowest_candidate_are_reduced(tmp_path: Path) -> None:
     """The faster candidate keeps all rows; the reduction is named."""
     work, config = _prepare(tmp_path, _candidate("fast", 0.01), _candidate("slow", 0.3), budget="60s")
     config = config.model_copy(update={"cross_validation": config.cross_validation.model_copy(update={"folds": 40})})
-    plan = plan_fits(work, config, CLOCK)
-    fast, slow = (cross_validate(work, config, each, plan) for each in config.candidates)
+    budget_limits = plan_fits(work, config, CLOCK)
+    fast, slow = (cross_validate(work, config, each, budget_limits) for each in config.candidates)
     assert (fast.rows, fast.reductions) == (fast.rows_available, ())
     assert 1_000 <= slow.rows < slow.rows_available
     expected = f"slow: folds fitted on {slow.rows:,} of {slow.rows_available:,} rows (budget)"
@@ -185,11 +187,11 @@ def test_rows_of_the_slowest_candidate_are_reduced(tmp_path: Path) -> None:
 def test_trials_of_a_search_are_reduced_before_rows(tmp_path: Path) -> None:
     """All rows of a fold remain as long as ten trials are possible."""
     work, config = _prepare(tmp_path, _candidate("searched", 0.15, trials=60), budget="60s")
-    limits = plan_fits(work, config, CLOCK).limits[0]
+    limits = plan_fits(work, config, CLOCK).candidates[0]
     assert limits.trials
     assert 10 <= limits.trials < 60
     assert limits.fold_rows is None
-    result = cross_validate(work, config, config.candidates[0], FitPlan(limits=(limits,)))
+    result = cross_validate(work, config, config.candidates[0], BudgetLimits(candidates=(limits,)))
     assert result.trials == limits.trials
     assert result.reductions == (f"searched: {limits.trials} of 60 trials of the search (budget)",)
 
@@ -197,10 +199,10 @@ def test_trials_of_a_search_are_reduced_before_rows(tmp_path: Path) -> None:
 def test_a_candidate_whose_pilot_fits_fail_has_no_limits(tmp_path: Path) -> None:
     """Cross-validation reports the error."""
     work, config = _prepare(tmp_path, "linear", _candidate("invalid", -1), budget="60s")
-    plan = plan_fits(work, config, CLOCK)
-    assert plan.limits == (CandidateLimits(candidate="invalid"),)
-    assert "invalid: no estimate" in str(plan)
-    assert "negative seconds" in cross_validate(work, config, config.candidates[1], plan).failed
+    budget_limits = plan_fits(work, config, CLOCK)
+    assert budget_limits.candidates == (CandidateLimits(candidate="invalid"),)
+    assert "invalid: no estimate" in str(budget_limits)
+    assert "negative seconds" in cross_validate(work, config, config.candidates[1], budget_limits).failed
 
 
 def test_max_rows_is_named_in_place_of_the_budget(tmp_path: Path) -> None:
@@ -217,13 +219,13 @@ def test_boosting_of_many_classes_is_measured(tmp_path: Path) -> None:
     table = pd.DataFrame({"a": rng.normal(size=2_004), "y": labels})
     boosting = {"estimator": "boosting", "params": {"max_iter": 3}}
     work, config = prepare_workspace(tmp_path, table, candidates=[boosting], budget="5s")
-    assert plan_fits(work, config).limits[0].seconds
+    assert plan_fits(work, config).candidates[0].seconds
 
 
 def test_a_candidate_that_is_slow_with_the_fewest_rows_is_left_out(tmp_path: Path) -> None:
     """A thousand rows are needed, also where they are more than a quarter of the table."""
-    plan = _plan(tmp_path, _candidate("fast", 0.01), _candidate("slow", 40), rows=1_500, budget="40s")
-    assert [bool(limits.left_out) for limits in plan.limits] == [False, True]
+    budget_limits = _limit(tmp_path, _candidate("fast", 0.01), _candidate("slow", 40), rows=1_500, budget="40s")
+    assert [bool(limits.left_out) for limits in budget_limits.candidates] == [False, True]
 
 
 def _rows_and_labels(work: Workspace) -> tuple[pd.DataFrame, np.ndarray]:
@@ -240,14 +242,14 @@ def test_pilot_fits_of_boosting_stop_as_in_the_whole_table(tmp_path: Path, monke
     monkeypatch.setattr(BoostingRegressor, "_choose_iterations", fail)
     boosting = {"estimator": "boosting", "params": {"max_iter": 3}}
     work, config = _prepare(tmp_path, boosting, rows=6_600, budget="5s")
-    plan = plan_fits(work, config)
-    assert plan.limits[0].seconds
+    budget_limits = plan_fits(work, config)
+    assert budget_limits.candidates[0].seconds
     assert max(len(train) for train, _ in make_folds(*_rows_and_labels(work), config)) < 5_000
     candidate = config.candidates[0]
-    assert cross_validate(work, config, candidate, plan).failed == ""
+    assert cross_validate(work, config, candidate, budget_limits).failed == ""
     assert "cross-validated" in cross_validate(work, config, candidate).failed
     work, config = _prepare(tmp_path, boosting, rows=6_000, budget="5s")
-    assert plan_fits(work, config).limits[0].seconds is None
+    assert plan_fits(work, config).candidates[0].seconds is None
 
 
 def test_the_time_of_boosting_does_not_grow_as_in_its_pilot_fits(
@@ -263,7 +265,7 @@ def test_the_time_of_boosting_does_not_grow_as_in_its_pilot_fits(
     monkeypatch.setattr(BoostingRegressor, "fit", fit)
     boosting = {"estimator": "boosting", "params": {"max_iter": 3}}
     work, config = _prepare(tmp_path, boosting, rows=20_000, budget="20s")
-    limits = plan_fits(work, config, CLOCK).limits[0]
+    limits = plan_fits(work, config, CLOCK).candidates[0]
     pilot_rows, pilot_seconds, rows = 500, 0.25, 16_500  # at most so many are in the train part
     assert limits.seconds is not None
     assert 0 < limits.seconds < pilot_seconds * (rows / pilot_rows) ** 1.25
@@ -285,7 +287,7 @@ def test_pilot_fits_have_the_oldest_rows_of_a_split_by_time(tmp_path: Path, monk
     linear = {"estimator": "sklearn.linear_model.Ridge"}
     shuffled = table.sample(frac=1, random_state=1)
     work, config = prepare_workspace(tmp_path, shuffled, candidates=[linear], data={"time": "at"}, budget="1s")
-    assert plan_fits(work, config).limits[0].seconds
+    assert plan_fits(work, config).candidates[0].seconds
     assert [len(rows) for rows in fitted] == [100, 500]
     for rows in fitted:
         assert len(np.unique(rows.to_numpy()[:, 0])) <= len(rows) / 2 + 1  # consecutive hours: both rows of each value

@@ -64,6 +64,9 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "class weights cannot be used", "candidates.linear.weights", "remove weights",
     ),
     "cron line": ({"schedule": {"drift": "0 25 * * *"}}, "not a cron line", "schedule.drift", "five fields"),
+    "cron line of rollouts": (
+        {"schedule": {"rollout": "hourly"}}, "not a cron line", "schedule.rollout", "five fields",
+    ),
 }  # fmt: skip
 
 

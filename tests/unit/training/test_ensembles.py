@@ -21,7 +21,7 @@ from towline.training.evaluation.predictions import Predictions
 from towline.training.final_fit import fit, refit
 from towline.training.history import History, choose_history
 from towline.training.model_selection import budget
-from towline.training.model_selection.budget import CandidateLimits, FitCost, FitPlan
+from towline.training.model_selection.budget import BudgetLimits, CandidateLimits, FitCost
 from towline.training.model_selection.cross_validation import (
     CrossValidationResult,
     OutOfFoldPredictions,
@@ -249,16 +249,15 @@ def test_the_budget_counts_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     cost = FitCost(rows=[720], fit_seconds=[20.0], row_seconds=[0.0])
     monkeypatch.setattr(budget, "CELLS_A_SECOND", 1)
     monkeypatch.setattr(budget, "measure_cost", lambda *arguments: cost)
-    plan = budget.plan_fits(work, config)
-    limits = {each.candidate: each for each in plan.limits}
+    budget_limits = budget.plan_fits(work, config)
+    limits = {each.candidate: each for each in budget_limits.candidates}
     assert limits["linear"].left_out == limits["boosting"].left_out == ""
     assert limits["ensemble"].left_out.startswith("its fits on all 722 rows would take about 40 s")
-    result = cross_validate_ensemble(
-        work, config, ENSEMBLE, save_predictions(work, config, {"linear": [1.0] * 3, "boosting": [-1.0] * 3}), plan
-    )
+    scores = save_predictions(work, config, {"linear": [1.0] * 3, "boosting": [-1.0] * 3})
+    result = cross_validate_ensemble(work, config, ENSEMBLE, scores, budget_limits)
     assert result.failed == "left out (budget)"
     assert result.reductions == (f"ensemble is left out: {limits['ensemble'].left_out}",)
-    assert FitPlan(limits=(CandidateLimits(candidate="linear"),)).limits_of(ENSEMBLE).left_out == ""
+    assert BudgetLimits(candidates=(CandidateLimits(candidate="linear"),)).limits_of(ENSEMBLE).left_out == ""
 
 
 @pytest.mark.parametrize(

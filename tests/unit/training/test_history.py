@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 
 from tests.support.training import prepare_workspace
+from towline import files
 from towline.config import Candidate, PipelineConfig
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError
 from towline.training import final_fit, model_io
+from towline.training.evaluation.predictions import Predictions
 from towline.training.final_fit import fit, refit
 from towline.training.history import History, choose_history
 from towline.training.model_selection.cross_validation import CrossValidationResult, choose_candidate, cross_validate
@@ -112,10 +114,8 @@ def test_the_recipe_is_fitted_again_on_all_rows(tmp_path: Path) -> None:
     assert released.history.end == newest.isoformat()
     assert released.measured == measured.history
     features, _, _ = work.subset("holdout")
-    np.testing.assert_array_equal(
-        final_fit.holdout_predictions(work, released).labels,
-        model_io.load_model(work.file(released.file)).predict(features),
-    )
+    saved = Predictions.from_arrays(files.read_arrays(work.file(released.predictions_file)), work.contract().classes)
+    np.testing.assert_array_equal(saved.labels, model_io.load_model(work.file(released.file)).predict(features))
     assert len(final_fit.training_rows(work, config, released)) == released.rows
     plain = config.model_copy(update={"split": config.split.model_copy(update={"refit": False})})
     assert refit(work, plain, chosen, measured) == measured

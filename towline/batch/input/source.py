@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -44,21 +44,6 @@ _SUFFIXES: dict[str, Format] = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".pq": "parquet",
     ".jsonl": "json lines", ".ndjson": "json lines",
 }  # fmt: skip
-
-
-class Source(Protocol):
-    """What batch scoring needs of a source; it can be pickled."""
-
-    @property
-    def digest(self) -> str: ...
-    @property
-    def columns(self) -> tuple[str, ...]: ...
-    @property
-    def shards(self) -> tuple[Shard, ...]: ...
-    def read(
-        self, shard: Shard, contract: Contract, copied: Sequence[str] | None, *, as_text: bool
-    ) -> Iterator[RowBatch]:
-        """The rows of a shard; ``copied`` are the copied columns, None if the text of the rows is copied."""
 
 
 class ShardedFiles(Frozen):
@@ -379,11 +364,11 @@ def _other_columns(path: FilePath, first: FilePath, names: Sequence[str], expect
     return DataError(what, where=str(path), remedy="give files with the same columns in the same order")
 
 
-def _detect_encoding(path: FilePath, most_bytes: float = math.inf) -> str:
+def _detect_encoding(path: FilePath, max_bytes: float = math.inf) -> str:
     """The encoding of the decompressed text, or of so many bytes at its beginning, as ``text_encoding`` calls it."""
     decoder, encoding, size = codecs.getincrementaldecoder("utf-8")(), "utf-8", 0
     with open_text(SourceFile(path=path, digest="", size=0)) as stream:
-        while size < most_bytes and encoding == "utf-8" and (block := stream.read(HEAD_BYTES)):
+        while size < max_bytes and encoding == "utf-8" and (block := stream.read(HEAD_BYTES)):
             encoding = formats.text_encoding(block, path) if not size else encoding
             size += len(block)
             try:

@@ -39,6 +39,7 @@ _DIGITS = (
 _PLAIN_TIME = r"^([1-9]\d{3}|0[1-9]\d\d|00[1-9]\d|000[1-9])-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?$"
 _DATE = r"^\s*\d{4}-\d\d-\d\d"
 _FIRST_TIME = np.datetime64("0001-01-01", "us")
+_HEAD_VALUES = 100  # values that are converted first, since they reject most types
 _MAX_EXACT = 2**53  # the largest whole number up to which float64 is exact
 
 
@@ -125,16 +126,16 @@ def infer_text(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> pa.ChunkedA
     return null_markers(values, fmt)
 
 
-def _present_head(values: pa.ChunkedArray, fmt: ValueFormat, count: int = 100) -> pa.ChunkedArray:
-    """The first values that are neither null nor a null marker."""
+def _present_head(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:
+    """The first 100 values that are neither null nor a null marker."""
     markers = sorted(set(NULL_MARKERS) | {text.lower() for text in fmt.na_values})
     pieces, present = list[pa.Array](), 0
     for chunk in values.chunks:
         trimmed = pc.utf8_lower(pc.utf8_trim_whitespace(chunk))
         is_present = pc.invert(pc.is_in(trimmed, value_set=pa.array(markers, trimmed.type)))
-        pieces.append(chunk.filter(pc.fill_null(is_present, False)).slice(0, count - present))
+        pieces.append(chunk.filter(pc.fill_null(is_present, False)).slice(0, _HEAD_VALUES - present))
         present += len(pieces[-1])
-        if present == count:
+        if present == _HEAD_VALUES:
             break
     return pa.chunked_array(pieces, values.type)
 

@@ -28,7 +28,7 @@ from towline.data.schema import text_columns
 from towline.data.schema.columns import list_examples
 from towline.data.schema.detection import notation
 from towline.data.schema.values import ValueFormat, ValueReader, category_name, column_format
-from towline.data.snapshot import SnapshotWriter, to_frame
+from towline.data.snapshot import SnapshotWriter, snapshot_to_frame
 from towline.data.source import formats, sql_source
 from towline.data.source.source_columns import (
     TIME,
@@ -304,7 +304,7 @@ def read_snapshot(dataset: Dataset, store: Path) -> pd.DataFrame:
     table = formats.read_parquet(path, _READ_AGAIN)
     if _digest(table) != dataset.digest:
         raise _changed_snapshot(path)
-    return to_frame(table)
+    return snapshot_to_frame(table)
 
 
 @functools.lru_cache(maxsize=1)

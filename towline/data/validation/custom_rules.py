@@ -155,7 +155,7 @@ def check_dataset(dataset: Dataset) -> Iterator[Rule]:
     for reason, rows in dataset.left_out:
         share = rows / (dataset.rows + sum(dict(dataset.left_out).values()))
         detail = f"rows {reason} are left out"
-        yield Rule(rule="rows_labelled", severity="warn", count=rows, share=share, detail=detail)
+        yield Rule(rule="rows_left_out", severity="warn", count=rows, share=share, detail=detail)
 
 
 def _find_leaks(table: Table, contract: Contract, seed: int, allowed: set[str]) -> Iterator[Rule]:

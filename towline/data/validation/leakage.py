@@ -56,7 +56,7 @@ class Leak(Frozen):
         return self.kind in MAY_BE_HONEST
 
 
-class _Column(NamedTuple):
+class _SampleColumn(NamedTuple):
     """One column of the sample.
 
     Attributes:
@@ -81,7 +81,7 @@ class _LeakageSample(NamedTuple):
         measure: R² or AUC.
     """
 
-    columns: list[_Column]
+    columns: list[_SampleColumn]
     target: np.ndarray
     truth: np.ndarray
     trained: np.ndarray
@@ -149,24 +149,24 @@ def find_leaks(table: Table, contract: Contract, seed: int) -> tuple[Leak, ...]:
     return tuple(dict.fromkeys(leaks.values()))
 
 
-def _columns(rows: pd.DataFrame, contract: Contract) -> list[_Column]:
+def _columns(rows: pd.DataFrame, contract: Contract) -> list[_SampleColumn]:
     features = contract.features(rows)
     columns = []
     for column in (column for column in contract.feature_columns if column.kind != "text"):
         values, can_leak = features[column.name], column.role != "time"
         if column.kind == "datetime":
             parts = [getattr(values.dt, part).to_numpy(float) for part in column.calendar]
-            columns += [_Column(column.name, part, False, can_leak) for part in parts]
+            columns += [_SampleColumn(column.name, part, False, can_leak) for part in parts]
         elif column.kind == "category":
             codes = pd.factorize(values)[0].astype(float)
-            columns.append(_Column(column.name, np.where(codes < 0, np.nan, codes), False, can_leak))
+            columns.append(_SampleColumn(column.name, np.where(codes < 0, np.nan, codes), False, can_leak))
         else:
             numbers = values.to_numpy(float)
-            columns.append(_Column(column.name, np.where(np.isinf(numbers), np.nan, numbers), True, can_leak))
+            columns.append(_SampleColumn(column.name, np.where(np.isinf(numbers), np.nan, numbers), True, can_leak))
     reference = contract.age_reference
     times = None if reference is None else features[reference].to_numpy()
     columns += [
-        _Column(column.name, compute_ages(features[column.name].to_numpy(), times), True, True)
+        _SampleColumn(column.name, compute_ages(features[column.name].to_numpy(), times), True, True)
         for column in contract.age_columns
     ]
     return [column for column in columns if not np.isnan(column.values).all()]
@@ -180,7 +180,7 @@ def _folds(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return fold
 
 
-def _affine_copy(column: _Column, target: np.ndarray) -> Leak | None:
+def _affine_copy(column: _SampleColumn, target: np.ndarray) -> Leak | None:
     """A column that is the target, or a linear function of it."""
     known = ~np.isnan(column.values)
     x, y = column.values[known], target[known]
@@ -192,7 +192,7 @@ def _affine_copy(column: _Column, target: np.ndarray) -> Leak | None:
     return Leak(columns=(column.name,), kind="copy", score=score, detail=detail) if score >= COPY_CORRELATION else None
 
 
-def _monotone_copy(column: _Column, target: np.ndarray) -> Leak | None:
+def _monotone_copy(column: _SampleColumn, target: np.ndarray) -> Leak | None:
     """A number in the same or the reverse order as the target, such as its logarithm."""
     known = ~np.isnan(column.values)
     x, y = column.values[known], target[known]
@@ -205,7 +205,7 @@ def _monotone_copy(column: _Column, target: np.ndarray) -> Leak | None:
     return Leak(columns=(column.name,), kind="copy", score=score, detail=detail)
 
 
-def _class_of_nulls(column: _Column, codes: np.ndarray, classes: np.ndarray) -> Leak | None:
+def _class_of_nulls(column: _SampleColumn, codes: np.ndarray, classes: np.ndarray) -> Leak | None:
     """A column whose values, or whose nulls, occur in one class only: it is filled in after the event."""
     null = np.isnan(column.values)
     for rows, word in ((~null, "values"), (null, "nulls")):
@@ -217,7 +217,7 @@ def _class_of_nulls(column: _Column, codes: np.ndarray, classes: np.ndarray) -> 
     return None
 
 
-def _renamed_copy(column: _Column, codes: np.ndarray) -> Leak | None:
+def _renamed_copy(column: _SampleColumn, codes: np.ndarray) -> Leak | None:
     """A column with one value for each class."""
     classes = int(codes.max()) + 1
     levels, level = np.unique(column.values, return_inverse=True)
@@ -226,7 +226,7 @@ def _renamed_copy(column: _Column, codes: np.ndarray) -> Leak | None:
     return Leak(columns=(column.name,), kind="copy", score=1.0, detail="each of its values means one class")
 
 
-def _find_sum(columns: Sequence[_Column], target: np.ndarray, target_name: str) -> Leak | None:
+def _find_sum(columns: Sequence[_SampleColumn], target: np.ndarray, target_name: str) -> Leak | None:
     """Two or three numeric columns whose weighted sum is the target, found by least squares and elimination."""
     columns = [c for c in columns if c.numeric and np.isnan(c.values).mean() < 0.1 and np.nanstd(c.values) > 0]
     if len(columns) < 2:
@@ -287,7 +287,7 @@ def _find_dominant(scores: dict[str, float], sample: _LeakageSample, seed: int) 
     return Leak(columns=(best,), kind="dominant", score=scores[best], detail=detail)
 
 
-def _score_order(column: _Column, sample: _LeakageSample) -> float:
+def _score_order(column: _SampleColumn, sample: _LeakageSample) -> float:
     """The score of a number's order alone, without bins, which are coarse in a small table; 0 for several classes."""
     known = ~np.isnan(column.values)
     if not column.numeric or sample.truth.shape[1] != 1 or known.sum() < 20:
@@ -303,7 +303,7 @@ def _score_order(column: _Column, sample: _LeakageSample) -> float:
     return max(area, 1 - area)
 
 
-def _bin_means(column: _Column, sample: _LeakageSample) -> np.ndarray:
+def _bin_means(column: _SampleColumn, sample: _LeakageSample) -> np.ndarray:
     """(n, k) mean of the target in the bin of each row over the other folds, shrunk by one row towards their mean."""
     known = column.values[~np.isnan(column.values)]
     levels = np.unique(known)
@@ -328,7 +328,7 @@ def _bin_means(column: _Column, sample: _LeakageSample) -> np.ndarray:
     return predicted
 
 
-def _predict_boosted(columns: Sequence[_Column], sample: _LeakageSample, seed: int) -> np.ndarray:
+def _predict_boosted(columns: Sequence[_SampleColumn], sample: _LeakageSample, seed: int) -> np.ndarray:
     """(n, k) cross-fitted predictions of boosted trees on all columns."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 

@@ -210,7 +210,7 @@ class _Descending(_Ordered):
     sign = -1
 
 
-class _Pair(_RowRule):
+class _ColumnPairRule(_RowRule):
     """A rule about the numbers or times of two columns."""
 
     defaults: ClassVar[Mapping[str, Any]] = {"ignore_row_if": "both_values_are_missing"}
@@ -234,7 +234,7 @@ class _Pair(_RowRule):
         return left == right
 
 
-class _Greater(_Pair):
+class _Greater(_ColumnPairRule):
     def holds(self, left: np.ndarray, right: np.ndarray) -> Any:
         return left >= right if self.kwargs.get("or_equal") else left > right
 
@@ -399,7 +399,7 @@ def _observed_result(observed: Any, kwargs: Mapping[str, Any]) -> RuleResult:
     return RuleResult(passed, observed=observed)
 
 
-class _Compiler(NamedTuple):
+class _RuleSpec(NamedTuple):
     """How an expectation is compiled.
 
     Attributes:
@@ -466,32 +466,32 @@ def _have_set(kinds: Sequence[pa.DataType], kwargs: Mapping[str, Any]) -> bool:
     return isinstance(values, list | tuple) and is_plain and all(value is not None for value in values)
 
 
-_COMPILERS: Mapping[str, _Compiler] = {
-    "expect_column_values_to_not_be_null": _Compiler(_NotNull, _MOSTLY),
-    "expect_column_values_to_be_null": _Compiler(_Null, _MOSTLY),
-    "expect_column_values_to_be_between": _Compiler(_Between, _RANGE | _MOSTLY, _have_range),
-    "expect_column_values_to_be_in_set": _Compiler(_InSet, _MOSTLY | {"value_set"}, _have_set),
-    "expect_column_values_to_not_be_in_set": _Compiler(_NotInSet, _MOSTLY | {"value_set"}, _have_set),
-    "expect_column_values_to_match_regex": _Compiler(_Matches, _MOSTLY | {"regex"}, _have_text),
-    "expect_column_values_to_not_match_regex": _Compiler(_MatchesNot, _MOSTLY | {"regex"}, _have_text),
-    "expect_column_values_to_match_regex_list": _Compiler(
+_RULE_SPECS: Mapping[str, _RuleSpec] = {
+    "expect_column_values_to_not_be_null": _RuleSpec(_NotNull, _MOSTLY),
+    "expect_column_values_to_be_null": _RuleSpec(_Null, _MOSTLY),
+    "expect_column_values_to_be_between": _RuleSpec(_Between, _RANGE | _MOSTLY, _have_range),
+    "expect_column_values_to_be_in_set": _RuleSpec(_InSet, _MOSTLY | {"value_set"}, _have_set),
+    "expect_column_values_to_not_be_in_set": _RuleSpec(_NotInSet, _MOSTLY | {"value_set"}, _have_set),
+    "expect_column_values_to_match_regex": _RuleSpec(_Matches, _MOSTLY | {"regex"}, _have_text),
+    "expect_column_values_to_not_match_regex": _RuleSpec(_MatchesNot, _MOSTLY | {"regex"}, _have_text),
+    "expect_column_values_to_match_regex_list": _RuleSpec(
         _MatchesList, _MOSTLY | {"regex_list", "match_on"}, _have_text
     ),
-    "expect_column_values_to_not_match_regex_list": _Compiler(_MatchesNoneOf, _MOSTLY | {"regex_list"}, _have_text),
-    "expect_column_value_lengths_to_be_between": _Compiler(_LengthBetween, _RANGE | _MOSTLY, _have_text_and_length),
-    "expect_column_value_lengths_to_equal": _Compiler(_LengthEqual, _MOSTLY | {"value"}, _have_text_and_length),
-    "expect_column_values_to_be_increasing": _Compiler(_Ordered, _MOSTLY | {"strictly"}, _have_order),
-    "expect_column_values_to_be_decreasing": _Compiler(_Descending, _MOSTLY | {"strictly"}, _have_order),
-    "expect_column_values_to_be_unique": _Compiler(KeyedRule, _MOSTLY),
-    "expect_compound_columns_to_be_unique": _Compiler(UniqueRows, _MOSTLY | {"column_list", "ignore_row_if"}),
-    "expect_column_pair_values_to_be_equal": _Compiler(_Pair, _PAIR, _are_comparable),
-    "expect_column_pair_values_a_to_be_greater_than_b": _Compiler(_Greater, _PAIR | {"or_equal"}, _are_comparable),
-    "expect_column_unique_value_count_to_be_between": _Compiler(partial(_DistinctCount, share=False), _RANGE),
-    "expect_column_proportion_of_unique_values_to_be_between": _Compiler(partial(_DistinctCount, share=True), _RANGE),
-    "expect_column_proportion_of_non_null_values_to_be_between": _Compiler(_PresentShare, _RANGE),
-    "expect_column_min_to_be_between": _Compiler(partial(_Extreme, place=0), _RANGE, _have_number_range),
-    "expect_column_max_to_be_between": _Compiler(partial(_Extreme, place=1), _RANGE, _have_number_range),
-    "expect_table_row_count_to_be_between": _Compiler(_RowCount, _RANGE),
+    "expect_column_values_to_not_match_regex_list": _RuleSpec(_MatchesNoneOf, _MOSTLY | {"regex_list"}, _have_text),
+    "expect_column_value_lengths_to_be_between": _RuleSpec(_LengthBetween, _RANGE | _MOSTLY, _have_text_and_length),
+    "expect_column_value_lengths_to_equal": _RuleSpec(_LengthEqual, _MOSTLY | {"value"}, _have_text_and_length),
+    "expect_column_values_to_be_increasing": _RuleSpec(_Ordered, _MOSTLY | {"strictly"}, _have_order),
+    "expect_column_values_to_be_decreasing": _RuleSpec(_Descending, _MOSTLY | {"strictly"}, _have_order),
+    "expect_column_values_to_be_unique": _RuleSpec(KeyedRule, _MOSTLY),
+    "expect_compound_columns_to_be_unique": _RuleSpec(UniqueRows, _MOSTLY | {"column_list", "ignore_row_if"}),
+    "expect_column_pair_values_to_be_equal": _RuleSpec(_ColumnPairRule, _PAIR, _are_comparable),
+    "expect_column_pair_values_a_to_be_greater_than_b": _RuleSpec(_Greater, _PAIR | {"or_equal"}, _are_comparable),
+    "expect_column_unique_value_count_to_be_between": _RuleSpec(partial(_DistinctCount, share=False), _RANGE),
+    "expect_column_proportion_of_unique_values_to_be_between": _RuleSpec(partial(_DistinctCount, share=True), _RANGE),
+    "expect_column_proportion_of_non_null_values_to_be_between": _RuleSpec(_PresentShare, _RANGE),
+    "expect_column_min_to_be_between": _RuleSpec(partial(_Extreme, place=0), _RANGE, _have_number_range),
+    "expect_column_max_to_be_between": _RuleSpec(partial(_Extreme, place=1), _RANGE, _have_number_range),
+    "expect_table_row_count_to_be_between": _RuleSpec(_RowCount, _RANGE),
 }
 
 
@@ -504,13 +504,13 @@ def compile_rule(type_: str, kwargs: Mapping[str, Any], schema: pa.Schema) -> St
         schema: of the table.
     """
     columns = named_columns(kwargs)
-    compiler = _COMPILERS.get(type_)
+    spec = _RULE_SPECS.get(type_)
     given = {key for key, value in kwargs.items() if value is not None} - {"column"}
-    if compiler is None or not given <= compiler.arguments or not set(columns) <= set(schema.names):
+    if spec is None or not given <= spec.arguments or not set(columns) <= set(schema.names):
         return None
-    if not compiler.fits([schema.field(name).type for name in columns], kwargs):
+    if not spec.fits([schema.field(name).type for name in columns], kwargs):
         return None
-    return compiler.rule(columns, kwargs)
+    return spec.rule(columns, kwargs)
 
 
 def named_columns(kwargs: Mapping[str, Any]) -> list[str]:

@@ -32,6 +32,8 @@ from towline.training.calibration import Calibration
 PLAN_FILE = "plan.npz"
 FORMAT = 6
 _READABLE = (2, 3, 4, 5, FORMAT)  # 2 had no derived columns, 3 no ensembles, 4 no calibration, 5 one threshold only
+#: field of TreeNodes → its name in plan files, if it is another
+_STORED_NAMES = {"children": "kids"}
 #: names of the scorers in plan files, certificates and model cards
 KINDS: dict[type, str] = {
     LinearSum: "linear", BitmaskForest: "bitmask forest", TraversedForest: "traversed forest", WeightedMean: "ensemble",
@@ -79,29 +81,29 @@ def _output_document(output: OutputTransform) -> dict[str, Any]:
 
 def _scorer_document(scorer: RawScorer, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """The JSON of a scorer; adds its tables to the arrays."""
-    slots: list[dict[str, Any]] = []
+    lookups: list[dict[str, Any]] = []
 
-    def add_slot(slot: FeatureLookup, **tables: np.ndarray | None) -> None:
-        at = len(slots)
-        slots.append(_lookup_document(slot))
-        if isinstance(slot, NumericLookup):
-            tables["cuts"] = np.array(slot.cuts, dtype=np.float64)
+    def add_lookup(lookup: FeatureLookup, **tables: np.ndarray | None) -> None:
+        at = len(lookups)
+        lookups.append(_lookup_document(lookup))
+        if isinstance(lookup, NumericLookup):
+            tables["cuts"] = np.array(lookup.cuts, dtype=np.float64)
         arrays.update({f"{name}.{at}": table for name, table in tables.items() if table is not None})
 
-    document: dict[str, Any] = {"slots": slots}
+    document: dict[str, Any] = {"slots": lookups}
     arrays["start"] = scorer.start  # type: ignore[attr-defined]
     if isinstance(scorer, LinearSum):
-        for share in scorer.shares:
-            add_slot(share.slot, rows=share.rows, slope=share.slope)
+        for term in scorer.terms:
+            add_lookup(term.lookup, rows=term.rows, slope=term.slope)
     elif isinstance(scorer, BitmaskForest):
         arrays["leaves"] = scorer.leaves
-        for slot, masks in scorer.masks:
-            add_slot(slot, masks=masks)
+        for lookup, masks in scorer.masks:
+            add_lookup(lookup, masks=masks)
     elif isinstance(scorer, TraversedForest):
-        arrays |= scorer.nodes._asdict()
+        arrays |= {_STORED_NAMES.get(name, name): array for name, array in scorer.nodes._asdict().items()}
         document |= {"width": scorer.width, "depth": scorer.depth, "single": scorer.single}
-        for vector in scorer.vectors:
-            add_slot(vector.slot, at=vector.at, rows=vector.rows)
+        for columns in scorer.design_columns:
+            add_lookup(columns.lookup, at=columns.at, rows=columns.rows)
     return document
 
 
@@ -143,21 +145,24 @@ def _read_scorer(raw: dict[str, Any], arrays: dict[str, np.ndarray]) -> RawScore
             for prefix in prefixes
         ]
         return WeightedMean([_read_arrays(part) for part in parts], raw["weights"])
-    slots = [_read_lookup(document, arrays.get(f"cuts.{at}")) for at, document in enumerate(raw["slots"])]
+    lookups = [_read_lookup(document, arrays.get(f"cuts.{at}")) for at, document in enumerate(raw["slots"])]
     start = arrays["start"]
     if raw["scorer"] == "linear":
-        shares = [LinearTerm(slot, arrays[f"rows.{at}"], arrays.get(f"slope.{at}")) for at, slot in enumerate(slots)]
-        return LinearSum(start, shares)
+        terms = [
+            LinearTerm(lookup, arrays[f"rows.{at}"], arrays.get(f"slope.{at}")) for at, lookup in enumerate(lookups)
+        ]
+        return LinearSum(start, terms)
     if raw["scorer"] == "bitmask forest":
-        return BitmaskForest(start, [(slot, arrays[f"masks.{at}"]) for at, slot in enumerate(slots)], arrays["leaves"])
+        masks = [(lookup, arrays[f"masks.{at}"]) for at, lookup in enumerate(lookups)]
+        return BitmaskForest(start, masks, arrays["leaves"])
     if raw["scorer"] != "traversed forest":
         raise ValueError(f"unknown scorer {raw['scorer']!r}")
-    vectors = [
-        DesignColumns(slot, arrays[f"at.{at}"], arrays[f"rows.{at}"], isinstance(slot, NumericLookup))
-        for at, slot in enumerate(slots)
+    design_columns = [
+        DesignColumns(lookup, arrays[f"at.{at}"], arrays[f"rows.{at}"], isinstance(lookup, NumericLookup))
+        for at, lookup in enumerate(lookups)
     ]
-    nodes = TreeNodes(**{name: arrays[name] for name in TreeNodes._fields})
-    return TraversedForest(start, vectors, raw["width"], nodes, raw["depth"], raw["single"])
+    nodes = TreeNodes(**{name: arrays[_STORED_NAMES.get(name, name)] for name in TreeNodes._fields})
+    return TraversedForest(start, design_columns, raw["width"], nodes, raw["depth"], raw["single"])
 
 
 def _derived_document(part: AgeColumn | TextColumns, arrays: dict[str, np.ndarray], at: int) -> dict[str, Any]:
@@ -181,12 +186,12 @@ def _read_derived(raw: dict[str, Any], arrays: dict[str, np.ndarray], at: int) -
     return TextColumns(raw["column"], projection)
 
 
-def _lookup_document(slot: FeatureLookup) -> dict[str, Any]:
-    if isinstance(slot, NumericLookup):
-        return {"kind": "number", "column": slot.column, "mean": slot.mean, "scale": slot.scale}
-    if isinstance(slot, CategoryLookup):
-        return {"kind": "level", "column": slot.column, "keys": [key for key in slot.keys if key is not None]}
-    return {"kind": "part", "column": slot.column, "part": cast("CalendarLookup", slot).part}
+def _lookup_document(lookup: FeatureLookup) -> dict[str, Any]:
+    if isinstance(lookup, NumericLookup):
+        return {"kind": "number", "column": lookup.column, "mean": lookup.mean, "scale": lookup.scale}
+    if isinstance(lookup, CategoryLookup):
+        return {"kind": "level", "column": lookup.column, "keys": [key for key in lookup.keys if key is not None]}
+    return {"kind": "part", "column": lookup.column, "part": cast("CalendarLookup", lookup).part}
 
 
 def _read_lookup(raw: dict[str, Any], cuts: np.ndarray | None) -> FeatureLookup:

@@ -209,11 +209,11 @@ def _encode_numbers(
     cells = np.array([[0.0] * len(columns), [np.nan] * len(columns)])
     present, missing = transformer.transform(cells if names is None else pd.DataFrame(cells, columns=list(names)))
     for position, column in enumerate(columns):
-        slot = NumericLookup(column)
+        lookup = NumericLookup(column)
         if scaler is not None:
-            slot = NumericLookup(column, float(scaler.mean_[position]), float(scaler.scale_[position]))
+            lookup = NumericLookup(column, float(scaler.mean_[position]), float(scaler.scale_[position]))
         at = _with_indicator(position, len(columns), indicated)
-        yield DesignColumns(slot, begin + at, np.stack([present[at], missing[at]]), number=True)
+        yield DesignColumns(lookup, begin + at, np.stack([present[at], missing[at]]), number=True)
 
 
 def _encode_categories(
@@ -234,8 +234,8 @@ def _encode_categories(
         if not isinstance(encoder, OneHotEncoder):
             widths = [table.shape[1] // len(columns)] * len(columns)
         at = sum(widths[:position]) + np.arange(widths[position])
-        lookup: dict[str | None, int] = {None: 0} | {key: row for row, key in enumerate(known[position], 2)}
-        yield DesignColumns(CategoryLookup(column, lookup), begin + at, table[:, at])
+        rows: dict[str | None, int] = {None: 0} | {key: row for row, key in enumerate(known[position], 2)}
+        yield DesignColumns(CategoryLookup(column, rows), begin + at, table[:, at])
 
 
 def _to_dense(table: Any) -> np.ndarray:
@@ -246,13 +246,13 @@ def _encode_texts(transformer: Pipeline, first: int, begin: int) -> list[DesignC
     """The features of texts, which are never null."""
     encoder, *scale = transformer
     width = sum(components.shape[1] for components in encoder.components_)
-    slots = [NumericLookup(first + position) for position in range(width)]
+    lookups = [NumericLookup(first + position) for position in range(width)]
     if scale:
-        scales = zip(slots, scale[0].mean_.tolist(), scale[0].scale_.tolist(), strict=True)
-        slots = [NumericLookup(slot.column, mean, width) for slot, mean, width in scales]
+        scales = zip(lookups, scale[0].mean_.tolist(), scale[0].scale_.tolist(), strict=True)
+        lookups = [NumericLookup(lookup.column, mean, width) for lookup, mean, width in scales]
     return [
-        DesignColumns(slot, np.array([begin + position]), np.zeros((2, 1)), number=True)
-        for position, slot in enumerate(slots)
+        DesignColumns(lookup, np.array([begin + position]), np.zeros((2, 1)), number=True)
+        for position, lookup in enumerate(lookups)
     ]
 
 
@@ -284,16 +284,16 @@ def _with_indicator(position: int, columns: int, indicated: list[int]) -> np.nda
 def _compile_linear(estimator: Any, blocks: Sequence[DesignColumns]) -> LinearSum:
     weights = np.atleast_2d(np.asarray(estimator.coef_, dtype=np.float64))  # (outputs, design columns)
     start = np.zeros(len(weights)) + np.asarray(estimator.intercept_, dtype=np.float64)
-    shares = []
+    terms = []
     for block in blocks:
         of = weights[:, block.at].T
         if block.number:  # the slope covers the value, so row 0 holds 0 in its column
             rest = block.rows.copy()
             rest[0, 0] = 0.0
-            shares.append(LinearTerm(block.slot, rest @ of, of[0]))
+            terms.append(LinearTerm(block.lookup, rest @ of, of[0]))
         else:
-            shares.append(LinearTerm(block.slot, block.rows @ of, None))
-    return LinearSum(start, shares)
+            terms.append(LinearTerm(block.lookup, block.rows @ of, None))
+    return LinearSum(start, terms)
 
 
 def _compile_boosted(
@@ -328,7 +328,7 @@ def _compile_traversal(
         feature=np.where(leaf, 0, np.concatenate([tree.feature for tree in trees])).astype(np.intp),
         threshold=np.concatenate([tree.threshold for tree in trees]),
         missing_left=np.concatenate([tree.missing_left for tree in trees]),
-        kids=np.stack([right, left], axis=1).ravel(),
+        children=np.stack([right, left], axis=1).ravel(),
         values=np.concatenate([tree.values for tree in trees]),
         roots=roots,
     )
@@ -357,7 +357,7 @@ def _compile_bitmasks(start: np.ndarray, blocks: Sequence[DesignColumns], trees:
     ]
     if max(int(tree.leaf.sum()) for tree in trees) <= NARROW_LEAVES:
         return BitmaskForest(
-            start, [(slot, table.astype(np.uint32)) for slot, table in masks], leaves[:, :NARROW_LEAVES]
+            start, [(lookup, table.astype(np.uint32)) for lookup, table in masks], leaves[:, :NARROW_LEAVES]
         )
     return BitmaskForest(start, masks, leaves)
 
@@ -365,12 +365,12 @@ def _compile_bitmasks(start: np.ndarray, blocks: Sequence[DesignColumns], trees:
 def _lookup_masks(
     block: DesignColumns, cuts: dict[int, list[tuple[float, int, np.uint64, bool]]], trees: int
 ) -> tuple[FeatureLookup, np.ndarray]:
-    """The masks of one slot: for each row of its table, the leaves of each tree that are still reachable."""
-    slot = block.slot
-    if isinstance(slot, NumericLookup):
+    """The masks of one lookup: for each row of its table, the leaves of each tree that are still reachable."""
+    lookup = block.lookup
+    if isinstance(lookup, NumericLookup):
         column_cuts = cuts.get(int(block.at[0]), [])
         steps = sorted({threshold for threshold, *_ in column_cuts})
-        slot = dataclasses.replace(slot, cuts=tuple(steps))
+        lookup = dataclasses.replace(lookup, cuts=tuple(steps))
         table = np.full((len(steps) + 2, trees), ~np.uint64(0))
         for threshold, tree, keep, _ in column_cuts:
             table[bisect_left(steps, threshold) + 1, tree] &= keep
@@ -388,7 +388,7 @@ def _lookup_masks(
         for threshold, tree, keep, missing_left in cuts.get(int(column), []):
             right = np.array([not _goes_left(value, threshold, missing_left) for value in design[:, position]])
             table[right, tree] &= keep
-    return slot, table
+    return lookup, table
 
 
 def _goes_left(value: float, threshold: float, missing_left: bool) -> bool:

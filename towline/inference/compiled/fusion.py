@@ -36,7 +36,7 @@ class FusedForest:
     """Bitmask forest whose rows need not hold some of the features.
 
     Args:
-        forest: with a slot for each column and feature.
+        forest: with a lookup for each column and feature.
         masks: the tables of ``forest`` after fusion.
         features: functions of the features that rows need not hold, by their positions.
     """
@@ -76,19 +76,19 @@ def fuse_features(plan: Plan, contract: Contract) -> Plan:
     if not isinstance(forest, BitmaskForest):
         return plan
     by_column: dict[int, list[OneColumnFeature]] = defaultdict(list)
-    slots: dict[int, list[tuple[FeatureLookup, np.ndarray]]] = defaultdict(list)
-    for slot, table in forest.masks:
-        slots[slot.column].append((slot, table))
+    lookups: dict[int, list[tuple[FeatureLookup, np.ndarray]]] = defaultdict(list)
+    for lookup, table in forest.masks:
+        lookups[lookup.column].append((lookup, table))
     read = {column for part in plan.derived for column in _columns_of(part)}
     for feature in _list_features(contract):
-        if feature.place in slots and feature.place not in read:
+        if feature.place in lookups and feature.place not in read:
             by_column[feature.column].append(feature)
     fused: dict[int, tuple[FeatureLookup, np.ndarray]] = {}
     features: dict[int, Feature] = {}
     for column, group in by_column.items():
-        lookup = _fuse_column(contract, column, group, slots)
-        if lookup is not None:
-            fused[column] = lookup
+        fused_column = _fuse_column(contract, column, group, lookups)
+        if fused_column is not None:
+            fused[column] = fused_column
             features |= {feature.place: feature.evaluate for feature in group}
     if not fused:
         return plan
@@ -119,24 +119,24 @@ def _fuse_column(
     contract: Contract,
     column: int,
     features: Sequence[OneColumnFeature],
-    slots: Mapping[int, Sequence[tuple[FeatureLookup, np.ndarray]]],
+    lookups: Mapping[int, Sequence[tuple[FeatureLookup, np.ndarray]]],
 ) -> tuple[FeatureLookup, np.ndarray] | None:
     """The lookup of a column with the masks of the column and its features; None if it cannot be fused."""
-    own = [slot for slot, _ in slots.get(column, ())]
+    own = [lookup for lookup, _ in lookups.get(column, ())]
     values: list[Any]
     lookup: FeatureLookup
     if contract.canonical_columns[column].kind == "numeric":
-        if any(not isinstance(slot, NumericLookup) or slot.scale is not None for slot in own):
+        if any(not isinstance(lookup, NumericLookup) or lookup.scale is not None for lookup in own):
             return None
         steps = {step for feature in features for step in feature.steps or ()}
         edges = {edge for step in steps for edge in (math.nextafter(step, -math.inf), step)}
-        cuts = sorted(edges.union(*(slot.cuts for slot in own)))  # type: ignore[attr-defined]
+        cuts = sorted(edges.union(*(lookup.cuts for lookup in own)))  # type: ignore[attr-defined]
         last = math.nextafter(cuts[-1], math.inf) if cuts else 0.0
         lookup, values = NumericLookup(column, cuts=tuple(cuts)), [*cuts, last, math.nan]
     else:
-        if any(not isinstance(slot, CategoryLookup) for slot in own):
+        if any(not isinstance(lookup, CategoryLookup) for lookup in own):
             return None
-        known = {key for slot in own for key in slot.keys} - {None}  # type: ignore[attr-defined]
+        known = {key for lookup in own for key in lookup.keys} - {None}  # type: ignore[attr-defined]
         levels = sorted(known) if own else list(contract.canonical_columns[column].categories or ())
         if not levels:
             return None
@@ -144,14 +144,14 @@ def _fuse_column(
         lookup, values = CategoryLookup(column, keys, NO_ROW), [None, *levels]
     if len(values) > MAX_ROWS:
         return None
-    return lookup, _combine(contract, column, features, slots, values)
+    return lookup, _combine(contract, column, features, lookups, values)
 
 
 def _combine(
     contract: Contract,
     column: int,
     features: Sequence[OneColumnFeature],
-    slots: Mapping[int, Sequence[tuple[FeatureLookup, np.ndarray]]],
+    lookups: Mapping[int, Sequence[tuple[FeatureLookup, np.ndarray]]],
     values: Sequence[Any],
 ) -> np.ndarray:
     """(values, trees) masks: for each value of the column the leaves that it and its features leave reachable."""
@@ -159,9 +159,9 @@ def _combine(
     combined = []
     for value in values:
         row[column] = value
-        masks = [table[slot.index(value)] for slot, table in slots.get(column, ())]
+        masks = [table[lookup.index(value)] for lookup, table in lookups.get(column, ())]
         for feature in features:
             result = feature.evaluate(row)
-            masks += [table[slot.index(result)] for slot, table in slots[feature.place]]
+            masks += [table[lookup.index(result)] for lookup, table in lookups[feature.place]]
         combined.append(np.bitwise_and.reduce(masks, axis=0))
     return np.array(combined)

@@ -193,12 +193,12 @@ def _thresholds(plan: Plan) -> Iterator[tuple[int, list[float]]]:
         for part in head.parts:
             yield from _thresholds(part)
     elif isinstance(head, BitmaskForest):
-        for slot, _ in head.masks:
-            if isinstance(slot, NumericLookup):
-                yield slot.column, [slot.unscaled(cut) for cut in slot.cuts]
+        for lookup, _ in head.masks:
+            if isinstance(lookup, NumericLookup):
+                yield lookup.column, [lookup.unscaled(cut) for cut in lookup.cuts]
     elif isinstance(head, TraversedForest):
-        inner = head.nodes.kids[::2] != np.arange(len(head.nodes.feature))
-        for vector in head.vectors:
-            if isinstance(vector.slot, NumericLookup):
-                thresholds = np.unique(head.nodes.threshold[inner & (head.nodes.feature == vector.at[0])])
-                yield vector.slot.column, vector.slot.unscaled(thresholds).tolist()
+        inner = head.nodes.children[::2] != np.arange(len(head.nodes.feature))
+        for block in head.design_columns:
+            if isinstance(block.lookup, NumericLookup):
+                thresholds = np.unique(head.nodes.threshold[inner & (head.nodes.feature == block.at[0])])
+                yield block.lookup.column, block.lookup.unscaled(thresholds).tolist()

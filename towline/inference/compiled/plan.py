@@ -2,7 +2,7 @@
 
 Columns are arrays; those of a category or text may also be a ``CodedColumn``.
 
-Each input column of the model has a *slot*: a lookup from the column's value to a row of a table. What the rows hold
+Each input column of the model has a *lookup*: from the column's value to a row of a table. What the rows hold
 depends on the scorer:
 
 - ``LinearSum``: the term that the column adds to the weighted sum.
@@ -10,7 +10,7 @@ depends on the scorer:
   of the masks of all columns leaves one leaf per tree. This is QuickScorer (Lucchese et al., SIGIR 2015) with
   precomputed comparisons, for trees of at most 64 leaves.
 - ``TraversedForest``: the column's values in the design matrix. All trees are then traversed at once, level by level.
-- ``WeightedMean``: an ensemble; it has no slots of its own, but a plan for each of its parts.
+- ``WeightedMean``: an ensemble; it has no lookups of its own, but a plan for each of its parts.
 
 Trees are summed in the order and precision of their library, so the sums are equal to the last bit. One row and many
 rows go through the same operations, so their predictions are equal too.
@@ -93,9 +93,9 @@ class RawScorer(Protocol):
 
 
 class LinearTerm(NamedTuple):
-    """What one slot adds to the sum: a row of its table; for numbers ``slope × value + rows[0]``, null ``rows[1]``."""
+    """What a lookup adds to the sum: a row of its table; for numbers ``slope × value + rows[0]``, null ``rows[1]``."""
 
-    slot: FeatureLookup
+    lookup: FeatureLookup
     rows: np.ndarray
     slope: np.ndarray | None
 
@@ -103,11 +103,11 @@ class LinearTerm(NamedTuple):
 class LinearSum:
     """A linear model: a weighted sum over the columns, added in their order."""
 
-    def __init__(self, start: np.ndarray, shares: Sequence[LinearTerm]) -> None:
-        self.start, self.shares = start, tuple(shares)
+    def __init__(self, start: np.ndarray, terms: Sequence[LinearTerm]) -> None:
+        self.start, self.terms = start, tuple(terms)
         self._start = start.tolist()
-        self._shares = [
-            (share.slot, share.rows.tolist(), None if share.slope is None else share.slope.tolist()) for share in shares
+        self._row_terms = [
+            (term.lookup, term.rows.tolist(), None if term.slope is None else term.slope.tolist()) for term in terms
         ]
         self._outputs = range(len(start))
 
@@ -116,55 +116,55 @@ class LinearSum:
 
     def _score_row(self, row: Sequence[Any]) -> list[float]:
         total: list[float] = self._start.copy()
-        for slot, rows, slope in self._shares:
-            value = row[slot.column]
+        for lookup, rows, slope in self._row_terms:
+            value = row[lookup.column]
             if slope is None:
-                share = rows[slot.index(value)]
+                term = rows[lookup.index(value)]
             elif value != value:  # noqa: PLR0124 - NaN
-                share = rows[1]
+                term = rows[1]
             else:
-                scaled = slot.scaled(value)  # type: ignore[attr-defined]
-                share = [scaled * slope[k] + rows[0][k] for k in self._outputs]
+                scaled = lookup.scaled(value)  # type: ignore[attr-defined]
+                term = [scaled * slope[k] + rows[0][k] for k in self._outputs]
             for k in self._outputs:
-                total[k] += share[k]
+                total[k] += term[k]
         return total
 
     def score_columns(self, columns: Sequence[Any]) -> np.ndarray:
         total = np.repeat(self.start[None, :], len(columns[0]), axis=0)
-        for term in self._terms(columns):
+        for term in self._column_terms(columns):
             total += term
         return total
 
     def sum_of_absolute_terms(self, columns: Sequence[Any]) -> np.ndarray:
         """(n, outputs) sums of the terms' absolute values, to which rounding errors are relative."""
         total = np.repeat(np.abs(self.start)[None, :], len(columns[0]), axis=0)
-        for term in self._terms(columns):
+        for term in self._column_terms(columns):
             total += np.abs(term)
         return total
 
-    def _terms(self, columns: Sequence[Any]) -> Iterator[np.ndarray]:
-        for slot, rows, slope in self.shares:
-            values = columns[slot.column]
+    def _column_terms(self, columns: Sequence[Any]) -> Iterator[np.ndarray]:
+        for lookup, rows, slope in self.terms:
+            values = columns[lookup.column]
             if slope is None:
-                yield rows[slot.indices(values)]
+                yield rows[lookup.indices(values)]
             else:
-                term = slot.scaled(values)[:, None] * slope + rows[0]  # type: ignore[attr-defined]
+                term = lookup.scaled(values)[:, None] * slope + rows[0]  # type: ignore[attr-defined]
                 term[np.isnan(values)] = rows[1]
                 yield term
 
 
-def _index_from(slot: FeatureLookup, begin: int) -> Callable[[Any], int]:
-    """``begin + slot.index(value)`` as one function without attributes, because a request calls it for each column."""
-    if isinstance(slot, NumericLookup) and slot.scale is None:
-        cuts, null = slot.cuts, begin + len(slot.cuts) + 1
+def _index_from(lookup: FeatureLookup, begin: int) -> Callable[[Any], int]:
+    """``begin + lookup.index(value)`` as a function without attributes, because a request calls it for each column."""
+    if isinstance(lookup, NumericLookup) and lookup.scale is None:
+        cuts, null = lookup.cuts, begin + len(lookup.cuts) + 1
         if len(cuts) == 1:
             (cut,), above = cuts, begin + 1
             return lambda value: begin if value <= cut else above if value > cut else null
         return lambda value: null if value != value else begin + bisect_left(cuts, value)  # noqa: PLR0124 - NaN
-    if isinstance(slot, CategoryLookup):
-        places, unknown = {key: begin + row for key, row in slot.keys.items()}, begin + slot.unknown
+    if isinstance(lookup, CategoryLookup):
+        places, unknown = {key: begin + row for key, row in lookup.keys.items()}, begin + lookup.unknown
         return lambda value: places.get(value, unknown)
-    index = slot.index
+    index = lookup.index
     return lambda value: begin + index(value)
 
 
@@ -173,7 +173,7 @@ class BitmaskForest:
 
     Args:
         start: (outputs,) initial values of the sums.
-        masks: for each slot (rows of its table, trees) uint32 or uint64: the leaves that are still reachable.
+        masks: for each lookup (rows of its table, trees) uint32 or uint64: the leaves that are still reachable.
         leaves: (trees, 32 or 64) values; tree t adds to output t mod outputs.
     """
 
@@ -188,11 +188,11 @@ class BitmaskForest:
         self._tree = np.arange(outputs + len(leaves)) * width
         begins = np.cumsum([0, *(len(table) for _, table in masks)]).tolist()
         self._rows = np.ones((begins[-1], len(self._tree)), dtype=kind)
-        self._slots = [(slot, at) for (slot, _), at in zip(masks, begins[:-1], strict=True)]
-        self._indexes = [(_index_from(slot, at), slot.column) for slot, at in self._slots]
+        self._lookups = [(lookup, at) for (lookup, _), at in zip(masks, begins[:-1], strict=True)]
+        self._indexes = [(_index_from(lookup, at), lookup.column) for lookup, at in self._lookups]
         self.masks = [
-            (slot, self._rows[at : at + len(table), outputs:])
-            for (slot, table), at in zip(masks, begins[:-1], strict=True)
+            (lookup, self._rows[at : at + len(table), outputs:])
+            for (lookup, table), at in zip(masks, begins[:-1], strict=True)
         ]
         self._rows[:, outputs:] = np.concatenate([self._rows[:0, outputs:], *(table for _, table in masks)])
 
@@ -205,7 +205,7 @@ class BitmaskForest:
     def score_columns(self, columns: Sequence[Any]) -> np.ndarray:
         count, trees = len(columns[0]), len(self._tree)
         total = np.empty((count, len(self.start)))
-        places = [begin + slot.indices(columns[slot.column]) for slot, begin in self._slots]
+        places = [begin + lookup.indices(columns[lookup.column]) for lookup, begin in self._lookups]
         step = max(1, CHUNK_CELLS // trees)
         masks, others = np.empty((2, step, trees), dtype=self._rows.dtype)
         for begin in range(0, count, step):
@@ -239,12 +239,12 @@ def _lowest_bits(mask: np.ndarray) -> np.ndarray:
 
 
 class DesignColumns(NamedTuple):
-    """The columns ``at`` of the design matrix that one slot fills with a row of its table.
+    """The columns ``at`` of the design matrix that one lookup fills with a row of its table.
 
     A number fills the first of them with its scaled value; its table has a row for present and one for null values.
     """
 
-    slot: FeatureLookup
+    lookup: FeatureLookup
     at: np.ndarray
     rows: np.ndarray
     number: bool = False
@@ -253,13 +253,13 @@ class DesignColumns(NamedTuple):
 class TreeNodes(NamedTuple):
     """The nodes of all trees, concatenated; the children of a leaf are the leaf itself.
 
-    ``kids`` holds (right, left) of each node, ``values`` (nodes, width).
+    ``children`` holds (right, left) of each node, ``values`` (nodes, width).
     """
 
     feature: np.ndarray
     threshold: np.ndarray
     missing_left: np.ndarray
-    kids: np.ndarray
+    children: np.ndarray
     values: np.ndarray
     roots: np.ndarray
 
@@ -269,7 +269,7 @@ class TraversedForest:
 
     Args:
         start: (outputs,) initial values of the sums.
-        vectors: the parts of the design matrix.
+        design_columns: the parts of the design matrix.
         width: number of columns of the design matrix.
         nodes: the trees. A tree of a random forest adds a whole row of ``values``; a boosted tree t adds to output
             t mod outputs.
@@ -280,47 +280,47 @@ class TraversedForest:
     def __init__(
         self,
         start: np.ndarray,
-        vectors: Sequence[DesignColumns],
+        design_columns: Sequence[DesignColumns],
         width: int,
         nodes: TreeNodes,
         depth: int,
         single: bool,
     ) -> None:
-        self.start, self.vectors, self.width = start, tuple(vectors), width
+        self.start, self.design_columns, self.width = start, tuple(design_columns), width
         self.nodes, self.depth, self.single = nodes, depth, single
 
     def score_rows(self, rows: Sequence[Sequence[Any]]) -> list[list[float]]:
         design = np.zeros((len(rows), self.width))
         for line, row in zip(design, rows, strict=True):
-            for slot, at, table, number in self.vectors:
-                value = row[slot.column]
+            for lookup, at, table, number in self.design_columns:
+                value = row[lookup.column]
                 if not number:
-                    line[at] = table[slot.index(value)]
+                    line[at] = table[lookup.index(value)]
                 elif value != value:  # noqa: PLR0124 - NaN
                     line[at] = table[1]
                 else:
                     line[at] = table[0]
-                    line[at[0]] = slot.scaled(value)  # type: ignore[attr-defined]
+                    line[at[0]] = lookup.scaled(value)  # type: ignore[attr-defined]
         raw: list[list[float]] = self._sum(design).tolist()
         return raw
 
     def score_columns(self, columns: Sequence[Any]) -> np.ndarray:
         design = np.zeros((len(columns[0]), self.width))
-        for slot, at, rows, number in self.vectors:
-            values = columns[slot.column]
+        for lookup, at, rows, number in self.design_columns:
+            values = columns[lookup.column]
             if number:
                 missing = np.isnan(values)
                 design[:, at] = rows[missing.astype(np.intp)]
-                design[~missing, at[0]] = slot.scaled(values[~missing])  # type: ignore[attr-defined]
+                design[~missing, at[0]] = lookup.scaled(values[~missing])  # type: ignore[attr-defined]
             else:
-                design[:, at] = rows[slot.indices(values)]
+                design[:, at] = rows[lookup.indices(values)]
         total = np.empty((len(design), len(self.start)))
         for begin in range(0, len(design), CHUNK_ROWS):
             total[begin : begin + CHUNK_ROWS] = self._sum(design[begin : begin + CHUNK_ROWS])
         return total
 
     def _sum(self, design: np.ndarray) -> np.ndarray:
-        feature, threshold, missing_left, kids, values, roots = self.nodes
+        feature, threshold, missing_left, children, values, roots = self.nodes
         if self.single:
             with np.errstate(over="ignore"):
                 design = design.astype(np.float32)
@@ -334,7 +334,7 @@ class TraversedForest:
             left = value <= threshold.take(at)
             if holes:
                 left |= np.isnan(value) & missing_left.take(at)
-            at = kids.take(2 * at + left)
+            at = children.take(2 * at + left)
         shape = (len(design), 1 + values.shape[1] * len(roots) // len(self.start), len(self.start))
         steps = np.empty(shape, dtype=values.dtype)
         steps[:, 0] = self.start
@@ -473,11 +473,11 @@ class Plan:
         """The positions of the input columns that a prediction depends on."""
         scorer, columns = self.scorer, set()
         if isinstance(scorer, LinearSum):
-            columns = {share.slot.column for share in scorer.shares}
+            columns = {term.lookup.column for term in scorer.terms}
         elif isinstance(scorer, BitmaskForest):
-            columns = {slot.column for slot, _ in scorer.masks}
+            columns = {lookup.column for lookup, _ in scorer.masks}
         elif isinstance(scorer, TraversedForest):
-            columns = {vector.slot.column for vector in scorer.vectors}
+            columns = {part.lookup.column for part in scorer.design_columns}
         elif isinstance(scorer, WeightedMean):
             columns = {column for part in scorer.parts for column in part.used_columns}
         for part in self.derived:

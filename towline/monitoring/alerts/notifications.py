@@ -174,7 +174,8 @@ class AlertStore:
                     return DeliveryReport(webhook="failed", why=why)
                 with files.exclusive_lock(self.path.with_suffix(".lock")):
                     notified = {state.id: {"notified": state.status}}
-                    _write(self.path, [each.model_copy(update=notified.get(each.id)) for each in _read(self.path)])
+                    states = _read(self.path)
+                    _write(self.path, [state.model_copy(update=notified.get(state.id)) for state in states])
             return DeliveryReport(webhook="sent" if pending else "none")
 
 
@@ -294,7 +295,7 @@ def _open_alerts(states: Sequence[AlertState], alerts: Iterable[Alert]) -> list[
 
 
 def _read(path: Path) -> tuple[AlertState, ...]:
-    return tuple(files.records(path, AlertState))
+    return tuple(files.read_records(path, AlertState))
 
 
 def _write(path: Path, states: Sequence[AlertState]) -> None:

@@ -118,12 +118,12 @@ class WindowSimulation:
             for start in range(0, self.draws, chunk)
         ]
         rows = _effective_rows(values, profile["count"])
-        distances = np.concatenate([_distances(profile, reference_shares, each, rows, rng) for each in windows])
+        distances = np.concatenate([_distances(profile, reference_shares, window, rows, rng) for window in windows])
         distance = _quantile(distances, self.alpha_per_check)
-        differences = [each - reference_shares for each in windows]
+        differences = [window - reference_shares for window in windows]
         if profile["kind"] != "category":
-            differences = [np.cumsum(each, axis=1)[:, :-1] for each in differences]
-        largest = np.concatenate([np.abs(each).max(axis=1) for each in differences])
+            differences = [np.cumsum(difference, axis=1)[:, :-1] for difference in differences]
+        largest = np.concatenate([np.abs(difference).max(axis=1) for difference in differences])
         return distance, _quantile(largest, self.alpha_per_check)
 
     def _null_threshold(self, column: ReferenceColumn, rows: int, rng: np.random.Generator) -> float:

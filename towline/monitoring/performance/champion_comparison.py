@@ -21,7 +21,7 @@ from towline.monitoring.performance.logged_predictions import (
     select_predictions,
     unmodified_features,
 )
-from towline.monitoring.performance.quality import evenly_spaced, resampled_interval, resampling_units
+from towline.monitoring.performance.quality import evenly_spaced, log_resampling_units, resampled_interval
 from towline.monitoring.results import ChampionComparison, DriftResult
 from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.training.evaluation.bootstrap import draw_weights, resample_metric
@@ -85,7 +85,7 @@ def compare(
         return result("; ".join((f"the champions cannot be compared: {error.what}", *error.details[:3])))
     score = partial(resample_metric, labels.truth[positions], contract=labels.contract, metric=metric)
     padded = [pad_probabilities(each, labels.contract) for each in predictions]
-    units = resampling_units(shared, config)
+    units = log_resampling_units(shared, config)
     draws = draw_weights(count, max(MIN_DRAWS, config.evaluation.resamples), config.seed, units)
     values = [float(score(each, weights=np.ones((1, count)))[0]) for each in padded]
     resampled = [score(each, weights=draws) for each in padded]

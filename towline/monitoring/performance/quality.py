@@ -174,7 +174,7 @@ class _MeasuredRows:
         self.logged = logged.predictions.take(positions)
         padded = pad_probabilities(self.logged, self.contract)
         self.predictions = padded if metric.needs_probabilities else Predictions(padded.labels)
-        self.units = resampling_units(self.rows, config)
+        self.units = log_resampling_units(self.rows, config)
         self.weights = draw_weights(len(positions), config.evaluation.resamples, config.seed, self.units)
 
     def metric_interval(self, rows: np.ndarray | None = None) -> Interval:
@@ -262,7 +262,7 @@ def _label_shortage(counts: _Counts, config: QualityConfig) -> str:
     return ""
 
 
-def resampling_units(rows: pa.Table, config: PipelineConfig) -> np.ndarray:
+def log_resampling_units(rows: pa.Table, config: PipelineConfig) -> np.ndarray:
     """(n,) the unit of each row: its group, or a block of about sqrt(n) consecutive rows."""
     if config.data.group and INPUT_PREFIX + config.data.group in rows.column_names:
         codes: np.ndarray = pd.factorize(rows[INPUT_PREFIX + config.data.group].to_pandas(), use_na_sentinel=False)[0]

@@ -121,9 +121,9 @@ def take_snapshot(settings: Settings, model: str, entries: Sequence[Entry], now:
     champion, journal = champion_of(entries), Journal.of(settings, model)
     config = summary.read_champion_config(settings, champion)
     version = champion.version if champion else None
-    since = summary.parse_time(champion.time) if champion else None
+    since = summary.parse_ledger_time(champion.time) if champion else None
     drift, quality = journal.drift(version), journal.quality(version)
-    trainings = [summary.parse_time(entry.time) for entry in entries if entry.event in VERDICTS]
+    trainings = [summary.parse_ledger_time(entry.time) for entry in entries if entry.event in VERDICTS]
     last_runs = {
         "training": max(trainings, default=None),
         "drift": journal.last_run("drift"),
@@ -163,7 +163,7 @@ def _training_time(settings: Settings, champion: Entry | None) -> dt.datetime | 
         manifest = read_manifest(settings.layout.release(champion.release)) if champion else None
     except ReleaseError:
         return None
-    return summary.parse_time(manifest.created) if manifest else None
+    return summary.parse_ledger_time(manifest.created) if manifest else None
 
 
 def next_run(cron: str, timezone: str, after: dt.datetime) -> dt.datetime | None:

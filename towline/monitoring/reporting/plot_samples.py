@@ -40,19 +40,17 @@ class SamplePair(NamedTuple):
         return bool(self.numbers or self.categories)
 
 
-def sample_profile(profile: Mapping[str, Any], rows: int = MAX_ROWS, seed: int = 0) -> pd.DataFrame:
-    """Rows whose columns are distributed as in the profile, each column independently of the others.
+def sample_profile(profile: Mapping[str, Any]) -> pd.DataFrame:
+    """``MAX_ROWS`` rows whose columns are distributed as in the profile, each column independently of the others.
 
     Args:
         profile: ``profile.json`` of a release.
-        rows: number of rows.
-        seed: seed of the order of the values; their frequencies are not random.
 
     Returns:
         (rows, columns) of float64 and strings, with the profile's share of nulls. Datetimes, numbers without a grid,
         and personal data are left out.
     """
-    generator = np.random.default_rng(seed)
+    rows, generator = MAX_ROWS, np.random.default_rng(0)  # the order of the values is random, their frequencies are not
     columns = {}
     for name, column in profile["columns"].items():
         nulls = round(rows * column["nulls"] / max(1, column["count"] + column["nulls"]))
@@ -130,10 +128,11 @@ def sample_log(folder: Path, version: int, start: dt.datetime | None, end: dt.da
     if not folder.is_dir():
         return pd.DataFrame()
     with parquet_store.lock_store(folder):
-        return sample_rows(selected()).rename(columns=lambda name: str(name).removeprefix(parquet_store.INPUT_PREFIX))
+        rows = sample_batches(selected())
+    return rows.rename(columns=lambda name: str(name).removeprefix(parquet_store.INPUT_PREFIX))
 
 
-def sample_rows(batches: Iterable["pa.Table | pa.RecordBatch"]) -> pd.DataFrame:
+def sample_batches(batches: Iterable["pa.Table | pa.RecordBatch"]) -> pd.DataFrame:
     """A uniform sample of at most 5,000 rows, in constant memory."""
     import pyarrow as pa
 

@@ -90,7 +90,7 @@ def append_sample(sample: ServiceSample, folder: Path, period: dt.timedelta) -> 
 
 def read_history(folder: Path) -> tuple[CounterTotals, ...]:
     """All totals, oldest first. Partial lines of an interrupted write are skipped."""
-    return tuple(sorted(files.records(folder / FILE, CounterTotals), key=lambda totals: totals.at))
+    return tuple(sorted(files.read_records(folder / FILE, CounterTotals), key=lambda totals: totals.at))
 
 
 def advance(before: CounterTotals | None, sample: ServiceSample) -> CounterTotals | None:

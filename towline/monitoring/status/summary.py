@@ -227,7 +227,7 @@ def read_champion_config(settings: Settings, champion: Entry | None) -> Pipeline
         return None
 
 
-def parse_time(text: str) -> dt.datetime:
+def parse_ledger_time(text: str) -> dt.datetime:
     """A time of the ledger or of a release, in UTC."""
     moment = dt.datetime.fromisoformat(text)
     return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
@@ -253,7 +253,7 @@ def judge_champion_gain(
         return None
     decisions = (entry for entry in entries if entry.event == "decided")
     windows = select_windows(
-        journal.gain(champion.version), parse_time(champion.time), find_last_training(decisions, now)
+        journal.gain(champion.version), parse_ledger_time(champion.time), find_last_training(decisions, now)
     )
     return judge_gain(windows, config.retrain.min_gain)
 
@@ -269,14 +269,14 @@ def _champion_status(settings: Settings, ledger: Ledger, champion: Entry | None)
     if champion is None:
         return None
     previous = ledger.aliases(champion.model)["previous"]
-    status = ChampionStatus(version=champion.version, since=parse_time(champion.time), previous=previous)
+    status = ChampionStatus(version=champion.version, since=parse_ledger_time(champion.time), previous=previous)
     try:
         manifest = read_manifest(settings.layout.release(champion.release))
     except ReleaseError:
         return status
     return status.model_copy(
         update={
-            "trained": parse_time(manifest.created),
+            "trained": parse_ledger_time(manifest.created),
             "estimator": manifest.estimator,
             "rows": manifest.dataset.get("rows"),
             "metric": manifest.primary,
@@ -312,7 +312,8 @@ def _events(entries: Sequence[Entry]) -> tuple[ModelEvent, ...]:
 def _event(entry: Entry) -> ModelEvent:
     what = entry.evidence.get("action", "decided") if entry.event == "decided" else entry.event.replace("_", " ")
     reason = entry.reason.removeprefix(f"{what}: ")
-    return ModelEvent(at=parse_time(entry.time), what=what, version=entry.version, reason=reason, actor=entry.actor)
+    at = parse_ledger_time(entry.time)
+    return ModelEvent(at=at, what=what, version=entry.version, reason=reason, actor=entry.actor)
 
 
 def _flows(
@@ -320,7 +321,10 @@ def _flows(
 ) -> list[FlowStatus]:
     """The last runs of the flows as far as the store knows them."""
     trainings = [entry for entry in entries if entry.event in VERDICTS]
-    flows = [FlowStatus(flow="training", started=parse_time(each.time), state=each.event) for each in trainings[:1]]
+    flows = [
+        FlowStatus(flow="training", started=parse_ledger_time(verdict.time), state=verdict.event)
+        for verdict in trainings[:1]
+    ]
     flows += [FlowStatus(flow="drift", started=window.end, state=window.state) for window in drift[-1:]]
     flows += [FlowStatus(flow="quality", started=window.end, state=window.state) for window in quality[-1:]]
     return flows
@@ -345,7 +349,8 @@ def _find_alarms(status: ModelStatus, decision: Entry | None, config: PipelineCo
     ]
     blocked = decision and decision.evidence.get("action") == "block" and decision.version == version
     if decision and blocked and not (drift and drift.state == "invalid_schema"):
-        alarms.append(StatusAlarm(title="blocked", reason=_event(decision).reason, since=parse_time(decision.time)))
+        event = _event(decision)
+        alarms.append(StatusAlarm(title="blocked", reason=event.reason, since=event.at))
     last = max((window.end for window in status.drift if window.end), default=None)
     scheduled = config is not None and config.schedule.drift is not None
     if last and scheduled and status.at - last > MAX_DRIFT_AGE:

@@ -1,8 +1,8 @@
 """The load generator: Locust users who wait for each answer, or requests that arrive at a fixed rate.
 
-``Client`` is a closed loop: a user sends the next request when the answer has arrived. ``Arrivals`` is an open loop:
-each request is due at a fixed time, whether or not earlier ones were answered, and its latency counts from that time.
-If the service stalls, the open loop shows the delay of all requests that were due meanwhile; waiting users hide it.
+A ``ClosedLoopUser`` sends the next request when the answer has arrived. With ``OpenLoopUser`` each request is due at a
+fixed time, whether or not earlier ones were answered, and its latency counts from that time. If the service stalls, the
+open loop shows the delay of all requests that were due meanwhile; waiting users hide it.
 
 Import this module before ``ssl`` and ``http.client``: Locust replaces the blocking functions of Python.
 """
@@ -29,14 +29,14 @@ from locust.html import get_html_report
 from towline import files
 from towline.errors import TowlineError, TransientError
 from towline.operations.loadtest.load_result import Load, LoadTestResult
-from towline.operations.loadtest.target import (
+from towline.operations.loadtest.service_under_test import (
     KEY,
     PATH,
     TIMEOUT_S,
     ResourceMeter,
-    Target,
-    find_target,
+    ServiceUnderTest,
     has_prediction,
+    query_service,
     request_headers,
 )
 
@@ -85,7 +85,7 @@ class PredictionUser(FastHttpUser):
                 answer.success()
 
 
-class Client(PredictionUser):
+class ClosedLoopUser(PredictionUser):
     """A user who sends the next request as soon as the last one is answered."""
 
     @task
@@ -93,7 +93,7 @@ class Client(PredictionUser):
         self.send()
 
 
-class Arrivals(PredictionUser):
+class OpenLoopUser(PredictionUser):
     """Sends ``rate × seconds`` requests on time, and ends the test when each has its answer or error."""
 
     concurrency = CONNECTIONS
@@ -126,12 +126,12 @@ class Arrivals(PredictionUser):
 
 
 def run_load_test(
-    target: Target, load: Load, key: str | None, show: Callable[[str], None], report: Path | None = None
+    service: ServiceUnderTest, load: Load, key: str | None, show: Callable[[str], None], report: Path | None = None
 ) -> LoadTestResult:
     """Runs a load test in this process. Ctrl-C ends it early; the result is then that of the requests until then.
 
     Args:
-        target: the service.
+        service: the service.
         load: users or rate, and the duration.
         key: API key; with the scope admin the resources of the service are measured too.
         show: called with a line of progress twice a second.
@@ -141,13 +141,13 @@ def run_load_test(
         TransientError: no request was sent.
     """
     os.environ.update({KEY: key} if key else {})
-    _bodies[target.url] = itertools.cycle([body.decode() for body in target.bodies])
-    kind = Arrivals if load.rate else Client
+    _bodies[service.url] = itertools.cycle([body.decode() for body in service.bodies])
+    kind = OpenLoopUser if load.rate else ClosedLoopUser
     options = Namespace(load=load, headless=True, enable_rebalancing=False)
     environment = Environment(
-        user_classes=[kind], host=target.url, stop_timeout=TIMEOUT_S if load.users else 0.0, parsed_options=options
+        user_classes=[kind], host=service.url, stop_timeout=TIMEOUT_S if load.users else 0.0, parsed_options=options
     )
-    runner, meter, late_requests = environment.create_local_runner(), ResourceMeter(target.url, key), [0]
+    runner, meter, late_requests = environment.create_local_runner(), ResourceMeter(service.url, key), [0]
 
     def count_late(context: Any, **_: Any) -> None:
         late_requests[0] += context.get("late", 0.0) > LATE_S
@@ -184,7 +184,7 @@ def run_load_test(
     seconds = max((total.last_request_timestamp or 0) - total.start_time, 1e-9)
     latency = {f"p{share:g}": float(total.get_response_time_percentile(share / 100)) for share in PERCENTILES}
     return LoadTestResult(
-        target,
+        service,
         load,
         seconds,
         total.num_requests,
@@ -219,7 +219,7 @@ def _start_locustfile(environment: Any, **_: Any) -> None:
     """Fetches the rows if ``locust`` runs ``deployments/locustfile.py``; ends with the exit code of an error."""
     host = environment.host or ""
     try:
-        _bodies[host] = itertools.cycle([body.decode() for body in find_target(host, os.environ.get(KEY)).bodies])
+        _bodies[host] = itertools.cycle([body.decode() for body in query_service(host, os.environ.get(KEY)).bodies])
     except TowlineError as error:
         print(error)
         environment.process_exit_code = error.exit_code

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from towline.operations.loadtest.target import Target
+from towline.operations.loadtest.service_under_test import ServiceUnderTest
 
 MAX_LATE_SHARE = 0.01  # of requests sent more than 10 ms late; above it the latencies include the generator's own delay
 MAX_GENERATOR_CORES = 0.9
@@ -27,7 +27,7 @@ class LoadTestResult:
     """The result of a load test.
 
     Attributes:
-        target: the service.
+        service: the service.
         load: users or rate.
         seconds: from the start to the last answer.
         requests: number of requests that have an answer or an error.
@@ -39,7 +39,7 @@ class LoadTestResult:
         interrupted: whether the test was stopped early.
     """
 
-    target: Target
+    service: ServiceUnderTest
     load: Load
     seconds: float
     requests: int
@@ -68,8 +68,8 @@ class LoadTestResult:
     def document(self) -> dict[str, Any]:
         failed = sum(self.errors.values())
         return {
-            "url": self.target.url,
-            "model": self.target.model,
+            "url": self.service.url,
+            "model": self.service.model,
             "users": self.load.users,
             "rate": self.load.rate,
             "seconds": round(self.seconds, 3),

@@ -49,14 +49,14 @@ class WireProtocol(NamedTuple):
     nan: bool = False
 
 
-def read_rows(document: Any, model: "Model", most: int) -> PredictionRequest:
+def read_rows(document: Any, model: "Model", max_rows: int) -> PredictionRequest:
     """``{"rows": [{…}, …]}``, or one object as ``{"row": {…}}``."""
     del model
     if document.__class__ is dict and len(document) == 1:
         if "rows" in document:
-            return PredictionRequest(check_records(document["rows"], "rows", most))
+            return PredictionRequest(check_records(document["rows"], "rows", max_rows))
         if "row" in document:
-            return PredictionRequest(check_records([document["row"]], "row", most))
+            return PredictionRequest(check_records([document["row"]], "row", max_rows))
     raise wrong_shape('give one object with one member, "rows" (a list of objects) or "row" (one object)')
 
 
@@ -72,21 +72,21 @@ def write_rows(answer: "RowPredictions", model: "Model", request: PredictionRequ
     return orjson.dumps(response)
 
 
-def read_invocations(document: Any, model: "Model", most: int) -> PredictionRequest:
+def read_invocations(document: Any, model: "Model", max_rows: int) -> PredictionRequest:
     """MLflow's four formats; ``params`` are ignored, as the models have none."""
     formats = [name for name in FORMATS if name in document] if isinstance(document, dict) else []
     if len(formats) != 1:
         raise wrong_shape(f"give one object with exactly one of {', '.join(FORMATS)}")
     name, table = formats[0], document[formats[0]]
     if name == "dataframe_split":
-        return PredictionRequest(_split(table, model, most))
+        return PredictionRequest(_split(table, model, max_rows))
     if name == "dataframe_records":
-        return PredictionRequest(check_records(table, name, most))
+        return PredictionRequest(check_records(table, name, max_rows))
     if isinstance(table, dict):
-        return PredictionRequest(_columns(table, name, most))
+        return PredictionRequest(_columns(table, name, max_rows))
     if isinstance(table, list) and table and not isinstance(table[0], dict):
-        return PredictionRequest(_positional(table, model.reader.fields, name, most))
-    return PredictionRequest(check_records(table, name, most))
+        return PredictionRequest(_positional(table, model.reader.fields, name, max_rows))
+    return PredictionRequest(check_records(table, name, max_rows))
 
 
 def write_invocations(answer: "RowPredictions", model: "Model", request: PredictionRequest, request_id: str) -> bytes:
@@ -94,7 +94,7 @@ def write_invocations(answer: "RowPredictions", model: "Model", request: Predict
     return orjson.dumps({"predictions": answer.predictions, "request_id": request_id})
 
 
-def check_records(rows: Any, name: str, most: int) -> Rows:
+def check_records(rows: Any, name: str, max_rows: int) -> Rows:
     """Returns the rows if they are a list of at most ``most`` objects.
 
     Raises:
@@ -102,7 +102,7 @@ def check_records(rows: Any, name: str, most: int) -> Rows:
     """
     if rows.__class__ is not list:
         raise wrong_shape(f"{name} is not a list of objects")
-    check_row_limit(len(rows), most)
+    check_row_limit(len(rows), max_rows)
     for row in rows:
         if row.__class__ is not dict:
             invalid = [place for place, row in enumerate(rows) if row.__class__ is not dict]
@@ -112,29 +112,29 @@ def check_records(rows: Any, name: str, most: int) -> Rows:
     return records
 
 
-def check_row_limit(count: int, most: int) -> None:
-    if count > most:
-        raise Problem("too-large", f"{count:,} rows: one request may have at most {most:,}")
+def check_row_limit(count: int, max_rows: int) -> None:
+    if count > max_rows:
+        raise Problem("too-large", f"{count:,} rows: one request may have at most {max_rows:,}")
 
 
-def _split(table: Any, model: "Model", most: int) -> Rows:
+def _split(table: Any, model: "Model", max_rows: int) -> Rows:
     if not isinstance(table, dict) or "data" not in table or not table.keys() <= {"columns", "data", "index"}:
         raise wrong_shape("dataframe_split is not an object with columns, data and optionally index")
     columns = table.get("columns")
     if columns is None:
-        return _positional(table["data"], model.reader.fields, "dataframe_split.data", most)
+        return _positional(table["data"], model.reader.fields, "dataframe_split.data", max_rows)
     if not isinstance(columns, list) or not all(isinstance(column, str) for column in columns):
         raise wrong_shape("dataframe_split.columns is not a list of names")
     if len(set(columns)) < len(columns):
         raise wrong_shape("dataframe_split.columns names a column twice")
-    return _positional(table["data"], columns, "dataframe_split.data", most)
+    return _positional(table["data"], columns, "dataframe_split.data", max_rows)
 
 
-def _positional(table: Any, columns: Sequence[str], name: str, most: int) -> Rows:
+def _positional(table: Any, columns: Sequence[str], name: str, max_rows: int) -> Rows:
     """Rows as lists of values in the order of the columns; with one column, a row may be a single value."""
     if not isinstance(table, list):
         raise wrong_shape(f"{name} is not a list of rows")
-    check_row_limit(len(table), most)
+    check_row_limit(len(table), max_rows)
     width = len(columns)
     rows = [row if isinstance(row, list) else [row] for row in table]
     faults = [
@@ -147,7 +147,7 @@ def _positional(table: Any, columns: Sequence[str], name: str, most: int) -> Row
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def _columns(table: Mapping[str, Any], name: str, most: int) -> Rows:
+def _columns(table: Mapping[str, Any], name: str, max_rows: int) -> Rows:
     """Columns by name: each is a list, or all are single values of one row."""
     if not any(isinstance(values, list) for values in table.values()):
         return [table]
@@ -155,7 +155,7 @@ def _columns(table: Mapping[str, Any], name: str, most: int) -> Rows:
     lengths = {len(values) for values in table.values() if isinstance(values, list)}
     if ragged or len(lengths) > 1:
         raise wrong_shape(f"the columns of {name} are not lists of one length")
-    check_row_limit(lengths.pop(), most)
+    check_row_limit(lengths.pop(), max_rows)
     lists = [[_unwrapped(value) for value in values] for values in table.values()]
     return [dict(zip(table, row, strict=True)) for row in zip(*lists, strict=True)]
 

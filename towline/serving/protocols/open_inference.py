@@ -55,7 +55,7 @@ def describe_model(model: "Model") -> dict[str, Any]:
     }
 
 
-def read_tensors(document: Any, model: "Model", most: int) -> PredictionRequest:
+def read_tensors(document: Any, model: "Model", max_rows: int) -> PredictionRequest:
     """Reads one tensor per column, of shape [n] or [n, 1], or one of shape [n, columns] if all columns are numbers."""
     if not isinstance(document, dict) or not isinstance(inputs := document.get("inputs"), list) or not inputs:
         raise wrong_shape('give one object with "inputs", a list of tensors')
@@ -64,7 +64,7 @@ def read_tensors(document: Any, model: "Model", most: int) -> PredictionRequest:
         raise wrong_shape("id is not a text of at most 128 characters")
     tensors: dict[str, tuple[list[int], list[Any]]] = {}
     for place, tensor in enumerate(inputs):
-        name, shape, values = _tensor(tensor, f"inputs[{place}]", most)
+        name, shape, values = _tensor(tensor, f"inputs[{place}]", max_rows)
         if name in tensors:
             raise wrong_shape(f"inputs[{place}] has the same name as an earlier input")
         tensors[name] = (shape, values)
@@ -108,7 +108,7 @@ def write_outputs(answer: "RowPredictions", model: "Model", request: PredictionR
     return [output for output in outputs if not request.outputs or output["name"] in request.outputs]
 
 
-def _tensor(tensor: Any, place: str, most: int) -> tuple[str, list[int], list[Any]]:
+def _tensor(tensor: Any, place: str, max_rows: int) -> tuple[str, list[int], list[Any]]:
     """The name, shape and flat values of a tensor; the values are checked against shape and datatype."""
     if not isinstance(tensor, dict):
         raise wrong_shape(f"{place} is not an object")
@@ -125,12 +125,12 @@ def _tensor(tensor: Any, place: str, most: int) -> tuple[str, list[int], list[An
     content_type = parameters.get("content_type") if isinstance(parameters, dict) else None
     if content_type is not None and content_type not in CONTENT_TYPES:
         raise wrong_shape(f"{place}: the content_type is not one of {', '.join(CONTENT_TYPES)}")
-    check_row_limit(shape[0], most)
+    check_row_limit(shape[0], max_rows)
     if not isinstance(data, list):
         raise wrong_shape(f"{place}: data is not a list; shared memory is not supported")
     values = _flat(data, shape, place)
     if content_type == "pd_json":  # MLServer writes each value of a column with mixed types as a JSON document
-        check_row_limit(len(values), most)
+        check_row_limit(len(values), max_rows)
         values = [parse_json(value.encode()) if isinstance(value, str) else value for value in values]
     else:
         _check(values, datatype, name)

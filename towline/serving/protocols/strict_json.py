@@ -27,13 +27,13 @@ _OTHERS = bytes(byte for byte in range(256) if byte not in _MARKS)
 _STEPS = np.array([0, 0, 0, 1, -1, 1, -1], dtype=np.int8)  # change of the depth at each character
 
 
-def parse_json(body: bytes, longest: int = 10_000, *, widest: int = MAX_KEYS, nan: bool = False) -> Any:
+def parse_json(body: bytes, max_items: int = 10_000, *, max_keys: int = MAX_KEYS, nan: bool = False) -> Any:
     """Parses one JSON document.
 
     Args:
         body: UTF-8, without a byte order mark.
-        longest: most items of a list of objects or lists.
-        widest: most keys of an object; checked in bodies of 64 KiB and more, since smaller ones cannot hold many.
+        max_items: of a list of objects or lists.
+        max_keys: of an object; checked in bodies of 64 KiB and more, since smaller ones cannot hold many.
         nan: whether NaN is read as null, as Python clients write it.
 
     Raises:
@@ -42,35 +42,35 @@ def parse_json(body: bytes, longest: int = 10_000, *, widest: int = MAX_KEYS, na
             long or an object has too many keys.
     """
     if len(body) < LARGE_BODY or not gc.isenabled():
-        return _loads(body, longest, widest, nan)
+        return _loads(body, max_items, max_keys, nan)
     gc.disable()  # otherwise the collector would scan all new lists again and again
     try:
-        return _loads(body, longest, widest, nan)
+        return _loads(body, max_items, max_keys, nan)
     finally:
         gc.enable()
 
 
-def _loads(body: bytes, longest: int, widest: int, nan: bool) -> Any:
+def _loads(body: bytes, max_items: int, max_keys: int, nan: bool) -> Any:
     if (
         len(body) >= LARGE_BODY
-        or body.count(b"{") > MAX_OBJECTS_PER_ROW * longest
-        or body.count(b"[") > LISTS * longest
+        or body.count(b"{") > MAX_OBJECTS_PER_ROW * max_items
+        or body.count(b"[") > LISTS * max_items
     ):
         if len(body) > 2 * BEGINNING:
-            _check_size(body[:BEGINNING], longest, widest)  # detects most refused bodies at a tenth of the cost
-        _check_size(body, longest, widest)
+            _check_size(body[:BEGINNING], max_items, max_keys)  # detects most refused bodies at a tenth of the cost
+        _check_size(body, max_items, max_keys)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         if not (nan and b"NaN" in body):
             raise Problem("malformed-json", f"not JSON: {error}") from None
         body = _TEXT_OR_NAN.sub(lambda match: b"null" if match[0] == b"NaN" else match[0], body)
-        return _loads(body, longest, widest, nan=False)
+        return _loads(body, max_items, max_keys, nan=False)
     try:
-        keys = _keys(document, longest, MAX_DEPTH)
+        keys = _keys(document, max_items, MAX_DEPTH)
     except _Beyond64Bits:  # orjson rounds such integers
         document = json.loads(body)
-        keys = _keys(document, longest, MAX_DEPTH, rounded=False)
+        keys = _keys(document, max_items, MAX_DEPTH, rounded=False)
     if body.count(b":") != keys and _colons(body, keys) != keys:
         raise Problem("malformed-json", "a key occurs twice in one object")
     if b"\\u0000" in body and b"\\u0000" in body.replace(b"\\\\", b""):
@@ -78,7 +78,7 @@ def _loads(body: bytes, longest: int, widest: int, nan: bool) -> Any:
     return document
 
 
-def _check_size(body: bytes, longest: int, widest: int) -> None:
+def _check_size(body: bytes, max_items: int, max_keys: int) -> None:
     """Refuses, before it is parsed, a body whose objects would take far more time and memory than its size suggests.
 
     No other request is answered while a body is parsed.
@@ -88,10 +88,10 @@ def _check_size(body: bytes, longest: int, widest: int) -> None:
     if depth.max(initial=0) > MAX_DEPTH:
         raise _too_deep()
     counts = np.bincount(marks, minlength=len(_STEPS))
-    if counts[_BRACE] > MAX_OBJECTS_PER_ROW * longest or counts[_BRACE] + counts[_BRACKET] > LISTS * longest:
-        raise Problem("too-large", f"the body holds far more lists and objects than {longest:,} rows need")
-    if counts[_COLON] > widest and (keys := _most_keys(marks, depth)) > widest:
-        raise Problem("too-large", f"an object holds {keys:,} keys: at most {widest:,} are allowed")
+    if counts[_BRACE] > MAX_OBJECTS_PER_ROW * max_items or counts[_BRACE] + counts[_BRACKET] > LISTS * max_items:
+        raise Problem("too-large", f"the body holds far more lists and objects than {max_items:,} rows need")
+    if counts[_COLON] > max_keys and (keys := _most_keys(marks, depth)) > max_keys:
+        raise Problem("too-large", f"an object holds {keys:,} keys: at most {max_keys:,} are allowed")
 
 
 def _most_keys(marks: np.ndarray, depth: np.ndarray) -> int:
@@ -114,7 +114,7 @@ class _Beyond64Bits(Exception):
     """A float may have been written as an integer of more than 64 bits."""
 
 
-def _keys(value: Any, longest: int, depth: int, *, rounded: bool = True) -> int:
+def _keys(value: Any, max_items: int, depth: int, *, rounded: bool = True) -> int:
     """The number of keys of all objects of a document."""
     if not depth:
         raise _too_deep()
@@ -124,15 +124,15 @@ def _keys(value: Any, longest: int, depth: int, *, rounded: bool = True) -> int:
         keys, inner = len(value), value.values()
     elif value.__class__ is list:
         inner = value
-        if len(value) > longest and value[0].__class__ in (dict, list):
-            raise Problem("too-large", f"a list holds {len(value):,} entries: at most {longest:,} are allowed")
+        if len(value) > max_items and value[0].__class__ in (dict, list):
+            raise Problem("too-large", f"a list holds {len(value):,} entries: at most {max_items:,} are allowed")
     for item in inner:
         kind = item.__class__
         if kind is float:
             if rounded and not _LOW <= item < _HIGH:
                 raise _Beyond64Bits
         elif kind is dict or kind is list:
-            keys += _keys(item, longest, depth - 1, rounded=rounded)
+            keys += _keys(item, max_items, depth - 1, rounded=rounded)
     return keys
 
 

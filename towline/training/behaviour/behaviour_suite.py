@@ -20,7 +20,7 @@ from towline.training.behaviour.expected_predictions import (
     read_known_cases,
 )
 from towline.training.behaviour.groups import PredictedHoldout, check_calibration, check_fairness
-from towline.training.behaviour.probe import Probe
+from towline.training.behaviour.model_under_test import ModelUnderTest
 from towline.training.behaviour.results import BehaviourCheck
 from towline.training.behaviour.sensitivity import check_direction, check_invariance, check_robustness
 from towline.training.evaluation.bootstrap import draw_weights, resampling_units
@@ -48,17 +48,17 @@ def run_behaviour_tests(
     sample = np.sort(rng.permutation(len(holdout))[: behaviour.rows])
     fitted = model_io.load_model(work.file(model.file), model_io.trusted_packages(config))
     rows = holdout.iloc[sample].reset_index(drop=True)
-    probe = Probe(fitted, contract, rows, work.subset("train").rows)
+    tested_model = ModelUnderTest(fitted, contract, rows, work.subset("train").rows)
     metrics = metrics_of(config, contract.task)
     checks = [
-        *check_expected(behaviour.expect, probe),
-        *(check_invariance(test, probe) for test in behaviour.invariance),
-        *(check_direction(test, probe) for test in behaviour.directional),
+        *check_expected(behaviour.expect, tested_model),
+        *(check_invariance(test, tested_model) for test in behaviour.invariance),
+        *(check_direction(test, tested_model) for test in behaviour.directional),
     ]
     for cases in behaviour.known_cases:
-        checks += check_known_cases(cases, read_known_cases(cases, project), probe, metrics)
+        checks += check_known_cases(cases, read_known_cases(cases, project), tested_model, metrics)
     if behaviour.robustness:
-        checks += check_robustness(behaviour.robustness, probe, config.seed)
+        checks += check_robustness(behaviour.robustness, tested_model, config.seed)
     if behaviour.calibration or behaviour.fairness:
         predicted = _predicted_holdout(work, config, holdout)
         checks += [check_calibration(behaviour.calibration, predicted)] if behaviour.calibration else []

@@ -11,7 +11,7 @@ from towline.data.schema.columns import to_frame
 from towline.data.schema.contract import Contract, Label
 from towline.data.schema.values import category_name
 from towline.data.source import formats
-from towline.training.behaviour.probe import Probe
+from towline.training.behaviour.model_under_test import ModelUnderTest
 from towline.training.behaviour.results import BehaviourCheck, finite_or_none
 from towline.training.evaluation.definitions import Metric
 from towline.training.evaluation.metrics import compute_metrics
@@ -34,34 +34,34 @@ def find_class(value: Label, contract: Contract) -> Label | None:
     return contract.classes[position] if position >= 0 else None
 
 
-def expected_rows(tests: tuple[ExpectedPrediction, ...], probe: Probe) -> pd.DataFrame:
+def expected_rows(tests: tuple[ExpectedPrediction, ...], model: ModelUnderTest) -> pd.DataFrame:
     """The rows of the tests, with the typical value in each column that a test leaves out."""
-    typical = probe.typical_row()
+    typical = model.typical_row()
     return pd.DataFrame([{**typical, **test.row} for test in tests], dtype=object)
 
 
-def check_expected(tests: tuple[ExpectedPrediction, ...], probe: Probe) -> Iterator[BehaviourCheck]:
+def check_expected(tests: tuple[ExpectedPrediction, ...], model: ModelUnderTest) -> Iterator[BehaviourCheck]:
     """One check for each expected prediction."""
     if not tests:
         return
-    predictions = probe.predict(expected_rows(tests, probe))
+    predictions = model.predict(expected_rows(tests, model))
     for number, test in enumerate(tests):
         name, answer = f"expect {test.name or number + 1}", predictions.labels[number]
         if test.probability:
             shares = predictions.probabilities
             chances = (
-                np.eye(len(probe.contract.classes))[encode_labels(predictions.labels, probe.contract.classes)][number]
+                np.eye(len(model.contract.classes))[encode_labels(predictions.labels, model.contract.classes)][number]
                 if shares is None
                 else shares[number]
             )
-            yield _check_probabilities(name, test, chances, probe.contract)
+            yield _check_probabilities(name, test, chances, model.contract)
         elif test.between:
             low, high = test.between
             detail = f"predicts {answer:.4g}, expected {low:.4g} to {high:.4g}"
             outcome = "pass" if low <= answer <= high else "fail"
             yield BehaviourCheck(name=name, outcome=outcome, detail=detail, value=finite_or_none(answer))
-        elif probe.contract.classes:
-            expected = find_class(test.equals, probe.contract) if test.equals is not None else None
+        elif model.contract.classes:
+            expected = find_class(test.equals, model.contract) if test.equals is not None else None
             outcome = "pass" if answer == expected else "fail"
             yield BehaviourCheck(name=name, outcome=outcome, detail=f"predicts {answer}, expected {expected}")
         else:
@@ -95,11 +95,11 @@ def read_known_cases(cases: KnownCases, project: Path) -> pd.DataFrame:
 
 
 def check_known_cases(
-    cases: KnownCases, rows: pd.DataFrame, probe: Probe, metrics: tuple[Metric, ...]
+    cases: KnownCases, rows: pd.DataFrame, model: ModelUnderTest, metrics: tuple[Metric, ...]
 ) -> Iterator[BehaviourCheck]:
     """One check for each bound on a file of known cases."""
-    truth, predictions = probe.contract.labels(rows), probe.predict(rows)
-    values = compute_metrics(truth, predictions, probe.contract, metrics=metrics)
+    truth, predictions = model.contract.labels(rows), model.predict(rows)
+    values = compute_metrics(truth, predictions, model.contract, metrics=metrics)
     for side, bounds in (("min", cases.min), ("max", cases.max)):
         for metric, bound in bounds.items():
             value = values[metric]

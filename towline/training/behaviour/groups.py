@@ -127,7 +127,7 @@ def _measure(metric: Metric | None, holdout: PredictedHoldout, rows: np.ndarray,
         return np.asarray(weights.astype(np.float64) @ positive / weights.sum(axis=1))
 
 
-class _Pair(NamedTuple):
+class _GroupPair(NamedTuple):
     """Two groups: the difference or ratio, and the excess over the bound with its standard error.
 
     ``opposite`` is the distance from the bound on the other side, where the higher group is the lower one.
@@ -185,13 +185,13 @@ def _compare_groups(
     return BehaviourCheck(name=name, outcome=outcome, detail=detail, value=finite_or_none(center), bound=bound)
 
 
-def _compare_pair(kind: str, bound: float, first: _Group, second: _Group) -> _Pair:
+def _compare_pair(kind: str, bound: float, first: _Group, second: _Group) -> _GroupPair:
     lower, higher = sorted((first, second), key=lambda group: group.value)
     factor = 1.0 if kind == "difference" else bound
     resampled = factor * higher.resampled - lower.resampled
     difference = factor * higher.value - lower.value
     error = float(np.nanstd(resampled, ddof=1))
     if kind == "difference":
-        return _Pair(lower, higher, difference, difference - bound, difference + bound, error)
+        return _GroupPair(lower, higher, difference, difference - bound, difference + bound, error)
     ratio = lower.value / higher.value if higher.value > 0 else (1.0 if higher.value == lower.value else math.nan)
-    return _Pair(lower, higher, ratio, difference, higher.value - bound * lower.value, error)
+    return _GroupPair(lower, higher, ratio, difference, higher.value - bound * lower.value, error)

@@ -23,7 +23,7 @@ from threadpoolctl import ThreadpoolController
 
 from towline.config import Candidate, Frozen, TrainingConfig, format_duration
 from towline.data.schema.contract import Contract
-from towline.data.splits import Fold, make_folds, sample_rows
+from towline.data.splits import Fold, make_folds, sample_positions
 from towline.data.workspace import Subset, Workspace
 from towline.errors import TowlineError
 from towline.training.boosting.histogram import stop_without_folds
@@ -83,17 +83,17 @@ class CandidateLimits(Frozen):
         return f"{self.candidate}: {', '.join(parts)}"
 
 
-class FitPlan(Frozen):
-    """How the budget limits the candidates; without pilot fits it has no limits."""
+class BudgetLimits(Frozen):
+    """How the time budget limits each candidate; without pilot fits there are no limits."""
 
-    limits: tuple[CandidateLimits, ...] = ()
+    candidates: tuple[CandidateLimits, ...] = ()
 
     def __str__(self) -> str:
-        return "estimates of the fits on all rows: " + "; ".join(map(str, self.limits))
+        return "estimates of the fits on all rows: " + "; ".join(map(str, self.candidates))
 
     def limits_of(self, candidate: Candidate) -> CandidateLimits:
         """The limits of a candidate."""
-        named = (limits for limits in self.limits if limits.candidate == candidate.name)
+        named = (limits for limits in self.candidates if limits.candidate == candidate.name)
         return next(named, CandidateLimits(candidate=candidate.name))
 
 
@@ -203,7 +203,7 @@ def find_slow_candidates(work: Workspace, config: TrainingConfig) -> list[Candid
     ]
 
 
-def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float] = time.process_time) -> FitPlan:
+def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float] = time.process_time) -> BudgetLimits:
     """Measures pilot fits, and limits the slowest candidates if training would take longer than the budget.
 
     If every candidate would be left out, the fastest one remains, and its final model is fitted on a smaller sample.
@@ -218,7 +218,7 @@ def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float
     """
     slow = find_slow_candidates(work, config)
     if config.budget is None or not slow:
-        return FitPlan()
+        return BudgetLimits()
     contract, train, seconds = work.contract(), work.subset("train"), _SHARE * config.budget.total_seconds()
     folds, holdout = make_folds(train.rows, train.labels, config), len(work.split_positions()["holdout"])
     longest = _PILOT_SHARE * seconds / len(config.single_candidates)
@@ -242,7 +242,7 @@ def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float
         for each in estimates
     ]
     limits += [CandidateLimits(candidate=name) for name in sorted(failed)]
-    return FitPlan(limits=(*limits, *_limit_ensembles(remaining, config, config.budget)))
+    return BudgetLimits(candidates=(*limits, *_limit_ensembles(remaining, config, config.budget)))
 
 
 def measure_cost(
@@ -270,8 +270,8 @@ def measure_cost(
         if rows > len(positions) / 2 or (cost.rows and cost.fit(rows) + cost.predict(rows, rows) > longest):
             break
         # as in the folds: the oldest rows keep near-duplicates together, and boosting then stops later
-        sample = sample_rows(positions, rows, config.seed, train.labels) if oldest is None else oldest[:rows]
-        test = train.features.iloc[sample_rows(positions, rows, config.seed + 1)]
+        sample = sample_positions(positions, rows, config.seed, train.labels) if oldest is None else oldest[:rows]
+        test = train.features.iloc[sample_positions(positions, rows, config.seed + 1)]
         try:
             with pools.limit(limits=1), warnings.catch_warnings(action="ignore"):
                 trusted, transformer = config.package.trusted, create_transformer(config)

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from towline.config import METRICS, Candidate, PipelineConfig, Task
+from towline.config.messages import cron_error
 from towline.errors import ConfigError
 from towline.training import estimators
 from towline.training.evaluation.definitions import Metric, metric_error
@@ -113,14 +114,10 @@ def _check_schedule(config: PipelineConfig) -> None:
 
     from cronsim import CronSim, CronSimError
 
-    for key in ("train", "drift", "quality"):
+    for key in ("train", "drift", "quality", "rollout"):
         line = getattr(config.schedule, key)
         try:
             if line:
                 CronSim(line, dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
         except CronSimError as error:
-            raise ConfigError(
-                f"not a cron line: {line!r}: {error}",
-                where=f"schedule.{key}",
-                remedy='write five fields, such as "0 2 * * *" for every night at two',
-            ) from None
+            raise cron_error(line, f"schedule.{key}", error) from None

@@ -32,7 +32,7 @@ from towline.config import (
     TrainingConfig,
 )
 from towline.data.schema.contract import Contract
-from towline.data.splits import Fold, make_folds, sample_rows
+from towline.data.splits import Fold, make_folds, sample_positions
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError, TowlineError
 from towline.extras import BOOSTING_LIBRARIES
@@ -53,7 +53,7 @@ from towline.training.evaluation.definitions import Metric, metrics_of, primary_
 from towline.training.evaluation.metrics import predict
 from towline.training.evaluation.predictions import Predictions, Threshold
 from towline.training.model_selection import shared_study
-from towline.training.model_selection.budget import CandidateLimits, FitPlan, count_workers
+from towline.training.model_selection.budget import BudgetLimits, CandidateLimits, count_workers
 from towline.training.model_selection.config_checks import check_config
 from towline.training.model_selection.fold_scores import FoldScores, measure_folds, score_folds
 from towline.training.model_selection.tuning import TrialPlan, search_parameters
@@ -152,7 +152,7 @@ class _CrossValidation:
 
         def predict_fold(fold: int) -> Predictions:
             started, (train, test) = time.perf_counter(), self.folds[fold]
-            train = sample_rows(train, self.max_rows, self.config.seed, self.labels)
+            train = sample_positions(train, self.max_rows, self.config.seed, self.labels)
             with pools.limit(limits=1, user_api="openmp"):  # OpenMP keeps its limit by thread
                 trusted, transformer = self.config.package.trusted, create_transformer(self.config)
                 model = build_model(self.candidate, self.contract, self.config.seed, params, trusted, transformer)
@@ -260,7 +260,7 @@ def cross_validate(
     work: Workspace,
     config: TrainingConfig,
     candidate: Candidate,
-    plan: FitPlan | None = None,
+    limits: BudgetLimits | None = None,
     settings: Settings | None = None,
 ) -> CrossValidationResult:
     """Fits and scores a candidate on the folds of the train part, after its hyperparameter search if it has one.
@@ -272,7 +272,7 @@ def cross_validate(
         work: the run's workspace.
         config: of the training.
         candidate: to score.
-        plan: the limits of the time budget; default: none.
+        limits: of the time budget; default: none.
         settings: with ``search_url``, other machines evaluate trials of the search, too.
 
     Raises:
@@ -285,8 +285,8 @@ def cross_validate(
     metric = primary_metric(config, contract.task)
     features, labels, rows = work.subset("train")
     folds = make_folds(rows, labels, config)
-    limits, available = (plan or FitPlan()).limits_of(candidate), max(len(train) for train, _ in folds)
-    max_rows, is_slow = limits.fold_rows or config.cross_validation.max_rows, limits.seconds is not None
+    own, available = (limits or BudgetLimits()).limits_of(candidate), max(len(train) for train, _ in folds)
+    max_rows, is_slow = own.fold_rows or config.cross_validation.max_rows, own.seconds is not None
     untested = threading.Lock()
     run = _CrossValidation(work, config, candidate, contract, features, labels, folds, max_rows, untested, is_slow)
     build_model(candidate, contract, config.seed, trusted=config.package.trusted)  # raises before anything is fitted
@@ -294,10 +294,10 @@ def cross_validate(
     params, trials, scores, failed = candidate.params, 0, FoldScores([], None, []), ""
     with _collect_warnings() as notes:
         try:
-            if limits.left_out:
+            if own.left_out:
                 failed = "left out (budget)"
             else:
-                params, trials = _search(run, limits.trials, settings)
+                params, trials = _search(run, own.trials, settings)
                 params, predictions, scores = _choose_variants(run, params)
                 run.save(predictions, scores)
                 if metric not in scores.summary(np.mean):
@@ -321,8 +321,8 @@ def cross_validate(
         trials=trials,
         rows=min(available, max_rows),
         rows_available=available,
-        final_rows=limits.final_rows,
-        reductions=_describe_reductions(candidate, limits, min(available, max_rows), available),
+        final_rows=own.final_rows,
+        reductions=_describe_reductions(candidate, own, min(available, max_rows), available),
         failed=failed,
         notes=tuple(notes),
     )

@@ -23,7 +23,7 @@ from towline.data.schema.contract import Contract
 from towline.data.workspace import Workspace
 from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
-from towline.training.model_selection.budget import FitPlan
+from towline.training.model_selection.budget import BudgetLimits
 from towline.training.model_selection.cross_validation import (
     CrossValidationResult,
     OutOfFoldPredictions,
@@ -43,7 +43,7 @@ def cross_validate_ensemble(
     config: TrainingConfig,
     ensemble: Candidate,
     scores: Sequence[CrossValidationResult],
-    plan: FitPlan | None = None,
+    limits: BudgetLimits | None = None,
 ) -> CrossValidationResult:
     """Chooses the weights of an ensemble, and scores it on the folds of its parts.
 
@@ -56,13 +56,13 @@ def cross_validate_ensemble(
         config: of the training.
         ensemble: to score.
         scores: of the candidates that were cross-validated.
-        plan: the limits of the time budget; default: none.
+        limits: of the time budget; default: none.
 
     Returns:
         The scores. ``params`` has the ``weights`` of the parts by name, and their ``params`` where these are not empty.
     """
     started = time.perf_counter(), time.process_time()
-    contract, left_out = work.contract(), (plan or FitPlan()).limits_of(ensemble).left_out
+    contract, left_out = work.contract(), (limits or BudgetLimits()).limits_of(ensemble).left_out
     results = {result.candidate: result for result in scores}
     parts, notes = _load_parts(work, [results[part.name] for part in config.parts_of(ensemble)])
     params, fold_scores, failed = {}, FoldScores([], None, []), ""

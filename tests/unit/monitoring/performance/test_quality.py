@@ -19,7 +19,7 @@ from towline.inference.predictor import open_release
 from towline.monitoring.performance.quality import measure_quality, performance_bound
 from towline.monitoring.results import QualityResult
 from towline.prediction_log import labels
-from towline.prediction_log.labels import Log
+from towline.prediction_log.labels import LoggedModel
 from towline.prediction_log.writer import PredictionLog
 from towline.training.evaluation.metrics import compute_metrics
 from towline.training.evaluation.predictions import Predictions
@@ -269,7 +269,7 @@ def test_the_log_gives_the_same_result_as_a_table(task: str, tmp_path: Path, req
     sent = (
         rows.astype(object).where(rows.notna(), None).assign(**{"at": rows["at"].astype(str)} if "at" in rows else {})
     )
-    log = Log(tmp_path / "predictions", tmp_path / "labels", ())
+    log = LoggedModel(tmp_path / "predictions", tmp_path / "labels", ())
     writer = PredictionLog(log.predictions, "w0", convert=False)
     for number, row in enumerate(sent.to_dict("records")):
         at = START.timestamp() + number * 3600

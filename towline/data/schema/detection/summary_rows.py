@@ -26,7 +26,7 @@ _UNNAMED_SUMS = 2  # columns with the sum that a row without a name needs
 _MOSTLY = 0.95  # of the rows have a value in a column that is blank in a row without a name
 
 
-class _Column:
+class _TableColumn:
     """One column; its numbers are parsed only if the last rows may be summaries.
 
     Args:
@@ -74,7 +74,7 @@ def count_summary_rows(table: pa.Table, format_of: Callable[[str], ValueFormat],
     """
     rows = int(table.num_rows)
     named = zip(table.column_names, table.columns, strict=True)  # a name may occur twice
-    columns = [_Column(values, format_of(name), max_unreadable) for name, values in named]
+    columns = [_TableColumn(values, format_of(name), max_unreadable) for name, values in named]
     for first in range(max(rows - _LAST, _MIN_ROWS), rows):
         if all(_may_summarize(columns, row, first, rows) for row in range(first, rows)):
             kinds = [_kind(columns, row, first, rows) for row in range(first, rows)]
@@ -83,25 +83,25 @@ def count_summary_rows(table: pa.Table, format_of: Callable[[str], ValueFormat],
     return 0
 
 
-def _name(columns: list[_Column], row: int, rows: int) -> re.Pattern[str] | None:
+def _name(columns: list[_TableColumn], row: int, rows: int) -> re.Pattern[str] | None:
     """The pattern that a text of the row matches as a whole."""
     texts = [column.last[row - rows].rstrip(":") for column in columns]
     return next((pattern for pattern in (_TOTAL, _MEAN) for text in texts if pattern.fullmatch(text)), None)
 
 
-def _is_remark(columns: list[_Column], row: int, rows: int) -> bool:
+def _is_remark(columns: list[_TableColumn], row: int, rows: int) -> bool:
     texts = [column.last[row - rows] for column in columns if column.last[row - rows]]
     return not texts or (len(texts) == 1 and len(columns) > 2 and any(letter.isalpha() for letter in texts[0]))
 
 
-def _may_summarize(columns: list[_Column], row: int, first: int, rows: int) -> bool:
+def _may_summarize(columns: list[_TableColumn], row: int, first: int, rows: int) -> bool:
     """Whether a row may be a summary, so that the numbers of the columns must be parsed."""
     if _name(columns, row, rows) or _is_remark(columns, row, rows):
         return True
     return any(not column.last[row - rows] and column.is_mostly_present(first) for column in columns)
 
 
-def _kind(columns: list[_Column], row: int, first: int, rows: int) -> bool | None:
+def _kind(columns: list[_TableColumn], row: int, first: int, rows: int) -> bool | None:
     """True for a sum or mean, False for a remark, None for a row of data."""
     name = _name(columns, row, rows)
     if name is None and _is_remark(columns, row, rows):

@@ -11,7 +11,7 @@ from towline.training.evaluation.metrics import predict
 from towline.training.evaluation.predictions import Predictions, encode_labels
 
 
-class Probe(NamedTuple):
+class ModelUnderTest(NamedTuple):
     """A fitted model, and the rows that the tests change.
 
     Attributes:

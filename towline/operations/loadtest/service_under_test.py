@@ -19,7 +19,7 @@ _REMEDY = "give the address of a service that `towline serve` has started"
 
 
 @dataclass(frozen=True)
-class Target:
+class ServiceUnderTest:
     """A service: ``model`` is name@version; ``bodies`` are requests of one row each."""
 
     url: str
@@ -27,7 +27,7 @@ class Target:
     bodies: tuple[bytes, ...]
 
 
-def find_target(url: str, key: str | None) -> Target:
+def query_service(url: str, key: str | None) -> ServiceUnderTest:
     """Asks a service for its model and its fields, and sends one prediction request.
 
     Raises:
@@ -49,7 +49,7 @@ def find_target(url: str, key: str | None) -> Target:
     if not has_prediction(answer):
         raise _not_towline(url)
     model = answer.get("model") or {}
-    return Target(url, f"{model.get('name', '?')}@{model.get('version', '?')}", bodies)
+    return ServiceUnderTest(url, f"{model.get('name', '?')}@{model.get('version', '?')}", bodies)
 
 
 def request_headers(key: str | None) -> dict[str, str]:
@@ -113,7 +113,7 @@ class ResourceMeter:
         if len(self.measurements) < 2:
             return {"unknown": self._error}
         cpu, memory = zip(*self.measurements, strict=True)
-        sizes = {"before": memory[0], "most": max(memory), "after": memory[-1]}
+        sizes = {"before": memory[0], "max": max(memory), "after": memory[-1]}
         return {"cores": round((cpu[-1] - cpu[0]) / seconds, 3)} | {
             f"memory_{name}_mb": round(size / 1e6, 1) for name, size in sizes.items()
         }
