@@ -20,7 +20,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from towline.config import DEFAULT_METRIC, Candidate, Task, TrainingConfig, suggest
 from towline.data.schema.contract import Contract
@@ -29,6 +29,7 @@ from towline.training.boosting.histogram import BoostingClassifier, BoostingRegr
 from towline.training.boosting.libraries import CLASSIFIERS, REGRESSORS
 from towline.training.pipeline_components import (
     CalendarParts,
+    CappedTargetEncoder,
     Classifier,
     DateAges,
     DenseColumns,
@@ -333,7 +334,7 @@ def _create_preprocessor(
     one_hot = OneHotEncoder(handle_unknown="ignore")
     # of classes "auto": rows of a fold may have only two of three
     target = "continuous" if contract.task == "regression" else "auto"
-    encode = TargetEncoder(target_type=target, cv=KFold(5, shuffle=True, random_state=seed))
+    encode = CappedTargetEncoder(target_type=target, cv=KFold(5, shuffle=True, random_state=seed))
     reference = contract.age_reference
     kinds["age"] = [*(column.name for column in contract.age_columns), *([reference] if reference else [])]
     components = max(4, min(TEXT_COMPONENTS, MAX_TEXT_COMPONENTS // max(1, len(kinds["text"]))))

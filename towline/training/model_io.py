@@ -51,6 +51,7 @@ TRUSTED_TYPES = (
     "towline.training.boosting.histogram.BoostingRegressor",
     "towline.training.pipeline_components.Classifier",
     "towline.training.pipeline_components.CalendarParts",
+    "towline.training.pipeline_components.CappedTargetEncoder",
     "towline.training.pipeline_components.DateAges",
     "towline.training.pipeline_components.EnsembleClassifier",
     "towline.training.pipeline_components.EnsembleRegressor",

@@ -18,6 +18,7 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import TargetEncoder
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import has_fit_parameter
 
@@ -268,8 +269,8 @@ class TextEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """(n, scores): the numbers, or for each class whether the row has it; one class of two is enough."""
         if self.task == "regression":
             return y.astype(np.float64)[:, None]
-        classes, counts = np.unique(y, return_counts=True)
-        frequent = classes[np.argsort(-counts, kind="stable")[: 1 if len(classes) <= 2 else self.MAX_SCORES]]
+        frequent = _frequent_classes(y, self.MAX_SCORES)
+        frequent = frequent[:1] if len(frequent) <= 2 else frequent
         return np.asarray(y[:, None] == frequent, dtype=np.float64)
 
     def _fit_column(self, texts: list[object], targets: np.ndarray) -> np.ndarray:
@@ -311,6 +312,36 @@ class TextEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """(terms, scores) coefficients; the intercept is the same for all rows and is left out."""
         ridge = Ridge(alpha=1.0, solver="sparse_cg").fit(matrix, targets)
         return np.asarray(ridge.coef_, dtype=np.float64).reshape(targets.shape[1], -1).T
+
+
+def _frequent_classes(y: np.ndarray, limit: int) -> np.ndarray:
+    """At most ``limit`` classes of (n,) class positions, the most frequent first."""
+    classes, counts = np.unique(y, return_counts=True)
+    return np.asarray(classes[np.argsort(-counts, kind="stable")[:limit]])
+
+
+class CappedTargetEncoder(TargetEncoder):  # type: ignore[misc]
+    """scikit-learn's ``TargetEncoder`` with a column for each of the most frequent classes, and one for all others.
+
+    Without the limit, a column of categories becomes as many columns as there are classes, and the time of a linear
+    model grows with the square of their number.
+    """
+
+    MAX_CLASSES = 100
+
+    def fit(self, X: pd.DataFrame, y: np.ndarray) -> Self:
+        fitted: Self = super().fit(X, self._merge_rare(y))
+        return fitted
+
+    def fit_transform(self, X: pd.DataFrame, y: np.ndarray, **params: Any) -> np.ndarray:
+        return np.asarray(super().fit_transform(X, self._merge_rare(y), **params))
+
+    def _merge_rare(self, y: np.ndarray) -> np.ndarray:
+        """(n,) class positions with -1 for those that are not among the most frequent; numbers are unchanged."""
+        if self.target_type == "continuous":
+            return y
+        frequent = _frequent_classes(y, self.MAX_CLASSES)
+        return np.where(np.isin(y, frequent), y, -1) if len(frequent) == self.MAX_CLASSES else y
 
 
 class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

@@ -7,14 +7,15 @@ import pandas as pd
 import pytest
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingRegressor
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.model_selection import KFold
+from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 
 from towline.config import Candidate, PipelineConfig
 from towline.data.schema.inference import infer_contract
 from towline.training.boosting.histogram import BoostingClassifier, BoostingRegressor
 from towline.training.estimators import build_model, pipeline_of
 from towline.training.evaluation.metrics import predict
-from towline.training.pipeline_components import DenseColumns, fit_model
+from towline.training.pipeline_components import CappedTargetEncoder, DenseColumns, fit_model
 
 ESTIMATORS = [
     "linear", "forest", "boosting", "sklearn.svm.LinearSVC", "sklearn.neighbors.KNeighborsClassifier",
@@ -189,3 +190,18 @@ def test_probabilities_cost_no_second_prediction(monkeypatch: pytest.MonkeyPatch
     expected = model.predictions(features).probabilities
     monkeypatch.setattr(BoostingClassifier, "predict", None)
     np.testing.assert_array_equal(model.predict_proba(features), expected)
+
+
+@pytest.mark.parametrize("classes", [3, 99, 100, 150, 400])
+def test_categories_have_a_column_for_each_of_the_most_frequent_classes(classes: int) -> None:
+    """Up to 100 classes, the columns are those of scikit-learn; of more, the rarer ones share one column."""
+    rng = np.random.default_rng(0)
+    y = np.concatenate([np.arange(classes).repeat(2), rng.integers(0, min(classes, 60), 1_000)])
+    levels = pd.DataFrame({"level": [f"l{place % 40}" for place in y + rng.integers(0, 2, len(y))]})
+    folds = KFold(5, shuffle=True, random_state=0)
+    encoded = CappedTargetEncoder(target_type="auto", cv=folds).fit_transform(levels, y)
+    columns = classes if classes <= 100 else 101
+    assert encoded.shape == (len(y), columns)
+    if classes <= 100:
+        assert np.array_equal(encoded, TargetEncoder(target_type="auto", cv=folds).fit_transform(levels, y))
+    assert np.allclose(encoded.sum(axis=1), 1)
