@@ -113,7 +113,7 @@ def test_each_selector_meets_its_pods(folder: str) -> None:
 def test_the_service_leads_to_the_port_that_is_listened_on(folder: str) -> None:
     """Port 80 of each service is the container's port of that name, 8080."""
     documents = render_kustomization(folder)
-    for service in of_kind(documents, "Service"):
+    for service in at_least_one(of_kind(documents, "Service")):
         (deployment,) = (
             workload
             for workload in of_kind(documents, "Deployment")
