@@ -18,6 +18,7 @@ from towline.registry.hash_chain import Entry
 from towline.registry.ledger import VERSION_EVENTS, Ledger, champion_of, digest_of
 from towline.registry.rollouts import active_rollout
 from towline.registry.selection import require_model
+from towline.times import to_utc
 
 Arm = Literal["champion", "challenger", "fixed"]
 _LOGGED = ("request_id", "row", "time", "version")
@@ -101,7 +102,7 @@ def attribute_time(settings: Settings, ledger: Ledger, model: str, time: dt.date
     Raises:
         ConfigError: there is no such model, it had no champion then, or the time is in the future.
     """
-    rows, moment = ledger.rows(require_model(settings, ledger, model)), _to_utc(time)
+    rows, moment = ledger.rows(require_model(settings, ledger, model)), to_utc(time)
     if moment > (now := dt.datetime.now(dt.UTC)):
         raise ConfigError(
             f"{format_time(moment)} is in the future",
@@ -213,10 +214,6 @@ def _end(rows: Sequence[Entry], champion: Entry) -> str:
 
 def _until(rows: Sequence[Entry], moment: dt.datetime) -> list[Entry]:
     return [row for row in rows if dt.datetime.fromisoformat(row.time) <= moment]
-
-
-def _to_utc(time: dt.datetime) -> dt.datetime:
-    return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
 
 
 def _unknown_request(settings: Settings, model: str, request_id: str) -> ConfigError:

@@ -32,11 +32,11 @@ from towline.monitoring.performance.logged_predictions import (
     select_labels,
     select_predictions,
     to_datetime64,
-    to_utc,
     unmodified_features,
 )
 from towline.monitoring.results import QualityResult, QualityState, SliceMetric
 from towline.prediction_log.parquet_store import INPUT_PREFIX
+from towline.times import to_utc
 from towline.training import performance_estimation
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
 from towline.training.evaluation.definitions import Metric, primary_metric

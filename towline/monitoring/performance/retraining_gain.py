@@ -28,11 +28,11 @@ from towline.monitoring.performance.logged_predictions import (
     select_labels,
     select_predictions,
     to_datetime64,
-    to_utc,
     unmodified_features,
 )
 from towline.monitoring.performance.quality import MAX_UNKNOWN_CLASS, evenly_spaced
 from towline.monitoring.results import GainResult
+from towline.times import to_utc
 from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.metrics import predict
 from towline.training.evaluation.predictions import Predictions

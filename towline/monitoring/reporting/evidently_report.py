@@ -26,6 +26,7 @@ from towline.monitoring.status.links import evidently_project
 from towline.registry.ledger import Entry
 from towline.release.reference import read_reference
 from towline.store import StoreLayout
+from towline.times import to_utc
 
 MAX_CHECKS = 300  # of a window that become metrics, alarms first
 MAX_EXCLUDED = 20  # columns named in the note
@@ -362,5 +363,4 @@ def _run_path(workspace: Path, model: str, drift: DriftResult, now: dt.datetime)
 
 
 def _window_time(drift: DriftResult, now: dt.datetime) -> dt.datetime:
-    moment = drift.end or now
-    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
+    return to_utc(drift.end or now)
