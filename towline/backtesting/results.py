@@ -6,9 +6,10 @@ from typing import Literal, get_args
 import pandas as pd
 
 from towline.config import Frozen
+from towline.formatting import format_number
 from towline.monitoring.policy import Action, Trigger
 from towline.monitoring.results import DriftState, QualityState
-from towline.notebook import format_number, render_table
+from towline.notebook import render_table
 from towline.training.evaluation.definitions import Metric
 
 PolicyName = Literal["never", "schedule", "drift", "quality", "both", "gain"]

@@ -7,6 +7,7 @@ import click
 
 from towline.cli import emit, json_option
 from towline.errors import ConfigError
+from towline.formatting import format_time
 
 if TYPE_CHECKING:
     from towline.api_keys import ApiKey, Scope
@@ -75,10 +76,7 @@ def list_keys(as_json: bool) -> None:
         return table(
             head,
             [
-                [
-                    str(row[name] or "–")[:16].replace("T", " ") if name in ("created", "expires") else row[name]
-                    for name in head
-                ]
+                [format_time(row[name]) if name in ("created", "expires") else row[name] for name in head]
                 for row in rows
             ],
         )

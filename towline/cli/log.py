@@ -7,6 +7,7 @@ import click
 
 from towline.cli import emit, json_option
 from towline.errors import ConfigError
+from towline.formatting import format_time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +54,7 @@ def show(name: str, tail: int | None, as_json: bool) -> None:
 
         lines = [f"{name}: {summary.rows:,} predictions, {summary.bytes / 1e6:,.1f} MB in {folder}"]
         if summary.rows:
-            first, end = (str(moment)[:19].replace("T", " ") for moment in (summary.first, summary.last))
+            first, end = (format_time(moment, seconds=True) for moment in (summary.first, summary.last))
             lines[0] += f", from {first} to {end} UTC"
             lines += ["", table(["day", "version", "predictions"], [list(day.values()) for day in summary.days[-14:]])]
         if len(summary.days) > 14:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from towline import files
 from towline.config import PipelineConfig, Settings
+from towline.formatting import shorten_list
 from towline.manifest import verify_release
 from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.plot_samples import SamplePair, pair_samples, plain_text, sample_log, sample_profile
@@ -303,9 +304,8 @@ def _note(drift: DriftResult, pair: SamplePair | None) -> str:
             "the release's profile, column by column. They only illustrate; the exact checks give the verdict."
         )
     if pair is not None and pair.excluded:
-        names = [f"{name} ({why})" for name, why in list(pair.excluded.items())[:MAX_EXCLUDED]]
-        more = f" and {len(pair.excluded) - MAX_EXCLUDED} more" if len(pair.excluded) > MAX_EXCLUDED else ""
-        sentences.append(f"Not plotted: {', '.join(names)}{more}.")
+        names = [f"{name} ({why})" for name, why in pair.excluded.items()]
+        sentences.append(f"Not plotted: {shorten_list(names, MAX_EXCLUDED)}.")
     return " ".join(sentences)
 
 
