@@ -196,7 +196,7 @@ class AlertConfig(Frozen):
         if host not in self.hosts:
             listed = ", ".join(self.hosts)
             raise ValueError(f"the webhook's host is not one of alerts.hosts ({listed}); add it if it is correct")
-        if parts.scheme == "http" and not _is_loopback(host):
+        if parts.scheme == "http" and not is_loopback(host):
             raise ValueError("the webhook is not encrypted; write https://")
 
     def masked(self) -> "AlertConfig":
@@ -234,7 +234,8 @@ def _split_address(url: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else ("", url)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is localhost or a loopback address."""
     if host == "localhost":
         return True
     try:

@@ -60,6 +60,11 @@ def convert_column(values: pd.Series, kind: Kind, fmt: ValueFormat = PLAIN) -> t
     return read, bad
 
 
+def convert_numbers(values: pd.Series, fmt: ValueFormat = PLAIN) -> np.ndarray:
+    """(n,) the values of a numeric column as float64, NaN for null and for what is not a number."""
+    return np.asarray(convert_column(values, "numeric", fmt)[0], dtype=np.float64)
+
+
 def _convert_typed(values: pd.Series, kind: Kind, fmt: ValueFormat) -> tuple[np.ndarray, np.ndarray]:
     """Converts columns of numbers, booleans or times."""
     none = np.empty(0, dtype=np.int64)

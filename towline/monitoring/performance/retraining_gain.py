@@ -30,7 +30,7 @@ from towline.monitoring.performance.logged_predictions import (
     to_datetime64,
     unmodified_features,
 )
-from towline.monitoring.performance.quality import MAX_UNKNOWN_CLASS, evenly_spaced
+from towline.monitoring.performance.quality import MAX_UNKNOWN_CLASS, limit_rows
 from towline.monitoring.results import GainResult
 from towline.times import to_utc
 from towline.training.evaluation.definitions import primary_metric
@@ -99,7 +99,7 @@ def measure_gain(
     logged = select_predictions(rows, version, contract, metric, start, end)
     labels = select_labels(logged, contract, now)
     due = read_times(logged.rows["time"]) <= to_datetime64(now - config.quality.delay)
-    positions = evenly_spaced(np.flatnonzero(due & labels.labelled & labels.usable & logged.usable))
+    positions = limit_rows(np.flatnonzero(due & labels.labelled & labels.usable & logged.usable))
     window = GainResult(
         state="unknown", version=version, start=to_utc(start), end=to_utc(end), rows=len(positions), reason=""
     )

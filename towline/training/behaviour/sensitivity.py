@@ -5,14 +5,14 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from towline.config import DirectionalTest, InvarianceTest, RobustnessCase, RobustnessTest
+from towline.config import DirectionalTest, InvarianceTest, RobustnessCase, RobustnessTest, finite_or_none
 from towline.data.schema.contract import Column
 from towline.data.schema.values import LARGEST
 from towline.errors import DataError
 from towline.formatting import shorten_list
 from towline.training.behaviour.expected_predictions import find_class
 from towline.training.behaviour.probe import Probe, largest_changes
-from towline.training.behaviour.results import BehaviourCheck, finite_or_none
+from towline.training.behaviour.results import BehaviourCheck
 from towline.training.user_code import describe_error
 
 MAX_VALUES = 20  # other values of a column that each row gets
