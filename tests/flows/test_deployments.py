@@ -58,7 +58,7 @@ def scheduled(client: "SyncPrefectClient", number: UUID, count: int = 1) -> "lis
 
 
 def passed(client: "SyncPrefectClient", number: UUID, *ago: int) -> list[UUID]:
-    """Slots of so many days ago in which nothing ran, as a machine that was off leaves them."""
+    """Missed slots, each of them ``ago`` days old, as after a time in which the machine was off."""
     from prefect.states import Scheduled
 
     run_ids = []

@@ -128,7 +128,7 @@ def decide_action(
 
     A challenger that fails or is worse leaves, also while the rollout is paused. Weights grow with time and traffic,
     but all requests go to the challenger only if the verdict is "promote". Without traffic or labels the rollout waits,
-    until its longest time is over.
+    until its maximum time is over.
 
     Args:
         rollout: that is under way.

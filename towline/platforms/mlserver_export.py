@@ -36,7 +36,7 @@ def export_release(release: ReleaseLocation, folder: Path, *, max_rows: int | No
     Args:
         release: the release, and its digest in the ledger.
         folder: where to; it must not exist, or be empty. It appears with all files or not at all.
-        max_rows: most rows of a request; None: the runtime's default.
+        max_rows: maximum rows of a request; None: the runtime's default.
 
     Raises:
         ConfigError: the folder exists and is not empty, or cannot be written.

@@ -47,7 +47,7 @@ class Attribution(Frozen):
     Attributes:
         model, version: the version.
         time: the time in question (UTC).
-        arm: champion; challenger: of the rollout under way at that time; fixed: neither, as of a service of a fixed
+        arm: champion; challenger: of the rollout under way at that time; fixed: neither, e.g. of a service of a fixed
             version, or of one that had not loaded the new champion yet.
         rollout: the rollout under way at that time; empty if there was none.
         since, until: when the version became champion, and when the next one did (UTC, ISO 8601); empty if it was no

@@ -72,7 +72,7 @@ def write_profile(reader: TableReader, path: Path, target: str | None, time: str
         reader: of the table.
         path: of the page.
         target: the column to predict; None: the likeliest one.
-        time: as of ``detection.propose``.
+        time: as in ``detection.propose``.
 
     Raises:
         DataError: the table cannot be read.

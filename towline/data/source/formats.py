@@ -215,7 +215,7 @@ def read_parquet(path: Path, remedy: str) -> pa.Table:
 
 
 def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
-    """The rows of a CSV or CSV.gz file in blocks of about 16 MB; the columns are text, as of ``read_file``.
+    """The rows of a CSV or CSV.gz file in blocks of about 16 MB; the columns are text, as in ``read_file``.
 
     Raises:
         DataError: the file is not readable; its first rows may have been given.

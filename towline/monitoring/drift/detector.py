@@ -32,7 +32,7 @@ from towline.monitoring.results import CLOCK, DriftCheckResult, DriftResult
 from towline.release.reference import PREDICTION, PROBABILITY, Reference, read_reference
 
 MAX_WRONG_TYPE = 0.05  # share of values of another type from which on a column is invalid
-MIN_UNSEEN = 0.02  # least share of unseen categories, or of numbers out of range, that raises an alarm
+MIN_UNSEEN = 0.02  # minimum share of unseen categories, or of numbers out of range, that raises an alarm
 # least effects as a part of drift.min_effect: if a category of half of the rows loses 10 points, the distance is .085
 CATEGORY_EFFECT, SHARE_EFFECT = 0.5, 0.5
 WINDOWS_PER_YEAR = 365
@@ -191,7 +191,7 @@ class WindowCounts:
 
 
 def _clock_column(name: str, correlation: float) -> DriftCheckResult:
-    detail = f"follows the time (rank correlation {correlation:.3f} in training): new values are no drift"
+    detail = f"follows the time (rank correlation {correlation:.3f} in training): new values are not drift"
     return DriftCheckResult(column=name, name="clock column", value=abs(correlation), detail=detail)
 
 

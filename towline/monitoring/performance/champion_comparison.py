@@ -48,7 +48,7 @@ def compare(
         rows: as ``labels.read`` returns them.
         champion: the release that serves.
         previous: the release before it; None if there is none.
-        config: for the metric and the least number of labels.
+        config: for the metric and the minimum number of labels.
         drift: the last drift result; tells whether the input is valid.
 
     Raises:

@@ -111,7 +111,7 @@ def measure_quality(
     Args:
         rows: predictions with labels, as ``labels.read`` returns them; those of other versions are left out.
         release: directory of the version's release.
-        config: for metric, slices, bound, delay and the least number of labels.
+        config: for metric, slices, bound, delay and the minimum number of labels.
         start: start of the window.
         end: end of the window, not included.
         now: labels that came later are ignored; predictions younger than ``quality.delay`` are not due.

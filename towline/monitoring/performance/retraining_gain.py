@@ -84,7 +84,7 @@ def measure_gain(
     Args:
         rows: predictions with labels, as ``labels.read`` returns them.
         release: directory of the champion's release.
-        config: for the metric, the candidates, the least number of labels.
+        config: for the metric, the candidates, the minimum number of labels.
         table: the rows of the source that were labelled before ``start``.
         start: start of the window.
         end: end of the window, not included.

@@ -28,7 +28,7 @@ from towline.data.schema.values import (
 )
 
 MIN_SHARE = 0.9  # of the values that are not null
-_MIN_UNREADABLE = 0.05  # least share that the default notation cannot read; it can read codes with leading zeros
+_MIN_UNREADABLE = 0.05  # minimum share that the default notation cannot read; it can read codes with leading zeros
 _SHORTEST = 6  # letters of a date, as 1/1/26
 _MAX_DISTINCT = 2_000  # distinct values that are examined
 _FEW_NUMBERS = 20  # a column with at most as many distinct numbers and a frequent word is a category
