@@ -44,7 +44,7 @@ class BatchResult(Frozen):
         quarantined: bad rows, in the file ``quarantine``.
         output: the file or folder.
         columns: the added columns.
-        model, version: what scored.
+        model, version: of the release that scored the rows.
         job: digest of the input, the release and the options.
         input_digest: SHA-256 of the input.
         output_digest: SHA-256 of the output.

@@ -48,7 +48,7 @@ def drift(
 
     if current is None:
         if report:
-            raise ConfigError("--report goes with --current", where="command line", remedy="leave it out")
+            raise ConfigError("--report needs --current", where="command line", remedy="leave it out")
         _run_flow(config, "drift", as_of, overrides, as_json)
         return
     check_file(current, "--current")

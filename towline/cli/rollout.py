@@ -92,7 +92,7 @@ def status(name: str | None, as_json: bool) -> None:
 @REASON
 @json_option
 def pause(name: str, reason: str, as_json: bool) -> None:
-    """Keeps the weight as it is. A challenger that fails or is worse still leaves.
+    """Keeps the weight as it is. A challenger that fails or is worse is still aborted.
 
     \b
     Example:

@@ -276,7 +276,7 @@ def _next_steps(outcome: "Outcome") -> list[tuple[str, str]]:
 
 
 def _after_refusal(outcome: "Outcome") -> list[tuple[str, str]]:
-    change = ("change what refused it", f"{', '.join(outcome.settings)}, then towline run CONFIG")
+    change = ("change the settings of the failed checks", f"{', '.join(outcome.settings)}, then towline run CONFIG")
     return [*([change] if outcome.settings else []), ("evaluate it again", "towline run CONFIG --force")]
 
 
@@ -377,4 +377,6 @@ def _first_notes(notes: Sequence[str]) -> list[str]:
 
 def next_steps(steps: Sequence[tuple[str, str]]) -> str:
     """The commands that may follow, as (purpose, command)."""
-    return "\n".join(["", click.style("next", bold=True), *(f"  {purpose:<24}{command}" for purpose, command in steps)])
+    width = max(24, *(len(purpose) + 2 for purpose, _ in steps))
+    lines = [f"  {purpose:<{width}}{command}" for purpose, command in steps]
+    return "\n".join(["", click.style("next", bold=True), *lines])

@@ -72,7 +72,7 @@ def up(configs: tuple[Path, ...], port: int, no_service: bool, browse: bool, sys
 
     settings = Settings.from_environment()
     pipelines = _read(settings, configs, serving=not no_service)
-    with contextlib.suppress(TransientError):  # a ledger that is away comes back
+    with contextlib.suppress(TransientError):  # a ledger that is down may recover
         for pipeline in pipelines:
             check_recorded(settings, open_ledger(settings), pipeline.name)
     if systemd:

@@ -123,7 +123,7 @@ class ScoringConfig(Frozen):
     )
     workers: int = Field(1, ge=1, description="number of processes, or of runs on a work pool")
     engine: Literal["processes", "dask", "ray", "prefect"] = Field(
-        "processes", description="what scores; prefect: the workers of the work pool"
+        "processes", description="engine that scores; prefect: the workers of the work pool"
     )
     scheduler: str | None = Field(None, description="address of a Dask or Ray cluster")
 

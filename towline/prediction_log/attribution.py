@@ -50,7 +50,7 @@ class Attribution(Frozen):
         arm: champion; challenger: of the rollout under way at that time; fixed: neither, e.g. of a service of a fixed
             version, or of one that had not loaded the new champion yet.
         rollout: the rollout under way at that time; empty if there was none.
-        since, until: when the version became champion, and when the next one did (UTC, ISO 8601); empty if it was no
+        since, until: when the version became champion, and when the next one did (UTC, ISO 8601); empty if it was not
             champion, or still is.
         release, release_digest: folder of the release in the store; sha256 of its manifest.
         dataset: sha256 of the data that it was trained on; empty if it is not recorded.

@@ -295,10 +295,10 @@ def _describe_methods(
         fewest = min(
             min(int(counts[at]), len(truth) - int(counts[at])) for at, each in methods.items() if each == chosen
         )
-        consequence = "sigmoid is used" if chosen else "the probabilities are not calibrated"
+        consequence = f"sigmoid is used for {shown}" if chosen else f"the probabilities of {shown} are not calibrated"
         notes.append(
-            f"calibrate: {len(truth):,} out-of-fold rows, at least {fewest:,} with or without {shown}, are too few for "
-            f"{method if chosen else 'calibration'}: {consequence}"
+            f"calibrate: {consequence}: of {len(truth):,} out-of-fold rows, as few as {fewest:,} have or do not have "
+            f"such a class, too few for {method if chosen else 'calibration'}"
         )
     return tuple(notes)
 

@@ -349,7 +349,7 @@ def _losses(fold: _ScoredRows, contract: Contract, metric: str) -> np.ndarray:
 def _loss_contract(contract: Contract) -> Contract:
     """The loss model's contract: the same columns and the prediction, under the target's name, which no feature has.
 
-    The time of the row is no feature: the losses of later rows cannot be known from it.
+    The time of the row is not a feature: the losses of later rows cannot be known from it.
     """
     prediction = Column(name=contract.target, kind="numeric", role="feature")
     others = tuple(column.without_trend() for column in contract.columns if column.name != contract.target)

@@ -171,7 +171,7 @@ def test_a_webhook_is_told_of_every_alert(tmp_path: Path) -> None:
         [sys.executable, script, made], env={"ALERT_WEBHOOK": "s3cret"}, capture_output=True, timeout=60, check=False
     )
     assert wrong.returncode == 1
-    assert b"ALERT_WEBHOOK is no address" in wrong.stderr
+    assert b"ALERT_WEBHOOK is not an address" in wrong.stderr
     assert b"s3cret" not in wrong.stderr
 
 

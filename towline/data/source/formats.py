@@ -151,7 +151,7 @@ def check_header(header: Sequence[str], separator: str, where: str) -> None:
     """Refuses a header with one name that contains another separator.
 
     Raises:
-        DataError: it does.
+        DataError: the only name contains another separator.
     """
     others = [mark for mark in SEPARATORS if mark != separator and mark in header[0]] if len(header) == 1 else []
     if others:
@@ -181,7 +181,7 @@ def check_parquet(path: Path) -> None:
     """Checks that a file of a source is a Parquet file.
 
     Raises:
-        DataError: it is not.
+        DataError: the file is not a Parquet file.
     """
     try:
         pq.read_metadata(path)
@@ -345,7 +345,7 @@ def _check_separators_of_header(raw: bytes, separator: str, where: str) -> None:
     """Refuses a header with one value less than each of the first rows, as R writes it for a table with row names.
 
     Raises:
-        DataError: it has.
+        DataError: the header has one value less than each row.
     """
     (_, header), *rows = itertools.islice(_records(raw, separator), _HEAD_LINES)
     if len(rows) > 1 and all(len(fields) == len(header) + 1 for _, fields in rows):

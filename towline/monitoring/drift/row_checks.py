@@ -186,7 +186,7 @@ def _to_arrow(positions: np.ndarray) -> pa.Array:
 
 
 def _number_bits(values: pa.Array) -> np.ndarray | None:
-    """(n,) uint64, the bits of the numbers, 0 for null; None if the values are no numbers."""
+    """(n,) uint64, the bits of the numbers, 0 for null; None if the values are not numbers."""
     if pa.types.is_timestamp(values.type):
         values = values.cast(pa.int64())
     kind = values.type

@@ -154,7 +154,7 @@ def _run(drift: DriftResult, pair: SamplePair | None, now: dt.datetime) -> _Run:
     if pair is not None and pair.has_columns:
         try:
             return _serialize(_compute_snapshot(drift, pair, now))
-        except Exception as error:  # noqa: BLE001 - a failed plot is no reason to lose the checks
+        except Exception as error:  # noqa: BLE001 - the checks are kept if a plot fails
             _logger.warning("Evidently's plots failed and are left out: %s", error)
             pair = pair._replace(numbers=[], categories=[], excluded={"all columns": plain_text(error)})
     return _serialize(_compute_snapshot(drift, pair, now))

@@ -135,7 +135,7 @@ def read_text_column(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: 
 
 
 def read_declared_numbers(column: pa.ChunkedArray, fmt: ValueFormat) -> TextColumn:
-    """Reads a column of text that the config declares numeric: what is no number is null."""
+    """Reads a column of text that the config declares numeric: what is not a number is null."""
     if measure := detect_measure(column, fmt):
         fmt = fmt.model_copy(update={"measure": measure})
     elif unit := detect_unit(column):
