@@ -44,8 +44,8 @@ def deploy(*configs: PipelineConfig, mark: str = "test") -> list[UUID]:
 def runs(client: "SyncPrefectClient", number: UUID) -> "list[FlowRun]":
     from prefect.client.schemas.filters import FlowRunFilter
 
-    wanted = FlowRunFilter.model_validate({"deployment_id": {"any_": [number]}})
-    return client.read_flow_runs(flow_run_filter=wanted)
+    run_filter = FlowRunFilter.model_validate({"deployment_id": {"any_": [number]}})
+    return client.read_flow_runs(flow_run_filter=run_filter)
 
 
 def scheduled(client: "SyncPrefectClient", number: UUID, count: int = 1) -> "list[FlowRun]":
@@ -241,8 +241,8 @@ def test_a_killed_run_of_a_pool_is_run_again(client: "SyncPrefectClient") -> Non
     from towline.orchestration import scheduler
 
     training = deploy(config("lost"))[0]
-    asked = config("lost").model_copy(update={"seed": 7}).model_dump(mode="json")
-    lost = client.create_flow_run_from_deployment(training, parameters={"config": asked})
+    parameters_config = config("lost").model_copy(update={"seed": 7}).model_dump(mode="json")
+    lost = client.create_flow_run_from_deployment(training, parameters={"config": parameters_config})
     client.set_flow_run_state(lost.id, Crashed(), force=True)
     for _ in range(2):
         scheduler.catch_up(client, training, shared=True)

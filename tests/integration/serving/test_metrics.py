@@ -41,7 +41,7 @@ with run_service(FakeModel(make_contract(), folder)) as service:
 
 
 def test_workers_are_added_up(tmp_path: Path) -> None:
-    """Any worker answers for all: counts are summed, memory is told of each; a dead worker's counts stay."""
+    """Any worker answers for all: counts are summed, memory is reported for each; a dead worker's counts stay."""
     shared = tmp_path / "shared"
     shared.mkdir()
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(shared), "PYTHONPATH": str(REPOSITORY)}
