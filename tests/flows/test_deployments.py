@@ -5,7 +5,6 @@ import datetime as dt
 import os
 import time
 import zoneinfo
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -24,14 +23,6 @@ BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 
 def config(name: str, **schedule: str | None) -> PipelineConfig:
     return build_config({"name": name, "data": {"source": "x.csv", "target": "y"}, "schedule": schedule}, "test")
-
-
-@pytest.fixture
-def client(prefect: str) -> "Iterator[SyncPrefectClient]":
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as client:
-        yield client
 
 
 def deploy(*configs: PipelineConfig, mark: str = "test") -> list[UUID]:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import secrets
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -23,6 +22,7 @@ from tests.support.monitoring_records import DAY, NOW, make_drift, make_quality
 from tests.support.prometheus import DASHBOARDS, PROMETHEUS, prometheus_command
 from tests.support.sample_store import MODEL, SampleStore, make_sample_store
 from tests.support.serving import CLASSES, ROW, FakeModel, make_contract, make_rollout, run_service
+from tests.support.waiting import free_port
 from towline.cli.status_server import StatusServer
 from towline.config import AlertConfig
 from towline.inference.scorer import RowPredictions
@@ -142,9 +142,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
     folder = tmp_path_factory.mktemp("prometheus")
     sample_store = make_sample_store(tmp_path_factory.mktemp("sample_store"))
     watch(sample_store)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with contextlib.ExitStack() as stack:
         services = {}
         for name, classes in (("service", ()), ("labels", CLASSES)):

@@ -254,7 +254,7 @@ def test_expectations_of_the_user(validate: TableValidator, table: pd.DataFrame)
 
 
 @pytest.mark.parametrize(
-    ("type_", "kwargs", "said"),
+    ("type_", "kwargs", "message"),
     [
         ("expect_column_values_to_be_betwen", {"column": "x", "min_value": 1}, "did you mean expect_column_values_to"),
         ("unexpected_rows_expectation", {"unexpected_rows_query": "SELECT 1"}, "no such expectation"),
