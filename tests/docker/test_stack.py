@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import waiting
 from tests.support.checks import at_least_one
 from tests.support.compose_stack import MARKER, NAME, TOWLINE, ComposeStack, bare_environment
 from tests.support.load import BIKE_ROW, CountingLoad
+from tests.support.waiting import wait_until as wait
 from towline.inference.predictor import open_release
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 CONFIG = "configs/bike_demand.yaml"
 MODEL = "bike-demand"
-wait_until = partial(waiting.wait_until, seconds=300, pause=0.5)
+wait_until = partial(wait, seconds=300, pause=0.5)
 
 
 def quick_candidate(iterations: int) -> tuple[str, ...]:
