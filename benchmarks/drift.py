@@ -225,7 +225,7 @@ def batches(rows: int, rng: np.random.Generator) -> Iterator[pa.Table]:
         yield columns(alone(min(500_000, rows - start), rng), rng)
 
 
-def spelt(part: pa.Table) -> pa.Table:
+def decode_categories(part: pa.Table) -> pa.Table:
     """Categories as strings, which is how pandas writes them."""
     names = part.column_names
     return pa.table({n: part[n].cast(pa.string()) if pa.types.is_dictionary(part[n].type) else part[n] for n in names})
@@ -240,9 +240,9 @@ def cost(quick: bool, seed: int = 4) -> None:
         print(f"\nCost, the least of {tries}: CPU s of the work | of the whole process | peak MiB | s in all")
         for rows in (1_000_000,) if quick else (1_000_000, 10_000_000):
             path = folder / f"{rows}.parquet"
-            with pq.ParquetWriter(path, spelt(columns(alone(1, rng), rng)).schema) as writer:
+            with pq.ParquetWriter(path, decode_categories(columns(alone(1, rng), rng)).schema) as writer:
                 for part in batches(rows, rng):
-                    writer.write_table(spelt(part), row_group_size=131_072)
+                    writer.write_table(decode_categories(part), row_group_size=131_072)
             kinds = {"bare read": (BARE, path), "detect": (OURS, path, made)}
             if rows == 1_000_000:
                 pq.write_table(columns(alone(ROWS, rng), rng), folder / "reference.parquet")

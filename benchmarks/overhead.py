@@ -3,8 +3,8 @@
 Usage: overhead.py [--pairs 5] [--samples bike bank]
 
 Both run in turn, plain, towline, plain, towline …, on this machine in this call: the ratio pair by pair counts, not
-the seconds. The plain script is plain.py beside this file. towline's first run, which starts a Prefect server, is told
-apart.
+the seconds. The plain script is plain.py beside this file. towline's first run, which starts a Prefect server, is
+reported separately.
 """
 
 import argparse

@@ -148,7 +148,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--rows", type=int, default=100_000)
     options.add_argument("--rate", type=float, default=5_000)
-    asked = options.parse_args()
+    arguments = options.parse_args()
     table = pd.read_parquet(HERE.parent / "data" / "bike_hourly.parquet").drop(columns=["casual", "registered"])
     sent = orjson.loads(table.drop(columns="rentals").head(2_000).to_json(orient="records", date_format="iso"))
     rows = [{**row, "customer": number} for number, row in enumerate(sent)]
@@ -157,16 +157,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models = {policy: release(folder / f"r{n}", table, POLICIES[policy]) for n, policy in enumerate(POLICIES)}
-        for number in range(asked.rounds):
+        for number in range(arguments.rounds):
             for policy, model in models.items():
                 with ours(folder / f"o{number}{policy[0]}", model, rows) as (write, idle):
-                    throughputs[f"towline, {policy}"].append(throughput(write, idle, asked.rows))
+                    throughputs[f"towline, {policy}"].append(throughput(write, idle, arguments.rows))
             for queued in (False, True):
                 with stdlib(folder / f"s{number}{queued}", sent, queued) as (write, idle):
                     throughputs["logging, QueueHandler" if queued else "logging, FileHandler"].append(
-                        throughput(write, idle, asked.rows)
+                        throughput(write, idle, arguments.rows)
                     )
-            waited["no log"] += latency(lambda _: None, asked.rate, 4)
+            waited["no log"] += latency(lambda _: None, arguments.rate, 4)
             log = PredictionLog(folder / f"l{number}", "bench", convert=False)
             answer, model = RowPredictions([120.5], None), models["all kept"]
 
@@ -175,19 +175,19 @@ def main() -> None:
             ) -> None:
                 log.write("0123456789abcdef", 1.79e9, model, [rows[number % len(rows)]], answer)
 
-            waited["log"] += latency(write, asked.rate, 4)
+            waited["log"] += latency(write, arguments.rate, 4)
             segments.os.write, os_write = full, os.write  # type: ignore[attr-defined]
-            waited["log, disk full"] += latency(write, asked.rate, 4)
+            waited["log, disk full"] += latency(write, arguments.rate, 4)
             segments.os.write = os_write  # type: ignore[attr-defined]
             log.close()
             print(f"round {number + 1}: after the disk was full {log.written:,} written, {log.drops:,} dropped")
-    print(f"\n{asked.rows:,} rows, median of {asked.rounds} rounds (lowest … highest)")
+    print(f"\n{arguments.rows:,} rows, median of {arguments.rounds} rounds (lowest … highest)")
     print(f"{'':<45}{'µs a call':>22}{'rows/s':>26}{'CPU s / 100,000 rows':>24}")
     for way, results in throughputs.items():
         cells = [(statistics.median(each), min(each), max(each)) for each in zip(*results, strict=True)]
         shown = [f"{m:,.{d}f} ({a:,.{d}f} … {b:,.{d}f})" for (m, a, b), d in zip(cells, (2, 0, 2), strict=True)]
         print(f"{way:<45}{shown[0]:>22}{shown[1]:>26}{shown[2]:>24}")
-    print(f"\nwork of about 20 µs and one call, {asked.rate:,.0f} times a second: µs")
+    print(f"\nwork of about 20 µs and one call, {arguments.rate:,.0f} times a second: µs")
     for way, each in waited.items():
         cuts = statistics.quantiles(each, n=1000)
         print(f"{way:<45}p50 {cuts[499]:>8.1f}   p99 {cuts[989]:>8.1f}   p99.9 {cuts[998]:>8.1f}")

@@ -74,8 +74,8 @@ def prepare(ledger: Ledger, model: str, scenario: str, people: Sequence[ApiKey])
     age = dt.timedelta(days=8 if scenario == "expired" else 0)
     for version in (2, 3):
         judged = judge(ledger, model, version)
-        asked = approvals.request_evidence(ApprovalConfig(required=2), dt.datetime.now(dt.UTC) - age)
-        passed = judged._replace(evidence={**judged.evidence, "approval": asked})
+        approval_request = approvals.request_evidence(ApprovalConfig(required=2), dt.datetime.now(dt.UTC) - age)
+        passed = judged._replace(evidence={**judged.evidence, "approval": approval_request})
         ledger.mark_passed(model, passed, "ann", "passed; awaiting approval")
     request, other = approvals.list_requests(ledger.rows(model))
     signed = [

@@ -154,10 +154,10 @@ def measure_broken(store: SampleStore, name: str, **fault: str) -> None:
         def wait(_: RecordingLoad) -> None:
             time.sleep(5)  # answers without a fault
             (Path(folder) / "faulty").touch()
-            asked = time.monotonic()
-            while not stop_reason(counts_folder) and time.monotonic() - asked < 180:
+            fault_time = time.monotonic()
+            while not stop_reason(counts_folder) and time.monotonic() - fault_time < 180:
                 time.sleep(0.02)
-            seconds.append(time.monotonic() - asked)
+            seconds.append(time.monotonic() - fault_time)
             time.sleep(1.5)
             before = read_counts(counts_folder).attempts
             time.sleep(3)

@@ -17,13 +17,13 @@ def configured(text: str, webhook: str) -> str:
     """The same with the webhook at every receiver.
 
     Raises:
-        ValueError: it is no address; its text is not told, there may be a secret in it.
+        ValueError: it is not an address; the error leaves out its text, which may hold a secret.
     """
     config = yaml.safe_load(text)
     if webhook:
         parts = urlsplit(webhook)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("ALERT_WEBHOOK is no address; write e.g. https://hooks.example.com/towline")
+            raise ValueError("ALERT_WEBHOOK is not an address; write e.g. https://hooks.example.com/towline")
         for receiver in config["receivers"]:
             receiver["webhook_configs"] = [{"url": webhook, "send_resolved": True}]
     return yaml.safe_dump(config, sort_keys=False)

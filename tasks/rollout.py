@@ -19,7 +19,7 @@ from towline.steps import step
 
 @retrying_task("begin rollout")
 def begin_rollout(config: PipelineConfig, settings: Settings, entry: Entry) -> str:
-    """Begins the rollout of a version that has passed; returns how it goes on."""
+    """Begins the rollout of a version that has passed; returns what happens next."""
     with step("begin rollout") as progress:
         ledger = open_ledger(settings)
         if config.rollout is None:

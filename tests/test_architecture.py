@@ -1,4 +1,4 @@
-"""The structure that ARCHITECTURE.md promises."""
+"""The structure that ARCHITECTURE.md describes."""
 
 import re
 import subprocess

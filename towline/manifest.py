@@ -95,11 +95,16 @@ class Manifest(Frozen):
         return f"v{self.version}-{self.digest[:12]}"
 
 
-def verify_release(directory: Path) -> Manifest:
+def verify_release(directory: Path, digest: str = "") -> Manifest:
     """Checks that a directory holds exactly the files of its manifest; parses no file except the manifest.
 
+    Args:
+        directory: the release.
+        digest: digest of its manifest, as recorded in the ledger; it is not compared if it is empty.
+
     Raises:
-        ReleaseError: a file is missing, unexpected, a link or a special file, or differs in size or digest.
+        ReleaseError: a file is missing, unexpected, a link or a special file, or differs in size or digest; or the
+            manifest has another digest.
     """
     directory = directory.resolve()
     if not directory.is_dir():
@@ -110,6 +115,9 @@ def verify_release(directory: Path) -> Manifest:
         _compare_files(directory, sizes, manifest)
     except OSError as error:
         raise _release_error(Path(error.filename or directory), f"cannot be read: {error.strerror}") from error
+    if digest and manifest.digest != digest:
+        what = f"the release has the digest {manifest.digest[:12]}…, the ledger says {digest[:12]}…"
+        raise ReleaseError(what, where=str(directory), remedy=REMEDY)
     return manifest
 
 

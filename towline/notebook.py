@@ -34,11 +34,6 @@ def render_document(html: str) -> str:
     )
 
 
-def format_number(value: float | None) -> str | None:
-    """Returns a number with 4 significant digits; None stays None."""
-    return None if value is None else f"{value:.4g}"
-
-
 def _cell(value: object) -> str:
     text = "–" if value is None else str(value)
     colour = COLOURS.get(text)

@@ -16,6 +16,7 @@ from towline import origins
 from towline.config import Frozen, PipelineConfig, TrainingConfig, read_config
 from towline.errors import TowlineError
 from towline.extras import BOOSTING_LIBRARIES
+from towline.formatting import shorten_list
 
 _PACKAGE = Path(__file__).parent
 _MAX_LISTED = 10
@@ -79,7 +80,6 @@ def collect_provenance(
         as_of: the run ignores later rows.
     """
     commit, missing = find_commit(config, project)
-    more = f" and {len(missing) - _MAX_LISTED} more" if len(missing) > _MAX_LISTED else ""
     return Provenance(
         run_key=run_key,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -89,7 +89,7 @@ def collect_provenance(
         as_of=as_of.isoformat() if as_of else "",
         git_commit=commit,
         git_dirty=("true" if missing else "false") if commit else "",
-        git_missing=", ".join(missing[:_MAX_LISTED]) + more,
+        git_missing=shorten_list(missing, _MAX_LISTED),
         code=code_digest(config, project),
         config=config.digest,
     )

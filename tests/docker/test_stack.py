@@ -7,14 +7,16 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.checks import at_least_one
-from tests.support.compose_stack import MARKER, NAME, TOWLINE, ComposeStack, bare_environment, wait_until
+from tests.support.compose_stack import MARKER, NAME, TOWLINE, ComposeStack, bare_environment
 from tests.support.load import BIKE_ROW, CountingLoad
+from tests.support.waiting import wait_until as wait
 from towline.inference.predictor import open_release
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 CONFIG = "configs/bike_demand.yaml"
 MODEL = "bike-demand"
+wait_until = partial(wait, seconds=300, pause=0.5)
 
 
 def quick_candidate(iterations: int) -> tuple[str, ...]:
@@ -263,7 +266,7 @@ def test_run_of_a_killed_worker_is_completed(stack: ComposeStack, key: str) -> N
         state = stack.prefect(f"/api/flow_runs/{number}")["state"]
         return state if state["type"] not in ("PENDING", "RUNNING", "SCHEDULED", "CANCELLING") else None
 
-    assert wait_until(lambda: ended(run["id"]), "the run is set to Crashed", 240)["type"] == "CRASHED"
+    assert wait_until(lambda: ended(run["id"]), "the run is set to Crashed", seconds=240)["type"] == "CRASHED"
 
     def again() -> Any:
         runs = stack.prefect("/api/flow_runs/filter", {"flow_runs": {"tags": {"all_": ["again"]}}})

@@ -89,7 +89,7 @@ def test_a_run_that_is_stopped_three_times_is_resumed_each_time(commands: StoreC
     assert process.returncode == 5
     lines = [text for text in err.splitlines() if text[0] not in "✓✗"]
     assert [text.split()[0] for text in lines] == ["error", "where:", "remedy:"]
-    assert "the Prefect server went away" in lines[0]
+    assert "the connection to the Prefect server was lost" in lines[0]
 
     assert commands.kill_run_when(commands.log_gained("plot …"), *arguments, group=False)
     assert wait_for_orphans(commands) == []

@@ -39,11 +39,6 @@ def serve(sample_store: SampleStore) -> Iterator[Callable[..., ServeProcess]]:
         )
 
 
-def pool(sample_store: SampleStore) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads((sample_store.release(1) / "probe.json").read_bytes())["rows"]
-    return rows
-
-
 def ask(
     serving: ServeProcess, path: str, body: object = None, key: str = "", tls: ssl.SSLContext | None = None
 ) -> tuple[int, Any]:
@@ -64,7 +59,7 @@ def ask(
 
 
 def predict(serving: ServeProcess, sample_store: SampleStore, **how: Any) -> tuple[int, Any]:
-    status, content = ask(serving, "/predict", {"rows": pool(sample_store)[:2]}, **how)
+    status, content = ask(serving, "/predict", {"rows": sample_store.probe_rows()[:2]}, **how)
     return status, content["model"]["version"] if status == 200 else content
 
 
@@ -95,7 +90,7 @@ def test_promotions_and_rollbacks_under_load(
 ) -> None:
     """No request fails, and each response is exactly that of the version it names."""
     serving = serve("--workers", workers)
-    load = RecordingLoad(serving.port, pool(sample_store))
+    load = RecordingLoad(serving.port, sample_store.probe_rows())
     asyncio.run(load.run(4, lambda: swap_champions(sample_store.ledger, MODEL, load, 6, 2)))
     assert load.failures == []
     assert load.refused == 0
@@ -110,7 +105,7 @@ def test_shutdown_answers_all_accepted_requests(
 ) -> None:
     """Under load from clients that reconnect at once: every request is answered, and the exit code is 0."""
     serving = serve("--workers", workers)
-    load = RecordingLoad(serving.port, pool(sample_store))
+    load = RecordingLoad(serving.port, sample_store.probe_rows())
 
     def end() -> None:
         until(lambda: len(load.answers) > 200)
@@ -127,7 +122,7 @@ def test_shutdown_answers_all_accepted_requests(
 def test_shutdown_fails_readiness_first(sample_store: SampleStore, serve: Callable[..., ServeProcess]) -> None:
     """/readyz fails at once; requests are still answered, and a body that is being sent is waited for."""
     serving = serve("--grace", "3")
-    body = json.dumps({"rows": pool(sample_store)[:1]}).encode()
+    body = json.dumps({"rows": sample_store.probe_rows()[:1]}).encode()
     with socket.create_connection(("127.0.0.1", serving.port)) as slow:
         slow.settimeout(20)
         head = (
@@ -200,7 +195,7 @@ def test_damaged_release_is_refused_and_the_previous_one_serves(
     file = sample_store.release(2) / "plan.npz"
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    load = RecordingLoad(serving.port, pool(sample_store))
+    load = RecordingLoad(serving.port, sample_store.probe_rows())
 
     def damage() -> None:
         sample_store.promote(2)
@@ -404,8 +399,8 @@ def test_a_release_is_served_from_its_folder(sample_store: SampleStore, serve: C
     sample_store.ledger_file.unlink()
     serving = serve(name=str(sample_store.release(2)))
     assert predict(serving, sample_store) == (200, 2)
-    predictions = open_release(sample_store.release(2)).predict_rows(pool(sample_store)).predictions
-    assert ask(serving, "/predict", {"rows": pool(sample_store)})[1]["predictions"] == predictions
+    predictions = open_release(sample_store.release(2)).predict_rows(sample_store.probe_rows()).predictions
+    assert ask(serving, "/predict", {"rows": sample_store.probe_rows()})[1]["predictions"] == predictions
 
 
 def test_missing_extra_names_the_install_command(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,7 +415,7 @@ def test_missing_extra_names_the_install_command(command: Callable[..., Any], mo
 
 def test_http_1_0_with_keep_alive(serve: Callable[..., ServeProcess], sample_store: SampleStore) -> None:
     """Twenty requests on one connection; all answers have one length. Without the header it closes after the answer."""
-    body = json.dumps({"row": pool(sample_store)[0]}).encode()
+    body = json.dumps({"row": sample_store.probe_rows()[0]}).encode()
     head = b"POST /predict HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
     port = serve().port
     lengths = set()
@@ -440,7 +435,7 @@ def test_http_1_0_with_keep_alive(serve: Callable[..., ServeProcess], sample_sto
 @pytest.mark.skipif(shutil.which("ab") is None, reason="Apache Bench is not installed: apt-get install apache2-utils")
 def test_apache_bench(serve: Callable[..., ServeProcess], sample_store: SampleStore, tmp_path: Path) -> None:
     """It counts no failed request, and all requests of a connection after the first are on the same connection."""
-    (tmp_path / "row.json").write_text(json.dumps({"row": pool(sample_store)[0]}))
+    (tmp_path / "row.json").write_text(json.dumps({"row": sample_store.probe_rows()[0]}))
     url = f"http://127.0.0.1:{serve('--workers', '2').port}/predict"
     command = ["ab", "-k", "-n", "400", "-c", "4", "-p", str(tmp_path / "row.json"), "-T", "application/json", url]
     report = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout

@@ -56,7 +56,7 @@ def test_up_catches_up_after_a_kill_and_three_missed_windows(up: UpProcess) -> N
     }
     code, _, err = up.commands.run(str(up.commands.config), "--port", str(up.port), command="up")
     assert code == 2
-    assert f"towline up runs already on this store, process {record.pid}" in err
+    assert f"towline up already runs on this store, process {record.pid}" in err
 
     service = next(process for process in record.processes if process.url)
     os.kill(service.pid, signal.SIGKILL)

@@ -1,6 +1,8 @@
-"""The config that flows are tested with."""
+"""The config that flows are tested with, and a client of the Prefect server."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
@@ -9,6 +11,9 @@ import yaml
 from tests.support.paths import REPOSITORY
 from towline.config import Candidate
 from towline.training.model_selection import reference_model
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +42,11 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "bikes.yaml"
     path.write_text(yaml.safe_dump(raw))
     return path
+
+
+@pytest.fixture
+def client(prefect: str) -> "Iterator[SyncPrefectClient]":
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        yield client

@@ -5,7 +5,6 @@ import datetime as dt
 import os
 import time
 import zoneinfo
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -26,14 +25,6 @@ def config(name: str, **schedule: str | None) -> PipelineConfig:
     return build_config({"name": name, "data": {"source": "x.csv", "target": "y"}, "schedule": schedule}, "test")
 
 
-@pytest.fixture
-def client(prefect: str) -> "Iterator[SyncPrefectClient]":
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as client:
-        yield client
-
-
 def deploy(*configs: PipelineConfig, mark: str = "test") -> list[UUID]:
     from flows.deployments import deployments
     from towline.orchestration import scheduler
@@ -44,8 +35,8 @@ def deploy(*configs: PipelineConfig, mark: str = "test") -> list[UUID]:
 def runs(client: "SyncPrefectClient", number: UUID) -> "list[FlowRun]":
     from prefect.client.schemas.filters import FlowRunFilter
 
-    wanted = FlowRunFilter.model_validate({"deployment_id": {"any_": [number]}})
-    return client.read_flow_runs(flow_run_filter=wanted)
+    run_filter = FlowRunFilter.model_validate({"deployment_id": {"any_": [number]}})
+    return client.read_flow_runs(flow_run_filter=run_filter)
 
 
 def scheduled(client: "SyncPrefectClient", number: UUID, count: int = 1) -> "list[FlowRun]":
@@ -58,7 +49,7 @@ def scheduled(client: "SyncPrefectClient", number: UUID, count: int = 1) -> "lis
 
 
 def passed(client: "SyncPrefectClient", number: UUID, *ago: int) -> list[UUID]:
-    """Slots of so many days ago in which nothing ran, as a machine that was off leaves them."""
+    """Missed slots, each of them ``ago`` days old, as after a time in which the machine was off."""
     from prefect.states import Scheduled
 
     run_ids = []
@@ -241,8 +232,8 @@ def test_a_killed_run_of_a_pool_is_run_again(client: "SyncPrefectClient") -> Non
     from towline.orchestration import scheduler
 
     training = deploy(config("lost"))[0]
-    asked = config("lost").model_copy(update={"seed": 7}).model_dump(mode="json")
-    lost = client.create_flow_run_from_deployment(training, parameters={"config": asked})
+    parameters_config = config("lost").model_copy(update={"seed": 7}).model_dump(mode="json")
+    lost = client.create_flow_run_from_deployment(training, parameters={"config": parameters_config})
     client.set_flow_run_state(lost.id, Crashed(), force=True)
     for _ in range(2):
         scheduler.catch_up(client, training, shared=True)

@@ -102,7 +102,7 @@ def follow(
     statement, _, expression = printed["predict in Python"].rpartition(";")
     names: dict[str, Any] = {"rows": rows}
     exec(statement, names)
-    said: list[Any] = eval(expression.strip(), names).tolist()
+    predicted: list[Any] = eval(expression.strip(), names).tolist()
     model = eval(expression.strip().removesuffix(".predict(rows)"), names)
     probabilities = model.predict_proba(rows).tolist() if model.metadata.classes else None
 
@@ -111,7 +111,7 @@ def follow(
     scored = towline(*(paths.get(word, word) for word in shlex.split(printed["score a file"])[1:]))
     assert scored.code == 0, scored.err
     table = pd.read_parquet(folder / "scored.parquet").head(20)
-    assert table["prediction"].tolist() == said
+    assert table["prediction"].tolist() == predicted
     if probabilities:
         assert table[[f"probability_{label}" for label in model.metadata.classes]].to_numpy().tolist() == probabilities
 
@@ -126,9 +126,9 @@ def follow(
             )
             with urlopen(request, timeout=60) as answer:
                 content = json.load(answer)
-                assert content["predictions"] == json.loads(json.dumps(said))
+                assert content["predictions"] == json.loads(json.dumps(predicted))
                 assert content.get("probabilities") == probabilities
-    return said
+    return predicted
 
 
 @pytest.mark.slow
@@ -146,10 +146,10 @@ def test_a_library_from_config_to_answers(
     assert ("plan.npz" in manifest["files"]) is not by_path
     assert any(name.removesuffix("-cpu") == library for name in manifest["libraries"])
     assert manifest["trusted"] == []
-    said = follow(towline, tmp_path, frame, printed)
-    assert {type(answer) for answer in said} == {kind}
+    predicted = follow(towline, tmp_path, frame, printed)
+    assert {type(answer) for answer in predicted} == {kind}
     if classes:
-        assert np.mean([answer == label for answer, label in zip(said, frame["y"], strict=False)]) > 0.7
+        assert np.mean([answer == label for answer, label in zip(predicted, frame["y"], strict=False)]) > 0.7
 
 
 @pytest.mark.parametrize("target", ["value", "sold", "grade"])
@@ -255,8 +255,8 @@ def test_the_projects_own_estimator_from_config_to_answers(
     monkeypatch.setenv("TOWLINE_PROJECT", str(project))
     monkeypatch.chdir(project)
     frame = table(None)
-    said = follow(towline, tmp_path, frame, train(towline, tmp_path, frame, "own_pipelines.make"))
-    assert np.corrcoef(said, frame["y"].head(20))[0, 1] > 0.9
+    predicted = follow(towline, tmp_path, frame, train(towline, tmp_path, frame, "own_pipelines.make"))
+    assert np.corrcoef(predicted, frame["y"].head(20))[0, 1] > 0.9
     taken = towline("backup", tmp_path / "store.tar.zst")
     assert taken.code == 0, taken.err
     restored = towline("restore", tmp_path / "store.tar.zst", "--into", tmp_path / "elsewhere")

@@ -46,14 +46,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def client(prefect: str) -> "Iterator[SyncPrefectClient]":
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as client:
-        yield client
-
-
-@pytest.fixture
 def deployment(client: "SyncPrefectClient", model: Model) -> Iterator[Any]:
     """The deployment of the model in a pool of its own; silent runs are ended sooner than in production."""
     from flows.deployments import deployments

@@ -4,7 +4,6 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +14,6 @@ from towline.errors import ConfigError, DataValidationError, TowlineError, Trans
 if TYPE_CHECKING:  # the fixture says where the server is before Prefect is imported
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
-
-
-@pytest.fixture
-def client(prefect: str) -> "Iterator[SyncPrefectClient]":
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as client:
-        yield client
 
 
 def ended(client: "SyncPrefectClient", name: str, kind: str, message: str = "") -> "FlowRun":

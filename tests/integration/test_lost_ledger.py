@@ -37,7 +37,7 @@ def test_a_lost_ledger_is_told(lost: str, sample_store: SampleStore, command: Co
 
 
 def test_a_model_that_is_whole_is_not_held_up(sample_store: SampleStore, command: Command) -> None:
-    """Another model's loss is told where that one, or all, are asked for."""
+    """Another model's loss is reported where that one, or all, are asked for."""
     (sample_store.settings.store / "releases" / "other" / "v3-0123456789ab").mkdir(parents=True)
     assert command("models", MODEL).code == 0
     assert command("history", MODEL).code == 0

@@ -4,7 +4,6 @@ import contextlib
 import json
 import secrets
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -23,6 +22,7 @@ from tests.support.monitoring_records import DAY, NOW, make_drift, make_quality
 from tests.support.prometheus import DASHBOARDS, PROMETHEUS, prometheus_command
 from tests.support.sample_store import MODEL, SampleStore, make_sample_store
 from tests.support.serving import CLASSES, ROW, FakeModel, make_contract, make_rollout, run_service
+from tests.support.waiting import free_port
 from towline.cli.status_server import StatusServer
 from towline.config import AlertConfig
 from towline.inference.scorer import RowPredictions
@@ -126,7 +126,7 @@ def configured(folder: Path, services: dict[str, str], status: str, address: str
 
 
 def watch(sample_store: SampleStore) -> None:
-    """Nights, windows and an alert of the version that serves."""
+    """Drift windows, quality windows and an alert of the version that serves."""
     path = sample_store.release(1) / "config.yaml"
     promised = {"slo": {"availability": 0.99, "p95_ms": 50}, "schedule": {"drift": "0 2 * * *"}}
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | promised))
@@ -142,9 +142,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
     folder = tmp_path_factory.mktemp("prometheus")
     sample_store = make_sample_store(tmp_path_factory.mktemp("sample_store"))
     watch(sample_store)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with contextlib.ExitStack() as stack:
         services = {}
         for name, classes in (("service", ()), ("labels", CLASSES)):
@@ -170,13 +168,13 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
         yield _ready(Asked(address), process, folder / "log")
 
 
-def _ready(asked: Asked, process: "subprocess.Popen[bytes]", log: Path) -> Asked:
+def _ready(server: Asked, process: "subprocess.Popen[bytes]", log: Path) -> Asked:
     """Once it has scraped and evaluated for a while."""
     end = time.monotonic() + WAIT
     while time.monotonic() < end and process.poll() is None:
         with contextlib.suppress(OSError):
-            if asked.values("count_over_time(towline:slo_budget:remaining[1m]) > 3"):
-                return asked
+            if server.values("count_over_time(towline:slo_budget:remaining[1m]) > 3"):
+                return server
         time.sleep(0.3)
     pytest.fail(log.read_text()[-3000:])
 
@@ -200,16 +198,16 @@ def test_everything_is_scraped(prometheus: Asked) -> None:
 def test_every_panel_shows_something(prometheus: Asked, path: Path) -> None:
     """Each query of each panel finds data of a service that is asked and a model that is watched."""
     given = {"$__rate_interval": "10s", "$job": "service.*", "$model": MODEL}
-    wanted = []
+    panel_queries = []
     for panel in json.loads(path.read_text())["panels"]:
         for target in panel["targets"]:
             query = target["expr"]
             for name, value in given.items():
                 query = query.replace(name, value)
-            wanted.append((panel["title"], query))
+            panel_queries.append((panel["title"], query))
     end = time.monotonic() + WAIT
     while True:
-        empty = [(title, query) for title, query in wanted if not _shown(prometheus.values(query))]
+        empty = [(title, query) for title, query in panel_queries if not _has_number(prometheus.values(query))]
         if not empty or time.monotonic() > end:
             break
         time.sleep(0.5)
@@ -220,7 +218,7 @@ def test_every_panel_shows_something(prometheus: Asked, path: Path) -> None:
             assert {metric[label] for metric, _ in prometheus.values(query.replace("$model", MODEL))}
 
 
-def _shown(values: list[tuple[dict[str, str], float]]) -> bool:
+def _has_number(values: list[tuple[dict[str, str], float]]) -> bool:
     return any(value == value for _, value in values)
 
 

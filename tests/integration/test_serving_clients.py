@@ -131,9 +131,9 @@ def test_a_refusal_is_read_by_who_still_sends(port: int) -> None:
     """Python's own client and requests see the 413 for 6 MB, each time, and not a connection that was reset."""
     url = f"http://127.0.0.1:{port}/predict"
     for _ in range(5):
-        asked = urllib.request.Request(url, LARGE, {"Content-Type": "application/json"})
+        request = urllib.request.Request(url, LARGE, {"Content-Type": "application/json"})
         with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(asked, timeout=20)
+            urllib.request.urlopen(request, timeout=20)
         assert (caught.value.code, json.loads(caught.value.read())["code"]) == (413, "too-large")
         assert requests.post(url, LARGE, headers={"Content-Type": "application/json"}, timeout=20).status_code == 413
         parts = (LARGE[at : at + 8_000] for at in range(0, len(LARGE), 8_000))
@@ -199,16 +199,16 @@ def test_a_refusal_that_came_after_the_body_keeps_the_connection(locked: int) ->
 
 def test_many_requests_at_once_on_one_connection(port: int) -> None:
     """All are answered in order, bodies of any size between them."""
-    asked, expected = [], []
+    sent, expected = [], []
     for number in range(2_000):
         rows = [{**ROW, "size": float(number % 100)}] * (1 + number % 3 * 20)
         body = json.dumps({"rows": rows}).encode()
-        asked.append(HEAD + b"X-Request-Id: %d\r\nContent-Length: %d\r\n\r\n" % (number, len(body)) + body)
+        sent.append(HEAD + b"X-Request-Id: %d\r\nContent-Length: %d\r\n\r\n" % (number, len(body)) + body)
         expected.append(b"%d" % number)
-    asked[-1] = asked[-1].replace(b"Content-Type", b"Connection: close\r\nContent-Type")
+    sent[-1] = sent[-1].replace(b"Content-Type", b"Connection: close\r\nContent-Type")
     with socket.create_connection(("127.0.0.1", port), 5) as pipelined:
         pipelined.settimeout(60)
-        sender = threading.Thread(target=pipelined.sendall, args=(b"".join(asked),))
+        sender = threading.Thread(target=pipelined.sendall, args=(b"".join(sent),))
         sender.start()
         answers = b""
         while part := pipelined.recv(1_000_000):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import yaml
 
 from tests.support.paths import REPOSITORY
 from tests.support.training import make_mixed_table, prepare_workspace
+from tests.support.waiting import wait_until
 from towline.config import read_config
 from towline.data.workspace import Workspace
 
@@ -116,13 +116,6 @@ def end(*processes: "subprocess.Popen[str]") -> None:
     for process in processes:
         process.kill()
         process.communicate()
-
-
-def wait_until(condition: Any) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])

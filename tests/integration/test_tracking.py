@@ -313,7 +313,7 @@ def test_what_is_missing_is_put_back_and_found_by_its_run(
 def test_a_server_and_its_file_are_read_alike(
     settings: Settings, trained: Trained, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a team's server says of versions, tags and aliases is what its database holds; a wrong answer is told."""
+    """What a team's server says of versions and aliases is what its database holds; a wrong answer is an error."""
     import threading
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
     from urllib.parse import parse_qs, urlsplit
@@ -323,11 +323,11 @@ def test_a_server_and_its_file_are_read_alike(
     for number, key in enumerate("abc", 1):
         registered(settings, trained, key * 64, number)
     mirror.write(settings, "houses", None, [shown(tmp_path, 2, "b" * 64)], {"champion": 2})
-    asked: list[str] = []
+    credentials: list[str] = []
 
     class Server(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.headers.get("Authorization", ""))
+            credentials.append(self.headers.get("Authorization", ""))
             parts = urlsplit(self.path)
             query = parse_qs(parts.query)
             if parts.path == "/api/2.0/mlflow/registered-models/get":
@@ -353,7 +353,7 @@ def test_a_server_and_its_file_are_read_alike(
     finally:
         server.shutdown()
         server.server_close()
-    assert asked[0].startswith("Basic ")
+    assert credentials[0].startswith("Basic ")
     with pytest.raises(TransientError) as caught:
         mirror.read(away, "houses")
     assert "s3cret" not in str(caught.value)
@@ -387,8 +387,8 @@ def test_first_use_by_many_processes_is_safe_and_silent(settings: Settings, trai
         line = [sys.executable, "-c", SILENT, str(file), str(tmp_path / f"{number}.json")]
         environment = {**os.environ, "PATH": "/nonexistent", "PYTHONPATH": str(Path.cwd())}
         running.append(subprocess.Popen(line, stdout=-1, stderr=-1, text=True, cwd=tmp_path, env=environment))
-    said = [process.communicate() for process in running]
-    assert said == [("", "")] * 3
+    outputs = [process.communicate() for process in running]
+    assert outputs == [("", "")] * 3
     versions = [json.loads((tmp_path / f"{number}.json").read_text())["version"] for number in range(3)]
     assert sorted(versions) == [1, 2, 3]
 

@@ -39,7 +39,7 @@ def test_a_second_one_on_a_store_is_refused(command: Callable[..., CommandResult
     with files.exclusive_lock(store / "watch" / "up.lock"):
         done = command("up", config)
     assert done.code == 2
-    assert "towline up runs already on this store" in done.err
+    assert "towline up already runs on this store" in done.err
     assert not (store / "servers").exists()
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.support.prediction_log import wait_until
 from tests.support.releases import train_run
+from tests.support.waiting import wait_until
 from towline.batch import addresses
 from towline.batch.batch_summary import BatchResult
 from towline.batch.input import records, shards
@@ -22,6 +22,10 @@ from towline.batch.job import score_source
 from towline.batch.job_options import BatchOptions, BatchRequest
 from towline.inference.predictor import Model, open_release
 from towline.store import StoreLayout
+
+
+class Interrupted(BaseException):
+    """Stands for the end of the process."""
 
 
 def make_customer_table(rows: int = 300, seed: int = 5) -> pd.DataFrame:

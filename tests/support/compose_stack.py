@@ -5,15 +5,14 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.support.waiting import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 NAME = "towline-test"
@@ -133,21 +132,6 @@ class ComposeStack:
         return list(self.ask("PROMETHEUS", f"/api/v1/query?query={quote(promql)}")[1]["data"]["result"])
 
 
-def wait_until(condition: Callable[[], object], description: str, seconds: float = 300) -> Any:
-    """Waits until a function returns a true value, and returns the value."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {description}"
-        time.sleep(0.5)
-    return value
-
-
 def bare_environment() -> dict[str, str]:
     removed = ("TOWLINE_", "PREFECT_", "MLFLOW_", "DO_NOT_TRACK")
     return {name: value for name, value in os.environ.items() if not name.startswith(removed)}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

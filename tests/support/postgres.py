@@ -3,13 +3,14 @@
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
+
+from tests.support.waiting import free_port
 
 
 def find_postgres() -> Path | None:
@@ -31,9 +32,7 @@ def run_postgres(programs: Path) -> Iterator[str]:
     user = ["runuser", "-u", "postgres", "--"] if is_root else []
     if is_root:
         shutil.chown(folder, "postgres")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
 
     def call(program: str, *arguments: str) -> None:
         subprocess.run([*user, programs / program, "-D", folder / "data", *arguments], cwd=folder, check=True)

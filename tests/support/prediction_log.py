@@ -1,8 +1,7 @@
 """A release for tests of the prediction log: name, version, contract, and a folder with config and profile."""
 
+import datetime as dt
 import json
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import yaml
 
 from towline.data.schema.contract import Column, Contract
 from towline.inference.scorer import RowPredictions
+from towline.prediction_log import parquet_store
+from towline.prediction_log.writer import PredictionLog
 
 PRIVACY = {
     "pii": ["street", "mail"],
@@ -27,6 +28,10 @@ ROW = {
     "at": "2026-10-05T08:00:00", "born": "1985-02-11", "customer": 4711508, "order": "A-100-Z7",
     "mail": "eva@example.org",
 }  # fmt: skip
+
+
+FIRST_TIME = dt.datetime(2026, 9, 30, 23, tzinfo=dt.UTC)
+HOUR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,21 @@ def make_answer(count: int = 1, first: int = 0) -> RowPredictions:
     return RowPredictions([float(first + n) for n in range(count)], None)
 
 
-def wait_until(until: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
+def fill_log(
+    folder: Path, release: FakeRelease, ids: range, step: float = HOUR, rows: int = 1, start: dt.datetime = FIRST_TIME
+) -> None:
+    """One segment: a record every ``step`` seconds, each with its number as size and customer."""
+    log = PredictionLog(folder, "w0", convert=False)
+    for number in ids:
+        sent = [ROW | {"size": number + place / 10, "customer": number} for place in range(rows)]
+        log.write(f"r{number}", start.timestamp() + number % 100_000 * step, release, sent, make_answer(rows, number))
+    log.close()
+    assert log.written == len(ids) * rows
+
+
+def logged_ids(folder: Path) -> list[str]:
+    """The request ids of all logged predictions, sorted."""
+    return sorted(parquet_store.read_predictions(folder).column("request_id").to_pylist())
 
 
 def read_segment_lines(folder: Path) -> list[dict[str, Any]]:

@@ -1,8 +1,10 @@
 """A store with two versions of one model, trained once for a session and copied for each test that changes it."""
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.support.releases import make_house_table, train_run
 from towline.config import Settings
@@ -34,6 +36,11 @@ class SampleStore:
     def release(self, version: int) -> Path:
         (folder,) = (self.settings.store / "releases" / MODEL).glob(f"v{version}-*")
         return folder
+
+    def probe_rows(self) -> list[dict[str, Any]]:
+        """The rows whose predictions are recorded in the release of version 1."""
+        rows: list[dict[str, Any]] = json.loads((self.release(1) / "probe.json").read_bytes())["rows"]
+        return rows
 
     def promote(self, version: int) -> None:
         champion = self.ledger.champion(MODEL)

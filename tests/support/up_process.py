@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -15,6 +14,7 @@ from typing import Any, get_args
 
 from tests.support.paths import TOWLINE
 from tests.support.store_commands import MODEL, StoreCommands, write_bike_config
+from tests.support.waiting import free_port
 from towline.operations import servers
 from towline.processes import is_running
 
@@ -120,10 +120,3 @@ class UpProcess:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         servers.stop(self.commands.settings)
-
-
-def free_port() -> int:
-    """A free TCP port on loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

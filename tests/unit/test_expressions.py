@@ -72,7 +72,7 @@ def test_the_guide_lists_every_function() -> None:
         ("-a + +b", -5.0),
         ("not flag or b = 2 and a = 7", True),
         ("'l''or' || s", "l'orStraße 12"),
-        ('"living area" / 2 -- of the house\n + 1', 41.0),
+        ('"living area" / 2 -- of a house\n + 1', 41.0),
         ("CASE WHEN a > 1 THEN 'x' END", "x"),
         ("case when n > 0 then 1 end", None),
         ("n = n", None),

@@ -80,7 +80,7 @@ def test_a_secret_is_not_repeated_in_an_error(project: Path) -> None:
 
 
 def test_a_profile_that_is_not_there_is_suggested(command: Callable[..., CommandResult], project: Path) -> None:
-    """A slip of the pen costs nothing; without the stack's .env the way to it is told."""
+    """A misspelt name gets a suggestion; without the stack's .env the error says how to get it."""
     (project / "profiles" / "team.env").touch()
     done = command("--profile", "taem", "run", project / "bikes.yaml")
     assert (done.code, "did you mean team?" in done.err) == (2, True)

@@ -8,7 +8,8 @@ from towline import __version__, files
 from towline.backtesting.charts import draw_backtest
 from towline.backtesting.results import BacktestResult, BacktestStep, PolicyResult
 from towline.config import format_duration
-from towline.html import format_number, render_page
+from towline.formatting import format_number
+from towline.html import render_page
 
 SUMMARY_COLUMNS = (
     "policy", "value", "of never", "mean of steps, of never", "trainings", "promoted", "drift alarms", "CPU s",

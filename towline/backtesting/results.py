@@ -7,9 +7,10 @@ import pandas as pd
 
 from towline.config import Frozen
 from towline.config.monitoring import PolicyTrigger
+from towline.formatting import format_number
 from towline.monitoring.policy import Action
 from towline.monitoring.results import DriftState, QualityState
-from towline.notebook import format_number, render_table
+from towline.notebook import render_table
 from towline.training.evaluation.definitions import Metric
 
 PolicyName = Literal["never", "schedule", "drift", "quality", "both", "gain"]

@@ -27,7 +27,7 @@ from towline.backtesting.results import (
     to_naive,
 )
 from towline.backtesting.trainer import TrainedModel, Trainer, TrainingFailure
-from towline.config import PipelineConfig
+from towline.config import PipelineConfig, finite_or_none
 from towline.config.monitoring import RetrainTrigger
 from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, DataError
@@ -344,4 +344,4 @@ class BacktestContext:
         value = compute_metrics(predicted.truth.to_numpy(), predictions, self._contract, metrics=[self.metric])[
             self.metric
         ]
-        return float(value) if np.isfinite(value) else None
+        return finite_or_none(value)

@@ -5,6 +5,7 @@ from typing import Any
 
 from towline.config import Frozen
 from towline.data.schema.contract import Contract
+from towline.formatting import shorten_list
 from towline.monitoring.drift.histograms import ColumnStats
 from towline.monitoring.results import DriftResult
 from towline.notebook import render_fields
@@ -43,7 +44,7 @@ class BatchResult(Frozen):
         quarantined: bad rows, in the file ``quarantine``.
         output: the file or folder.
         columns: the added columns.
-        model, version: what scored.
+        model, version: of the release that scored the rows.
         job: digest of the input, the release and the options.
         input_digest: SHA-256 of the input.
         output_digest: SHA-256 of the output.
@@ -81,8 +82,7 @@ class BatchResult(Frozen):
             lines.append(f"{self.quarantined:,} of {self.rows_in:,} rows are bad: {self.quarantine}")
         if self.column_checks:
             names = [check.column for check in self.column_checks]
-            more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-            lines.append(f"values that the training rows did not have: in {', '.join(names[:MAX_LISTED])}{more}")
+            lines.append(f"values that the training rows did not have: in {shorten_list(names, MAX_LISTED)}")
         if self.drift:
             lines.append(f"drift: {self.drift.state}, {self.drift.reason}")
         return "\n".join(lines)

@@ -241,8 +241,8 @@ def _output_format(output: Path, options: BatchOptions) -> tuple[OutputFormat, A
         raise ConfigError(
             "unknown output format",
             where=str(output),
-            remedy="end the name in .parquet, .csv, .csv.gz, .csv.zst or .jsonl; a name without an end is a folder of "
-            "Parquet files",
+            remedy="end the name in .parquet, .csv, .csv.gz, .csv.zst or .jsonl; a name without a suffix is a folder "
+            "of Parquet files",
         )
     if options.partition_by and form != "folder":
         raise ConfigError("only a folder can be partitioned", where="--partition-by", remedy="give a folder as OUT")

@@ -132,7 +132,7 @@ def _explain(model: Model, batch: RowBatch, places: np.ndarray) -> list[Rejected
 
 
 def _row_text(batch: RowBatch, place: int) -> str:
-    """The text of a row; JSON if the input is no text."""
+    """The text of a row; JSON if the input is not text."""
     if batch.records is not None and batch.places is not None:
         text: bytes = batch.records.take(batch.places[[place]])[0].as_py()
         return text.decode(errors="replace")

@@ -9,6 +9,7 @@ import click
 
 from towline.cli import emit, json_option
 from towline.errors import ConfigError
+from towline.formatting import format_time
 
 if TYPE_CHECKING:
     from towline.promotion.approval_decision import ApprovalStatus
@@ -62,10 +63,10 @@ def approvals(name: str, as_json: bool) -> None:
 def describe(status: "ApprovalStatus") -> str:
     """A version and its approvals, for people."""
     name, count = f"{status.model}@{status.version}", f"{len(status.approvals)} of {status.required} approvals"
-    until = f", until {status.expires[:16].replace('T', ' ')} UTC" if status.state == "waiting" else ""
+    until = f", until {format_time(status.expires)} UTC" if status.state == "waiting" else ""
     lines = [f"{name}: {status.state}, {count}{until}; release sha256 {status.digest[:12]}…, run by {status.starter}"]
     lines += [
-        f"  {approval.time[:16].replace('T', ' ')} UTC  "
+        f"  {format_time(approval.time)} UTC  "
         f"{approval.holder} (key {approval.key}, user {approval.actor}): {approval.reason}"
         for approval in status.approvals
     ]

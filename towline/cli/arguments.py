@@ -1,8 +1,8 @@
-"""Arguments of the command line that several commands share: dates, and files of tables."""
+"""Arguments of the command line that several commands share: dates, durations, and files of tables."""
 
 import contextlib
 import difflib
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import click
 from towline.errors import DataError
 
 _TABLE_SUFFIXES = (".csv", ".tsv", ".gz", ".zst", ".zip", ".parquet", ".pq", ".json", ".jsonl")
+_MAX_DURATION = timedelta(365_000)  # a date minus a longer one would be before year 1
 
 
 class Moment(click.ParamType[datetime]):
@@ -27,6 +28,33 @@ class Moment(click.ParamType[datetime]):
                 return read(text)
         problem = f"{value!r} is not a date; write 2026-06-30 or 2026-06-30T13:00"
         raise click.BadParameter(problem, ctx, param)
+
+
+class DurationType(click.ParamType[timedelta]):
+    """A click type for a duration as in a config: 90d, 12h.
+
+    Args:
+        positive: whether 0 is an error.
+    """
+
+    name = "duration"
+
+    def __init__(self, *, positive: bool = False) -> None:
+        self._positive = positive
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        from pydantic import TypeAdapter, ValidationError
+
+        from towline.config import Duration
+
+        duration = None
+        with contextlib.suppress(ValidationError, OverflowError):
+            duration = TypeAdapter[timedelta](Duration).validate_python(value)
+        if duration is None or not timedelta(0) <= duration < _MAX_DURATION:
+            self.fail(f"{value!r} is not a duration; write e.g. 90d or 12h", param, ctx)
+        if self._positive and not duration:
+            self.fail(f"{value!r} is not a positive duration; write e.g. 90d or 12h", param, ctx)
+        return duration
 
 
 def _parse_dotted(text: str) -> datetime:

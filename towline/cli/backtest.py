@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from towline.cli import emit, json_option
-from towline.cli.arguments import Moment
+from towline.cli.arguments import DurationType, Moment
 from towline.cli.run import config_argument, set_option
 
 if TYPE_CHECKING:
@@ -29,21 +29,6 @@ class _PolicyNames(click.ParamType[tuple[str, ...]]):
         return names
 
 
-class _DurationType(click.ParamType["dt.timedelta"]):
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "dt.timedelta":
-        from pydantic import TypeAdapter, ValidationError
-
-        from towline.config import Duration
-
-        try:
-            duration: dt.timedelta = TypeAdapter(Duration).validate_python(value)
-        except ValidationError:
-            self.fail(f"{value!r} is not a duration; write 1d, 12h or 2w", param, ctx)
-        return duration
-
-
 @click.command()
 @config_argument
 @click.option("--from", "start", required=True, metavar="DATE", type=_DATE, help="The first day.")
@@ -53,7 +38,7 @@ class _DurationType(click.ParamType["dt.timedelta"]):
     "--policies", type=_PolicyNames(), default=",".join(POLICIES), show_default=True, help="Policies to compare."
 )
 @click.option(
-    "--label-delay", "delay", type=_DurationType(), help="Time until a label is known.  [default: quality.delay]"
+    "--label-delay", "delay", type=DurationType(), help="Time until a label is known.  [default: quality.delay]"
 )
 @click.option("--plot", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write a chart (PNG).")
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write a report (HTML).")

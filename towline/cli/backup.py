@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from towline.cli import emit, json_option
 from towline.errors import ConfigError
+from towline.formatting import format_time
 
 if TYPE_CHECKING:
     from towline.config import Settings
@@ -114,16 +115,15 @@ def restore(
         document = manifest.model_dump(include={"created", "towline", "store", "models", "folders"})
         document |= {"databases": list(manifest.dumps), "files": manifest.files, "bytes": manifest.size}
         summary = f"{archive}: {manifest.files:,} files, {manifest.size / 1e6:,.1f} MB, all digests match; written"
-        emit(document, as_json, lambda: f"{summary} on {manifest.created[:16].replace('T', ' ')} UTC")
+        emit(document, as_json, lambda: f"{summary} on {format_time(manifest.created)} UTC")
         return
     settings, databases, paths = _targets(into, urls, folders)
     with screen.progress(Path(os.devnull)):  # the store, and its log file, may not exist yet
         result = restore.restore(settings, archive, databases, paths, force=force, trusted=trust)
 
     def text() -> str:
-        lines = [
-            f"{settings.store}: {result.files:,} files, {result.bytes / 1e6:,.1f} MB, of {result.created[:16]} UTC"
-        ]
+        size, created = f"{result.bytes / 1e6:,.1f} MB", format_time(result.created)
+        lines = [f"{settings.store}: {result.files:,} files, {size}, of {created} UTC"]
         lines += [f"  {name}: version {model.version} serves; it predicts {model.rows} probe rows as recorded"
                   for name, model in result.models.items()]  # fmt: skip
         lines += [f"ledger     {result.ledger_rows:,} rows, the chain is verified"]

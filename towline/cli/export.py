@@ -22,7 +22,7 @@ def export() -> None:
 @export.command(short_help="Writes a folder for MLServer, KServe and Seldon Core 2.")
 @click.argument("version", metavar="NAME[@VERSION]|PATH")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--max-rows", type=click.IntRange(1), help="Most rows of a request; default: 10,000.")
+@click.option("--max-rows", type=click.IntRange(1), help="Maximum rows of a request; default: 10,000.")
 @json_option
 def mlserver(version: str, folder: Path, max_rows: int | None, as_json: bool) -> None:
     """Writes a folder that MLServer, KServe and Seldon Core 2 can serve: the release and model-settings.json.

@@ -122,7 +122,7 @@ def _screen(result: "InitResult") -> str:
     from towline.cli import screen
 
     proposal = result.proposal
-    sampled = "" if proposal.is_complete else ", a sample was looked at"
+    sampled = "" if proposal.is_complete else ", from a sample"
     lines = [screen.format_label("table") + f"{proposal.rows:,} rows × {proposal.columns} columns{sampled}"]
     rows = [
         [key, *(textwrap.shorten(text, width, placeholder=" …") for text, width in ((value, 40), (reason, 100)))]

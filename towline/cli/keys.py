@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from towline.cli import emit, json_option
-from towline.errors import ConfigError
+from towline.cli.arguments import DurationType
+from towline.formatting import format_time
 
 if TYPE_CHECKING:
     from towline.api_keys import ApiKey, Scope
@@ -28,9 +29,12 @@ def keys() -> None:
 @click.argument("name")
 @click.option("--scope", "scopes", multiple=True, type=click.Choice(["predict", "admin"]), default=["predict"],
               show_default=True, help="Permission of the key; admin includes predict. Can be repeated.")  # fmt: skip
-@click.option("--expires", metavar="DURATION", help="Lifetime, e.g. 90d or 12h; default: unlimited.")
+@click.option(
+    "--expires", type=DurationType(positive=True), metavar="DURATION",
+    help="Lifetime, e.g. 90d or 12h; default: unlimited.",
+)  # fmt: skip
 @json_option
-def create(name: str, scopes: "tuple[Scope, ...]", expires: str | None, as_json: bool) -> None:
+def create(name: str, scopes: "tuple[Scope, ...]", expires: dt.timedelta | None, as_json: bool) -> None:
     """Creates a key for NAME and shows it once.
 
     \b
@@ -41,7 +45,7 @@ def create(name: str, scopes: "tuple[Scope, ...]", expires: str | None, as_json:
     from towline.api_keys import create_key
     from towline.config import Settings
 
-    text, key = create_key(Settings.from_environment().store, name, scopes, _lifetime(expires))
+    text, key = create_key(Settings.from_environment().store, name, scopes, expires)
 
     def text_output() -> str:
         until = f", until {key.expires:%Y-%m-%d %H:%M} UTC" if key.expires else ""
@@ -75,10 +79,7 @@ def list_keys(as_json: bool) -> None:
         return table(
             head,
             [
-                [
-                    str(row[name] or "–")[:16].replace("T", " ") if name in ("created", "expires") else row[name]
-                    for name in head
-                ]
+                [format_time(row[name]) if name in ("created", "expires") else row[name] for name in head]
                 for row in rows
             ],
         )
@@ -106,19 +107,3 @@ def revoke(id: str, as_json: bool) -> None:  # noqa: A002 - shown in the help
 def _describe(key: "ApiKey") -> dict[str, Any]:
     now = dt.datetime.now(dt.UTC)
     return {**key.model_dump(mode="json", exclude={"sha256"}), "state": key.state(now)}
-
-
-def _lifetime(expires: str | None) -> dt.timedelta | None:
-    from pydantic import TypeAdapter, ValidationError
-
-    from towline.config import Duration
-
-    if expires is None:
-        return None
-    try:
-        lifetime: dt.timedelta = TypeAdapter(Duration).validate_python(expires)
-    except (ValidationError, OverflowError):
-        lifetime = dt.timedelta(0)
-    if lifetime <= dt.timedelta(0):
-        raise ConfigError(f"not a duration: {expires!r}", where="--expires", remedy="write e.g. 90d or 12h")
-    return lifetime

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from towline.cli import emit, json_option
+from towline.cli.arguments import DurationType
 from towline.errors import ConfigError
+from towline.formatting import format_time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +55,7 @@ def show(name: str, tail: int | None, as_json: bool) -> None:
 
         lines = [f"{name}: {summary.rows:,} predictions, {summary.bytes / 1e6:,.1f} MB in {folder}"]
         if summary.rows:
-            first, end = (str(moment)[:19].replace("T", " ") for moment in (summary.first, summary.last))
+            first, end = (format_time(moment, seconds=True) for moment in (summary.first, summary.last))
             lines[0] += f", from {first} to {end} UTC"
             lines += ["", table(["day", "version", "predictions"], [list(day.values()) for day in summary.days[-14:]])]
         if len(summary.days) > 14:
@@ -70,9 +72,12 @@ def show(name: str, tail: int | None, as_json: bool) -> None:
 
 @log.command()
 @click.argument("name")
-@click.option("--older-than", metavar="DURATION", required=True, help="Age of what to remove, e.g. 90d or 12w.")
+@click.option(
+    "--older-than", type=DurationType(), metavar="DURATION", required=True,
+    help="Age of what to remove, e.g. 90d or 12w.",
+)  # fmt: skip
 @json_option
-def purge(name: str, older_than: str, as_json: bool) -> None:
+def purge(name: str, older_than: dt.timedelta, as_json: bool) -> None:
     """Removes old predictions and labels.
 
     Removes whole days (UTC) of predictions, the labels that were added before that day, and the hash keys of earlier
@@ -85,7 +90,7 @@ def purge(name: str, older_than: str, as_json: bool) -> None:
     from towline.prediction_log import labels, maintenance
 
     settings, folder = _folder(name)
-    before = (dt.datetime.now(dt.UTC) - _duration(older_than)).date()
+    before = (dt.datetime.now(dt.UTC) - older_than).date()
     removed = maintenance.purge(folder, before)
     removed_labels = labels.purge(settings.layout.labels(name), before)
     document = {
@@ -177,20 +182,6 @@ def _folder(name: str) -> "tuple[Settings, Path]":
         remedy = suggest(name, logged_models) if logged_models else "`towline serve` starts one"
         raise ConfigError(f"no log of {name!r}", where=str(folders[0]), remedy=remedy)
     return settings, folders[0] / name
-
-
-def _duration(text: str) -> dt.timedelta:
-    from pydantic import TypeAdapter, ValidationError
-
-    from towline.config import Duration
-
-    try:
-        duration: dt.timedelta = TypeAdapter(Duration).validate_python(text)
-    except (ValidationError, OverflowError):
-        duration = dt.timedelta(-1)
-    if not dt.timedelta(0) <= duration < dt.timedelta(365_000):
-        raise ConfigError(f"not a duration: {text!r}", where="--older-than", remedy="write e.g. 90d or 12w")
-    return duration
 
 
 def _tail(rows: "pa.Table") -> str:

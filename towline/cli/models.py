@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from towline.cli import emit, json_option
+from towline.formatting import format_time
 
 if TYPE_CHECKING:
     from towline.api import ChampionChange
@@ -146,7 +147,7 @@ def _print_change(change: "ChampionChange", as_json: bool) -> None:
     instead = f" instead of {change.previous}" if change.previous else ""
     text = f"{change.model}: version {change.version} serves now{instead}"
     if not change.changed:
-        since = change.time[:16].replace("T", " ")
+        since = format_time(change.time)
         text = f"{change.model}: version {change.version} is the champion already, since {since} UTC"
     emit(change.row | {"changed": change.changed}, as_json, lambda: text)
     if change.note:

@@ -9,6 +9,7 @@ import click
 from towline.cli import emit, json_option
 from towline.cli.arguments import check_file
 from towline.cli.run import as_of_option, config_argument, set_option
+from towline.formatting import format_number
 
 if TYPE_CHECKING:
     from towline.monitoring.policy import MonitoringRun
@@ -47,7 +48,7 @@ def drift(
 
     if current is None:
         if report:
-            raise ConfigError("--report goes with --current", where="command line", remedy="leave it out")
+            raise ConfigError("--report needs --current", where="command line", remedy="leave it out")
         _run_flow(config, "drift", as_of, overrides, as_json)
         return
     check_file(current, "--current")
@@ -100,7 +101,7 @@ def _describe_run(run: "MonitoringRun") -> str:
     if quality := run.quality:
         lines.append(f"quality  {quality.state}: {quality.reason}")
         if quality.estimate:
-            lines.append(f"estimate {_format_number(quality.estimate.value)}: {quality.estimate.why}")
+            lines.append(f"estimate {format_number(quality.estimate.value)}: {quality.estimate.why}")
         rows = [[part.column, part.value, part.rows, _format_interval(part.metric)] for part in quality.slices]
         lines += [table(["slice", "value", "rows", quality.metric], rows, "  ")] if rows else []
     if run.gain:
@@ -117,8 +118,8 @@ def _describe_drift(drift: "DriftResult", report: str) -> str:
         [
             check.column,
             check.name,
-            _format_number(check.value),
-            _format_number(check.threshold),
+            format_number(check.value),
+            format_number(check.threshold),
             "alarm" if check.alarm else "",
             check.detail,
         ]
@@ -129,12 +130,8 @@ def _describe_drift(drift: "DriftResult", report: str) -> str:
     return "\n".join([*lines, *([f"report   {report}"] if report else [])])
 
 
-def _format_number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
 def _format_interval(interval: "Interval") -> str:
-    value = _format_number(interval.value)
+    value = format_number(interval.value)
     if interval.low is None:
         return value
-    return f"{value} ({_format_number(interval.low)} … {_format_number(interval.high)})"
+    return f"{value} ({format_number(interval.low)} … {format_number(interval.high)})"

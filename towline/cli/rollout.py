@@ -50,8 +50,8 @@ def rollout() -> None:
 )
 @click.option("--key", help="Column whose value decides which version answers a row.")
 @click.option("--step", "steps", multiple=True, type=float, help="Weight of a canary in percent; repeat it.")
-@click.option("--bake", help="Least time of a step, e.g. 1h.")
-@click.option("--until", help="Longest time, e.g. 14d.")
+@click.option("--bake", help="Minimum time of a step, e.g. 1h.")
+@click.option("--until", help="Maximum time of the rollout, e.g. 14d.")
 @click.option(
     "--fields", type=click.Choice(["same", "both"]), help="both: requests must have the fields of both versions."
 )
@@ -92,7 +92,7 @@ def status(name: str | None, as_json: bool) -> None:
 @REASON
 @json_option
 def pause(name: str, reason: str, as_json: bool) -> None:
-    """Keeps the weight as it is. A challenger that fails or is worse still leaves.
+    """Keeps the weight as it is. A challenger that fails or is worse is still aborted.
 
     \b
     Example:

@@ -50,7 +50,7 @@ Examples:
     type=click.Choice(["processes", "dask", "ray", "prefect"]),
     default="processes",
     show_default=True,
-    help="What scores; dask and ray are extras, prefect is the work pool of --profile.",
+    help="Engine that scores; dask and ray are extras, prefect is the work pool of --profile.",
 )
 @click.option("--scheduler", metavar="URL", help="A Dask or Ray cluster, as tcp://host:8786.  [default: this machine]")
 @click.option("--query", metavar="SELECT", help="A query on the database whose URL is IN.")
@@ -60,9 +60,9 @@ def score(source: str, output: str, keep: str | None, columns: str | None, as_js
     """Writes the rows of IN with their predictions to OUT.
 
     IN is a file, a folder or a pattern of CSV (also .gz, .zst), Parquet or JSON lines (.jsonl). OUT is such a file, or
-    without an end a folder of Parquet files. Both may be URLs such as s3://bucket/new.csv, or URL#TABLE of a PostgreSQL
-    or SQLite database. The columns of IN are copied unchanged. The columns prediction, probability_CLASS, model and
-    version are added. An interrupted command resumes when it is run again.
+    without a suffix a folder of Parquet files. Both may be URLs such as s3://bucket/new.csv, or URL#TABLE of a
+    PostgreSQL or SQLite database. The columns of IN are copied unchanged. The columns prediction, probability_CLASS,
+    model and version are added. An interrupted command resumes when it is run again.
     """
     from towline import api
     from towline.cli.screen import progress_line

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from towline import files
+from towline.formatting import format_number, format_time, shorten_lines
 
 if TYPE_CHECKING:
     from towline.config import Settings
@@ -218,12 +219,12 @@ def _repeated(outcome: "Outcome", page: str) -> str:
 def _data_lines(outcome: "Outcome") -> list[str]:
     data, split, checked = outcome.dataset, outcome.split, outcome.checked
     period = f", {data['start'][:10]} … {data['end'][:10]}" if data["start"] and data["end"] else ""
-    cut = f" from {split['cut'][:16].replace('T', ' ')}" if split["cut"] else ""
+    cut = f" from {format_time(split['cut'])}" if split["cut"] else ""
     return [
         _hanging(format_label("data"), f"{data['source']}: {data['rows']:,} rows{period}"),
         format_label("checked") + f"{checked['rules']} rules, {checked['warned']} warned",
-        *(_hanging(f"{'':11}{click.style('!', fg='yellow')} ", note) for note in _first(checked["warnings"])),
-        *(_hanging(f"{'':11}· ", note) for note in _first(checked["notes"])),
+        *(_hanging(f"{'':11}{click.style('!', fg='yellow')} ", note) for note in _first_notes(checked["warnings"])),
+        *(_hanging(f"{'':11}· ", note) for note in _first_notes(checked["notes"])),
         _hanging(
             format_label("split"),
             f"{split['train']:,} rows to train, {split['holdout']:,} held out by {split['by']}{cut}",
@@ -249,8 +250,8 @@ def _metric_table(metrics: "Mapping[str, Interval]") -> str:
     rows = [
         [
             name,
-            _number(metric.value),
-            f"{_number(metric.low)} … {_number(metric.high)}" if metric.low is not None else None,
+            format_number(metric.value),
+            f"{format_number(metric.low)} … {format_number(metric.high)}" if metric.low is not None else None,
         ]
         for name, metric in metrics.items()
     ]
@@ -276,7 +277,7 @@ def _next_steps(outcome: "Outcome") -> list[tuple[str, str]]:
 
 
 def _after_refusal(outcome: "Outcome") -> list[tuple[str, str]]:
-    change = ("change what refused it", f"{', '.join(outcome.settings)}, then towline run CONFIG")
+    change = ("change the settings of the failed checks", f"{', '.join(outcome.settings)}, then towline run CONFIG")
     return [*([change] if outcome.settings else []), ("evaluate it again", "towline run CONFIG --force")]
 
 
@@ -348,7 +349,7 @@ def _commit(manifest: "Manifest", history: "Sequence[Entry]") -> str:
 
 def time_and_event(row: "Entry") -> tuple[str, str]:
     """The time and the event of a row, for people."""
-    return row.time[:19].replace("T", " "), row.event.replace("_", " ")
+    return format_time(row.time, seconds=True), row.event.replace("_", " ")
 
 
 def format_label(word: str) -> str:
@@ -372,14 +373,12 @@ def _hanging(head: str, text: str, indent: int | None = None) -> str:
     return head + wrapped[head_width:].replace("\N{NO-BREAK SPACE}", " ")
 
 
-def _first(notes: Sequence[str], most: int = 6) -> list[str]:
-    return [*notes[:most], *([f"and {len(notes) - most} more in the report"] if len(notes) > most else [])]
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+def _first_notes(notes: Sequence[str]) -> list[str]:
+    return shorten_lines(notes, 6, " in the report")
 
 
 def next_steps(steps: Sequence[tuple[str, str]]) -> str:
     """The commands that may follow, as (purpose, command)."""
-    return "\n".join(["", click.style("next", bold=True), *(f"  {purpose:<24}{command}" for purpose, command in steps)])
+    width = max(24, *(len(purpose) + 2 for purpose, _ in steps))
+    lines = [f"  {purpose:<{width}}{command}" for purpose, command in steps]
+    return "\n".join(["", click.style("next", bold=True), *lines])

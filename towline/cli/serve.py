@@ -30,9 +30,15 @@ if TYPE_CHECKING:
     "--cors-origins", metavar="ORIGINS", help="Sites whose pages may send requests, e.g. https://app.example.com."
 )
 @click.option(
-    "--max-body", default=5_000_000, show_default=True, type=click.IntRange(1), help="Most bytes of a request."
+    "--max-body",
+    default=5_000_000,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Maximum size of a request in bytes.",
 )
-@click.option("--max-rows", default=10_000, show_default=True, type=click.IntRange(1), help="Most rows of a request.")
+@click.option(
+    "--max-rows", default=10_000, show_default=True, type=click.IntRange(1), help="Maximum rows of a request."
+)
 @click.option("--no-log", is_flag=True, help="Do not log predictions.")
 @click.option(
     "--trust",
@@ -53,7 +59,7 @@ if TYPE_CHECKING:
     default=25.0,
     show_default=True,
     type=click.FloatRange(1, 600),
-    help="Most seconds from SIGTERM to the end.",
+    help="Maximum seconds from SIGTERM to the end of the process.",
 )
 @click.option(
     "--metrics",

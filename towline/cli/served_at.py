@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 import click
 
 from towline.cli import emit, json_option
+from towline.formatting import format_time
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from towline.prediction_log.attribution import Attribution
 
 
@@ -46,16 +49,15 @@ def served_at(name: str, when: str, request: bool, as_json: bool) -> None:
 
 def _text(result: "Attribution") -> str:
     from towline.cli.screen import format_label
-    from towline.prediction_log.attribution import format_time
 
     lines = [format_label("version") + f"{result.model}@{result.version}, {_describe_arm(result)}"]
     if result.answer:
         rows = f"{result.answer.rows:,} row{'s' if result.answer.rows > 1 else ''}"
         lines.append(format_label("request") + f"{result.answer.request_id}, {rows}")
-    lines.append(format_label("time") + format_time(result.time))
+    lines.append(format_label("time") + _format_time(result.time))
     if result.since:
-        until = f"until {_seconds(result.until)}" if result.until else "and still"
-        lines.append(format_label("served") + f"from {_seconds(result.since)} {until}")
+        until = f"until {_format_time(result.until)}" if result.until else "and still"
+        lines.append(format_label("served") + f"from {_format_time(result.since)} {until}")
     if result.rollout:
         lines.append(format_label("rollout") + result.rollout)
     lines += [
@@ -68,7 +70,7 @@ def _text(result: "Attribution") -> str:
         format_label("release") + f"{result.release}, sha256 {result.release_digest or 'not recorded'}",
     ]
     lines += [
-        format_label("also") + f"version {answer.version} at {format_time(answer.time)}: the id was used again"
+        format_label("also") + f"version {answer.version} at {_format_time(answer.time)}: the id was used again"
         for answer in result.other_answers
     ]
     return "\n".join(lines)
@@ -82,5 +84,5 @@ def _describe_arm(result: "Attribution") -> str:
     }[result.arm]
 
 
-def _seconds(time: str) -> str:
-    return f"{time[:19].replace('T', ' ')} UTC"
+def _format_time(time: "dt.datetime | str") -> str:
+    return f"{format_time(time, seconds=True)} UTC"

@@ -12,6 +12,7 @@ import click
 
 from towline.cli import emit, json_option
 from towline.errors import ConfigError
+from towline.formatting import format_number, format_time
 
 if TYPE_CHECKING:
     from towline.config import PipelineConfig, Settings
@@ -209,7 +210,7 @@ def _list_models(models: Sequence["ModelStatus"]) -> str:
             model.model,
             HEALTH_TEXT[model.health],
             model.champion.version if model.champion else None,
-            _format_time(model.champion.since) if model.champion else None,
+            format_time(model.champion.since if model.champion else None),
             sum(model.traffic.values()),
             model.drift[-1].state if model.drift else None,
             f"{model.quality[-1].metric} {model.quality[-1].value.text()}" if model.quality else None,
@@ -244,7 +245,7 @@ def _describe_champion(model: "ModelStatus") -> str:
     if champion := model.champion:
         age = (model.at - champion.trained).days if champion.trained else 0
         trained = f", trained {champion.trained:%Y-%m-%d}, {age} days old" if champion.trained else ""
-        lines.append(format_label("version") + f"{champion.version} since {_format_time(champion.since)}{trained}")
+        lines.append(format_label("version") + f"{champion.version} since {format_time(champion.since)}{trained}")
     for alarm in model.alarms:
         color = COLORS["alarm" if alarm.severe else "warning"]
         lines.append(format_label("alarm") + click.style(alarm.title, fg=color) + f": {alarm.reason}")
@@ -285,15 +286,15 @@ def _describe_drift(model: "ModelStatus") -> str:
     if not model.drift:
         return ""
     last = model.drift[-1]
-    until = f" until {_format_time(last.end)}" if last.end else ""
+    until = f" until {format_time(last.end)}" if last.end else ""
     lines = [format_label("drift") + f"{_color(last.state)}, {last.rows:,} rows{until}: {last.reason}"]
     checks = [check for check in last.checks if check.alarm or check.invalid or check.threshold is not None]
     rows = [
         [
             check.column,
             check.name,
-            _format_number(check.value),
-            _format_number(check.threshold),
+            format_number(check.value),
+            format_number(check.threshold),
             _trend(model, check.column),
         ]
         for check in checks[:MAX_CHECKS]
@@ -305,9 +306,7 @@ def _describe_drift(model: "ModelStatus") -> str:
 def _describe_flows(model: "ModelStatus") -> str:
     from towline.cli.screen import table
 
-    rows = [
-        [flow.flow, _format_time(flow.started), _color(flow.state), _format_time(flow.next)] for flow in model.flows
-    ]
+    rows = [[flow.flow, format_time(flow.started), _color(flow.state), format_time(flow.next)] for flow in model.flows]
     return table(["flow", "last (UTC)", "state", "next (UTC)"], rows, "  ") if rows else ""
 
 
@@ -316,7 +315,7 @@ def _describe_events(model: "ModelStatus") -> str:
 
     rows = [
         [
-            _format_time(event.at),
+            format_time(event.at),
             _color(event.what) + (f" {event.times}×" if event.times > 1 else ""),
             str(event.version),
             event.reason if len(event.reason) <= MAX_REASON else event.reason[: MAX_REASON - 1] + "…",
@@ -344,11 +343,3 @@ def _color(state: str) -> str:
 
     color = COLORS.get(STATE_CLASSES.get(state.lower(), state))
     return click.style(state, fg=color) if color else state
-
-
-def _format_number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
-def _format_time(moment: dt.datetime | None) -> str | None:
-    return f"{moment:%Y-%m-%d %H:%M}" if moment else None

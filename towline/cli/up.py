@@ -72,7 +72,7 @@ def up(configs: tuple[Path, ...], port: int, no_service: bool, browse: bool, sys
 
     settings = Settings.from_environment()
     pipelines = _read(settings, configs, serving=not no_service)
-    with contextlib.suppress(TransientError):  # a ledger that is away comes back
+    with contextlib.suppress(TransientError):  # a ledger that is down may recover
         for pipeline in pipelines:
             check_recorded(settings, open_ledger(settings), pipeline.name)
     if systemd:
@@ -93,7 +93,7 @@ def up(configs: tuple[Path, ...], port: int, no_service: bool, browse: bool, sys
             record = up_state.find_running(settings)
             since = f", process {record.pid}, since {record.since:%Y-%m-%d %H:%M} UTC" if record else ""
             raise ConfigError(
-                f"towline up runs already on this store{since}",
+                f"towline up already runs on this store{since}",
                 where=str(settings.store),
                 remedy="stop it first; one command takes several configs: towline up a.yaml b.yaml",
             )

@@ -27,7 +27,9 @@ def worker() -> None:
 @worker.command()
 @config_argument
 @set_option
-@click.option("--idle", type=click.FloatRange(min=1), metavar="SECONDS", help="End after so long without a trial.")
+@click.option(
+    "--idle", type=click.FloatRange(min=1), metavar="SECONDS", help="End after this many seconds without a trial."
+)
 @json_option
 def search(config: Path, overrides: tuple[str, ...], idle: float | None, as_json: bool) -> None:
     """Evaluates trials of the hyperparameter searches of a config.

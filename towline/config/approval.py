@@ -11,7 +11,10 @@ KeyId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 
 
 class ApprovalConfig(Frozen):
-    """A version that passes the gate waits for approvals. With two or more, none may be of who started the run."""
+    """A version that passes the gate waits for approvals.
+
+    With two or more, none may come from the person who started the run.
+    """
 
     required: int = Field(1, ge=1, le=10, description="approvals of different people")
     approvers: tuple[KeyId, ...] = Field(

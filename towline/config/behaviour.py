@@ -42,8 +42,8 @@ class ExpectedPrediction(Frozen):
     )
     equals: str | bool | FiniteFloat | None = Field(None, description="the class, or the number within tolerance")
     tolerance: FiniteFloat = Field(0.0, ge=0, description="accepted distance from equals")
-    between: tuple[FiniteFloat, FiniteFloat] | None = Field(None, description="least and greatest accepted number")
-    probability: Probabilities = Field(default_factory=dict, description="class → its least accepted probability")
+    between: tuple[FiniteFloat, FiniteFloat] | None = Field(None, description="minimum and maximum accepted number")
+    probability: Probabilities = Field(default_factory=dict, description="class → its minimum accepted probability")
 
     @model_validator(mode="after")
     def _check_expectation(self) -> "ExpectedPrediction":
@@ -78,11 +78,11 @@ class DirectionalTest(Frozen):
 
 
 class KnownCases(Frozen):
-    """A frozen file of rows with their targets, and the least quality on them."""
+    """A frozen file of rows with their targets, and the minimum quality on them."""
 
     file: str = Field(min_length=1, description="a CSV or Parquet file with the features and the target")
-    min: dict[MetricOrCustom, FiniteFloat] = Field(default_factory=dict, description="metric → its least value")
-    max: dict[MetricOrCustom, FiniteFloat] = Field(default_factory=dict, description="metric → its greatest value")
+    min: dict[MetricOrCustom, FiniteFloat] = Field(default_factory=dict, description="metric → its minimum value")
+    max: dict[MetricOrCustom, FiniteFloat] = Field(default_factory=dict, description="metric → its maximum value")
 
     @model_validator(mode="after")
     def _check_bounds(self) -> "KnownCases":
@@ -136,9 +136,9 @@ class BehaviourConfig(Frozen):
     expect: tuple[ExpectedPrediction, ...] = Field((), description="expected predictions for single rows")
     invariance: tuple[InvarianceTest, ...] = Field((), description="columns that must not matter")
     directional: tuple[DirectionalTest, ...] = Field((), description="columns that must act in one direction")
-    known_cases: tuple[KnownCases, ...] = Field((), description="least quality on files of known cases")
+    known_cases: tuple[KnownCases, ...] = Field((), description="minimum quality on files of known cases")
     robustness: RobustnessTest | None = Field(None, description="odd values must give finite predictions")
-    calibration: CalibrationTest | None = Field(None, description="largest calibration error on the holdout")
+    calibration: CalibrationTest | None = Field(None, description="maximum calibration error on the holdout")
     fairness: tuple[FairnessTest, ...] = Field((), description="differences between groups on the holdout")
     rows: int = Field(500, ge=10, le=10_000, description="holdout rows that are changed in a test")
 

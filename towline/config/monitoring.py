@@ -68,11 +68,11 @@ class DriftConfig(Frozen):
     false_alarms_per_year: float = Field(
         4.0, gt=0, le=180, description="the yearly false-alarm budget: windows without drift that may raise an alarm"
     )
-    min_rows: int = Field(50, ge=2, description="least rows of a window; with fewer, drift is unknown")
+    min_rows: int = Field(50, ge=2, description="minimum rows of a window; with fewer, drift is unknown")
     min_effect: float = Field(
         0.1,
         ge=0,
-        description="distances below it are no drift (standard deviations; Jensen-Shannon distance)",
+        description="distances below it are not drift (standard deviations; Jensen-Shannon distance)",
     )
     ignore: tuple[str, ...] = Field((), description="columns that may change, such as a counter")
 
@@ -84,12 +84,12 @@ class QualityConfig(Frozen):
     window: Duration = Field(
         dt.timedelta(days=1), description="length of a window; it is extended while its quality is unknown"
     )
-    min_labels: int = Field(50, ge=10, description="least labels of a window; with fewer, quality is unknown")
+    min_labels: int = Field(50, ge=10, description="minimum labels of a window; with fewer, quality is unknown")
     min_coverage: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="least labelled share of the predictions that are due; below it, quality is unknown",
+        description="minimum labelled share of the predictions that are due; below it, quality is unknown",
     )
     tolerance: float = Field(0.25, ge=0, description="acceptable relative loss against the holdout")
 
@@ -102,10 +102,10 @@ class RetrainConfig(Frozen):
         description="what may start a training; while gain can be measured, the others only warn",
     )
     min_gain: float = Field(0.05, ge=0, lt=1, description="share of the loss that a training has to avoid")
-    bad_windows: int = Field(2, ge=1, description="a training needs so many bad windows ...")
-    recent_windows: int = Field(3, ge=1, description="... among so many recent ones")
-    cooldown: Duration = Field(dt.timedelta(days=7), description="least time between two trainings")
-    min_rows: int = Field(200, ge=2, description="least new rows since the champion's training")
+    bad_windows: int = Field(2, ge=1, description="bad windows that a training needs")
+    recent_windows: int = Field(3, ge=1, description="recent windows among which bad windows are counted")
+    cooldown: Duration = Field(dt.timedelta(days=7), description="minimum time between two trainings")
+    min_rows: int = Field(200, ge=2, description="minimum new rows since the champion's training")
     rollback: bool = Field(True, description="roll back if the previous champion is better on the same rows")
 
     @model_validator(mode="after")
@@ -126,7 +126,7 @@ class ScoringConfig(Frozen):
     )
     workers: int = Field(1, ge=1, description="number of processes, or of runs on a work pool")
     engine: Literal["processes", "dask", "ray", "prefect"] = Field(
-        "processes", description="what scores; prefect: the workers of the work pool"
+        "processes", description="engine that scores; prefect: the workers of the work pool"
     )
     scheduler: str | None = Field(None, description="address of a Dask or Ray cluster")
 
@@ -199,7 +199,7 @@ class AlertConfig(Frozen):
         if host not in self.hosts:
             listed = ", ".join(self.hosts)
             raise ValueError(f"the webhook's host is not one of alerts.hosts ({listed}); add it if it is correct")
-        if parts.scheme == "http" and not _is_loopback(host):
+        if parts.scheme == "http" and not is_loopback(host):
             raise ValueError("the webhook is not encrypted; write https://")
 
     def masked(self) -> "AlertConfig":
@@ -237,7 +237,8 @@ def _split_address(url: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else ("", url)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is localhost or a loopback address."""
     if host == "localhost":
         return True
     try:

@@ -205,7 +205,7 @@ class TrainingConfig(Frozen):
 
     @property
     def single_candidates(self) -> tuple[Candidate, ...]:
-        """The candidates that are no ensembles."""
+        """The candidates that are not ensembles."""
         return tuple(candidate for candidate in self.candidates if not candidate.is_ensemble)
 
     @property
@@ -246,7 +246,7 @@ def _check_parts(ensemble: Candidate, candidates: Mapping[str, bool]) -> None:
         if candidates.get(name):
             raise ValueError(f"{ensemble.name} combines {name!r}, which is an ensemble; list its parts in of instead")
         if name not in candidates:
-            raise ValueError(f"{ensemble.name} combines {name!r}, which is no candidate; {suggest(name, single)}")
+            raise ValueError(f"{ensemble.name} combines {name!r}, which is not a candidate; {suggest(name, single)}")
         if ensemble.of.count(name) > 1:
             raise ValueError(f"{ensemble.name} combines {name!r} twice; list it once in of")
     if len(ensemble.of or single) < 2:
@@ -340,7 +340,7 @@ def locating_errors(path: object, overrides: Iterable[str] = ()) -> Iterator[Non
     """Adds the line and column in a config file to errors whose ``where`` is a key of the config.
 
     Args:
-        path: of the YAML file; errors of a config that is no file are unchanged.
+        path: of the YAML file; errors of a config that is not a file are unchanged.
         overrides: as in ``read_config``; errors at their keys are unchanged.
     """
     try:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import difflib
+import math
 import re
 from collections.abc import Iterable
 from typing import Annotated
@@ -83,6 +84,11 @@ Share = Annotated[float | dt.timedelta, BeforeValidator(_as_share, json_schema_i
 def format_share(share: float | dt.timedelta) -> float | str:
     """A share or a duration as in a config."""
     return format_duration(share) if isinstance(share, dt.timedelta) else share
+
+
+def finite_or_none(value: float) -> float | None:
+    """A number of a record; None if it is NaN or infinite, which JSON cannot hold."""
+    return float(value) if math.isfinite(value) else None
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -30,8 +30,8 @@ class RolloutConfig(Frozen):
         description="of a canary: the challenger's weights in percent, rising to 100; 0: shadow only",
     )
     split: float = Field(50.0, gt=0, lt=100, description="of ab: the challenger's weight in percent")
-    bake: Duration = Field(dt.timedelta(hours=1), description="least time of a step")
-    min_rows: int = Field(200, ge=1, description="rows that the challenger answers in a step, at least")
+    bake: Duration = Field(dt.timedelta(hours=1), description="minimum time of a step")
+    min_rows: int = Field(200, ge=1, description="minimum rows that the challenger answers in a step")
     promote_if: Literal["better", "not_worse", "healthy"] = Field(
         "better",
         description="better, not_worse: the loss on labelled rows, compared with the champion's; healthy: no labels "
@@ -45,9 +45,9 @@ class RolloutConfig(Frozen):
     max_disagreement: float | None = Field(
         None, gt=0, le=1, description="acceptable share of rows with another answer than the champion's; null: any"
     )
-    until: Duration = Field(dt.timedelta(days=14), description="longest time of a rollout")
+    until: Duration = Field(dt.timedelta(days=14), description="maximum time of a rollout")
     inconclusive: Literal["keep", "promote"] = Field(
-        "keep", description="after the longest time: keep the champion, or promote the challenger"
+        "keep", description="after the maximum time: keep the champion, or promote the challenger"
     )
     newer: Literal["wait", "replace"] = Field(
         "wait", description="a version that passes during a rollout: it waits for its end, or replaces the challenger"

@@ -151,19 +151,19 @@ class DataConfig(Frozen):
         0.2,
         ge=0,
         le=1,
-        description="largest share of rows without a target, which are left out; with more the run stops",
+        description="maximum share of rows without a target, which are left out; with more the run stops",
     )
     max_unreadable: float = Field(
         0.1,
         ge=0,
         le=0.5,
-        description="largest share of words in a column of numbers, which are null; with more it is a category",
+        description="maximum share of words in a column of numbers, which are null; with more it is a category",
     )
     classes: ClassesConfig = ClassesConfig()
     train_rows: int | None = Field(
         2_000_000,
         ge=1_000,
-        description="largest number of rows that a model is trained on: the newest if there is a time, else a sample "
+        description="maximum number of rows that a model is trained on: the newest if there is a time, else a sample "
         "with the shares of the classes; null: all",
     )
     keep_snapshot: bool = Field(True, description="whether the snapshot of the rows is kept after the run")
@@ -212,7 +212,7 @@ class DataConfig(Frozen):
 
     @property
     def histories(self) -> tuple[HistoryConfig, ...]:
-        """The histories to choose from; a single window is no choice, because the snapshot has only its rows."""
+        """The histories to choose from; a single window is not a choice, because the snapshot has only its rows."""
         windows = self.window if len(self.window) > 1 else (None,)
         options = itertools.product(windows, self.half_life or (None,), self.detrend or (None,))
         return tuple(
@@ -384,7 +384,9 @@ CandidateOrName = Annotated[Candidate, BeforeValidator(lambda value: value, json
 class CrossValidationConfig(Frozen):
     folds: int = Field(5, ge=2, le=50)
     max_rows: int = Field(
-        50_000, ge=1_000, description="a fold is fitted on at most so many rows, a seeded sample; the model on all rows"
+        50_000,
+        ge=1_000,
+        description="maximum rows that a fold is fitted on (a seeded sample); the model is fitted on all rows",
     )
 
 
@@ -463,7 +465,7 @@ def custom_metric_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def check_metric_name(name: str, info: ValidationInfo) -> str:
-    """Rejects a name that is no built-in metric, and none of the custom ones that the context holds."""
+    """Rejects a name that is neither a built-in metric nor one of the custom ones that the context holds."""
     known = (*GREATER_IS_BETTER, *(info.context or {}).get("custom_metrics", ()))
     if name in known or info.context is None:
         return name
@@ -491,10 +493,10 @@ class GateConfig(Frozen):
     """Bounds and margins that a model must satisfy to be promoted."""
 
     max: dict[MetricOrCustom, FiniteFloat] = Field(
-        default_factory=dict, description="metric → its greatest accepted value"
+        default_factory=dict, description="metric → its maximum accepted value"
     )
     min: dict[MetricOrCustom, FiniteFloat] = Field(
-        default_factory=dict, description="metric → its least accepted value"
+        default_factory=dict, description="metric → its minimum accepted value"
     )
     custom: tuple[CustomCheckOrPath, ...] = Field((), description="checks of your own; docs/extending.md")
     baseline_margin: FiniteFloat = Field(0.0, ge=0, description="relative improvement over the baseline")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from towline.config import Kind
+from towline.config import Kind, finite_or_none
 from towline.data.schema.contract import Contract
 from towline.data.text_features import text_lengths
 
@@ -94,13 +94,9 @@ def _describe_numbers(values: np.ndarray) -> dict[str, Any]:
     grid = {"low": float(low), "high": float(high), "cells": cells}
     for side, beyond in (("below", values[values < low]), ("above", values[values > high])):
         mean, sd = (beyond.mean(), beyond.std()) if len(beyond) else (np.nan, np.nan)
-        grid |= {side: len(beyond), f"{side}_mean": _finite(mean), f"{side}_sd": _finite(sd)}
+        grid |= {side: len(beyond), f"{side}_mean": finite_or_none(mean), f"{side}_sd": finite_or_none(sd)}
     return {
-        **{name: _finite(value) for name, value in moments.items()},
+        **{name: finite_or_none(value) for name, value in moments.items()},
         "quantiles": quantiles.tolist() if np.isfinite(quantiles).all() else None,
         "grid": grid if cells else None,
     }
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

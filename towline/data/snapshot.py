@@ -49,17 +49,17 @@ class SnapshotColumns:
             column: pd.Series = snapshot_to_frame(file.read(columns=[name], use_threads=False))[name]
         return column
 
-    def batches(self, names: Collection[str] | None = None, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+    def batches(self, names: Collection[str] | None = None, rows: int | None = None) -> Iterator[pa.RecordBatch]:
         """The rows in order, in batches; text with few distinct values is dictionary-encoded.
 
         Args:
             names: of the columns; None: all.
-            rows: of a batch.
+            rows: of a batch; None: ``BATCH_ROWS``.
         """
         compact = [name for name in self._compact if names is None or name in names]
         with pq.ParquetFile(self.path, read_dictionary=compact, pre_buffer=False) as file:
             columns = None if names is None else [name for name in self._schema.names if name in names]
-            yield from file.iter_batches(rows, columns=columns)
+            yield from file.iter_batches(rows or BATCH_ROWS, columns=columns)
 
     def take_batches(self, ordered: np.ndarray, names: Collection[str] | None = None) -> Iterator[pa.Table]:
         """The rows at positions (n,) that ascend, in several tables; the first one may have no rows."""

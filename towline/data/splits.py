@@ -218,7 +218,7 @@ def is_held_out(
 
 
 def sample_positions(positions: np.ndarray, rows: int, seed: int, labels: np.ndarray | None = None) -> np.ndarray:
-    """At most so many of the positions, in order: a seeded sample.
+    """At most ``rows`` of the positions, in order: a seeded sample.
 
     Args:
         positions: to draw from.

@@ -46,7 +46,7 @@ class Expression:
         columns: for each column that it may read the type and its position in a canonical row.
 
     Raises:
-        ExpressionError: the text is no expression, names an unknown column or function, or its types do not fit.
+        ExpressionError: the text is not an expression, names an unknown column or function, or its types do not fit.
 
     Example:
         >>> ratio = Expression("a / b", {"a": ("number", 0), "b": ("number", 1)})

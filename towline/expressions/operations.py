@@ -237,7 +237,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "exp": _plain("number -> number", "e to the power x; beyond 1.8e308: null", math.exp),
     "ln": _plain("number -> number", "natural logarithm; of 0 and negative numbers: null", math.log),
     "log10": _plain("number -> number", "logarithm to base 10; of 0 and negative numbers: null", math.log10),
-    "power": _plain("number number -> number", "x to the power y; null where it is no finite number", _power),
+    "power": _plain("number number -> number", "x to the power y; null where it is not a finite number", _power),
     "bucket": _built("number number!... -> number", "number of the edges up to x; the edges ascend", _build_bucket),
     "||": _plain("text text -> text", "both texts, joined", operator.add),
     "length": _plain("text -> number", "number of characters (code points)", lambda text: float(len(text))),
@@ -293,7 +293,7 @@ OPERATIONS: Mapping[str, Operation] = {
 CASTS: Mapping[tuple[str, str], Operation] = {
     ("number", "text"): _plain("number -> text", "2, 0.5", number_to_text),
     ("boolean", "text"): _plain("boolean -> text", "true, false", lambda flag: "true" if flag else "false"),
-    ("text", "number"): _plain("text -> number", "null if the text is no number", _text_to_number),
+    ("text", "number"): _plain("text -> number", "null if the text is not a number", _text_to_number),
     ("boolean", "number"): _plain("boolean -> number", "1, 0", float, lambda flags: flags.astype(np.float64)),
     ("text", "boolean"): _plain(
         "text -> boolean", "true, t, yes, y, 1 and false, f, no, n, 0 in any case; others are null",

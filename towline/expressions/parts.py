@@ -31,7 +31,7 @@ class Compiled(NamedTuple):
         columns: its function of columns.
         is_constant: whether it is a literal.
         constant: its value then.
-        place: of a column that is no boolean: its position in the row.
+        place: of a column that is not boolean: its position in the row.
         build: of an operation: ``row`` with another limit of numbers and other values of booleans, which saves a call.
     """
 

@@ -5,12 +5,13 @@ no script; every value in it is escaped.
 """
 
 import base64
-import datetime as dt
 import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from towline.formatting import format_age, format_number, format_time
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -89,23 +90,3 @@ def render_page(template: Path, **values: Any) -> str:
         values: variables of the template.
     """
     return _cached_environment(template.parent).get_template(template.name).render(values)
-
-
-def format_number(value: float | None) -> str:
-    """A number for people: 4 significant digits, whole numbers in full, – for None."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
-
-
-def format_time(moment: dt.datetime | None) -> str:
-    """A time to the minute, – for None."""
-    return f"{moment:%Y-%m-%d %H:%M}" if moment else "–"
-
-
-def format_age(span: dt.timedelta) -> str:
-    """A length of time in minutes, hours or days."""
-    hours = span.total_seconds() / 3600
-    if hours < 1:
-        return f"{max(0, round(hours * 60))} min"
-    return f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} days"

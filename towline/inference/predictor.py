@@ -19,7 +19,7 @@ from towline.inference.compiled.codec import PLAN_FILE
 from towline.inference.compiled.fusion import FusedForest, fuse_features
 from towline.inference.compiled.scorer import CompiledScorer
 from towline.inference.scorer import RowPredictions, Scorer, SklearnScorer
-from towline.manifest import REMEDY, Manifest, verify_release
+from towline.manifest import Manifest, verify_release
 from towline.training.evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -156,10 +156,7 @@ def open_release(directory: Path, trusted: Sequence[str] = (), digest: str = "")
         ReleaseError: the release differs from its manifest or from the recorded digest, or holds a type that is not
             trusted.
     """
-    manifest = verify_release(directory)
-    if digest and manifest.digest != digest:
-        what = f"the release has the digest {manifest.digest[:12]}…, the ledger says {digest[:12]}…"
-        raise ReleaseError(what, where=str(directory), remedy=REMEDY)
+    manifest = verify_release(directory, digest)
     contract = Contract.read(directory)
     scorer: Scorer
     if PLAN_FILE in manifest.files:

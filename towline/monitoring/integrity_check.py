@@ -8,6 +8,7 @@ import datetime as dt
 from collections.abc import Sequence
 
 from towline.config import PipelineConfig, Settings
+from towline.formatting import format_time
 from towline.monitoring.alerts.notifications import Alert, AlertStore
 from towline.promotion.approval_decision import expire_requests, list_approvals
 from towline.registry.ledger import actor, open_ledger
@@ -68,7 +69,7 @@ def check_approvals(settings: Settings, config: PipelineConfig) -> str:
             subject=f"version {each.version}",
             severity="ticket",
             title=f"{config.name}: version {each.version} waits for approval",
-            detail=f"{len(each.approvals)} of {each.required} until {each.expires[:16]} UTC; "
+            detail=f"{len(each.approvals)} of {each.required} until {format_time(each.expires)} UTC; "
             f"towline approve {config.name}@{each.version}",
             at=now,
         )

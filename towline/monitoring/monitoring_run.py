@@ -34,6 +34,7 @@ from towline.monitoring.results import CLOCK, ChampionComparison, DriftResult, G
 from towline.prediction_log import labels
 from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_privacy_filter
 from towline.registry.ledger import Entry, actor, champion_of, open_ledger
+from towline.times import to_utc
 
 Result = TypeVar("Result", DriftResult, QualityResult, GainResult)
 
@@ -45,9 +46,7 @@ MAX_ALARMS = 20  # recorded in the ledger
 
 def resolve_time(as_of: dt.datetime | None) -> dt.datetime:
     """The time of a run in UTC: ``as_of`` (UTC if it has no time zone), or now."""
-    if as_of is None:
-        return dt.datetime.now(dt.UTC)
-    return as_of.replace(tzinfo=dt.UTC) if as_of.tzinfo is None else as_of.astimezone(dt.UTC)
+    return to_utc(as_of) or dt.datetime.now(dt.UTC)
 
 
 def champion_at(settings: Settings, model: str, now: dt.datetime) -> Entry:

@@ -10,9 +10,10 @@ from typing import Literal, NamedTuple
 
 from towline.config import Frozen, RetrainConfig
 from towline.config.monitoring import PolicyTrigger
+from towline.formatting import format_number
 from towline.monitoring.gain_evidence import GainVerdict, judge_gain
 from towline.monitoring.results import ChampionComparison, DriftResult, GainResult, QualityResult
-from towline.notebook import format_number, render_fields, render_table
+from towline.notebook import render_fields, render_table
 
 Action = Literal["nothing", "warn", "retrain", "roll back", "block"]
 

@@ -126,9 +126,9 @@ def decide_action(
 ) -> tuple[RolloutAction, str]:
     """What follows from a verdict, and why; a pure function.
 
-    A challenger that fails or is worse leaves, also while the rollout is paused. Weights grow with time and traffic,
-    but all requests go to the challenger only if the verdict is "promote". Without traffic or labels the rollout waits,
-    until its longest time is over.
+    A challenger that fails or is worse is aborted, even while the rollout is paused. Weights grow with time and
+    traffic, but all requests go to the challenger only if the verdict is "promote". Without traffic or labels the
+    rollout waits, until its maximum time is over.
 
     Args:
         rollout: that is under way.

@@ -4,8 +4,6 @@ import datetime as dt
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from towline import files
 from towline.config import Frozen
 
@@ -76,11 +74,4 @@ def record_evaluation(folder: Path, evaluation: RolloutEvaluation) -> None:
 
 def read_evaluations(folder: Path) -> list[RolloutEvaluation]:
     """The evaluations of a rollout, oldest first."""
-    path = folder / HISTORY
-    evaluations = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            evaluations.append(RolloutEvaluation.model_validate_json(line))
-        except ValidationError:  # an interrupted write
-            continue
-    return evaluations
+    return files.read_records(folder / HISTORY, RolloutEvaluation)

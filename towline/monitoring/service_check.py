@@ -45,7 +45,7 @@ def check_service_slo(settings: Settings, config: PipelineConfig, service: str, 
     breaches = describe_breaches(statuses)
     champion = open_ledger(settings).champion(config.name)
     if breaches and config.slo.on_breach != "alert" and champion is not None:
-        since = dt.datetime.fromisoformat(champion.time)  # failures of the version before are no reason to act
+        since = dt.datetime.fromisoformat(champion.time)  # failures of the version before do not count
         statuses = evaluate_slos(history, config.slo, now, quality=journal.quality(), metric=metric, since=since)
         if champion_breaches := describe_breaches(statuses):
             _start_reaction(api, config, champion_breaches, f"breach-{config.name}-{champion.version}-{now:%Y%m%d%H}")

@@ -28,7 +28,7 @@ from towline.processes import process_start_time
 
 SCHEDULES = "schedules"
 _POLL_S = 0.5
-_STABLE_AFTER_S = 60.0  # after so many seconds the failures of a process are reset
+_STABLE_AFTER_S = 60.0  # after this many seconds the failures of a process are reset
 _MAX_BACKOFF_S = 60.0
 _SERVER_ATTEMPTS = 3
 _MLFLOW_CHECK_S = 20.0  # two checks in a row show a difference within a minute

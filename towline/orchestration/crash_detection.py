@@ -24,7 +24,7 @@ from towline.processes import is_running, process_start_time
 
 DEPLOYMENT_TAG = "towline"  # of every deployment that towline makes
 HEARTBEAT_S = 30  # Prefect takes no shorter interval
-SILENCE_LIMIT = dt.timedelta(minutes=5)  # ten heartbeats: a server that is down for a while is no crash
+SILENCE_LIMIT = dt.timedelta(minutes=5)  # ten heartbeats: a server that is down for a while is not a crash
 PENDING_LIMIT = dt.timedelta(minutes=8)  # enough to start a machine for the run and to pull its image
 _UNFINISHED = {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED"]}}}
 

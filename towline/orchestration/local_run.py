@@ -32,7 +32,7 @@ def run_local(flow: Flow[..., Any], parameters: Mapping[str, Any]) -> Any:
     tag: for each tag of a task run, Prefect asks the server for a concurrency slot.
 
     Raises:
-        TransientError: the Prefect server went away.
+        TransientError: the connection to the Prefect server was lost.
     """
     arguments = get_call_parameters(flow.fn, (), dict(parameters))
     prefect_settings = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_CLIENT_MAX_RETRIES: 2}
@@ -43,7 +43,7 @@ def run_local(flow: Flow[..., Any], parameters: Mapping[str, Any]) -> Any:
             return state_value(cast("State[Any]", run_flow(flow, run, arguments, return_type="state")))
     except (httpx.TransportError, PrefectHTTPStatusError) as error:
         raise TransientError(
-            f"the Prefect server went away: {str(error).splitlines()[0] or type(error).__name__}",
+            f"the connection to the Prefect server was lost: {str(error).splitlines()[0] or type(error).__name__}",
             where=str(PREFECT_API_URL.value()),
             remedy="run the same command again: it resumes from the last completed step",
         ) from error

@@ -205,7 +205,7 @@ async def serve_until_signal(
 
 
 async def _try_in_thread(function: Callable[[], object]) -> None:
-    """Logs an error: the server may be away, or a config be wrong; the next call may succeed."""
+    """Logs an error: the server may be down or a config invalid; the next call may succeed."""
     try:
         await asyncio.to_thread(function)
     except Exception:  # noqa: BLE001 - as above

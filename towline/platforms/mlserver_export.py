@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from towline.config import Frozen
-from towline.errors import ConfigError, ReleaseError
-from towline.manifest import REMEDY, ReleaseLocation, verify_release
+from towline.errors import ConfigError
+from towline.manifest import ReleaseLocation, verify_release
 
 SETTINGS_FILE = "model-settings.json"
 RUNTIME = "towline.platforms.mlserver_runtime.TowlineRuntime"
@@ -36,16 +36,13 @@ def export_release(release: ReleaseLocation, folder: Path, *, max_rows: int | No
     Args:
         release: the release, and its digest in the ledger.
         folder: where to; it must not exist, or be empty. It appears with all files or not at all.
-        max_rows: most rows of a request; None: the runtime's default.
+        max_rows: maximum rows of a request; None: the runtime's default.
 
     Raises:
         ConfigError: the folder exists and is not empty, or cannot be written.
         ReleaseError: the release differs from its manifest or from the ledger.
     """
-    manifest = verify_release(release.directory)
-    if release.digest and manifest.digest != release.digest:
-        what = f"the release has the digest {manifest.digest[:12]}…, the ledger says {release.digest[:12]}…"
-        raise ReleaseError(what, where=str(release.directory), remedy=REMEDY)
+    manifest = verify_release(release.directory, release.digest)
     folder = folder.absolute()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ConfigError(

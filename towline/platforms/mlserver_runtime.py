@@ -28,7 +28,7 @@ class TowlineRuntime(MLModel):  # type: ignore[misc]
     """An MLServer runtime for one release.
 
     ``parameters`` of ``model-settings.json``, which ``towline export mlserver`` writes: ``uri`` is the folder of the
-    release, ``extra.digest`` the digest of its manifest, and ``extra.max_rows`` the most rows of a request.
+    release, ``extra.digest`` the digest of its manifest, and ``extra.max_rows`` the maximum rows of a request.
     """
 
     async def load(self) -> bool:

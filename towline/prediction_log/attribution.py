@@ -12,12 +12,14 @@ import pyarrow.compute as pc
 
 from towline.config import Frozen, Settings
 from towline.errors import ConfigError, DataError
+from towline.formatting import format_time
 from towline.notebook import render_fields
 from towline.prediction_log.parquet_store import iter_tables, list_parts, lock_store
 from towline.registry.hash_chain import Entry
 from towline.registry.ledger import VERSION_EVENTS, Ledger, champion_of, digest_of
 from towline.registry.rollouts import active_rollout
 from towline.registry.selection import require_model
+from towline.times import to_utc
 
 Arm = Literal["champion", "challenger", "fixed"]
 _LOGGED = ("request_id", "row", "time", "version")
@@ -45,10 +47,10 @@ class Attribution(Frozen):
     Attributes:
         model, version: the version.
         time: the time in question (UTC).
-        arm: champion; challenger: of the rollout under way at that time; fixed: neither, as of a service of a fixed
+        arm: champion; challenger: of the rollout under way at that time; fixed: neither, e.g. of a service of a fixed
             version, or of one that had not loaded the new champion yet.
         rollout: the rollout under way at that time; empty if there was none.
-        since, until: when the version became champion, and when the next one did (UTC, ISO 8601); empty if it was no
+        since, until: when the version became champion, and when the next one did (UTC, ISO 8601); empty if it was not
             champion, or still is.
         release, release_digest: folder of the release in the store; sha256 of its manifest.
         dataset: sha256 of the data that it was trained on; empty if it is not recorded.
@@ -101,18 +103,20 @@ def attribute_time(settings: Settings, ledger: Ledger, model: str, time: dt.date
     Raises:
         ConfigError: there is no such model, it had no champion then, or the time is in the future.
     """
-    rows, moment = ledger.rows(require_model(settings, ledger, model)), _to_utc(time)
+    rows, moment = ledger.rows(require_model(settings, ledger, model)), to_utc(time)
     if moment > (now := dt.datetime.now(dt.UTC)):
         raise ConfigError(
-            f"{format_time(moment)} is in the future",
+            f"{format_time(moment, seconds=True)} UTC is in the future",
             where="TIME",
-            remedy=f"it is {format_time(now)} now; a time without a zone is read as UTC, e.g. write +02:00 behind it",
+            remedy=f"it is {format_time(now, seconds=True)} UTC now; a time without a zone is read as UTC, e.g. write "
+            "+02:00 behind it",
         )
     champion = champion_of(_until(rows, moment))
     if champion is None:
         first = next((row for row in rows if row.event == "promoted"), None)
         remedy = f"give a time from {first.time} on" if first else "towline run CONFIG makes the first version"
-        raise ConfigError(f"{model} had no champion at {format_time(moment)}", where=f"model {model}", remedy=remedy)
+        what = f"{model} had no champion at {format_time(moment, seconds=True)} UTC"
+        raise ConfigError(what, where=f"model {model}", remedy=remedy)
     return _attribute(rows, champion.version, moment)
 
 
@@ -162,11 +166,6 @@ def find_answers(settings: Settings, model: str, request_id: str) -> list[Logged
     ]
 
 
-def format_time(moment: dt.datetime) -> str:
-    """A time for people, with its zone."""
-    return f"{moment.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
 def _attribute(rows: Sequence[Entry], version: int, moment: dt.datetime) -> Attribution:
     earlier = _until(rows, moment)
     champion, rollout = champion_of(earlier), active_rollout(earlier)
@@ -197,7 +196,7 @@ def _attribute(rows: Sequence[Entry], version: int, moment: dt.datetime) -> Attr
         reason=responsible.reason,
         verdict=f"{judged.evidence['verdict']}: {judged.reason}" if judged else "none recorded",
         approved_by=tuple(
-            f"{row.evidence['holder']} (key {row.evidence['key']}), {row.time[:16].replace('T', ' ')} UTC"
+            f"{row.evidence['holder']} (key {row.evidence['key']}), {format_time(row.time)} UTC"
             for row in earlier
             if row.event == "approved" and row.version == version
         ),
@@ -213,10 +212,6 @@ def _end(rows: Sequence[Entry], champion: Entry) -> str:
 
 def _until(rows: Sequence[Entry], moment: dt.datetime) -> list[Entry]:
     return [row for row in rows if dt.datetime.fromisoformat(row.time) <= moment]
-
-
-def _to_utc(time: dt.datetime) -> dt.datetime:
-    return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
 
 
 def _unknown_request(settings: Settings, model: str, request_id: str) -> ConfigError:

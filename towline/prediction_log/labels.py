@@ -21,6 +21,7 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.values import ValueReader, category_name, parse_boolean, parse_number
 from towline.data.source import formats
 from towline.errors import ConfigError, DataError
+from towline.formatting import shorten_lines
 from towline.prediction_log import parquet_store
 from towline.prediction_log.label_store import REQUEST, TIME, LabelStore
 from towline.prediction_log.parquet_store import INPUT_PREFIX
@@ -74,8 +75,7 @@ class LabelFile:
         return contract.model_copy(update={"target": column, "columns": (target,)})
 
     def refusal(self, what: str, lines: Sequence[str], remedy: str) -> DataError:
-        more = [f"and {len(lines) - MAX_DETAILS} more"] if len(lines) > MAX_DETAILS else []
-        return DataError(what, where=str(self.path), remedy=remedy, details=(*lines[:MAX_DETAILS], *more))
+        return DataError(what, where=str(self.path), remedy=remedy, details=tuple(shorten_lines(lines, MAX_DETAILS)))
 
 
 class AddedLabels(NamedTuple):

@@ -25,6 +25,7 @@ from towline.errors import DataError
 from towline.prediction_log import clock_skew, segments
 from towline.prediction_log.column_storage import ARROW_TYPES, input_array, prediction_array, to_arrow_field
 from towline.prediction_log.privacy import LoggedColumn
+from towline.times import to_utc
 
 INPUT_PREFIX = "input."  # before the name of a logged column
 REPLACED_PARTS = b"replaces"  # metadata of a merged part: the names of the parts that it replaces
@@ -248,12 +249,6 @@ def filter_time(table: pa.Table, start: dt.datetime | None, end: dt.datetime | N
     if end:
         table = table.filter(pc.less(table["time"], pa.scalar(end, _UTC)))
     return table
-
-
-def to_utc(moment: dt.datetime | None) -> dt.datetime | None:
-    if moment is None:
-        return None
-    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
 
 
 class LogRows:

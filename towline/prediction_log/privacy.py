@@ -33,7 +33,7 @@ class LoggedColumn(NamedTuple):
 
     Attributes:
         name: its name in requests.
-        kind: its kind in the contract; ``category`` for a join key that is no feature.
+        kind: its kind in the contract; ``category`` for a join key that is not a feature.
         policy: whether values are kept, hashed or put into a bucket.
         stored: the type in Parquet.
         format: how text values are parsed, as the fields of ``ValueFormat``.

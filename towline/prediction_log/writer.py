@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 _POLL_S = 0.05  # interval at which the queue is read
 _MAINTENANCE_S = 1.0
 _CONVERT_DELAY_S = 30.0  # delay of the first conversion, so that the start of a service is not slowed down
-_MAX_LINE_ROWS = 64  # most rows in a line
+_MAX_LINE_ROWS = 64  # maximum rows in a line
 # by how full the queue is: seconds of work before other threads, which answer requests, get the interpreter
 _TIME_SLICES = ((0.1, 0.0002), (0.5, 0.0005), (1.0, 0.001))
 _PAUSE_S = 0.0002
 _FLUSH_BYTES = 256_000  # pending bytes at which lines are written before the rest of the queue is encoded
-_MAX_PENDING_BYTES = 2_000_000  # most bytes of lines that wait while the disk fails
+_MAX_PENDING_BYTES = 2_000_000  # maximum bytes of lines that wait while the disk fails
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _logger = logging.getLogger(__name__)
 

@@ -193,7 +193,7 @@ def _check_target(target: pd.Series, contract: Contract) -> None:
     """Refuses a target of one value, or of texts of which most are different.
 
     Raises:
-        ConfigError: it is one.
+        ConfigError: the target has one value, or is text with mostly different values.
     """
     levels, what = target.nunique(), ""
     if levels == 1:

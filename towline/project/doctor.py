@@ -19,6 +19,7 @@ from towline.errors import TowlineError
 from towline.http_request import HttpRequestError, send_request
 from towline.operations import servers
 from towline.project import template
+from towline.times import to_utc
 
 MIN_FREE_GB, WARNED_FREE_GB = 1.0, 5.0
 MAX_CLOCK_DIFFERENCE_S = 2.0
@@ -233,5 +234,4 @@ def _newest_ledger_row(settings: Settings) -> dt.datetime | None:
     rows = open_ledger(settings).history(limit=1)
     if not rows:
         return None
-    moment = dt.datetime.fromisoformat(rows[0].time)
-    return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+    return to_utc(dt.datetime.fromisoformat(rows[0].time))

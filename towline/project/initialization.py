@@ -67,7 +67,7 @@ class TableReader:
         """Checks that the table has a column.
 
         Raises:
-            ConfigError: it has not; a header that is a row of values is named as a cause.
+            ConfigError: the table does not have the column; a header that is a row of values is named as a cause.
         """
         if name not in self.columns:
             remedy = suggest(name, self.columns)

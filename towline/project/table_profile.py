@@ -14,7 +14,8 @@ import towline
 from towline import files
 from towline.data.schema.contract import Column, Contract
 from towline.data.text_features import text_lengths
-from towline.html import format_number, render_page
+from towline.formatting import format_number
+from towline.html import render_page
 from towline.project.detection import read_table, unreadable_columns
 from towline.project.initialization import TableReader
 from towline.project.proposal import Proposal
@@ -71,7 +72,7 @@ def write_profile(reader: TableReader, path: Path, target: str | None, time: str
         reader: of the table.
         path: of the page.
         target: the column to predict; None: the likeliest one.
-        time: as of ``detection.propose``.
+        time: as in ``detection.propose``.
 
     Raises:
         DataError: the table cannot be read.

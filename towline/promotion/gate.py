@@ -42,6 +42,7 @@ from scipy.stats import t as student
 from towline.config import METRICS, CustomCheck, Frozen, GateConfig, PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.errors import FitError
+from towline.formatting import shorten_list
 from towline.notebook import render_table
 from towline.release.smoke_test import SmokeTestResult
 from towline.training.behaviour.results import BehaviourCheck
@@ -476,8 +477,7 @@ def _check_slices(comparison: _Comparison, slices: tuple[SliceRows, ...], margin
             where = f"{test.part.column} = {test.part.value}"
             failures.append(f"{where}: {comparison.metric} {numbers} on {len(test.rows):,} rows")
     if failures:
-        more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
-        detail = f"{len(failures)} of {len(slices)} slices collapse: {'; '.join(failures[:5])}{more}"
+        detail = f"{len(failures)} of {len(slices)} slices collapse: {shorten_list(failures, 5, '; ')}"
         return GateCheck(name="slices", outcome="fail", detail=detail, value=float(len(failures)), bound=0.0)
     detail = f"none of {len(slices)} slices collapses ({len(tests)} tests at {SIGNIFICANCE:.0%} in all)"
     return GateCheck(name="slices", outcome="pass", detail=detail, value=0.0, bound=0.0)

@@ -64,7 +64,7 @@ def _broken_models(holdout: Holdout) -> Iterator[tuple[str, Predictions]]:
     truth, classes, baseline = holdout.truth, holdout.contract.classes, holdout.baseline
     missing = np.full(len(truth), np.nan)
     if not classes:
-        # about the level of the training rows: the level of a target that rises with time is no achievement of a model
+        # about the level of the training rows: a model gets no credit for a level of the target that rises with time
         yield "flipped targets", Predictions(2 * baseline.labels.astype(np.float64) - truth)
         yield "a constant", baseline
         yield "NaN predictions", Predictions(missing)

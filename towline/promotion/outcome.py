@@ -13,6 +13,7 @@ from towline import notebook
 from towline.config import ApprovalConfig, Frozen, PipelineConfig, Settings
 from towline.data.splits import SplitSummary
 from towline.data.workspace import Workspace
+from towline.formatting import format_number, format_time
 from towline.promotion.gate import Verdict
 from towline.provenance import Provenance
 from towline.registry.approvals import request_evidence
@@ -73,7 +74,7 @@ class Outcome(Frozen):
         fields |= {"data": f"{self.dataset['source']}, {self.dataset['rows']:,} rows"} if self.dataset else {}
         parts = [notebook.render_fields({**fields, "note": self.note})]
         if self.metrics:
-            rows = [(name, *map(notebook.format_number, (m.value, m.low, m.high))) for name, m in self.metrics.items()]
+            rows = [(name, *map(format_number, (m.value, m.low, m.high))) for name, m in self.metrics.items()]
             parts.append(notebook.render_table(("metric", "holdout", "lower 95 %", "upper 95 %"), rows))
         if self.verdict:
             parts.append(self.verdict._repr_html_())
@@ -216,4 +217,4 @@ def _describe_approval(entry: Entry) -> str:
     if entry.event != "passed" or (requested := entry.evidence.get("approval")) is None:
         return ""
     people = f"{requested['required']} approval{'s' if requested['required'] > 1 else ''}"
-    return f"{people} until {requested['expires'][:16].replace('T', ' ')} UTC"
+    return f"{people} until {format_time(requested['expires'])} UTC"

@@ -16,7 +16,7 @@ def begin_rollout(
 
     Raises:
         PromotionRejectedError: the version cannot be rolled out.
-        ConfigError: the key is no column.
+        ConfigError: the key is not a column.
     """
     champion, challenger = ledger.champion(model), ledger.entry(model, version)
     if champion is not None and challenger is not None and champion.release and challenger.release:
@@ -42,7 +42,7 @@ def check_contracts(champion: Contract, challenger: Contract, *, version: str, c
 
     Raises:
         PromotionRejectedError: the contracts differ.
-        ConfigError: the key is no column.
+        ConfigError: the key is not a column.
     """
     missing, kinds = find_new_fields(champion, challenger), _changed_kinds(champion, challenger)
     without_common_value = [name for name, pair in kinds.items() if not pair & TEXT_KINDS]

@@ -15,7 +15,7 @@ from towline.config import ApprovalConfig, Frozen
 from towline.errors import ConfigError, PromotionRejectedError
 from towline.registry.hash_chain import Entry
 
-FOUR_EYES = 2  # from so many required approvals on, none may be of who started the run
+FOUR_EYES = 2  # from this many required approvals on, none may come from the person who started the run
 
 
 class ApprovalRequest(Frozen):
@@ -43,7 +43,7 @@ class ApprovalRequest(Frozen):
     def describe(self) -> str:
         """What is required, in words."""
         people = f"{self.required} approval{'s' if self.required > 1 else ''}"
-        others = f", none of {self.starter}" if self.required >= FOUR_EYES else ""
+        others = f", none from {self.starter}" if self.required >= FOUR_EYES else ""
         return f"{people}{others}, until {self.expires:%Y-%m-%d %H:%M} UTC"
 
 

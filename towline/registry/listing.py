@@ -2,6 +2,7 @@
 
 from towline.config import Frozen, Settings
 from towline.errors import ReleaseError
+from towline.formatting import format_time
 from towline.manifest import read_manifest
 from towline.notebook import render_table
 from towline.registry.ledger import Entry, Ledger
@@ -75,7 +76,7 @@ def _summary(settings: Settings, ledger: Ledger, entry: Entry, champion: Entry |
         model=entry.model,
         version=entry.version,
         state=ledger.state(entry.model, entry.version),
-        since=(champion if is_champion and champion else entry).time[:16].replace("T", " "),
+        since=format_time((champion if is_champion and champion else entry).time),
         release=entry.release,
         holdout=holdout,
         rows=rows,

@@ -190,7 +190,7 @@ class Seals:
             files.write(self._path(row.model), signed.model_dump_json() + "\n", mode=0o600)
 
     def remove_anchor(self, model: str) -> None:
-        """Removes the anchor of a model, as of one that the ledger does not have any more."""
+        """Removes the anchor of a model, e.g. of one that is no longer in the ledger."""
         self._path(model).unlink(missing_ok=True)
 
     def _path(self, model: str) -> Path:

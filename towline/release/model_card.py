@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Column, Contract
-from towline.html import environment, format_number, render_page
+from towline.formatting import format_number, shorten_list
+from towline.html import environment, render_page
 from towline.inference.compiled.parity import ParityCertificate
 from towline.manifest import Manifest
 from towline.markdown import escape
@@ -98,8 +99,7 @@ def _describe_threshold(manifest: Manifest) -> str:
     if not isinstance(manifest.threshold, tuple):
         return format_number(manifest.threshold)
     limits = [f"{label}: {limit:.3g}" for label, limit in zip(manifest.classes, manifest.threshold, strict=True)]
-    more = f" and {len(limits) - MAX_CLASSES} more classes" if len(limits) > MAX_CLASSES else ""
-    return "the largest ratio of probability to threshold: " + ", ".join(limits[:MAX_CLASSES]) + more
+    return f"the largest ratio of probability to threshold: {shorten_list(limits, MAX_CLASSES)}"
 
 
 def _sort_worst_first(evaluation: Evaluation, primary: Metric) -> list[SliceResult]:

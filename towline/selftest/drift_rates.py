@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from towline.config import PipelineConfig
-from towline.data.schema.columns import convert_column
+from towline.data.schema.columns import convert_numbers
 from towline.data.schema.contract import Column, Contract
 from towline.monitoring.drift.detector import detect
 from towline.selftest.rates import MeasuredRate, measure_rate, smallest_detected
@@ -103,11 +103,12 @@ def _planted(
     ]
     numeric = [column for column in columns if column.kind == "numeric"]
     categories = [column for column in columns if column.kind == "category" and column.categories]
-    spread = {column.name: float(np.nanstd(_numbers(rows, column))) for column in numeric}
+    spread = {column.name: float(np.nanstd(convert_numbers(rows[column.name], column.format))) for column in numeric}
     rarest = {column.name: rows[column.name].value_counts().index[-1] for column in categories}
 
     def shift(window: pd.DataFrame, column: Column, effect: float, _rng: np.random.Generator) -> pd.DataFrame:
-        return window.assign(**{column.name: _numbers(window, column) + effect * spread[column.name]})
+        numbers = convert_numbers(window[column.name], column.format)
+        return window.assign(**{column.name: numbers + effect * spread[column.name]})
 
     def replace(window: pd.DataFrame, column: Column, effect: float, rng: np.random.Generator) -> pd.DataFrame:
         chosen = rng.random(len(window)) < effect
@@ -116,10 +117,6 @@ def _planted(
     yield "a number is shifted", "by {:g} standard deviations", numeric, SHIFTS, shift
     yield "a category gets its rarest level", "in {:.0%} of rows", categories, SHARES, replace
     yield "a column is null", "in {:.0%} of rows", columns, SHARES, _remove_values
-
-
-def _numbers(rows: pd.DataFrame, column: Column) -> np.ndarray:
-    return np.asarray(convert_column(rows[column.name], "numeric", column.format)[0], dtype=np.float64)
 
 
 def _remove_values(rows: pd.DataFrame, column: Column, effect: float, rng: np.random.Generator) -> pd.DataFrame:

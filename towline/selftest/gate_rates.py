@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from towline.config import PipelineConfig
+from towline.config import PipelineConfig, finite_or_none
 from towline.promotion.gate import ChampionPredictions, Holdout, VerdictOutcome, decide, judge_predictions
 from towline.selftest.rates import MeasuredRate, measure_rate, smallest_detected
 from towline.training.evaluation.bootstrap import resample_metric, resampling_units
@@ -109,7 +109,7 @@ def _judge_repeatedly(
             ChampionPredictions(1, champion, np.ones(len(rows), dtype=bool)),
         )  # fmt: skip
         values = compute_metrics(trial.truth, predictions, holdout.contract, metrics=metrics)
-        intervals = {name: Interval(value=value if np.isfinite(value) else None) for name, value in values.items()}
+        intervals = {name: Interval(value=finite_or_none(value)) for name, value in values.items()}
         measured = evaluation.model_copy(update={"metrics": intervals})
         yield decide(judge_predictions(config, measured, trial), config.gate)
 

@@ -44,7 +44,7 @@ NOISE = (0.1, 0.3)  # shares of wrong labels
 def run_selftest(config: PipelineConfig, project: Path) -> SelftestResult:
     """Measures the gate, the drift alarm, the quality verdict and the rollouts of a pipeline on its own table.
 
-    The last candidate that is no ensemble is fitted, without a search: its errors are those of the table.
+    The last candidate that is not an ensemble is fitted, without a search: its errors are those of the table.
 
     Args:
         config: of the pipeline.

@@ -37,7 +37,7 @@ def measure_quality_verdict(
     """Measures how often quality counts as degraded: with good labels, and with labels of other rows.
 
     Args:
-        config: for metric, bound and the least number of labels; slices are not measured.
+        config: for metric, bound and the minimum number of labels; slices are not measured.
         evaluation: of the champion on the holdout, which sets the bound.
         holdout: rows and truth; its challenger is the champion.
         folder: for the files of a release that the verdict reads.

@@ -1,9 +1,9 @@
 """Requests from browsers: the allowed Host headers, and the allowed origins of pages (CORS)."""
 
-import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 
+from towline.config.monitoring import is_loopback
 from towline.errors import ConfigError
 from towline.serving.problems import Header, Problem
 
@@ -31,7 +31,7 @@ class AllowedHosts:
     def __init__(self, allowed: Sequence[str], address: str) -> None:
         names = [name.lower() for name in allowed]
         self._any = "*" in names
-        self._exact = {"localhost", address.lower().strip("[]"), *(name.strip("[]").rstrip(".") for name in names)}
+        self._exact = {address.lower().strip("[]"), *(name.strip("[]").rstrip(".") for name in names)}
         self._below = tuple(name[1:] for name in names if name.startswith("*."))
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
@@ -44,7 +44,7 @@ class AllowedHosts:
         if host is None or self._any:
             return
         name = _without_port(host.decode("latin-1").lower()).rstrip(".")
-        if name not in self._exact and not name.endswith(self._below) and not _is_loopback(name):
+        if name not in self._exact and not name.endswith(self._below) and not is_loopback(name):
             raise Problem("foreign-host", "the Host header names a host that is not allowed")
 
 
@@ -106,10 +106,3 @@ def _without_port(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.rpartition(":")[0] if ":" in host else host
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

@@ -1,4 +1,4 @@
-"""Rate limiting: at most so many requests per second from one caller (a token bucket)."""
+"""Rate limiting: a maximum of requests per second from one caller (a token bucket)."""
 
 import time
 from collections import OrderedDict

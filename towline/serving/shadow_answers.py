@@ -57,7 +57,7 @@ class ShadowQueue:
         return bool(self._waiting)
 
     def has_room(self, rows: int, at: float) -> bool:
-        """Whether so many further rows of a request may wait; ``at`` is its time in seconds since 1970."""
+        """Whether ``rows`` further rows of a request may wait; ``at`` is its time in seconds since 1970."""
         self._last_request = at
         return self._count + rows <= MAX_WAITING_ROWS
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from towline.config import CalibrationMethod, Frozen
+from towline.formatting import shorten_list
 from towline.training.link_functions import add, add_columns, expit, exponentials
 
 ISOTONIC_ROWS, ISOTONIC_CLASS_ROWS = 1_000, 100  # with fewer, isotonic regression overfits: sigmoid is used
@@ -289,15 +290,15 @@ def _describe_methods(
         names = [f"{classes[position]}" for position, each in methods.items() if each == chosen]
         if chosen == method or not names:
             continue
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} others" if len(names) > 5 else "")
+        shown = shorten_list(names, 5)
         counts = np.bincount(truth, minlength=len(classes))
         fewest = min(
             min(int(counts[at]), len(truth) - int(counts[at])) for at, each in methods.items() if each == chosen
         )
-        consequence = "sigmoid is used" if chosen else "the probabilities are not calibrated"
+        consequence = f"sigmoid is used for {shown}" if chosen else f"the probabilities of {shown} are not calibrated"
         notes.append(
-            f"calibrate: {len(truth):,} out-of-fold rows, at least {fewest:,} with or without {shown}, are too few for "
-            f"{method if chosen else 'calibration'}: {consequence}"
+            f"calibrate: {consequence}: of {len(truth):,} out-of-fold rows, as few as {fewest:,} have or do not have "
+            f"such a class, too few for {method if chosen else 'calibration'}"
         )
     return tuple(notes)
 

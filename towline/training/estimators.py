@@ -426,7 +426,7 @@ def _create_estimator(
     kind, has_kind = ("regressor", is_regressor) if task == "regression" else ("classifier", is_classifier)
     try:
         suitable = has_kind(estimator)
-    except Exception:  # noqa: BLE001 - an object that is no estimator has no tags
+    except Exception:  # noqa: BLE001 - an object that is not an estimator has no tags
         suitable = False
     if not suitable:
         remedy = f"the task is {task}: give a {kind}, or set task"

@@ -46,7 +46,7 @@ class History(HistoryConfig):
         metric, rows, start, end: the selection's metric, its recent rows and their times (ISO); empty if there was only
             one history.
         trials: every configured history with its score.
-        sample: a model is fitted on at most so many rows, a random sample; None: on all rows of the history.
+        sample: maximum rows that a model is fitted on, a random sample; None: all rows of the history.
     """
 
     metric: str = ""

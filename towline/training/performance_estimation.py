@@ -26,7 +26,7 @@ from towline.data.workspace import Workspace
 from towline.training import model_io
 from towline.training.calibration import CalibrationCurve, IsotonicCurve, fit_isotonic, fit_sigmoid
 from towline.training.estimators import build_model
-from towline.training.evaluation.bootstrap import percentile_interval, resample_metric
+from towline.training.evaluation.bootstrap import evenly_spaced, percentile_interval, resample_metric
 from towline.training.evaluation.definitions import Metric, primary_metric
 from towline.training.evaluation.holdout import load_evaluation_predictions
 from towline.training.evaluation.predictions import Interval, Predictions, decode_labels
@@ -166,7 +166,7 @@ def _measure_past_error(
 ) -> _PastError | None:
     """Estimates the last fold from those before it; None if its metric is undefined."""
     state, model = fit(folds[:-1], contract, metric, seed)
-    last = folds[-1].take(_evenly_spaced(len(folds[-1].truth), MAX_ROWS_OF_PAST_FOLD))
+    last = folds[-1].take(evenly_spaced(len(folds[-1].truth), MAX_ROWS_OF_PAST_FOLD))
     state = state.model_copy(update={"noise": _loss_noise(last, state, model, contract)})
     estimate = estimate_metric(state, model, last.predictions, last.features, contract, seed)
     weights = np.ones((1, len(last.truth)))
@@ -222,7 +222,7 @@ def _expected_metric(state: EstimatorState, predictions: Predictions, contract: 
         return Interval(value=None)
     classes = decode_labels(np.arange(len(contract.classes)), contract.classes)
     complete = np.flatnonzero(np.isfinite(predictions.probabilities).all(axis=1))
-    used = predictions.take(complete[_evenly_spaced(len(complete), MAX_CELLS // len(classes))])
+    used = predictions.take(complete[evenly_spaced(len(complete), MAX_CELLS // len(classes))])
     if used.probabilities is None or not len(complete):
         return Interval(value=None)
     probabilities = calibrate(state, used.probabilities)
@@ -278,7 +278,7 @@ def _fit_curves(
     while count < len(folds) and not _suffices(folds[-count:]):
         count += 1
     scored = _concatenate(folds[-count:])
-    scored = scored.take(_evenly_spaced(len(scored.truth), MAX_ROWS))
+    scored = scored.take(evenly_spaced(len(scored.truth), MAX_ROWS))
     probabilities = scored.predictions.probabilities
     assert probabilities is not None  # noqa: S101 - checked by _fit
     curves = [_fit_curve(probabilities[:, k], scored.truth == label) for k, label in enumerate(contract.classes)]
@@ -318,7 +318,7 @@ def _fit_loss_model(
     if len(positions) < MIN_ROWS // 2:
         reason = f"{metric} is defined on {len(positions)} rows, too few to fit it"
         return EstimatorState(metric=metric, unavailable=reason), None
-    positions = positions[_evenly_spaced(len(positions), MAX_ROWS)]
+    positions = positions[evenly_spaced(len(positions), MAX_ROWS)]
     candidate = Candidate(estimator="boosting", params=_LOSS_MODEL_PARAMS)
     model = build_model(candidate, _loss_contract(contract), seed)
     scored = scored.take(positions)
@@ -349,7 +349,7 @@ def _losses(fold: _ScoredRows, contract: Contract, metric: str) -> np.ndarray:
 def _loss_contract(contract: Contract) -> Contract:
     """The loss model's contract: the same columns and the prediction, under the target's name, which no feature has.
 
-    The time of the row is no feature: the losses of later rows cannot be known from it.
+    The time of the row is not a feature: the losses of later rows cannot be known from it.
     """
     prediction = Column(name=contract.target, kind="numeric", role="feature")
     others = tuple(column.without_trend() for column in contract.columns if column.name != contract.target)
@@ -366,8 +366,3 @@ def _widen(sampling: Interval, factor: float, margin: float, task: Task) -> Inte
     low = sampling.value - math.hypot(factor * (sampling.value - sampling.low), margin)
     high = sampling.value + math.hypot(factor * (sampling.high - sampling.value), margin)
     return Interval(value=sampling.value, low=max(0.0, low) if task == "regression" else low, high=high)
-
-
-def _evenly_spaced(count: int, maximum: int) -> np.ndarray:
-    """At most ``maximum`` of ``count`` positions, evenly spaced."""
-    return np.arange(count) if count <= maximum else np.linspace(0, count - 1, maximum).astype(np.int64)

@@ -377,7 +377,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         positions = encode_labels(labels, tuple(self.classes))
         if (positions < 0).any():
             unknown = sorted({str(label) for label in labels[positions < 0]})[:5]
-            raise ValueError(f"labels that are no class: {unknown}")
+            raise ValueError(f"labels that are not classes: {unknown}")
         self.positions_, targets = np.unique(positions, return_inverse=True)
         self.pipeline.fit(features, targets, **params)
         return self

@@ -1,4 +1,4 @@
-"""Sources: what is read, what is kept, and how each fault is told."""
+"""Sources: what is read, what is kept, and how each fault is reported."""
 
 import gzip
 import os
@@ -229,7 +229,7 @@ def test_a_query_with_mixed_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_database_that_goes_away(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error is one that a retry may mend, and nothing is left of the rows that were read."""
+    """The error is one that a retry may resolve, and nothing is left of the rows that were read."""
     query = "SELECT number AS y, repeat('x', 2000) AS text FROM generate_series(1, 20000) number"
     fetched, real = list[int](), sql_source.QueryRows.add
 
@@ -473,7 +473,7 @@ def test_the_remedy_for_row_names_works(tmp_path: Path) -> None:
 
 
 def test_bad_files(tmp_path: Path) -> None:
-    """Missing, broken, foreign and nested files are told by name."""
+    """Missing, broken, foreign and nested files are named in the error."""
     assert "PAR1" not in fault(tmp_path, b"not parquet", "t.parquet")
     assert "the file is empty" in fault(tmp_path, b"", "e.parquet")
     assert "cannot read the file" in fault(tmp_path, gzip.compress(b"y,a\n1,2\n" * 999)[:-20], "t.csv.gz")
@@ -510,7 +510,7 @@ def test_folder_that_disagrees(tmp_path: Path) -> None:
 
 
 def test_database(tmp_path: Path, database: str) -> None:
-    """A query is read as it stands: colons and percent signs are no parameters; its faults are told."""
+    """A query is read as it stands: colons and percent signs are no parameters; its faults are reported."""
     rows = "(1, 1, '10%'), (2, 2.5, ':x'), (3, NULL, NULL)"
     execute(database, "CREATE TABLE t (y INT, a NUMERIC, s TEXT)", f"INSERT INTO t VALUES {rows}")
     read = frame(tmp_path, {"url": database, "query": "SELECT * FROM t WHERE s LIKE '%' OR s = ':x' ORDER BY y"})
@@ -551,7 +551,7 @@ def test_uuids(tmp_path: Path, postgres: str) -> None:
 
 
 def test_database_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A URL that is none, an unset variable and a server that is away are told apart, without the password."""
+    """A URL that is none, an unset variable and a server that is down have different errors, without the password."""
     with pytest.raises(ConfigError, match="NOT_SET"):
         load(tmp_path, {"url": "sqlite:///${NOT_SET}", "query": "SELECT 1"})
     with pytest.raises(ConfigError, match="not a database URL"):
@@ -564,7 +564,7 @@ def test_database_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_postgresql(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A password from the environment opens the database as it stands there, and is told nowhere."""
+    """A password from the environment opens the database as it stands there, and is shown nowhere."""
     password = make_url(postgres).password
     monkeypatch.setenv("DB_PW", password or "")
     url = make_url(postgres).set(password="PW").render_as_string(hide_password=False).replace(":PW@", ":${DB_PW}@")

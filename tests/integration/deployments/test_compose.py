@@ -1,4 +1,4 @@
-"""docker-compose.yml without an engine: what Compose takes, and what the stack promises."""
+"""docker-compose.yml without an engine: what Compose takes, and what the stack guarantees."""
 
 import re
 from pathlib import Path
@@ -27,9 +27,9 @@ def test_every_secret_must_be_given() -> None:
     """What .env.example leaves empty has no default in the stack, and everything the stack asks for is in it."""
     lines = (REPOSITORY / ".env.example").read_text("utf-8").splitlines()
     example = dict(line.split("=", 1) for line in lines if line[:1].isupper())
-    asked = dict(re.findall(r"\$\{([A-Z_]+)(:[?-])?", FILE.read_text("utf-8")))
-    assert asked.keys() == example.keys()
-    needed = {name for name, how in asked.items() if how == ":?"}
+    variables = dict(re.findall(r"\$\{([A-Z_]+)(:[?-])?", FILE.read_text("utf-8")))
+    assert variables.keys() == example.keys()
+    needed = {name for name, how in variables.items() if how == ":?"}
     assert {name for name, value in example.items() if not value} - needed == {"ALERT_WEBHOOK"}
     assert all("SECRET" in name or "PASSWORD" in name or "AUTH" in name for name in needed - {"TOWLINE_MODEL"})
 

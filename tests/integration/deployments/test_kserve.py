@@ -61,20 +61,20 @@ def test_the_probes_and_the_protocol_are_what_the_service_speaks(client: Service
     """Probes get 200 without a key; a v2 request with a tensor a column gets the prediction."""
     (container,) = predictor()["containers"]
     for probe in ("readinessProbe", "livenessProbe"):
-        asked = container[probe]["httpGet"]
-        assert asked["port"] == container["ports"][0]["containerPort"]
-        assert asked["path"].startswith("/v2/health/")
-        assert client.get(asked["path"]).status_code == 200
+        probe_request = container[probe]["httpGet"]
+        assert probe_request["port"] == container["ports"][0]["containerPort"]
+        assert probe_request["path"].startswith("/v2/health/")
+        assert client.get(probe_request["path"]).status_code == 200
     row: dict[str, tuple[str, Any]] = {
         "size": ("FP64", 20.5), "kind": ("BYTES", "house"), "sunny": ("BOOL", True), "at": ("BYTES", "2026-03-01")
     }  # fmt: skip
     assert row.keys() == {name for name, _, _ in COLUMNS}
     inputs = [{"name": name, "datatype": kind, "shape": [1], "data": [value]} for name, (kind, value) in row.items()]
-    said = client.send(
+    response = client.send(
         json.dumps({"inputs": inputs}).encode(), "/v2/models/house-price/infer", authorization="Bearer key"
     )
-    assert said.status_code == 200, said.text
-    assert said.json()["outputs"][0]["data"] == [41.0]
+    assert response.status_code == 200, response.text
+    assert response.json()["outputs"][0]["data"] == [41.0]
 
 
 def test_it_is_as_bare_and_bounded_as_the_plain_deployment() -> None:

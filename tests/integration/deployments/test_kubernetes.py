@@ -113,7 +113,7 @@ def test_each_selector_meets_its_pods(folder: str) -> None:
 def test_the_service_leads_to_the_port_that_is_listened_on(folder: str) -> None:
     """Port 80 of each service is the container's port of that name, 8080."""
     documents = render_kustomization(folder)
-    for service in of_kind(documents, "Service"):
+    for service in at_least_one(of_kind(documents, "Service")):
         (deployment,) = (
             workload
             for workload in of_kind(documents, "Deployment")
@@ -155,8 +155,8 @@ def test_the_worker_can_be_asked_nothing() -> None:
     documents = render_kustomization("worker")
     (worker,) = of_kind(documents, "Deployment")
     assert _admitted(documents, worker, "Ingress") == set()
-    asked = {("UDP", 53), ("TCP", 53), ("TCP", 5432), ("TCP", 5000), ("TCP", 4200)}
-    assert _admitted(documents, worker, "Egress") == asked
+    needed_ports = {("UDP", 53), ("TCP", 53), ("TCP", 5432), ("TCP", 5000), ("TCP", 4200)}
+    assert _admitted(documents, worker, "Egress") == needed_ports
 
 
 def _pods() -> Iterator[Document]:
@@ -210,16 +210,16 @@ def test_the_workers_variables_are_settings() -> None:
     """What its manifest and the guide's secret say is what towline reads; nothing secret stands in the manifest."""
     (worker,) = of_kind(render_kustomization("worker"), "Deployment")
     (container,) = pod_spec(worker)["containers"]
-    said = {variable["name"]: variable["value"] for variable in container["env"]}
+    variables = {variable["name"]: variable["value"] for variable in container["env"]}
     page = (REPOSITORY / "docs" / "kubernetes.md").read_text()
     secret = dict(re.findall(r"--from-literal=([A-Z_]+)=(\S+)", page))
     settings = Settings.from_environment(
-        {name: value for name, value in (said | secret).items() if name.startswith("TOWLINE_")}
+        {name: value for name, value in (variables | secret).items() if name.startswith("TOWLINE_")}
     )
     assert (settings.store, settings.project) == (Path("/store"), Path("/app"))
     assert settings.ledger_url.startswith("postgresql+psycopg://")
     assert {"MLFLOW_TRACKING_PASSWORD", "PREFECT_API_URL", "PREFECT_API_AUTH_STRING"} <= secret.keys()
-    assert not secret.keys() & said.keys()
+    assert not secret.keys() & variables.keys()
     assert container["command"] == ["python", "-m", "flows.deployments"]
     option, pool, *configs = container["args"]
     assert (option, pool) == ("--pool", "towline")
@@ -233,11 +233,11 @@ def test_probes_ask_what_the_service_answers(client: ServiceClient, live: ModelR
     """Each probe gets 200 of the real application without a key; a pod that drains is not ready, but alive."""
     (deployment,) = of_kind(render_kustomization("base"), "Deployment")
     (container,) = pod_spec(deployment)["containers"]
-    asked = container[probe]["httpGet"]
-    assert asked["port"] == container["ports"][0]["name"]
-    assert client.get(asked["path"]).status_code == 200
+    probe_request = container[probe]["httpGet"]
+    assert probe_request["port"] == container["ports"][0]["name"]
+    assert client.get(probe_request["path"]).status_code == 200
     live.drain()
-    assert client.get(asked["path"]).status_code == (200 if probe == "livenessProbe" else 503)
+    assert client.get(probe_request["path"]).status_code == (200 if probe == "livenessProbe" else 503)
 
 
 def test_a_pod_has_the_time_it_needs_to_end() -> None:
@@ -252,7 +252,7 @@ def test_a_pod_has_the_time_it_needs_to_end() -> None:
 
 
 def test_the_pods_command_is_towlines() -> None:
-    """The container is told a command that exists: the image's release, for other machines, on its port."""
+    """The container gets a command that exists: the image's release, for other machines, on its port."""
     (deployment,) = of_kind(render_kustomization("base"), "Deployment")
     (container,) = pod_spec(deployment)["containers"]
     name, *words = container["args"]
@@ -413,8 +413,8 @@ def test_services_of_the_ledger_share_their_rollouts_with_the_worker(copy: Path)
     assert (given["name"], given["wait"], container["image"]) == ("bike-demand", True, "towline-service")
     (variable,) = container["env"]
     assert (variable["name"], variable["valueFrom"]["secretKeyRef"]["name"]) == ("TOWLINE_LEDGER_URL", "towline-worker")
-    asked = {("UDP", 53), ("TCP", 53), ("TCP", 5432)}
-    assert _admitted(documents, deployments["predictions"], "Egress") == asked
+    needed_ports = {("UDP", 53), ("TCP", 53), ("TCP", 5432)}
+    assert _admitted(documents, deployments["predictions"], "Egress") == needed_ports
     assert _admitted(documents, deployments["predictions"], "Ingress") == {("TCP", "http")}
 
 

@@ -46,7 +46,7 @@ def panels() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def exposed(tmp_path: Path) -> dict[str, set[str]]:
-    """Every sample that a service and the watch tell, with the labels it has."""
+    """Every sample that a service and monitoring export, with the labels it has."""
     texts = []
     for kind in ((), CLASSES):
         folder = tmp_path / f"classes-{len(kind)}"
@@ -171,12 +171,12 @@ def test_a_webhook_is_told_of_every_alert(tmp_path: Path) -> None:
         [sys.executable, script, made], env={"ALERT_WEBHOOK": "s3cret"}, capture_output=True, timeout=60, check=False
     )
     assert wrong.returncode == 1
-    assert b"ALERT_WEBHOOK is no address" in wrong.stderr
+    assert b"ALERT_WEBHOOK is not an address" in wrong.stderr
     assert b"s3cret" not in wrong.stderr
 
 
 def test_what_is_asked_for_is_there(tmp_path: Path) -> None:
-    """Each metric and label of a rule or a panel is one that the service, the watch or a rule makes."""
+    """Each metric and label of a rule or a panel is one that the service, monitoring or a rule makes."""
     known = exposed(tmp_path) | _OWN
     for rule in rules():
         if "record" in rule:
@@ -232,7 +232,7 @@ def test_thresholds_stand_in_one_place() -> None:
         assert {f"towline:slo_burn:rate{length}" for length in (pair.long, pair.short)} < set(used(alert["expr"]))
 
 
-def test_promises_are_counted_as_the_watch_counts_them() -> None:
+def test_slos_are_counted_as_monitoring_counts_them() -> None:
     """The same routes predict, and the seconds in the rules are edges that the service has."""
     text = (PROMETHEUS / "rules" / "recorded.yml").read_text()
     assert set(re.findall(r'route=~"([^"]*)"', text)) == {f".*({'|'.join(PREDICTION_ROUTES)})"}

@@ -5,22 +5,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client.parser import text_string_to_metric_families
-
+from tests.support.metrics import parse_gauges
 from tests.support.monitoring_records import get_page
-from tests.support.sample_store import MODEL, SampleStore
+from tests.support.sample_store import SampleStore
 from towline.cli.status_server import StatusServer
-
-
-def gauges(text: str) -> dict[tuple[str, ...], float]:
-    """Values by name and labels, the model first unless it is the default one."""
-    return {
-        (sample.name.removeprefix("towline_"), *(v for k, v in sample.labels.items() if (k, v) != ("model", MODEL))): (
-            sample.value
-        )
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
 
 
 @contextmanager
@@ -39,12 +27,12 @@ def test_metrics_are_served_without_a_valid_store(sample_store: SampleStore) -> 
     """With a store, with a ledger that is no database, and without a store."""
     with serving(sample_store) as address:
         code, text = get_page(f"{address}/metrics")
-        assert (code, gauges(text)["champion_version",]) == (200, 1)
+        assert (code, parse_gauges(text)["champion_version",]) == (200, 1)
         assert get_page(f"{address}/metrics", Host="status:8090")[0] == 403
     sample_store.ledger_file.write_text("no database")
     with serving(sample_store) as address:
         code, text = get_page(f"{address}/metrics")
-        assert (code, gauges(text)) == (200, {("ledger_up",): 0})
+        assert (code, parse_gauges(text)) == (200, {("ledger_up",): 0})
     shutil.rmtree(sample_store.settings.store)
     with serving(sample_store) as address:
         assert get_page(f"{address}/metrics")[0] == 200

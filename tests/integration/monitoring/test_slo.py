@@ -98,11 +98,11 @@ def test_a_service_with_keys_needs_the_scope_admin(sample_store: SampleStore) ->
 )
 def test_other_responses(status: int, why: str | None) -> None:
     """Overload counts as down; a redirect is not followed, and the key is not sent on."""
-    asked = []
+    received = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append((self.path, self.headers["authorization"]))
+            received.append((self.path, self.headers["authorization"]))
             self.send_response(status)
             self.send_header("location", "/elsewhere")
             self.send_header("content-length", "0")
@@ -123,7 +123,7 @@ def test_other_responses(status: int, why: str | None) -> None:
     finally:
         server.shutdown()
         server.server_close()
-    assert asked == [("/metrics", "Bearer key")]
+    assert received == [("/metrics", "Bearer key")]
 
 
 def test_the_slo_command(

@@ -63,7 +63,7 @@ def test_a_promotion_is_recorded_whole(ledger: Ledger) -> None:
 
 
 def test_of_twenty_promoters_one_wins(ledger: Ledger) -> None:
-    """Twenty threads that all saw no champion: one row is written, nineteen are told they lost."""
+    """Twenty threads that all saw no champion: one row is written, nineteen callers get an error."""
     register(ledger, 20)
     outcomes = everyone(lambda version: promote(Ledger(ledger._chain._url), version, None))
     winners = [outcome for outcome in outcomes if isinstance(outcome, Entry)]
@@ -323,7 +323,7 @@ def test_a_ledger_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
 
 
 def test_a_database_server_away_is_unavailable_without_its_password() -> None:
-    """The address is told, the password is not."""
+    """The error has the address, and not the password."""
     with pytest.raises(TransientError, match="TOWLINE_LEDGER_URL") as caught:
         Ledger("postgresql+psycopg://ann:s3cret@127.0.0.1:1/towline").models()
     assert "s3cret" not in str(caught.value)
@@ -331,7 +331,7 @@ def test_a_database_server_away_is_unavailable_without_its_password() -> None:
 
 @pytest.mark.parametrize("url", ["nonsense", "nosuch://host/db"])
 def test_a_bad_url_is_a_config_error(url: str) -> None:
-    """A URL that is none is told apart from a database that is away."""
+    """An invalid URL has another error than a database that is down."""
     with pytest.raises(ConfigError, match="TOWLINE_LEDGER_URL"):
         Ledger(url).models()
 

@@ -1,31 +1,5 @@
 """A small trained run of each task, packaged once for the tests of this folder."""
 
-import shutil
-from pathlib import Path
+from tests.support.release_fixtures import binary, packed, regression, release
 
-import pytest
-
-from tests.support.releases import TrainedRun, train_binary, train_regression
-from towline.release.packaging import Release
-
-
-@pytest.fixture(scope="session")
-def regression(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
-    return train_regression(tmp_path_factory.mktemp("regression"))
-
-
-@pytest.fixture(scope="session")
-def binary(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
-    return train_binary(tmp_path_factory.mktemp("binary"))
-
-
-@pytest.fixture(scope="session")
-def packed(regression: TrainedRun) -> Release:
-    return regression.package()
-
-
-@pytest.fixture
-def release(regression: TrainedRun, packed: Release, tmp_path: Path) -> Path:
-    """A copy of the release to spoil."""
-    original = regression.settings.store / packed.path
-    return Path(shutil.copytree(original, tmp_path / original.name))
+__all__ = ["binary", "packed", "regression", "release"]

@@ -103,7 +103,7 @@ def test_invalid_arguments_are_refused(command: Command, store: Path, model: Mod
     labels.write_text("request_id,value\nr0-1,many\n")
     for arguments, message in (
         (("log", "show", "house-valu"), "did you mean house-value?"),
-        (("log", "purge", MODEL, "--older-than", "soon"), "not a duration: 'soon'"),
+        (("log", "purge", MODEL, "--older-than", "soon"), "'soon' is not a duration"),
         (("log", "erase", MODEL, "--key", "customer"), "write --key customer_id=4711"),
         (("log", "erase", MODEL, "--key", "doors=3"), "'doors' is not logged"),
         (("labels", "add", MODEL, str(labels)), "row 1: 'many'"),

@@ -7,22 +7,8 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.metrics import parse_samples, sample_value
 from tests.support.paths import REPOSITORY
-
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-def samples(text: str) -> Samples:
-    return {
-        (sample.name, tuple(sorted((k, v) for k, v in sample.labels.items() if k != "worker"))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def value(scrape: Samples, metric: str, **labels: str) -> float:
-    return scrape.get((f"towline_{metric}", tuple(sorted(labels.items()))), 0.0)
-
 
 WORKER = """
 import os
@@ -41,7 +27,7 @@ with run_service(FakeModel(make_contract(), folder)) as service:
 
 
 def test_workers_are_added_up(tmp_path: Path) -> None:
-    """Any worker answers for all: counts are summed, memory is told of each; a dead worker's counts stay."""
+    """Any worker answers for all: counts are summed, memory is reported for each; a dead worker's counts stay."""
     shared = tmp_path / "shared"
     shared.mkdir()
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(shared), "PYTHONPATH": str(REPOSITORY)}
@@ -58,11 +44,11 @@ def test_workers_are_added_up(tmp_path: Path) -> None:
     finally:
         for worker in workers:
             worker.communicate()
-    scrape = samples(exposition)
-    assert value(scrape, "requests_total", route="/predict", status="200") == 7
-    assert value(scrape, "request_seconds_count", route="/predict", version="3") == 7
-    assert value(scrape, "predictions_bucket", version="3", le="+Inf") == 7
-    assert value(scrape, "input_oddities_total", version="3", column="size", what="null") == 7
+    scrape = parse_samples(exposition)
+    assert sample_value(scrape, "requests_total", route="/predict", status="200") == 7
+    assert sample_value(scrape, "request_seconds_count", route="/predict", version="3") == 7
+    assert sample_value(scrape, "predictions_bucket", version="3", le="+Inf") == 7
+    assert sample_value(scrape, "input_oddities_total", version="3", column="size", what="null") == 7
     each = [sample for family in text_string_to_metric_families(exposition) for sample in family.samples]
     pids = {sample.labels["worker"] for sample in each if sample.name == "towline_process_resident_memory_bytes"}
     assert pids == {str(worker.pid) for worker in workers}

@@ -1,6 +1,5 @@
 """The prediction log with processes that are killed, run side by side, or find the disk full."""
 
-import datetime as dt
 import json
 import math
 import random
@@ -16,35 +15,19 @@ import pytest
 
 from tests.support.paths import REPOSITORY
 from tests.support.prediction_log import (
+    FIRST_TIME,
     PRIVACY,
     ROW,
     FakeRelease,
+    fill_log,
+    logged_ids,
     make_answer,
     make_fake_release,
     read_segment_lines,
-    wait_until,
 )
+from tests.support.waiting import wait_until
 from towline.prediction_log import parquet_store, segments
 from towline.prediction_log.writer import PredictionLog
-
-FIRST = dt.datetime(2026, 9, 30, 23, tzinfo=dt.UTC)
-HOUR = 3600.0
-
-
-def fill(
-    folder: Path, release: FakeRelease, ids: range, step: float = HOUR, rows: int = 1, start: dt.datetime = FIRST
-) -> None:
-    """One segment: a record every ``step`` seconds, each with its number as size and customer."""
-    log = PredictionLog(folder, "w0", convert=False)
-    for number in ids:
-        sent = [ROW | {"size": number + place / 10, "customer": number} for place in range(rows)]
-        log.write(f"r{number}", start.timestamp() + number % 100_000 * step, release, sent, make_answer(rows, number))
-    log.close()
-    assert log.written == len(ids) * rows
-
-
-def ids(folder: Path) -> list[str]:
-    return sorted(parquet_store.read_predictions(folder).column("request_id").to_pylist())
 
 
 @pytest.mark.slow
@@ -52,7 +35,7 @@ def test_converters_killed_at_random(folder: Path, release: FakeRelease) -> None
     """SIGKILL on the real process, again and again, while services write: each prediction is there once at the end."""
     command = [sys.executable, "-m", "towline.prediction_log.maintenance", str(folder)]
     for start in range(0, 1_200, 100):
-        fill(folder, release, range(start, start + 100), rows=2)
+        fill_log(folder, release, range(start, start + 100), rows=2)
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", "import towline.prediction_log.maintenance"], check=True)
     loading = time.monotonic() - began
@@ -63,21 +46,21 @@ def test_converters_killed_at_random(folder: Path, release: FakeRelease) -> None
         killed += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert set(Counter(ids(folder)).values()) == {2}
+        assert set(Counter(logged_ids(folder)).values()) == {2}
     subprocess.run(command, cwd=REPOSITORY, check=True)
-    assert Counter(ids(folder)) == dict.fromkeys((f"r{number}" for number in range(1_200)), 2)
+    assert Counter(logged_ids(folder)) == dict.fromkeys((f"r{number}" for number in range(1_200)), 2)
     assert segments.list_segments(folder) == []
 
 
 def test_the_service_has_its_segments_converted(folder: Path, tmp_path: Path) -> None:
     """By a process of its own, when it closes and for what a dead one left; without being waited for."""
     release = make_fake_release(tmp_path / "release", PRIVACY)
-    fill(folder, release, range(5))
+    fill_log(folder, release, range(5))
     log = PredictionLog(folder, "w1")
-    log.write("last", FIRST.timestamp(), release, [ROW], make_answer())
+    log.write("last", FIRST_TIME.timestamp(), release, [ROW], make_answer())
     log.close()
-    wait_until(lambda: not segments.list_segments(folder), 60)
-    assert len(ids(folder)) == 6
+    wait_until(lambda: not segments.list_segments(folder))
+    assert len(logged_ids(folder)) == 6
     assert not math.isnan(parquet_store.read_predictions(folder).column("prediction")[0].as_py())
 
 
@@ -85,7 +68,7 @@ OCTOBER = datetime(2026, 10, 5, tzinfo=UTC).timestamp()
 WRITER = """
 import sys
 from pathlib import Path
-from tests.support.prediction_log import PRIVACY, ROW, make_answer, make_fake_release
+from tests.support.prediction_log import PRIVACY, ROW, make_answer, make_fake_release, fill_log, logged_ids, FIRST_TIME
 from towline.prediction_log.writer import PredictionLog
 
 folder = Path(sys.argv[1])

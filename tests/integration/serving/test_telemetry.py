@@ -18,6 +18,7 @@ from tests.support.otlp_receiver import OtlpReceiver, run_receiver
 from tests.support.paths import REPOSITORY
 from tests.support.sample_store import MODEL, SampleStore
 from tests.support.serve_process import ServeProcess
+from tests.support.waiting import wait_until
 from towline.prediction_log.parquet_store import read_predictions
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -31,11 +32,6 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpReceiver]:
         yield receiver
 
 
-def probe_rows(sample_store: SampleStore) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads((sample_store.release(1) / "probe.json").read_bytes())["rows"]
-    return rows
-
-
 def send(serving: ServeProcess, document: object, **headers: str) -> httpx.Response:
     url = f"http://127.0.0.1:{serving.port}/predict"
     return httpx.post(url, json=document, headers={name.replace("_", "-"): text for name, text in headers.items()})
@@ -46,18 +42,11 @@ def logged_traces(store: SampleStore) -> Counter[str | None]:
     return Counter(table["trace_id"].to_pylist())
 
 
-def wait_until(condition: Any) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.05)
-
-
 def test_the_trace_of_a_request_continues_to_the_prediction_log(
     sample_store: SampleStore, receiver: OtlpReceiver
 ) -> None:
     """The caller's trace is continued by a span and stands in the answer and the log; another request has its own."""
-    row = probe_rows(sample_store)[0]
+    row = sample_store.probe_rows()[0]
     with ServeProcess(sample_store.settings, MODEL, "--workers", "2") as serving:
         continued = send(serving, {"row": row}, traceparent=f"00-{TRACE}-{PARENT}-01")
         own = send(serving, {"row": row})
@@ -83,7 +72,7 @@ def test_the_trace_of_a_request_continues_to_the_prediction_log(
 def test_a_trace_that_is_not_sampled_is_logged_but_not_sent(sample_store: SampleStore, receiver: OtlpReceiver) -> None:
     """The caller decides about sampling, by the flag of its traceparent."""
     with ServeProcess(sample_store.settings, MODEL) as serving:
-        answer = send(serving, {"row": probe_rows(sample_store)[0]}, traceparent=f"00-{TRACE}-{PARENT}-00")
+        answer = send(serving, {"row": sample_store.probe_rows()[0]}, traceparent=f"00-{TRACE}-{PARENT}-00")
         serving.stop()
     assert answer.headers["traceresponse"].startswith(f"00-{TRACE}-")
     assert answer.headers["traceresponse"].endswith("-00")
@@ -97,7 +86,7 @@ def test_metrics_are_exported_by_otlp(
     """Counters, gauges and histograms of /metrics, also between two requests, and a last time at the end."""
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "200")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
-    rows = probe_rows(sample_store)[:3]
+    rows = sample_store.probe_rows()[:3]
     with ServeProcess(sample_store.settings, MODEL) as serving:
         requests = ("towline_requests", (("route", "/predict"), ("status", "200")))
         send(serving, {"rows": rows})
@@ -123,7 +112,7 @@ def test_a_collector_that_is_down_changes_no_answer(sample_store: SampleStore, m
         monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "100")
         with ServeProcess(sample_store.settings, MODEL) as serving:
             for _ in range(20):
-                assert send(serving, {"row": probe_rows(sample_store)[0]}).status_code == 200
+                assert send(serving, {"row": sample_store.probe_rows()[0]}).status_code == 200
             assert serving.stop() == 0
 
 
@@ -152,7 +141,7 @@ def test_variables_that_cannot_be_used_are_refused(
 
 def test_lines_of_the_embedded_metric_format(sample_store: SampleStore) -> None:
     """Each line after the start is valid by CloudWatch's schema; the increases add up over workers and intervals."""
-    row = probe_rows(sample_store)[0]
+    row = sample_store.probe_rows()[0]
     options = ("--metrics", "emf", "--metrics-interval", "1", "--workers", "2")
     lines: list[dict[str, Any]] = []
     with ServeProcess(sample_store.settings, MODEL, *options) as serving:
@@ -195,7 +184,7 @@ def test_without_options_stdout_has_the_start_only(sample_store: SampleStore) ->
     """No metrics are written unless they are asked for, and no response has a trace."""
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" not in os.environ
     with ServeProcess(sample_store.settings, MODEL) as serving:
-        answer = send(serving, {"row": probe_rows(sample_store)[0]})
+        answer = send(serving, {"row": sample_store.probe_rows()[0]})
         serving.process.send_signal(signal.SIGTERM)
         assert serving.process.stdout is not None
         assert serving.process.stdout.read() == ""

@@ -162,7 +162,7 @@ def test_columns_are_chosen(tmp_path: Path, model: Model) -> None:
 
 
 def test_a_folder_is_partitioned(tmp_path: Path, model: Model) -> None:
-    """A name without an end is a folder of Parquet files."""
+    """A name without a suffix is a folder of Parquet files."""
     source = tmp_path / "in.csv"
     source.write_text(HEADER + LINES)
     score(model, source, tmp_path / "out", partition_by="zip", prefix="p_")

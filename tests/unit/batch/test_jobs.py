@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tests.support.batch import make_customer_table, score, use_small_shards
+from tests.support.batch import Interrupted, make_customer_table, score, use_small_shards
 from towline.batch import job, shard_scoring
 from towline.batch.job import summary_path
 from towline.batch.job_options import LogTarget, ShardTask
@@ -25,25 +25,6 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     use_small_shards(monkeypatch)
     make_customer_table(200, seed=3).drop(columns="bought").to_csv(tmp_path / "in.csv", index=False)
     return tmp_path / "in.csv"
-
-
-@pytest.fixture
-def scored_shards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of the shards that are scored."""
-    numbers: list[int] = []
-    real = shard_scoring._score
-
-    def score_and_note(shard: Any, *arguments: Any) -> Any:
-        result = real(shard, *arguments)
-        numbers.append(shard.number)
-        return result
-
-    monkeypatch.setattr(shard_scoring, "_score", score_and_note)
-    return numbers
-
-
-class Interrupted(BaseException):
-    """Stands for the end of the process."""
 
 
 @pytest.mark.parametrize("target", ["out.csv", "out.csv.gz", "out.jsonl", "out.parquet", "out"])

@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from tests.support.batch import make_customer_table, score, score_addresses, use_small_shards
+from tests.support.batch import Interrupted, make_customer_table, score, score_addresses, use_small_shards
 from towline import remote_files
-from towline.batch import shard_scoring
 from towline.batch.input import source as batch_source
 from towline.errors import ConfigError, DataError, TowlineError, TransientError
 from towline.inference.predictor import Model
@@ -37,24 +36,6 @@ def bucket() -> Iterator[Any]:
 def rows(monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     use_small_shards(monkeypatch)
     return make_customer_table(200, seed=3).drop(columns="bought")
-
-
-@pytest.fixture
-def scored_shards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of the shards that are scored."""
-    numbers: list[int] = []
-    real = shard_scoring._score
-
-    def score_and_note(shard: Any, *arguments: Any) -> Any:
-        numbers.append(shard.number)
-        return real(shard, *arguments)
-
-    monkeypatch.setattr(shard_scoring, "_score", score_and_note)
-    return numbers
-
-
-class Interrupted(BaseException):
-    """Stands for the end of the process."""
 
 
 def write(rows: pd.DataFrame, path: Path) -> None:

@@ -55,9 +55,9 @@ def test_a_few_other_texts_in_a_column_of_numbers_are_null(tmp_path: Path, other
     assert (column.kind, int(rows["x"].isna().sum())) == ("numeric", nulls)
     blank = sum(not text.strip() for text in others) + others.count("n/a")
     assert sum(each.count for each in dataset.coerced) == nulls - blank
-    asked = contract.features(pd.DataFrame({"x": [*others, "7.5"]}))["x"]
-    np.testing.assert_array_equal(asked[: len(others)], rows["x"][: len(others)])
-    assert asked.iloc[-1] == 7.5
+    requested = contract.features(pd.DataFrame({"x": [*others, "7.5"]}))["x"]
+    np.testing.assert_array_equal(requested[: len(others)], rows["x"][: len(others)])
+    assert requested.iloc[-1] == 7.5
 
 
 def test_numbers_with_many_words_are_a_category(tmp_path: Path) -> None:
@@ -87,8 +87,8 @@ def test_dates_that_one_format_reads_are_dates(tmp_path: Path, written: str) -> 
     _, rows, contract = load(tmp_path, {"sold": texts})
     assert contract.columns[1].kind == "datetime"
     assert rows["sold"].tolist() == times.tolist()
-    asked = contract.features(pd.DataFrame({"sold": texts[:3]}))["sold"]
-    assert asked.tolist() == times[:3].tolist()
+    requested = contract.features(pd.DataFrame({"sold": texts[:3]}))["sold"]
+    assert requested.tolist() == times[:3].tolist()
     dataset, rows, _ = load(tmp_path, {"sold": texts}, time="sold")
     assert rows["sold"].tolist() == times.tolist()
     assert dict(dataset.formats)["sold"].date_format == (None if written == "%Y/%m/%d" else written)  # read as ISO

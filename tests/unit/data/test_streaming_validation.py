@@ -76,7 +76,7 @@ class Comparison:
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SnapshotColumns.batches, "__defaults__", (None, BATCH))
+    monkeypatch.setattr(snapshot, "BATCH_ROWS", BATCH)
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_several_columns(tmp_path_factory: pytest.TempPathFactory, rows: list[An
 
 
 @pytest.mark.parametrize("name", ["bike_hourly", "bank_marketing"])
-def test_real_tables(comparison: Comparison, name: str) -> None:
+def test_real_tables(comparison: Comparison, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """On real tables all rules that fit a column agree, and others are left to Great Expectations."""
     table = pq.read_table(DATA / f"{name}.parquet").replace_schema_metadata(None)
     table = table.slice(0, 6_000).cast(pa.schema([(f.name, _snapshot_type(f.type)) for f in table.schema]))
@@ -254,7 +254,7 @@ def test_real_tables(comparison: Comparison, name: str) -> None:
             rules += [(each, {**kwargs, **column}) for each, kwargs in for_order(0.5)]
             rules.append(("column_values_to_be_between", {**column, "max_value": sorted(values)[len(values) // 2]}))
     rules.append(("compound_columns_to_be_unique", {"column_list": table.column_names[:3]}))
-    SnapshotColumns.batches.__defaults__ = (None, 1_000)  # type: ignore[misc]
+    monkeypatch.setattr(snapshot, "BATCH_ROWS", 1_000)
     comparison.check(table, make_suite(*rules))
 
 
@@ -347,7 +347,7 @@ def test_a_large_table_has_the_contract_and_the_rules_of_one_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, target: str, time: str
 ) -> None:
     """Contract, verdicts, counts and examples are the same, whether the table is held or read column by column."""
-    monkeypatch.setattr(SnapshotColumns.batches, "__defaults__", (None, 5_000))
+    monkeypatch.setattr(snapshot, "BATCH_ROWS", 5_000)
     table = pd.read_parquet(DATA / f"{name}.parquet").drop(columns="duration", errors="ignore")
     table = pd.concat([table.head(3_000), table.iloc[[5, 7]]])  # two copies, which are out of order too
     table.to_parquet(tmp_path / "t.parquet", index=False)

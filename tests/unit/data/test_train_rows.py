@@ -36,7 +36,6 @@ def read_summary(work: Workspace) -> SplitSummary:
 @pytest.fixture(params=[10**9, 0], ids=["in memory", "by column"])
 def cells(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(snapshot, "MAX_CELLS", request.param)
-    monkeypatch.setattr(snapshot.SnapshotColumns.batches, "__defaults__", (None, 700))
     monkeypatch.setattr(snapshot, "BATCH_ROWS", 700)
     monkeypatch.setattr(splits, "BATCH_ROWS", 700)
     monkeypatch.setattr(splits, "HOLDOUT_ROWS", 500)

@@ -254,7 +254,7 @@ def test_expectations_of_the_user(validate: TableValidator, table: pd.DataFrame)
 
 
 @pytest.mark.parametrize(
-    ("type_", "kwargs", "said"),
+    ("type_", "kwargs", "message"),
     [
         ("expect_column_values_to_be_betwen", {"column": "x", "min_value": 1}, "did you mean expect_column_values_to"),
         ("unexpected_rows_expectation", {"unexpected_rows_query": "SELECT 1"}, "no such expectation"),
@@ -268,13 +268,13 @@ def test_expectations_of_the_user(validate: TableValidator, table: pd.DataFrame)
     ],
 )
 def test_invalid_expectations_are_config_errors(
-    validate: TableValidator, table: pd.DataFrame, type_: str, kwargs: dict[str, Any], said: str
+    validate: TableValidator, table: pd.DataFrame, type_: str, kwargs: dict[str, Any], message: str
 ) -> None:
     """An expectation that cannot be evaluated is an error of the config, never of the table, and never passes."""
     fine = {"type": "expect_column_to_exist", "kwargs": {"column": "x"}}
     with pytest.raises(ConfigError) as error:
         validate(table, validation={"expectations": [fine, {"type": type_, "kwargs": kwargs}]})
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "validation.expectations[1]" in error.value.where
 
 

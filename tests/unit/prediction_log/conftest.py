@@ -1,30 +1,15 @@
-"""A prediction log and a release that it logs for."""
+"""A prediction log, and releases that it logs for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.prediction_log import PRIVACY, FakeRelease, make_fake_release
-from towline.prediction_log.writer import PredictionLog
+from tests.support.prediction_log import FakeRelease, make_fake_release
+from tests.support.prediction_log_fixtures import folder, log, release
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "predictions" / "demo"
-
-
-@pytest.fixture
-def log(folder: Path) -> Iterator[PredictionLog]:
-    log = PredictionLog(folder, "w0", convert=False)
-    yield log
-    log.close()
-
-
-@pytest.fixture
-def release(tmp_path: Path) -> FakeRelease:
-    return make_fake_release(tmp_path / "release", PRIVACY)
+__all__ = ["folder", "log", "release"]
 
 
 @pytest.fixture

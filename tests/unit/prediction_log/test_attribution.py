@@ -152,7 +152,7 @@ def test_the_command_and_the_api_take_a_time_or_a_request(settings: Settings, le
     assert command("served-at", "houses", shifted, "--json").json["version"] == 1
     early = command("served-at", "houses", "2026-01-01")
     assert (early.code, "had no champion at 2026-01-01 00:00:00 UTC" in early.err) == (2, True)
-    asked = command("served-at", "houses", "2026-01-01", "--request", "--json").json
-    assert (asked["version"], asked["answer"]["rows"]) == (1, 2)
+    answered = command("served-at", "houses", "2026-01-01", "--request", "--json").json
+    assert (answered["version"], answered["answer"]["rows"]) == (1, 2)
     assert towline.served_at("houses", at(row)).version == towline.served_at("houses", row.time).version == 1
     assert command("served-at", "houses", "r2").code == 2

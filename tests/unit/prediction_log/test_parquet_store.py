@@ -11,38 +11,27 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.prediction_log import (
+    FIRST_TIME,
+    HOUR,
     PRIVACY,
     ROW,
     FakeRelease,
+    fill_log,
+    logged_ids,
     make_answer,
     read_all_bytes,
-    wait_until,
 )
+from tests.support.waiting import wait_until
 from towline import files
 from towline.errors import ConfigError, DataError, TransientError
 from towline.inference.scorer import RowPredictions
 from towline.prediction_log import maintenance, parquet_store, segments
 from towline.prediction_log.writer import PredictionLog
 
-FIRST = dt.datetime(2026, 9, 30, 23, tzinfo=dt.UTC)
-HOUR = 3600.0
-
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "_GRACE_S", 0.5)
-
-
-def fill(
-    folder: Path, release: FakeRelease, ids: range, step: float = HOUR, rows: int = 1, start: dt.datetime = FIRST
-) -> None:
-    """One segment: a record every ``step`` seconds, each with its number as size and customer."""
-    log = PredictionLog(folder, "w0", convert=False)
-    for number in ids:
-        sent = [ROW | {"size": number + place / 10, "customer": number} for place in range(rows)]
-        log.write(f"r{number}", start.timestamp() + number % 100_000 * step, release, sent, make_answer(rows, number))
-    log.close()
-    assert log.written == len(ids) * rows
 
 
 def moment(day: int, hour: int) -> dt.datetime:
@@ -55,16 +44,14 @@ def convert(folder: Path) -> int:
         return parquet_store.convert_segments(folder)
 
 
-def ids(folder: Path) -> list[str]:
-    return sorted(parquet_store.read_predictions(folder).column("request_id").to_pylist())
-
-
 def test_columns_have_the_types_of_the_contract(folder: Path, releases: Callable[..., FakeRelease]) -> None:
     """A segment and a part give the same values."""
     release = releases(PRIVACY | {"columns": {"order": "keep"}}, classes=(0, 1))
     log = PredictionLog(folder, "w0", convert=False)
     odd = {"size": "12.50", "age": None, "zip": 803317715.0, "member": "false", "at": "2026-10-05T10:00:00+02:00"}
-    log.write("a", FIRST.timestamp(), release, [ROW, ROW | odd], RowPredictions([1, 0], [[0.25, 0.75], [0.5, 0.5]]))
+    log.write(
+        "a", FIRST_TIME.timestamp(), release, [ROW, ROW | odd], RowPredictions([1, 0], [[0.25, 0.75], [0.5, 0.5]])
+    )
     log.close()
     before = parquet_store.read_predictions(folder)
     assert convert(folder) == 1
@@ -77,7 +64,7 @@ def test_columns_have_the_types_of_the_contract(folder: Path, releases: Callable
     ]  # fmt: skip
     first, second = table.to_pylist()
     assert first == {
-        "request_id": "a", "row": 0, "time": FIRST, "version": 1, "model": "demo", "trace_id": None,
+        "request_id": "a", "row": 0, "time": FIRST_TIME, "version": 1, "model": "demo", "trace_id": None,
         "input.size": 12.5, "input.age": 41.0, "input.zip": "803317715", "input.town": "Ulm", "input.member": True,
         "input.at": moment(5, 8), "input.born": dt.datetime.fromisoformat(str(ROW["born"])),
         "input.customer": first["input.customer"], "input.order": "A-100-Z7",
@@ -90,9 +77,11 @@ def test_columns_have_the_types_of_the_contract(folder: Path, releases: Callable
 
 def test_parts_are_by_day_and_a_span_excludes_its_end(folder: Path, release: FakeRelease) -> None:
     """Days are in UTC; this holds for parts and open segments."""
-    fill(folder, release, range(30))
+    fill_log(folder, release, range(30))
     for _ in range(2):
-        table = parquet_store.read_predictions(folder, FIRST + dt.timedelta(hours=1), moment(1, 10), ["request_id"])
+        table = parquet_store.read_predictions(
+            folder, FIRST_TIME + dt.timedelta(hours=1), moment(1, 10), ["request_id"]
+        )
         assert sorted(table.column("request_id").to_pylist()) == sorted(f"r{n}" for n in range(1, 11))
         convert(folder)
     assert sorted(path.name for path in folder.glob("day=*")) == ["day=2026-09-30", "day=2026-10-01", "day=2026-10-02"]
@@ -105,8 +94,8 @@ def test_parts_are_by_day_and_a_span_excludes_its_end(folder: Path, release: Fak
 def test_a_trace_id_is_stored_and_older_parts_have_none(folder: Path, release: FakeRelease) -> None:
     """It is in the segment and in the part; a part that was written before the column existed is read too."""
     log = PredictionLog(folder, "w0", convert=False)
-    log.write("a", FIRST.timestamp(), release, [ROW], make_answer(), trace_id="4bf92f3577b34da6a3ce929d0e0e4736")
-    log.write("b", FIRST.timestamp(), release, [ROW], make_answer())
+    log.write("a", FIRST_TIME.timestamp(), release, [ROW], make_answer(), trace_id="4bf92f3577b34da6a3ce929d0e0e4736")
+    log.write("b", FIRST_TIME.timestamp(), release, [ROW], make_answer())
     log.close()
     for _ in range(2):
         table = parquet_store.read_predictions(folder).sort_by("request_id")
@@ -126,17 +115,17 @@ def test_a_missing_log_is_an_empty_table(folder: Path) -> None:
 
 def test_open_and_truncated_segments_are_read(folder: Path, release: FakeRelease) -> None:
     """An open segment is not changed, and an incomplete line is ignored."""
-    fill(folder, release, range(5))
+    fill_log(folder, release, range(5))
     (path,) = segments.list_segments(folder)
     with path.open("ab") as file:
         file.write(path.read_bytes().splitlines()[1][:40])
     log = PredictionLog(folder, "w1", convert=False)
-    log.write("living", FIRST.timestamp(), release, [ROW], make_answer())
+    log.write("living", FIRST_TIME.timestamp(), release, [ROW], make_answer())
     wait_until(lambda: log.written == 1)
     expected = sorted(["living", *(f"r{number}" for number in range(5))])
-    assert ids(folder) == expected
+    assert logged_ids(folder) == expected
     assert convert(folder) == 1
-    assert ids(folder) == expected
+    assert logged_ids(folder) == expected
     assert len(segments.list_segments(folder)) == 1
     log.close()
 
@@ -145,8 +134,8 @@ def test_versions_with_other_columns_and_types_are_one_table(
     folder: Path, releases: Callable[..., FakeRelease]
 ) -> None:
     """A column that a version does not log is null; a column with two types is string."""
-    fill(folder, releases(version=1), range(2))
-    fill(folder, releases({"columns": {"size": "hash"}, "pii": ["town"]}, version=2), range(2, 4))
+    fill_log(folder, releases(version=1), range(2))
+    fill_log(folder, releases({"columns": {"size": "hash"}, "pii": ["town"]}, version=2), range(2, 4))
     for _ in range(2):
         table = parquet_store.read_predictions(folder).sort_by("request_id")
         assert table.column("version").to_pylist() == [1, 1, 2, 2]
@@ -180,7 +169,7 @@ def test_a_conversion_can_be_killed_at_any_step(
 
     for steps in range(100):
         home, left = folder / str(steps), steps
-        fill(home, release, range(60))
+        fill_log(home, release, range(60))
         with monkeypatch.context() as patch:
             # every step that changes the folder: a draft, its rename, the sync of a folder, the end of the segment
             patch.setattr(files.tempfile, "mkstemp", counted(files.tempfile.mkstemp))
@@ -193,9 +182,9 @@ def test_a_conversion_can_be_killed_at_any_step(
                 assert len(segments.list_segments(home)) == 1
             else:
                 break
-        assert ids(home) == expected
+        assert logged_ids(home) == expected
         convert(home)
-        assert ids(home) == expected
+        assert logged_ids(home) == expected
         assert segments.list_segments(home) == []
         assert not list(home.glob("day=*/.*"))
     assert steps == 4 + 4 + 5 + 1  # four days
@@ -203,7 +192,7 @@ def test_a_conversion_can_be_killed_at_any_step(
 
 def test_a_full_disk_keeps_the_segment(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
     """The conversion fails with a remedy and leaves no file."""
-    fill(folder, release, range(30))
+    fill_log(folder, release, range(30))
 
     def full(_: int) -> None:
         raise OSError(28, os.strerror(28))
@@ -213,7 +202,7 @@ def test_a_full_disk_keeps_the_segment(folder: Path, release: FakeRelease, monke
         with pytest.raises(TransientError, match="No space left"):
             convert(folder)
     assert parquet_store.list_parts(folder) == []
-    assert len(ids(folder)) == 30
+    assert len(logged_ids(folder)) == 30
     assert convert(folder) == 1
 
 
@@ -221,8 +210,8 @@ def test_small_parts_are_merged(folder: Path, releases: Callable[..., FakeReleas
     """There is a merged part for each day and version; the present day may be left out."""
     first, second = releases(version=1), releases(version=2)
     for start in range(0, 60, 20):
-        fill(folder, first, range(start, start + 20), HOUR / 2)
-        fill(folder, second, range(start + 60, start + 80), HOUR / 100)
+        fill_log(folder, first, range(start, start + 20), HOUR / 2)
+        fill_log(folder, second, range(start + 60, start + 80), HOUR / 100)
     convert(folder)
     before = parquet_store.read_predictions(folder).sort_by("request_id")
     with parquet_store.lock_store(folder):
@@ -238,7 +227,7 @@ def test_small_parts_are_merged(folder: Path, releases: Callable[..., FakeReleas
 def test_a_merge_can_be_killed(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parts that the merged part replaces are not read again."""
     for start in (0, 10, 20):
-        fill(folder, release, range(start, start + 10), 60.0)
+        fill_log(folder, release, range(start, start + 10), 60.0)
     convert(folder)
     unlink = Path.unlink
 
@@ -252,21 +241,21 @@ def test_a_merge_can_be_killed(folder: Path, release: FakeRelease, monkeypatch: 
         with pytest.raises(Stop):
             maintenance.compact(folder)
     assert len(parquet_store.list_parts(folder)) == 4
-    assert len(ids(folder)) == len(set(ids(folder))) == 30
+    assert len(logged_ids(folder)) == len(set(logged_ids(folder))) == 30
     assert len(parquet_store.list_parts(folder)) == 1
 
 
 def test_days_before_a_day_are_purged(folder: Path, release: FakeRelease) -> None:
     """Parts, segments and the hash keys of past months are removed."""
-    fill(folder, release, range(30))
+    fill_log(folder, release, range(30))
     convert(folder)
-    fill(folder, release, range(30, 40))
+    fill_log(folder, release, range(30, 40))
     (folder / "hash-keys" / "2026-08").write_bytes(b"k" * 32)
     gone = maintenance.purge(folder, dt.date(2026, 10, 1))
     assert (gone.rows, gone.files, gone.keys) == (1, 1, ("2026-08", "2026-09"))
-    assert ids(folder) == sorted(f"r{number}" for number in range(1, 40))
+    assert logged_ids(folder) == sorted(f"r{number}" for number in range(1, 40))
     assert maintenance.purge(folder, dt.date(2026, 11, 1)).rows == 39
-    assert ids(folder) == []
+    assert logged_ids(folder) == []
     assert list(folder.glob("day=*")) == []
 
 
@@ -276,11 +265,11 @@ def test_an_erased_value_is_in_no_file(folder: Path, releases: Callable[..., Fak
         releases({"join_on": ["customer"], "columns": {"customer": "keep"}}),
         releases(PRIVACY, version=2),
     )
-    fill(folder, unmodified, range(700_040, 700_045))
+    fill_log(folder, unmodified, range(700_040, 700_045))
     convert(folder)
     untouched = {part.path: part.path.stat() for part in parquet_store.list_parts(folder)}
-    fill(folder, unmodified, range(700_045, 700_050))
-    fill(folder, hashed, range(700_045, 700_050), start=FIRST + dt.timedelta(days=90))
+    fill_log(folder, unmodified, range(700_045, 700_050))
+    fill_log(folder, hashed, range(700_045, 700_050), start=FIRST_TIME + dt.timedelta(days=90))
     keys = maintenance.HashKeys(folder / "hash-keys")
     secrets = ["r700047", "700047", *(text.split(":")[1] for text in keys.hashes("customer", "700047"))]
     assert sum(secret.encode() in read_all_bytes(folder) for secret in secrets) == 3
@@ -290,7 +279,7 @@ def test_an_erased_value_is_in_no_file(folder: Path, releases: Callable[..., Fak
     assert erased[0].column("request_id").to_pylist() == ["r700047", "r700047"]
     for secret in secrets:
         assert secret.encode() not in read_all_bytes(folder)
-    assert len(ids(folder)) == 13
+    assert len(logged_ids(folder)) == 13
     assert {path: path.stat().st_mtime_ns for path in untouched} == {p: s.st_mtime_ns for p, s in untouched.items()}
     assert maintenance.erase(folder, "customer", "700047", erased.append).rows == 0
     assert len(erased) == 1
@@ -303,12 +292,12 @@ def test_rows_can_be_erased_while_a_service_writes(
     monkeypatch.setattr("towline.prediction_log.writer._MAINTENANCE_S", 0.1)
     log = PredictionLog(folder, "w0", convert=False)
     for number in range(20):
-        log.write(f"r{number}", FIRST.timestamp(), release, [ROW | {"customer": number % 4}], make_answer())
+        log.write(f"r{number}", FIRST_TIME.timestamp(), release, [ROW | {"customer": number % 4}], make_answer())
     assert maintenance.erase(folder, "customer", "3", lambda _: None).rows == 5
-    log.write("after", FIRST.timestamp(), release, [ROW], make_answer())
+    log.write("after", FIRST_TIME.timestamp(), release, [ROW], make_answer())
     log.close()
-    assert len(ids(folder)) == 16
-    assert "after" in ids(folder)
+    assert len(logged_ids(folder)) == 16
+    assert "after" in logged_ids(folder)
 
 
 def test_a_service_that_does_not_close_its_segment_is_named(
@@ -316,7 +305,7 @@ def test_a_service_that_does_not_close_its_segment_is_named(
 ) -> None:
     """Nothing is erased, since rows in its segment would be missed."""
     log = PredictionLog(folder, "w0", convert=False)
-    log.write("r", FIRST.timestamp(), release, [ROW], make_answer())
+    log.write("r", FIRST_TIME.timestamp(), release, [ROW], make_answer())
     wait_until(lambda: log.written == 1)
     monkeypatch.setattr(maintenance, "_CLOSE_TIMEOUT_S", 0.3)
     monkeypatch.setattr(segments, "request_roll", lambda _: None)
@@ -337,29 +326,29 @@ def test_rows_are_erased_by_any_logged_column(
     folder: Path, release: FakeRelease, column: str, value: str, rows: int
 ) -> None:
     """The value is parsed by the kind of the column; an invalid value matches no row."""
-    fill(folder, release, range(10))
+    fill_log(folder, release, range(10))
     log = PredictionLog(folder, "w1", convert=False)
     empty = ROW | dict.fromkeys(("size", "member", "at", "zip", "order"))
-    log.write("empty", FIRST.timestamp(), release, [empty], make_answer())
+    log.write("empty", FIRST_TIME.timestamp(), release, [empty], make_answer())
     log.close()
     assert maintenance.erase(folder, column, value, lambda _: None).rows == rows
-    assert len(ids(folder)) == 11 - rows
+    assert len(logged_ids(folder)) == 11 - rows
 
 
 def test_a_column_that_is_not_logged_is_refused(folder: Path, releases: Callable[..., FakeRelease]) -> None:
     """The error lists the columns; rows of versions without the column are counted."""
-    fill(folder, releases(PRIVACY), range(3))
+    fill_log(folder, releases(PRIVACY), range(3))
     for column, message in (("street", "'street' is not logged"), ("age", "bucket"), ("custmer", "customer")):
         with pytest.raises(ConfigError, match=message):
             maintenance.erase(folder, column, "1", lambda _: None)
-    fill(folder, releases({}, version=2), range(3, 8))
+    fill_log(folder, releases({}, version=2), range(3, 8))
     assert maintenance.erase(folder, "customer", "1", lambda _: None) == maintenance.DeletionResult(1, 1, (), 5)
     assert maintenance.erase(folder / "none", "customer", "1", lambda _: None).rows == 0
 
 
 def test_personal_data_is_in_no_part(folder: Path, release: FakeRelease) -> None:
     """It is not in the statistics of Parquet either."""
-    fill(folder, release, range(30))
+    fill_log(folder, release, range(30))
     convert(folder)
     content = read_all_bytes(folder)
     assert b"Ulm" in content
@@ -367,7 +356,7 @@ def test_personal_data_is_in_no_part(folder: Path, release: FakeRelease) -> None
 
 
 def test_the_error_names_a_damaged_part(folder: Path, release: FakeRelease) -> None:
-    fill(folder, release, range(3))
+    fill_log(folder, release, range(3))
     convert(folder)
     part = parquet_store.list_parts(folder)[0]
     part.path.write_bytes(part.path.read_bytes()[:-10])

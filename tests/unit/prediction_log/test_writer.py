@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.support.prediction_log import ROW, FakeRelease, make_answer, read_all_bytes, read_segment_lines, wait_until
+from tests.support.prediction_log import ROW, FakeRelease, make_answer, read_all_bytes, read_segment_lines
+from tests.support.waiting import wait_until
 from towline.inference.scorer import RowPredictions
 from towline.prediction_log import segments
 from towline.prediction_log.writer import PredictionLog

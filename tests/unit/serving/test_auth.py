@@ -223,7 +223,7 @@ def test_the_commands_create_list_and_revoke_a_key(store: Path, command: Callabl
     ("words", "message"),
     [
         (("create", "shop", "--expires", "tomorrow"), "not a duration"),
-        (("create", "shop", "--expires", "0d"), "not a duration"),
+        (("create", "shop", "--expires", "0d"), "not a positive duration"),
         (("create", "shop", "--expires", f"{10**15}d"), "--expires"),
         (("create", "shop", "--expires", "99999999d"), "--expires"),
         (("create", "shop", "--scope", "root"), "'root'"),

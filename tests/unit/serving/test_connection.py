@@ -114,14 +114,14 @@ def test_a_body_with_a_content_length_is_parsed_in_one_step() -> None:
 def test_pipelined_requests_are_not_all_parsed_at_once() -> None:
     """Only a few are parsed while the first is answered; each is answered in order."""
     may_answer: asyncio.Event
-    asked = 0
+    count = 0
 
     async def slow(_: Any, receive: Any, send: Any) -> None:
-        nonlocal asked
-        asked += 1
+        nonlocal count
+        count += 1
         await receive()
         await may_answer.wait()
-        await answer(send, b"<%d>" % asked)
+        await answer(send, b"<%d>" % count)
 
     async def send() -> None:
         nonlocal may_answer

@@ -5,23 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.metrics import Samples, parse_samples, sample_value
 from tests.support.serving import CLASSES, ROW, FakeModel, RunningService, make_contract, run_service
-
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-def samples(text: str) -> Samples:
-    return {
-        (sample.name, tuple(sorted((k, v) for k, v in sample.labels.items() if k != "worker"))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def value(scrape: Samples, metric: str, **labels: str) -> float:
-    return scrape.get((f"towline_{metric}", tuple(sorted(labels.items()))), 0.0)
 
 
 @pytest.fixture
@@ -31,7 +17,7 @@ def service(tmp_path: Path) -> Iterator[RunningService]:
 
 
 def read(service: RunningService) -> Samples:
-    return samples(service.client.get("/metrics").text)
+    return parse_samples(service.client.get("/metrics").text)
 
 
 def test_requests_and_errors_are_counted(service: RunningService) -> None:
@@ -43,16 +29,16 @@ def test_requests_and_errors_are_counted(service: RunningService) -> None:
     service.client.get("/nope")
     service.client.get("/nope/7")
     scrape = read(service)
-    assert value(scrape, "requests_total", route="/predict", status="200") == 3
-    assert value(scrape, "requests_total", route="/predict", status="422") == 1
-    assert value(scrape, "requests_total", route="/predict", status="400") == 1
-    assert value(scrape, "requests_total", route="unknown", status="404") == 2
-    assert value(scrape, "errors_total", code="T210") == 1
-    assert value(scrape, "errors_total", code="malformed-json") == 1
-    assert value(scrape, "input_rows_total", version="3") == 6
-    assert value(scrape, "in_flight") == 1  # this one
+    assert sample_value(scrape, "requests_total", route="/predict", status="200") == 3
+    assert sample_value(scrape, "requests_total", route="/predict", status="422") == 1
+    assert sample_value(scrape, "requests_total", route="/predict", status="400") == 1
+    assert sample_value(scrape, "requests_total", route="unknown", status="404") == 2
+    assert sample_value(scrape, "errors_total", code="T210") == 1
+    assert sample_value(scrape, "errors_total", code="malformed-json") == 1
+    assert sample_value(scrape, "input_rows_total", version="3") == 6
+    assert sample_value(scrape, "in_flight") == 1  # this one
     read(service)
-    assert value(read(service), "requests_total", route="/predict", status="200") == 3
+    assert sample_value(read(service), "requests_total", route="/predict", status="200") == 3
 
 
 def test_latency_is_observed_by_route_and_version(service: RunningService) -> None:
@@ -61,20 +47,20 @@ def test_latency_is_observed_by_route_and_version(service: RunningService) -> No
         service.client.post("/predict", {"rows": [ROW]})
     scrape = read(service)
     where = {"route": "/predict", "version": "3"}
-    assert value(scrape, "request_seconds_count", **where) == 5
-    assert value(scrape, "request_seconds_bucket", le="+Inf", **where) == 5
-    assert value(scrape, "request_seconds_bucket", le="10.0", **where) == 5
-    assert 0 < value(scrape, "request_seconds_sum", **where) < 50
+    assert sample_value(scrape, "request_seconds_count", **where) == 5
+    assert sample_value(scrape, "request_seconds_bucket", le="+Inf", **where) == 5
+    assert sample_value(scrape, "request_seconds_bucket", le="10.0", **where) == 5
+    assert 0 < sample_value(scrape, "request_seconds_sum", **where) < 50
 
 
 def test_input_anomalies_are_counted(service: RunningService) -> None:
     """They are nulls, values out of range and unseen categories, by column."""
     service.client.post("/predict", {"rows": [{**ROW, "size": 500, "kind": "castle"}, {**ROW, "size": None}, ROW]})
     scrape = read(service)
-    assert value(scrape, "input_oddities_total", version="3", column="size", what="out_of_range") == 1
-    assert value(scrape, "input_oddities_total", version="3", column="size", what="null") == 1
-    assert value(scrape, "input_oddities_total", version="3", column="kind", what="unseen") == 1
-    assert value(scrape, "input_oddities_total", version="3", column="sunny", what="null") == 0
+    assert sample_value(scrape, "input_oddities_total", version="3", column="size", what="out_of_range") == 1
+    assert sample_value(scrape, "input_oddities_total", version="3", column="size", what="null") == 1
+    assert sample_value(scrape, "input_oddities_total", version="3", column="kind", what="unseen") == 1
+    assert sample_value(scrape, "input_oddities_total", version="3", column="sunny", what="null") == 0
 
 
 def test_predicted_values_are_in_a_histogram(service: RunningService) -> None:
@@ -82,18 +68,19 @@ def test_predicted_values_are_in_a_histogram(service: RunningService) -> None:
     service.client.post("/predict", {"rows": [{**ROW, "size": size} for size in (-50, 5, 5.5, 100, 1000)]})
     scrape = read(service)
     cells = {
-        le: value(scrape, "predictions_bucket", version="3", le=le) for le in ("0.0", "10.0", "20.0", "200.0", "+Inf")
+        le: sample_value(scrape, "predictions_bucket", version="3", le=le)
+        for le in ("0.0", "10.0", "20.0", "200.0", "+Inf")
     }
     assert cells == {"0.0": 1, "10.0": 2, "20.0": 3, "200.0": 4, "+Inf": 5}
-    assert value(scrape, "predictions_sum", version="3") == -100 + 10 + 11 + 200 + 2000
+    assert sample_value(scrape, "predictions_sum", version="3") == -100 + 10 + 11 + 200 + 2000
 
 
 def test_predicted_labels_are_counted(tmp_path: Path) -> None:
     with run_service(FakeModel(make_contract(CLASSES), tmp_path)) as service:
         service.client.post("/predict", {"rows": [{**ROW, "size": size} for size in (1, 2, 90)]})
         scrape = read(service)
-    assert value(scrape, "predicted_labels_total", version="3", label="no") == 2
-    assert value(scrape, "predicted_labels_total", version="3", label="yes") == 1
+    assert sample_value(scrape, "predicted_labels_total", version="3", label="no") == 2
+    assert sample_value(scrape, "predicted_labels_total", version="3", label="yes") == 1
 
 
 def test_versions_are_counted_separately(service: RunningService, tmp_path: Path) -> None:
@@ -103,22 +90,22 @@ def test_versions_are_counted_separately(service: RunningService, tmp_path: Path
     service.live.model = FakeModel(make_contract(), folder, version=4)
     service.client.post("/predict", {"rows": [ROW, ROW]})
     scrape = read(service)
-    assert value(scrape, "input_rows_total", version="3") == 1
-    assert value(scrape, "input_rows_total", version="4") == 2
-    assert value(scrape, "request_seconds_count", route="/predict", version="4") == 1
-    assert value(scrape, "model_version", name="house-price") == 4
+    assert sample_value(scrape, "input_rows_total", version="3") == 1
+    assert sample_value(scrape, "input_rows_total", version="4") == 2
+    assert sample_value(scrape, "request_seconds_count", route="/predict", version="4") == 1
+    assert sample_value(scrape, "model_version", name="house-price") == 4
 
 
 def test_the_log_and_the_process_have_metrics(service: RunningService) -> None:
     """They are queue depth, drops, CPU and memory."""
     service.log.depth, service.log.drops = 7, 2
     scrape = read(service)
-    assert value(scrape, "queue_depth", queue="log") == 7
-    assert value(scrape, "log_dropped_total") == 2
-    assert value(scrape, "process_cpu_seconds_total") > 0
-    assert value(scrape, "process_resident_memory_bytes") > 10_000_000
+    assert sample_value(scrape, "queue_depth", queue="log") == 7
+    assert sample_value(scrape, "log_dropped_total") == 2
+    assert sample_value(scrape, "process_cpu_seconds_total") > 0
+    assert sample_value(scrape, "process_resident_memory_bytes") > 10_000_000
     service.log.drops = 5
-    assert value(read(service), "log_dropped_total") == 5
+    assert sample_value(read(service), "log_dropped_total") == 5
 
 
 def test_metrics_are_flushed_without_a_scrape(service: RunningService) -> None:

@@ -180,10 +180,10 @@ def test_a_release_with_another_digest_than_in_the_ledger_is_rejected(
 ) -> None:
     """Files and manifest were replaced together, so they agree with each other but not with the ledger."""
     served = opened(sample_store)
-    wanted = f"releases/{MODEL}/{sample_store.release(2).name}"
+    release = f"releases/{MODEL}/{sample_store.release(2).name}"
     for named in (
-        RecordedRelease(2, wanted, "0" * 64),
-        RecordedRelease(3, wanted, ""),
+        RecordedRelease(2, release, "0" * 64),
+        RecordedRelease(3, release, ""),
         RecordedRelease(2, f"releases/{MODEL}/{sample_store.release(1).name}", ""),
         RecordedRelease(2, f"releases/{MODEL}/v2-000000000000", ""),
     ):

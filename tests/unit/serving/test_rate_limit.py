@@ -15,9 +15,9 @@ class Clock:
         return self.now
 
 
-def passes(rate: RateLimiter, caller: str, asked: int) -> int:
+def passes(rate: RateLimiter, caller: str, requests: int) -> int:
     count = 0
-    for _ in range(asked):
+    for _ in range(requests):
         try:
             rate.take(caller)
         except Problem:

@@ -205,7 +205,7 @@ def test_equal_groups_rarely_fail() -> None:
             "no class 'maybe'",
         ),
         ({"expect": [{"row": {"syze": 1}, "equals": "no"}]}, "behaviour.expect.0.row", "no column 'syze'"),
-        ({"expect": [{"row": {"size": "big"}, "equals": "no"}]}, "behaviour.expect.0.row.size", "no value"),
+        ({"expect": [{"row": {"size": "big"}, "equals": "no"}]}, "behaviour.expect.0.row.size", "not a value"),
         ({"expect": [{"row": {"size": 1}, "equals": "maybe"}]}, "behaviour.expect.0.equals", "no class"),
         ({"expect": [{"row": {"size": 1}, "between": [0, 1]}]}, "behaviour.expect.0.between", "is a class"),
         (

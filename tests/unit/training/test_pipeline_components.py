@@ -100,7 +100,7 @@ def test_unknown_labels_are_rejected() -> None:
     frame = pd.DataFrame({"x": np.arange(40.0) % 7, "y": ["a", "b"] * 20})
     config = PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}})
     contract = infer_contract(frame, config)
-    with pytest.raises(ValueError, match=r"labels that are no class: \['z'\]"):
+    with pytest.raises(ValueError, match=r"labels that are not classes: \['z'\]"):
         build_model(Candidate(estimator="linear"), contract, 7).fit(
             contract.features(frame), np.array(["a", "z"] * 20, dtype=object)
         )

@@ -150,7 +150,7 @@ class CsvReader:
 
     def _parse(self, block: bytes) -> tuple[pa.Table, list[Any]]:
         if self._typed != self._text:
-            with contextlib.suppress(pa.ArrowInvalid):  # a text that is no plain number
+            with contextlib.suppress(pa.ArrowInvalid):  # a text that is not a plain number
                 table, faults = self._parse_as(block, self._typed)
                 if _all_finite(table):
                     return table, faults

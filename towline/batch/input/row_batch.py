@@ -19,7 +19,7 @@ class RejectedRow(NamedTuple):
         number: of the row in its shard, from 0.
         field: the column with the fault; empty if it is the whole row.
         reason: why.
-        record: the row's text; JSON if the input is no text.
+        record: the row's text; JSON if the input is not text.
     """
 
     number: int

@@ -50,7 +50,7 @@ class SourceFile(Frozen):
         """Checks that the file is as it was when the source was opened.
 
         Raises:
-            DataError: it is not.
+            DataError: the file has changed.
         """
         if isinstance(self.path, RemoteFile):
             self.path.check_unchanged()

@@ -365,7 +365,7 @@ def _other_columns(path: FilePath, first: FilePath, names: Sequence[str], expect
 
 
 def _detect_encoding(path: FilePath, max_bytes: float = math.inf) -> str:
-    """The encoding of the decompressed text, or of so many bytes at its beginning, as ``text_encoding`` calls it."""
+    """The encoding of the decompressed text, or of its first ``max_bytes`` bytes, as ``text_encoding`` calls it."""
     decoder, encoding, size = codecs.getincrementaldecoder("utf-8")(), "utf-8", 0
     with open_text(SourceFile(path=path, digest="", size=0)) as stream:
         while size < max_bytes and encoding == "utf-8" and (block := stream.read(HEAD_BYTES)):

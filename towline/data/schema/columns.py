@@ -11,6 +11,7 @@ import pyarrow as pa
 from towline.config import Kind
 from towline.data.schema import text_columns
 from towline.data.schema.values import PLAIN, TEXT_KINDS, ValueFormat, ValueReader, seconds_of
+from towline.formatting import shorten_list
 
 MAX_EXAMPLES = 5
 
@@ -29,7 +30,7 @@ def list_examples(
     by_position = values.iloc if isinstance(values, pd.Series) else values if isinstance(values, dict) else list(values)
     first, total = [int(row) for row in rows[:MAX_EXAMPLES]], len(rows) if total is None else total
     examples = [f"row {row + 1}" + ("" if hidden else f": {_format(by_position[row])[:60]}") for row in first]
-    return ", ".join(examples) + (f" and {total - len(first)} more" if total > len(first) else "")
+    return shorten_list(examples, MAX_EXAMPLES, total=total)
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
@@ -57,6 +58,11 @@ def convert_column(values: pd.Series, kind: Kind, fmt: ValueFormat = PLAIN) -> t
     if fmt.coerce:
         bad = np.array([row for row in bad if not isinstance(values.iloc[row], str)], dtype=np.int64)
     return read, bad
+
+
+def convert_numbers(values: pd.Series, fmt: ValueFormat = PLAIN) -> np.ndarray:
+    """(n,) the values of a numeric column as float64, NaN for null and for what is not a number."""
+    return np.asarray(convert_column(values, "numeric", fmt)[0], dtype=np.float64)
 
 
 def _convert_typed(values: pd.Series, kind: Kind, fmt: ValueFormat) -> tuple[np.ndarray, np.ndarray]:

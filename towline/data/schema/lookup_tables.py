@@ -12,6 +12,7 @@ from towline.data.schema.columns import convert_column, list_examples, to_frame
 from towline.data.schema.contract import Column
 from towline.data.schema.lookups import Lookup, encode_table
 from towline.errors import ConfigError, DataError
+from towline.formatting import shorten_list
 
 _SHOWN = 5
 
@@ -169,7 +170,7 @@ def _repetition_error(table: LookupFrame, places: np.ndarray, row_time: str | No
     columns = [*table.config.key_columns.values(), *([table.config.time] if table.config.time else [])]
     distinct = table.frame.iloc[places][columns].drop_duplicates()
     rows = [", ".join(map(str, row)) for row in distinct.head(_SHOWN).itertuples(index=False)]
-    shown = "; ".join(rows) + (f" and {len(distinct) - _SHOWN} more" if len(distinct) > _SHOWN else "")
+    shown = shorten_list(rows, _SHOWN, "; ", total=len(distinct))
     if table.config.time:
         what = f"{len(distinct)} keys occur more than once at the same time: {shown}"
         return DataError(what, where=where, remedy="keep one entry for each key and time")

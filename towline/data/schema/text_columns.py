@@ -55,7 +55,7 @@ def large_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def parse_numbers(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
-    """Parses numbers: float64 (n,), NaN for null and for other text; and (n,) bool, True for text that is no number."""
+    """Parses numbers: float64 (n,), NaN for null and other text; and (n,) bool, True for text that is not a number."""
     reader = ValueReader("numeric", fmt)
     plain = fmt.decimal == "." and not fmt.thousands and not fmt.na_values
     fast = (_PLAIN_NUMBER, pa.float64()) if plain else None
@@ -63,13 +63,13 @@ def parse_numbers(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> tuple[np
 
 
 def parse_times(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
-    """Parses times: datetime64[us] (n,) in naive UTC; and (n,) bool, True for text that is no time."""
+    """Parses times: datetime64[us] (n,) in naive UTC; and (n,) bool, True for text that is not a time."""
     fast = None if fmt.date_format or fmt.na_values else (_PLAIN_TIME, pa.timestamp("us"))
     return _read(values, ValueReader("datetime", fmt), np.dtype("datetime64[us]"), fast)
 
 
 def parse_booleans(values: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> tuple[np.ndarray, np.ndarray]:
-    """Parses booleans: float64 1.0 and 0.0 (n,), NaN for null; and (n,) bool, True for text that is no boolean."""
+    """Parses booleans: float64 1.0 and 0.0 (n,), NaN for null; and (n,) bool, True for text that is not a boolean."""
     return _read(values, ValueReader("boolean", fmt), np.dtype(np.float64), None)
 
 

@@ -189,7 +189,7 @@ def check_header(header: Sequence[str], separator: str, where: str) -> None:
     """Refuses a header with one name that contains another separator.
 
     Raises:
-        DataError: it does.
+        DataError: the only name contains another separator.
     """
     others = [mark for mark in SEPARATORS if mark != separator and mark in header[0]] if len(header) == 1 else []
     if others:
@@ -223,7 +223,7 @@ def check_parquet(path: Path) -> None:
     """Checks that a file of a source is a Parquet file.
 
     Raises:
-        DataError: it is not.
+        DataError: the file is not a Parquet file.
     """
     try:
         pq.read_metadata(path)
@@ -257,7 +257,7 @@ def read_parquet(path: Path, remedy: str) -> pa.Table:
 
 
 def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
-    """The rows of a CSV in blocks of about 16 MB; the columns are text, as of ``read_file``.
+    """The rows of a CSV in blocks of about 16 MB; the columns are text, as in ``read_file``.
 
     Raises:
         DataError: the file is not readable; its first rows may have been given.
@@ -392,7 +392,7 @@ def _check_separators_of_header(raw: bytes, separator: str, where: str) -> None:
     """Refuses a header with one value less than each of the first rows, as R writes it for a table with row names.
 
     Raises:
-        DataError: it has.
+        DataError: the header has one value less than each row.
     """
     (_, header), *rows = itertools.islice(_records(raw, separator), _HEAD_LINES)
     if len(rows) > 1 and all(len(fields) == len(header) + 1 for _, fields in rows):

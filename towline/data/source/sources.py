@@ -52,7 +52,7 @@ _READ_AGAIN = "run the same command again: it reads the source again"
 
 
 class CoercedValues(Frozen):
-    """Values in a column of numbers that are no finite numbers and were read as null."""
+    """Values in a column of numbers that are not finite numbers and were read as null."""
 
     column: str
     count: int

@@ -33,7 +33,7 @@ def read_query(source: SqlSource, project: Path, cells: int, make_folder: Callab
     Args:
         source: ``${NAME}`` in its URL is replaced from the environment; user and password need no URL encoding there.
         project: a relative path of a SQLite file starts here.
-        cells: the most rows × columns of a table.
+        cells: the maximum rows × columns of a table.
         make_folder: makes an empty folder for the file.
 
     Raises:
@@ -61,9 +61,9 @@ def sample_query(source: SqlSource, project: Path, cells: int, seed: int = 42) -
     """A random sample of the rows of one SELECT, in their order, and the number of all rows.
 
     Args:
-        source: as of ``read_query``.
-        project: as of ``read_query``.
-        cells: the most values of the sample, which has at least ``MIN_SAMPLE_ROWS`` rows.
+        source: as in ``read_query``.
+        project: as in ``read_query``.
+        cells: the maximum number of values of the sample, which has at least ``MIN_SAMPLE_ROWS`` rows.
         seed: draws the rows.
 
     Raises:
@@ -85,8 +85,8 @@ def execute_query(source: SqlSource, project: Path, setting: str = "data.source"
     """The result of one SELECT; its rows stay in the database until they are fetched (a server-side cursor).
 
     Args:
-        source: as of ``read_query``.
-        project: as of ``read_query``.
+        source: as in ``read_query``.
+        project: as in ``read_query``.
         setting: where the user gave the query, for errors.
 
     Raises:

@@ -138,7 +138,7 @@ def _or_passed(violations: Iterable[Rule], rule: str, detail: str, severity: Sev
 
 
 def _share(rows: int, table: Table) -> dict[str, Any]:
-    """``count`` and ``share`` of a rule that so many rows break."""
+    """``count`` and ``share`` of a rule that ``rows`` rows of the table break."""
     return {"count": rows, "share": rows / max(len(table), 1)}
 
 

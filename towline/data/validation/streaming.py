@@ -26,7 +26,7 @@ def check_table(table: SnapshotColumns, expectations: Sequence[Mapping[str, Any]
 
     Args:
         table: the snapshot.
-        expectations: the suite, as of ``suite.build_expectations``.
+        expectations: the suite, as in ``suite.build_expectations``.
 
     Returns:
         The results by the position of the expectation; those that only Great Expectations can evaluate are missing.

@@ -26,6 +26,7 @@ from towline.data.validation.custom_rules import RowExamples, Rule
 from towline.data.validation.streaming_rules import RuleResult, named_columns
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, DataValidationError
+from towline.formatting import shorten_lines, shorten_list
 from towline.html import render_page
 
 GE_SEVERITY: Mapping[Severity, str] = {"error": "critical", "warn": "warning"}
@@ -93,12 +94,11 @@ def validate_table(
     values = {"name": config.name, "dataset": work.dataset, "contract": contract, "now": f"{now:%Y-%m-%d %H:%M}"}
     report = files.write(work.file(validation.docs), render_page(_PAGE, validation=validation, **values))
     if lines:
-        more = (f"and {len(lines) - MAX_LINES} more, see the report",) if len(lines) > MAX_LINES else ()
         raise DataValidationError(
             f"the table breaks {len(lines)} of {len(rules)} rules",
             where=f"{work.dataset.source}, report {report}",
             remedy="correct the source, or change a wrong rule under data or validation in the config",
-            details=(*lines[:MAX_LINES], *more),
+            details=tuple(shorten_lines(lines, MAX_LINES, ", see the report")),
         )
     return validation
 
@@ -275,8 +275,7 @@ def _in_set(name: str, categories: Sequence[str], severity: Severity, where: str
     numbers = [number for text in categories if math.isfinite(number := parse_number(text))]
     flags = [text in ("True", "true") for text in categories if text in ("True", "true", "False", "false")]
     values: list[Any] = [*categories, *numbers, *flags]
-    more = f" and {len(categories) - 10} more" if len(categories) > 10 else ""
-    detail = f"one of {', '.join(categories[:10])}{more}{suffix}"
+    detail = f"one of {shorten_list(categories, 10)}{suffix}"
     return _expect("expect_column_values_to_be_in_set", detail, severity, where, column=name, value_set=values)
 
 

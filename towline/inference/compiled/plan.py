@@ -44,7 +44,7 @@ from towline.training.link_functions import (
 LinkFunction = Literal["identity", "exp", "expit", "softmax", "mean", "probability"]
 CHUNK_CELLS = 1 << 16  # masks (rows × trees) per step, which fit into the CPU cache
 CHUNK_ROWS = 64  # rows per step of a traversal
-NARROW_LEAVES = 32  # trees with at most so many leaves need masks of 32 bits only
+NARROW_LEAVES = 32  # trees with at most this many leaves need masks of 32 bits only
 
 
 class AgeColumn(NamedTuple):

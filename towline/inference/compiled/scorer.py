@@ -15,7 +15,7 @@ from towline.training.evaluation.predictions import Predictions
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_ROWWISE = 32  # up to so many rows, scoring row by row is faster than column by column
+MAX_ROWWISE = 32  # up to this many rows, scoring row by row is faster than column by column
 
 
 class CompiledScorer:

@@ -211,7 +211,7 @@ def notify_decision(
 
 
 def notify_rollout(settings: Settings, config: PipelineConfig, version: int, action: str, reason: str) -> str:
-    """Notifies of the end of a rollout that left the champion; resolves the alert when another one goes on.
+    """Notifies of a rollout after which the champion still serves; resolves the alert when another rollout continues.
 
     Raises:
         TransientError: the store cannot be written.

@@ -19,6 +19,7 @@ from towline.prediction_log.clock_skew import ClockSkew
 from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.prediction_log.privacy import LoggedColumn
 from towline.release.reference import PREDICTION, PROBABILITY
+from towline.times import to_utc
 
 BATCH_ROWS = 131_072
 
@@ -53,7 +54,7 @@ def read_log(
         return
     names = [field.name for field in fields if field.policy == "keep"]
     columns = {*(INPUT_PREFIX + name for name in names), "time", "prediction", "probabilities"}
-    start, end = parquet_store.to_utc(start), parquet_store.to_utc(end)
+    start, end = to_utc(start), to_utc(end)
     with parquet_store.lock_store(folder):
         for rows in _logged_rows(folder, version, start, end, columns, clock):
             available = rows.schema.names

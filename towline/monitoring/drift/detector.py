@@ -17,6 +17,7 @@ import pyarrow as pa
 from towline.config import DriftConfig
 from towline.data.blocks import CELLS
 from towline.data.schema.contract import Column, Contract
+from towline.formatting import shorten_list
 from towline.monitoring.drift.column_importance import ColumnImportance
 from towline.monitoring.drift.distances import distance, kolmogorov_smirnov
 from towline.monitoring.drift.histograms import CategoryCounts, ColumnStats, HistogramAccumulator
@@ -31,7 +32,7 @@ from towline.monitoring.results import CLOCK, DriftCheckResult, DriftResult
 from towline.release.reference import PREDICTION, PROBABILITY, Reference, read_reference
 
 MAX_WRONG_TYPE = 0.05  # share of values of another type from which on a column is invalid
-MIN_UNSEEN = 0.02  # least share of unseen categories, or of numbers out of range, that raises an alarm
+MIN_UNSEEN = 0.02  # minimum share of unseen categories, or of numbers out of range, that raises an alarm
 # least effects as a part of drift.min_effect: if a category of half of the rows loses 10 points, the distance is .085
 CATEGORY_EFFECT, SHARE_EFFECT = 0.5, 0.5
 WINDOWS_PER_YEAR = 365
@@ -190,7 +191,7 @@ class WindowCounts:
 
 
 def _clock_column(name: str, correlation: float) -> DriftCheckResult:
-    detail = f"follows the time (rank correlation {correlation:.3f} in training): new values are no drift"
+    detail = f"follows the time (rank correlation {correlation:.3f} in training): new values are not drift"
     return DriftCheckResult(column=name, name="clock column", value=abs(correlation), detail=detail)
 
 
@@ -303,11 +304,9 @@ def _reason(ranked: Sequence[DriftCheckResult], importance: ColumnImportance | N
     share = importance.share({check.column for check in alarms}) if importance else None
     if importance:
         alarms.sort(key=lambda check: -(importance.share({check.column}) or 0.0))
-    first = alarms[:_MAX_COLUMNS_IN_REASON]
-    texts = [f"{check.column}: {check.name}" + (f" ({check.detail})" if check.detail else "") for check in first]
-    more = f" and {len(alarms) - len(first)} more" if len(alarms) > len(first) else ""
+    texts = [f"{check.column}: {check.name}" + (f" ({check.detail})" if check.detail else "") for check in alarms]
     carried = "" if share is None else f"; the columns with an alarm carry {share:.0%} of the model's importance"
-    return "; ".join(texts) + more + carried
+    return shorten_list(texts, _MAX_COLUMNS_IN_REASON, "; ") + carried
 
 
 def _join(reason: str, clock_results: Sequence[DriftCheckResult]) -> str:

@@ -318,7 +318,7 @@ class _CategoryCounter(_Counter):
 
 
 class _DatetimeCounter(_Counter):
-    """Counts nulls and wrong types only: times always move on, which is no drift."""
+    """Counts nulls and wrong types only: times always move on, which is not drift."""
 
     def _count(self, values: pa.Array) -> None:
         self._stats.nulls += values.null_count

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from towline.data.schema.contract import Column
+from towline.formatting import format_time
 from towline.monitoring.drift.histograms import buffer_to_numpy
 from towline.monitoring.results import CLOCK, DriftCheckResult, DriftResult
 from towline.prediction_log.clock_skew import TOLERANCE, ClockSkew, read_skews
@@ -142,8 +143,8 @@ class ClockCheck:
         scheduled = abs(now - self.end) < _SCHEDULE_TOLERANCE
         if latest is not None and scheduled and latest > max(now, self.end) + TOLERANCE:
             detail = (
-                f"an earlier monitoring run ended at {_format_time(latest)}, {_format_span(latest - self.end)} after "
-                "this one: the clock was set back"
+                f"an earlier monitoring run ended at {format_time(latest)} UTC, {_format_span(latest - self.end)} "
+                "after this one: the clock was set back"
             )
             self._earlier_run = _clock_result(0.0, detail)
 
@@ -158,15 +159,15 @@ class ClockCheck:
             more = f" and {workers - 1} more workers" if workers > 1 else ""
             detail = (
                 f"{count:,} rows are dated up to {_format_span(dt.timedelta(seconds=largest.back))} before rows that "
-                f"were written earlier (worker {largest.worker}{more}, from {_format_time(largest.before)} to "
-                f"{_format_time(largest.after)}): the clock was set back, and rows dated before this window were not "
-                "checked"
+                f"were written earlier (worker {largest.worker}{more}, from {format_time(largest.before)} UTC to "
+                f"{format_time(largest.after)} UTC): the clock was set back, and rows dated before this window "
+                "were not checked"
             )
             results.append(_clock_result(min(1.0, count / max(rows, count)), detail))
         if self._future_rows:
             detail = (
-                f"{self._future_rows:,} rows are dated in the future, up to {_format_time(self._latest)}: a clock is, "
-                "or was, ahead"
+                f"{self._future_rows:,} rows are dated in the future, up to {format_time(self._latest)} UTC: a clock "
+                "is, or was, ahead"
             )
             results.append(_clock_result(min(1.0, self._future_rows / max(rows, self._future_rows)), detail))
         return results
@@ -185,7 +186,7 @@ def _to_arrow(positions: np.ndarray) -> pa.Array:
 
 
 def _number_bits(values: pa.Array) -> np.ndarray | None:
-    """(n,) uint64, the bits of the numbers, 0 for null; None if the values are no numbers."""
+    """(n,) uint64, the bits of the numbers, 0 for null; None if the values are not numbers."""
     if pa.types.is_timestamp(values.type):
         values = values.cast(pa.int64())
     kind = values.type
@@ -230,10 +231,6 @@ def _latest_time(footer: Any) -> dt.datetime:
             return dt.datetime.max.replace(tzinfo=dt.UTC)
         latest = max(latest, statistics.max)
     return latest
-
-
-def _format_time(moment: dt.datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def _format_span(length: dt.timedelta) -> str:

@@ -1,1 +1,1 @@
-"""Model performance in production: from labels where there are any, estimated where not."""
+"""Model performance in production: measured on labels, or estimated without them."""

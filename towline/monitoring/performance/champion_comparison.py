@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from towline.config import PipelineConfig
+from towline.config import PipelineConfig, finite_or_none
 from towline.data.schema.contract import Contract
 from towline.errors import DataError, ReleaseError
 from towline.inference.predictor import Model, open_release
@@ -21,7 +21,7 @@ from towline.monitoring.performance.logged_predictions import (
     select_predictions,
     unmodified_features,
 )
-from towline.monitoring.performance.quality import evenly_spaced, log_resampling_units, resampled_interval
+from towline.monitoring.performance.quality import limit_rows, log_resampling_units, resampled_interval
 from towline.monitoring.results import ChampionComparison, DriftResult
 from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.training.evaluation.bootstrap import draw_weights, resample_metric
@@ -48,7 +48,7 @@ def compare(
         rows: as ``labels.read`` returns them.
         champion: the release that serves.
         previous: the release before it; None if there is none.
-        config: for the metric and the least number of labels.
+        config: for the metric and the minimum number of labels.
         drift: the last drift result; tells whether the input is valid.
 
     Raises:
@@ -73,7 +73,7 @@ def compare(
     try:
         splits = [read_manifest(release.directory).dataset["split"] for release in (champion, previous)]
         newer = _newer_than_training(logged.rows, splits, unmodified)
-        positions = evenly_spaced(np.flatnonzero(labels.labelled & labels.usable & logged.usable & newer))
+        positions = limit_rows(np.flatnonzero(labels.labelled & labels.usable & logged.usable & newer))
         count, shared = len(positions), logged.rows.take(pa.array(positions))
         if count < config.quality.min_labels:
             return result(
@@ -93,7 +93,7 @@ def compare(
     gain = resampled_interval(
         sign * (values[1] - values[0]), sign * (resampled[1] - resampled[0]), len(np.unique(units))
     )
-    finite = [value if np.isfinite(value) else None for value in values]
+    finite = [finite_or_none(value) for value in values]
     measured = {"champion": finite[0], "previous": finite[1]}
     if gain.value is None or gain.low is None or gain.high is None:
         return result(f"{metric} cannot be compared on these {count:,} rows", count, **measured)

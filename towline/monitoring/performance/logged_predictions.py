@@ -19,6 +19,7 @@ from towline.data.schema.values import category_name, parse_number
 from towline.prediction_log.label_store import REQUEST, TIME
 from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.prediction_log.privacy import HashKeys, read_privacy_filter
+from towline.times import to_utc
 from towline.training.evaluation.definitions import Metric
 from towline.training.evaluation.holdout import SliceRows, find_slices
 from towline.training.evaluation.predictions import Predictions
@@ -59,10 +60,6 @@ class LoggedLabels(NamedTuple):
     usable: np.ndarray
     unknown_class: int
     notes: tuple[str, ...]
-
-
-def to_utc(moment: dt.datetime) -> dt.datetime:
-    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
 
 
 def to_datetime64(moment: dt.datetime) -> np.datetime64:

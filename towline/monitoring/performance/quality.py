@@ -32,13 +32,13 @@ from towline.monitoring.performance.logged_predictions import (
     select_labels,
     select_predictions,
     to_datetime64,
-    to_utc,
     unmodified_features,
 )
 from towline.monitoring.results import QualityResult, QualityState, SliceMetric
 from towline.prediction_log.parquet_store import INPUT_PREFIX
+from towline.times import to_utc
 from towline.training import performance_estimation
-from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric
+from towline.training.evaluation.bootstrap import draw_weights, evenly_spaced, percentile_interval, resample_metric
 from towline.training.evaluation.definitions import Metric, primary_metric
 from towline.training.evaluation.holdout import SLICE_RESAMPLES
 from towline.training.evaluation.predictions import Interval, Predictions
@@ -111,7 +111,7 @@ def measure_quality(
     Args:
         rows: predictions with labels, as ``labels.read`` returns them; those of other versions are left out.
         release: directory of the version's release.
-        config: for metric, slices, bound, delay and the least number of labels.
+        config: for metric, slices, bound, delay and the minimum number of labels.
         start: start of the window.
         end: end of the window, not included.
         now: labels that came later are ignored; predictions younger than ``quality.delay`` are not due.
@@ -128,7 +128,7 @@ def measure_quality(
     labelled = due & labels.labelled
     counts = _Counts(len(due), int(due.sum()), int(labelled.sum()))
     positions = np.flatnonzero(labelled & labels.usable & logged.usable)
-    measured = _MeasuredRows(logged, labels, bound.metric, evenly_spaced(positions), config)
+    measured = _MeasuredRows(logged, labels, bound.metric, limit_rows(positions), config)
     value = measured.metric_interval()
     state, reason = _judge(measured, value, bound, counts, config)
     return QualityResult(
@@ -287,10 +287,10 @@ def resampled_interval(value: float, resampled: np.ndarray, units: int) -> Inter
     return Interval(value=percentiles.value, low=low, high=high)
 
 
-def evenly_spaced(positions: np.ndarray) -> np.ndarray:
+def limit_rows(positions: np.ndarray) -> np.ndarray:
     """At most 50,000 of the positions, evenly spaced."""
-    count = len(positions)
-    return positions if count <= MAX_ROWS else positions[np.linspace(0, count - 1, MAX_ROWS).astype(np.int64)]
+    limited: np.ndarray = positions[evenly_spaced(len(positions), MAX_ROWS)]
+    return limited
 
 
 def _clip_to_range(value: Interval, metric: Metric) -> Interval:

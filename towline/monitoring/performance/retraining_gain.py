@@ -28,11 +28,11 @@ from towline.monitoring.performance.logged_predictions import (
     select_labels,
     select_predictions,
     to_datetime64,
-    to_utc,
     unmodified_features,
 )
-from towline.monitoring.performance.quality import MAX_UNKNOWN_CLASS, evenly_spaced
+from towline.monitoring.performance.quality import MAX_UNKNOWN_CLASS, limit_rows
 from towline.monitoring.results import GainResult
+from towline.times import to_utc
 from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.metrics import predict
 from towline.training.evaluation.predictions import Predictions
@@ -84,7 +84,7 @@ def measure_gain(
     Args:
         rows: predictions with labels, as ``labels.read`` returns them.
         release: directory of the champion's release.
-        config: for the metric, the candidates, the least number of labels.
+        config: for the metric, the candidates, the minimum number of labels.
         table: the rows of the source that were labelled before ``start``.
         start: start of the window.
         end: end of the window, not included.
@@ -99,7 +99,7 @@ def measure_gain(
     logged = select_predictions(rows, version, contract, metric, start, end)
     labels = select_labels(logged, contract, now)
     due = read_times(logged.rows["time"]) <= to_datetime64(now - config.quality.delay)
-    positions = evenly_spaced(np.flatnonzero(due & labels.labelled & labels.usable & logged.usable))
+    positions = limit_rows(np.flatnonzero(due & labels.labelled & labels.usable & logged.usable))
     window = GainResult(
         state="unknown", version=version, start=to_utc(start), end=to_utc(end), rows=len(positions), reason=""
     )

@@ -18,6 +18,7 @@ import pandas as pd
 
 from towline import files
 from towline.config import PipelineConfig, Settings
+from towline.formatting import shorten_list
 from towline.manifest import verify_release
 from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.plot_samples import SamplePair, pair_samples, plain_text, sample_log, sample_profile
@@ -26,6 +27,7 @@ from towline.monitoring.status.links import evidently_project
 from towline.registry.ledger import Entry
 from towline.release.reference import read_reference
 from towline.store import StoreLayout
+from towline.times import to_utc
 
 MAX_CHECKS = 300  # of a window that become metrics, alarms first
 MAX_EXCLUDED = 20  # columns named in the note
@@ -152,7 +154,7 @@ def _run(drift: DriftResult, pair: SamplePair | None, now: dt.datetime) -> _Run:
     if pair is not None and pair.has_columns:
         try:
             return _serialize(_compute_snapshot(drift, pair, now))
-        except Exception as error:  # noqa: BLE001 - a failed plot is no reason to lose the checks
+        except Exception as error:  # noqa: BLE001 - the checks are kept if a plot fails
             _logger.warning("Evidently's plots failed and are left out: %s", error)
             pair = pair._replace(numbers=[], categories=[], excluded={"all columns": plain_text(error)})
     return _serialize(_compute_snapshot(drift, pair, now))
@@ -302,9 +304,8 @@ def _note(drift: DriftResult, pair: SamplePair | None) -> str:
             "the release's profile, column by column. They only illustrate; the exact checks give the verdict."
         )
     if pair is not None and pair.excluded:
-        names = [f"{name} ({why})" for name, why in list(pair.excluded.items())[:MAX_EXCLUDED]]
-        more = f" and {len(pair.excluded) - MAX_EXCLUDED} more" if len(pair.excluded) > MAX_EXCLUDED else ""
-        sentences.append(f"Not plotted: {', '.join(names)}{more}.")
+        names = [f"{name} ({why})" for name, why in pair.excluded.items()]
+        sentences.append(f"Not plotted: {shorten_list(names, MAX_EXCLUDED)}.")
     return " ".join(sentences)
 
 
@@ -362,5 +363,4 @@ def _run_path(workspace: Path, model: str, drift: DriftResult, now: dt.datetime)
 
 
 def _window_time(drift: DriftResult, now: dt.datetime) -> dt.datetime:
-    moment = drift.end or now
-    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
+    return to_utc(drift.end or now)

@@ -154,7 +154,7 @@ def _check_address(url: str) -> str:
 
 def _check_response(response: HttpResponse, service: str) -> str:
     if response.status in (401, 403):
-        problem = "needs a key" if response.status == 401 else "refuses the key: it has not the scope admin"
+        problem = "needs a key" if response.status == 401 else "refuses the key: it does not have the scope admin"
         raise ConfigError(f"/metrics {problem}", where=service, remedy=_KEY_REMEDY)
     try:
         text = response.body.decode()

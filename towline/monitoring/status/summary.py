@@ -17,6 +17,7 @@ from towline.monitoring.slo.burn_rate import SloStatus
 from towline.promotion.approval_decision import ApprovalStatus, list_approvals
 from towline.registry.ledger import VERDICTS, Entry, Ledger, open_ledger
 from towline.registry.rollouts import ID_LENGTH, active_rollout
+from towline.times import to_utc
 from towline.training.evaluation.predictions import Interval
 
 MAX_WINDOWS = 60
@@ -229,8 +230,7 @@ def read_champion_config(settings: Settings, champion: Entry | None) -> Pipeline
 
 def parse_ledger_time(text: str) -> dt.datetime:
     """A time of the ledger or of a release, in UTC."""
-    moment = dt.datetime.fromisoformat(text)
-    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
+    return to_utc(dt.datetime.fromisoformat(text))
 
 
 def judge_champion_gain(

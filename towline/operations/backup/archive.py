@@ -236,7 +236,7 @@ def _unpack_member(tar: tarfile.TarFile, info: tarfile.TarInfo, target: Path | N
 def _read_manifest(path: Path, tar: tarfile.TarFile, info: tarfile.TarInfo) -> BackupManifest:
     source = tar.extractfile(info)
     if source is None or info.size > _MAX_MANIFEST:
-        raise _damaged(path, MANIFEST, f"has {info.size:,} bytes, which is no manifest's size")
+        raise _damaged(path, MANIFEST, f"has {info.size:,} bytes, which is too large or too small for a manifest")
     try:
         return BackupManifest.model_validate_json(source.read())
     except ValidationError as error:

@@ -109,7 +109,7 @@ class ResourceMeter:
             self._error = f"/metrics, HTTP status {response.status}, has neither CPU nor memory"
 
     def usage(self, seconds: float) -> dict[str, float | str]:
-        """Cores used over a test of so many seconds, and memory in MB before, at most and after."""
+        """Cores used over a test of ``seconds`` s, and memory in MB before, at most and after."""
         if len(self.measurements) < 2:
             return {"unknown": self._error}
         cpu, memory = zip(*self.measurements, strict=True)

@@ -226,7 +226,7 @@ def _from_server(uri: str, model: str) -> Mirror:
         tagged = [(v["version"], {tag["key"]: tag.get("value", "") for tag in v.get("tags", ())}) for v in versions]
         aliases = {alias["alias"]: alias["version"] for alias in registered.get("aliases", ())}
     except (KeyError, TypeError) as error:
-        raise _unavailable(uri, f"this is no answer of MLflow: {error}") from None
+        raise _unavailable(uri, f"this is not an MLflow response: {error}") from None
     return _mirror(tagged, aliases)
 
 

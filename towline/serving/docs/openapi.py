@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from towline.data.example_row import example_row
 from towline.data.schema.contract import Column, Contract
+from towline.formatting import shorten_list
 from towline.serving.problems import PROBLEM_TYPES
 from towline.serving.protocols.open_inference import DATATYPES, LABELS, PROBABILITIES, describe_model
 
@@ -107,9 +108,7 @@ def _column(column: Column) -> Json:
     if column.min is not None and column.max is not None:
         notes.append(f"in training from {column.min:g} to {column.max:g}")
     if column.categories:
-        hidden = len(column.categories) - MAX_CATEGORIES
-        more = f" and {hidden} more" if hidden > 0 else ""
-        notes.append(f"in training one of {', '.join(column.categories[:MAX_CATEGORIES])}{more}")
+        notes.append(f"in training one of {shorten_list(column.categories, MAX_CATEGORIES)}")
     if not column.nullable:
         notes.append("never null in training")
     schema: Json = {"description": "; ".join([column.kind, *notes])}

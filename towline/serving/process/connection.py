@@ -18,16 +18,16 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-MAX_HEADER_BYTES = 65_536  # most bytes of a request besides its body: request line, headers, framing of chunks
+MAX_HEADER_BYTES = 65_536  # maximum bytes of a request besides its body: request line, headers, framing of chunks
 MAX_FRAMING_RATIO = 4  # bytes of a body that allow one further byte of framing
 REQUEST_TIMEOUT_S = 60.0  # seconds until a request must be complete
-MAX_BUFFERED_BODY = 262_144  # most bytes of a body that wait for the application
+MAX_BUFFERED_BODY = 262_144  # maximum bytes of a body that wait for the application
 PARSE_SLICE = 2_048  # bytes that are parsed in one step
 CONNECTION_TURN_S = 0.0001  # seconds that one connection parses a large read before the next connection
 PARSE_TURN_S, PARSE_PAUSE_S = 0.0003, 0.001  # seconds that all connections parse large reads, and pause afterwards
 DISCARD_BUFFER = 65_536  # bytes that are discarded before a pause
-LINGER_BYTES = 64_000_000  # most bytes that are discarded of a refused request
-LINGER_SECONDS, LINGER_IDLE = 30.0, 5.0  # most seconds until the connection is closed: in total, and without data
+LINGER_BYTES = 64_000_000  # maximum bytes that are discarded of a refused request
+LINGER_SECONDS, LINGER_IDLE = 30.0, 5.0  # maximum seconds until the connection is closed: in total, without data
 LINGER_LOOK = 1.0  # seconds between two checks of these limits
 _KEEP_ALIVE = (b"connection", b"keep-alive")
 

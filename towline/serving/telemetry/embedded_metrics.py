@@ -20,7 +20,7 @@ PERCENTILES = (50, 95, 99)
 _PREFIX = "towline_"
 _MAX_VALUE = 255  # characters of a dimension's value; a line then is written to a pipe as a whole
 _UNITS = {"seconds": "Seconds", "bytes": "Bytes"}
-_NOT_SENT = ("towline_start_time_seconds",)  # a time is no measurement
+_NOT_SENT = ("towline_start_time_seconds",)  # a time is not a measurement
 _Labels = tuple[tuple[str, str], ...]
 
 

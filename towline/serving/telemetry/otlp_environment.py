@@ -29,8 +29,8 @@ def check_environment(environ: Mapping[str, str] = os.environ) -> None:
     """Checks the variables of the signals that are sent, and that the extra is installed.
 
     Raises:
-        ConfigError: the extra is missing, an address is no http URL, the protocol is not http/protobuf, or the interval
-            is not a positive number.
+        ConfigError: the extra is missing, an address is not an http URL, the protocol is not http/protobuf, or the
+            interval is not a positive number.
     """
     signals = [signal for signal in ("traces", "metrics") if sends(signal, environ)]
     if not signals:

@@ -159,7 +159,7 @@ def _check_expected_rows(behaviour: BehaviourConfig, contract: Contract) -> None
                 )
             values = pd.Series([value], dtype=object)
             if column.kind != "ignore" and len(convert_column(values, column.kind, column.format)[1]):
-                what = f"{value!r} is no value of {name!r}, which is {column.kind}"
+                what = f"{value!r} is not a value of {name!r}, which is {column.kind}"
                 raise ConfigError(what, where=f"{where}.row.{name}", remedy="correct the value")
         if test.between and contract.task != "regression":
             remedy = f"use equals with a class, or probability, e.g. probability: {{{contract.classes[0]}: 0.8}}"

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from towline.config import ExpectedPrediction, KnownCases
+from towline.config import ExpectedPrediction, KnownCases, finite_or_none
 from towline.data.schema.columns import to_frame
 from towline.data.schema.contract import Contract, Label
 from towline.data.schema.values import category_name
 from towline.data.source import formats
 from towline.training.behaviour.model_under_test import ModelUnderTest
-from towline.training.behaviour.results import BehaviourCheck, finite_or_none
+from towline.training.behaviour.results import BehaviourCheck
 from towline.training.evaluation.definitions import Metric
 from towline.training.evaluation.metrics import compute_metrics
 from towline.training.evaluation.predictions import encode_labels

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from towline.config import CalibrationTest, FairnessTest
+from towline.config import CalibrationTest, FairnessTest, finite_or_none
 from towline.data.schema.contract import Contract
-from towline.training.behaviour.results import BehaviourCheck, finite_or_none
+from towline.training.behaviour.results import BehaviourCheck
 from towline.training.calibration import expected_calibration_error
 from towline.training.evaluation.bootstrap import resample_metric
 from towline.training.evaluation.definitions import Metric

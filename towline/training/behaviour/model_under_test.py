@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from towline.data.schema.columns import convert_column
+from towline.data.schema.columns import convert_numbers
 from towline.data.schema.contract import Column, Contract
 from towline.training.evaluation.metrics import predict
 from towline.training.evaluation.predictions import Predictions, encode_labels
@@ -49,7 +49,7 @@ class ModelUnderTest(NamedTuple):
 
     def numbers(self, column: Column, rows: pd.DataFrame) -> np.ndarray:
         """(n,) the values of a numeric column as float64, NaN for null."""
-        return np.asarray(convert_column(rows[column.name], "numeric", column.format)[0], dtype=np.float64)
+        return convert_numbers(rows[column.name], column.format)
 
     def with_values(self, column: str, values: Any) -> pd.DataFrame:
         """The rows with other values (n,), or one value, in a column."""

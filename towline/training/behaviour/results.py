@@ -1,6 +1,5 @@
 """The result of a behaviour test."""
 
-import math
 from typing import Literal
 
 from towline.config import Frozen
@@ -24,8 +23,3 @@ class BehaviourCheck(Frozen):
     detail: str
     value: float | None = None
     bound: float | None = None
-
-
-def finite_or_none(value: float) -> float | None:
-    """The number; None if it is NaN or infinite, which JSON cannot hold."""
-    return float(value) if math.isfinite(value) else None

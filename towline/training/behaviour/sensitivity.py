@@ -5,13 +5,14 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from towline.config import DirectionalTest, InvarianceTest, RobustnessCase, RobustnessTest
+from towline.config import DirectionalTest, InvarianceTest, RobustnessCase, RobustnessTest, finite_or_none
 from towline.data.schema.contract import Column
 from towline.data.schema.values import LARGEST
 from towline.errors import DataError
+from towline.formatting import shorten_list
 from towline.training.behaviour.expected_predictions import find_class
 from towline.training.behaviour.model_under_test import ModelUnderTest, largest_changes
-from towline.training.behaviour.results import BehaviourCheck, finite_or_none
+from towline.training.behaviour.results import BehaviourCheck
 from towline.training.user_code import describe_error
 
 MAX_VALUES = 20  # other values of a column that each row gets
@@ -107,7 +108,7 @@ def _judge_case(
     detail += f" ({worst})" if worst else ""
     detail += f", accepted {bound:.4g}" if bound is not None else ""
     if faults:
-        detail = "; ".join(faults[:5]) + (f" and {len(faults) - 5} more" if len(faults) > 5 else "")
+        detail = shorten_list(faults, 5, "; ")
     if not count:
         detail = "no column of the model has such values"
     failed = bool(faults) or (bound is not None and largest > bound)

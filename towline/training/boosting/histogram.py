@@ -97,7 +97,7 @@ class BoostingClassifier(_FoldStopping, HistGradientBoostingClassifier):  # type
 
 
 def stop_without_folds(estimate: object, rows: int) -> None:
-    """Makes boosting stop early as in a table of so many rows: in a large one, by a tenth of the rows, not by folds.
+    """Makes boosting stop early as in a table of ``rows`` rows: in a large one, by a tenth of the rows, not by folds.
 
     Args:
         estimate: of a model that is fitted on some of these rows; other estimators than boosting are not changed.

@@ -27,7 +27,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from towline.training.link_functions import expit, exponential, softmax
 
 EARLY_STOPPING_ROUNDS = 20
-STOPPING_SHARE = 10  # one of so many training rows is for early stopping
+STOPPING_SHARE = 10  # one of this number of training rows is for early stopping
 MIN_STOPPING_ROWS = 10  # with fewer rows the loss on them says little: training does not stop early
 TREES, TREES_WITHOUT_STOPPING = 500, 100  # default numbers of trees
 _TREE_PARAMS = {"n_estimators", "iterations", "num_iterations", "num_boost_round", "num_trees"}

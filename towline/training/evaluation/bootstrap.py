@@ -30,6 +30,11 @@ def resampling_units(rows: pd.DataFrame, config: TrainingConfig) -> np.ndarray:
     return np.arange(n)
 
 
+def evenly_spaced(count: int, maximum: int) -> np.ndarray:
+    """At most ``maximum`` of ``count`` positions, evenly spaced."""
+    return np.arange(count) if count <= maximum else np.linspace(0, count - 1, maximum).astype(np.int64)
+
+
 def draw_weights(n: int, resamples: int, seed: int, units: np.ndarray | None = None) -> np.ndarray:
     """(resamples, n) counts of n rows, of which whole ``units`` are drawn with replacement; default: single rows."""
     units = np.arange(n) if units is None else units

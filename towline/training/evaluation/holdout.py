@@ -13,7 +13,7 @@ import pandas as pd
 from sklearn.metrics import brier_score_loss
 
 from towline import files
-from towline.config import Frozen, Task, TrainingConfig, suggest
+from towline.config import Frozen, Task, TrainingConfig, finite_or_none, suggest
 from towline.data.schema.contract import Contract
 from towline.data.workspace import HOLDOUT_ALL, Workspace
 from towline.errors import ConfigError
@@ -130,7 +130,7 @@ def evaluate(work: Workspace, config: TrainingConfig, fitted: FittedModel) -> Ev
             value=part.value,
             rows=len(part.rows),
             metric=percentile_interval(value, values),
-            baseline=_finite(reference),
+            baseline=finite_or_none(reference),
         )
 
     names = metrics_of(config, contract.task)
@@ -153,7 +153,7 @@ def evaluate(work: Workspace, config: TrainingConfig, fitted: FittedModel) -> Ev
         rows=measured,
         candidate=fitted.candidate,
         metrics=intervals,
-        baseline={name: _finite(value) for name, value in reference.items()},
+        baseline={name: finite_or_none(value) for name, value in reference.items()},
         slices=tuple(map(evaluate_slice, slices)),
         importance=importance,
         notes=_notes(points, truth, int(units.max()) + 1, config) + slice_notes + importance_notes,
@@ -182,7 +182,7 @@ def _predict_all(work: Workspace, model: Any, baseline: Any) -> tuple[np.ndarray
 def _shift(interval: Interval, value: float) -> Interval:
     """The interval around another value."""
     if interval.value is None or interval.low is None or interval.high is None or not np.isfinite(value):
-        return Interval(value=_finite(value))
+        return Interval(value=finite_or_none(value))
     by = float(value) - interval.value
     return Interval(value=float(value), low=interval.low + by, high=interval.high + by)
 
@@ -322,7 +322,3 @@ def _notes(points: dict[str, float], truth: np.ndarray, units: int, config: Trai
     if undefined := [name for name, value in points.items() if not np.isfinite(value)]:
         notes.append(f"undefined on these rows: {', '.join(undefined)}")
     return tuple(notes)
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -1,7 +1,7 @@
 """The loss of each row, for comparisons of two models on the same rows.
 
-A metric that is no mean over rows is replaced by a loss that is one: rmse and r2 by the squared error, ranks and counts
-of a classification by the log loss, a custom metric by the loss of its task.
+A metric that is not a mean over rows is replaced by a loss that is one: rmse and r2 by the squared error, ranks and
+counts of a classification by the log loss, a custom metric by the loss of its task.
 """
 
 from typing import Literal

@@ -31,12 +31,12 @@ from towline.training.estimators import VARIANT_ROWS, build_model, create_transf
 from towline.training.evaluation.metrics import predict
 
 CELLS_A_SECOND = 1_700  # a table with fewer cells for each second of the budget has no pilot fits
-MIN_FOLD_ROWS = 1_000  # a fold is fitted on so many rows at least
+MIN_FOLD_ROWS = 1_000  # minimum rows that a fold is fitted on
 MIN_TRIALS = 10  # trials of a search that remain at least
 _SHARE = 0.4  # of the budget, for cross-validation, and again for the fits on all rows
 _MIN_SAMPLE = 0.25  # of the rows; a candidate whose final sample would be smaller is left out
 _ROWS_A_SECOND = 17  # with more rows, an estimator given by its path may be slow even if there are few columns
-_TEXT_CELLS = 50  # a text takes about as long as so many numbers
+_TEXT_CELLS = 50  # a text takes about as long as this many numbers
 _WARM_UP_ROWS = 100  # the first fit is not measured: it imports modules
 _PILOT_ROWS = (500, 2_000, 8_000)
 _PILOT_SHARE = 0.1  # of a candidate's share of cross-validation; a pilot fit that would take longer is not made
@@ -59,9 +59,9 @@ class CandidateLimits(Frozen):
     Attributes:
         candidate: its name.
         seconds: estimate of the fits on all rows; None without pilot fits.
-        fold_rows: a fold is fitted on at most so many rows.
+        fold_rows: maximum rows that a fold is fitted on.
         trials: of its hyperparameter search.
-        final_rows: the final model is fitted on a sample of so many rows.
+        final_rows: size of the sample that the final model is fitted on.
         left_out: why the candidate is not fitted, in one line; else empty.
     """
 
@@ -118,7 +118,7 @@ class FitCost:
         self.row_seconds.append(row_seconds)
 
     def fit(self, rows: int) -> float:
-        """Seconds of a fit on so many rows."""
+        """Seconds of a fit on ``rows`` rows."""
         return self._extrapolate(self.fit_seconds, rows, self.exponents, _DEFAULT_EXPONENT)
 
     def predict(self, rows: int, fitted_rows: int) -> float:
@@ -160,7 +160,7 @@ class _Estimates:
         return self.candidate.search.trials if self.candidate.search else 0
 
     def cross_validation(self, max_rows: int | None = None, trials: int | None = None) -> float:
-        """Seconds of cross-validation with at most so many rows in a fold, after so many trials of a search."""
+        """Seconds of cross-validation with at most ``max_rows`` rows in a fold, and ``trials`` trials of a search."""
         trials, rows = self.trials if trials is None else trials, max_rows or self.max_rows
         comparisons = self.variants + 1 if self.variants and rows > VARIANT_ROWS else self.variants
         seconds = (trials + 1) * self._fold_seconds(rows) + comparisons * self._fold_seconds(min(rows, VARIANT_ROWS))
@@ -173,12 +173,12 @@ class _Estimates:
         return sum(self.cost.fit(rows) + self.cost.predict(tested, rows) for rows, tested in sizes)
 
     def all_rows(self, max_rows: float = math.inf) -> float:
-        """Seconds of the fits of the selected candidate on all rows, or on a sample of so many."""
+        """Seconds of the fits of the selected candidate on all rows, or on a sample of ``max_rows``."""
         sizes = [int(min(rows, max_rows)) for rows in self.final_fits]
         return sum(self.cost.fit(rows) + self.cost.predict(self.holdout, rows) for rows in sizes)
 
     def final_rows(self, seconds: float) -> int:
-        """The largest number of rows whose fits take at most so many seconds."""
+        """The largest number of rows whose fits take at most ``seconds`` s."""
         return _largest_rows(max(self.final_fits), lambda rows: self.all_rows(rows) <= seconds)
 
 

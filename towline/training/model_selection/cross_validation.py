@@ -85,7 +85,7 @@ class CrossValidationResult(Frozen):
         seconds, cpu_seconds: wall and process time, including the search.
         trials: of the search.
         rows, rows_available: rows that the largest fold was fitted on, and could have been.
-        final_rows: the final model is fitted on a sample of so many rows; None: on all rows.
+        final_rows: size of the sample that the final model is fitted on; None: all rows.
         reductions: what the budget or ``cross_validation.max_rows`` reduced, each in one line.
         failed: why the candidate could not be fitted, in one line; else empty.
         notes: warnings of the libraries, each once.
@@ -451,7 +451,7 @@ def score_on_last_folds(
         config: of the training.
         candidate: to score.
         folds: number of folds.
-        max_rows: a fold is fitted on at most so many rows.
+        max_rows: maximum rows that a fold is fitted on.
     """
     contract = work.contract()
     metric = primary_metric(config, contract.task)

@@ -86,7 +86,7 @@ class TrialPlan:
         """The result of a trial; it fails if its score is not finite or an error is raised.
 
         Raises:
-            TowlineError: as the objective does; it is no fault of the parameters.
+            TowlineError: as the objective does; the parameters are not its cause.
         """
         started, score, reason = time.perf_counter(), None, f"{self._metric} is undefined"
         try:

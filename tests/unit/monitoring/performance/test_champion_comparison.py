@@ -24,7 +24,7 @@ def later(rows: int = 200) -> pd.DataFrame:
     return frame.assign(at=pd.date_range("2026-01-01", periods=rows, freq="1h"))
 
 
-def asked(champion: Path, previous: Path | None, truth: Any, rows: pd.DataFrame | None = None, **more: Any) -> Any:
+def judge(champion: Path, previous: Path | None, truth: Any, rows: pd.DataFrame | None = None, **more: Any) -> Any:
     rows = later() if rows is None else rows
     before = ReleaseLocation(previous) if previous else None
     return compare(
@@ -38,7 +38,7 @@ def asked(champion: Path, previous: Path | None, truth: Any, rows: pd.DataFrame 
 
 def test_the_previous_champion_is_better(sample_store: SampleStore) -> None:
     """Version 2 predicts 1,000 too much: version 1 is better, with both metrics and the interval."""
-    result = asked(sample_store.release(2), sample_store.release(1), later()["value"] + 1000)
+    result = judge(sample_store.release(2), sample_store.release(1), later()["value"] + 1000)
     assert (result.previous_is_better, result.input_valid, result.rows) == (True, True, 200)
     assert result.champion == pytest.approx(1000, rel=0.1)
     assert result.previous < 20
@@ -47,7 +47,7 @@ def test_the_previous_champion_is_better(sample_store: SampleStore) -> None:
 
 def test_the_champion_is_better(sample_store: SampleStore) -> None:
     """The previous champion is not better."""
-    result = asked(sample_store.release(2), sample_store.release(1), later()["value"] + 2000)
+    result = judge(sample_store.release(2), sample_store.release(1), later()["value"] + 2000)
     assert not result.previous_is_better
     assert result.previous == pytest.approx(1000, rel=0.1)
     assert "version 1 is worse by" in result.reason
@@ -55,7 +55,7 @@ def test_the_champion_is_better(sample_store: SampleStore) -> None:
 
 def test_equal_predictions_are_no_difference(sample_store: SampleStore) -> None:
     """Two versions with equal predictions are never different."""
-    assert not asked(
+    assert not judge(
         sample_store.release(2), sample_store.release(2), shuffle_values(later()["value"], 1.0)
     ).previous_is_better
 
@@ -84,7 +84,7 @@ def later_training(seed: int) -> pd.DataFrame:
 def test_training_rows_do_not_count(sample_store: SampleStore) -> None:
     """By the logged time column, not by the time of the request."""
     rows = later().assign(at=pd.date_range("2025-01-01", periods=200, freq="3h"))
-    result = asked(sample_store.release(2), sample_store.release(1), rows["value"] + 1000, rows)
+    result = judge(sample_store.release(2), sample_store.release(1), rows["value"] + 1000, rows)
     assert not result.previous_is_better
     assert result.rows < 50
     assert "new to both" in result.reason
@@ -93,7 +93,7 @@ def test_training_rows_do_not_count(sample_store: SampleStore) -> None:
 def test_too_few_rows(sample_store: SampleStore) -> None:
     """Too few labelled rows, and an empty log, are no error."""
     truth = [value if place < 20 else None for place, value in enumerate(later()["value"])]
-    result = asked(sample_store.release(2), sample_store.release(1), truth)
+    result = judge(sample_store.release(2), sample_store.release(1), truth)
     assert (result.rows, result.previous_is_better) == (20, False)
     assert "20 labelled rows are new to both champions, 50 are needed" in result.reason
     empty = log_predictions(sample_store.release(2), later(), later()["value"]).slice(0, 0)
@@ -118,12 +118,12 @@ def test_columns_that_are_not_logged(sample_store: SampleStore) -> None:
 
 def test_invalid_input_blames_no_version(sample_store: SampleStore) -> None:
     """Invalid input is never a reason for a rollback."""
-    broken = asked(
+    broken = judge(
         sample_store.release(2), sample_store.release(1), later()["value"] + 1000, drift=make_drift("invalid_schema")
     )
     assert (broken.previous_is_better, broken.input_valid) == (False, False)
     assert broken.reason.startswith("it is invalid_schema")
-    assert asked(
+    assert judge(
         sample_store.release(2), sample_store.release(1), later()["value"] + 1000, drift=make_drift("drift")
     ).previous_is_better
 
@@ -131,10 +131,10 @@ def test_invalid_input_blames_no_version(sample_store: SampleStore) -> None:
 def test_no_previous_champion(sample_store: SampleStore) -> None:
     """There is none, it is damaged, or it predicts something else: the reason is given, without an error."""
     truth = later()["value"] + 1000
-    assert "no champion before" in asked(sample_store.release(2), None, truth).reason
+    assert "no champion before" in judge(sample_store.release(2), None, truth).reason
     damaged = sample_store.release(1)
     (damaged / "contract.json").write_text("{}")
-    result = asked(sample_store.release(2), damaged, truth)
+    result = judge(sample_store.release(2), damaged, truth)
     assert (result.previous_is_better, result.previous) == (False, None)
     assert "differs from its manifest" in result.reason
 
@@ -143,7 +143,7 @@ def test_another_target(sample_store: SampleStore, tmp_path: Path) -> None:
     """A version of another task is not compared."""
     run = train_run(tmp_path / "other", make_house_table(200).drop(columns="value"), "linear", target="sold", time="at")
     other = run.settings.store / run.package(1).path
-    assert "predicts something else" in asked(sample_store.release(2), other, later()["value"]).reason
+    assert "predicts something else" in judge(sample_store.release(2), other, later()["value"]).reason
 
 
 def test_a_classifier(tmp_path: Path) -> None:
@@ -157,10 +157,10 @@ def test_a_classifier(tmp_path: Path) -> None:
     rows = later(400)
     for metric in ("roc_auc", "log_loss", "accuracy"):
         chosen: PipelineConfig = build_config({**config, "evaluation": {"metric": metric}}, "test")
-        assert asked(releases[1], releases[0], rows["sold"], rows, config=chosen).previous_is_better, metric
-        assert not asked(releases[0], releases[1], rows["sold"], rows, config=chosen).previous_is_better, metric
+        assert judge(releases[1], releases[0], rows["sold"], rows, config=chosen).previous_is_better, metric
+        assert not judge(releases[0], releases[1], rows["sold"], rows, config=chosen).previous_is_better, metric
     odd = ["perhaps", *rows["sold"][1:]]
-    assert asked(releases[1], releases[0], odd, rows, config=build_config(config, "test")).rows == 399
+    assert judge(releases[1], releases[0], odd, rows, config=build_config(config, "test")).rows == 399
 
 
 def test_without_a_time_column(tmp_path: Path) -> None:
@@ -171,5 +171,5 @@ def test_without_a_time_column(tmp_path: Path) -> None:
         frame = make_house_table(300).drop(columns=["sold", "at"])
         run = train_run(tmp_path / str(version), frame.assign(value=frame["value"] + 50 * version), target="value")
         releases.append(run.settings.store / run.package(version).path)
-    result = asked(releases[1], releases[0], later()["value"] + 50, config=config)
+    result = judge(releases[1], releases[0], later()["value"] + 50, config=config)
     assert (result.previous_is_better, result.rows) == (True, 200)

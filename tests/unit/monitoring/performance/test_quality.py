@@ -158,10 +158,10 @@ def test_slices(regression: Case) -> None:
 )
 def test_too_few_labels_are_unknown(regression: Case, rows: int, labelled: int, now: dt.datetime, reason: str) -> None:
     """The reason is given: no predictions, few labels, only early labels, none due."""
-    asked = fresh(max(rows, 1)).iloc[:rows]
-    truth = [value if place < labelled else None for place, value in enumerate(asked["value"])]
+    requested = fresh(max(rows, 1)).iloc[:rows]
+    truth = [value if place < labelled else None for place, value in enumerate(requested["value"])]
     quality = measure(regression, log_predictions(regression[1], fresh(1), [1.0]).slice(0, 0) if not rows else
-                    log_predictions(regression[1], asked, truth), now)  # fmt: skip
+                    log_predictions(regression[1], requested, truth), now)  # fmt: skip
     assert quality.state == "unknown"
     assert reason in quality.reason
 

@@ -233,9 +233,9 @@ def test_the_log_is_sampled(tmp_path: Path) -> None:
 
 
 def test_a_report_is_written_from_the_store(sample_store: SampleStore) -> None:
-    """The release says what training saw, the log what was asked; quiet nights before are added to the history.
+    """The release says what training saw, the log what was asked; earlier windows are added to the history.
 
-    A table that was looked at has a page, and no place among the nights.
+    A table that was compared has a page, and is not one of the windows.
     """
     settings = sample_store.settings
     config = build_config({"name": MODEL, "data": {"source": "x", "target": "value"}}, "")

@@ -6,8 +6,8 @@ from contextlib import closing
 
 import pytest
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.metrics import parse_gauges
 from tests.support.monitoring_records import DAY, NOW, make_drift, make_gain_windows, make_quality
 from tests.support.sample_store import MODEL, SampleStore
 from towline.monitoring.journal import Journal
@@ -23,19 +23,8 @@ from towline.registry.ledger import JudgedVersion
 from towline.training.evaluation.predictions import Interval
 
 
-def gauges(text: str) -> dict[tuple[str, ...], float]:
-    """Values by name and labels, the model first unless it is the default one."""
-    return {
-        (sample.name.removeprefix("towline_"), *(v for k, v in sample.labels.items() if (k, v) != ("model", MODEL))): (
-            sample.value
-        )
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
 def exported_gauges(sample_store: SampleStore, now: dt.datetime = NOW) -> dict[tuple[str, ...], float]:
-    return gauges(MetricsExporter(sample_store.settings).text(now))
+    return parse_gauges(MetricsExporter(sample_store.settings).text(now))
 
 
 def promise(sample_store: SampleStore, **parts: object) -> None:
@@ -77,7 +66,7 @@ def test_headroom_is_negative_beyond_the_bound_for_scores_too() -> None:
             state="unknown", version=1, metric=metric, value=Interval(value=value), holdout=None, bound=0.8, rows=9,
             labelled=0, due=0, reason="",
         )  # fmt: skip
-        result = gauges(format_metrics([ModelMetricsSnapshot(model=MODEL, quality=quality)], NOW))
+        result = parse_gauges(format_metrics([ModelMetricsSnapshot(model=MODEL, quality=quality)], NOW))
         assert result["quality_headroom", metric] * sign == pytest.approx(0.1)
         assert ("quality_coverage",) not in result
 
@@ -153,9 +142,9 @@ def test_the_last_known_state_is_exported_without_the_ledger(sample_store: Sampl
     """Alarms stay; only the ledger's own gauge changes."""
     Journal.of(sample_store.settings, MODEL).add(make_drift(0, "drift"), NOW)
     exporter = MetricsExporter(sample_store.settings)
-    before = gauges(exporter.text(NOW))
+    before = parse_gauges(exporter.text(NOW))
     sample_store.ledger_file.write_text("no database")
-    after = gauges(exporter.text(NOW + CACHE_TIME))
+    after = parse_gauges(exporter.text(NOW + CACHE_TIME))
     assert after.pop(("ledger_up",)) == 0
     assert before.pop(("ledger_up",)) == 1
     assert {name: value for name, value in after.items() if name[0] != "model_age_seconds"} == {
@@ -168,5 +157,5 @@ def test_the_text_is_cached_for_ten_seconds(sample_store: SampleStore) -> None:
     exporter = MetricsExporter(sample_store.settings)
     exporter.text(NOW)
     Journal.of(sample_store.settings, MODEL).add(make_drift(0, "drift"), NOW)
-    assert ("input_invalid",) not in gauges(exporter.text(NOW + CACHE_TIME / 2))
-    assert ("input_invalid",) in gauges(exporter.text(NOW + CACHE_TIME))
+    assert ("input_invalid",) not in parse_gauges(exporter.text(NOW + CACHE_TIME / 2))
+    assert ("input_invalid",) in parse_gauges(exporter.text(NOW + CACHE_TIME))

@@ -146,10 +146,10 @@ def test_open_alerts_are_alarms(sample_store: SampleStore) -> None:
     """An open alert is listed, unless the status has the alarm already."""
     journal(sample_store, make_drift(0))
     pipeline = config()
-    decision = Decision(action="retrain", trigger="drift", reason="two bad nights", cause="c" * 20)
+    decision = Decision(action="retrain", trigger="drift", reason="two bad windows", cause="c" * 20)
     notify_decision(sample_store.settings, pipeline, None, decision)
     assert [(each.title, each.reason) for each in look(sample_store).alarms] == [
-        ("a training was started", "two bad nights")
+        ("a training was started", "two bad windows")
     ]
     assert look(sample_store).health == "warning"
     notify_decision(
@@ -285,9 +285,9 @@ def contrast(first: str, second: str) -> float:
 
 
 def full(**more: Any) -> ModelStatus:
-    nights = [make_drift(2, column=SCRIPT, reason=SCRIPT), make_drift(1, "drift", SCRIPT), make_drift(0, version=2)]
+    windows = [make_drift(2, column=SCRIPT, reason=SCRIPT), make_drift(1, "drift", SCRIPT), make_drift(0, version=2)]
     facts: dict[str, Any] = {
-        "model": SCRIPT, "at": NOW, "drift": tuple(nights),
+        "model": SCRIPT, "at": NOW, "drift": tuple(windows),
         "quality": (make_quality(1, "degraded"), make_quality(0, "unknown")),
         "slos": (SloStatus(name="availability", goal=SCRIPT, target=0.999, period=dt.timedelta(days=30), current=SCRIPT,
             budget=-0.5, state="exhausted", reason=SCRIPT),),
@@ -307,8 +307,8 @@ def test_the_page_loads_nothing() -> None:
 
 def test_the_page_draws_every_window() -> None:
     """Each window and column has its cell and alarms are marked; each quality window has its marks."""
-    nights = [make_drift(ago, "drift" if ago == 1 else "ok", f"c{column}") for column in range(1) for ago in (2, 1, 0)]
-    page = render_status(full(drift=tuple(nights)))
+    windows = [make_drift(ago, "drift" if ago == 1 else "ok", f"c{column}") for column in range(1) for ago in (2, 1, 0)]
+    page = render_status(full(drift=tuple(windows)))
     drift = page[page.index("<h2>Drift") :]
     assert len(re.findall(r'<rect[^>]*class="heat"', drift)) == 2
     assert len(re.findall(r'<rect[^>]*class="alarm"', drift)) == 1

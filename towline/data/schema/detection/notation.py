@@ -28,7 +28,7 @@ from towline.data.schema.values import (
 )
 
 MIN_SHARE = 0.9  # of the values that are not null
-_MIN_UNREADABLE = 0.05  # least share that the default notation cannot read; it can read codes with leading zeros
+_MIN_UNREADABLE = 0.05  # minimum share that the default notation cannot read; it can read codes with leading zeros
 _SHORTEST = 6  # letters of a date, as 1/1/26
 _MAX_DISTINCT = 2_000  # distinct values that are examined
 _FEW_NUMBERS = 20  # a column with at most as many distinct numbers and a frequent word is a category
@@ -135,7 +135,7 @@ def read_text_column(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: 
 
 
 def read_declared_numbers(column: pa.ChunkedArray, fmt: ValueFormat) -> TextColumn:
-    """Reads a column of text that the config declares numeric: what is no number is null."""
+    """Reads a column of text that the config declares numeric: what is not a number is null."""
     if measure := detect_measure(column, fmt):
         fmt = fmt.model_copy(update={"measure": measure})
     elif unit := detect_unit(column):

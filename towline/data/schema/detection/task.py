@@ -65,7 +65,7 @@ def infer_task(target: pd.Series) -> InferredTask:
 
 
 def _deny_classes(values: np.ndarray, counts: np.ndarray, name: str) -> str:
-    """Why whole numbers are no classes; empty if they are."""
+    """Why whole numbers are not classes; empty if they are."""
     levels = len(values)
     word = next((word for word in reversed(_words(name)) if word in _CLASS_WORDS | _QUANTITY_WORDS), "")
     if levels > (_MOST_NAMED if word in _CLASS_WORDS else _MOST) or counts.sum() < _ROWS * levels:

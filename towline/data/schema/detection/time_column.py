@@ -25,14 +25,14 @@ _READ = 0.99  # of the values of the sample
 _NULLS = 0.01
 _TIME_WORDS = {"date", "datetime", "time", "timestamp", "ts", "day", "month", "week", "period", "quarter", "at"}
 _YEAR_WORDS = {"year", "yr", "yyyy"}
-# of what a year may be that orders the rows
+# words of a year by which rows may be ordered
 _EVENT_WORDS = {
     "acc", "accident", "admission", "arrival", "collected", "created", "event", "fiscal", "inspection", "interview",
     "issue", "issued", "measured", "obs", "observation", "observed", "onset", "order", "ordered", "posted", "purchase",
     "received", "recorded", "release", "reported", "response", "sale", "sample", "school", "sold", "start", "survey",
     "tax", "test", "trade", "transaction", "visit",
 }  # fmt: skip
-# of what a date is no time of the observation
+# words of a date that is not the time of the observation
 _PAST_WORDS = {
     "birth", "birthday", "born", "build", "built", "close", "closed", "dead", "death", "deadline", "deceased", "dob",
     "due", "dth", "earliest", "end", "expiration", "expires", "expiry", "fm", "founded", "grad", "graduation", "hire",
@@ -114,7 +114,7 @@ def _consider(values: pd.Series, place: int) -> _Candidate | None:
 
 
 def _read(values: pd.Series, words: set[str]) -> tuple[np.ndarray | None, str | None, str]:
-    """The values as datetime64[us] (None if they are no times), their format, and what they are."""
+    """The values as datetime64[us] (None if they are not times), their format, and what they are."""
     if values.dtype.kind == "M":
         times = values.dt.tz_convert("UTC").dt.tz_localize(None) if getattr(values.dt, "tz", None) else values
         return times.to_numpy("datetime64[us]"), None, "dates"
