@@ -48,9 +48,7 @@ RENAMED = {
     "Outcomes": "BooleanValues", "_Column": "_TableColumn, or _SampleColumn", "_Pair": "_ColumnPairRule, or _GroupPair",
     "Origin": "RunContext", "Run": "LoadedRun", "Loaded": "LoadResult", "Split": "SplitResult",
     "Choice": "SelectionResult", "FitPlan": "BudgetLimits", "Probe": "ModelUnderTest", "probe": "model_under_test",
-    "find": "find_server, or find_service_addresses", "sample_rows": "sample_positions, or sample_batches",
-    "measure_window": "measure_quality_window", "checked": "validation_text", "moment": "time_and_event",
-    "_Live": "_LiveProgress", "_Printed": "_PrintToLog",
+    "measure_window": "measure_quality_window", "_Live": "_LiveProgress", "_Printed": "_PrintToLog",
 }  # fmt: skip
 
 #: names that were wrong for a module, and are right for other things

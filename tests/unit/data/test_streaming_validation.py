@@ -372,3 +372,14 @@ def test_a_large_table_has_the_contract_and_the_rules_of_one_in_memory(
     broken = {rule.rule: rule.count for rule in results[0][1] if not rule.passed}
     assert broken["rows_distinct"] == 2
     assert broken["expect_column_values_to_be_unique"] > 0
+
+
+@pytest.mark.parametrize("value", [2**53 - 1, 2**53 + 1, 2**53 + 2, -(2**62)])
+def test_bounds_beyond_the_whole_numbers_of_a_float(tmp_path: Path, value: int) -> None:
+    """A whole number beside 2^53 is compared as Great Expectations compares it."""
+    bounds = {"column": "x", "min_value": 2**53, "max_value": 2**53}
+    rules = make_suite(
+        ("column_values_to_be_between", bounds), ("column_min_to_be_between", bounds),
+        ("column_max_to_be_between", bounds),
+    )  # fmt: skip
+    Comparison(tmp_path).check(pa.table({"x": [value] * 4}), rules)

@@ -122,7 +122,10 @@ class _Null(_RowRule):
 
 def _in_range(values: Any, kwargs: Mapping[str, Any]) -> Any:
     """(m,) bool: whether values are in the range of an expectation."""
-    low, high = kwargs.get("min_value"), kwargs.get("max_value")
+    # as Great Expectations compares: in float64, which matters beyond 2^53 only
+    low, high = (
+        float(end) if isinstance(end, int) else end for end in (kwargs.get("min_value"), kwargs.get("max_value"))
+    )
     inside = np.ones(len(values), dtype=bool)
     if low is not None:
         inside &= np.asarray(values > low if kwargs.get("strict_min") else values >= low)
