@@ -20,7 +20,7 @@ from towline.config import DataConfig, PipelineConfig
 from towline.config.passwords import mask_passwords
 from towline.data import snapshot
 from towline.data.schema.inference import infer_contract
-from towline.data.source import formats, sources, sql_source
+from towline.data.source import encodings, formats, sources, sql_source
 from towline.errors import ConfigError, DataError, TowlineError, TransientError
 
 DATA = Path(__file__).parents[3] / "data"
@@ -160,7 +160,7 @@ def test_a_large_csv_that_is_not_utf8(
         gzip.compress(content.encode(encoding)) if name.endswith(".gz") else content.encode(encoding)
     )
     outcomes, read_file = [], formats.read_file
-    monkeypatch.setattr(formats, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(encodings, "_BLOCK_BYTES", block)
     for cells in (10**9, -1):
         monkeypatch.setattr(snapshot, "MAX_CELLS", cells)
         if cells < 0 and encoding != "cp1251":

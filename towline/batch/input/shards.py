@@ -86,7 +86,7 @@ def scan_text(path: FilePath, separator: str, *, quoted: bool) -> tuple[SourceFi
     Raises:
         DataError: the text is neither UTF-8, UTF-16 nor Windows-1252.
     """
-    from towline.data.source.formats import text_encoding
+    from towline.data.source.encodings import text_encoding
 
     digest, size, ends = hashlib.sha256(), 0, list[int]()
     decoder = codecs.getincrementaldecoder("utf-8")()

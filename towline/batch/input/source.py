@@ -35,6 +35,7 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.values import TEXT_KINDS
 from towline.data.source import formats
 from towline.data.source.compression import is_compressed, read_decompressed
+from towline.data.source.encodings import text_encoding
 from towline.data.source.json_tables import read_objects
 from towline.errors import DataError
 from towline.remote_files import RemoteFile, is_url, list_remote_files
@@ -369,12 +370,12 @@ def _detect_encoding(path: FilePath, max_bytes: float = math.inf) -> str:
     decoder, encoding, size = codecs.getincrementaldecoder("utf-8")(), "utf-8", 0
     with open_text(SourceFile(path=path, digest="", size=0)) as stream:
         while size < max_bytes and encoding == "utf-8" and (block := stream.read(HEAD_BYTES)):
-            encoding = formats.text_encoding(block, path) if not size else encoding
+            encoding = text_encoding(block, path) if not size else encoding
             size += len(block)
             try:
                 decoder.decode(block)
             except UnicodeDecodeError:
-                encoding = formats.text_encoding(block, path, utf8=False)
+                encoding = text_encoding(block, path, utf8=False)
     return encoding
 
 

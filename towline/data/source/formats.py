@@ -3,7 +3,6 @@
 A CSV is read as text: the contract says what the text means. Each fault of a file is reported with its line.
 """
 
-import codecs
 import contextlib
 import csv
 import difflib
@@ -12,7 +11,6 @@ import itertools
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import IO, Literal
 
@@ -27,17 +25,15 @@ from towline.data.source.compression import (
     is_compressed,
     open_decompressed,
     plain_name,
-    read_decompressed,
     unreadable,
 )
+from towline.data.source.encodings import copy_as_utf8, is_utf8, read_as_utf8, utf16_encoding
 from towline.data.source.json_tables import JSON_ARRAYS, JSON_LINES, read_json
 from towline.errors import ConfigError, DataError
-from towline.remote_files import RemoteFile, is_url
+from towline.remote_files import is_url
 
 ENCODING = b"encoding"  # key of the metadata of a CSV's table
-_MAX_NON_ASCII_RUN = 2  # letters in a row
 SEPARATORS = ",;\t|"
-_BLOCK_BYTES = 2**22  # that are decoded together
 _HEAD_LINES, _HEAD_BYTES = 20, 1 << 16  # in which the header is searched
 _WRITE_AGAIN = "write the file again, or leave it out of data.source"
 PARQUET = (".parquet", ".pq")
@@ -114,7 +110,7 @@ def detect_format(path: Path) -> FileFormat:
             head = file.read(_HEAD_BYTES)
     except READ_ERRORS as error:
         raise unreadable(path, error) from None
-    if b"\0" in head and _utf16_encoding(head) is None:
+    if b"\0" in head and utf16_encoding(head) is None:
         remedy = "save the table as CSV (.csv), Parquet (.parquet) or JSON lines (.jsonl), and give that file"
         raise DataError("unknown file format", where=str(path), remedy=remedy)
     return "csv"
@@ -268,23 +264,13 @@ def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
             rows += len(table)
             yield table
     except DataError:
-        if rows and not _is_utf8(path):
+        if rows and not is_utf8(path):
             yield from _stream_decoded_csv(path, separator, rows)
             return
         table = _read_csv(path, separator)  # names the line of a fault; reads other encodings
         if rows:
             raise
         yield table
-
-
-def _is_utf8(path: Path) -> bool:
-    with open_decompressed(path) as file:
-        try:
-            for _ in codecs.iterdecode(iter(partial(file.read, _BLOCK_BYTES), b""), "utf-8"):
-                pass
-        except UnicodeDecodeError:
-            return False
-    return True
 
 
 def _stream_decoded_csv(path: Path, separator: str, skipped: int) -> Iterator[pa.Table]:
@@ -364,7 +350,7 @@ def _text_columns(header: Iterable[str]) -> pyarrow.csv.ConvertOptions:
 
 
 def _read_csv(path: Path, separator: str) -> pa.Table:
-    raw, encoding = _read_text(path)
+    raw, encoding = read_as_utf8(path)
     raw = b"\n" * raw.count(b"\n", 0, before := length_before_header(raw)) + raw[before:]  # lines keep their numbers
     records = _records(raw, separator)
     line, header = next(records)
@@ -429,144 +415,6 @@ def _quote_carriage_returns(raw: bytes, separator: str) -> bytes:
         if b"\r" in parts[position]:
             parts[position] = field.sub(lambda match: b'"' + match[0] + b'"', parts[position])
     return b'"'.join(parts)[1:-1]
-
-
-def _read_text(path: Path) -> tuple[bytes, str]:
-    """The decompressed content of a CSV file as UTF-8, and its encoding: UTF-8, UTF-16 or Windows-1252.
-
-    Raises:
-        DataError: the file cannot be read, is empty, or has another encoding.
-    """
-    raw = _decode_utf16(b"".join(read_decompressed(path)))
-    if not raw.strip():
-        raise DataError("the file is empty", where=str(path), remedy="give a CSV with a header line and rows")
-    try:
-        raw.decode()
-    except UnicodeDecodeError as error:
-        if converted := _decode_windows_1252(raw):
-            return converted, "Windows-1252"
-        line = raw.count(b"\n", 0, error.start) + 1
-        detail = f": byte {raw[error.start]:#04x} at position {error.start}"
-        raise _encoding_error(path, detail, line) from None
-    return raw, "UTF-8"
-
-
-def is_utf16(path: Path) -> bool:
-    """Whether a file begins as UTF-16 does."""
-    try:
-        with open_decompressed(path) as file:
-            return _utf16_encoding(file.read(64)) is not None
-    except READ_ERRORS:
-        return False  # reading the file reports it
-
-
-def copy_as_utf8(path: Path, target: Path) -> str:
-    """Copies a CSV file in UTF-16 or Windows-1252 to a file in UTF-8, a block after the other.
-
-    Returns:
-        The encoding that the table is noted with; empty if the file has none of the two.
-    """
-    runs = _RunCounter()
-    try:
-        with open_decompressed(path) as file, target.open("wb") as copy:
-            first = file.read(max(64, _BLOCK_BYTES))
-            encoding, blocks = _utf16_encoding(first[:64]) or "cp1252", iter(partial(file.read, _BLOCK_BYTES), b"")
-            for text in codecs.iterdecode(itertools.chain([first], blocks), encoding):
-                runs.add(text)
-                copy.write(text.encode())
-    except (*READ_ERRORS, UnicodeDecodeError):
-        return ""
-    return "UTF-8" if encoding != "cp1252" else "Windows-1252" if runs.is_western() else ""
-
-
-class _RunCounter:
-    """Counts the runs of non-ASCII letters in a text that is given in parts.
-
-    In Western European languages more than two such letters in a row are rare. A text in another alphabet, decoded as
-    Windows-1252, has whole words of them.
-    """
-
-    def __init__(self) -> None:
-        self._runs = self._long = 0
-        self._end = ""  # a run that the next part may continue
-
-    def add(self, text: str) -> None:
-        """Counts the runs of the next part."""
-        text = self._end + text
-        size = len(text)
-        while size and not text[size - 1].isascii():
-            size -= 1
-        self._count(text[:size])
-        self._end = text[size:]
-
-    def is_western(self) -> bool:
-        """Whether few runs are long."""
-        self._count(self._end)
-        self._end = ""
-        return self._long <= 0.02 * self._runs
-
-    def _count(self, text: str) -> None:
-        lengths = [] if text.isascii() else [len(run) for run in re.findall(r"[^\x00-\x7f]+", text)]
-        self._runs += len(lengths)
-        self._long += sum(length > _MAX_NON_ASCII_RUN for length in lengths)
-
-
-def text_encoding(head: bytes, path: Path | RemoteFile, *, utf8: bool = True) -> str:
-    """The encoding of a text: utf-8, utf-16 (or utf-16-le, utf-16-be without a mark) or cp1252.
-
-    Args:
-        head: the beginning of the text; if it is not UTF-8, the part that is not.
-        path: of the file, for the error.
-        utf8: whether the text may be UTF-8.
-
-    Raises:
-        DataError: it is not UTF-8, and none of the others either.
-    """
-    if encoding := _utf16_encoding(head):
-        return encoding
-    if utf8:
-        return "utf-8"
-    if _decode_windows_1252(head):
-        return "cp1252"
-    raise _encoding_error(path, "")
-
-
-def _encoding_error(path: Path | RemoteFile, detail: str, line: int = 0) -> DataError:
-    return DataError(
-        f"neither UTF-8 nor Windows-1252{detail}",
-        where=f"{path}:{line}" if line else str(path),
-        remedy="save it as UTF-8, e.g. iconv -f ENCODING -t utf-8 OLD.csv > NEW.csv",
-    )
-
-
-def _decode_windows_1252(raw: bytes) -> bytes:
-    """Converts Windows-1252 (or Latin-1) to UTF-8; empty if the bytes are probably another encoding."""
-    try:
-        text = raw.decode("cp1252")
-    except UnicodeDecodeError:
-        return b""
-    runs = _RunCounter()
-    runs.add(text)
-    return text.encode() if runs.is_western() else b""
-
-
-def _utf16_encoding(raw: bytes) -> str | None:
-    """The encoding by its byte order mark or by the null bytes of a Latin header; None if it is not UTF-16."""
-    marks = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-    encoding = marks.get(raw[:2])
-    if encoding is None and len(raw) >= 8 and len(raw) % 2 == 0:
-        head = raw[:64]
-        encoding = "utf-16-le" if not any(head[1::2]) else "utf-16-be" if not any(head[::2]) else None
-    return encoding
-
-
-def _decode_utf16(raw: bytes) -> bytes:
-    """Converts UTF-16 to UTF-8."""
-    encoding = _utf16_encoding(raw)
-    try:
-        return raw.decode(encoding).encode() if encoding else raw
-    except UnicodeDecodeError:
-        return raw  # reported as not UTF-8
 
 
 def _records(raw: bytes, separator: str) -> Iterator[tuple[int, list[str]]]:

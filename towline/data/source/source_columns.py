@@ -19,6 +19,7 @@ from towline.data.schema.detection.summary_rows import count_summary_rows
 from towline.data.schema.values import category_name, column_format, seconds_of
 from towline.data.source import formats
 from towline.data.source.compression import is_compressed, read_decompressed
+from towline.data.source.encodings import copy_as_utf8, is_utf16
 from towline.errors import ConfigError, DataError
 
 TIME = pa.timestamp("us")
@@ -118,9 +119,9 @@ def spool_files(
             _write_tables(iter([formats.read_file(path, None)]), copy, encodings)
             continue
         mark = separator or formats.detect_separator(path)
-        if formats.is_utf16(path) or not _copy_utf8(path, mark, copy):
+        if is_utf16(path) or not _copy_utf8(path, mark, copy):
             decoded = folder / f"source-{number}.csv"
-            encoding = formats.copy_as_utf8(path, decoded)
+            encoding = copy_as_utf8(path, decoded)
             if encoding and _copy_utf8(decoded, mark, copy):
                 encodings.add(encoding)
             else:  # reading it as a whole names the fault
