@@ -140,6 +140,21 @@ def test_shutdown_fails_readiness_first(sample_store: SampleStore, serve: Callab
     assert serving.process.wait(timeout=300) == 0
 
 
+def test_a_new_connection_is_waited_for(sample_store: SampleStore, serve: Callable[..., ServeProcess]) -> None:
+    """A client that connected before the shutdown, and sends its request after the port was closed, is answered."""
+    serving = serve("--grace", "0.5")
+    body = json.dumps({"rows": sample_store.probe_rows()[:1]}).encode()
+    head = b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", serving.port)) as late:
+        late.settimeout(20)
+        serving.process.send_signal(signal.SIGTERM)
+        until(lambda: not listens(serving.port))
+        time.sleep(1)
+        late.sendall(head % len(body) + body)
+        assert late.recv(65536).startswith(b"HTTP/1.1 200")
+    assert serving.process.wait(timeout=300) == 0
+
+
 def listens(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=0.5).close()

@@ -26,7 +26,8 @@ from towline.errors import ConfigError
 from towline.serving.process.connection import HttpConnection
 
 SETTLE_S = 0.2  # seconds to empty the accept queue after new connections are filtered out
-LINGER_S = 0.5  # seconds for requests on connections that were accepted last
+LINGER_S = 0.5  # seconds for a further request on an idle connection
+FIRST_REQUEST_S = 5.0  # seconds for the first request on a new connection: its client may be waiting for a processor
 _LOG = logging.getLogger("towline.serving")
 _CLOSE = (b"connection", b"close")
 _ATTACH_FILTER = 26  # SO_ATTACH_FILTER; the socket module does not define it
@@ -156,11 +157,18 @@ class DrainingServer(Server):
         for server in self.servers:
             server.close()
         # connections that were just accepted, or idle ones that just sent a request, must still be read
-        until = time.monotonic() + LINGER_S
-        while self.server_state.connections and time.monotonic() < until and not self.force_exit:
+        closed = time.monotonic()
+        while self.server_state.connections and not self.force_exit:
+            wait = FIRST_REQUEST_S if self._awaits_first_request() else LINGER_S
+            if time.monotonic() > min(closed + wait, self._deadline):
+                break
             await asyncio.sleep(0.02)
         self.config.timeout_graceful_shutdown = max(1, int(self.seconds_left()))
         await super().shutdown(sockets)
+
+    def _awaits_first_request(self) -> bool:
+        connections = (item for item in self.server_state.connections if isinstance(item, HttpConnection))
+        return any(connection.cycle is None for connection in connections)
 
     def seconds_left(self) -> float:
         """Seconds until the drain period is over."""
