@@ -11,7 +11,7 @@ from towline.data.source import sources
 from towline.data.validation import suite
 from towline.data.workspace import Workspace, open_workspace
 from towline.errors import DataValidationError
-from towline.markdown import escape
+from towline.formatting import escape_markdown
 from towline.preflight import read_champion_contract
 from towline.provenance import Provenance, collect_provenance
 from towline.registry.ledger import actor, open_ledger
@@ -94,7 +94,7 @@ def _show_rules(model: str, validation: suite.Validation) -> None:
     artifacts.table(rows, key=f"{model}-validation", description=validation.text())
     if validation.notes:
         artifacts.markdown(
-            "\n".join(f"- {escape(note)}" for note in validation.notes),
+            "\n".join(f"- {escape_markdown(note)}" for note in validation.notes),
             key=f"{model}-notes",
             description="notes of the validation",
         )

@@ -11,8 +11,8 @@ from tasks import artifacts, retrying_task
 from towline import sidecar
 from towline.config import PipelineConfig, Settings
 from towline.errors import TransientError
+from towline.formatting import escape_markdown
 from towline.manifest import verify_release
-from towline.markdown import escape
 from towline.monitoring import monitoring_run
 from towline.monitoring.alerts import notifications
 from towline.monitoring.journal import Journal
@@ -92,7 +92,7 @@ def decide(config: PipelineConfig, settings: Settings, champion: Entry, now: dt.
         evidence = evidence.model_copy(update={"comparison": comparison})
         decision = monitoring_run.record_decision(settings, config, champion, evidence)
         progress.note = f"{decision.action}: {decision.reason}"
-    text = f"**{decision.action}**: {escape(decision.reason)}"
+    text = f"**{decision.action}**: {escape_markdown(decision.reason)}"
     artifacts.markdown(text, key=f"{config.name}-decision", description=progress.note)
     return decision
 

@@ -5,7 +5,7 @@ from towline import sidecar, steps
 from towline.config import PipelineConfig, Settings
 from towline.data.workspace import Workspace
 from towline.errors import TransientError
-from towline.markdown import escape
+from towline.formatting import escape_markdown
 from towline.promotion import outcome
 from towline.promotion.gate import Verdict
 from towline.provenance import Provenance
@@ -47,9 +47,9 @@ def decide_promotion(
         ledger = open_ledger(settings)
         entry = outcome.decide_promotion(ledger, config, version.version, release, verdict, provenance)
         progress.note = f"{entry.event}: {entry.reason}"
-    lines = [f"- **{check.outcome}** {check.name}: {escape(check.detail)}" for check in verdict.checks]
+    lines = [f"- **{check.outcome}** {check.name}: {escape_markdown(check.detail)}" for check in verdict.checks]
     artifacts.markdown(
-        "\n".join([f"## {entry.event}: {escape(entry.reason)}", *lines]),
+        "\n".join([f"## {entry.event}: {escape_markdown(entry.reason)}", *lines]),
         key=f"{config.name}-verdict",
         description=progress.note,
     )

@@ -6,8 +6,8 @@ from tasks import artifacts, cached_task, retrying_task
 from towline import files
 from towline.config import PipelineConfig, Settings
 from towline.data.workspace import Workspace
+from towline.formatting import escape_markdown
 from towline.manifest import ReleaseLocation
-from towline.markdown import escape
 from towline.promotion import image_check
 from towline.promotion.gate import Verdict
 from towline.promotion.holdout_comparison import Champion, judge_release
@@ -91,7 +91,7 @@ def build_image(
             image_check.record_image(ledger, name, version.version, image, actor=provenance.actor, release=release.path)
             artifacts.markdown(
                 f"{_read_card(work, release)}\n## Container image\n\n`{image.tag}`\n\n`{image.id}`\n\n"
-                f"{escape(image.text())}\n",
+                f"{escape_markdown(image.text())}\n",
                 key=f"{name}-card",
                 description=f"the model card of version {version.version}, with its image",
             )

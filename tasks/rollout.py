@@ -6,7 +6,7 @@ from tasks import artifacts, retrying_task
 from towline import sidecar
 from towline.config import PipelineConfig, Settings
 from towline.errors import ConfigError, PromotionRejectedError, TransientError
-from towline.markdown import escape
+from towline.formatting import escape_markdown
 from towline.monitoring import rollout_evaluation
 from towline.monitoring.alerts import notifications
 from towline.monitoring.rollout_history import RolloutEvaluation, record_evaluation
@@ -59,7 +59,7 @@ def act_on_rollout(config: PipelineConfig, settings: Settings, rollout: Rollout,
                 sidecar.call(synchronization.synchronize, settings, config.name)
             except TransientError as error:
                 progress.note += f"; {synchronization.unsynchronized_note(error)}"
-    text = f"**{evaluation.action}**: {escape(evaluation.reason)}"
+    text = f"**{evaluation.action}**: {escape_markdown(evaluation.reason)}"
     artifacts.markdown(text, key=f"{config.name}-rollout-action", description=progress.note)
     return progress.note
 

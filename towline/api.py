@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from towline.config import Frozen, PipelineConfig, Settings, build_config, locating_errors, read_config
 from towline.errors import ConfigError
-from towline.notebook import render_document, render_fields
+from towline.html.notebook import render_document, render_fields
 
 if TYPE_CHECKING:
     from towline.backtesting.results import BacktestResult, PolicyName

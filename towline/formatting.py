@@ -1,6 +1,7 @@
-"""Numbers, times and lists as texts for people."""
+"""Numbers, times and lists as texts for people, and text that is safe in Markdown."""
 
 import datetime as dt
+import re
 from collections.abc import Sequence
 
 from towline.times import to_utc
@@ -50,3 +51,8 @@ def shorten_list(items: Sequence[str], limit: int, separator: str = ", ", *, tot
 def shorten_lines(lines: Sequence[str], limit: int, place: str = "") -> list[str]:
     """The first lines, and a line that counts the others; ``place`` follows the count and says where to find them."""
     return [*lines[:limit], *([f"and {len(lines) - limit:,} more{place}"] if len(lines) > limit else [])]
+
+
+def escape_markdown(text: str) -> str:
+    """The text on one line, with escaped Markdown and HTML markup."""
+    return re.sub(r"([\\`*_{}\[\]<>()#|!&~])", r"\\\1", " ".join(text.split()))

@@ -11,7 +11,7 @@ from towline.data.source.sources import load_dataset
 from towline.data.validation.suite import Validation, validate_table
 from towline.data.workspace import open_workspace
 from towline.errors import TransientError
-from towline.notebook import render_table
+from towline.html.notebook import render_table
 from towline.registry.ledger import open_ledger
 from towline.steps import step
 from towline.training.behaviour.behaviour_suite import check_files, check_with_contract

@@ -12,7 +12,8 @@ import pytest
 import towline
 from tests.support.paths import REPOSITORY
 from tests.support.sample_store import MODEL, SampleStore
-from towline import api, notebook, sidecar
+from towline import api, sidecar
+from towline.html import notebook
 from towline.config import Settings
 from towline.errors import ConfigError, DataError, PromotionRejectedError, TransientError
 from towline.operations import servers

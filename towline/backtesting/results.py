@@ -8,9 +8,9 @@ import pandas as pd
 from towline.config import Frozen
 from towline.config.monitoring import PolicyTrigger
 from towline.formatting import format_number
+from towline.html.notebook import render_table
 from towline.monitoring.policy import Action
 from towline.monitoring.results import DriftState, QualityState
-from towline.notebook import render_table
 from towline.training.evaluation.definitions import Metric
 
 PolicyName = Literal["never", "schedule", "drift", "quality", "both", "gain"]

@@ -6,9 +6,9 @@ from typing import Any
 from towline.config import Frozen
 from towline.data.schema.contract import Contract
 from towline.formatting import shorten_list
+from towline.html.notebook import render_fields
 from towline.monitoring.drift.histograms import ColumnStats
 from towline.monitoring.results import DriftResult
-from towline.notebook import render_fields
 
 MAX_LISTED = 5
 

@@ -187,8 +187,8 @@ def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
         return _repeated(outcome, page)
     lines = ["", *_data_lines(outcome), "", _candidate_table(outcome), "", _metric_table(outcome.metrics), ""]
     for check in outcome.verdict.checks if outcome.verdict else ():
-        mark, colour = MARKS[check.outcome]
-        lines.append(_hanging(f"  {click.style(mark, fg=colour)} ", f"{check.name}: {check.detail}"))
+        mark, color = MARKS[check.outcome]
+        lines.append(_hanging(f"  {click.style(mark, fg=color)} ", f"{check.name}: {check.detail}"))
     verdict = click.style(outcome.event, fg="red" if outcome.event == "refused" else "green")
     replaced = f", instead of version {outcome.previous}" if outcome.event == "promoted" and outcome.previous else ""
     lines += [

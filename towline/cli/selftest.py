@@ -51,8 +51,8 @@ def _text(result: "SelftestResult") -> str:
 
     parts = [f"{result.model}, with {result.candidate} as the champion; rates with 95 % intervals", ""]
     rows = [
-        [rate.part, rate.case, f"{rate.event}: {rate.text()}", f"{rate.trials} trials", rate.stated]
+        [rate.part, rate.case, f"{rate.event}: {rate.text()}", f"{rate.trials} trials", rate.expected]
         for rate in result.rates
     ]
-    parts += [table(("", "case", "measured", "", "stated"), rows), ""]
+    parts += [table(("", "case", "measured", "", "expected"), rows), ""]
     return "\n".join([*parts, *result.notes])

@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple
 from towline.config import Frozen, RetrainConfig
 from towline.config.monitoring import PolicyTrigger
 from towline.formatting import format_number
+from towline.html.notebook import render_fields, render_table
 from towline.monitoring.gain_evidence import GainVerdict, judge_gain
 from towline.monitoring.results import ChampionComparison, DriftResult, GainResult, QualityResult
-from towline.notebook import render_fields, render_table
 
 Action = Literal["nothing", "warn", "retrain", "roll back", "block"]
 

@@ -1,4 +1,4 @@
-"""The end state of a flow run: its name and colour in Prefect's list of runs, its verdict, its result.
+"""The end state of a flow run: its name and color in Prefect's list of runs, its verdict, its result.
 
 Prefect colours a state by its type. A run that ended as intended, but that somebody should look at (Refused, Warn), is
 therefore of type Failed; its result is carried in ``FailedStateValue``, which ``state_value`` unpacks. A run of a

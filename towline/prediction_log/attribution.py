@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from towline.config import Frozen, Settings
 from towline.errors import ConfigError, DataError
 from towline.formatting import format_time
-from towline.notebook import render_fields
+from towline.html.notebook import render_fields
 from towline.prediction_log.parquet_store import iter_tables, list_parts, lock_store
 from towline.registry.hash_chain import Entry
 from towline.registry.ledger import VERSION_EVENTS, Ledger, champion_of, digest_of

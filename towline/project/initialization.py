@@ -10,7 +10,7 @@ from towline import files
 from towline.config import PipelineConfig, Settings, SqlSource, suggest
 from towline.data.schema.values import parse_number
 from towline.errors import ConfigError
-from towline.notebook import render_table
+from towline.html.notebook import render_table
 from towline.project import template
 from towline.project.config_text import parse_config, write_config_text
 from towline.project.detection import guess_target, propose

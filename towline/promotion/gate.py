@@ -43,7 +43,7 @@ from towline.config import METRICS, CustomCheck, Frozen, GateConfig, PipelineCon
 from towline.data.schema.contract import Contract
 from towline.errors import FitError
 from towline.formatting import shorten_list
-from towline.notebook import render_table
+from towline.html.notebook import render_table
 from towline.release.smoke_test import SmokeTestResult
 from towline.training.behaviour.results import BehaviourCheck
 from towline.training.evaluation.bootstrap import draw_weights, resample_metric, resampling_units

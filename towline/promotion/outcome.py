@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from towline import notebook
 from towline.config import ApprovalConfig, Frozen, PipelineConfig, Settings
 from towline.data.splits import SplitSummary
 from towline.data.workspace import Workspace
 from towline.formatting import format_number, format_time
+from towline.html import notebook
 from towline.promotion.gate import Verdict
 from towline.provenance import Provenance
 from towline.registry.approvals import request_evidence

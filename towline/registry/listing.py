@@ -3,8 +3,8 @@
 from towline.config import Frozen, Settings
 from towline.errors import ReleaseError
 from towline.formatting import format_time
+from towline.html.notebook import render_table
 from towline.manifest import read_manifest
-from towline.notebook import render_table
 from towline.registry.ledger import Entry, Ledger
 from towline.registry.selection import check_recorded, require_model
 

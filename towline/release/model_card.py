@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 from towline.config import PipelineConfig
 from towline.data.schema.contract import Column, Contract
-from towline.formatting import format_number, shorten_list
+from towline.formatting import escape_markdown, format_number, shorten_list
 from towline.html import environment, render_page
 from towline.inference.compiled.parity import ParityCertificate
 from towline.manifest import Manifest
-from towline.markdown import escape
 from towline.training.evaluation.definitions import Metric, primary_metric
 from towline.training.evaluation.holdout import Evaluation, SliceResult
 from towline.training.result import TrainingResult
@@ -82,7 +81,7 @@ def render_card(
     }
 
     # Markdown is escaped by the finalizer
-    markdown = environment(TEMPLATES, autoescape=False, finalize=_escape_markdown)
+    markdown = environment(TEMPLATES, autoescape=False, finalize=_escape_text)
     return ModelCard(
         markdown=markdown.get_template("model_card.md.jinja").render(values),
         html=render_page(TEMPLATES / "model_card.html.jinja", **values),
@@ -127,6 +126,6 @@ def _describe_values(column: Column) -> str:
     return text + ("; may be null" if column.nullable else "")
 
 
-def _escape_markdown(value: Any) -> Any:
+def _escape_text(value: Any) -> Any:
     """Escapes text for Markdown; other values are formatted by the template's filters."""
-    return escape(value) if isinstance(value, str) else value
+    return escape_markdown(value) if isinstance(value, str) else value

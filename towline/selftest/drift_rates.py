@@ -56,8 +56,8 @@ def measure_drift(
     if size < config.drift.min_rows:
         return [], [f"drift: windows have {size:,} rows, and drift.min_rows is {config.drift.min_rows:,}"]
     budget = min(0.5, config.drift.false_alarms_per_year / 365)
-    stated = f"{budget:.1%} ({config.drift.false_alarms_per_year:g} a year)"
-    rates = [measure_rate("drift", "no drift", "raises an alarm", list(map(raises_alarm, windows)), stated=stated)]
+    expected = f"{budget:.1%} ({config.drift.false_alarms_per_year:g} a year)"
+    rates = [measure_rate("drift", "no drift", "raises an alarm", list(map(raises_alarm, windows)), expected=expected)]
     notes = []
     for label, size_text, columns, effects, plant in _planted(config, contract, rows):
         detected = []

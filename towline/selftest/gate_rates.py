@@ -54,17 +54,17 @@ def measure_gate(
     def passes(challenger: Predictions) -> list[VerdictOutcome]:
         return list(_judge_repeatedly(config, evaluation, holdout, challenger, trials))
 
-    def rate(case: str, outcomes: list[VerdictOutcome], event: VerdictOutcome, stated: str = "") -> MeasuredRate:
+    def rate(case: str, outcomes: list[VerdictOutcome], event: VerdictOutcome, expected: str = "") -> MeasuredRate:
         names = {"pass": "passes", "fail": "fails", "inconclusive": "is inconclusive"}
-        return measure_rate("gate", case, names[event], [outcome == event for outcome in outcomes], stated=stated)
+        return measure_rate("gate", case, names[event], [outcome == event for outcome in outcomes], expected=expected)
 
     rates = [rate("the champion against itself", passes(champion), "pass", "100 %")]
     rates.append(rate("a constant", passes(constant), "pass", "0 %"))
     for model in noisy:
         loss = _relative_loss(holdout, champion, model.predictions, metric)
         case = f"fitted with {model.share:.0%} wrong labels, {metric} worse by {loss:.1%}"
-        stated = "at most 5 %" if loss > config.gate.champion_margin else ""
-        rates.append(rate(case, passes(model.predictions), "pass", stated))
+        expected = "at most 5 %" if loss > config.gate.champion_margin else ""
+        rates.append(rate(case, passes(model.predictions), "pass", expected))
     margin, failing = config.gate.champion_margin or SMALLEST_MARGIN, list[MeasuredRate]()
     for multiple in MARGINS:
         worse = _make_worse(holdout, multiple * margin, metric, config.seed)

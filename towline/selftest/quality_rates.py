@@ -58,7 +58,7 @@ def measure_quality_verdict(
         return measure_quality(table, folder, config, start=_START, end=end, now=end + config.quality.delay).state
 
     good = [state(holdout.truth) == "degraded" for _ in range(GOOD_TRIALS)]
-    rates = [measure_rate("quality", "labels of the holdout", "is degraded", good, stated="at most 5 %")]
+    rates = [measure_rate("quality", "labels of the holdout", "is degraded", good, expected="at most 5 %")]
     detected = []
     for share in SHARES:
         truth = _exchange_labels(holdout.truth, share, rng)

@@ -17,7 +17,7 @@ class MeasuredRate(Frozen):
         event: what is counted, e.g. ``passes``.
         count, trials: of the event.
         low, high: 95 % interval (Wilson, 1927).
-        stated: what the config states; empty if it states nothing.
+        expected: the rate that the config asks for, e.g. "at most 5 %"; empty if it sets none.
         effect: size of what was planted; None without one.
     """
 
@@ -28,7 +28,7 @@ class MeasuredRate(Frozen):
     trials: int
     low: float
     high: float
-    stated: str = ""
+    expected: str = ""
     effect: float | None = None
 
     @property
@@ -57,7 +57,7 @@ class SelftestResult(Frozen):
 
 
 def measure_rate(
-    part: str, case: str, event: str, outcomes: list[bool], *, stated: str = "", effect: float | None = None
+    part: str, case: str, event: str, outcomes: list[bool], *, expected: str = "", effect: float | None = None
 ) -> MeasuredRate:
     """The share of true outcomes with Wilson's interval.
 
@@ -75,7 +75,7 @@ def measure_rate(
         trials=trials,
         low=low,
         high=high,
-        stated=stated,
+        expected=expected,
         effect=effect,
     )
 

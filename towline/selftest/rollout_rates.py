@@ -39,12 +39,12 @@ def measure_rollout(
         row_losses(holdout.truth, predictions, holdout.contract, loss)
         for predictions in (holdout.challenger, other, holdout.challenger.take(rng.permutation(len(holdout.truth))))
     )
-    stated = f"at most {100 * criteria.alpha:g} %"
+    expected = f"at most {100 * criteria.alpha:g} %"
     verdicts = [_judge(own, second, criteria, rng, swap=True) for _ in range(EQUAL_TRIALS)]
     case = f"versions with equal {loss}"
     rates = [
-        _rate(case, verdicts, "promote", stated if criteria.promote_if == "better" else ""),
-        _rate(case, verdicts, "abort", stated),
+        _rate(case, verdicts, "promote", expected if criteria.promote_if == "better" else ""),
+        _rate(case, verdicts, "abort", expected),
     ]
     stopped = []
     for effect in LOSSES:
@@ -53,7 +53,7 @@ def measure_rollout(
             break
         verdicts = [_judge(own, worse, criteria, rng) for _ in range(TRIALS)]
         case = f"{loss} higher by {effect:.0%}"
-        rates.append(_rate(case, verdicts, "promote", stated if effect > criteria.margin else ""))
+        rates.append(_rate(case, verdicts, "promote", expected if effect > criteria.margin else ""))
         stopped.append(_rate(case, verdicts, "abort", "", effect))
         verdicts = [_judge(worse, own, criteria, rng) for _ in range(TRIALS)]
         rates.append(_rate(f"champion's {loss} higher by {effect:.0%}", verdicts, "promote"))
@@ -85,9 +85,13 @@ def _judge(
     return analyse(RolloutEvidence(arm, arm, champion_loss=champion, challenger_loss=challenger), criteria).verdict
 
 
-def _rate(case: str, verdicts: list[str], verdict: str, stated: str = "", effect: float | None = None) -> MeasuredRate:
+def _rate(
+    case: str, verdicts: list[str], verdict: str, expected: str = "", effect: float | None = None
+) -> MeasuredRate:
     event = {"promote": "is promoted", "abort": "is stopped"}[verdict]
-    return measure_rate("rollout", case, event, [each == verdict for each in verdicts], stated=stated, effect=effect)
+    return measure_rate(
+        "rollout", case, event, [each == verdict for each in verdicts], expected=expected, effect=effect
+    )
 
 
 def _make_worse(own: np.ndarray, shuffled: np.ndarray, effect: float, rng: np.random.Generator) -> np.ndarray | None:

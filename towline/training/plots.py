@@ -97,10 +97,10 @@ def plot_fold_scores(scores: Sequence[CrossValidationResult], metric: Metric) ->
     scored.sort(key=lambda result: result.mean[metric] if greater else -result.mean[metric])  # the best on top
     figure, axes = _figure(1.2 + 0.42 * len(scored))
     for at, result in enumerate(scored):
-        colour = SOFT if result.candidate == "baseline" else MODEL
+        color = SOFT if result.candidate == "baseline" else MODEL
         folds = [fold[metric] for fold in result.folds if metric in fold]
-        axes.plot(folds, [at] * len(folds), "o", color=colour, alpha=0.45, markersize=5, markeredgewidth=0)
-        axes.plot([result.mean[metric]], [at], "|", color=colour, markersize=17, markeredgewidth=2.4)
+        axes.plot(folds, [at] * len(folds), "o", color=color, alpha=0.45, markersize=5, markeredgewidth=0)
+        axes.plot([result.mean[metric]], [at], "|", color=color, markersize=17, markeredgewidth=2.4)
         text = f"{result.mean[metric]:.4g} ± {result.sd[metric]:.2g}"
         axes.text(1.02, at, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     _label_rows(axes, [result.candidate for result in scored])
@@ -170,8 +170,8 @@ def plot_confusion_matrix(encoded: EncodedPredictions, names: Sequence[str]) -> 
             share = f"{shares[row, column]:.0%}"
             text = f"{share}\n{counts[row, column]:,}" if k <= 8 else f"{100 * shares[row, column]:.0f}"
             if counts[row, column] or k <= 8:
-                colour = "white" if shares[row, column] > 0.55 else INK
-                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8 if k <= 12 else 6)
+                color = "white" if shares[row, column] > 0.55 else INK
+                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8 if k <= 12 else 6)
     ticks = [_short(name, 13) for name in names]
     rotation: dict[str, Any] = {} if k <= 3 else {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(k), ticks, **rotation)
@@ -191,9 +191,9 @@ def plot_roc(encoded: EncodedPredictions, names: Sequence[str], evaluation: Eval
     """True and false positive rate at every threshold; of several classes, each against the rest."""
     from sklearn.metrics import roc_auc_score, roc_curve
 
-    def line(axes: Axes, hit: np.ndarray, chance: np.ndarray, name: str, colour: str) -> None:
+    def line(axes: Axes, hit: np.ndarray, chance: np.ndarray, name: str, color: str) -> None:
         below, above, _ = roc_curve(hit, chance)
-        axes.plot(below, above, color=colour, linewidth=1.7, label=f"{name}: {roc_auc_score(hit, chance):.3f}")
+        axes.plot(below, above, color=color, linewidth=1.7, label=f"{name}: {roc_auc_score(hit, chance):.3f}")
 
     figure = _curves(encoded, names, line)
     if figure is None:
@@ -210,11 +210,11 @@ def plot_precision_recall(encoded: EncodedPredictions, names: Sequence[str], eva
     """Precision and recall at every threshold, and the share of the class."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
-    def line(axes: Axes, hit: np.ndarray, chance: np.ndarray, name: str, colour: str) -> None:
+    def line(axes: Axes, hit: np.ndarray, chance: np.ndarray, name: str, color: str) -> None:
         precision, recall, _ = precision_recall_curve(hit, chance)
         label = f"{name}: {average_precision_score(hit, chance):.3f}"
-        axes.plot(recall[:-1], precision[:-1], color=colour, linewidth=1.7, label=label, drawstyle="steps-pre")
-        axes.axhline(hit.mean(), color=colour, linewidth=0.9, linestyle=DASHED, alpha=0.7)
+        axes.plot(recall[:-1], precision[:-1], color=color, linewidth=1.7, label=label, drawstyle="steps-pre")
+        axes.axhline(hit.mean(), color=color, linewidth=0.9, linestyle=DASHED, alpha=0.7)
 
     figure = _curves(encoded, names, line)
     if figure is None:
@@ -301,8 +301,8 @@ def plot_over_time(encoded: EncodedPredictions, times: pd.Series, target: str) -
         return None
     figure, axes = _figure(3.4, 7.2)
     marker = "o" if len(means) <= 40 else ""
-    for name, colour in (("actual", INK), ("predicted", MODEL)):
-        axes.plot(means.index, means[name], color=colour, linewidth=1.4, marker=marker, markersize=3, label=name)
+    for name, color in (("actual", INK), ("predicted", MODEL)):
+        axes.plot(means.index, means[name], color=color, linewidth=1.4, marker=marker, markersize=3, label=name)
     _dates(axes)
     axes.set_ylabel(f"mean {_short(target)} by {step}")
     error = (means["predicted"] - means["actual"]).to_numpy()
@@ -348,8 +348,8 @@ def _curves(
         present, counts = np.unique(encoded.truth, return_counts=True)
         labels = np.sort(present[np.argsort(-counts, kind="stable")][:MAX_CURVES])
     figure, axes = _figure(5.0, 5.2)
-    for label, colour in zip(labels, LINES, strict=False):
-        line(axes, encoded.truth == label, encoded.probabilities[:, label], _short(names[label], 18), colour)
+    for label, color in zip(labels, LINES, strict=False):
+        line(axes, encoded.truth == label, encoded.probabilities[:, label], _short(names[label], 18), color)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     return figure
 

@@ -1,4 +1,4 @@
-"""A table is the same in each format and compression, and a file that is no table is refused with a remedy."""
+"""A table is the same in each format and compression, and a file that is not a table is refused with a remedy."""
 
 import bz2
 import gzip
@@ -61,6 +61,8 @@ FILES: dict[str, bytes | Callable[[], bytes]] = {
     "t.json": ARRAY,
     "pretty.json": json.dumps(json.loads(ARRAY), indent=1).encode(),
     "lines.json": LINES,
+    "utf16.json": ARRAY.decode().encode("utf-16"),
+    "windows.jsonl": LINES.decode().encode("cp1252"),
     "records.zip": zip_file(LINES, "records.jsonl"),
 }
 
@@ -93,12 +95,13 @@ REFUSED = {
     "columns.json": (make_table().to_json().encode(), "this is not an object with a value for each column"),
     "numbers.json": (b"[1, 2]", "this is not an object with a value for each column"),
     "cut.json": (ARRAY[:-40], "not readable JSON"),
-    "empty.json": (b" \n", "no rows"),
+    "empty.json": (b" \n", "the file is empty"),
+    "none.json": (b"[]", "no rows"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_file_that_is_no_table_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_not_a_table_is_refused(tmp_path: Path, name: str) -> None:
     content, what = REFUSED[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=re.escape(what)) as raised:

@@ -53,7 +53,7 @@ def test_planted_drift_is_detected_and_no_drift_is_not(result: SelftestResult) -
     """Windows of the table itself raise few alarms; a shift by two standard deviations always raises one."""
     (quiet,) = rates(result, "drift", "no drift")
     assert quiet.low <= 0.1
-    assert "4 a year" in quiet.stated
+    assert "4 a year" in quiet.expected
     assert [rate.rate for rate in rates(result, "drift", "shifted")][-1] == 1.0
 
 

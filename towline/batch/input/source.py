@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO
 
 import numpy as np
@@ -181,7 +181,7 @@ def open_source(source: str, separator: str | None, contract: Contract, folder: 
             those of the contract.
     """
     paths = [_copy_if_needed(path, copies) for path in _list_files(source, folder)]
-    kinds = {path: _format_of(path) for path in paths}
+    kinds = {path: _block_format(path) or "csv" for path in paths}  # other texts are CSV
     kind = kinds[paths[0]]
     if other := next((path for path in paths if kinds[path] != kind), None):
         raise DataError(f"{kinds[other]} beside {kind}", where=str(other), remedy="give files of one format")
@@ -212,7 +212,7 @@ def _copy_if_needed(path: FilePath, copies: Path) -> FilePath:
     Copied are remote files that are compressed or that their server sends only as a whole, files in other compressions
     than gzip and Zstandard, and JSON arrays, whose objects are written one a line.
     """
-    name, is_direct = path.name.lower(), _is_direct(path)
+    name, is_direct = path.name.lower(), _block_format(path) is not None
     if isinstance(path, RemoteFile):
         if is_direct and path.has_ranges and not name.endswith(_COMPRESSED):
             return path
@@ -220,10 +220,12 @@ def _copy_if_needed(path: FilePath, copies: Path) -> FilePath:
     return path if is_direct else _unpack(path, copies)
 
 
-def _is_direct(path: FilePath) -> bool:
-    """Whether the name of a file says that it can be read in blocks."""
+def _block_format(path: FilePath) -> Format | None:
+    """The format of a file that can be read in blocks, by its name; None for another file."""
     name = path.name.lower()
-    return name.endswith(tuple(suffix + packed for suffix in _SUFFIXES for packed in ("", *_COMPRESSED)))
+    packed = name.endswith(_COMPRESSED)
+    kind = _SUFFIXES.get(PurePath(name.rpartition(".")[0] if packed else name).suffix)
+    return None if packed and kind == "parquet" else kind
 
 
 def _unpack(path: Path, copies: Path) -> Path:
@@ -250,17 +252,6 @@ def _check_around(file: SourceFile, batches: Iterator[RowBatch]) -> Iterator[Row
     file.check_unchanged()
     yield from batches
     file.check_unchanged()
-
-
-def _format_of(path: FilePath) -> Format:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    suffix = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in _COMPRESSED else (suffixes or [""])[-1]
-    if suffix in _SUFFIXES and not (suffixes[-1] in _COMPRESSED and _SUFFIXES[suffix] == "parquet"):
-        return _SUFFIXES[suffix]
-    if isinstance(path, Path) and formats.detect_format(path) == "csv" and not is_compressed(path.name):
-        return "csv"
-    remedy = "give CSV (.csv, .csv.gz, .csv.zst), Parquet (.parquet) or JSON lines (.jsonl)"
-    raise DataError("unknown file format", where=str(path), remedy=remedy)
 
 
 def _open_text(paths: Sequence[FilePath], kind: Format, separator: str | None, copies: Path) -> ShardedFiles:

@@ -32,7 +32,7 @@ def read_as_utf8(path: Path) -> tuple[bytes, str]:
     """
     raw = _decode_utf16(b"".join(read_decompressed(path)))
     if not raw.strip():
-        raise DataError("the file is empty", where=str(path), remedy="give a CSV with a header line and rows")
+        raise DataError("the file is empty", where=str(path), remedy="give a table with rows")
     try:
         raw.decode()
     except UnicodeDecodeError as error:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from towline.data.schema.values import category_name
-from towline.data.source.compression import read_decompressed
+from towline.data.source.encodings import read_as_utf8
 from towline.errors import DataError
 
 JSON_ARRAYS = (".json",)
@@ -38,7 +38,7 @@ def read_objects(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: as ``read_json``.
     """
-    text = _read_text(path)
+    text = read_as_utf8(path)[0].decode("utf-8-sig")
     if text.lstrip()[:1] == "[":
         try:
             rows = json.loads(text)
@@ -54,14 +54,6 @@ def read_objects(path: Path) -> Iterator[dict[str, Any]]:
             except (ValueError, RecursionError) as error:
                 raise DataError(f"not readable JSON: {error}", where=f"{path}:{number}", remedy=_REMEDY) from None
             yield _check_row(row, f"{path}:{number}")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return b"".join(read_decompressed(path)).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        remedy = "save it as UTF-8, e.g. iconv -f ENCODING -t utf-8 OLD.json > NEW.json"
-        raise DataError("not UTF-8", where=str(path), remedy=remedy) from None
 
 
 def _check_row(row: Any, where: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from towline.config import PipelineConfig, format_duration
 from towline.data.example_row import example_row
 from towline.data.schema.contract import Contract
 from towline.data.workspace import Workspace
-from towline.markdown import escape
+from towline.formatting import escape_markdown
 from towline.origins import installed_versions
 from towline.provenance import Provenance
 from towline.registry.mlflow import links
@@ -144,7 +144,7 @@ def describe(work: Workspace, result: TrainingResult) -> str:
         f"Fitted on {fitted.rows:,} of {data.rows:,} rows{covered}."
         + (f" The metrics are of a model without the rows after {fitted.measured_end}." if fitted.measured_end else ""),
         "",
-        f"Data: {escape(data.source)}, sha256 `{data.digest}`  ",
+        f"Data: {escape_markdown(data.source)}, sha256 `{data.digest}`  ",
         f"Model file: sha256 `{fitted.sha256}`",
         "",
         f"| holdout ({evaluation.rows:,} rows) | value | 95 % interval | baseline |",
@@ -155,7 +155,7 @@ def describe(work: Workspace, result: TrainingResult) -> str:
         interval = f"{_number(metric.low)} to {_number(metric.high)}"
         lines.append(f"| {label} | {_number(metric.value)} | {interval} | {_number(evaluation.baseline.get(name))} |")
     if result.notes:
-        lines += ["", *(f"- {escape(note)}" for note in result.notes)]
+        lines += ["", *(f"- {escape_markdown(note)}" for note in result.notes)]
     return "\n".join(lines)
 
 

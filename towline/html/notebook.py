@@ -6,7 +6,7 @@ A result's class defines ``_repr_html_`` (the method that Jupyter calls) with th
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-COLOURS = {
+COLORS = {
     "pass": "#15803d", "promoted": "#15803d", "ok": "#15803d",
     "fail": "#b91c1c", "refused": "#b91c1c", "drift": "#b91c1c", "degraded": "#b91c1c", "invalid_schema": "#b91c1c",
     "inconclusive": "#a16207",
@@ -14,7 +14,7 @@ COLOURS = {
 
 
 def render_table(header: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> str:
-    """Returns an HTML table; every cell is escaped, None is shown as a dash, states have a colour."""
+    """Returns an HTML table; every cell is escaped, None is shown as a dash, states have a color."""
     head = "".join(f"<th style='text-align:left'>{escape(name)}</th>" for name in header)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     title = f"<caption style='text-align:left;font-weight:bold'>{escape(caption)}</caption>" if caption else ""
@@ -36,6 +36,6 @@ def render_document(html: str) -> str:
 
 def _cell(value: object) -> str:
     text = "–" if value is None else str(value)
-    colour = COLOURS.get(text)
-    style = f"text-align:left;color:{colour};font-weight:bold" if colour else "text-align:left"
+    color = COLORS.get(text)
+    style = f"text-align:left;color:{color};font-weight:bold" if color else "text-align:left"
     return f"<td style='{style}'>{escape(text)}</td>"
