@@ -13,9 +13,9 @@ import towline
 from tests.support.paths import REPOSITORY
 from tests.support.sample_store import MODEL, SampleStore
 from towline import api, sidecar
-from towline.html import notebook
 from towline.config import Settings
 from towline.errors import ConfigError, DataError, PromotionRejectedError, TransientError
+from towline.html import notebook
 from towline.operations import servers
 from towline.orchestration import flow_runner
 from towline.promotion.gate import GateCheck, Verdict
