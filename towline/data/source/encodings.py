@@ -25,14 +25,15 @@ def is_utf8(path: Path) -> bool:
 
 
 def read_as_utf8(path: Path) -> tuple[bytes, str]:
-    """The decompressed content of a CSV file as UTF-8, and its encoding: UTF-8, UTF-16 or Windows-1252.
+    """The decompressed content of a CSV or JSON file as UTF-8, and its encoding: UTF-8, UTF-16 or Windows-1252.
 
     Raises:
         DataError: the file cannot be read, is empty, or has another encoding.
     """
     raw = _decode_utf16(b"".join(read_decompressed(path)))
     if not raw.strip():
-        raise DataError("the file is empty", where=str(path), remedy="give a table with rows")
+        remedy = "give a CSV with a header line and rows, or JSON objects"
+        raise DataError("the file is empty", where=str(path), remedy=remedy)
     try:
         raw.decode()
     except UnicodeDecodeError as error:
