@@ -129,6 +129,24 @@ def test_a_date_that_can_be_read_in_two_ways_has_a_remedy(text: str) -> None:
         Moment().convert(text, None, None)
 
 
+def test_the_only_config_of_a_project_need_not_be_named(
+    command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With none or several, the error says what to do."""
+    monkeypatch.setenv("TOWLINE_PROJECT", str(folder))
+    none = command("validate")
+    assert (none.code, "make one: towline init" in none.err) == (2, True)
+    (folder / "configs").mkdir()
+    (folder / "configs/shop.yaml").write_text("name: shop\ndata: {source: shop.csv, target: sales}\n")
+    (folder / "shop.csv").write_text("visits,sales\n" + "".join(f"{n % 7},{n}\n" for n in range(60)))
+    validated = command("validate")
+    assert validated.code == 0, validated.err
+    assert "visits" in validated.out
+    (folder / "configs/other.yml").write_text("name: other\n")
+    several = command("validate")
+    assert "name one of: configs/other.yml, configs/shop.yaml" in several.err
+
+
 def test_the_help_lists_each_command_under_its_purpose(command: Command) -> None:
     """Each once, in the order of a model's life."""
     text = command("--help").out

@@ -2,13 +2,14 @@
 
 import contextlib
 import difflib
+import os
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
-from towline.errors import DataError
+from towline.errors import ConfigError, DataError
 
 _TABLE_SUFFIXES = (".csv", ".tsv", ".gz", ".zst", ".zip", ".parquet", ".pq", ".json", ".jsonl")
 _MAX_DURATION = timedelta(365_000)  # a date minus a longer one would be before year 1
@@ -55,6 +56,23 @@ class DurationType(click.ParamType[timedelta]):
         if self._positive and not duration:
             self.fail(f"{value!r} is not a positive duration; write e.g. 90d or 12h", param, ctx)
         return duration
+
+
+def only_config() -> Path:
+    """The only config in the folder configs of the project.
+
+    Raises:
+        ConfigError: there is none, or there are several.
+    """
+    from towline.config import Settings
+
+    folder = Settings.from_environment().project / "configs"
+    configs = [Path(os.path.relpath(path)) for path in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")))]
+    if len(configs) != 1:
+        remedy = f"name one of: {', '.join(map(str, configs))}" if configs else "make one: towline init DATA"
+        what = f"there are {len(configs)} configs" if configs else "there is no config"
+        raise ConfigError(f"CONFIG is not given, and {what} in {folder}", where="command line", remedy=remedy)
+    return configs[0]
 
 
 def _parse_dotted(text: str) -> datetime:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from towline.cli import emit, json_option
-from towline.cli.arguments import Moment
+from towline.cli.arguments import Moment, only_config
 
 if TYPE_CHECKING:
     from towline.orchestration.flow_runner import FlowName, FlowResult
@@ -21,7 +21,9 @@ as_of_option = click.option(
     type=Moment(),
     help="Leave out rows after this day or time, e.g. 2012-06-30.",
 )
-config_argument = click.argument("config", type=click.Path(path_type=Path))
+config_argument = click.argument(
+    "config", metavar="[CONFIG]", required=False, default=only_config, type=click.Path(path_type=Path)
+)
 
 
 @click.command()
@@ -32,6 +34,8 @@ config_argument = click.argument("config", type=click.Path(path_type=Path))
 @json_option
 def run(config: Path, as_of: datetime | None, overrides: tuple[str, ...], force: bool, as_json: bool) -> None:
     """Trains, evaluates and promotes a model.
+
+    Without CONFIG, the only one in the project's folder configs is used; other commands with CONFIG do so, too.
 
     The run is one Prefect flow. If a run is interrupted, run the same command again: it resumes from the last completed
     step. A run that has completed is not repeated.

@@ -59,10 +59,10 @@ Examples:
 def score(source: str, output: str, keep: str | None, columns: str | None, as_json: bool, **options: Any) -> None:
     """Writes the rows of IN with their predictions to OUT.
 
-    IN is a file, a folder or a pattern of CSV (also .gz, .zst), Parquet or JSON lines (.jsonl). OUT is such a file, or
-    without a suffix a folder of Parquet files. Both may be URLs such as s3://bucket/new.csv, or URL#TABLE of a
-    PostgreSQL or SQLite database. The columns of IN are copied unchanged. The columns prediction, probability_CLASS,
-    model and version are added. An interrupted command resumes when it is run again.
+    IN is a file, a folder or a pattern of CSV, Parquet or JSON, also compressed. OUT is a CSV, Parquet or JSON lines
+    file, or without a suffix a folder of Parquet files. Both may be URLs such as s3://bucket/new.csv, or URL#TABLE of
+    a PostgreSQL or SQLite database. The columns of IN are copied unchanged. The columns prediction,
+    probability_CLASS, model and version are added. An interrupted command resumes when it is run again.
     """
     from towline import api
     from towline.cli.screen import progress_line

@@ -144,9 +144,12 @@ class DataConfig(Frozen):
         "(days since 1970) or decimal_year; of all columns, or {column: format}",
     )
     positive: str | int | bool | None = Field(
-        None, description="the positive class; default: yes/true/1, else the rarer"
+        None, description="the positive class; default: yes/true/1 (ja, oui, sí, …), else the rarer"
     )
     columns: dict[str, Kind] = Field(default_factory=dict, description="column kinds where inference is wrong")
+    ignore_case: tuple[str, ...] = Field(
+        (), description="categories, also the target, whose levels may differ in case and blanks: yes and ' Yes'"
+    )
     max_unlabelled: float = Field(
         0.2,
         ge=0,

@@ -21,7 +21,7 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.detection import notation
 from towline.data.schema.detection.time_column import suggest_time_column
 from towline.data.schema.inference import infer_contract
-from towline.data.schema.values import PLAIN, ValueFormat, parse_boolean
+from towline.data.schema.values import PLAIN, ValueFormat, find_case_variants, parse_boolean
 from towline.data.source.source_columns import is_readable
 from towline.data.source.sources import SUMMARIES, UNLABELLED, load_dataset, read_snapshot
 from towline.data.validation.leakage import find_leaks
@@ -71,13 +71,14 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
     _propose_formats(proposal, sample.table)
     frame, contract = read_table(proposal, sample)
     _propose_booleans(proposal, frame)
-    if proposal.booleans:
+    _propose_personal(proposal, frame)
+    _propose_ignore_case(proposal, frame, contract)
+    if proposal.booleans or proposal.ignore_case:
         frame, contract = read_table(proposal, sample)
     _check_target(frame[target], contract)
     _propose_max_unlabelled(proposal, sample)
     proposal.task = contract.task
     _propose_metric(proposal, frame)
-    _propose_personal(proposal, frame)
     _propose_drop(proposal, frame, contract)
     _propose_time(proposal, frame, time)
     if not proposal.time:
@@ -187,6 +188,20 @@ def _propose_booleans(proposal: Proposal, frame: pd.DataFrame) -> None:
         flags = {parse_boolean(text) for text in texts[:MAX_SPELLINGS]}
         if 2 < len(texts) <= MAX_SPELLINGS and flags == {0.0, 1.0}:
             proposal.booleans[name] = f"yes and no in {len(texts)} spellings"
+
+
+def _propose_ignore_case(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> None:
+    """Categories with levels that differ in case and blanks only, except codes of one letter, such as a and A."""
+    for column in contract.columns:
+        if column.role == "ignored" or column.name in proposal.booleans or column.name in proposal.pii:
+            continue
+        if column.kind != "category" or frame[column.name].dtype.kind in "biufM":
+            continue
+        levels = frame[column.name].dropna().unique().tolist()
+        variants = find_case_variants(map(str, levels))
+        if variants and any(len(group[0].strip()) > 1 for group in variants):
+            examples = " and ".join(repr(level) for level in variants[0][:3])
+            proposal.ignore_case[column.name] = f"{examples} are one level"
 
 
 def _check_target(target: pd.Series, contract: Contract) -> None:

@@ -40,6 +40,7 @@ class Proposal:
     positive: str | None = None
     date_formats: dict[str, str] = field(default_factory=dict)
     booleans: dict[str, str] = field(default_factory=dict)
+    ignore_case: dict[str, str] = field(default_factory=dict)
     coerced: dict[str, str] = field(default_factory=dict)
     summary_rows: int = 0
     unlabelled: str = ""
@@ -62,6 +63,7 @@ class Proposal:
             "separator": self.separator, "decimal": self.decimal, "thousands": self.thousands,
             "date_format": dict(self.date_formats) or None, "positive": self.positive,
             "max_unlabelled": self.max_unlabelled, "columns": dict.fromkeys(self.booleans, "boolean"),
+            "ignore_case": list(self.ignore_case),
         }  # fmt: skip
         return {key: value for key, value in section.items() if value not in (None, [], {}, "")}
 
@@ -85,6 +87,7 @@ class Proposal:
         if self.unlabelled:
             lines.append(("data.max_unlabelled", f"{self.max_unlabelled or 'default'}", self.unlabelled))
         lines += [("data.columns", f"{name}: boolean", reason) for name, reason in self.booleans.items()]
+        lines += [("data.ignore_case", name, reason) for name, reason in self.ignore_case.items()]
         if self.summary_rows:
             reason = "at the end of the table: totals or means of the others"
             lines.append(("left out", f"{self.summary_rows} rows", reason))

@@ -237,6 +237,31 @@ def test_rare_classes_are_kept_merged_or_left_out(tmp_path: Path) -> None:
     assert dict(dropped[0].left_out) == {"of 1 rare classes": 8}
 
 
+def test_levels_that_differ_in_case_and_blanks_are_one_level_with_ignore_case(tmp_path: Path) -> None:
+    """Of a feature and the target, in the table, a request and a file of labels; other columns keep their levels."""
+    columns = {"y": ["ja", " Ja", "NEIN", "nein\u00a0"], "city": ["Bonn", "bonn ", "New York", "new  york"]}
+    columns["code"] = ["a", "A", "b", "B"]
+    table = {name: levels * (ROWS // 4) for name, levels in columns.items()}
+    _, _, contract = load(tmp_path, table, ignore_case=["y", "city"])
+    assert (contract.classes, contract.positive, contract.task) == (("ja", "nein"), "ja", "binary")
+    assert contract.columns[1].categories == ("bonn", "new york")
+    assert contract.columns[2].categories == ("A", "B", "a", "b")
+    requested = contract.features(pd.DataFrame({"city": ["BONN", " New\tYork"], "code": ["a", "A"]}))
+    assert requested["city"].tolist() == ["bonn", "new york"]
+    assert requested["code"].tolist() == ["a", "A"]
+    assert contract.labels(pd.DataFrame({"y": ["JA ", "Nein"]})).tolist() == ["ja", "nein"]
+    assert load(tmp_path, table, ignore_case=["y"], positive="Nein")[2].positive == "nein"
+    assert len(load(tmp_path, table)[2].classes) == 4
+
+
+@pytest.mark.parametrize(
+    ("negative", "positive"), [("Nein", "Ja"), ("non", "oui"), ("no", "sí"), ("neg", "pos"), ("nej", "ja"), ("N", "Y")]
+)
+def test_the_positive_class_means_yes(tmp_path: Path, negative: str, positive: str) -> None:
+    """Also in other languages, and if it is the more frequent class."""
+    assert load(tmp_path, {"y": [positive] * 300 + [negative] * 100, "x": np.arange(ROWS)})[2].positive == positive
+
+
 def shops() -> pd.DataFrame:
     rng = np.random.default_rng(3)
     visits = rng.integers(10, 500, ROWS)

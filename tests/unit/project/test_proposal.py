@@ -207,6 +207,23 @@ def test_yes_and_no_in_several_spellings_are_two_classes(command: Command, folde
     assert command("validate", "configs/shop.yaml").code == 0
 
 
+def test_levels_that_differ_in_case_are_one_level(command: Command, folder: Path) -> None:
+    """A target and a feature are listed in ignore_case; codes of one letter and personal data are not."""
+    rng = np.random.default_rng(8)
+    signal = rng.normal(size=300)
+    table = pd.DataFrame({"x": signal, "city": rng.choice(["Bonn", "BONN ", "Jena"], 300)})
+    table["code"] = rng.choice(["a", "A", "b"], 300)
+    table["email"] = rng.choice(["ann@lee.org", "Ann@Lee.org", "bob@ray.org", "eve@poe.org"], 300)
+    table["left"] = np.where(signal + rng.normal(size=300) > 0, rng.choice(["Ja", "ja "], 300), "nein")
+    table.to_csv("shop.csv", index=False)
+    assert "are one level" in command("init", "shop.csv", "--target", "left").out
+    config = read_config(folder / "configs/shop.yaml")
+    assert config.data.ignore_case == ("city", "left")
+    assert (config.task, config.data.positive) == ("binary", "ja")
+    assert "email" in config.privacy.pii
+    assert command("validate", "configs/shop.yaml").code == 0
+
+
 @pytest.mark.parametrize(
     ("target", "what"), [("same", "has only one value"), ("remark", "has 300 different texts in 300 rows")]
 )

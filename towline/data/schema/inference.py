@@ -25,7 +25,16 @@ from towline.data.schema.lookup_tables import (
 )
 from towline.data.schema.lookups import Lookup
 from towline.data.schema.pseudonyms import derive_salt
-from towline.data.schema.values import PLAIN, Spelling, ValueFormat, category_name, column_format
+from towline.data.schema.values import (
+    AFFIRMATIVE,
+    NEGATIVE,
+    PLAIN,
+    Spelling,
+    ValueFormat,
+    category_name,
+    column_format,
+    fold_case,
+)
 from towline.data.snapshot import Table
 from towline.errors import ConfigError
 from towline.expressions.compilation import Expression
@@ -43,8 +52,6 @@ _CLOCK_CORRELATION, _CLOCK_VALUES = 0.98, 5  # least rank correlation with the t
 _CLOCK_ROWS = 100_000  # from which the correlation is computed
 _YEARS = (1_500, 2_200)
 _PROSE: dict[LabelledKind, str] = {"sentence": "free text", "list": "lists of values", "url": "addresses of web pages"}
-_YES = {"yes", "true", "1", "y", "t", "positive"}
-_NO = {"no", "false", "0", "n", "f", "negative"}
 # days of the cycle of a calendar part, which is derived if the table has at least one and a half cycles
 _CYCLES = {"month": 365, "weekday": 7, "day": 31, "hour": 1}
 # kinds and dtypes of the results of expressions; texts are categories or texts, depending on their levels
@@ -138,7 +145,7 @@ def _infer_column(
             details=(list_examples(values, bad, hidden=name in config.privacy.pii),),
         )
     series = pd.Series(canonical)
-    if kind == "category":
+    if kind == "category" and fmt.spelling == "text":
         fmt = fmt.model_copy(update={"spelling": _spelling(series)})
     nullable, levels = bool(series.isna().any()), int(series.nunique())
     plain = Column(name=name, kind=kind, role=role, nullable=nullable, levels=levels, format=fmt, reason=reason)
@@ -481,17 +488,18 @@ def _distinct_classes(target: pd.Series) -> tuple[Label, ...]:
 
 
 def _positive_class(target: pd.Series, classes: tuple[Label, ...], configured: str | int | bool | None) -> Label | None:
-    names = {label: str(category_name(label)).lower() for label in classes}
+    names = {label: fold_case(str(category_name(label))) for label in classes}
     if configured is not None:
         exact = [label for label in classes if category_name(label) == category_name(configured)]
         if isinstance(configured, bool) and not exact:  # YAML reads yes and no as booleans
-            exact = [label for label in classes if names[label] in (_YES if configured else _NO)]
+            exact = [label for label in classes if names[label] in (AFFIRMATIVE if configured else NEGATIVE)]
+        exact = exact or [label for label in classes if names[label] == fold_case(str(configured))]
         if len(exact) == 1:
             return exact[0]
         raise ConfigError(
             f"no class {configured!r} in the target", where="data.positive", remedy=f"the classes are {list(classes)}"
         )
-    affirmative = [label for label in classes if names[label] in _YES]
+    affirmative = [label for label in classes if names[label] in AFFIRMATIVE]
     if len(affirmative) == 1:
         return affirmative[0]
     counts = target.value_counts()

@@ -207,6 +207,7 @@ def parse_categories(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArr
     """The levels of a category as text; whole numbers, booleans and dates get one spelling."""
     if is_text(values.type):
         values = null_markers(values, fmt)
+    if is_text(values.type) and fmt.spelling == "text":
         fmt = fmt.model_copy(update={"spelling": detect_spelling(values)})
     texts = _by_distinct(values, ValueReader("category", fmt).read, np.dtype(object))
     return pa.chunked_array([pa.array(texts, pa.large_string())])

@@ -8,7 +8,8 @@ import datetime as dt
 import math
 import numbers
 import re
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from functools import partial
 from typing import Any, Literal
@@ -35,6 +36,9 @@ CURRENCY = (
 _SCALES = {"k": "e3", "m": "e6", "b": "e9"}  # of an amount of money: $1.2M
 _TRUE = frozenset({"true", "t", "yes", "y"})
 _FALSE = frozenset({"false", "f", "no", "n"})
+#: names of classes, in lower case, that mean yes and no
+AFFIRMATIVE = _TRUE | {"1", "positive", "pos", "ja", "si", "sí", "sì", "oui", "sim", "tak", "ano", "evet", "igen", "да"}
+NEGATIVE = _FALSE | {"0", "negative", "neg", "nein", "non", "não", "nao", "nee", "nej", "nei", "nie", "hayır", "нет"}
 _DATE = r"(?!0000)(\d{4})(?:-(\d\d)(?:-(\d\d))?|/(\d\d)/(\d\d)|(\d\d)(\d\d))?"
 _TIME = (
     r"(?:[T ](\d\d)(?::?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9}))?)?)?\s*(Z|UTC|GMT|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?)?"
@@ -60,7 +64,7 @@ _SHORT_MONTHS = {name: english[:3] for name, english in _MONTHS.items()}
 _COMMA = re.compile(r"[+-]?\d+,(?:\d{1,2}|\d{4,})", re.ASCII)  # three digits may be thousands
 _WHOLE = re.compile(r"\s*(-?(?:0|[1-9]\d*))(?:\.0+)?\s*", re.ASCII)
 
-Spelling = Literal["text", "number", "boolean", "date"]
+Spelling = Literal["text", "number", "boolean", "date", "caseless"]
 TEXT_KINDS: frozenset[Kind] = frozenset({"category", "text"})  # kinds with canonical values of type str
 
 
@@ -74,7 +78,8 @@ class ValueFormat(Frozen):
         date_format: of times: a ``strptime`` format, ``epoch_s``, ``epoch_ms``, ``epoch_d`` (days since 1970) or
             ``decimal_year`` (2026.5 is the middle of 2026); ISO 8601 is always read.
         spelling: the type of a category's levels. ``text``: as written. With ``number``, ``boolean`` and ``date``,
-            equal values are one level (1.0 and 1; True and true; 2026-01-31 and 2026-01-31T00:00).
+            equal values are one level (1.0 and 1; True and true; 2026-01-31 and 2026-01-31T00:00). With ``caseless``,
+            levels that differ in case and blanks only are one level.
         coerce: a text that is not of the column's kind is null instead of an error.
         decimal_comma: numbers with a decimal comma occur beside numbers with a point.
         unit: a currency or unit that may stand before or after a number, in lower case, such as $ or kg; it is ignored.
@@ -105,6 +110,7 @@ def column_format(data: DataConfig, name: str) -> ValueFormat:
         na_values=data.na_values,
         date_format=declared.get(name) if isinstance(declared, dict) else declared,
         coerce=data.columns.get(name) == "numeric",
+        spelling="caseless" if name in data.ignore_case else "text",
     )
 
 
@@ -223,8 +229,8 @@ def parse_boolean(value: Any) -> float:
 def category_name(value: Any, spelling: Spelling = "text") -> str | None:
     """The name of a category; None for null, blank text and values that are not scalars.
 
-    Text stays as written, unless ``spelling`` says that the levels are numbers, booleans or dates. 3.0 and 3 become
-    "3", True becomes "true", a date "2026-01-31" and a time "2026-01-31 13:00:00" (UTC).
+    Text stays as written, unless ``spelling`` says that the levels are numbers, booleans or dates, or that case is
+    ignored. 3.0 and 3 become "3", True becomes "true", a date "2026-01-31" and a time "2026-01-31 13:00:00" (UTC).
     """
     if isinstance(value, str):
         if not value.strip():
@@ -339,11 +345,36 @@ def _dated_text(text: str) -> str:
     return _date_text(moment) if moment else text
 
 
+def fold_case(text: str) -> str:
+    """A text in lower case, with single blanks and in one form of Unicode (NFKC).
+
+    Example:
+        >>> fold_case(" New\N{NO-BREAK SPACE} YORK")
+        'new york'
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
+
+
+def find_case_variants(levels: Iterable[str]) -> list[list[str]]:
+    """The groups of levels that differ in case and blanks only.
+
+    Example:
+        >>> find_case_variants(["Yes", "no", "yes ", "maybe"])
+        [['Yes', 'yes ']]
+    """
+    groups: dict[str, list[str]] = {}
+    for level in levels:
+        groups.setdefault(fold_case(level), []).append(level)
+    return [variants for variants in groups.values() if len(variants) > 1]
+
+
 def _date_text(moment: dt.datetime) -> str:
     return moment.date().isoformat() if moment.time() == dt.time.min else moment.isoformat(sep=" ")
 
 
-_SPELLED: dict[str, Callable[[str], str]] = {"number": _whole_text, "boolean": _boolean_text, "date": _dated_text}
+_SPELLED: dict[str, Callable[[str], str]] = {
+    "number": _whole_text, "boolean": _boolean_text, "date": _dated_text, "caseless": fold_case,
+}  # fmt: skip
 
 
 def parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:

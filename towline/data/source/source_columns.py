@@ -242,6 +242,7 @@ def _check_names(names: list[str], config: DataConfig, where: str) -> None:
         raise DataError(f"column {names.index('') + 1} has no name", where=where, remedy="name it in the header")
     configured = [("data.target", config.target), ("data.time", config.time), ("data.group", config.group)]
     configured += [("data.drop", name) for name in config.drop] + [("data.columns", name) for name in config.columns]
+    configured += [("data.ignore_case", name) for name in config.ignore_case]
     for key, name in configured:
         if name is not None and name not in names:
             raise ConfigError(f"no column {name!r} in {where}", where=key, remedy=suggest(name, names))

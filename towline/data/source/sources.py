@@ -364,6 +364,8 @@ def _convert_column(column: pa.ChunkedArray, name: str, config: DataConfig, wher
     elif text_columns.is_text(column.type):
         converted, detected, nulls = notation.read_text_column(column, fmt, config.max_unreadable)
         shown = fmt = detected
+        if fmt.spelling == "caseless" and text_columns.is_text(converted.type):
+            converted = text_columns.parse_categories(converted, fmt)
     else:
         converted, nulls = _remove_infinities(column)
     coerced = None

@@ -5,7 +5,6 @@ numbers and dates in another notation, and differences from the champion's colum
 """
 
 import math
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import pandas as pd
 from towline.config import Frozen, Severity, TrainingConfig
 from towline.data.schema.contract import Column, Contract, Label
 from towline.data.schema.detection import notation
-from towline.data.schema.values import LARGEST
+from towline.data.schema.values import LARGEST, find_case_variants
 from towline.data.snapshot import SnapshotColumns, Table, take_rows
 from towline.data.source.sources import Dataset
 from towline.data.validation import streaming
@@ -112,7 +111,7 @@ def check_rules(
     leaks = _find_leaks(table, contract, config.seed, set(allowed_leaks))
     features = len(contract.feature_columns)
     rules = [
-        *_or_passed(levels, "levels_distinct", "no two levels differ by case or spaces alone", "warn"),
+        *_or_passed(levels, "levels_distinct", "no two levels differ in case or blanks only", "warn"),
         *_find_notations(table, contract, config),
         *_or_passed(infinities, "values_finite", "no number is too large"),
         *_check_class_sizes(table, contract, config.cross_validation.folds + 1),
@@ -170,15 +169,12 @@ def _find_leaks(table: Table, contract: Contract, seed: int, allowed: set[str]) 
 
 
 def _find_lookalikes(table: Table, contract: Contract) -> Iterator[Rule]:
-    """Levels and classes that differ in case or spaces alone; a model treats them as different levels."""
+    """Levels and classes that differ in case or blanks only; a model treats them as different levels."""
     for column in contract.columns:
         if column.role == "ignored" or column.kind != "category" or (values := table[column.name]).dtype.kind in "biuf":
             continue
         counts = values.dropna().astype(str).value_counts()
-        groups: dict[str, list[str]] = {}
-        for level in counts.index:
-            groups.setdefault(" ".join(unicodedata.normalize("NFKC", level).casefold().split()), []).append(level)
-        alike = [levels for levels in groups.values() if len(levels) > 1]
+        alike = find_case_variants(counts.index)
         if alike:
             rows = sum(int(counts[levels[1:]].sum()) for levels in alike)
             groups_shown = [] if column.pii else alike[:EXAMPLES]
@@ -187,7 +183,8 @@ def _find_lookalikes(table: Table, contract: Contract) -> Iterator[Rule]:
                 column=column.name,
                 severity="warn",
                 examples=tuple(" and ".join(map(repr, levels[:4])) for levels in groups_shown),
-                detail="levels differ by more than case and spaces; use one spelling in the source",
+                detail="levels differ in more than case and blanks; list the column in data.ignore_case, "
+                "or correct the source",
                 **_share(rows, table),
             )
 

@@ -9,15 +9,13 @@ import pandas as pd
 from towline.config import ExpectedPrediction, KnownCases, finite_or_none
 from towline.data.schema.columns import to_frame
 from towline.data.schema.contract import Contract, Label
-from towline.data.schema.values import category_name
+from towline.data.schema.values import AFFIRMATIVE, NEGATIVE, category_name, fold_case
 from towline.data.source import formats
 from towline.training.behaviour.model_under_test import ModelUnderTest
 from towline.training.behaviour.results import BehaviourCheck
 from towline.training.evaluation.definitions import Metric
 from towline.training.evaluation.metrics import compute_metrics
 from towline.training.evaluation.predictions import encode_labels
-
-_YES, _NO = ("yes", "true", "1"), ("no", "false", "0")
 
 
 def find_class(value: Label, contract: Contract) -> Label | None:
@@ -29,8 +27,8 @@ def find_class(value: Label, contract: Contract) -> Label | None:
     """
     position = int(contract.class_of([category_name(value)])[0])
     if position < 0 and (isinstance(value, bool) or value in ("true", "false")):
-        words = _YES if value in (True, "true") else _NO
-        position = next((i for i, label in enumerate(contract.classes) if str(label).lower() in words), -1)
+        words = AFFIRMATIVE if value in (True, "true") else NEGATIVE
+        position = next((i for i, label in enumerate(contract.classes) if fold_case(str(label)) in words), -1)
     return contract.classes[position] if position >= 0 else None
 
 
