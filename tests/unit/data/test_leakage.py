@@ -169,3 +169,14 @@ def test_a_strong_column_is_a_warning_and_a_nearly_perfect_one_a_leak(noise: flo
     table["sold"] = 50 * table["listed"] + 50 * noise * rng.normal(size=900)
     (leak,) = leaks(table, "sold")
     assert (leak.columns, leak.kind, leak.may_be_honest) == (("listed",), kind, kind == "strong")
+
+
+@pytest.mark.parametrize(("share", "kind"), [(0.6, "strong"), (1.0, "copy")])
+def test_a_column_that_narrows_down_a_rare_class_is_no_leak(share: float, kind: str) -> None:
+    """Piston engines are in few aircraft, most of them of one type: the AUC is high, but the type is not known."""
+    rng = np.random.default_rng(0)
+    piston = rng.random(20_000) < 0.002
+    table = pd.DataFrame({"engine": np.where(piston, "piston", "jet"), "year": rng.integers(1960, 2013, 20_000)})
+    table["type"] = np.where(piston & (rng.random(20_000) < share), "single", "multi")
+    (leak,) = leaks(table, "type")
+    assert (leak.columns, leak.kind) == (("engine",), kind)

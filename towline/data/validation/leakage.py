@@ -29,6 +29,7 @@ COPY_LEVELS = 20  # least distinct values of a copy in another scale
 CHANCE = 1e-6  # largest probability that the values of an honest column are in rows of one class only
 # least score of a column that is a leak, and of a strong one, as the list price of a house that is sold
 LEAK_SCORE = {"regression": 0.995, "binary": 0.999, "multiclass": 0.995}
+LEAK_EXPLAINED = 0.85  # least share of the classes' variance that a leak explains: a high AUC of a rare class is easy
 STRONG_SCORE = {"regression": 0.98, "binary": 0.995, "multiclass": 0.985}
 MAY_BE_HONEST = ("strong", "dominant")  # kinds of leaks that are warnings
 
@@ -132,14 +133,17 @@ def find_leaks(table: Table, contract: Contract, seed: int) -> tuple[Leak, ...]:
     leaks = {leak.columns[0]: leak for leak in copies if leak}
     if regression and (leak := _find_sum([c for c in columns if c.name not in leaks], labels, contract.target)):
         leaks |= dict.fromkeys(leak.columns, leak)
-    scores: dict[str, float] = {}
+    scores, explained = dict[str, float](), dict[str, float]()
     for column in columns:
         if column.name not in leaks:  # the parts of a date share a name
-            score = max(_score(_bin_means(column, sample), sample), _score_order(column, sample))
+            means = _bin_means(column, sample)
+            score = max(_score(means, sample), _score_order(column, sample))
             scores[column.name] = max(scores.get(column.name, 0.0), score)
+            explained[column.name] = max(explained.get(column.name, 0.0), _explained_share(means, sample))
     for name, score in scores.items():
         if score >= STRONG_SCORE[contract.task]:
-            kind: Literal["alone", "strong"] = "alone" if score >= LEAK_SCORE[contract.task] else "strong"
+            is_leak = score >= LEAK_SCORE[contract.task] and (regression or explained[name] >= LEAK_EXPLAINED)
+            kind: Literal["alone", "strong"] = "alone" if is_leak else "strong"
             detail = f"predicts the target alone: {sample.measure} {score:.4f}"
             leaks[name] = Leak(columns=(name,), kind=kind, score=score, detail=detail)
     with ThreadpoolController().limit(limits=1, user_api="openmp"):  # threads of busy cores wait for each other
@@ -347,11 +351,17 @@ def _predict_boosted(columns: Sequence[_SampleColumn], sample: _LeakageSample, s
     return predicted
 
 
+def _explained_share(predicted: np.ndarray, sample: _LeakageSample) -> float:
+    """R² of the values, or of the indicators of all classes together; 0 if it is not finite."""
+    truth = sample.truth
+    unexplained = ((truth - predicted) ** 2).sum() / ((truth - truth.mean(axis=0)) ** 2).sum()
+    return float(1 - unexplained) if np.isfinite(unexplained) else 0.0
+
+
 def _score(predicted: np.ndarray, sample: _LeakageSample) -> float:
     truth = sample.truth
     if sample.measure == "R²":
-        unexplained = ((truth - predicted) ** 2).sum() / ((truth - truth.mean()) ** 2).sum()
-        return float(1 - unexplained) if np.isfinite(unexplained) else 0.0
+        return _explained_share(predicted, sample)
     # from the ranks of the positives (Mann-Whitney), for all classes at once
     ranks, positives = rankdata(predicted, axis=0), truth.sum(axis=0)
     wins = (ranks * truth).sum(axis=0) - positives * (positives + 1) / 2
