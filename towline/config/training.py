@@ -141,7 +141,7 @@ class DataConfig(Frozen):
     date_format: str | dict[str, str] | None = Field(
         None,
         description="how times are written where they are not ISO 8601: a strptime format, epoch_s, epoch_ms, epoch_d "
-        "(days since 1970) or decimal_year; of all columns, or {column: format}",
+        "(days since 1970), decimal_year or quarter (2026 Q1); of all columns, or {column: format}",
     )
     positive: str | int | bool | None = Field(
         None, description="the positive class; default: yes/true/1 (ja, oui, sí, …), else the rarer"
@@ -201,9 +201,8 @@ class DataConfig(Frozen):
             raise ValueError(f"decimal and thousands are both {self.decimal!r}")
         formats = self.date_format.values() if isinstance(self.date_format, dict) else [self.date_format]
         for date_format in formats:
-            if date_format not in (None, "epoch_s", "epoch_ms", "epoch_d", "decimal_year") and not _is_date_format(
-                date_format
-            ):
+            named = (None, "epoch_s", "epoch_ms", "epoch_d", "decimal_year", "quarter")
+            if date_format not in named and not _is_date_format(date_format):
                 raise ValueError(f"date_format {date_format!r} is not a strptime format of a date, e.g. %d.%m.%Y")
         return self
 

@@ -368,15 +368,31 @@ def test_other_texts_with_numbers_are_no_durations(tmp_path: Path, texts: list[s
         (["2024-06-01 00:00:00 UTC", "2024-06-02 00:00:00 UTC", "2024-06-03 10:00:00 UTC"], "2024-06-01"),
         (["2024-05-31 24:00", "2024-06-02 23:00", "2024-06-03 10:00"], "2024-06-01"),
         (["2024-06-01", "0000-00-00", "2023-11-03"], "2024-06-01"),
+        (["Jun 1 2024", "Jan 3 2024", "Dec 13 2023"], "2024-06-01"),
+        (["01JUN2024", "13DEC2023", "30JAN2024"], "2024-06-01"),
+        (["2024-Jun-01", "2023-Dec-13", "2024-Jan-30"], "2024-06-01"),
+        (["06/2024", "12/2021", "1/2024", "3/2020"], "2024-06-01"),
+        (["2024 Q2", "2021 Q4", "2024 Q1", "2020-Q3"], "2024-04-01"),
+        (["Q2/2024", "q4/2021", "Q1 2024", "Q3/2020"], "2024-04-01"),
+        (["2Q2024", "4Q2021", "1Q2024", "3Q2020"], "2024-04-01"),
     ],
 )
 def test_notations_of_dates_are_read_in_a_file_and_a_request(tmp_path: Path, texts: list[str], day: str) -> None:
-    """Months of other languages, weekdays, the end of a day, and the empty date of MySQL."""
+    """Months of other languages, weekdays, quarters, the end of a day, and the empty date of MySQL."""
     _, rows, contract = load(tmp_path, {"x": (texts * ROWS)[:ROWS]})
     read = RowReader(contract).read([{"x": text} for text in texts])
     assert contract.columns[1].kind == "datetime"
     assert rows["x"].iloc[0] == pd.Timestamp(day)
     assert [None if pd.isna(value) else value for value in rows["x"].head(len(texts))] == [row[0] for row in read]
+
+
+@pytest.mark.parametrize("date_format", [None, "%Y"])
+def test_years_with_a_fraction_of_zero(tmp_path: Path, date_format: str | None) -> None:
+    """pandas writes years beside nulls as 1950.0."""
+    data = {"time": "year"} | ({"date_format": {"year": date_format}} if date_format else {})
+    _, rows, contract = load(tmp_path, {"year": [f"{1950 + n % 60}.0" for n in range(ROWS)]}, **data)
+    assert rows["year"].iloc[0] == pd.Timestamp("1950-01-01")
+    assert contract.columns[1].reader.spell("1951.0") == contract.columns[1].reader.spell(1951)
 
 
 def test_one_blank_between_columns_is_a_separator(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ NULL_MARKERS = frozenset({
     "0000-00-00", "0000-00-00 00:00:00",  # MySQL's empty date
 })  # fmt: skip
 EPOCHS = {"epoch_d": 86_400_000_000, "epoch_s": 1_000_000, "epoch_ms": 1_000}  # microseconds in one unit
-DECIMAL_YEAR = "decimal_year"
+DECIMAL_YEAR, QUARTER = "decimal_year", "quarter"
 CURRENCY = (
     r"[$€£¥₹₽₩₺₫฿]|us\$|r\$|c\$|a\$|rs\.?|kr\.?|zł|"
     r"usd|eur|gbp|chf|jpy|inr|brl|cad|aud|pln|sek|nok|dkk|cny|czk|huf|try|zar|mxn"
@@ -45,7 +45,12 @@ _TIME = (
 )
 _ISO = re.compile(rf"\s*{_DATE}{_TIME}\s*", re.ASCII)
 _DASHED = re.compile(r"\s*\d{4}-\d\d-\d\d", re.ASCII)
+_NO_FRACTION = re.compile(r"(?<=\d)\.0+$", re.ASCII)  # 1950.0
 _WORD = re.compile(r"[^\W\d_]+\b\.?")
+_QUARTER = re.compile(
+    r"(?P<year>\d{4})[ \-/.]*q(?P<quarter>[1-4])|(?:q(?P<q>[1-4])|(?P<n>[1-4])q)[ \-/.']*(?P<y>\d{4}|\d\d)",
+    re.IGNORECASE | re.ASCII,
+)
 _MONTHS = {  # English by the names and abbreviations of German, French, Spanish, Italian, Portuguese and Dutch
     name: english
     for english, names in {
@@ -75,8 +80,9 @@ class ValueFormat(Frozen):
         decimal: the decimal mark of numbers.
         thousands: the mark between groups of three digits; empty: none.
         na_values: texts, and numbers as text, that mean null in this column.
-        date_format: of times: a ``strptime`` format, ``epoch_s``, ``epoch_ms``, ``epoch_d`` (days since 1970) or
-            ``decimal_year`` (2026.5 is the middle of 2026); ISO 8601 is always read.
+        date_format: of times: a ``strptime`` format, ``epoch_s``, ``epoch_ms``, ``epoch_d`` (days since 1970),
+            ``decimal_year`` (2026.5 is the middle of 2026) or ``quarter`` (2026 Q1, Q1/2026, 1Q26 are the 1st of
+            January 2026); ISO 8601 is always read.
         spelling: the type of a category's levels. ``text``: as written. With ``number``, ``boolean`` and ``date``,
             equal values are one level (1.0 and 1; True and true; 2026-01-31 and 2026-01-31T00:00). With ``caseless``,
             levels that differ in case and blanks only are one level.
@@ -383,11 +389,15 @@ def parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:
         return _parse_decimal_year(parse_number(value))
     if isinstance(value, str):
         text = value.strip()
+        if "." not in date_format:
+            text = _NO_FRACTION.sub("", text)
     else:
         read = float(value)
         if not read.is_integer():
             return None
         text = str(int(value))
+    if date_format == QUARTER:
+        return _parse_quarter(text)
     if date_format in EPOCHS:
         if not re.fullmatch(r"-?\d+(\.0+)?", text, re.ASCII):
             return None
@@ -400,6 +410,15 @@ def parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:
         return _utc(dt.datetime.strptime(text, date_format))  # noqa: DTZ007 - naive UTC
     except ValueError:
         return None
+
+
+def _parse_quarter(text: str) -> dt.datetime | None:
+    parts = _QUARTER.fullmatch(text)
+    if not parts:
+        return None
+    year, quarter = parts["year"] or parts["y"], int(parts["quarter"] or parts["q"] or parts["n"])
+    century = "" if len(year) > 2 else "20" if int(year) < 69 else "19"  # as strptime's %y
+    return dt.datetime(int(century + year), 3 * quarter - 2, 1) if int(century + year) else None  # noqa: DTZ001
 
 
 def _parse_decimal_year(years: float) -> dt.datetime | None:

@@ -19,6 +19,7 @@ from towline.data.schema.measures import Measure, parse_measure
 from towline.data.schema.values import (
     CURRENCY,
     PLAIN,
+    QUARTER,
     ValueFormat,
     is_blank,
     is_null_marker,
@@ -48,7 +49,8 @@ _NUMBERS = (
 )
 _DATES = (
     "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y.%m.%d", "%m/%d/%y", "%d/%m/%y",
-    "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%b-%Y", "%b %Y", "%d. %b %Y", "%d de %b de %Y",
+    "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d%b%Y", "%b %d, %Y", "%b %d %Y", "%Y-%b-%d", "%b-%Y", "%b %Y",
+    "%Y %b", "%m/%Y", "%d. %b %Y", "%d de %b de %Y",
     "%a %d %b %Y", "%a, %d %b %Y", "%A, %b %d, %Y", "%A, %d %b %Y",
 )  # fmt: skip
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
@@ -338,7 +340,7 @@ def detect_date_formats(values: pd.Series) -> list[str]:
 def _date_formats(texts: list[str], weights: np.ndarray) -> tuple[list[str], float]:
     """The formats that read the largest share of the texts, if it is large enough, and this share."""
     shares = []
-    for date_format in (*(date + clock for date in _DATES for clock in _CLOCKS), *_MOMENTS):
+    for date_format in (*(date + clock for date in _DATES for clock in _CLOCKS), *_MOMENTS, QUARTER):
         if any(parse_formatted_time(text, date_format) for text in texts[:2]):
             read = [parse_formatted_time(text, date_format) is not None for text in texts]
             shares.append((float(weights[read].sum()), date_format))
