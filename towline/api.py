@@ -172,8 +172,8 @@ def init(
     with _private_files(settings):
         reader = TableReader(os.fspath(data), query, settings)
         try:
-            reader.check_column(target, "target")
-            return write_config(reader.propose(target, name, time), settings, force=force)
+            column = reader.find_column(target, "target")
+            return write_config(reader.propose(column, name, time), settings, force=force)
         finally:
             reader.close()
 

@@ -46,9 +46,8 @@ def profile(
     extras.require("towline data profile", "pipeline")
     reader = TableReader(table, query, Settings.from_environment())
     try:
-        for option, column in (("--target", target), ("--time", None if time == "none" else time)):
-            if column is not None:
-                reader.check_column(column, option)
+        if target is not None:
+            target = reader.find_column(target, "--target")
         path = output or Path(f"{reader.default_name}-profile.html")
         proposal = write_profile(reader, path, target, "" if time == "none" else time)
     finally:

@@ -86,13 +86,11 @@ def init(
 
 def _ask_target(reader: "TableReader", target: str | None, *, ask: bool) -> str:
     from towline.errors import ConfigError
-    from towline.project.detection import guess_target
 
     columns = reader.columns
     if target is not None:
-        reader.check_column(target, "--target")
-        return target
-    default = guess_target(columns)
+        return reader.find_column(target, "--target")
+    default = reader.guess_target()
     if not ask:
         return default
     listed = ", ".join(columns[:40]) + (", …" if len(columns) > 40 else "")

@@ -95,4 +95,6 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """A remedy for an unknown name: the most similar known name, else up to 30 known names."""
     names = sorted(set(known))
     similar = difflib.get_close_matches(name, names, 1, 0.5)
+    if similar and similar[0].strip(" \"'") != similar[0]:
+        return f"did you mean {similar[0]!r}, with the {'blanks' if similar[0].strip() != similar[0] else 'quotes'}?"
     return f"did you mean {similar[0]}?" if similar else "known: " + ", ".join(names[:30])

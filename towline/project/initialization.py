@@ -18,6 +18,7 @@ from towline.project.proposal import Proposal
 from towline.project.sample import TableSample, check_rows, read_sample
 from towline.remote_files import is_url, local_path, name_of
 
+_AROUND_NAMES = " \t\"'"
 _DATABASE = re.compile(r"(postgresql|sqlite|mysql|mariadb|mssql|oracle)(?=(\+\w+)?://)")
 
 
@@ -63,21 +64,37 @@ class TableReader:
     def columns(self) -> list[str]:
         return [str(name) for name in self.sample.table.column_names]
 
-    def check_column(self, name: str, option: str) -> None:
-        """Checks that the table has a column.
+    def find_column(self, name: str, option: str) -> str:
+        """The column of this name; blanks and quotes around the name in the header need not be given.
 
         Raises:
             ConfigError: the table does not have the column; a header that is a row of values is named as a cause.
         """
-        if name not in self.columns:
+        matching = [column for column in self.columns if column.strip(_AROUND_NAMES) == name.strip(_AROUND_NAMES)]
+        if name not in self.columns and len(matching) != 1:
             remedy = suggest(name, self.columns)
             if any(math.isfinite(parse_number(column)) for column in self.columns):
                 remedy += "; if these are values, add a first line with the names of the columns"
             raise ConfigError(f"the table has no column {name!r}", where=option, remedy=remedy)
+        return name if name in self.columns else matching[0]
+
+    def guess_target(self) -> str:
+        """The likeliest column to predict.
+
+        Raises:
+            ConfigError: the header has values instead of names.
+        """
+        values = [name for name in self.columns if "." in name and math.isfinite(parse_number(name))]
+        if values:
+            what = f"the first line has numbers, such as {values[0]}, not the names of columns"
+            remedy = "add a first line with the names of the columns; if the numbers are names, give --target"
+            raise ConfigError(what, where="header of the table", remedy=remedy)
+        return guess_target(self.columns)
 
     def propose(self, target: str | None, name: str | None, time: str | None) -> Proposal:
         """Proposes a config; see ``detection.propose``. Without a target the likeliest column is taken."""
-        chosen = target or guess_target(self.columns)
+        chosen = target or self.guess_target()
+        time = self.find_column(time, "--time") if time else time
         return propose(self.sample, name or self.default_name, self.source, chosen, time)
 
     def close(self) -> None:

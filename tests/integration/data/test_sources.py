@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import subprocess
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -578,3 +579,13 @@ def test_postgresql(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPat
         with pytest.raises(TransientError, match="does not answer") as away:
             load(tmp_path, {"url": wrong, "query": query})
         assert str(password) not in str(away.value)
+
+
+def test_columns_between_several_blanks_become_a_table_by_the_remedy(tmp_path: Path) -> None:
+    """The command of the error writes a table that can be read; values may contain one blank."""
+    rows = "".join(f"  {n:<8}{'12-15 years' if n % 2 else '< 12 years':<14}{n * 0.5:>8}\n" for n in range(60))
+    message = fault(tmp_path, f"  id      heduc          years\n{rows}", "FILE")
+    subprocess.run(message[message.index("sed -E") :].splitlines()[0], shell=True, check=True, cwd=tmp_path)
+    table = formats.read_file(tmp_path / "FILE.tsv", None)
+    assert table.column_names == ["id", "heduc", "years"]
+    assert table["heduc"].unique().to_pylist() == ["< 12 years", "12-15 years"]

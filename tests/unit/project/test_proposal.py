@@ -224,6 +224,29 @@ def test_levels_that_differ_in_case_are_one_level(command: Command, folder: Path
     assert command("validate", "configs/shop.yaml").code == 0
 
 
+def test_blanks_and_quotes_around_names_need_not_be_given(command: Command, folder: Path) -> None:
+    """The config has the name as it is in the header; a wrong name in a config is corrected with its blanks."""
+    rows = "".join(f"{n % 7}, {n},{2000 + n}\n" for n in range(60))
+    (folder / "race.csv").write_text(f"'lap',   Time, year\n{rows}")
+    assert command("init", "race.csv", "--target", "Time", "--time", "year").code == 0
+    config = read_config(folder / "configs/race.yaml")
+    assert (config.data.target, config.data.time) == ("   Time", " year")
+    assert command("init", "race.csv", "--target", "lap", "--name", "lap").code == 0
+    assert read_config(folder / "configs/lap.yaml").data.target == "'lap'"
+    refused = command("validate", "configs/race.yaml", "--set", "data.target=Time")
+    assert "did you mean '   Time', with the blanks?" in refused.err
+
+
+def test_a_header_of_values_is_refused(command: Command, folder: Path) -> None:
+    """With the first line of names that the error asks for, the table is used."""
+    rows = "".join(f"{n % 7}.5,{n}.25,c{n % 2}\n" for n in range(60))
+    (folder / "wine.csv").write_text(rows)
+    refused = command("init", "wine.csv")
+    assert (refused.code, "not the names of columns" in refused.err, "first line" in refused.err) == (2, True, True)
+    (folder / "wine.csv").write_text("acid,ash,sort\n" + rows)
+    assert command("init", "wine.csv", "--yes").code == 0
+
+
 @pytest.mark.parametrize(
     ("target", "what"), [("same", "has only one value"), ("remark", "has 300 different texts in 300 rows")]
 )
