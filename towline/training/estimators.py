@@ -5,6 +5,7 @@ class by its dotted path.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from towline.config import DEFAULT_METRIC, Candidate, Task, TrainingConfig, suggest
 from towline.data.schema.contract import Contract
@@ -43,6 +44,7 @@ from towline.training.pipeline_components import (
 from towline.training.user_code import describe_error, import_estimator, import_transformer
 
 ONE_HOT_LEVELS = 20
+NATIVE_LEVELS = 254  # of a category that boosting can split natively
 TEXT_COMPONENTS = 30  # of one column; many columns of text share MAX_TEXT_COMPONENTS
 MAX_TEXT_COMPONENTS = 240
 VARIANT_ROWS = 10_000  # that a fold is fitted on to compare variants of a candidate
@@ -80,6 +82,7 @@ class _EstimatorSpec(NamedTuple):
 
 _MAX_TREES = 10_000  # of boosting by default; with many classes, each iteration fits one tree for each class
 TIME_TREND = "time_trend"  # a parameter of every candidate: whether it uses the time's days and clock columns
+NATIVE_CATEGORIES = "native_categories"  # of boosting: whether it also splits sets of levels
 _FOREST = {"min_samples_leaf": [1, 20], "max_features": [0.1, 1.0]}
 _BOOSTING = {
     "learning_rate": {"low": 0.02, "high": 0.3, "log": True},
@@ -170,7 +173,8 @@ def build_model(
         contract: the columns, their kinds and the task.
         seed: of everything that is random.
         params: parameters of a search; they override those of the candidate. ``time_trend: false`` leaves out the
-            days of the time column and the clock columns, which every candidate uses by default.
+            days of the time column and the clock columns, which every candidate uses by default. Of boosting,
+            ``native_categories: true`` also splits sets of levels of categories with 21 to 254 levels.
         trusted: ``package.trusted`` of the config.
         transformer: of the user, which gets the canonical columns before the preprocessing.
 
@@ -180,19 +184,34 @@ def build_model(
     """
     spec = _find_estimator(candidate, contract.task, trusted)
     params = {**candidate.params, **(params or {})}
-    time_trend = params.pop(TIME_TREND, True)
-    if not isinstance(time_trend, bool):
-        where = f"candidates.{candidate.name}.params.{TIME_TREND}"
-        raise ConfigError(f"{time_trend!r} is not true or false", where=where, remedy="write true or false")
+    time_trend = _pop_flag(params, TIME_TREND, candidate, default=True)
+    native = candidate.estimator == "boosting" and _pop_flag(params, NATIVE_CATEGORIES, candidate, default=False)
     _check_constraints(candidate, params, spec, contract)
     estimate = _create_estimator(candidate, spec, contract.task, seed, params)
     if isinstance(estimate, BoostingClassifier) and "max_iter" not in params:
         estimate.set_params(max_iter=min(estimate.max_iter, max(1, _MAX_TREES // len(contract.classes))))
     if spec.is_booster:
         estimate.set_params(stop_on_latest=any(column.role == "time" for column in contract.columns))
-    preprocessor = _create_preprocessor(contract, spec, seed, transformer, time_trend=time_trend)
+    categories = _native_categories(contract) if native and transformer is None else []
+    if categories:
+        estimate.set_params(categorical_features=list(range(len(categories))))
+    preprocessor = _create_preprocessor(contract, spec, seed, transformer, categories, time_trend=time_trend)
     pipeline = Pipeline([("prepare", preprocessor), ("estimate", estimate)])
     return Classifier(pipeline, contract.classes, contract.positive) if contract.classes else pipeline
+
+
+def _pop_flag(params: dict[str, Any], name: str, candidate: Candidate, *, default: bool) -> bool:
+    value = params.pop(name, default)
+    if not isinstance(value, bool):
+        where = f"candidates.{candidate.name}.params.{name}"
+        raise ConfigError(f"{value!r} is not true or false", where=where, remedy="write true or false")
+    return value
+
+
+def _native_categories(contract: Contract) -> list[str]:
+    """The categories with too many levels for one-hot columns, which boosting can split natively."""
+    categories = [column for column in contract.feature_columns if column.kind == "category"]
+    return [column.name for column in categories if ONE_HOT_LEVELS < column.levels <= NATIVE_LEVELS]
 
 
 def build_candidate(
@@ -263,6 +282,8 @@ def list_variants(candidate: Candidate, contract: Contract, config: TrainingConf
       In random folds it always seems to help, because a model interpolates between known rows.
     - ``loss: absolute_error`` of a boosting regression, or the same by the name of its library, if mae decides: the
       squared error leads to the mean, and mae is least at the median (benchmarks/defaults.py).
+    - ``native_categories: true`` of boosting, if a category has 21 to 254 levels: trees also split sets of levels. By
+      the target encoding alone they cannot separate levels where other features act differently, such as countries.
 
     Parameters that the candidate or its search sets are not varied.
     """
@@ -276,6 +297,9 @@ def list_variants(candidate: Candidate, contract: Contract, config: TrainingConf
     metric = config.evaluation.metric or DEFAULT_METRIC[contract.task]
     if candidate.estimator in _ABSOLUTE_ERROR and metric == "mae" and given.isdisjoint(_LOSS_PARAMETERS):
         variants.append(dict(_ABSOLUTE_ERROR[candidate.estimator]))
+    is_varied = candidate.estimator == "boosting" and config.prepare is None and NATIVE_CATEGORIES not in given
+    if is_varied and _native_categories(contract):
+        variants.append({NATIVE_CATEGORIES: True})
     return variants
 
 
@@ -294,7 +318,8 @@ def check_candidate(
     Raises:
         ConfigError: as ``build_model``.
     """
-    params = {name: value for name, value in {**candidate.params, **params}.items() if name != TIME_TREND}
+    own = {TIME_TREND, NATIVE_CATEGORIES} if candidate.estimator == "boosting" else {TIME_TREND}
+    params = {name: value for name, value in {**candidate.params, **params}.items() if name not in own}
     _create_estimator(candidate, _find_estimator(candidate, task, trusted), task, seed, params)
 
 
@@ -304,7 +329,7 @@ def default_search_space(candidate: Candidate, task: Task) -> dict[str, Any]:
 
 
 def _create_preprocessor(
-    contract: Contract, spec: _EstimatorSpec, seed: int, transformer: Any, *, time_trend: bool
+    contract: Contract, spec: _EstimatorSpec, seed: int, transformer: Any, native: Sequence[str], *, time_trend: bool
 ) -> ColumnTransformer | TransformedColumns:
     kinds: dict[str, list[str]] = {"number": [], "category": [], "levels": [], "text": [], "calendar": []}
     parts = []
@@ -339,6 +364,9 @@ def _create_preprocessor(
     kinds["age"] = [*(column.name for column in contract.age_columns), *([reference] if reference else [])]
     components = max(4, min(TEXT_COMPONENTS, MAX_TEXT_COMPONENTS // max(1, len(kinds["text"]))))
     blocks = {
+        "native": OrdinalEncoder(
+            handle_unknown="use_encoded_value", unknown_value=math.nan, encoded_missing_value=math.nan
+        ),
         "number": make_pipeline(*impute, *scale) if impute else "passthrough",
         "category": one_hot,
         "levels": make_pipeline(encode, *scale),
@@ -347,6 +375,7 @@ def _create_preprocessor(
         "trend": make_pipeline(DateAges(has_time=False, clip=True), *impute, *scale),
         "calendar": make_pipeline(CalendarParts(tuple(parts)), *([one_hot] if spec.scaled else impute)),
     }
+    kinds = {"native": [*native], **kinds}  # first, so that the estimator knows their positions
     column_transformer = NamedColumns if spec.is_booster else DenseColumns
     columns = column_transformer([(kind, blocks[kind], names) for kind, names in kinds.items() if names])
     if transformer is None:

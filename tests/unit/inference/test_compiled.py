@@ -29,6 +29,9 @@ CASES = [
     ("value", "linear", None, {}, LinearSum),
     ("value", "boosting", None, {"max_iter": 40}, BitmaskForest),
     ("value", "boosting", None, {"max_iter": 15, "max_leaf_nodes": 200, "min_samples_leaf": 2}, TraversedForest),
+    ("value", "boosting", None, {"max_iter": 40, "native_categories": True}, BitmaskForest),
+    ("sold", "boosting", 0.61, {"max_iter": 40, "native_categories": True}, BitmaskForest),
+    ("grade", "boosting", THRESHOLDS, {"max_iter": 12, "native_categories": True}, BitmaskForest),
     ("value", "forest", None, {"n_estimators": 20}, TraversedForest),
     ("value", "sklearn.ensemble.ExtraTreesRegressor", None, {"n_estimators": 10}, TraversedForest),
     ("value", "sklearn.linear_model.Lasso", None, {"alpha": 0.01}, LinearSum),
@@ -75,6 +78,14 @@ def test_the_compiled_scorer_agrees_with_scikit_learn(
     assert certificate.largest_difference <= 1e-12
     if head not in (LinearSum, WeightedMean) and target == "value":
         assert certificate.identical == 1.0
+
+
+def test_large_trees_with_native_categories_are_not_compiled() -> None:
+    """scikit-learn answers then, as for other models that cannot be compiled."""
+    large = {"max_iter": 40, "max_leaf_nodes": 90, "min_samples_leaf": 5, "native_categories": True}
+    model, contract, _ = fitted("value", "boosting", **large)
+    with pytest.raises(NotCompiledError, match="split categories natively"):
+        compile_plan(model, contract)
 
 
 def test_the_certificate_of_an_ensemble_names_its_parts() -> None:

@@ -338,6 +338,23 @@ def test_cross_validation_chooses_whether_a_candidate_uses_the_time_trend(tmp_pa
     assert chosen == {"steady": True, "random": False}
 
 
+@pytest.mark.parametrize(("towns", "is_native"), [(30, True), (300, False)])
+def test_boosting_splits_categories_natively_if_it_helps(tmp_path: Path, towns: int, is_native: bool) -> None:
+    """A number acts differently in each town; of more than 254 towns, trees cannot split sets."""
+    rng = np.random.default_rng(5)
+    town, x = rng.integers(0, towns, 1_500), rng.normal(size=1_500)
+    y = rng.choice([-3.0, 3.0], towns)[town] * x + rng.normal(0, 0.3, 1_500)
+    work, config = prepare_workspace(tmp_path, pd.DataFrame({"town": [f"t{n}" for n in town], "x": x, "y": y}))
+    params = {"max_iter": 40, "min_samples_leaf": 10}
+    scores = cross_validate(work, config, Candidate(estimator="boosting", name="boosting", params=params))
+    assert scores.params.get("native_categories", False) == is_native
+    names = _load(work, fit(work, config, scores).file).named_steps["prepare"].get_feature_names_out()
+    assert [name for name in names if name.startswith("native")] == ["native__town"] * is_native
+    encoded = Candidate(estimator="boosting", name="boosting", params={**params, "native_categories": False})
+    gain = 1 - scores.mean["mae"] / cross_validate(work, config, encoded).mean["mae"]
+    assert gain > 0.1 if is_native else gain == 0
+
+
 @pytest.mark.parametrize("estimator", ["linear", "forest"])
 def test_without_the_time_trend_a_model_uses_no_number_that_follows_the_time(tmp_path: Path, estimator: str) -> None:
     table = _yearly_levels(0.0, 3.0).assign(year=lambda frame: frame["at"].dt.year, b=lambda frame: -frame["a"])

@@ -29,7 +29,10 @@ class NotCompiledError(Exception):
 
 @dataclass(frozen=True)
 class Tree:
-    """One tree: ``values`` are (nodes, width), the children of a leaf are -1."""
+    """One tree: ``values`` are (nodes, width), the children of a leaf are -1.
+
+    A node with ``codes`` splits a category: its codes go to the left; other nodes have None.
+    """
 
     feature: np.ndarray
     threshold: np.ndarray
@@ -37,6 +40,7 @@ class Tree:
     right: np.ndarray
     missing_left: np.ndarray
     values: np.ndarray
+    codes: Sequence[frozenset[int] | None] = ()
     leaf: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ It fills the tables of the plan by calling each transformer of the preprocessing
 import dataclasses
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -126,12 +126,11 @@ def _compile_scorer(estimator: Any, blocks: Sequence[DesignColumns]) -> tuple[Ra
         start = np.zeros(trees[0].values.shape[1])
         return _compile_traversal(start, blocks, width, trees, single=True), "mean"
     if type(estimator) in _BOOSTED:
-        if estimator.is_categorical_ is not None and np.any(estimator.is_categorical_):
-            raise NotCompiledError("its trees split on categories natively")
+        blocks = _encode_native(estimator, blocks)
         link = _LINKS.get(type(estimator._loss.link).__name__)
         if link is None:
             raise NotCompiledError(f"the loss {estimator.loss!r}")
-        trees = [_boosted_tree(predictor.nodes) for iteration in estimator._predictors for predictor in iteration]
+        trees = [_boosted_tree(predictor) for iteration in estimator._predictors for predictor in iteration]
         start = np.asarray(estimator._baseline_prediction, dtype=np.float64).ravel()
         return _compile_boosted(start, blocks, width, trees), link
     if isinstance(estimator, Booster):
@@ -140,6 +139,25 @@ def _compile_scorer(estimator: Any, blocks: Sequence[DesignColumns]) -> tuple[Ra
         start, trees = read_trees(estimator)
         return _compile_boosted(start, blocks, width, trees), estimator.link
     raise NotCompiledError(f"{type(estimator).__name__} is not one of the estimators that are compiled")
+
+
+def _encode_native(estimator: Any, blocks: Sequence[DesignColumns]) -> list[DesignColumns]:
+    """The design columns with the codes of categories that the trees split natively; NaN for unknown levels."""
+    if estimator.is_categorical_ is None or not np.any(estimator.is_categorical_):
+        return list(blocks)
+    encoder = estimator._preprocessor.named_transformers_["encoder"]
+    count = len(encoder.categories_)
+    if not estimator.is_categorical_[:count].all():
+        raise NotCompiledError("its native categories are not the first features")
+
+    def encode(block: DesignColumns) -> DesignColumns:
+        if (position := int(block.at[0])) >= count:
+            return block
+        cells = np.full((len(block.rows), count), np.nan)
+        cells[:, position] = block.rows[:, 0]
+        return block._replace(rows=encoder.transform(cells)[:, [position]])
+
+    return [encode(block) for block in blocks]
 
 
 def _output_transform(model: Any, estimator: Any, contract: Contract, link: LinkFunction) -> OutputTransform:
@@ -174,7 +192,7 @@ def _encode_blocks(
         if name == "number":
             imputed = isinstance(transformer, Pipeline)
             blocks += _encode_numbers(transformer, at, begin, columns) if imputed else _pass_numbers(at, begin)
-        elif name in ("category", "levels"):
+        elif name in ("category", "levels", "native"):
             blocks += _encode_categories(transformer, columns, at, begin)
         elif name == "text" and isinstance(transformer[0], TextEncoder):
             added = _encode_texts(transformer, first, begin)
@@ -299,7 +317,11 @@ def _compile_linear(estimator: Any, blocks: Sequence[DesignColumns]) -> LinearSu
 def _compile_boosted(
     start: np.ndarray, blocks: Sequence[DesignColumns], width: int, trees: Sequence[Tree]
 ) -> BitmaskForest | TraversedForest:
-    """Boosted trees, as bitmasks if each tree has at most 64 leaves and the masks are small enough."""
+    """Boosted trees, as bitmasks if each tree has at most 64 leaves and the masks are small enough.
+
+    Raises:
+        NotCompiledError: the trees are larger, and some of them split categories natively.
+    """
     leaves = max(int(tree.leaf.sum()) for tree in trees)
     cuts = {
         cut
@@ -309,6 +331,8 @@ def _compile_boosted(
     rows = len(cuts) + sum(len(block.rows) for block in blocks)
     if leaves <= 64 and len(trees) * rows * (4 if leaves <= NARROW_LEAVES else 8) <= MAX_MASK_BYTES:
         return _compile_bitmasks(start, blocks, trees)
+    if any(tree.codes for tree in trees):
+        raise NotCompiledError("its large trees split categories natively")
     return _compile_traversal(start, blocks, width, trees, single=False)
 
 
@@ -335,9 +359,24 @@ def _compile_traversal(
     return TraversedForest(start, blocks, width, nodes, max(map(_tree_depth, trees)), single)
 
 
+class _Cut(NamedTuple):
+    """A split: ``keep`` are the leaves of its tree that are still reachable if a value goes to the right."""
+
+    threshold: float
+    tree: int
+    keep: np.uint64
+    missing_left: bool
+    codes: frozenset[int] | None
+
+    def goes_left(self, value: float) -> bool:
+        if np.isnan(value):
+            return self.missing_left
+        return bool(value <= self.threshold) if self.codes is None else int(value) in self.codes
+
+
 def _compile_bitmasks(start: np.ndarray, blocks: Sequence[DesignColumns], trees: Sequence[Tree]) -> BitmaskForest:
     leaves = np.zeros((len(trees), 64), dtype=start.dtype)
-    cuts: dict[int, list[tuple[float, int, np.uint64, bool]]] = {}
+    cuts: dict[int, list[_Cut]] = {}
     for number, tree in enumerate(trees):
         count = 0
         spans: dict[int, tuple[int, int]] = {}  # node → range of the leaves below it
@@ -350,7 +389,8 @@ def _compile_bitmasks(start: np.ndarray, blocks: Sequence[DesignColumns], trees:
                 begin, end = spans[int(tree.left[node])]
                 spans[node] = (begin, spans[int(tree.right[node])][1])
                 keep = np.uint64(~((1 << end) - (1 << begin)) & (2**64 - 1))
-                cut = (float(tree.threshold[node]), number, keep, bool(tree.missing_left[node]))
+                codes = tree.codes[node] if tree.codes else None
+                cut = _Cut(float(tree.threshold[node]), number, keep, bool(tree.missing_left[node]), codes)
                 cuts.setdefault(int(tree.feature[node]), []).append(cut)
     masks = [
         _lookup_masks(block, cuts, len(trees)) for block in blocks if any(int(column) in cuts for column in block.at)
@@ -362,37 +402,31 @@ def _compile_bitmasks(start: np.ndarray, blocks: Sequence[DesignColumns], trees:
     return BitmaskForest(start, masks, leaves)
 
 
-def _lookup_masks(
-    block: DesignColumns, cuts: dict[int, list[tuple[float, int, np.uint64, bool]]], trees: int
-) -> tuple[FeatureLookup, np.ndarray]:
+def _lookup_masks(block: DesignColumns, cuts: dict[int, list[_Cut]], trees: int) -> tuple[FeatureLookup, np.ndarray]:
     """The masks of one lookup: for each row of its table, the leaves of each tree that are still reachable."""
     lookup = block.lookup
     if isinstance(lookup, NumericLookup):
         column_cuts = cuts.get(int(block.at[0]), [])
-        steps = sorted({threshold for threshold, *_ in column_cuts})
+        steps = sorted({cut.threshold for cut in column_cuts})
         lookup = dataclasses.replace(lookup, cuts=tuple(steps))
         table = np.full((len(steps) + 2, trees), ~np.uint64(0))
-        for threshold, tree, keep, _ in column_cuts:
-            table[bisect_left(steps, threshold) + 1, tree] &= keep
+        for cut in column_cuts:
+            table[bisect_left(steps, cut.threshold) + 1, cut.tree] &= cut.keep
         np.bitwise_and.accumulate(table[:-1], axis=0, out=table[:-1])
         design = np.stack([block.rows[0]] * (len(steps) + 1) + [block.rows[1]])
         first = 1  # column 0 of the block is the number itself, which the cuts above cover
-        for threshold, tree, keep, missing_left in column_cuts:
-            if not _goes_left(block.rows[1, 0], threshold, missing_left):
-                table[-1, tree] &= keep
+        for cut in column_cuts:
+            if not cut.goes_left(block.rows[1, 0]):
+                table[-1, cut.tree] &= cut.keep
     else:
         table = np.full((len(block.rows), trees), ~np.uint64(0))
         design = block.rows
         first = 0
     for position, column in enumerate(block.at[first:], first):
-        for threshold, tree, keep, missing_left in cuts.get(int(column), []):
-            right = np.array([not _goes_left(value, threshold, missing_left) for value in design[:, position]])
-            table[right, tree] &= keep
+        for cut in cuts.get(int(column), []):
+            right = np.array([not cut.goes_left(value) for value in design[:, position]])
+            table[right, cut.tree] &= cut.keep
     return lookup, table
-
-
-def _goes_left(value: float, threshold: float, missing_left: bool) -> bool:
-    return missing_left if np.isnan(value) else bool(value <= threshold)
 
 
 def _postorder(tree: Tree) -> Iterator[int]:
@@ -414,8 +448,13 @@ def _tree_depth(tree: Tree) -> int:
     return depth
 
 
-def _boosted_tree(nodes: np.ndarray) -> Tree:
+def _boosted_tree(predictor: Any) -> Tree:
+    nodes = predictor.nodes
     leaf = nodes["is_leaf"].astype(bool)
+    codes: list[frozenset[int] | None] = [None] * len(nodes)
+    for node in np.flatnonzero(nodes["is_categorical"] & ~leaf):
+        words = predictor.raw_left_cat_bitsets[nodes["bitset_idx"][node]]
+        codes[node] = frozenset(np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little")).tolist())
     return Tree(
         feature=nodes["feature_idx"].astype(np.intp),
         threshold=nodes["num_threshold"].astype(np.float64),
@@ -423,6 +462,7 @@ def _boosted_tree(nodes: np.ndarray) -> Tree:
         right=np.where(leaf, -1, nodes["right"].astype(np.int64)),
         missing_left=nodes["missing_go_to_left"].astype(bool),
         values=nodes["value"].astype(np.float64)[:, None],
+        codes=codes if any(code is not None for code in codes) else (),
     )
 
 

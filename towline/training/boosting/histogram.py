@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.base import is_classifier
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.preprocessing import FunctionTransformer
 
 
 class _FoldStopping:
@@ -49,9 +50,18 @@ class _FoldStopping:
         validation = {} if by_folds else self._set_validation_rows_aside(X, y, sample_weight)
         self.early_stopping = False if by_folds else self.early_stopping
         try:
-            return super().fit(**({"X": X, "y": y, "sample_weight": sample_weight} | validation))  # type: ignore[misc]
+            super().fit(**({"X": X, "y": y, "sample_weight": sample_weight} | validation))  # type: ignore[misc]
+            return self._without_input_checks()
         finally:
             self.max_iter, self.min_samples_leaf, self.early_stopping = configured
+
+    def _without_input_checks(self) -> Any:
+        """Removes a function that a model file cannot hold; with native categories, it checks the numbers."""
+        if preprocessor := getattr(self, "_preprocessor", None):
+            for _, transformer, _ in (*preprocessor.transformers, *preprocessor.transformers_):
+                if isinstance(transformer, FunctionTransformer):
+                    transformer.func = None
+        return self
 
     def _set_validation_rows_aside(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> dict[str, Any]:
         """Arguments of ``fit`` with a tenth of the rows for validation if scikit-learn cannot draw it; else nothing."""
