@@ -89,6 +89,7 @@ def _data(proposal: Proposal) -> list[str]:
     if proposal.booleans:
         lines.append("  columns:")
         lines += [_line(f"    {_scalar(name)}: boolean", reason) for name, reason in proposal.booleans.items()]
+    lines += _items("  na_values:", proposal.na_values)
     lines += _items("  ignore_case:", proposal.ignore_case)
     lines += _formats(proposal)
     if proposal.positive is not None:

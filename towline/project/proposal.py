@@ -39,6 +39,7 @@ class Proposal:
     thousands: str = ""
     positive: str | None = None
     date_formats: dict[str, str] = field(default_factory=dict)
+    na_values: dict[str, str] = field(default_factory=dict)
     booleans: dict[str, str] = field(default_factory=dict)
     ignore_case: dict[str, str] = field(default_factory=dict)
     coerced: dict[str, str] = field(default_factory=dict)
@@ -63,7 +64,7 @@ class Proposal:
             "separator": self.separator, "decimal": self.decimal, "thousands": self.thousands,
             "date_format": dict(self.date_formats) or None, "positive": self.positive,
             "max_unlabelled": self.max_unlabelled, "columns": dict.fromkeys(self.booleans, "boolean"),
-            "ignore_case": list(self.ignore_case),
+            "ignore_case": list(self.ignore_case), "na_values": list(self.na_values),
         }  # fmt: skip
         return {key: value for key, value in section.items() if value not in (None, [], {}, "")}
 
@@ -87,6 +88,7 @@ class Proposal:
         if self.unlabelled:
             lines.append(("data.max_unlabelled", f"{self.max_unlabelled or 'default'}", self.unlabelled))
         lines += [("data.columns", f"{name}: boolean", reason) for name, reason in self.booleans.items()]
+        lines += [("data.na_values", marker, reason) for marker, reason in self.na_values.items()]
         lines += [("data.ignore_case", name, reason) for name, reason in self.ignore_case.items()]
         if self.summary_rows:
             reason = "at the end of the table: totals or means of the others"

@@ -224,6 +224,23 @@ def test_levels_that_differ_in_case_are_one_level(command: Command, folder: Path
     assert command("validate", "configs/shop.yaml").code == 0
 
 
+def test_null_markers_of_numbers_are_null_in_categories(command: Command, folder: Path) -> None:
+    """NA is null in a category if it is in a column of numbers; alone, it may be the code of a country."""
+    rng = np.random.default_rng(4)
+    table = pd.DataFrame({"weight": rng.normal(size=90).round(3), "sex": rng.choice(["F", "M", "NA"], 90)})
+    table["island"] = rng.choice(["Biscoe", "N/A", "Dream"], 90)
+    table["kind"] = np.where(table["weight"] > 0, "Adelie", "Gentoo")
+    table.to_csv("complete.csv", index=False)
+    table.loc[:4, "weight"] = np.nan
+    table.to_csv("missing.csv", index=False, na_rep="NA")
+    for name, markers in {"complete": {"N/A"}, "missing": {"NA", "N/A"}}.items():
+        assert command("init", f"{name}.csv", "--target", "kind").code == 0
+        assert set(read_config(folder / f"configs/{name}.yaml").data.na_values) == markers
+    columns = command("validate", "configs/missing.yaml", "--json").json["contract"]["columns"]
+    sex = next(column for column in columns if column["name"] == "sex")
+    assert (sex["categories"], sex["nullable"]) == (["F", "M"], True)
+
+
 def test_blanks_and_quotes_around_names_need_not_be_given(command: Command, folder: Path) -> None:
     """The config has the name as it is in the header; a wrong name in a config is corrected with its blanks."""
     rows = "".join(f"{n % 7}, {n},{2000 + n}\n" for n in range(60))
