@@ -34,7 +34,15 @@ from towline.config.pipeline import (
     locating_errors,
     read_config,
 )
-from towline.config.record import Duration, Frozen, OptionalDuration, finite_or_none, format_duration, suggest
+from towline.config.record import (
+    Duration,
+    Frozen,
+    OptionalDuration,
+    bare_name,
+    finite_or_none,
+    format_duration,
+    suggest,
+)
 from towline.config.rollout import RolloutConfig
 from towline.config.settings import Settings
 from towline.config.training import (
@@ -74,6 +82,6 @@ __all__ = [
     "KnownCases", "LoggingPolicy", "LookupConfig", "MetricName", "OptionalDuration", "PackageConfig",
     "PipelineConfig", "PrivacyConfig", "QualityConfig", "RetrainConfig", "RobustnessCase", "RobustnessTest",
     "RolloutConfig", "ScheduleConfig", "ScoringConfig", "SearchConfig", "Settings", "Severity", "SloConfig",
-    "SplitConfig", "SqlSource", "Task", "TrainingConfig", "ValidationConfig", "build_config", "finite_or_none",
-    "format_duration", "locating_errors", "read_config", "suggest",
+    "SplitConfig", "SqlSource", "Task", "TrainingConfig", "ValidationConfig", "bare_name", "build_config",
+    "finite_or_none", "format_duration", "locating_errors", "read_config", "suggest",
 ]  # fmt: skip

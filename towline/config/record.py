@@ -91,10 +91,20 @@ def finite_or_none(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def bare_name(name: str) -> str:
+    """A name without the blanks and quotes around it.
+
+    Example:
+        >>> bare_name(" 'vote'")
+        'vote'
+    """
+    return name.strip(" \t\"'")
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """A remedy for an unknown name: the most similar known name, else up to 30 known names."""
     names = sorted(set(known))
     similar = difflib.get_close_matches(name, names, 1, 0.5)
-    if similar and similar[0].strip(" \"'") != similar[0]:
-        return f"did you mean {similar[0]!r}, with the {'blanks' if similar[0].strip() != similar[0] else 'quotes'}?"
+    if similar and bare_name(similar[0]) != similar[0]:
+        return f"did you mean {similar[0]!r}? The blanks and quotes belong to the name"
     return f"did you mean {similar[0]}?" if similar else "known: " + ", ".join(names[:30])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from towline import files
-from towline.config import PipelineConfig, Settings, SqlSource, suggest
+from towline.config import PipelineConfig, Settings, SqlSource, bare_name, suggest
 from towline.data.schema.values import parse_number
 from towline.errors import ConfigError
 from towline.html.notebook import render_table
@@ -18,7 +18,6 @@ from towline.project.proposal import Proposal
 from towline.project.sample import TableSample, check_rows, read_sample
 from towline.remote_files import is_url, local_path, name_of
 
-_AROUND_NAMES = " \t\"'"
 _DATABASE = re.compile(r"(postgresql|sqlite|mysql|mariadb|mssql|oracle)(?=(\+\w+)?://)")
 
 
@@ -70,7 +69,7 @@ class TableReader:
         Raises:
             ConfigError: the table does not have the column; a header that is a row of values is named as a cause.
         """
-        matching = [column for column in self.columns if column.strip(_AROUND_NAMES) == name.strip(_AROUND_NAMES)]
+        matching = [column for column in self.columns if bare_name(column) == bare_name(name)]
         if name not in self.columns and len(matching) != 1:
             remedy = suggest(name, self.columns)
             if any(math.isfinite(parse_number(column)) for column in self.columns):

@@ -192,7 +192,10 @@ def build_model(
         estimate.set_params(max_iter=min(estimate.max_iter, max(1, _MAX_TREES // len(contract.classes))))
     if spec.is_booster:
         estimate.set_params(stop_on_latest=any(column.role == "time" for column in contract.columns))
-    categories = _native_categories(contract) if native and transformer is None else []
+    if native and transformer is not None:
+        where, remedy = f"candidates.{candidate.name}.params.{NATIVE_CATEGORIES}", "remove it, or prepare"
+        raise ConfigError("with prepare, categories cannot be split natively", where=where, remedy=remedy)
+    categories = _native_categories(contract) if native else []
     if categories:
         estimate.set_params(categorical_features=list(range(len(categories))))
     preprocessor = _create_preprocessor(contract, spec, seed, transformer, categories, time_trend=time_trend)

@@ -15,6 +15,7 @@ from towline.data.source import formats
 from towline.data.source.sources import Dataset, load_dataset, read_snapshot
 from towline.data.validation.custom_rules import check_dataset
 from towline.errors import DataError
+from towline.training.behaviour.expected_predictions import find_class
 
 ROWS = 400
 
@@ -251,6 +252,7 @@ def test_levels_that_differ_in_case_and_blanks_are_one_level_with_ignore_case(tm
     assert requested["code"].tolist() == ["a", "A"]
     assert contract.labels(pd.DataFrame({"y": ["JA ", "Nein"]})).tolist() == ["ja", "nein"]
     assert load(tmp_path, table, ignore_case=["y"], positive="Nein")[2].positive == "nein"
+    assert [find_class(label, contract) for label in ("Ja", " NEIN", True, "maybe")] == ["ja", "nein", "ja", None]
     assert len(load(tmp_path, table)[2].classes) == 4
 
 

@@ -137,3 +137,11 @@ def test_wrong_names_are_errors_before_anything_is_fitted() -> None:
     with pytest.raises(ConfigError, match="cannot be created: TypeError") as error:
         check_config(config({"transformer": "shop_features.Ratio", "params": {"wide": 1}}, task="regression"))
     assert error.value.where == "prepare.params"
+
+
+def test_native_categories_are_refused_beside_a_transformer() -> None:
+    """The transformer decides the columns, so the positions of the categories are not known."""
+    candidate = {"estimator": "boosting", "params": {"native_categories": True}}
+    with pytest.raises(ConfigError, match="cannot be split natively") as error:
+        fit({"transformer": "shop_features.Ratio"}, candidate)
+    assert error.value.where == "candidates.boosting.params.native_categories"

@@ -187,18 +187,18 @@ def check_header(header: Sequence[str], separator: str, where: str) -> None:
     Raises:
         DataError: the only name contains another separator, or several blanks side by side.
     """
-    if len(header) == 1 and re.search(r"\S\s{2,}\S", header[0]):
-        raise DataError(
-            f"there is only one column; several blanks separate its values: {' '.join(header[0].split())[:80]!r}",
-            where=where,
-            remedy=r"write one tab between columns: sed -E 's/^ +//; s/ {2,}|\t/\x09/g' FILE > FILE.tsv",
-        )
     others = [mark for mark in SEPARATORS if mark != separator and mark in header[0]] if len(header) == 1 else []
     if others:
         raise DataError(
             f"there is only one column, and its name contains {others[0]!r}: {header[0][:80]!r}",
             where=where,
             remedy=f"set data.separator to {others[0]!r} (of a command: --separator)",
+        )
+    if len(header) == 1 and re.search(r"\S\s{2,}\S", header[0]):
+        raise DataError(
+            f"there is only one column; several blanks separate its values: {' '.join(header[0].split())[:80]!r}",
+            where=where,
+            remedy=r"write one tab between columns: sed -E 's/^ +//; s/ {2,}|\t/\x09/g' FILE > FILE.tsv",
         )
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from towline.config import ExpectedPrediction, KnownCases, finite_or_none
 from towline.data.schema.columns import to_frame
 from towline.data.schema.contract import Contract, Label
-from towline.data.schema.values import AFFIRMATIVE, NEGATIVE, category_name, fold_case
+from towline.data.schema.values import AFFIRMATIVE, NEGATIVE, fold_case
 from towline.data.source import formats
 from towline.training.behaviour.model_under_test import ModelUnderTest
 from towline.training.behaviour.results import BehaviourCheck
@@ -25,7 +25,7 @@ def find_class(value: Label, contract: Contract) -> Label | None:
         >>> find_class(True, Contract(target="y", task="binary", columns=(), classes=("no", "yes")))
         'yes'
     """
-    position = int(contract.class_of([category_name(value)])[0])
+    position = int(contract.class_of([contract.target_column.reader.spell(value)])[0])
     if position < 0 and (isinstance(value, bool) or value in ("true", "false")):
         words = AFFIRMATIVE if value in (True, "true") else NEGATIVE
         position = next((i for i, label in enumerate(contract.classes) if fold_case(str(label)) in words), -1)
