@@ -21,7 +21,7 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.detection import notation
 from towline.data.schema.detection.time_column import suggest_time_column
 from towline.data.schema.inference import infer_contract
-from towline.data.schema.values import PLAIN, ValueFormat, find_case_variants, is_null_marker, parse_boolean
+from towline.data.schema.values import PLAIN, TEXT_KINDS, ValueFormat, find_case_variants, is_null_marker, parse_boolean
 from towline.data.source.source_columns import is_readable
 from towline.data.source.sources import SUMMARIES, UNLABELLED, load_dataset, read_snapshot
 from towline.data.validation.leakage import find_leaks
@@ -75,7 +75,8 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
     _propose_booleans(proposal, frame)
     _propose_personal(proposal, frame)
     _propose_ignore_case(proposal, frame, contract)
-    if proposal.booleans or proposal.ignore_case:
+    _propose_na_values(proposal, sample.table, contract)
+    if proposal.booleans or proposal.ignore_case or proposal.na_values:
         frame, contract = read_table(proposal, sample)
     _check_target(frame[target], contract)
     _propose_max_unlabelled(proposal, sample)
@@ -109,16 +110,13 @@ def _propose_formats(proposal: Proposal, table: pa.Table) -> None:
     """Null markers, decimal marks and date formats of columns that are text."""
     votes: dict[tuple[str, str], list[str]] = {}
     has_points = False
-    numbers, levels = list[pa.ChunkedArray](), dict[str, pa.ChunkedArray]()
     for name in table.column_names:
         if not text_columns.is_text(table[name].type):
             continue
         column = text_columns.large_text(table[name])
         if not text_columns.is_text((typed := text_columns.infer_text(column, PLAIN)).type):
-            numbers.append(column)
             has_points |= pa.types.is_floating(typed.type) and _has_points(column)
             continue
-        levels[name] = column
         series = column.to_pandas().rename(name)
         detected = notation.detect_notation(series)
         if detected is None or not detected.formats:
@@ -128,29 +126,10 @@ def _propose_formats(proposal: Proposal, table: pa.Table) -> None:
             proposal.date_formats[name] = fmt.date_format
         elif not fmt.date_format:
             votes.setdefault((fmt.decimal, fmt.thousands), []).append(name)
-    _propose_na_values(proposal, numbers, levels)
     if votes:
         (decimal, thousands), _ = max(votes.items(), key=lambda vote: len(vote[1]))
         if decimal == "." or not has_points:
             proposal.decimal, proposal.thousands = decimal, thousands
-
-
-def _propose_na_values(proposal: Proposal, numbers: list[pa.ChunkedArray], levels: dict[str, pa.ChunkedArray]) -> None:
-    """Null markers among the levels of text that are also in columns of numbers, or cannot be levels."""
-    in_numbers = set[str]().union(*map(_find_null_markers, numbers))
-    for name, column in levels.items():
-        for marker in sorted(_find_null_markers(column)):
-            if marker in in_numbers or marker in _ALWAYS_NULL:
-                reason = "as in the columns of numbers" if marker in in_numbers else f"as in {name}"
-                proposal.na_values.setdefault(marker, f"means null in every column, {reason}")
-
-
-def _find_null_markers(column: pa.ChunkedArray) -> set[str]:
-    """The texts of a column that mean null among numbers, without blanks and infinities."""
-    import pyarrow.compute as pc
-
-    texts = pc.unique(pc.utf8_trim_whitespace(column)).drop_null().to_pylist()
-    return {text for text in texts if text and "inf" not in text.lower() and is_null_marker(text)}
 
 
 def _has_points(column: pa.ChunkedArray) -> bool:
@@ -212,6 +191,28 @@ def _propose_booleans(proposal: Proposal, frame: pd.DataFrame) -> None:
         flags = {parse_boolean(text) for text in texts[:MAX_SPELLINGS]}
         if 2 < len(texts) <= MAX_SPELLINGS and flags == {0.0, 1.0}:
             proposal.booleans[name] = f"yes and no in {len(texts)} spellings"
+
+
+def _propose_na_values(proposal: Proposal, table: pa.Table, contract: Contract) -> None:
+    """Null markers among the levels of text that are also in columns of other kinds, or cannot be levels."""
+    markers = {
+        column: _find_null_markers(text_columns.large_text(table[column.name]))
+        for column in contract.columns
+        if column.name in table.column_names and text_columns.is_text(table[column.name].type)
+    }
+    others = {marker for column, present in markers.items() if column.kind not in TEXT_KINDS for marker in present}
+    for column, present in markers.items():
+        for marker in sorted(present & (others | _ALWAYS_NULL)) if column.kind in TEXT_KINDS else ():
+            reason = "as in columns of other kinds" if marker in others else f"as in {column.name}"
+            proposal.na_values.setdefault(marker, f"means null in every column, {reason}")
+
+
+def _find_null_markers(column: pa.ChunkedArray) -> set[str]:
+    """The texts of a column that mean null among numbers and times, without blanks and infinities."""
+    import pyarrow.compute as pc
+
+    texts = pc.unique(pc.utf8_trim_whitespace(column)).drop_null().to_pylist()
+    return {text for text in texts if text and "inf" not in text.lower() and is_null_marker(text)}
 
 
 def _propose_ignore_case(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> None:

@@ -233,7 +233,9 @@ def test_null_markers_of_numbers_are_null_in_categories(command: Command, folder
     table.to_csv("complete.csv", index=False)
     table.loc[:4, "weight"] = np.nan
     table.to_csv("missing.csv", index=False, na_rep="NA")
-    for name, markers in {"complete": {"N/A"}, "missing": {"NA", "N/A"}}.items():
+    table["weight"] = table["weight"].map("{} kg".format, na_action="ignore")
+    table.to_csv("units.csv", index=False, na_rep="NA")
+    for name, markers in {"complete": {"N/A"}, "missing": {"NA", "N/A"}, "units": {"NA", "N/A"}}.items():
         assert command("init", f"{name}.csv", "--target", "kind").code == 0
         assert set(read_config(folder / f"configs/{name}.yaml").data.na_values) == markers
     columns = command("validate", "configs/missing.yaml", "--json").json["contract"]["columns"]
