@@ -1,6 +1,6 @@
 """Whether compiled LightGBM, XGBoost and CatBoost models answer as the libraries do, in every way to ask them.
 
-Usage: boosters.py [--rows 100000] [--libraries lightgbm ...] [--work DIR]
+Usage: boosters.py [--rows 100000] [--libraries lightgbm ...] [--native] [--work DIR]
 
 For each library and each kind of target a model is trained on a table with nulls, categories of few and of many levels,
 dates, and column names that the libraries do not accept. Random rows are then predicted: training values, nulls, unseen
@@ -12,7 +12,8 @@ categories, and numbers around the thresholds and beyond them. They are predicte
 - by `towline serve`, in requests of 500 rows.
 
 A prediction or a probability counts as different if it differs in the last bit. Only the library alone is compared by
-labels, and by the largest difference: XGBoost computes probabilities in float32.
+labels, and by the largest difference: XGBoost computes probabilities in float32. With ``--native`` the trees also split
+sets of categories.
 """
 
 import argparse
@@ -136,9 +137,10 @@ def score_file(directory: Path, features: pd.DataFrame, work: Path, like: Predic
     return as_predictions(scored["prediction"].tolist(), scored[columns].to_numpy().tolist(), like)
 
 
-def compare(library: str, target: str, rows: int, work: Path) -> dict[str, Any]:
+def compare(library: str, target: str, rows: int, work: Path, *, native: bool) -> dict[str, Any]:
     work.mkdir(parents=True)
-    run = train_run(work, make_table(TARGETS[target]), library, target="y", columns={"town": "category"})
+    params, table = {"native_categories": native}, make_table(TARGETS[target])
+    run = train_run(work, table, library, params=params, target="y", columns={"town": "category"})
     directory = run.settings.store / run.package().path
     opened = open_release(directory)
     certificate = json.loads((directory / "certificate.json").read_bytes())
@@ -200,6 +202,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--libraries", nargs="+", default=BOOSTING_LIBRARIES, choices=BOOSTING_LIBRARIES)
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=TARGETS)
+    parser.add_argument("--native", action="store_true", help="of lightgbm and xgboost: catboost is not compiled then")
     parser.add_argument("--work", type=Path, required=True, help="an empty folder")
     given = parser.parse_args()
     print(f"Different answers in {given.rows:,} rows each, and µs a row:\n")
@@ -210,7 +213,8 @@ def main() -> None:
     print("|---|---|---|" + "---:|" * 9)
     for library in given.libraries:
         for target in given.targets:
-            row = compare(library, target, given.rows, given.work / f"{library}-{target.replace(' ', '-')}")
+            work = given.work / f"{library}-{target.replace(' ', '-')}"
+            row = compare(library, target, given.rows, work, native=given.native)
             counts = [f"{row[name]:,}" for name in ("many", "single", "file", "http")]
             times = [f"{row[name]:,.1f}" for name in ("library_one", "compiled_one", "library_many", "compiled_many")]
             cells = [library, target, row["scorer"], *counts, f"{row['alone']:,}, {row['largest']:.0e}", *times]

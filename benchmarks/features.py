@@ -1,14 +1,18 @@
 """Features of the config: equal values on every path, the same as DuckDB's, and their cost in a service.
 
-Usage: features.py [--pairs 1000000] [--seed 1] [--seconds 3] [--cache DIR]
+Usage: features.py [--pairs 1000000] [--served 1000000] [--seed 1] [--seconds 3] [--cache DIR]
 
 Random expressions are evaluated on random rows (nulls, Unicode, times near changes of daylight saving time): row by
 row, as in a request, and as columns, as in training and in a file. The values must be equal to the last bit. DuckDB
 (``pip install duckdb``), if it is installed, must agree: exactly, but for expressions with exp, ln, log10 or power,
 where one unit in the last place is allowed.
 
+Then models are trained on tables of such rows, with the expressions as features. The predictions for the training rows
+must be equal to the last bit: by scikit-learn from the training table, by `towline.load` row by row, by `towline score`
+from the file, and by `towline serve` from JSON.
+
 Then one row a request is posted by wrk to a service of a model without features and to one of the same model with 20
-features, in turns. ``--pairs 0`` and ``--seconds 0`` leave out a part.
+features, in turns. ``--pairs 0``, ``--served 0`` and ``--seconds 0`` leave out a part.
 """
 
 import argparse
@@ -18,23 +22,31 @@ import math
 import random
 import statistics
 import struct
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from boosters import as_predictions, by_http, differences, score_file
 from peers import prepare
 from peers.environments import CACHE
 from peers.servers import SERVERS
 from serving import Running, free_ports, settle, wrong_answers
 
 from tests.support.expressions import KINDS, MACROS, RandomExpression, build_contract, draw_feature, draw_row
+from tests.support.releases import train_run
+from tests.support.serve_process import ServeProcess
 from towline.data.schema.rows import RowReader
 from towline.expressions.compilation import LARGEST
+from towline.inference.predictor import open_release
+from towline.training import model_io
+from towline.training.evaluation.metrics import predict
 
 ROWS = 250  # for each expression
 BATCH = 20  # expressions of one contract
+SERVED_ROWS = 1_000  # of each trained table
 CONNECTIONS, ROUNDS = 32, 15
 FEATURES = {
     "balance_per_year": "balance / nullif(age, 0)",
@@ -63,6 +75,7 @@ FEATURES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=1_000_000)
+    parser.add_argument("--served", type=int, default=1_000_000, help="pairs that reach a model")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=3, help="of each load; there are 16 for each service")
     parser.add_argument("--cache", type=Path, default=CACHE)
@@ -70,6 +83,10 @@ def main() -> None:
     if given.pairs:
         print("| compared | pairs | different |\n|---|---:|---:|")
         for name, (pairs, different) in compare_paths(given.pairs, given.seed).items():
+            print(f"| {name} | {pairs:,} | {different:,} |")
+    if given.served:
+        print("\n| compared with training | pairs | different rows |\n|---|---:|---:|")
+        for name, (pairs, different) in compare_served(given.served, given.seed).items():
             print(f"| {name} | {pairs:,} | {different:,} |")
     if given.seconds:
         measure_throughput(given.cache, given.seconds)
@@ -130,6 +147,48 @@ def _serve(sample: prepare.Sample, store: Path, key: str) -> Iterator[tuple[Runn
     finally:
         running.stop()
         settle(store)
+
+
+def compare_served(pairs: int, seed: int) -> dict[str, tuple[int, int]]:
+    """For each way to ask a model, the numbers of (expression, row) pairs and of rows with another prediction."""
+    rng = random.Random(seed)
+    counts = {"towline.load, row by row": [0, 0], "towline score": [0, 0], "towline serve": [0, 0]}
+    while counts["towline serve"][0] < pairs:
+        with tempfile.TemporaryDirectory(prefix="features-") as folder:
+            different = _compare_release(Path(folder), rng)
+        for name, rows in zip(counts, different, strict=True):
+            counts[name][0] += BATCH * SERVED_ROWS
+            counts[name][1] += rows
+    return {name: (compared, different) for name, (compared, different) in counts.items()}
+
+
+def _compare_release(folder: Path, rng: random.Random) -> list[int]:
+    """Trains a model on random rows and features, and asks it in three ways."""
+    rows = [_without_nul(draw_row(rng)) for _ in range(SERVED_ROWS)]
+    features = {f"f{place}": draw_feature(rng).text for place in range(BATCH)}
+    table = pd.DataFrame(rows, dtype=object).assign(y=[rng.gauss(0, 1) for _ in rows])
+    run = train_run(folder, _as_typed(table), target="y", columns=dict(KINDS), features=features)
+    directory = run.settings.store / run.package().path
+    opened = open_release(directory)
+    trained = opened.contract.features(run.work.table())
+    expected = predict(model_io.load_model(directory / "model.skops"), trained, opened.contract)
+    with ServeProcess(run.settings, str(directory)) as server:
+        served = [label for body in by_http(server.startup["address"], rows) for label in body["predictions"]]
+    single = [opened.predict([row])[0] for row in rows]
+    scored = score_file(directory, _as_typed(table), folder, expected, opened)
+    answers = (as_predictions(single, None, expected), scored, as_predictions(served, None, expected))
+    return [differences(answer, expected) for answer in answers]
+
+
+def _without_nul(row: dict[str, Any]) -> dict[str, Any]:
+    """A service refuses texts with NUL characters."""
+    return {name: value.replace("\0", "0") if isinstance(value, str) else value for name, value in row.items()}
+
+
+def _as_typed(table: pd.DataFrame) -> pd.DataFrame:
+    """Random rows as columns of a Parquet file: numbers as floats, times as texts."""
+    types = {"numeric": "float64", "boolean": "boolean"}
+    return table.astype({name: types[kind] for name, kind in KINDS.items() if kind in types})
 
 
 def compare_paths(pairs: int, seed: int) -> dict[str, tuple[int, int]]:

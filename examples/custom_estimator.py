@@ -1,4 +1,4 @@
-"""Trains an estimator of one's own, ``my_models.ClippedRidge``: ``python examples/custom_estimator.py``."""
+"""Trains estimators of one's own, a class and a function that returns a pipeline: ``examples/my_models.py``."""
 
 import pandas as pd
 
@@ -7,12 +7,15 @@ import towline
 CONFIG = {
     "name": "example-clipped",
     "data": {"target": "rentals", "time": "datetime", "drop": ["casual", "registered"]},
-    "candidates": [{"estimator": "my_models.ClippedRidge", "params": {"alpha": 10.0}}],
+    "candidates": [
+        {"estimator": "my_models.ClippedRidge", "params": {"alpha": 10.0}},
+        {"estimator": "my_models.nearest_hours", "params": {"hours": 200}},
+    ],
 }
 
 
 def main() -> None:
-    """Trains it, and predicts with the champion; no prediction is negative."""
+    """Trains both, and predicts with the better one; no prediction is negative."""
     table = pd.read_parquet("data/bike_hourly.parquet").tail(2000)
     outcome = towline.run(CONFIG, data=table)
     print(f"{outcome.model}@{outcome.version} was {outcome.event}: {outcome.reason}")

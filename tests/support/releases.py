@@ -1,6 +1,7 @@
 """A small run of each task, packaged once for all tests that use it."""
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,17 +74,19 @@ def train_run(
     frame: pd.DataFrame,
     estimator: str = "boosting",
     *,
+    params: Mapping[str, object] | None = None,
     calibration: Calibration | None = None,
     **data: object,
 ) -> TrainedRun:
     folder.mkdir(parents=True, exist_ok=True)
+    params = params or (BOOSTING if estimator == "boosting" else {})
     frame.to_parquet(folder / "table.parquet", index=False)
     raw = {
         **{section: data.pop(section) for section in ("split", "features", "lookups", "privacy") if section in data},
         "name": "house-value",
         "description": "Made for <script>alert(1)</script> tests.",
         "data": {"source": "table.parquet", **data},
-        "candidates": [{"estimator": estimator, "params": BOOSTING if estimator == "boosting" else {}}],
+        "candidates": [{"estimator": estimator, "params": params}],
         "evaluation": {"resamples": 50},
     }
     config = build_config(raw, "test")

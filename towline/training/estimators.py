@@ -27,7 +27,7 @@ from towline.config import DEFAULT_METRIC, Candidate, Task, TrainingConfig, sugg
 from towline.data.schema.contract import Contract
 from towline.errors import ConfigError, FitError
 from towline.training.boosting.histogram import BoostingClassifier, BoostingRegressor
-from towline.training.boosting.libraries import CLASSIFIERS, REGRESSORS
+from towline.training.boosting.libraries import CLASSIFIERS, NATIVE_LEVELS, REGRESSORS
 from towline.training.pipeline_components import (
     CalendarParts,
     CappedTargetEncoder,
@@ -44,7 +44,6 @@ from towline.training.pipeline_components import (
 from towline.training.user_code import describe_error, import_estimator, import_transformer
 
 ONE_HOT_LEVELS = 20
-NATIVE_LEVELS = 254  # of a category that boosting can split natively
 TEXT_COMPONENTS = 30  # of one column; many columns of text share MAX_TEXT_COMPONENTS
 MAX_TEXT_COMPONENTS = 240
 VARIANT_ROWS = 10_000  # that a fold is fitted on to compare variants of a candidate
@@ -82,7 +81,7 @@ class _EstimatorSpec(NamedTuple):
 
 _MAX_TREES = 10_000  # of boosting by default; with many classes, each iteration fits one tree for each class
 TIME_TREND = "time_trend"  # a parameter of every candidate: whether it uses the time's days and clock columns
-NATIVE_CATEGORIES = "native_categories"  # of boosting: whether it also splits sets of levels
+NATIVE_CATEGORIES = "native_categories"  # of boosting and the libraries: whether it also splits sets of levels
 _FOREST = {"min_samples_leaf": [1, 20], "max_features": [0.1, 1.0]}
 _BOOSTING = {
     "learning_rate": {"low": 0.02, "high": 0.3, "log": True},
@@ -173,8 +172,9 @@ def build_model(
         contract: the columns, their kinds and the task.
         seed: of everything that is random.
         params: parameters of a search; they override those of the candidate. ``time_trend: false`` leaves out the
-            days of the time column and the clock columns, which every candidate uses by default. Of boosting,
-            ``native_categories: true`` also splits sets of levels of categories with 21 to 254 levels.
+            days of the time column and the clock columns, which every candidate uses by default. Of boosting and the
+            boosting libraries, ``native_categories: true`` also splits sets of levels of categories with 21 to 254
+            levels.
         trusted: ``package.trusted`` of the config.
         transformer: of the user, which gets the canonical columns before the preprocessing.
 
@@ -185,7 +185,7 @@ def build_model(
     spec = _find_estimator(candidate, contract.task, trusted)
     params = {**candidate.params, **(params or {})}
     time_trend = _pop_flag(params, TIME_TREND, candidate, default=True)
-    native = candidate.estimator == "boosting" and _pop_flag(params, NATIVE_CATEGORIES, candidate, default=False)
+    native = _splits_categories(candidate) and _pop_flag(params, NATIVE_CATEGORIES, candidate, default=False)
     _check_constraints(candidate, params, spec, contract)
     estimate = _create_estimator(candidate, spec, contract.task, seed, params)
     if isinstance(estimate, BoostingClassifier) and "max_iter" not in params:
@@ -196,7 +196,9 @@ def build_model(
         where, remedy = f"candidates.{candidate.name}.params.{NATIVE_CATEGORIES}", "remove it, or prepare"
         raise ConfigError("with prepare, categories cannot be split natively", where=where, remedy=remedy)
     categories = _native_categories(contract) if native else []
-    if categories:
+    if categories and spec.is_booster:
+        estimate.set_params(categories=len(categories))
+    elif categories:
         estimate.set_params(categorical_features=list(range(len(categories))))
     preprocessor = _create_preprocessor(contract, spec, seed, transformer, categories, time_trend=time_trend)
     pipeline = Pipeline([("prepare", preprocessor), ("estimate", estimate)])
@@ -211,8 +213,13 @@ def _pop_flag(params: dict[str, Any], name: str, candidate: Candidate, *, defaul
     return value
 
 
+def _splits_categories(candidate: Candidate) -> bool:
+    """Whether the estimator can split sets of levels of categories."""
+    return candidate.estimator in {"boosting", *_BOOSTERS}
+
+
 def _native_categories(contract: Contract) -> list[str]:
-    """The categories with too many levels for one-hot columns, which boosting can split natively."""
+    """The categories with too many levels for one-hot columns, which trees can split natively."""
     categories = [column for column in contract.feature_columns if column.kind == "category"]
     return [column.name for column in categories if ONE_HOT_LEVELS < column.levels <= NATIVE_LEVELS]
 
@@ -285,8 +292,9 @@ def list_variants(candidate: Candidate, contract: Contract, config: TrainingConf
       In random folds it always seems to help, because a model interpolates between known rows.
     - ``loss: absolute_error`` of a boosting regression, or the same by the name of its library, if mae decides: the
       squared error leads to the mean, and mae is least at the median (benchmarks/defaults.py).
-    - ``native_categories: true`` of boosting, if a category has 21 to 254 levels: trees also split sets of levels. By
-      the target encoding alone they cannot separate levels where other features act differently, such as countries.
+    - ``native_categories: true`` of boosting, lightgbm and xgboost, if a category has 21 to 254 levels: trees also
+      split sets of levels. By the target encoding alone they cannot separate levels where other features act
+      differently, such as countries. Not of catboost, whose counters of categories are not compiled.
 
     Parameters that the candidate or its search sets are not varied.
     """
@@ -300,8 +308,8 @@ def list_variants(candidate: Candidate, contract: Contract, config: TrainingConf
     metric = config.evaluation.metric or DEFAULT_METRIC[contract.task]
     if candidate.estimator in _ABSOLUTE_ERROR and metric == "mae" and given.isdisjoint(_LOSS_PARAMETERS):
         variants.append(dict(_ABSOLUTE_ERROR[candidate.estimator]))
-    is_varied = candidate.estimator == "boosting" and config.prepare is None and NATIVE_CATEGORIES not in given
-    if is_varied and _native_categories(contract):
+    is_compiled = _splits_categories(candidate) and candidate.estimator != "catboost"
+    if is_compiled and config.prepare is None and NATIVE_CATEGORIES not in given and _native_categories(contract):
         variants.append({NATIVE_CATEGORIES: True})
     return variants
 
@@ -321,7 +329,7 @@ def check_candidate(
     Raises:
         ConfigError: as ``build_model``.
     """
-    own = {TIME_TREND, NATIVE_CATEGORIES} if candidate.estimator == "boosting" else {TIME_TREND}
+    own = {TIME_TREND, NATIVE_CATEGORIES} if _splits_categories(candidate) else {TIME_TREND}
     params = {name: value for name, value in {**candidate.params, **params}.items() if name not in own}
     _create_estimator(candidate, _find_estimator(candidate, task, trusted), task, seed, params)
 

@@ -66,10 +66,24 @@ def fit_numbers(
 def test_the_plan_is_equal_to_the_library(
     library: str, target: str, size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training rows and rows around the thresholds are compared; single rows and many rows get equal answers."""
-    monkeypatch.setattr(parity, "GENERATED_ROWS", 1_000)
     params: dict[str, Any] = {} if size == "default" else {"n_estimators": 12}
     params |= DEEP[library] if size == "deep" else {}
+    check_plan(library, target, params, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_the_plan_with_native_categories_is_equal_to_the_library(
+    library: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_plan(library, target, {"n_estimators": 30, "native_categories": True}, tmp_path, monkeypatch)
+
+
+def check_plan(
+    library: str, target: str, params: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training rows and rows around the thresholds are compared; single rows and many rows get equal answers."""
+    monkeypatch.setattr(parity, "GENERATED_ROWS", 1_000)
     model, contract, features = fitted(target, library, 0.4 if target == "sold" else None, **params)
     certificate, file = certify(model, contract, {"train": features}, seed=1)
     assert certificate.compiled, certificate.reason
@@ -85,6 +99,37 @@ def test_the_plan_is_equal_to_the_library(
     assert [answer.predictions[0] for answer in single] == frame.labels.tolist()
     if frame.probabilities is not None:
         assert [(answer.probabilities or [])[0] for answer in single] == frame.probabilities.tolist()
+
+
+def towns_table() -> pd.DataFrame:
+    """The slope of ``x`` differs by town, in no order of the towns' means; 5 % of the towns are null."""
+    rng = np.random.default_rng(3)
+    town, x = rng.integers(0, 40, 1_500), rng.normal(size=1_500)
+    names = np.where(rng.random(1_500) < 0.05, None, np.char.add("t", town.astype(str)).astype(object))
+    y = 2 * rng.permutation(np.linspace(-1, 1, 40))[town] * x + rng.normal(0, 0.2, 1_500)
+    return pd.DataFrame({"x": x, "town": names, "y": y})
+
+
+@pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
+def test_native_categories(library: str, tmp_path: Path) -> None:
+    """Trees separate towns that the target encoding cannot; nulls and unknown towns get a prediction."""
+    params = {"n_estimators": 60, "monotone_constraints": {"x": 0}}
+    table, new = towns_table().head(1_000), towns_table().tail(500)
+    errors = []
+    for native in (False, True):
+        model, contract, features = fit_numbers(table, library, params={**params, "native_categories": native})
+        certificate, _ = certify(model, contract, {"train": features}, seed=1)
+        if library == "catboost" and native:
+            assert "statistics of categories" in certificate.reason
+        else:
+            assert certificate.identical == 1.0, certificate.reason
+        rows = contract.features(new)
+        errors.append(float(np.abs(model.predict(rows) - contract.labels(new)).mean()))
+        model_io.save_model(model, tmp_path / "model.skops")
+        again = model_io.load_model(tmp_path / "model.skops")
+        unknown = rows.assign(town="elsewhere")
+        np.testing.assert_array_equal(again.predict(unknown), model.predict(unknown))
+    assert errors[1] < (0.95 if library == "catboost" else 0.8) * errors[0]
 
 
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)

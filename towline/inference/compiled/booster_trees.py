@@ -4,8 +4,9 @@ Each library compares in its own way. The thresholds are converted so that a val
 threshold, both as float64:
 
 - LightGBM compares float64 with ``<=``. It reads values up to 1e-35 as 0. If a feature had no missing values in
-  training, it reads NaN as 0 too.
-- XGBoost rounds values to float32 and compares with ``<``; it adds the leaves in float32.
+  training, it reads NaN as 0 too. A split of categories sends a set of codes to the left, and NaN to the right.
+- XGBoost rounds values to float32 and compares with ``<``; it adds the leaves in float32. A split of categories sends a
+  set of codes to the right.
 - CatBoost rounds values to float32 and compares with ``>``. Its trees are oblivious: all nodes of a level have the same
   split, and the splits are the bits of a leaf's number.
 """
@@ -13,13 +14,15 @@ threshold, both as float64:
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from towline.training.boosting.libraries import Booster, CatBoost, LightGBM, XGBoost
+from towline.training.boosting.libraries import NATIVE_LEVELS, Booster, CatBoost, LightGBM, XGBoost
 
 _ZERO = float(np.float32(1e-35))  # LightGBM's kZeroThreshold
+_ALL_CODES = frozenset(range(NATIVE_LEVELS))
 _BELOW_ZERO = float(np.nextafter(-_ZERO, -np.inf))
 
 
@@ -31,7 +34,8 @@ class NotCompiledError(Exception):
 class Tree:
     """One tree: ``values`` are (nodes, width), the children of a leaf are -1.
 
-    A node with ``codes`` splits a category: its codes go to the left; other nodes have None.
+    A node with ``codes`` splits a category: its codes go to the left, NaN as ``missing_left`` says; other nodes have
+    None.
     """
 
     feature: np.ndarray
@@ -79,8 +83,6 @@ def _read_lightgbm(text: str) -> BoostedTrees:
 
 
 def _lightgbm_tree(entries: Mapping[str, str]) -> Tree:
-    if entries["num_cat"] != "0":
-        raise NotCompiledError("its trees split on categories natively")
     if entries.get("is_linear", "0") != "0":
         raise NotCompiledError("its leaves hold linear models")
     leaves = np.array(entries["leaf_value"].split(), dtype=np.float64)
@@ -91,8 +93,10 @@ def _lightgbm_tree(entries: Mapping[str, str]) -> Tree:
     missing = kind >> 2 & 3
     if (missing == 1).any():
         raise NotCompiledError("it reads zeros as missing (zero_as_missing)")
+    codes = _lightgbm_codes(entries, threshold, kind)
     threshold = np.where(np.abs(threshold) > _ZERO, threshold, np.where(threshold >= 0, _ZERO, _BELOW_ZERO))
     inner = len(threshold)
+    missing_left = np.where(missing == 0, threshold >= 0, kind & 2 > 0)
     children = [np.array(entries[f"{side}_child"].split(), dtype=np.int64) for side in ("left", "right")]
     left, right = (_pad(np.where(child < 0, inner + ~child, child), len(leaves), -1) for child in children)
     return Tree(
@@ -100,9 +104,28 @@ def _lightgbm_tree(entries: Mapping[str, str]) -> Tree:
         threshold=_pad(threshold, len(leaves), 0.0),
         left=left,
         right=right,
-        missing_left=_pad(np.where(missing == 0, threshold >= 0, kind & 2 > 0), len(leaves), False),
+        missing_left=_pad(missing_left & (kind & 1 == 0), len(leaves), False),
         values=np.concatenate([np.zeros(inner), leaves])[:, None],
+        codes=codes,
     )
+
+
+def _lightgbm_codes(
+    entries: Mapping[str, str], threshold: np.ndarray, kind: np.ndarray
+) -> Sequence[frozenset[int] | None]:
+    """The codes that each node sends to the left; the threshold of such a node numbers its bits in the tree."""
+    if entries["num_cat"] == "0":
+        return ()
+    bounds = np.array(entries["cat_boundaries"].split(), dtype=np.int64)
+    words = np.array(entries["cat_threshold"].split(), dtype=np.uint32)
+    sets = [list_codes(words[begin:end]) for begin, end in pairwise(bounds.tolist())]
+    codes = [sets[int(number)] if is_set else None for number, is_set in zip(threshold, kind & 1, strict=True)]
+    return [*codes, *[None] * (len(codes) + 1)]  # the leaves follow
+
+
+def list_codes(words: np.ndarray) -> frozenset[int]:
+    """The codes whose bits are set in (n,) uint32 words."""
+    return frozenset(np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little")).tolist())
 
 
 def _read_xgboost(document: Mapping[str, Any], booster: XGBoost) -> BoostedTrees:
@@ -121,8 +144,6 @@ def _read_xgboost(document: Mapping[str, Any], booster: XGBoost) -> BoostedTrees
 
 
 def _xgboost_tree(tree: Mapping[str, Any]) -> Tree:
-    if any(tree["split_type"]):
-        raise NotCompiledError("its trees split on categories natively")
     if tree["tree_param"]["size_leaf_vector"] not in ("0", "1"):
         raise NotCompiledError("it has several targets")
     conditions = np.array(tree["split_conditions"], dtype=np.float32)
@@ -134,12 +155,22 @@ def _xgboost_tree(tree: Mapping[str, Any]) -> Tree:
         right=np.array(tree["right_children"], dtype=np.int64),
         missing_left=np.array(tree["default_left"]).astype(bool),
         values=np.where(left < 0, conditions, np.float32(0))[:, None],
+        codes=_xgboost_codes(tree) if any(tree["split_type"]) else (),
     )
+
+
+def _xgboost_codes(tree: Mapping[str, Any]) -> list[frozenset[int] | None]:
+    """The codes that each node sends to the left: all that it does not send to the right."""
+    codes: list[frozenset[int] | None] = [None] * len(tree["left_children"])
+    lists = (tree["categories_nodes"], tree["categories_segments"], tree["categories_sizes"])
+    for node, begin, size in zip(*lists, strict=True):
+        codes[node] = _ALL_CODES - frozenset(tree["categories"][begin : begin + size])
+    return codes
 
 
 def _read_catboost(document: Mapping[str, Any]) -> BoostedTrees:
     if document["features_info"].get("categorical_features") or document.get("ctr_data"):
-        raise NotCompiledError("its trees split on categories natively")
+        raise NotCompiledError("its trees split statistics of categories, which CatBoost computes itself")
     if "oblivious_trees" not in document:
         raise NotCompiledError("its trees are not symmetric (grow_policy)")
     scale, bias = document["scale_and_bias"]

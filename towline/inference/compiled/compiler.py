@@ -24,7 +24,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from towline.data.schema.contract import Contract
-from towline.inference.compiled.booster_trees import NotCompiledError, Tree, read_trees
+from towline.inference.compiled.booster_trees import NotCompiledError, Tree, list_codes, read_trees
 from towline.inference.compiled.feature_lookups import (
     CALENDAR_VALUES,
     CalendarLookup,
@@ -453,8 +453,7 @@ def _boosted_tree(predictor: Any) -> Tree:
     leaf = nodes["is_leaf"].astype(bool)
     codes: list[frozenset[int] | None] = [None] * len(nodes)
     for node in np.flatnonzero(nodes["is_categorical"] & ~leaf):
-        words = predictor.raw_left_cat_bitsets[nodes["bitset_idx"][node]]
-        codes[node] = frozenset(np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little")).tolist())
+        codes[node] = list_codes(predictor.raw_left_cat_bitsets[nodes["bitset_idx"][node]])
     return Tree(
         feature=nodes["feature_idx"].astype(np.intp),
         threshold=nodes["num_threshold"].astype(np.float64),

@@ -30,6 +30,7 @@ EARLY_STOPPING_ROUNDS = 20
 STOPPING_SHARE = 10  # one of this number of training rows is for early stopping
 MIN_STOPPING_ROWS = 10  # with fewer rows the loss on them says little: training does not stop early
 TREES, TREES_WITHOUT_STOPPING = 500, 100  # default numbers of trees
+NATIVE_LEVELS = 254  # of a category that trees can split by sets of levels
 _TREE_PARAMS = {"n_estimators", "iterations", "num_iterations", "num_boost_round", "num_trees"}
 # parameters of XGBoost that its scikit-learn classes take without listing them
 _XGBOOST_PARAMS = (
@@ -73,6 +74,8 @@ class Booster(BaseEstimator, ABC):  # type: ignore[misc]
             given by column: ``{"price": -1}``. ``early_stopping_rounds``: default 20; 0 or None fits all trees.
         class_weight: ``balanced`` or None, for a classification.
         stop_on_latest: whether the rows are ordered by time, so that the latest ones are for early stopping.
+        categories: how many of the first features are codes of categories, which trees split by sets of codes. Codes
+            count from 0; NaN is an unknown category.
 
     Attributes:
         model_: the fitted model in the library's own format.
@@ -88,14 +91,17 @@ class Booster(BaseEstimator, ABC):  # type: ignore[misc]
     task_links: ClassVar[frozenset[str]] = frozenset()
     unstoppable: ClassVar[frozenset[str]] = frozenset()  # kinds of boosting whose later trees change earlier ones
     stop_on_latest: bool = False  # of models that were stored before there was any
+    categories: int = 0  # likewise
 
     def __init__(
         self,
         params: Mapping[str, Any] | None = None,
         class_weight: Literal["balanced"] | None = None,
         stop_on_latest: bool = False,
+        categories: int = 0,
     ) -> None:
-        self.params, self.class_weight, self.stop_on_latest = params, class_weight, stop_on_latest
+        self.params, self.class_weight = params, class_weight
+        self.stop_on_latest, self.categories = stop_on_latest, categories
 
     def fit(self, X: pd.DataFrame | np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None) -> Self:
         features = pd.DataFrame(X)
@@ -248,9 +254,9 @@ class LightGBM(Booster):
     ) -> TrainedBooster:
         import lightgbm
 
-        watch: dict[str, Any] = {}
+        watch: dict[str, Any] = {"categorical_feature": list(range(self.categories))} if self.categories else {}
         if stopping:
-            watch = {
+            watch |= {
                 "eval_X": stopping.features,
                 "eval_y": stopping.targets,
                 "eval_sample_weight": None if stopping.weights is None else [stopping.weights],
@@ -302,6 +308,9 @@ class XGBoost(Booster):
         options = dict(params)
         if isinstance(params.get("monotone_constraints"), list):
             options["monotone_constraints"] = tuple(params["monotone_constraints"])
+        if self.categories:
+            numbers = train.features.shape[1] - self.categories
+            options |= {"enable_categorical": True, "feature_types": ["c"] * self.categories + ["q"] * numbers}
         if stopping:
             options["early_stopping_rounds"] = rounds
             watch = {
@@ -362,12 +371,15 @@ class CatBoost(Booster):
     ) -> TrainedBooster:
         import catboost
 
-        watch: dict[str, Any] = {}
+        positions = list(range(self.categories)) or None
+        watch: dict[str, Any] = {"cat_features": positions}
         if stopping:
-            pool = catboost.Pool(stopping.features, stopping.targets, weight=stopping.weights)
-            watch = {"eval_set": pool, "early_stopping_rounds": rounds, "use_best_model": True}
+            features = self._with_integer_codes(stopping.features)
+            pool = catboost.Pool(features, stopping.targets, positions, weight=stopping.weights)
+            watch |= {"eval_set": pool, "early_stopping_rounds": rounds, "use_best_model": True}
         model = self._library_class()(**params)
-        model.fit(train.features, train.targets, sample_weight=train.weights, **watch)
+        features = self._with_integer_codes(train.features)
+        model.fit(features, train.targets, sample_weight=train.weights, **watch)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / self.file
             model.save_model(str(path), format="json")
@@ -394,11 +406,20 @@ class CatBoost(Booster):
         return str(json.loads(content)["model_info"]["params"]["loss_function"]["type"])
 
     def _raw_scores(self, values: np.ndarray) -> np.ndarray:
-        return np.asarray(self._model.predict(values, prediction_type="RawFormulaVal", thread_count=1))
+        rows = self._with_integer_codes(values)
+        return np.asarray(self._model.predict(rows, prediction_type="RawFormulaVal", thread_count=1))
 
     def _transformed(self, values: np.ndarray) -> np.ndarray:
         predict = self._model.predict_proba if isinstance(self, ClassifierMixin) else self._model.predict
-        return np.asarray(predict(values, thread_count=1))
+        return np.asarray(predict(self._with_integer_codes(values), thread_count=1))
+
+    def _with_integer_codes(self, features: pd.DataFrame | np.ndarray) -> pd.DataFrame | np.ndarray:
+        """CatBoost accepts no fractions and no NaN as categories."""
+        if not self.categories:
+            return features
+        frame = pd.DataFrame(np.asarray(features), columns=self.feature_names_in_)
+        codes = self.feature_names_in_[: self.categories]
+        return frame.fillna(dict.fromkeys(codes, -1)).astype(dict.fromkeys(codes, int))
 
 
 class LightGBMRegressor(_Regressor, LightGBM):
@@ -489,7 +510,10 @@ def _xgboost_scores(model: Any, values: np.ndarray, *, raw: bool = True) -> np.n
 
 def _zero_tree(tree: Mapping[str, Any], number: int) -> dict[str, Any]:
     """An XGBoost tree of one leaf with the value 0."""
-    kinds = {name: type(value[0]) if value else None for name, value in tree.items() if isinstance(value, list)}
-    lists = {name: [] if kind is None else [kind(0)] for name, kind in kinds.items()}
+    lists = {
+        name: [type(value[0])(0)] if value and not name.startswith("categories") else []
+        for name, value in tree.items()
+        if isinstance(value, list)
+    }
     leaf = {"id": number, "left_children": [-1], "right_children": [-1], "parents": [2147483647]}
     return {**lists, **leaf, "tree_param": {**tree["tree_param"], "num_nodes": "1"}}
