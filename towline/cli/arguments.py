@@ -58,6 +58,20 @@ class DurationType(click.ParamType[timedelta]):
         return duration
 
 
+class SeparatorType(click.ParamType[str]):
+    """A click type for what separates the columns of a CSV: one character (or ``\\t``), or ``aligned``."""
+
+    name = "separator"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = "\t" if value == r"\t" else str(value)
+        if len(text) != 1 and text != "aligned":
+            self.fail(
+                f"{value!r} is not one character; write e.g. ';', or aligned if blanks align the columns", param, ctx
+            )
+        return text
+
+
 def only_config() -> Path:
     """The only config in the folder configs of the project.
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import click
 
 from towline.cli import emit, json_option
-from towline.cli.arguments import check_file
-from towline.errors import ConfigError
+from towline.cli.arguments import SeparatorType, check_file
 
 
 @click.group()
@@ -25,7 +24,7 @@ def labels() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--by", default="request_id", show_default=True, help="Column with the keys of the labels.")
 @click.option("--column", metavar="COLUMN", help="Column with the labels.  [default: the target]")
-@click.option("--separator", help="Of a CSV file.  [default: that of FILE]")
+@click.option("--separator", type=SeparatorType(), help="Of a CSV file.  [default: that of FILE]")
 @click.option("--replace", is_flag=True, help="Replace labels that were added before.")
 @json_option
 def add(
@@ -50,8 +49,6 @@ def add(
     from towline.registry.selection import find_release
 
     settings = Settings.from_environment()
-    if separator is not None and len(separator) != 1:
-        raise ConfigError(f"not one character: {separator!r}", where="--separator", remedy="write e.g. ';'")
     check_file(file, "FILE")
     directory = find_release(name, settings).directory
     model = verify_release(directory).name

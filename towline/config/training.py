@@ -134,7 +134,9 @@ class DataConfig(Frozen):
         (),
         description="half-life of the target's trend, which is removed from old targets; of several the best",
     )
-    separator: str = Field(",", min_length=1, max_length=1)
+    separator: str = Field(
+        ",", pattern="^(.|aligned)$", description="between the columns of a CSV: one character, or aligned (by blanks)"
+    )
     decimal: Literal[".", ","] = Field(".", description="decimal mark of numbers that are text")
     thousands: Literal["", ",", ".", " ", "'", "_"] = Field("", description="mark between groups of three digits")
     na_values: NullMarkers = Field((), description="texts or numbers that mean null in every column, e.g. ['?', -999]")

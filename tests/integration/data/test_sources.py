@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import subprocess
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -581,11 +580,29 @@ def test_postgresql(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPat
         assert str(password) not in str(away.value)
 
 
-def test_columns_between_several_blanks_become_a_table_by_the_remedy(tmp_path: Path) -> None:
-    """The command of the error writes a table that can be read; values may contain one blank."""
-    rows = "".join(f"  {n:<8}{'12-15 years' if n % 2 else '< 12 years':<14}{n * 0.5:>8}\n" for n in range(60))
-    message = fault(tmp_path, f"  id      heduc          years\n{rows}", "FILE")
-    subprocess.run(message[message.index("sed -E") :].splitlines()[0], shell=True, check=True, cwd=tmp_path)
-    table = formats.read_file(tmp_path / "FILE.tsv", None)
-    assert table.column_names == ["id", "heduc", "years"]
-    assert table["heduc"].unique().to_pylist() == ["< 12 years", "12-15 years"]
+ALIGNED = {
+    "values with one blank": "".join(
+        f"  {n:<8}{'12-15 years' if n % 2 else '< 12 years':<14}{n * 0.5:>8}\n" for n in range(60)
+    ),
+    "quotes": "".join(
+        f"{n}  '{n % 2}' \t\"{'12-15 years' if n % 2 else '< 12 years'}\" {n * 0.5}\n" for n in range(60)
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "header"), [("values with one blank", "  id      heduc          y"), ("quotes", "id\ta\theduc y")]
+)
+def test_columns_aligned_by_blanks(tmp_path: Path, case: str, header: str) -> None:
+    """They are read by the remedy of the error; a reader that recognises separators recognises them."""
+    content = f"{header}\n{ALIGNED[case]}"
+    if case == "values with one blank":
+        assert "set data.separator to 'aligned'" in fault(tmp_path, content)
+    short = content.replace("\n", "\nodd\n", 30).replace("odd\n", "", 29)  # a line of one value far below
+    assert "t.csv:31" in fault(tmp_path, short, separator="aligned")
+    (tmp_path / "t.csv").write_text(content)
+    table = frame(tmp_path, "t.csv", separator="aligned")
+    assert table.columns.tolist() == header.split()
+    assert table["heduc"].unique().tolist() == ["< 12 years", "12-15 years"]
+    assert table["y"].tolist() == [n * 0.5 for n in range(60)]
+    assert formats.detect_separator(tmp_path / "t.csv") == "aligned"

@@ -70,6 +70,19 @@ def test_text_of_any_form_is_read(tmp_path: Path, model: Model, monkeypatch: pyt
     assert (done.rows, done.rows_in, done.quarantined) == (120, 120, 0)
 
 
+@pytest.mark.parametrize("name", ["in.dat", "in.csv.gz"])
+def test_columns_aligned_by_blanks(tmp_path: Path, model: Model, name: str) -> None:
+    """They are read as a CSV is."""
+    table = table_of().drop(columns="note")
+    table["word"] = table["word"].replace({'a "b", c': "T", "two\nlines": "-5"})
+    rows = [table.columns, *table.assign(day=table["day"].dt.strftime("%Y-%m-%dT%H:%M")).astype(str).to_numpy()]
+    text = "\n".join("".join(f"{'?' if value == 'nan' else value:>18}" for value in row) for row in rows)
+    source = tmp_path / name
+    source.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    score(model, source, tmp_path / "out.csv")
+    check_equal(model, table, read_output(tmp_path / "out.csv"))
+
+
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "csv.zst", "jsonl.gz"])
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
 @pytest.mark.parametrize("late", [False, True])

@@ -34,8 +34,9 @@ from towline.data.schema import text_columns
 from towline.data.schema.contract import Contract
 from towline.data.schema.values import TEXT_KINDS
 from towline.data.source import formats
+from towline.data.source.aligned_text import ALIGNED, aligned_to_csv
 from towline.data.source.compression import is_compressed, read_decompressed
-from towline.data.source.encodings import text_encoding
+from towline.data.source.encodings import read_as_utf8, text_encoding
 from towline.data.source.json_tables import read_objects
 from towline.errors import DataError
 from towline.remote_files import RemoteFile, is_url, list_remote_files
@@ -185,6 +186,8 @@ def open_source(source: str, separator: str | None, contract: Contract, folder: 
     kind = kinds[paths[0]]
     if other := next((path for path in paths if kinds[path] != kind), None):
         raise DataError(f"{kinds[other]} beside {kind}", where=str(other), remedy="give files of one format")
+    if kind == "csv" and (separator or _detect_separator(paths[0])) == ALIGNED:
+        paths, separator = [_write_as_csv(path, copies) for path in paths], ","
     opened = _open_parquet(paths) if kind == "parquet" else _open_text(paths, kind, separator, copies)
     if kind != "json lines":
         contract.check_columns(opened.columns, source)
@@ -247,6 +250,20 @@ def _unpack(path: Path, copies: Path) -> Path:
     return target
 
 
+def _detect_separator(path: FilePath) -> str:
+    return formats.detect_separator_of(_read_head(path).splitlines(keepends=True)[:20])
+
+
+def _write_as_csv(path: FilePath, copies: Path) -> Path:
+    """A copy of a table whose columns are aligned by blanks as a CSV."""
+    path = path.copy_to(copies) if isinstance(path, RemoteFile) else path
+    target = copies / files.sha256(path)[:16] / f"{path.name.partition('.')[0]}.csv"
+    if not target.exists():
+        raw, _ = read_as_utf8(path)
+        files.write(target, aligned_to_csv(raw))
+    return target
+
+
 def _check_around(file: SourceFile, batches: Iterator[RowBatch]) -> Iterator[RowBatch]:
     """The batches; the file is checked to be unchanged before the first and after the last one."""
     file.check_unchanged()
@@ -260,7 +277,7 @@ def _open_text(paths: Sequence[FilePath], kind: Format, separator: str | None, c
     for path in paths:
         head = _read_head(path)
         if kind == "csv":
-            separator = separator or formats.detect_separator_of(head.splitlines(keepends=True)[:20])
+            separator = separator or _detect_separator(path)
             own = read_header(head, separator, str(path))
             formats.check_header(own.names, separator, str(path))
             if header and own.names != header.names:

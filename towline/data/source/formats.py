@@ -19,6 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from towline.config.passwords import mask_passwords
+from towline.data.source.aligned_text import ALIGNED, aligned_to_csv, is_aligned
 from towline.data.source.compression import (
     COMPRESSED,
     READ_ERRORS,
@@ -117,7 +118,10 @@ def detect_format(path: Path) -> FileFormat:
 
 
 def detect_separator(path: Path) -> str:
-    """The separator of a CSV file: the mark that occurs equally often in the first lines; a comma for other files."""
+    """The separator of a CSV file: the mark that occurs equally often in the first lines; a comma for other files.
+
+    Of columns that several blanks align it is ``ALIGNED``.
+    """
     if detect_format(path) != "csv":
         return ","
     try:
@@ -137,6 +141,12 @@ def detect_separator_of(head: Sequence[bytes]) -> str:
     equal = {mark: sum(line.count(mark) == count for line in lines) * (count > 0) for mark, count in in_header.items()}
     if not any(in_header.values()) and _has_blanks_between_columns(lines):
         return " "
+    if (
+        not any(in_header[mark] for mark in SEPARATORS if mark != "\t")
+        and equal["\t"] < len(lines)
+        and is_aligned(lines)
+    ):
+        return ALIGNED
     return max(SEPARATORS, key=lambda mark: (in_header[mark] > 0, equal[mark], in_header[mark]))
 
 
@@ -198,7 +208,7 @@ def check_header(header: Sequence[str], separator: str, where: str) -> None:
         raise DataError(
             f"there is only one column; several blanks separate its values: {' '.join(header[0].split())[:80]!r}",
             where=where,
-            remedy=r"write one tab between columns: sed -E 's/^ +//; s/ {2,}|\t/\x09/g' FILE > FILE.tsv",
+            remedy=f"set data.separator to {ALIGNED!r} (of a command: --separator)",
         )
 
 
@@ -264,6 +274,9 @@ def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
     Raises:
         DataError: the file is not readable; its first rows may have been given.
     """
+    if separator == ALIGNED:
+        yield _read_csv(path, separator)
+        return
     rows = 0
     try:
         for table in stream_utf8_csv(path, separator):
@@ -357,6 +370,8 @@ def _text_columns(header: Iterable[str]) -> pyarrow.csv.ConvertOptions:
 
 def _read_csv(path: Path, separator: str) -> pa.Table:
     raw, encoding = read_as_utf8(path)
+    if separator == ALIGNED:
+        raw, separator = aligned_to_csv(raw), ","
     raw = b"\n" * raw.count(b"\n", 0, before := length_before_header(raw)) + raw[before:]  # lines keep their numbers
     records = _records(raw, separator)
     line, header = next(records)

@@ -18,6 +18,7 @@ from towline.data.schema import text_columns
 from towline.data.schema.detection.summary_rows import count_summary_rows
 from towline.data.schema.values import category_name, column_format, seconds_of
 from towline.data.source import formats
+from towline.data.source.aligned_text import ALIGNED
 from towline.data.source.compression import is_compressed, read_decompressed
 from towline.data.source.encodings import copy_as_utf8, is_utf16
 from towline.errors import ConfigError, DataError
@@ -119,7 +120,9 @@ def spool_files(
             _write_tables(iter([formats.read_file(path, None)]), copy, encodings)
             continue
         mark = separator or formats.detect_separator(path)
-        if is_utf16(path) or not _copy_utf8(path, mark, copy):
+        if mark == ALIGNED:
+            _write_tables(iter([formats.read_file(path, mark)]), copy, encodings)
+        elif is_utf16(path) or not _copy_utf8(path, mark, copy):
             decoded = folder / f"source-{number}.csv"
             encoding = copy_as_utf8(path, decoded)
             if encoding and _copy_utf8(decoded, mark, copy):
