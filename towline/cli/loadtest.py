@@ -46,8 +46,9 @@ def loadtest(
 
     With --users each user waits for its answer before it sends the next request, so a slow service gets fewer requests.
     With --rate requests are sent on time whether or not earlier ones were answered, and latency counts from the time a
-    request was due. To measure CPU and memory of the service the key needs the scope admin. --report writes Locust's
-    HTML report and CSV files, and the result as JSON.
+    request was due. The service logs the predictions, and monitoring counts them, unless it was started with --no-log.
+    To measure CPU and memory of the service the key needs the scope admin. --report writes Locust's HTML report and CSV
+    files, and the result as JSON.
 
     \b
     Examples:
