@@ -38,7 +38,7 @@ def write_config_text(proposal: Proposal) -> str:
         _line("  - linear", "the baseline is always added"),
         "  - forest",
         _line("  - boosting", "also, if they are installed: lightgbm, xgboost, catboost"),
-        _line("  - ensemble", "their weighted mean; selected only if it is better than each of them"),
+        _line("  - ensemble", "their weighted mean; selected unless it is clearly worse than the best of them"),
         _line("budget: 10m", "time for a training; on large tables, slow candidates are reduced or left out"),
         "",
     ]

@@ -143,9 +143,15 @@ def test_weights_follow_the_metric() -> None:
 
 @pytest.mark.parametrize(
     ("gains", "selected"),
-    [([0.2, 0.1, 0.2], "ensemble"), ([0.9, -0.3, -0.4], "linear"), ([0.0, 0.0, 0.0], "linear"), ([-0.1] * 3, "linear")],
+    [
+        ([0.2, 0.1, 0.2], "ensemble"),
+        ([-0.3, 0.2, -0.1], "ensemble"),
+        ([-0.2, -0.1, -0.3], "linear"),
+        ([0.0, 0.0, 0.0], "linear"),
+        ([-0.1] * 3, "linear"),
+    ],
 )
-def test_an_ensemble_is_selected_if_its_advantage_is_larger_than_the_noise(
+def test_an_ensemble_is_selected_if_it_is_not_worse_beyond_the_noise(
     tmp_path: Path, gains: list[float], selected: str
 ) -> None:
     _, config = prepare_workspace(tmp_path, make_mixed_table("value", rows=60), candidates=[*PARTS, "ensemble"])
