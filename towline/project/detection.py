@@ -7,6 +7,7 @@ person would write into a config: time, group, columns to drop, personal data, a
 
 import datetime as dt
 import math
+import re
 import tempfile
 from pathlib import Path
 
@@ -38,7 +39,7 @@ _GROUP_WORDS = {
     "subject", "patient", "person", "user", "customer", "client", "household", "participant", "student", "case",
     "individual", "animal", "family", "account", "member", "pig", "device",
 }  # fmt: skip
-# texts that are no level of a category; NA may be Namibia, and None a level
+# texts that are no level of a category; NA may be one among short codes, such as those of countries, and None a level
 _ALWAYS_NULL = {"N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "NaN", "nan"}
 _TARGET_WORDS = {"target", "label", "class", "outcome", "y", "churn", "churned", "response", "result"}
 _PLAIN_DECIMAL = r"^\s*[+-]?\d+\.\d+\s*$"
@@ -194,15 +195,22 @@ def _propose_booleans(proposal: Proposal, frame: pd.DataFrame) -> None:
 
 
 def _propose_na_values(proposal: Proposal, table: pa.Table, contract: Contract) -> None:
-    """Null markers among the levels of text that are also in columns of other kinds, or cannot be levels."""
+    """Null markers among the levels of text that are also in columns of other kinds, or cannot be levels.
+
+    NA is a level of a category if most of its other levels are codes of at most three capital letters.
+    """
     markers = {
         column: _find_null_markers(text_columns.large_text(table[column.name]))
         for column in contract.columns
         if column.name in table.column_names and text_columns.is_text(table[column.name].type)
     }
+    codes = {
+        column.name: _has_short_codes(table[column.name]) for column, present in markers.items() if "NA" in present
+    }
+    always = _ALWAYS_NULL | (set() if any(codes.values()) else {"NA"})
     others = {marker for column, present in markers.items() if column.kind not in TEXT_KINDS for marker in present}
     for column, present in markers.items():
-        for marker in sorted(present & (others | _ALWAYS_NULL)) if column.kind in TEXT_KINDS else ():
+        for marker in sorted(present & (others | always)) if column.kind in TEXT_KINDS else ():
             reason = "as in columns of other kinds" if marker in others else f"as in {column.name}"
             proposal.na_values.setdefault(marker, f"means null in every column, {reason}")
 
@@ -213,6 +221,12 @@ def _find_null_markers(column: pa.ChunkedArray) -> set[str]:
 
     texts = pc.unique(pc.utf8_trim_whitespace(column)).drop_null().to_pylist()
     return {text for text in texts if text and "inf" not in text.lower() and is_null_marker(text)}
+
+
+def _has_short_codes(column: pa.ChunkedArray) -> bool:
+    """Whether most values of a column of text, but for NA, are codes of at most three capital letters."""
+    levels = {text.strip() for text in text_columns.large_text(column).unique().drop_null().to_pylist()} - {"", "NA"}
+    return 2 * sum(re.fullmatch("[A-Z]{1,3}", level) is not None for level in levels) > len(levels)
 
 
 def _propose_ignore_case(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> None:

@@ -225,7 +225,7 @@ def test_levels_that_differ_in_case_are_one_level(command: Command, folder: Path
 
 
 def test_null_markers_of_numbers_are_null_in_categories(command: Command, folder: Path) -> None:
-    """NA is null in a category if it is in a column of numbers; alone, it may be the code of a country."""
+    """NA is null in a category if it is in a column of numbers, too, or if it is not one of several short codes."""
     rng = np.random.default_rng(4)
     table = pd.DataFrame({"weight": rng.normal(size=90).round(3), "sex": rng.choice(["F", "M", "NA"], 90)})
     table["island"] = rng.choice(["Biscoe", "N/A", "Dream"], 90)
@@ -236,6 +236,12 @@ def test_null_markers_of_numbers_are_null_in_categories(command: Command, folder
     table["weight"] = table["weight"].map("{} kg".format, na_action="ignore")
     table.to_csv("units.csv", index=False, na_rep="NA")
     for name, markers in {"complete": {"N/A"}, "missing": {"NA", "N/A"}, "units": {"NA", "N/A"}}.items():
+        assert command("init", f"{name}.csv", "--target", "kind").code == 0
+        assert set(read_config(folder / f"configs/{name}.yaml").data.na_values) == markers
+    words = pd.read_csv("complete.csv", keep_default_na=False).replace({"F": "Female", "M": "Male"})
+    words.to_csv("words.csv", index=False)
+    words.assign(continent=rng.choice(["AS", "EU", "NA"], 90)).to_csv("codes.csv", index=False)
+    for name, markers in {"words": {"NA", "N/A"}, "codes": {"N/A"}}.items():
         assert command("init", f"{name}.csv", "--target", "kind").code == 0
         assert set(read_config(folder / f"configs/{name}.yaml").data.na_values) == markers
     columns = command("validate", "configs/missing.yaml", "--json").json["contract"]["columns"]
