@@ -19,6 +19,7 @@ sets of categories.
 import argparse
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.support.paths import TOWLINE
 from tests.support.releases import train_run

@@ -22,6 +22,7 @@ import math
 import random
 import statistics
 import struct
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,8 @@ from peers import prepare
 from peers.environments import CACHE
 from peers.servers import SERVERS
 from serving import Running, free_ports, settle, wrong_answers
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.support.expressions import KINDS, MACROS, RandomExpression, build_contract, draw_feature, draw_row
 from tests.support.releases import train_run
