@@ -132,8 +132,8 @@ def measure(path: Path, target: str) -> dict[str, Any]:
 def summarize(results: list[dict[str, Any]]) -> str:
     """What the ensemble gains on the holdout, by the margin of its selection; and its costs."""
     scored = [each for each in results if "ensemble_model" in each]
-    gains = np.array([_gain(each, "ensemble_model", "best_model") for each in scored])
-    advantages = np.array([_advantage(each) for each in scored])
+    gains = np.array([_holdout_gain(each) for each in scored])
+    advantages = np.array([_fold_gain(each) for each in scored])
     lines = [
         f"{len(results)} tables, {len(scored)} with an ensemble; holdout, relative to the best single candidate:",
         "| better in cross-validation by | selected | better | worse | median gain | mean of all, each at most 5 % |",
@@ -151,13 +151,14 @@ def summarize(results: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, f"cost relative to the best single candidate (median): {costs}"])
 
 
-def _gain(result: dict[str, Any], model: str, other: str) -> float:
+def _holdout_gain(result: dict[str, Any]) -> float:
+    """The gain of the ensemble on the holdout, relative to the score of the best single candidate."""
     sign = 1 if GREATER_IS_BETTER[result["metric"]] else -1
-    score, reference = result[model]["holdout"], result[other]["holdout"]
+    score, reference = result["ensemble_model"]["holdout"], result["best_model"]["holdout"]
     return sign * (score - reference) / max(abs(reference), 1e-12)
 
 
-def _advantage(result: dict[str, Any]) -> float:
+def _fold_gain(result: dict[str, Any]) -> float:
     """The mean gain of the ensemble over the folds in standard errors."""
     sign = 1 if GREATER_IS_BETTER[result["metric"]] else -1
     gains = sign * (np.array(result["folds_ensemble"], float) - np.array(result["folds_best"], float))

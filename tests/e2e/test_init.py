@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from tests.support.paths import REPOSITORY
+from tests.support.serve_process import read_startup
 
 
 class NewProject:
@@ -88,13 +89,7 @@ def test_new_project_from_the_wheel(project: NewProject) -> None:
     assert outcome["event"] == "promoted"
     serving = project.serve("houses")
     try:
-        assert serving.stdout is not None
-        text = ""
-        while not text.endswith("\n}\n"):
-            line = serving.stdout.readline()
-            assert line, "towline serve ended"
-            text += line
-        address = json.loads(text)["address"]
+        address = read_startup(serving)["address"]
         body = json.dumps({"rows": [{"rooms": 4, "heating": "gas"}]}).encode()
         request = urllib.request.Request(f"{address}/predict", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=30) as answer:

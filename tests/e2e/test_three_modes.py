@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.checks import at_least_one
 from tests.support.paths import REPOSITORY
+from tests.support.serve_process import read_startup
 from towline import load
 from towline.config import read_config
 from towline.inference.predictor import Model
@@ -75,13 +76,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         assert result.returncode == 0, result.stderr + result.stdout
         command = [TOWLINE, "serve", config.name, "--port", "0", "--json"]
         service = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
-        assert service.stdout is not None
-        output = ""
-        while not output.endswith("}\n"):
-            line = service.stdout.readline()
-            assert line, "the service ended"
-            output += line
-        port = int(json.loads(output)["address"].rpartition(":")[2])
+        port = int(read_startup(service)["address"].rpartition(":")[2])
         release = next((store / "releases" / config.name).glob("v1-*"))
         source = REPOSITORY / str(config.data.source)
         table = pd.read_parquet(source).drop(columns=[*config.data.drop, config.data.target])

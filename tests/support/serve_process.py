@@ -12,6 +12,23 @@ from tests.support.paths import TOWLINE
 from towline.config import Settings
 
 
+def read_startup(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """The JSON document that `towline serve --json` prints on stdout when it is ready.
+
+    Raises:
+        RuntimeError: the process ended before.
+    """
+    assert process.stdout is not None
+    text = ""
+    while not text.endswith("\n}\n"):
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError("`towline serve` did not start")
+        text += line
+    document: dict[str, Any] = json.loads(text)
+    return document
+
+
 class ServeProcess:
     """A running `towline serve`; as a context manager it is killed at the end of the block.
 
@@ -37,14 +54,10 @@ class ServeProcess:
             )
         self.startup: dict[str, Any] = {}
         if wait:
-            assert self.process.stdout is not None
-            text = ""
-            while not text.endswith("\n}\n"):
-                line = self.process.stdout.readline()
-                if not line:
-                    raise RuntimeError(f"`towline serve` did not start:\n{self.log.read_text()}")
-                text += line
-            self.startup = json.loads(text)
+            try:
+                self.startup = read_startup(self.process)
+            except RuntimeError as error:
+                raise RuntimeError(f"{error}:\n{self.log.read_text()}") from None
 
     @property
     def port(self) -> int:

@@ -237,7 +237,7 @@ def _unpack(path: Path, copies: Path) -> Path:
     if file_format == "parquet" or (file_format == "csv" and not is_compressed(path.name)):
         return path
     suffix = ".jsonl" if file_format == "json" else ".csv"
-    target = copies / files.sha256(path)[:16] / f"{path.name.partition('.')[0]}{suffix}"
+    target = _copy_path(path, copies, suffix)
     if target.exists():
         return target
     blocks = (
@@ -250,6 +250,10 @@ def _unpack(path: Path, copies: Path) -> Path:
     return target
 
 
+def _copy_path(path: Path, copies: Path, suffix: str) -> Path:
+    return copies / files.sha256(path)[:16] / f"{path.name.partition('.')[0]}{suffix}"
+
+
 def _detect_separator(path: FilePath) -> str:
     return formats.detect_separator_of(_read_head(path).splitlines(keepends=True)[:20])
 
@@ -257,7 +261,7 @@ def _detect_separator(path: FilePath) -> str:
 def _write_as_csv(path: FilePath, copies: Path) -> Path:
     """A copy of a table whose columns are aligned by blanks as a CSV."""
     path = path.copy_to(copies) if isinstance(path, RemoteFile) else path
-    target = copies / files.sha256(path)[:16] / f"{path.name.partition('.')[0]}.csv"
+    target = _copy_path(path, copies, ".csv")
     if not target.exists():
         raw, _ = read_as_utf8(path)
         files.write(target, aligned_to_csv(raw))
