@@ -214,17 +214,30 @@ def test_backup_service(stack: ComposeStack, key: str) -> None:
 
 
 def test_down_and_up_loses_nothing(stack: ComposeStack, outcome: dict[str, Any], key: str) -> None:
-    """Ledger, runs, versions, keys and the prediction log are as before."""
+    """Ledger, runs, versions, keys, schedules and the prediction log are as before."""
+
+    def list_runs(*, planned: bool) -> list[dict[str, Any]]:
+        """The runs that a schedule has planned, or all others."""
+        runs = stack.prefect("/api/flow_runs/filter", {"limit": 200})
+        return [run for run in runs if (run["auto_scheduled"] and run["state"]["type"] == "SCHEDULED") == planned]
+
+    def scheduled_deployments() -> set[str]:
+        return {run["deployment_id"] for run in list_runs(planned=True)}
+
     stack.ask("SERVICE", "/predict", {"rows": [BIKE_ROW]}, key=key)
     ledger = inside(stack, "history", "--all")
-    runs = {run["id"] for run in stack.prefect("/api/flow_runs/filter", {"limit": 200})}
+    runs = {run["id"] for run in list_runs(planned=False)}
+    assert runs
+    scheduled = wait_until(scheduled_deployments, "the schedules have planned runs")
     stack.compose("stop", "service-a", "service-b")  # in order, so that all is written
     rows = inside(stack, "log", "show", MODEL)["rows"]
     stack.compose("down")
     stack.compose("up", "-d")
     wait_until(lambda: stack.ask("SERVICE", "/predict", {"rows": [BIKE_ROW]}, key=key)[0] == 200, "it answers again")
     assert inside(stack, "history", "--all") == ledger
-    assert runs <= {run["id"] for run in stack.prefect("/api/flow_runs/filter", {"limit": 200})}
+    assert runs <= {run["id"] for run in list_runs(planned=False)}
+    # the worker deploys again when it starts: Prefect then replaces the planned runs
+    wait_until(lambda: scheduled_deployments() == scheduled, "the schedules have planned runs again")
     alias = stack.mlflow(f"/api/2.0/mlflow/registered-models/alias?name={MODEL}&alias=champion")
     assert alias["model_version"]["version"] == str(outcome["version"])
     assert inside(stack, "log", "show", MODEL)["rows"] >= rows > 1000
