@@ -1,10 +1,11 @@
 """End states of runs in Prefect, and the results for their callers."""
 
 import datetime as dt
+from uuid import UUID
 
 import pytest
 
-from towline.errors import DataValidationError
+from towline.errors import DataValidationError, TransientError
 from towline.monitoring.policy import Action, Decision, MonitoringRun
 
 NOW = dt.datetime(2026, 6, 30, tzinfo=dt.UTC)
@@ -50,6 +51,23 @@ def test_the_end_state_of_a_monitoring_run_with_an_alarm(prefect: str, action: A
         runs = client.read_flow_runs(flow_run_filter=named)
     assert [(run.state_name, run.state_type and run.state_type.value) for run in runs] == [(name, kind)]
     assert "temp_c moved" in runs[0].tags
+
+
+def test_a_run_that_the_server_does_not_know_has_lost_its_connection(prefect: str) -> None:
+    """A killed server's port may go to the server of another store, which answers 404; the command ends with 5."""
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.runtime import flow_run
+
+    from towline.orchestration.local_run import run_local
+
+    @flow(name="ending-unknown")
+    def unknown() -> None:
+        with get_client(sync_client=True) as client:
+            client.delete_flow_run(UUID(flow_run.id))
+
+    with pytest.raises(TransientError, match=r"connection to the Prefect server was lost: .*does not know this run"):
+        run_local(unknown, {})
 
 
 def test_errors_are_raised_unchanged(prefect: str) -> None:

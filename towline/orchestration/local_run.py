@@ -8,7 +8,7 @@ import httpx
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.flow_engine import run_flow
 from prefect.settings import (
     PREFECT_API_URL,
@@ -41,9 +41,13 @@ def run_local(flow: Flow[..., Any], parameters: Mapping[str, Any]) -> Any:
             crash_orphaned_runs(client)
             run = client.create_flow_run(flow, parameters=arguments, tags=process_tags(os.getpid()), state=Pending())
             return state_value(cast("State[Any]", run_flow(flow, run, arguments, return_type="state")))
-    except (httpx.TransportError, PrefectHTTPStatusError) as error:
+    except (httpx.TransportError, PrefectHTTPStatusError, ObjectNotFound) as error:
+        if isinstance(error, ObjectNotFound):  # e.g. the server ended and that of another store got its port
+            reason = "the server that answers now does not know this run"
+        else:
+            reason = str(error).splitlines()[0] or type(error).__name__
         raise TransientError(
-            f"the connection to the Prefect server was lost: {str(error).splitlines()[0] or type(error).__name__}",
+            f"the connection to the Prefect server was lost: {reason}",
             where=str(PREFECT_API_URL.value()),
             remedy="run the same command again: it resumes from the last completed step",
         ) from error
