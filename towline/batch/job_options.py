@@ -117,7 +117,6 @@ class ShardTask(Frozen):
         work: folder of the pieces.
         log: the prediction log that the predictions enter.
         at: time of the predictions in the log.
-        append: whether shards are scored one after the other in this process, so that text needs no pieces.
     """
 
     source: ShardedFiles
@@ -128,12 +127,11 @@ class ShardTask(Frozen):
     work: Path
     log: LogTarget | None = None
     at: dt.datetime
-    append: bool = False
 
     @property
-    def appends_text(self) -> bool:
-        """Whether the text of a shard is appended to the output at once."""
-        return self.append and self.output in ("csv", "json lines")
+    def is_text(self) -> bool:
+        """Whether the output is text, so that shards can be written into it one by one."""
+        return self.output in ("csv", "json lines")
 
     @property
     def copied_columns(self) -> tuple[str, ...] | None:

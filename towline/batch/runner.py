@@ -55,7 +55,7 @@ def run_shards(
         TransientError: a worker was lost.
     """
     meter = _Meter(shards, task, show)
-    engine.prepare(len(shards))
+    engine.prepare(shards, task)
     handles = dict[int, Any]()
     for place, shard in enumerate(shards):
         for following in range(place, min(len(shards), place + AHEAD * engine.slots())):

@@ -16,6 +16,7 @@ from towline.batch.input.records import IrregularTextError
 from towline.batch.input.row_batch import RejectedRow, RowBatch, select_rows
 from towline.batch.input.shards import Shard
 from towline.batch.job_options import ReleaseReference, ShardTask
+from towline.batch.output.direct_text import DirectText, PlacedText
 from towline.batch.output.pieces import AddedColumns, PieceWriter, added_columns, open_piece
 from towline.batch.row_scoring import score_batch
 from towline.batch.work_folder import ShardResult, WorkFolder
@@ -28,13 +29,19 @@ if TYPE_CHECKING:
 Report = Callable[[int], None]
 
 
-def score_shard(shard: Shard, task: ShardTask, report: Report | None = None) -> ShardResult:
+def score_shard(
+    shard: Shard, task: ShardTask, report: Report | None = None, direct: DirectText | None = None
+) -> ShardResult:
     """Scores the rows of a shard, and writes its piece, its quarantine and its result into the work folder.
+
+    The result of a shard whose text a worker has placed in the output is recorded by the assembly: a worker whose job
+    was killed may end after the next start of the job, and must not record anything then.
 
     Args:
         shard: of the source.
         task: of the job.
         report: receives the number of rows of each batch.
+        direct: writes text into the output; None: the shard gets a piece.
 
     Raises:
         DataError: the input cannot be read.
@@ -45,21 +52,27 @@ def score_shard(shard: Shard, task: ShardTask, report: Report | None = None) -> 
     if result := work.result(shard.number):
         return result
     model = _open_model(task.release)
+    direct = direct if task.is_text else None
     copied = task.copied_columns
     try:
         batches = task.source.read(shard, model.contract, copied, as_text=task.output == "csv")
-        result = _score(shard, task, model, batches, report)
+        result = _score(shard, task, model, batches, report, direct)
     except IrregularTextError:
         columns = task.source.columns if copied is None else copied
-        result = _score(shard, task, model, task.source.read_general(shard, model.contract, columns), report)
-    if task.appends_text:
-        result = result.model_copy(update={"end": work.assembled.stat().st_size})
-    work.finish(shard.number, result)
+        batches = task.source.read_general(shard, model.contract, columns)
+        result = _score(shard, task, model, batches, report, direct)
+    if not isinstance(direct, PlacedText):
+        work.finish(shard.number, result)
     return result
 
 
 def _score(
-    shard: Shard, task: ShardTask, model: Model, batches: Iterator[RowBatch], report: Report | None
+    shard: Shard,
+    task: ShardTask,
+    model: Model,
+    batches: Iterator[RowBatch],
+    report: Report | None,
+    direct: DirectText | None,
 ) -> ShardResult:
     work = WorkFolder(path=task.work)
     counts = DriftCounts.of(model)
@@ -68,7 +81,7 @@ def _score(
     with (
         contextlib.closing(log) if log else contextlib.nullcontext(),
         files.replacing(work.quarantine(shard.number)) as quarantine,
-        open_piece(task, work.piece(shard.number)) as piece,
+        open_piece(task, shard.number, direct) as piece,
     ):
         for batch in batches:
             done = score_batch(model, batch)
@@ -83,7 +96,13 @@ def _score(
             if report:
                 report(len(batch) + len(batch.rejected))
     rows = scored + quarantined
-    return ShardResult(rows=rows, scored=scored, quarantined=quarantined, counts=counts.document() if counts else None)
+    return ShardResult(
+        rows=rows,
+        scored=scored,
+        quarantined=quarantined,
+        end=direct.end if direct else None,
+        counts=counts.document() if counts else None,
+    )
 
 
 def _open_log(shard: Shard, task: ShardTask, model: Model) -> "BatchPart | None":

@@ -109,7 +109,7 @@ class PoolEngine:
             self.close()
             raise
 
-    def prepare(self, shards: int) -> None:
+    def prepare(self, shards: Sequence[Shard], task: ShardTask) -> None:
         """Does nothing: the workers are there."""
 
     def slots(self) -> int:

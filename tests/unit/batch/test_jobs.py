@@ -11,8 +11,9 @@ import pytest
 
 from tests.support.batch import Interrupted, make_customer_table, score, use_small_shards
 from towline.batch import job, shard_scoring
+from towline.batch.engines import process_pool
 from towline.batch.job import summary_path
-from towline.batch.job_options import LogTarget, ShardTask
+from towline.batch.job_options import LogTarget
 from towline.batch.runner import Progress
 from towline.config import DriftConfig
 from towline.errors import ConfigError, TransientError
@@ -59,17 +60,17 @@ def test_an_interrupted_job_resumes(
 
 
 @pytest.mark.parametrize("target", ["out.csv", "out.csv.gz", "out.jsonl"])
-def test_one_process_and_several_continue_each_other(
+def test_one_process_and_a_cluster_continue_each_other(
     tmp_path: Path, model: Model, source: Path, scored_shards: list[int], monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    """One process appends to the output, several write pieces; no finished shard is scored again."""
+    """One process appends to the output, those of a cluster write pieces; no finished shard is scored again."""
     digest = score(model, source, tmp_path / "expected" / target).output_digest
     count = len(scored_shards)
     scored_shards.clear()
     for shards, appended in ((2, True), (4, False), (6, True)):
         with monkeypatch.context() as patch:
             if not appended:
-                patch.setattr(ShardTask, "appends_text", property(lambda _: False))
+                patch.setattr(process_pool, "AppendedText", lambda: None)
             interrupt_job(patch, shards, model, source, tmp_path / target)
     assert score(model, source, tmp_path / target).output_digest == digest
     assert scored_shards == list(range(count))
@@ -177,10 +178,10 @@ def test_a_full_disk_leaves_the_earlier_output(
     output.write_text("old")
     real = shard_scoring.open_piece
 
-    def fail(task: Any, path: Path) -> Any:
-        if path.name.startswith("000002"):
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        return real(task, path)
+    def fail(task: Any, shard: int, *direct: Any) -> Any:
+        if shard == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+        return real(task, shard, *direct)
 
     with monkeypatch.context() as patch:
         patch.setattr(shard_scoring, "open_piece", fail)

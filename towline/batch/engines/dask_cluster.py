@@ -42,12 +42,12 @@ class DaskEngine:
                 self.close()
                 raise
 
-    def prepare(self, shards: int) -> None:
+    def prepare(self, shards: Sequence[Shard], task: ShardTask) -> None:  # noqa: ARG002
         if self._client is None:
             from distributed import Client, LocalCluster
 
             self._cluster = LocalCluster(
-                n_workers=max(1, min(self._workers, shards)),
+                n_workers=max(1, min(self._workers, len(shards))),
                 threads_per_worker=1,
                 processes=True,
                 dashboard_address=None,

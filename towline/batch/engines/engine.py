@@ -1,5 +1,6 @@
 """The interface of the engines."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from towline.batch.input.shards import Shard
@@ -11,8 +12,8 @@ from towline.batch.work_folder import ShardResult
 class Engine(Protocol):
     """Runs ``score_shard``, in any order and in any number of processes."""
 
-    def prepare(self, shards: int) -> None:
-        """Starts the local workers that this number of shards needs."""
+    def prepare(self, shards: Sequence[Shard], task: ShardTask) -> None:
+        """Starts the local workers that these shards need."""
 
     def slots(self) -> int:
         """The number of shards that are scored at the same time."""

@@ -4,7 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -12,13 +12,23 @@ from multiprocessing import forkserver
 
 from towline.batch.input.shards import Shard
 from towline.batch.job_options import ShardTask
+from towline.batch.output.direct_text import AppendedText, PlacedText, ShardPlaces, known_lengths
 from towline.batch.shard_scoring import Report, score_shard
-from towline.batch.work_folder import ShardResult
+from towline.batch.work_folder import ShardResult, WorkFolder
 from towline.errors import TransientError
 from towline.processes import PRIVATE_UMASK
 
 _PRELOADED = ["towline.batch.shard_scoring", "pandas"]  # Arrow imports pandas with the first array
 Handle = Future[ShardResult] | partial[ShardResult]
+
+
+class _Worker:
+    """The state of a worker process."""
+
+    places: ShardPlaces | None = None
+
+
+_worker = _Worker()
 
 
 class ProcessEngine:
@@ -33,17 +43,20 @@ class ProcessEngine:
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._pool: ProcessPoolExecutor | None = None
+        self._places: ShardPlaces | None = None
         if workers > 1:
             multiprocessing.set_forkserver_preload(_PRELOADED)
             forkserver.ensure_running()
 
-    def prepare(self, shards: int) -> None:
-        if min(self._workers, shards) > 1:
+    def prepare(self, shards: Sequence[Shard], task: ShardTask) -> None:
+        workers = min(self._workers, len(shards))
+        if workers > 1:
+            context = multiprocessing.get_context("forkserver")
+            if task.is_text:
+                work = WorkFolder(path=task.work)
+                self._places = ShardPlaces(context, known_lengths(work, shards), work.assembled.stat().st_size)
             self._pool = ProcessPoolExecutor(
-                min(self._workers, shards),
-                mp_context=multiprocessing.get_context("forkserver"),
-                initializer=_start_worker,
-                initargs=(dict(os.environ),),
+                workers, mp_context=context, initializer=_start_worker, initargs=(dict(os.environ), self._places)
             )
 
     def slots(self) -> int:
@@ -51,9 +64,9 @@ class ProcessEngine:
 
     def submit(self, shard: Shard, task: ShardTask, report: Report) -> Handle:
         if self._pool is None:
-            return partial(score_shard, shard, task.model_copy(update={"append": True}), report)
+            return partial(score_shard, shard, task, report, AppendedText())
         with _lost_process():
-            return self._pool.submit(score_shard, shard, task)
+            return self._pool.submit(_score_in_worker, shard, task)
 
     def result(self, handle: Handle) -> ShardResult:
         if isinstance(handle, partial):
@@ -62,16 +75,28 @@ class ProcessEngine:
             return handle.result()
 
     def close(self) -> None:
+        if self._places is not None:
+            self._places.cancel()
         if self._pool is not None:
             with contextlib.suppress(BrokenProcessPool):
                 self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker(environment: Mapping[str, str]) -> None:
+def _start_worker(environment: Mapping[str, str], places: ShardPlaces | None) -> None:
     """Gives a worker the environment of its job, because the server may be older; it ends with the job's process."""
+    _worker.places = places
     os.environ.update(environment)
     os.umask(PRIVATE_UMASK)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _score_in_worker(shard: Shard, task: ShardTask) -> ShardResult:
+    try:
+        return score_shard(shard, task, direct=PlacedText(_worker.places) if _worker.places else None)
+    except BaseException:
+        if _worker.places:
+            _worker.places.cancel()
+        raise
 
 
 def _end_with_parent() -> None:

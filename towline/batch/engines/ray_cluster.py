@@ -39,9 +39,9 @@ class RayEngine:
                 self.close()
                 raise
 
-    def prepare(self, shards: int) -> None:
+    def prepare(self, shards: Sequence[Shard], task: ShardTask) -> None:  # noqa: ARG002
         if self._remote is None:
-            self._start(address="local", num_cpus=max(1, min(self._workers, shards)), include_dashboard=False)
+            self._start(address="local", num_cpus=max(1, min(self._workers, len(shards))), include_dashboard=False)
 
     def _start(self, address: str, **options: Any) -> None:
         import ray

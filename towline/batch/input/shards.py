@@ -7,6 +7,7 @@ import codecs
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -92,9 +93,11 @@ def scan_text(path: FilePath, separator: str, *, quoted: bool) -> tuple[SourceFi
     decoder = codecs.getincrementaldecoder("utf-8")()
     check = RegularityCheck(separator)
     encoding, regular, step, target = "", True, 0, 0
-    with path.open("rb") as file:
+    with path.open("rb") as file, ThreadPoolExecutor(1) as hashing:  # hashing and scanning use a core each
+        hashed = hashing.submit(digest.update, b"")
         while block := file.read(SCAN_BYTES):
-            digest.update(block)
+            hashed.result()
+            hashed = hashing.submit(digest.update, block)
             if not size:
                 encoding = text_encoding(block, path)
                 step = target = _shard_bytes(block)

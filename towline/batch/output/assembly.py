@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -63,31 +64,44 @@ class _DigestingFile(io.BufferedWriter):
 
 
 class _TextAssembly:
-    """The text of the shards, one after the other. A job of one process appends to it, so that there are no pieces.
+    """The text of the shards, one after the other. The processes of this machine write into it (``DirectText``).
 
-    Only the process that holds the lock of the work folder writes to it.
+    Only these processes write to it: that which holds the lock of the work folder, and its workers.
     """
 
     def __init__(self, work: WorkFolder, task: ShardTask, schema: pa.Schema) -> None:
         self._work, self._digest, self._digested = work, hashlib.sha256(), 0
-        self._last = _restore_appended(work, len(task.source.shards))
+        self._last = _restore_text(work, len(task.source.shards))
         if self._last < 0:
             header = csv_header(task, schema.names) if task.output == "csv" else b""
             work.assembled.write_bytes(_compress(header, task.compression) if header else b"")
-        self._update_digest()
+        self._update_digest(work.assembled.stat().st_size)
 
     def add(self, shard: Shard, result: ShardResult) -> None:
         if shard.number <= self._last:
             return
         if result.end is None:
-            with self._work.piece(shard.number).open("rb") as piece, self._work.assembled.open("ab") as file:
-                shutil.copyfileobj(piece, file, COPY_BYTES)
-        self._update_digest()
+            result = self._copy_piece(shard.number, result)
+            self._work.finish(shard.number, result)
+            self._work.piece(shard.number).unlink()
+        elif not self._work.is_finished(shard.number):
+            self._work.finish(shard.number, result)
+        self._update_digest(result.end or 0)
 
-    def _update_digest(self) -> None:
+    def _copy_piece(self, shard: int, result: ShardResult) -> ShardResult:
+        """Copies a piece to its place in the output."""
+        with self._work.piece(shard).open("rb") as piece, self._work.assembled.open("r+b") as file:
+            file.seek(self._digested)
+            shutil.copyfileobj(piece, file, COPY_BYTES)
+            file.flush()
+            os.fsync(file.fileno())
+            return result.model_copy(update={"end": file.tell()})
+
+    def _update_digest(self, end: int) -> None:
+        """Adds the text up to a place; workers may be writing after it."""
         with self._work.assembled.open("rb") as file:
             file.seek(self._digested)
-            while data := file.read(COPY_BYTES):
+            while data := file.read(min(COPY_BYTES, end - self._digested)):
                 self._digest.update(data)
                 self._digested += len(data)
 
@@ -97,23 +111,25 @@ class _TextAssembly:
         return self._digest.hexdigest()
 
 
-def _restore_appended(work: WorkFolder, shards: int) -> int:
-    """Cuts the text after the last shard that an earlier run has appended; returns its number, -1 if none.
+def _restore_text(work: WorkFolder, shards: int) -> int:
+    """Cuts the text after the first shards, up to the last one whose text is in the output; returns its number or -1.
 
-    If the text is shorter than recorded, or is not there, the appended shards are not finished.
+    Shards whose text comes after a gap are not finished; if text is lost, none is whose text was in the output.
     """
     ends = {
         number: result.end
         for number in range(shards)
         if (result := work.result(number)) is not None and result.end is not None
     }
-    last = max(ends, default=-1)
-    if ends and work.assembled.is_file() and work.assembled.stat().st_size >= ends[last]:
+    last = next(number for number in itertools.count(-1) if number + 1 not in ends)
+    if last >= 0 and not (work.assembled.is_file() and work.assembled.stat().st_size >= ends[last]):
+        last = -1
+    if last >= 0:
         os.truncate(work.assembled, ends[last])
-        return last
     for number in ends:
-        work.forget(number)
-    return -1
+        if number > last:
+            work.forget(number)
+    return last
 
 
 class _ParquetAssembly:

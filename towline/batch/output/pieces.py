@@ -1,7 +1,6 @@
 """Pieces: the output of one shard, in the format that the assembly needs."""
 
 import io
-import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 
 from towline import files
 from towline.batch.job_options import ShardTask
+from towline.batch.output.direct_text import DirectText
 from towline.batch.output.text_output import csv_fields, csv_lines, json_lines, json_values
 from towline.batch.work_folder import WorkFolder
 from towline.errors import DataError
@@ -82,8 +82,10 @@ def label_type(classes: Sequence[object]) -> pa.DataType:
 
 
 @contextmanager
-def open_piece(task: ShardTask, path: Path) -> Iterator[PieceWriter]:
-    """A piece that appears at its path when the block succeeds, or the end of the output of text."""
+def open_piece(task: ShardTask, shard: int, direct: DirectText | None = None) -> Iterator[PieceWriter]:
+    """The piece of a shard, which appears when the block succeeds; with ``direct`` its text in the output."""
+    work = WorkFolder(path=task.work)
+    path = work.piece(shard)
     if task.output == "folder":
         partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
         with files.disk(path):
@@ -96,7 +98,7 @@ def open_piece(task: ShardTask, path: Path) -> Iterator[PieceWriter]:
             shutil.rmtree(path, ignore_errors=True)
             partial.replace(path)
         return
-    with _appending(WorkFolder(path=task.work)) if task.appends_text else files.replacing(path) as file:
+    with direct.open(work, shard) if direct else files.replacing(path) as file:
         if task.output == "parquet":
             arrow = _ArrowPiece(file)
             yield arrow
@@ -106,21 +108,6 @@ def open_piece(task: ShardTask, path: Path) -> Iterator[PieceWriter]:
                 yield _TextPiece(stream, task)
         else:
             yield _TextPiece(file, task)
-
-
-@contextmanager
-def _appending(work: WorkFolder) -> Iterator[IO[bytes]]:
-    """The output in the work folder, to append to; it has its former length again if the block fails."""
-    begin = work.assembled.stat().st_size
-    with files.disk(work.assembled):
-        try:
-            with work.assembled.open("ab") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            os.truncate(work.assembled, begin)
-            raise
 
 
 class _Unclosed(io.RawIOBase):

@@ -1,0 +1,92 @@
+"""Several processes write shards into one output; here they are threads, in any order."""
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from towline.batch.input.shards import Shard
+from towline.batch.output.direct_text import UNKNOWN, AppendedText, PlacedText, ShardPlaces, known_lengths
+from towline.batch.work_folder import ShardResult, WorkFolder
+from towline.errors import TransientError
+
+TEXTS = [b"first\n", b"", b"third shard\n", b"4\n"]
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> WorkFolder:
+    folder = WorkFolder(path=tmp_path)
+    folder.assembled.write_bytes(b"header\n")
+    return folder
+
+
+def places(lengths: list[int], begin: int) -> ShardPlaces:
+    return ShardPlaces(multiprocessing.get_context("forkserver"), lengths, begin)
+
+
+def place(work: WorkFolder, shared: ShardPlaces, shard: int) -> int:
+    text = PlacedText(shared)
+    with text.open(work, shard) as file:
+        half = len(TEXTS[shard]) // 2
+        file.write(pa.py_buffer(TEXTS[shard][:half]))
+        file.write(memoryview(TEXTS[shard][half:]))
+    return text.end
+
+
+def in_threads(tasks: list[Callable[[], int]]) -> list[Future[int]]:
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        return [pool.submit(task) for task in tasks]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
+def test_shards_are_placed_in_their_order(work: WorkFolder, order: tuple[int, ...]) -> None:
+    """Whichever is scored first; each result says where its text ends."""
+    shared = places([UNKNOWN] * 4, 7)
+    ends = [
+        future.result() for future in in_threads([lambda shard=shard: place(work, shared, shard) for shard in order])
+    ]
+    assert work.assembled.read_bytes() == b"header\n" + b"".join(TEXTS)
+    assert dict(zip(order, ends, strict=True)) == {0: 13, 1: 13, 2: 25, 3: 27}
+
+
+def test_places_leave_room_for_pieces(work: WorkFolder) -> None:
+    """A shard that another engine has scored is copied later; one that is in the output needs no room."""
+    work.finish(0, ShardResult(rows=1, scored=1, quarantined=0, end=7))
+    work.finish(2, ShardResult(rows=1, scored=1, quarantined=0))
+    work.piece(2).write_bytes(TEXTS[2])
+    shards = [Shard(number=number, file=0, start=0, end=1, size=1) for number in range(4)]
+    lengths = known_lengths(work, shards)
+    assert lengths == [0, UNKNOWN, len(TEXTS[2]), UNKNOWN]
+    shared = places(lengths, 7)
+    futures = in_threads([lambda: place(work, shared, 3), lambda: place(work, shared, 1)])
+    assert [future.result() for future in futures] == [21, 7]
+    assert work.assembled.read_bytes() == b"header\n" + bytes(len(TEXTS[2])) + TEXTS[3]
+
+
+def test_a_failed_shard_ends_the_waiting(work: WorkFolder) -> None:
+    """Else the job would wait for the shards after it."""
+    shared = places([UNKNOWN] * 4, 7)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(place, work, shared, 3)
+        assert not waiting.done()
+        shared.cancel()
+        with pytest.raises(TransientError, match="the job has failed"):
+            waiting.result(timeout=60)
+    assert work.assembled.read_bytes() == b"header\n"
+
+
+def test_a_shard_is_appended_to_the_one_before_it(work: WorkFolder) -> None:
+    """Not to the end of the file: a worker of a killed job may have written there."""
+    work.finish(0, ShardResult(rows=1, scored=1, quarantined=0, end=13))
+    work.assembled.write_bytes(b"header\nfirst\nlate")
+    text = AppendedText()
+    with text.open(work, 1) as file:
+        file.write(b"second\n")
+    assert text.end == 20
+    assert work.assembled.read_bytes() == b"header\nfirst\nsecond\n"
+    with pytest.raises(TypeError), text.open(work, 1) as file:
+        file.writelines([b"sec", None])
+    assert work.assembled.read_bytes() == b"header\nfirst\n"

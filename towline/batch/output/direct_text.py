@@ -1,0 +1,139 @@
+"""Text that processes of this machine write into the unfinished output at once, so that it needs no pieces.
+
+A single process appends each shard to the output. Of several processes, each collects the text of a shard in memory.
+As soon as the lengths of all earlier shards are known, it writes the text at its place.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.context import BaseContext
+from typing import IO, Any, Protocol
+
+import pyarrow as pa
+
+from towline import files
+from towline.batch.input.shards import Shard
+from towline.batch.work_folder import WorkFolder
+from towline.errors import TransientError
+
+UNKNOWN = -1
+
+
+class DirectText(Protocol):
+    """Writes the text of shards into the unfinished output.
+
+    Attributes:
+        end: place in the output after the text of the last shard.
+    """
+
+    end: int
+
+    def open(self, work: WorkFolder, shard: int) -> Any:
+        """A context with a file for the text of a shard. The text is in the output when the block has succeeded."""
+
+
+class AppendedText:
+    """Writes each shard after the one before it."""
+
+    def __init__(self) -> None:
+        self.end = 0
+
+    @contextmanager
+    def open(self, work: WorkFolder, shard: int) -> Iterator[IO[bytes]]:
+        before = work.result(shard - 1)
+        begin = before.end if before and before.end is not None else work.assembled.stat().st_size
+        with files.disk(work.assembled):
+            try:
+                with work.assembled.open("r+b") as file:
+                    file.seek(begin)
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                    self.end = file.tell()
+            except BaseException:
+                os.truncate(work.assembled, begin)
+                raise
+
+
+class ShardPlaces:
+    """The places of the shards in the output, shared between processes.
+
+    Args:
+        context: of the processes.
+        lengths: of the text of each shard in bytes, as ``known_lengths`` gives them.
+        begin: present length of the output.
+    """
+
+    def __init__(self, context: BaseContext, lengths: Sequence[int], begin: int) -> None:
+        self._changed, self._begin = context.Condition(), begin
+        self._lengths = context.Array("q", lengths, lock=False)
+        self._cancelled = context.Value("b", 0, lock=False)
+
+    def reserve(self, shard: int, length: int) -> int:
+        """Records the length of a shard and returns its place, once those of all earlier shards are known.
+
+        Raises:
+            TransientError: the job has failed in another process.
+        """
+        with self._changed:
+            self._lengths[shard] = length
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._cancelled.value or UNKNOWN not in self._lengths[:shard])
+            if self._cancelled.value:
+                raise TransientError("the job has failed", remedy="run the same command again")
+            return self._begin + sum(map(int, self._lengths[:shard]))
+
+    def cancel(self) -> None:
+        """Ends the waiting for places."""
+        with self._changed:
+            self._cancelled.value = 1
+            self._changed.notify_all()
+
+
+class PlacedText:
+    """Writes each shard at its place.
+
+    Args:
+        places: of all shards.
+    """
+
+    def __init__(self, places: ShardPlaces) -> None:
+        self._places, self.end = places, 0
+
+    @contextmanager
+    def open(self, work: WorkFolder, shard: int) -> Iterator["_Collected"]:
+        collected = _Collected()
+        yield collected
+        begin = self._places.reserve(shard, collected.length)
+        with files.disk(work.assembled), work.assembled.open("r+b") as file:
+            file.seek(begin)
+            file.writelines(collected.parts)
+            file.flush()
+            os.fsync(file.fileno())
+        self.end = begin + collected.length
+
+
+class _Collected:
+    """A file in memory."""
+
+    def __init__(self) -> None:
+        self.parts, self.length = list[bytes | pa.Buffer](), 0
+
+    def write(self, data: Any) -> int:
+        part = data if isinstance(data, pa.Buffer) else bytes(data)  # a stream uses its own memory again
+        self.parts.append(part)
+        self.length += len(part)
+        return len(part)
+
+
+def known_lengths(work: WorkFolder, shards: Sequence[Shard]) -> list[int]:
+    """The bytes that each shard will add to the output: 0 if it is there, ``UNKNOWN`` if it is not scored yet."""
+    lengths = list[int]()
+    for shard in shards:
+        result = work.result(shard.number)
+        if result is None:
+            lengths.append(UNKNOWN)
+        else:
+            lengths.append(work.piece(shard.number).stat().st_size if result.end is None else 0)
+    return lengths
