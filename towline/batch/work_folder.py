@@ -82,6 +82,11 @@ class WorkFolder(Frozen):
         self._result_file(shard).unlink()
 
     @property
+    def places(self) -> Path:
+        """The places of the shards in the output."""
+        return self.path / "places"
+
+    @property
     def assembled(self) -> Path:
         """The complete output before it gets its name."""
         return self.path / "output"

@@ -1,6 +1,5 @@
 """Several processes write shards into one output; here they are threads, in any order."""
 
-import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -23,12 +22,8 @@ def work(tmp_path: Path) -> WorkFolder:
     return folder
 
 
-def places(lengths: list[int], begin: int) -> ShardPlaces:
-    return ShardPlaces(multiprocessing.get_context("forkserver"), lengths, begin)
-
-
-def place(work: WorkFolder, shared: ShardPlaces, shard: int) -> int:
-    text = PlacedText(shared)
+def place(work: WorkFolder, shard: int) -> int:
+    text = PlacedText(ShardPlaces(work.places))
     with text.open(work, shard) as file:
         half = len(TEXTS[shard]) // 2
         file.write(pa.py_buffer(TEXTS[shard][:half]))
@@ -44,10 +39,8 @@ def in_threads(tasks: list[Callable[[], int]]) -> list[Future[int]]:
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
 def test_shards_are_placed_in_their_order(work: WorkFolder, order: tuple[int, ...]) -> None:
     """Whichever is scored first; each result says where its text ends."""
-    shared = places([UNKNOWN] * 4, 7)
-    ends = [
-        future.result() for future in in_threads([lambda shard=shard: place(work, shared, shard) for shard in order])
-    ]
+    ShardPlaces.create(work.places, [UNKNOWN] * 4, 7)
+    ends = [future.result() for future in in_threads([lambda shard=shard: place(work, shard) for shard in order])]
     assert work.assembled.read_bytes() == b"header\n" + b"".join(TEXTS)
     assert dict(zip(order, ends, strict=True)) == {0: 13, 1: 13, 2: 25, 3: 27}
 
@@ -60,17 +53,17 @@ def test_places_leave_room_for_pieces(work: WorkFolder) -> None:
     shards = [Shard(number=number, file=0, start=0, end=1, size=1) for number in range(4)]
     lengths = known_lengths(work, shards)
     assert lengths == [0, UNKNOWN, len(TEXTS[2]), UNKNOWN]
-    shared = places(lengths, 7)
-    futures = in_threads([lambda: place(work, shared, 3), lambda: place(work, shared, 1)])
+    ShardPlaces.create(work.places, lengths, 7)
+    futures = in_threads([lambda: place(work, 3), lambda: place(work, 1)])
     assert [future.result() for future in futures] == [21, 7]
     assert work.assembled.read_bytes() == b"header\n" + bytes(len(TEXTS[2])) + TEXTS[3]
 
 
 def test_a_failed_shard_ends_the_waiting(work: WorkFolder) -> None:
     """Else the job would wait for the shards after it."""
-    shared = places([UNKNOWN] * 4, 7)
+    shared = ShardPlaces.create(work.places, [UNKNOWN] * 4, 7)
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(place, work, shared, 3)
+        waiting = pool.submit(place, work, 3)
         assert not waiting.done()
         shared.cancel()
         with pytest.raises(TransientError, match="the job has failed"):

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import forkserver
+from pathlib import Path
 
 from towline.batch.input.shards import Shard
 from towline.batch.job_options import ShardTask
@@ -51,12 +52,15 @@ class ProcessEngine:
     def prepare(self, shards: Sequence[Shard], task: ShardTask) -> None:
         workers = min(self._workers, len(shards))
         if workers > 1:
-            context = multiprocessing.get_context("forkserver")
+            work = WorkFolder(path=task.work)
             if task.is_text:
-                work = WorkFolder(path=task.work)
-                self._places = ShardPlaces(context, known_lengths(work, shards), work.assembled.stat().st_size)
+                begin = work.assembled.stat().st_size
+                self._places = ShardPlaces.create(work.places, known_lengths(work, shards), begin)
             self._pool = ProcessPoolExecutor(
-                workers, mp_context=context, initializer=_start_worker, initargs=(dict(os.environ), self._places)
+                workers,
+                mp_context=multiprocessing.get_context("forkserver"),
+                initializer=_start_worker,
+                initargs=(dict(os.environ), work.places if self._places else None),
             )
 
     def slots(self) -> int:
@@ -82,9 +86,9 @@ class ProcessEngine:
                 self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker(environment: Mapping[str, str], places: ShardPlaces | None) -> None:
+def _start_worker(environment: Mapping[str, str], places: Path | None) -> None:
     """Gives a worker the environment of its job, because the server may be older; it ends with the job's process."""
-    _worker.places = places
+    _worker.places = ShardPlaces(places) if places else None
     os.environ.update(environment)
     os.umask(PRIVATE_UMASK)
     threading.Thread(target=_end_with_parent, daemon=True).start()

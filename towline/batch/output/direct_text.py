@@ -5,11 +5,13 @@ As soon as the lengths of all earlier shards are known, it writes the text at it
 """
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import IO, Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from towline import files
@@ -17,7 +19,7 @@ from towline.batch.input.shards import Shard
 from towline.batch.work_folder import WorkFolder
 from towline.errors import TransientError
 
-UNKNOWN = -1
+UNKNOWN, POLL_S = -1, 0.002
 
 
 class DirectText(Protocol):
@@ -57,18 +59,28 @@ class AppendedText:
 
 
 class ShardPlaces:
-    """The places of the shards in the output, shared between processes.
+    """The places of the shards in the output, in a file that several processes map into memory.
+
+    It has no lock, which a killed process would keep: each value is written once, by one process.
 
     Args:
-        context: of the processes.
-        lengths: of the text of each shard in bytes, as ``known_lengths`` gives them.
-        begin: present length of the output.
+        path: of the file that ``create`` has written.
     """
 
-    def __init__(self, context: BaseContext, lengths: Sequence[int], begin: int) -> None:
-        self._changed, self._begin = context.Condition(), begin
-        self._lengths = context.Array("q", lengths, lock=False)
-        self._cancelled = context.Value("b", 0, lock=False)
+    def __init__(self, path: Path) -> None:
+        self._values = np.memmap(path, np.int64, "r+")  # begin, cancelled, the length of each shard
+
+    @classmethod
+    def create(cls, path: Path, lengths: Sequence[int], begin: int) -> "ShardPlaces":
+        """Writes the file anew: a process that still maps an earlier one has no influence.
+
+        Args:
+            path: of the file.
+            lengths: of the text of each shard in bytes, as ``known_lengths`` gives them.
+            begin: present length of the output.
+        """
+        files.write(path, np.array([begin, 0, *lengths], np.int64).tobytes())
+        return cls(path)
 
     def reserve(self, shard: int, length: int) -> int:
         """Records the length of a shard and returns its place, once those of all earlier shards are known.
@@ -76,19 +88,17 @@ class ShardPlaces:
         Raises:
             TransientError: the job has failed in another process.
         """
-        with self._changed:
-            self._lengths[shard] = length
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._cancelled.value or UNKNOWN not in self._lengths[:shard])
-            if self._cancelled.value:
+        self._values[2 + shard] = length
+        earlier = self._values[2 : 2 + shard]
+        while (earlier == UNKNOWN).any():
+            if self._values[1]:
                 raise TransientError("the job has failed", remedy="run the same command again")
-            return self._begin + sum(map(int, self._lengths[:shard]))
+            time.sleep(POLL_S)
+        return int(self._values[0] + earlier.sum())
 
     def cancel(self) -> None:
         """Ends the waiting for places."""
-        with self._changed:
-            self._cancelled.value = 1
-            self._changed.notify_all()
+        self._values[1] = 1
 
 
 class PlacedText:
