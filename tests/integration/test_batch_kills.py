@@ -1,16 +1,31 @@
 """Batch scoring in processes of its own: kills, and the number of workers."""
 
+import multiprocessing
 import subprocess
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from tests.support.batch import kill_at_shard, make_customer_table, train_customer_model
+from tests.support.batch import kill_at_shard, make_customer_table, score, train_customer_model
 from tests.support.paths import TOWLINE
+from towline.batch.engines.process_pool import ProcessEngine
+from towline.batch.input.shards import Shard
+from towline.batch.job_options import ShardTask
+from towline.batch.shard_scoring import score_shard
+from towline.errors import TransientError
 
 FILES, ROWS = 8, 4_000
+
+
+def write_files(folder: Path, files: int, rows: int) -> None:
+    folder.mkdir()
+    for number in range(files):
+        table = make_customer_table(rows, seed=number).drop(columns="bought")
+        table.insert(0, "id", range(rows * number, rows * (number + 1)))
+        table.to_csv(folder / f"part{number}.csv", index=False)
 
 
 def command(folder: Path, model: Path, output: Path, workers: int) -> list[str]:
@@ -25,11 +40,7 @@ def test_a_killed_job_resumes_with_the_same_bytes(tmp_path: Path) -> None:
     If only the main process is killed, its workers end too. One worker continues the work of several, and they its.
     """
     model = train_customer_model(tmp_path / "model").directory
-    (tmp_path / "in").mkdir()
-    for number in range(FILES):
-        table = make_customer_table(ROWS, seed=number).drop(columns="bought")
-        table.insert(0, "id", range(ROWS * number, ROWS * (number + 1)))
-        table.to_csv(tmp_path / "in" / f"part{number}.csv", index=False)
+    write_files(tmp_path / "in", FILES, ROWS)
     subprocess.run(command(tmp_path, model, tmp_path / "expected.csv", 1), check=True)
     output, kills = tmp_path / "out.csv", 0
     for finished, count in ((1, 2), (3, 1), (5, 2)):
@@ -42,3 +53,38 @@ def test_a_killed_job_resumes_with_the_same_bytes(tmp_path: Path) -> None:
     assert output.read_bytes() == (tmp_path / "expected.csv").read_bytes()
     assert pd.read_csv(output)["id"].tolist() == list(range(FILES * ROWS))
     assert not list(tmp_path.glob(".out.csv.*"))
+
+
+def test_a_run_on_a_cluster_that_was_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes the piece of a shard after the workers of this machine have started: the job uses it and ends."""
+    model, prepare = train_customer_model(tmp_path / "model"), ProcessEngine.prepare
+    write_files(tmp_path / "in", 4, 100)
+    expected = score(model, tmp_path / "in", tmp_path / "expected.csv").output_digest
+
+    def prepare_and_write_piece(engine: ProcessEngine, shards: Sequence[Shard], task: ShardTask) -> None:
+        prepare(engine, shards, task)
+        score_shard(shards[1], task)
+
+    monkeypatch.setattr(ProcessEngine, "prepare", prepare_and_write_piece)
+    assert score(model, tmp_path / "in", tmp_path / "out.csv", workers=2).output_digest == expected
+
+
+def test_a_worker_that_is_killed_while_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the place of its shard: the job ends with an error, and the next one completes the output."""
+    model, submit = train_customer_model(tmp_path / "model"), ProcessEngine.submit
+    write_files(tmp_path / "in", 3, 100)
+    expected = score(model, tmp_path / "in", tmp_path / "expected.csv").output_digest
+
+    def kill_a_waiting_worker(engine: ProcessEngine, shard: Shard, task: ShardTask, report: object) -> object:
+        handle = submit(engine, Shard(**{**shard.model_dump(), "number": 1}), task, report)  # the place of 0 is unknown
+        while not list(task.work.glob(".000001.quarantine.*")):  # it has begun
+            pass
+        workers = [process for process in multiprocessing.active_children() if process.pid]
+        workers[0].kill()
+        return handle
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProcessEngine, "submit", kill_a_waiting_worker)
+        with pytest.raises(TransientError, match="a worker process ended"):
+            score(model, tmp_path / "in", tmp_path / "out.csv", workers=2)
+    assert score(model, tmp_path / "in", tmp_path / "out.csv", workers=2).output_digest == expected

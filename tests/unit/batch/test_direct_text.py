@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from towline.batch.input.shards import Shard
-from towline.batch.output.direct_text import UNKNOWN, AppendedText, PlacedText, ShardPlaces, known_lengths
+from towline.batch.output import direct_text
+from towline.batch.output.direct_text import FAILED, UNKNOWN, AppendedText, PlacedText, ShardPlaces, known_lengths
 from towline.batch.work_folder import ShardResult, WorkFolder
 from towline.errors import TransientError
 
@@ -59,16 +60,38 @@ def test_places_leave_room_for_pieces(work: WorkFolder) -> None:
     assert work.assembled.read_bytes() == b"header\n" + bytes(len(TEXTS[2])) + TEXTS[3]
 
 
-def test_a_failed_shard_ends_the_waiting(work: WorkFolder) -> None:
-    """Else the job would wait for the shards after it."""
+@pytest.mark.parametrize("end", [lambda shared: shared.record(1, FAILED), ShardPlaces.cancel])
+def test_an_earlier_failure_ends_the_waiting(work: WorkFolder, end: Callable[[ShardPlaces], None]) -> None:
+    """Else the job would wait for the shards after it. So does the end of the job."""
     shared = ShardPlaces.create(work.places, [UNKNOWN] * 4, 7)
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(place, work, 3)
         assert not waiting.done()
-        shared.cancel()
-        with pytest.raises(TransientError, match="the job has failed"):
+        end(shared)
+        with pytest.raises(TransientError, match="another shard has failed"):
             waiting.result(timeout=60)
     assert work.assembled.read_bytes() == b"header\n"
+
+
+def test_a_later_failure_does_not(work: WorkFolder) -> None:
+    """The job reports the error of the first shard that has failed: those before it are completed."""
+    shared = ShardPlaces.create(work.places, [UNKNOWN] * 4, 7)
+    shared.record(2, FAILED)
+    assert [future.result() for future in in_threads([lambda: place(work, 1), lambda: place(work, 0)])] == [13, 13]
+    assert work.assembled.read_bytes() == b"header\n" + TEXTS[0]
+
+
+def test_a_long_text_is_collected_in_a_file(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory does not grow with the shard: a compressed file is one. Nothing is left in the folder."""
+    monkeypatch.setattr(direct_text, "MEMORY_BYTES", 10)
+    ShardPlaces.create(work.places, [UNKNOWN], 7)
+    text = PlacedText(ShardPlaces(work.places))
+    with text.open(work, 0) as file:
+        for number in range(9):
+            file.write(b"line %d\n" % number)
+        assert sum(len(part) for part in file._parts) <= 10
+    assert work.assembled.read_text().split("\n")[1:] == [*(f"line {number}" for number in range(9)), ""]
+    assert sorted(path.name for path in work.path.iterdir()) == ["output", "places"]
 
 
 def test_a_shard_is_appended_to_the_one_before_it(work: WorkFolder) -> None:

@@ -9,11 +9,10 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import forkserver
-from pathlib import Path
 
 from towline.batch.input.shards import Shard
 from towline.batch.job_options import ShardTask
-from towline.batch.output.direct_text import AppendedText, PlacedText, ShardPlaces, known_lengths
+from towline.batch.output.direct_text import FAILED, AppendedText, PlacedText, ShardPlaces, known_lengths
 from towline.batch.shard_scoring import Report, score_shard
 from towline.batch.work_folder import ShardResult, WorkFolder
 from towline.errors import TransientError
@@ -21,15 +20,6 @@ from towline.processes import PRIVATE_UMASK
 
 _PRELOADED = ["towline.batch.shard_scoring", "pandas"]  # Arrow imports pandas with the first array
 Handle = Future[ShardResult] | partial[ShardResult]
-
-
-class _Worker:
-    """The state of a worker process."""
-
-    places: ShardPlaces | None = None
-
-
-_worker = _Worker()
 
 
 class ProcessEngine:
@@ -52,15 +42,15 @@ class ProcessEngine:
     def prepare(self, shards: Sequence[Shard], task: ShardTask) -> None:
         workers = min(self._workers, len(shards))
         if workers > 1:
-            work = WorkFolder(path=task.work)
             if task.is_text:
+                work = WorkFolder(path=task.work)
                 begin = work.assembled.stat().st_size
                 self._places = ShardPlaces.create(work.places, known_lengths(work, shards), begin)
             self._pool = ProcessPoolExecutor(
                 workers,
                 mp_context=multiprocessing.get_context("forkserver"),
                 initializer=_start_worker,
-                initargs=(dict(os.environ), work.places if self._places else None),
+                initargs=(dict(os.environ),),
             )
 
     def slots(self) -> int:
@@ -86,21 +76,26 @@ class ProcessEngine:
                 self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker(environment: Mapping[str, str], places: Path | None) -> None:
+def _start_worker(environment: Mapping[str, str]) -> None:
     """Gives a worker the environment of its job, because the server may be older; it ends with the job's process."""
-    _worker.places = ShardPlaces(places) if places else None
     os.environ.update(environment)
     os.umask(PRIVATE_UMASK)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _score_in_worker(shard: Shard, task: ShardTask) -> ShardResult:
+    if not task.is_text:
+        return score_shard(shard, task)
+    work = WorkFolder(path=task.work)
+    places = ShardPlaces(work.places)
     try:
-        return score_shard(shard, task, direct=PlacedText(_worker.places) if _worker.places else None)
+        result = score_shard(shard, task, direct=PlacedText(places))
+        if result.end is None:  # meanwhile a run on a cluster, of an earlier command, has written the piece
+            places.record(shard.number, work.piece(shard.number).stat().st_size)
     except BaseException:
-        if _worker.places:
-            _worker.places.cancel()
+        places.record(shard.number, FAILED)
         raise
+    return result
 
 
 def _end_with_parent() -> None:

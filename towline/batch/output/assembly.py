@@ -84,7 +84,7 @@ class _TextAssembly:
             result = self._copy_piece(shard.number, result)
             self._work.finish(shard.number, result)
             self._work.piece(shard.number).unlink()
-        elif not self._work.is_finished(shard.number):
+        elif (recorded := self._work.result(shard.number)) is None or recorded.end != result.end:
             self._work.finish(shard.number, result)
         self._update_digest(result.end or 0)
 
@@ -116,11 +116,13 @@ def _restore_text(work: WorkFolder, shards: int) -> int:
 
     Shards whose text comes after a gap are not finished; if text is lost, none is whose text was in the output.
     """
-    ends = {
-        number: result.end
-        for number in range(shards)
-        if (result := work.result(number)) is not None and result.end is not None
-    }
+    ends = dict[int, int]()
+    for number in range(shards):
+        result = work.result(number)
+        if result is not None and result.end is not None:
+            ends[number] = result.end
+        elif result is not None and not work.piece(number).exists():  # it was copied, and then recorded again
+            work.forget(number)
     last = next(number for number in itertools.count(-1) if number + 1 not in ends)
     if last >= 0 and not (work.assembled.is_file() and work.assembled.stat().st_size >= ends[last]):
         last = -1

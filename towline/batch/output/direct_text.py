@@ -1,10 +1,12 @@
 """Text that processes of this machine write into the unfinished output at once, so that it needs no pieces.
 
-A single process appends each shard to the output. Of several processes, each collects the text of a shard in memory.
-As soon as the lengths of all earlier shards are known, it writes the text at its place.
+A single process appends each shard to the output. Of several processes, each collects the text of a shard, up to 128 MB
+in memory. As soon as the lengths of all earlier shards are known, it writes the text at its place.
 """
 
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +21,8 @@ from towline.batch.input.shards import Shard
 from towline.batch.work_folder import WorkFolder
 from towline.errors import TransientError
 
-UNKNOWN, POLL_S = -1, 0.002
+UNKNOWN, FAILED = -1, -2
+POLL_S, MEMORY_BYTES = 0.002, 128 << 20
 
 
 class DirectText(Protocol):
@@ -82,22 +85,25 @@ class ShardPlaces:
         files.write(path, np.array([begin, 0, *lengths], np.int64).tobytes())
         return cls(path)
 
-    def reserve(self, shard: int, length: int) -> int:
-        """Records the length of a shard and returns its place, once those of all earlier shards are known.
+    def record(self, shard: int, length: int) -> None:
+        """Records the length of the text of a shard; ``FAILED`` if there will be none."""
+        self._values[2 + shard] = length
+
+    def wait_for_place(self, shard: int) -> int:
+        """The place of a shard, once the lengths of all earlier ones are known.
 
         Raises:
-            TransientError: the job has failed in another process.
+            TransientError: an earlier shard has failed, or the job has ended.
         """
-        self._values[2 + shard] = length
         earlier = self._values[2 : 2 + shard]
-        while (earlier == UNKNOWN).any():
-            if self._values[1]:
-                raise TransientError("the job has failed", remedy="run the same command again")
+        while (earlier < 0).any():
+            if self._values[1] or (earlier == FAILED).any():
+                raise TransientError("another shard has failed", remedy="run the same command again")
             time.sleep(POLL_S)
         return int(self._values[0] + earlier.sum())
 
     def cancel(self) -> None:
-        """Ends the waiting for places."""
+        """Ends all waiting for places."""
         self._values[1] = 1
 
 
@@ -113,28 +119,56 @@ class PlacedText:
 
     @contextmanager
     def open(self, work: WorkFolder, shard: int) -> Iterator["_Collected"]:
-        collected = _Collected()
-        yield collected
-        begin = self._places.reserve(shard, collected.length)
-        with files.disk(work.assembled), work.assembled.open("r+b") as file:
-            file.seek(begin)
-            file.writelines(collected.parts)
-            file.flush()
-            os.fsync(file.fileno())
+        with files.disk(work.path), _Collected(work.path) as collected:
+            yield collected
+            self._places.record(shard, collected.length)
+            begin = self._places.wait_for_place(shard)
+            with work.assembled.open("r+b") as file:
+                file.seek(begin)
+                collected.copy_to(file)
+                file.flush()
+                os.fsync(file.fileno())
         self.end = begin + collected.length
 
 
 class _Collected:
-    """A file in memory."""
+    """Text that is held in memory; in a temporary file if it is long.
 
-    def __init__(self) -> None:
-        self.parts, self.length = list[bytes | pa.Buffer](), 0
+    Args:
+        folder: of the temporary file.
+
+    Attributes:
+        length: of the text in bytes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.length = 0
+        self._folder, self._parts = folder, list[bytes | pa.Buffer]()
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> "_Collected":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
 
     def write(self, data: Any) -> int:
         part = data if isinstance(data, pa.Buffer) else bytes(data)  # a stream uses its own memory again
-        self.parts.append(part)
+        self._parts.append(part)
         self.length += len(part)
+        if self._file is None and self.length > MEMORY_BYTES:
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by __exit__
+        if self._file:
+            self._file.writelines(self._parts)
+            self._parts.clear()
         return len(part)
+
+    def copy_to(self, file: IO[bytes]) -> None:
+        if self._file:
+            self._file.seek(0)
+            shutil.copyfileobj(self._file, file)
+        file.writelines(self._parts)
 
 
 def known_lengths(work: WorkFolder, shards: Sequence[Shard]) -> list[int]:
