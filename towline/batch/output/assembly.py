@@ -84,7 +84,10 @@ class _TextAssembly:
             result = self._copy_piece(shard.number, result)
             self._work.finish(shard.number, result)
             self._work.piece(shard.number).unlink()
-        elif (recorded := self._work.result(shard.number)) is None or recorded.end != result.end:
+        elif (
+            recorded := self._work.result(shard.number)
+        ) is None or recorded.end != result.end:  # a worker has placed it
+            self._sync()
             self._work.finish(shard.number, result)
         self._update_digest(result.end or 0)
 
@@ -105,9 +108,12 @@ class _TextAssembly:
                 self._digest.update(data)
                 self._digested += len(data)
 
-    def close(self) -> str:
+    def _sync(self) -> None:
         with self._work.assembled.open("rb") as file:
             os.fsync(file.fileno())
+
+    def close(self) -> str:
+        self._sync()
         return self._digest.hexdigest()
 
 
