@@ -45,6 +45,15 @@ class SnapshotColumns:
 
     def __getitem__(self, name: str) -> pd.Series:
         """A column, with the dtype that it has in ``sources.read_snapshot``."""
+        kind = self._schema.field(name).type
+        if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_timestamp(kind):
+            values, end = np.empty(self._rows, kind.to_pandas_dtype()), 0
+            for batch in self.batches([name]):  # never the Arrow column beside its copy
+                start, end = end, end + batch.num_rows
+                if batch.column(0).null_count and values.dtype.kind == "i":
+                    values = values.astype(np.float64)
+                values[start:end] = batch.column(0).to_numpy(zero_copy_only=False)
+            return pd.Series(values, name=name)
         with pq.ParquetFile(self.path) as file:
             column: pd.Series = snapshot_to_frame(file.read(columns=[name], use_threads=False))[name]
         return column
@@ -106,6 +115,7 @@ class SnapshotWriter:
         file = self._folder / f"column-{len(self._columns)}.parquet"
         pq.write_table(pa.table({"value": column}), file, compression="lz4", row_group_size=_GROUP_ROWS)
         self._columns[name] = file
+        pa.default_memory_pool().release_unused()
 
     def write(self, file: IO[bytes]) -> None:
         """Writes the snapshot."""

@@ -135,7 +135,9 @@ def _sample_parts(
     if config.refits and limit is not None and every > limit:
         together = np.concatenate([train, holdout])
         if config.data.time:
-            together = together[np.argsort(rows[config.data.time].to_numpy()[together], kind="stable")]
+            times = rows[config.data.time].to_numpy()[together]
+            if (times[1:] < times[:-1]).any():
+                together = together[np.argsort(times, kind="stable")]
         parts["all"] = select(together)
     if len(parts["train"]) == len(train):
         return parts, ""

@@ -80,7 +80,8 @@ def _convert_typed(values: pd.Series, kind: Kind, fmt: ValueFormat) -> tuple[np.
     if kind == "datetime":
         return np.full(len(values), "NaT", dtype="datetime64[us]"), np.arange(len(values))
     floats = values.to_numpy(np.float64)
-    floats = np.where(np.isinf(floats), np.nan, floats)
+    infinite = np.isinf(floats)
+    floats = np.where(infinite, np.nan, floats) if infinite.any() else floats
     return floats, np.flatnonzero(~np.isin(floats, (0.0, 1.0)) & ~np.isnan(floats)) if kind == "boolean" else none
 
 

@@ -48,6 +48,7 @@ _LIKELY = 0.5  # the same for text, which is a category or left out
 _REPEATED = 0.2  # of the rows: text, lists and addresses with fewer levels repeat, and are categories
 _UNIQUE = 0.95  # of the values that are not null
 _CODE_ROWS = 20  # of a code, on average
+_BLOCK_ROWS = 2**20  # that are described at once
 _CLOCK_CORRELATION, _CLOCK_VALUES = 0.98, 5  # least rank correlation with the time, least distinct values
 _CLOCK_ROWS = 100_000  # from which the correlation is computed
 _YEARS = (1_500, 2_200)
@@ -147,7 +148,7 @@ def _infer_column(
     series = pd.Series(canonical)
     if kind == "category" and fmt.spelling == "text":
         fmt = fmt.model_copy(update={"spelling": _spelling(series)})
-    nullable, levels = bool(series.isna().any()), int(series.nunique())
+    nullable, levels = bool(series.isna().any()), count_distinct(series)
     plain = Column(name=name, kind=kind, role=role, nullable=nullable, levels=levels, format=fmt, reason=reason)
     column = plain.model_copy(update=_describe_values(series, plain))
     if role == "time" and data.columns.get(name) == "ignore":
@@ -326,6 +327,21 @@ def _check_readable(text: str, ignored: Collection[str]) -> None:
             raise ExpressionError(f"column {column.name!r} is not read", column.at, remedy)
 
 
+def count_distinct(values: pd.Series) -> int:
+    """The number of distinct values that are not null. For numbers, sorting needs less memory than a hash table.
+
+    Example:
+        >>> count_distinct(pd.Series([2.0, None, 1.5, 2.0]))
+        2
+    """
+    if values.dtype.kind not in "fiM":
+        return int(values.nunique())
+    present = values.to_numpy()[values.notna().to_numpy()]
+    present = present.view(np.int64) if present.dtype.kind == "M" else present
+    present.sort()
+    return int(np.count_nonzero(present[1:] != present[:-1])) + bool(len(present))
+
+
 def _spelling(levels: pd.Series) -> Spelling:
     distinct = levels.dropna().unique()
     return text_columns.detect_spelling(pa.chunked_array([pa.array(list(distinct), pa.large_string())]))
@@ -343,11 +359,14 @@ def _describe_values(values: pd.Series, column: Column) -> dict[str, Any]:
         return {"categories": tuple(sorted(values.dropna().unique())) if column.levels <= MAX_LEVELS else None}
     if column.kind == "datetime":
         return {"derive": _calendar_parts(values) if column.role in ("feature", "time") else ()}
-    finite = values[np.isfinite(values)] if column.kind in ("numeric", "boolean") else values[:0]
-    if finite.empty:
-        return {}
-    whole = bool((finite == np.floor(finite)).all())
-    return {"min": float(finite.min()), "max": float(finite.max()), "integer": whole}
+    numbers = values.to_numpy() if column.kind in ("numeric", "boolean") else np.empty(0)
+    smallest, largest, whole = np.inf, -np.inf, True
+    for start in range(0, len(numbers), _BLOCK_ROWS):
+        block = numbers[start : start + _BLOCK_ROWS]
+        if len(finite := block[np.isfinite(block)]):
+            smallest, largest = min(smallest, float(finite.min())), max(largest, float(finite.max()))
+            whole = whole and bool((finite == np.floor(finite)).all())
+    return {"min": smallest, "max": largest, "integer": whole} if smallest <= largest else {}
 
 
 def _reason_to_ignore(values: pd.Series, column: Column, prediction: _Prediction | None) -> str:

@@ -261,6 +261,11 @@ def is_readable(kind: pa.DataType) -> bool:
     return True
 
 
+def _to_plain_floats(values: pa.Array) -> pa.Array:
+    floats = pc.add(values.cast(pa.float64(), safe=False), 0.0)  # -0.0 becomes 0.0, as in SQLite
+    return pc.if_else(pc.is_nan(floats), pa.scalar(None, pa.float64()), floats)
+
+
 def _to_plain_type(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
     """The column as int64, float64, bool, large_string, timestamp[us], duration or null.
 
@@ -283,7 +288,7 @@ def _to_plain_type(column: pa.ChunkedArray, name: str, where: str) -> pa.Chunked
         wide = kind == pa.uint64() and (pc.max(column).as_py() or 0) >= 2**63
         return column.cast(pa.float64() if wide else pa.int64(), safe=False)
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        column = pc.add(column.cast(pa.float64(), safe=False), 0.0)  # -0.0 becomes 0.0, as in SQLite
-        return pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
+        pieces = [_to_plain_floats(piece) for piece in text_columns.iterate_pieces(column)]
+        return pa.chunked_array(pieces, pa.float64())
     what = f"column {name!r} has values of the type {str(kind)[:80]}"
     raise DataError(what, where=where, remedy="name it in data.drop, or store scalars")

@@ -395,6 +395,8 @@ def _remove_infinities(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, np.nda
     if not pa.types.is_floating(column.type):
         return column, np.zeros(len(column), dtype=bool)
     infinite = pc.fill_null(pc.is_inf(column), False)
+    if not pc.any(infinite).as_py():
+        return column, infinite.to_numpy()
     return pc.if_else(infinite, pa.scalar(None, column.type), column), infinite.to_numpy()
 
 
@@ -517,12 +519,13 @@ def _add_to_digest(digest: "hashlib._Hash", name: str, column: pa.ChunkedArray) 
         return
     # the bytes of a null are arbitrary: they are set to one value
     filler = "" if text else pa.scalar(0).cast(column.type)
-    chunks = [chunk.fill_null(filler) if chunk.null_count else chunk for chunk in column.chunks if len(chunk)]
-    for chunk in chunks:
-        digest.update((pc.binary_length(chunk) if text else chunk).to_numpy(zero_copy_only=False).tobytes())
-    for chunk in chunks if text else ():
-        _, offsets, data = chunk.buffers()
-        bounds = np.frombuffer(offsets, np.int64)[[chunk.offset, chunk.offset + len(chunk)]]
+    for piece in text_columns.iterate_pieces(column):
+        filled = piece.fill_null(filler)
+        digest.update((pc.binary_length(filled) if text else filled).to_numpy(zero_copy_only=False).tobytes())
+    for piece in text_columns.iterate_pieces(column) if text else ():
+        filled = piece.fill_null(filler)
+        _, offsets, data = filled.buffers()
+        bounds = np.frombuffer(offsets, np.int64)[[filled.offset, filled.offset + len(filled)]]
         digest.update(memoryview(data)[bounds[0] : bounds[1]] if data else b"")
 
 
