@@ -1,8 +1,8 @@
 """The HTTP server of one process: its listening sockets, and uvicorn with a graceful shutdown.
 
 Shutdown has three steps. During the grace period the process still accepts connections but reports "not ready". Then
-the kernel filters out new connections while the accept queue is emptied. At the end the sockets are closed and every
-accepted request is answered.
+the kernel filters out new connections while the accept queue is emptied. When it is empty, the sockets are closed, and
+every accepted request is answered.
 """
 
 import asyncio
@@ -25,12 +25,17 @@ from uvicorn.server import Server
 from towline.errors import ConfigError
 from towline.serving.process.connection import HttpConnection
 
-SETTLE_S = 0.2  # seconds to empty the accept queue after new connections are filtered out
+SETTLE_S = 0.2  # seconds to empty the accept queue after new connections are filtered out, at least
 LINGER_S = 0.5  # seconds for a further request on an idle connection
 FIRST_REQUEST_S = 5.0  # seconds for the first request on a new connection: its client may be waiting for a processor
+QUEUE_S = 5.0  # further seconds to empty it, at most: a busy machine may not have accepted all connections
+FILTER_S = 1.0  # seconds to wait for the filter of a busy supervisor; a worker that ends alone gets none
+_TCP_INFO_UNACKED = (
+    24  # place in struct tcp_info; of a listening socket, Linux puts the length of the accept queue there
+)
 _LOG = logging.getLogger("towline.serving")
 _CLOSE = (b"connection", b"close")
-_ATTACH_FILTER = 26  # SO_ATTACH_FILTER; the socket module does not define it
+_ATTACH_FILTER = 26  # SO_ATTACH_FILTER, SO_GET_FILTER to read it; the socket module does not define them
 # classic BPF on the TCP header: drop packets with SYN and without ACK, accept all others
 _DROP_SYN = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 
@@ -91,6 +96,25 @@ def filter_new_connections(sockets: Sequence[socket.socket]) -> None:
             listener.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)
 
 
+def are_filtered(sockets: Sequence[socket.socket]) -> bool:
+    """Whether new connections are dropped, by any process that shares the sockets; True if the system does not tell."""
+    for listener in sockets:
+        with contextlib.suppress(OSError):  # EINVAL: the filter has more instructions than the four that fit in an int
+            listener.getsockopt(socket.SOL_SOCKET, _ATTACH_FILTER)
+            return False
+    return True
+
+
+def is_connection_waiting(sockets: Sequence[socket.socket]) -> bool:
+    """Whether a connection waits to be accepted. It would be reset when the last process closes the socket."""
+    lengths = list[int]()
+    for listener in sockets:
+        with contextlib.suppress(OSError, AttributeError, struct.error):  # a system without TCP_INFO
+            info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_UNACKED + 4)
+            lengths += struct.unpack_from("I", info, _TCP_INFO_UNACKED)
+    return any(lengths)
+
+
 class Lifecycle(NamedTuple):
     """When a server shuts down, and whom it notifies.
 
@@ -120,6 +144,7 @@ class DrainingServer(Server):
         self._close_at: float | None = None  # when the sockets are closed
         self._deadline = 0.0
         self._filtering = False
+        self._filtered_at: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._listeners = sockets or []
@@ -151,7 +176,18 @@ class DrainingServer(Server):
         if now > self._close_at - SETTLE_S and not self._filtering and self._lifecycle.supervisor_pipe is None:
             self._filtering = True
             filter_new_connections(self._listeners)
-        return self.force_exit or now > self._close_at
+        return self.force_exit or (now > self._close_at and self._may_close(now))
+
+    def _may_close(self, now: float) -> bool:
+        """Whether no connection would be reset: new ones are filtered out, and those before have been accepted."""
+        assert self._close_at is not None  # noqa: S101
+        if self._filtered_at is None and are_filtered(self._listeners):
+            self._filtered_at = max(now, self._close_at) - (SETTLE_S if self._filtering else 0.0)
+        if self._filtered_at is None:
+            return now > self._close_at + FILTER_S
+        last = min(self._close_at + QUEUE_S, self._deadline - FIRST_REQUEST_S)
+        is_empty = now > self._filtered_at + SETTLE_S and not is_connection_waiting(self._listeners)
+        return is_empty or now > last
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
