@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.batch import kill_at_shard, make_customer_table, score, train_customer_model
 from tests.support.paths import TOWLINE
+from tests.support.waiting import wait_until
 from towline.batch.engines.process_pool import ProcessEngine
 from towline.batch.input.shards import Shard
 from towline.batch.job_options import ShardTask
@@ -77,10 +78,8 @@ def test_a_worker_that_is_killed_while_it_waits(tmp_path: Path, monkeypatch: pyt
 
     def kill_a_waiting_worker(engine: ProcessEngine, shard: Shard, task: ShardTask, report: object) -> object:
         handle = submit(engine, Shard(**{**shard.model_dump(), "number": 1}), task, report)  # the place of 0 is unknown
-        while not list(task.work.glob(".000001.quarantine.*")):  # it has begun
-            pass
-        workers = [process for process in multiprocessing.active_children() if process.pid]
-        workers[0].kill()
+        wait_until(lambda: bool(list(task.work.glob(".000001.quarantine.*"))))  # it has begun
+        multiprocessing.active_children()[0].kill()
         return handle
 
     with monkeypatch.context() as patch:

@@ -83,7 +83,7 @@ class WorkFolder(Frozen):
 
     @property
     def places(self) -> Path:
-        """The places of the shards in the output."""
+        """The file with the lengths of the shards' texts, from which their places in the output follow."""
         return self.path / "places"
 
     @property

@@ -80,25 +80,21 @@ class _TextAssembly:
     def add(self, shard: Shard, result: ShardResult) -> None:
         if shard.number <= self._last:
             return
-        if result.end is None:
-            result = self._copy_piece(shard.number, result)
-            self._work.finish(shard.number, result)
-            self._work.piece(shard.number).unlink()
-        elif (
-            recorded := self._work.result(shard.number)
-        ) is None or recorded.end != result.end:  # a worker has placed it
+        recorded, end = self._work.result(shard.number), result.end
+        if end is None:
+            end = self._copy_piece(shard.number)
+        if recorded is None or recorded.end != end:  # the text is a piece, or a worker has placed it
             self._sync()
-            self._work.finish(shard.number, result)
-        self._update_digest(result.end or 0)
+            self._work.finish(shard.number, result.model_copy(update={"end": end}))
+            self._work.piece(shard.number).unlink(missing_ok=True)
+        self._update_digest(end)
 
-    def _copy_piece(self, shard: int, result: ShardResult) -> ShardResult:
-        """Copies a piece to its place in the output."""
+    def _copy_piece(self, shard: int) -> int:
+        """Copies a piece to its place in the output; returns the place after it."""
         with self._work.piece(shard).open("rb") as piece, self._work.assembled.open("r+b") as file:
             file.seek(self._digested)
             shutil.copyfileobj(piece, file, COPY_BYTES)
-            file.flush()
-            os.fsync(file.fileno())
-            return result.model_copy(update={"end": file.tell()})
+            return file.tell()
 
     def _update_digest(self, end: int) -> None:
         """Adds the text up to a place; workers may be writing after it."""
@@ -109,6 +105,7 @@ class _TextAssembly:
                 self._digested += len(data)
 
     def _sync(self) -> None:
+        """Flushes the output to the disk."""
         with self._work.assembled.open("rb") as file:
             os.fsync(file.fileno())
 

@@ -39,7 +39,7 @@ _DIGITS = (
 _PLAIN_TIME = r"^([1-9]\d{3}|0[1-9]\d\d|00[1-9]\d|000[1-9])-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?$"
 _DATE = r"^\s*\d{4}-\d\d-\d\d"
 _FIRST_TIME = np.datetime64("0001-01-01", "us")
-PIECE_ROWS = 2**19
+PIECE_ROWS = 2**19  # that are converted at once
 _HEAD_VALUES = 100  # values that are converted first, since they reject most types
 _MAX_EXACT = 2**53  # the largest whole number up to which float64 is exact
 
@@ -51,12 +51,12 @@ def is_text(kind: pa.DataType) -> bool:
 def large_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """The column as large_string with blank text as null, because CSV does not distinguish empty text from null."""
 
-    def read(piece: pa.Array) -> pa.Array:
+    def blank_to_null(piece: pa.Array) -> pa.Array:
         texts = piece.cast(pa.large_string())
         empty = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)
         return pc.if_else(empty, pa.scalar(None, pa.large_string()), texts)
 
-    return pa.chunked_array([read(piece) for piece in iterate_pieces(values)], pa.large_string())
+    return pa.chunked_array([blank_to_null(piece) for piece in iterate_pieces(values)], pa.large_string())
 
 
 def iterate_pieces(values: pa.ChunkedArray) -> Iterator[pa.Array]:
@@ -142,10 +142,10 @@ def _present_head(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:
     """The first 100 values that are neither null nor a null marker."""
     markers = sorted(set(NULL_MARKERS) | {text.lower() for text in fmt.na_values})
     pieces, present = list[pa.Array](), 0
-    for chunk in iterate_pieces(values):
-        trimmed = pc.utf8_lower(pc.utf8_trim_whitespace(chunk))
+    for piece in iterate_pieces(values):
+        trimmed = pc.utf8_lower(pc.utf8_trim_whitespace(piece))
         is_present = pc.invert(pc.is_in(trimmed, value_set=pa.array(markers, trimmed.type)))
-        pieces.append(chunk.filter(pc.fill_null(is_present, False)).slice(0, _HEAD_VALUES - present))
+        pieces.append(piece.filter(pc.fill_null(is_present, False)).slice(0, _HEAD_VALUES - present))
         present += len(pieces[-1])
         if present == _HEAD_VALUES:
             break

@@ -143,8 +143,7 @@ class DrainingServer(Server):
         self._listeners: list[socket.socket] = []
         self._close_at: float | None = None  # when the sockets are closed
         self._deadline = 0.0
-        self._filtering = False
-        self._filtered_at: float | None = None
+        self._filtered_at: float | None = None  # when new connections were seen to be filtered out
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._listeners = sockets or []
@@ -173,16 +172,15 @@ class DrainingServer(Server):
             return False
         if _CLOSE not in state.default_headers:
             state.default_headers = [*state.default_headers, _CLOSE]
-        if now > self._close_at - SETTLE_S and not self._filtering and self._lifecycle.supervisor_pipe is None:
-            self._filtering = True
-            filter_new_connections(self._listeners)
+        if now > self._close_at - SETTLE_S and self._filtered_at is None:
+            if self._lifecycle.supervisor_pipe is None:
+                filter_new_connections(self._listeners)
+            self._filtered_at = now if are_filtered(self._listeners) else None
         return self.force_exit or (now > self._close_at and self._may_close(now))
 
     def _may_close(self, now: float) -> bool:
-        """Whether no connection would be reset: new ones are filtered out, and those before have been accepted."""
+        """Whether no connection would be reset: new ones are filtered out, and all earlier ones are accepted."""
         assert self._close_at is not None  # noqa: S101
-        if self._filtered_at is None and are_filtered(self._listeners):
-            self._filtered_at = max(now, self._close_at) - (SETTLE_S if self._filtering else 0.0)
         if self._filtered_at is None:
             return now > self._close_at + FILTER_S
         last = min(self._close_at + QUEUE_S, self._deadline - FIRST_REQUEST_S)
