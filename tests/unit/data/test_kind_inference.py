@@ -102,6 +102,9 @@ def test_an_identifier_with_nulls_is_left_out() -> None:
         assert "identifies the row" in column("customer_id", ids).note
 
 
+_COMPLAINTS = [274, 201, 223, 314, 250, 275, 238, 208, 129, 101, 68, 44, 26, 9, 14, 1]  # not smooth, by chance
+
+
 def targets() -> list[tuple[str, list[float], str]]:
     zoo = np.repeat([1, 2, 3, 4, 5, 6, 7], [41, 20, 5, 13, 4, 8, 10])
     return [
@@ -114,6 +117,7 @@ def targets() -> list[tuple[str, list[float], str]]:
         ("y", [0.0, 1.0] * 20, "binary"),
         ("visits", np.repeat([0, 1, 2], [80, 30, 5]).tolist(), "regression"),
         ("y", RANDOM.poisson(1.5, 3_000).tolist(), "regression"),
+        ("complaints", np.repeat(range(16), _COMPLAINTS).tolist(), "regression"),
         ("y", np.repeat([1, 2, 3, 4, 5], [102, 130, 176, 169, 158]).tolist(), "regression"),
         ("star_rating", [1, 2, 3, 4, 5] * 50, "regression"),
         ("class_size", list(range(1, 9)) * 50, "regression"),

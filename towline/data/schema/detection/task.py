@@ -83,9 +83,10 @@ def _deny_classes(values: np.ndarray, counts: np.ndarray, name: str) -> str:
 
 
 def _rises_and_falls(counts: np.ndarray) -> bool:
-    """Whether the frequencies have one peak, but for small deviations."""
-    steps = np.diff(counts)
-    against = [steps[:peak].clip(max=0).sum() * -1 + steps[peak:].clip(min=0).sum() for peak in range(len(counts))]
+    """Whether the frequencies have one peak, but for small deviations and steps within half a standard error."""
+    steps, errors = np.diff(counts), np.sqrt(counts[1:] + counts[:-1]) / 2
+    falls, rises = (-steps - errors).clip(min=0), (steps - errors).clip(min=0)
+    against = [falls[:peak].sum() + rises[peak:].sum() for peak in range(len(counts))]
     return bool(np.ptp(counts) > 0 and min(against) <= _DEVIATION * np.ptp(counts))
 
 
