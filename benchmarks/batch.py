@@ -274,7 +274,7 @@ def count_kills(arguments: argparse.Namespace, work: Path) -> dict[str, int]:
     """
     run = train_run(work / "model", make_table(TRAINING_ROWS, 1), "linear", target="sold")
     release, rows = run.settings.store / run.package().path, arguments.rows[0]
-    source, draw = write_table(work / "in.csv", rows), random.Random(arguments.seed)
+    source, draw = write_table(work / f"in.{arguments.format}", rows), random.Random(arguments.seed)
     counts = dict.fromkeys(("kills", "jobs", "outputs that differ", "lost or repeated rows", "partial outputs"), 0)
 
     def command(output: Path) -> list[str]:
@@ -282,11 +282,11 @@ def count_kills(arguments: argparse.Namespace, work: Path) -> dict[str, int]:
         words = [TOWLINE, "score", source, output, "--model", release, "--workers", workers]
         return [str(word) for word in words]
 
-    began = time.monotonic()
-    subprocess.run(command(work / "expected.csv"), check=True, stdout=subprocess.DEVNULL)
-    whole, expected = time.monotonic() - began, (work / "expected.csv").read_bytes()
+    began, expected_output = time.monotonic(), work / f"expected.{arguments.format}"
+    subprocess.run(command(expected_output), check=True, stdout=subprocess.DEVNULL)
+    whole, expected = time.monotonic() - began, expected_output.read_bytes()
     while counts["kills"] < arguments.kills:
-        output = work / f"out{counts['jobs']}.csv"
+        output = work / f"out{counts['jobs']}.{arguments.format}"
         for _ in range(draw.randint(1, 6)):
             process = subprocess.Popen(command(output), stdout=subprocess.DEVNULL, start_new_session=True)
             try:
@@ -303,8 +303,8 @@ def count_kills(arguments: argparse.Namespace, work: Path) -> dict[str, int]:
         subprocess.run(command(output), check=True, stdout=subprocess.DEVNULL)
         counts["jobs"] += 1
         counts["outputs that differ"] += output.read_bytes() != expected
-        ids = pd.read_csv(output, usecols=["id"])["id"].to_numpy()
-        counts["lost or repeated rows"] += not np.array_equal(ids, np.arange(rows))
+        read = pd.read_csv(output, usecols=["id"]) if output.suffix == ".csv" else pd.read_parquet(output, columns=["id"])
+        counts["lost or repeated rows"] += not np.array_equal(read["id"], np.arange(rows))
         output.unlink()
         print(json.dumps(counts), flush=True)
     counts["leftover folders"] = len(list(work.glob(".*.towline-batch-*")))

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from towline import files
 from towline.batch.input.shards import Shard
 from towline.batch.job_options import ShardTask
+from towline.batch.output.parquet_groups import RowGroupJoiner
 from towline.batch.output.text_output import csv_name
 from towline.batch.work_folder import ShardResult, WorkFolder
 
@@ -138,21 +139,19 @@ def _restore_text(work: WorkFolder, shards: int) -> int:
 
 
 class _ParquetAssembly:
-    """One Parquet file; each shard is a row group."""
+    """One Parquet file with the row groups of the shards."""
 
     def __init__(self, work: WorkFolder, schema: pa.Schema) -> None:
         self._work, self._file = work, _DigestingFile(work.assembled)
-        self._writer = pq.ParquetWriter(pa.PythonFile(self._file, "w"), schema, compression="zstd")
-        self._schema = schema
+        self._joiner = RowGroupJoiner(self._file, schema)
 
     def add(self, shard: Shard, result: ShardResult) -> None:
         if result.scored:
-            with pa.memory_map(str(self._work.piece(shard.number))) as piece, pa.ipc.open_stream(piece) as reader:
-                for batch in reader:
-                    self._writer.write_batch(batch)
+            with self._work.piece(shard.number).open("rb") as piece:
+                self._joiner.add(piece)
 
     def close(self) -> str:
-        self._writer.close()
+        self._joiner.close()
         return self._file.finish()
 
 

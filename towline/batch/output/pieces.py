@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from towline import files
 from towline.batch.job_options import ShardTask
 from towline.batch.output.direct_text import DirectText
+from towline.batch.output.parquet_groups import open_parquet_writer
 from towline.batch.output.text_output import csv_fields, csv_lines, json_lines, json_values
 from towline.batch.work_folder import WorkFolder
 from towline.errors import DataError
@@ -100,9 +101,9 @@ def open_piece(task: ShardTask, shard: int, direct: DirectText | None = None) ->
         return
     with direct.open(work, shard) if direct else files.replacing(path) as file:
         if task.output == "parquet":
-            arrow = _ArrowPiece(file)
-            yield arrow
-            arrow.close()
+            parquet = _ParquetPiece(file)
+            yield parquet
+            parquet.close()
         elif task.compression:
             with pa.CompressedOutputStream(pa.PythonFile(_Unclosed(file), "w"), task.compression) as stream:
                 yield _TextPiece(stream, task)
@@ -138,18 +139,16 @@ class _TextPiece:
         self._file.write(csv_lines(records, fields, source.separator, source.newline.decode()))
 
 
-class _ArrowPiece:
-    """An Arrow stream, which the assembly encodes as Parquet."""
+class _ParquetPiece:
+    """A Parquet file, whose row groups the assembly copies; empty without rows."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._writer: pa.ipc.RecordBatchStreamWriter | None = None
+        self._writer: pq.ParquetWriter | None = None
 
     def write(self, records: pa.Array | None, copied: pa.RecordBatch | None, added: AddedColumns, count: int) -> None:  # noqa: ARG002
         batch = join_columns(copied, added, count)
-        if self._writer is None:
-            options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
-            self._writer = pa.ipc.new_stream(self._file, batch.schema, options=options)
+        self._writer = self._writer or open_parquet_writer(pa.PythonFile(self._file, "w"), batch)
         self._writer.write_batch(batch)
 
     def close(self) -> None:
@@ -167,15 +166,15 @@ class _FolderPiece:
     def write(self, records: pa.Array | None, copied: pa.RecordBatch | None, added: AddedColumns, count: int) -> None:  # noqa: ARG002
         batch = join_columns(copied, added, count)
         if self._by is None:
-            self._writer("", batch.schema).write_batch(batch)
+            self._writer("", batch).write_batch(batch)
             return
         keys = batch.column(self._by)
         for value in pc.unique(keys).to_pylist():
             chosen = pc.is_null(keys) if value is None else pc.equal(keys, pa.scalar(value, keys.type))
             rows = batch.filter(chosen).drop_columns([self._by])
-            self._writer(_partition_name(self._by, value), rows.schema).write_batch(rows)
+            self._writer(_partition_name(self._by, value), rows).write_batch(rows)
 
-    def _writer(self, name: str, schema: pa.Schema) -> pq.ParquetWriter:
+    def _writer(self, name: str, first: pa.RecordBatch) -> pq.ParquetWriter:
         if name not in self._writers:
             if len(self._writers) >= MAX_PARTITIONS:
                 raise DataError(
@@ -185,7 +184,7 @@ class _FolderPiece:
                 )
             path = self._folder / name
             path.mkdir(parents=True, exist_ok=True)
-            self._writers[name] = pq.ParquetWriter(path / "rows.parquet", schema, compression="zstd")
+            self._writers[name] = open_parquet_writer(path / "rows.parquet", first)
         return self._writers[name]
 
     def close(self) -> None:
