@@ -14,7 +14,7 @@ that assigns its request id.
   longer. Measured are the seconds from the first answer that it was asked for until no worker asks it, and what the
   clients noticed. The faults are injected into the scorer of the challenger.
 * shadow: requests per second, median latency and the service's CPU time a request, with and without shadow answers, in
-  alternating turns.
+  alternating turns. The load is that of Debian's ``wrk``, with one connection and with eight.
 """
 
 import argparse
@@ -28,6 +28,7 @@ import statistics
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.serving import wrk
 from tests.support.load import RecordingLoad
 from tests.support.sample_store import MODEL, SampleStore, make_sample_store
 from tests.support.serve_process import ServeProcess
@@ -190,25 +192,48 @@ def load_at_rate(
 
 
 def measure_shadow(store: SampleStore, turns: int = 8) -> None:
-    results: dict[bool, list[tuple[float, float, float]]] = {False: [], True: []}
-    with ServeProcess(store.settings, MODEL) as service:
-        for turn in range(2 * turns):
+    results: dict[tuple[int, bool], list[tuple[float, float, float]]] = {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ServeProcess(store.settings, MODEL, "--workers", "1") as service,
+    ):
+        body = Path(folder) / "body.json"
+        body.write_text(json.dumps({"rows": read_pool(store)[:1]}))
+        environment = dict(os.environ) | {"BENCH_BODY": str(body)}
+        for turn in range(2 * turns + 2):
             with_shadow = turn % 2 == 1
             if with_shadow:
                 begin(store, 0.0)
             else:
                 end(store)
-            time.sleep(1.0)
-            before = cpu_seconds(service)
-            load = load_while(store, service.port, lambda _: time.sleep(4), callers=8)
-            durations, count = [answer.ended - answer.began for answer in load.answers], len(load.answers)
-            used = cpu_seconds(service) - before
-            results[with_shadow].append((count / 4, statistics.median(durations), used / count))
+            wait_for_rollout(service.port, body.read_bytes(), active=with_shadow)
+            for connections in (1, 8):
+                before = cpu_seconds(service)
+                figures = wrk(f"http://127.0.0.1:{service.port}/predict", connections, 4, environment)
+                used = (cpu_seconds(service) - before) / figures["requests"]
+                if turn > 1:  # the first pair warms up
+                    line = figures["rate"], figures["p50"], used
+                    results.setdefault((connections, with_shadow), []).append(line)
     end(store)
-    print(f"shadow: with against without, median of {turns} pairs")
-    for place, name in enumerate(("throughput", "median latency", "CPU time a request")):
-        ratios = [yes[place] / no[place] for yes, no in zip(results[True], results[False], strict=True)]
-        print(f"  {name} {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+    print(f"shadow: with against without, one worker, median of {turns} pairs")
+    for connections in (1, 8):
+        pairs = list(zip(results[connections, True], results[connections, False], strict=True))
+        for place, name in enumerate(("throughput", "median latency", "CPU time a request")):
+            ratios = [yes[place] / no[place] for yes, no in pairs]
+            spread = f"({min(ratios):.3f} to {max(ratios):.3f})"
+            print(f"  {connections} connections: {name} {statistics.median(ratios):.3f} {spread}")
+
+
+def wait_for_rollout(port: int, body: bytes, *, active: bool) -> None:
+    """Waits until the service has loaded the challenger, or has left the rollout: only then it names no version."""
+    headers = {"Content-Type": "application/json"}
+    for _ in range(120):
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/predict", body, headers)  # noqa: S310
+        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
+            if (response.headers["x-towline-version"] is not None) == active:
+                return
+        time.sleep(0.5)
+    raise TimeoutError("the service does not follow the rollout")
 
 
 def cpu_seconds(service: ServeProcess) -> float:
