@@ -228,8 +228,8 @@ def wait_for_rollout(port: int, body: bytes, *, active: bool) -> None:
     """Waits until the service has loaded the challenger, or has left the rollout: only then it names no version."""
     headers = {"Content-Type": "application/json"}
     for _ in range(120):
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/predict", body, headers)  # noqa: S310
-        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/predict", body, headers)
+        with urllib.request.urlopen(request, timeout=10) as response:
             if (response.headers["x-towline-version"] is not None) == active:
                 return
         time.sleep(0.5)

@@ -158,6 +158,13 @@ class DataConfig(Frozen):
         le=1,
         description="maximum share of rows without a target, which are left out; with more the run stops",
     )
+    max_undated: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="maximum share of rows without a time, or with one that cannot be read, which are left out; with "
+        "more the run stops",
+    )
     max_unreadable: float = Field(
         0.1,
         ge=0,

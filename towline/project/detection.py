@@ -300,14 +300,14 @@ def _propose_time(proposal: Proposal, frame: pd.DataFrame, given: str | None) ->
         proposal.time, proposal.time_reason = given or None, "given" if given else "there is none, as you say"
         proposal.drop.pop(given, None)
         return
-    others = frame.drop(
-        columns=[name for name in frame.columns if frame[name].isna().any() or _is_in_future(frame[name])]
-    )
+    others = frame.drop(columns=[name for name in frame.columns if _is_in_future(frame[name])])
     suggested = suggest_time_column(others, proposal.target)
     if suggested is None:
         proposal.time_reason = "no column has the time of each row"
         return
     proposal.time, proposal.time_reason = suggested.name, suggested.evidence
+    if undated := float(frame[suggested.name].isna().mean()):
+        proposal.time_reason += f"; {undated:.2%} of the rows have no time and are left out"
     if suggested.date_format:
         proposal.date_formats[suggested.name] = suggested.date_format
     proposal.drop.pop(suggested.name, None)

@@ -461,6 +461,42 @@ def test_bad_csv(tmp_path: Path, content: bytes | str, data: dict[str, Any], wor
         assert word in message
 
 
+@pytest.mark.parametrize("cells", [10**9, -1], ids=["in memory", "column by column"])
+@pytest.mark.parametrize("format_", ["%Y-%m-%d", "%d/%m/%Y %H:%M", "%Y%m%d"])
+def test_rows_without_a_time_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str, cells: int
+) -> None:
+    """Nulls, and words that are no time, are left out up to ``data.max_undated``; both are counted."""
+    monkeypatch.setattr(snapshot, "MAX_CELLS", cells)
+    times = pd.date_range("2026-01-25", periods=100).strftime(format_).tolist()
+    table = pd.DataFrame({"y": range(100), "t": times})
+    table.loc[[3, 50], "t"] = None
+    table.loc[70, "t"] = "unknown"
+    table.to_csv(tmp_path / "t.csv", index=False)
+    dates = {} if format_ == "%Y-%m-%d" else {"date_format": format_}
+    dataset = load(tmp_path, "t.csv", time="t", **dates)
+    assert sources.read_snapshot(dataset, tmp_path / "store")["y"].tolist() == [
+        row for row in range(100) if row not in (3, 50, 70)
+    ]
+    assert dict(dataset.left_out) == {"without a time": 3}
+    assert [(values.column, values.count, values.examples) for values in dataset.coerced] == [
+        ("t", 1, "row 71: 'unknown'")
+    ]
+
+
+def test_many_rows_without_a_time_are_refused(tmp_path: Path) -> None:
+    """The remedy, followed literally, leaves them out."""
+    text = "y,t\n" + "".join(f"{row},{'' if row % 10 == 0 else f'2026-01-{row + 1:02}'}\n" for row in range(30))
+    message = fault(tmp_path, text, time="t")
+    assert "10.0% of the rows have no time, at most 5% may lack it" in message
+    assert "data.max_undated: 0.1" in message
+    assert load(tmp_path, "t.csv", time="t", max_undated=0.1).rows == 27
+
+
+def test_a_column_without_any_time_is_refused(tmp_path: Path) -> None:
+    assert "no row has a time" in fault(tmp_path, "y,t\n1,\n2,\n", time="t")
+
+
 def test_the_remedy_for_row_names_works(tmp_path: Path) -> None:
     """R writes no name for the column of row names; with a separator before the header the table is read."""
     text = "y a\n1 5 2\n2 6 3\n"

@@ -526,6 +526,22 @@ def test_many_rows_without_a_target(folder: Path) -> None:
     assert towline.validate(result.config).validation.failed == 0
 
 
+def test_few_rows_without_a_time(folder: Path) -> None:
+    """The column is proposed, with the share of the rows that are left out; validation accepts the table."""
+    rng = np.random.default_rng(5)
+    table = pd.DataFrame({"created": pd.date_range("2026-01-01", periods=400, freq="7h").strftime("%d/%m/%Y %H:%M")})
+    table["size"] = rng.random(400)
+    table["wage"] = 10 + 5 * table["size"] + rng.normal(0, 2, 400)
+    table.loc[[3, 90], "created"] = None
+    table.to_csv("wages.csv", index=False)
+    result = towline.init("wages.csv", "wage")
+    assert result.pipeline.data.time == "created"
+    assert "0.50% of the rows have no time and are left out" in result.config.read_text()
+    validation = towline.validate(result.config).validation
+    assert validation.failed == 0
+    assert "rows_left_out" in {rule.rule for rule in validation.rules}
+
+
 def test_names_and_values_that_yaml_would_misread(folder: Path) -> None:
     """Columns called yes, null or "a: 1", and a name with a line break, are quoted."""
     rng = np.random.default_rng(6)

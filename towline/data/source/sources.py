@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -46,15 +46,16 @@ from towline.remote_files import is_url, list_remote_files, local_path, naming_o
 from towline.store import StoreLayout
 
 SUMMARIES = "at the end that are totals or means of the others"  # reasons why rows are left out
-UNLABELLED = "without a target"
+UNLABELLED, UNDATED = "without a target", "without a time"
 _POSITION = "\0position"  # a column of the positions of rows
 _READ_AGAIN = "run the same command again: it reads the source again"
 
 
 class CoercedValues(Frozen):
-    """Values in a column of numbers that are not finite numbers and were read as null."""
+    """Values that were read as null: in a column of numbers no finite numbers, in the time column no times."""
 
     column: str
+    kind: Literal["numeric", "datetime"] = "numeric"
     count: int
     share: float
     examples: str
@@ -236,8 +237,9 @@ def _select(
     """
     positions = pa.array(np.arange(keys.num_rows))
     selected = _select_rows(keys.append_column(_POSITION, positions), config, as_of, where)
+    selected, undated = _select_dated(selected, config, where)
     selected, left_out = _select_labelled(selected, config, where)
-    return selected, keys.num_rows, left_out
+    return selected, keys.num_rows, undated | left_out
 
 
 def read_lookup_source(lookup: LookupConfig, name: str, project: Path) -> tuple[pa.Table, str]:
@@ -353,7 +355,7 @@ def _convert_column(column: pa.ChunkedArray, name: str, config: DataConfig, wher
         column = duration_seconds(column)
         shown = fmt = fmt.model_copy(update={"measure": "duration"})
     if name == config.time:
-        converted, shown = _convert_times(column, name, fmt, where)
+        converted, shown, nulls = _convert_times(column, name, fmt, config.max_undated, where)
     elif kind == "numeric" and text_columns.is_text(column.type):
         converted, detected, nulls = notation.read_declared_numbers(column, fmt)
         shown = fmt = detected
@@ -371,7 +373,13 @@ def _convert_column(column: pa.ChunkedArray, name: str, config: DataConfig, wher
     coerced = None
     if nulls.any():
         examples = list_examples(column.to_pandas(), np.flatnonzero(nulls))
-        coerced = CoercedValues(column=name, count=int(nulls.sum()), share=float(nulls.mean()), examples=examples)
+        coerced = CoercedValues(
+            column=name,
+            kind="datetime" if name == config.time else "numeric",
+            count=int(nulls.sum()),
+            share=float(nulls.mean()),
+            examples=examples,
+        )
     shown = None if shown == declared and name != config.time else shown
     return _Conversion(_remove_null_markers(converted, fmt), coerced, shown)
 
@@ -410,12 +418,11 @@ def _remove_null_markers(column: pa.ChunkedArray, fmt: ValueFormat) -> pa.Chunke
 
 
 def _convert_times(
-    column: pa.ChunkedArray, name: str, fmt: ValueFormat, where: str
-) -> tuple[pa.ChunkedArray, ValueFormat]:
-    if pa.types.is_timestamp(column.type):
-        return column, fmt
-    if pa.types.is_null(column.type):
-        return column.cast(TIME), fmt
+    column: pa.ChunkedArray, name: str, fmt: ValueFormat, max_unread: float, where: str
+) -> tuple[pa.ChunkedArray, ValueFormat, np.ndarray]:
+    """The times, their format, and (n,) bool where a value cannot be read, in at most ``max_unread`` of the rows."""
+    if pa.types.is_timestamp(column.type) or pa.types.is_null(column.type):
+        return column.cast(TIME) if pa.types.is_null(column.type) else column, fmt, np.zeros(len(column), dtype=bool)
     if column.type == pa.bool_():
         raise DataError(f"time column {name!r} has booleans, not dates", where=where, remedy="name another data.time")
     texts = column if text_columns.is_text(column.type) else as_text(column)
@@ -428,7 +435,7 @@ def _convert_times(
         if len(formats) == 1:
             fmt = fmt.model_copy(update={"date_format": formats[0]})
             moments, unread = text_columns.parse_times(texts, fmt)
-    if unread.any():
+    if unread.any() and (unread.mean() > max_unread or np.isnat(moments).all()):
         rows = np.flatnonzero(unread)
         examples = [f"'{date_format}'" for date_format in formats[:2]] or ["'%d.%m.%Y'", "'%m/%d/%Y'", "epoch_s"]
         raise DataError(
@@ -438,7 +445,25 @@ def _convert_times(
             remedy=f"set data.date_format{' to' if formats else ', e.g.'} {' or '.join(examples)}; or write 2026-01-31",
             details=(list_examples(column.to_pandas(), rows),),
         )
-    return pa.chunked_array([pa.array(moments, TIME)]), fmt
+    return pa.chunked_array([pa.array(moments, TIME)]), fmt, unread
+
+
+def _select_dated(table: pa.Table, config: DataConfig, where: str) -> tuple[pa.Table, dict[str, int]]:
+    """The rows with a time, and the number of those without one."""
+    if config.time is None or not (count := table[config.time].null_count):
+        return table, {}
+    share, place = count / table.num_rows, f"{where}, column {config.time!r}"
+    if count == table.num_rows:
+        remedy = "name another column in data.time, or set data.time: null"
+        raise DataError("no row has a time", where=place, remedy=remedy)
+    if share > config.max_undated:
+        raise DataError(
+            f"{share:.1%} of the rows have no time, at most {config.max_undated:.0%} may lack it",
+            where=place,
+            remedy=f"correct the source, set data.max_undated: {math.ceil(share * 20) / 20:g} to leave these rows out, "
+            "or set data.time: null",
+        )
+    return table.filter(pc.is_valid(table[config.time])), {UNDATED: count}
 
 
 def _select_labelled(table: pa.Table, config: DataConfig, where: str) -> tuple[pa.Table, dict[str, int]]:

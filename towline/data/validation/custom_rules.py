@@ -147,10 +147,13 @@ def check_dataset(dataset: Dataset) -> Iterator[Rule]:
         detail = f"a file is not UTF-8 and was read as {encoding}; save it as UTF-8 if accents look wrong"
         yield Rule(rule="encoding", severity="warn", detail=detail)
     for column in dataset.coerced:
-        examples, fields = (column.examples,) if column.examples else (), column.model_dump(exclude={"examples"})
-        remedy = f"data.columns: {{{column.column}: category}} would use them"
-        detail = f"a finite number; other values are read as null; {remedy}"
-        yield Rule(rule="values_numeric", severity="warn", examples=examples, detail=detail, **fields)
+        examples = (column.examples,) if column.examples else ()
+        fields = column.model_dump(exclude={"examples", "kind"})
+        rule, detail = "values_datetime", "a time; other values are read as null"
+        if column.kind == "numeric":
+            remedy = f"data.columns: {{{column.column}: category}} would use them"
+            rule, detail = "values_numeric", f"a finite number; other values are read as null; {remedy}"
+        yield Rule(rule=rule, severity="warn", examples=examples, detail=detail, **fields)
     for reason, rows in dataset.left_out:
         share = rows / (dataset.rows + sum(dict(dataset.left_out).values()))
         detail = f"rows {reason} are left out"

@@ -39,6 +39,9 @@ _PAST_WORDS = {
     "hired", "joined", "last", "latest", "manufactured", "marriage", "married", "model", "next", "opened", "phd",
     "prev", "previous", "prior", "remod", "remodeled", "renovated", "retired", "since", "updated", "veh", "vehicle",
 }  # fmt: skip
+_EVENT_WITH_CLOCK = {
+    "opened"
+}  # with a time of day it is that of a ticket or a case; else a shop's or an account's date
 _YEARS = ((1_700, 2_099, "%Y", "years"), (30, 99, "%y", "two-digit years"))
 _NUMBERS = (
     (1_900_01_01, 2_100_12_31, "%Y%m%d", "dates written as %Y%m%d"),
@@ -93,7 +96,8 @@ def suggest_time_column(frame: pd.DataFrame, target: str | None = None) -> TimeC
 def _consider(values: pd.Series, place: int) -> _Candidate | None:
     """The column as a candidate; the rank goes by the fineness of its times, then name, then order of the rows."""
     words = _words(str(values.name))
-    if words & _PAST_WORDS:
+    past = words & _PAST_WORDS
+    if past - _EVENT_WITH_CLOCK:
         return None
     moments, date_format, what = _read(values, words)
     if moments is None:
@@ -102,13 +106,15 @@ def _consider(values: pd.Series, place: int) -> _Candidate | None:
     distinct = len(np.unique(present))
     if distinct < _LEAST or len(present) < _READ * len(moments):
         return None
+    clock = bool((present != present.astype("datetime64[D]")).any())
+    if past and not clock:
+        return None
     ordered = bool((np.diff(present) >= np.timedelta64(0)).all())
     start, end = (str(np.datetime_as_string(edge, unit="D")) for edge in (present.min(), present.max()))
     order = "the rows are in its order" if ordered else "the rows are not in its order"
     evidence = f"{what} from {start} to {end}, {order}"
     named = bool(words & (_TIME_WORDS | _YEAR_WORDS))
     fine = 0 if what.endswith("years") else 1 if "decimal" in what else 2
-    clock = bool((present != present.astype("datetime64[D]")).any())
     column = TimeColumn(str(values.name), date_format, evidence)
     return _Candidate(column, (fine, named, clock, ordered, -place))
 
