@@ -42,7 +42,7 @@ _GROUP_WORDS = {
 # texts that are no level of a category; NA may be one among short codes, such as those of countries, and None a level
 _ALWAYS_NULL = {"N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "NaN", "nan"}
 _TARGET_WORDS = {"target", "label", "class", "outcome", "y", "churn", "churned", "response", "result"}
-_PLAIN_DECIMAL = r"^\s*[+-]?\d+\.\d+\s*$"
+_PLAIN_DECIMAL = r"^\s*[+-]?(\d+\.(\d{1,2}|\d{4,})|0\.\d+|\d{4,}\.\d+)\s*$"  # its point separates no thousands
 
 
 def guess_target(names: list[str]) -> str:
@@ -175,7 +175,9 @@ def read_table(proposal: Proposal, sample: TableSample) -> tuple[pd.DataFrame, C
             raise DataError(what, where=where, remedy=error.remedy, details=error.details) from None
         frame = read_snapshot(dataset, store)
     proposal.coerced = {
-        values.column: f"{values.count} values that are not numbers are read as null" for values in dataset.coerced
+        values.column: f"{values.count} value{'s' * (values.count != 1)} read as null: not a "
+        + ("number" if values.kind == "numeric" else "time")
+        for values in dataset.coerced
     }
     left_out = dict(dataset.left_out)
     proposal.summary_rows = left_out.get(SUMMARIES, 0)

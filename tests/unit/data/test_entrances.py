@@ -16,6 +16,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from towline.batch.input.canonical_columns import convert_inputs
+from towline.batch.input.source import open_source
 from towline.config import SqlSource, build_config
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
@@ -225,6 +227,16 @@ def test_a_value_means_the_same_at_every_entrance(tmp_path: Path, seed: int, ori
     assert {name: counts for name, counts in differing.items() if counts} == {}
 
 
+def by_batch(contract: Contract, table: pa.Table, folder: Path) -> dict[str, list[Any]]:
+    """The input columns as ``towline score`` reads them from Parquet."""
+    path = parquet(table, folder / "batch.parquet")
+    source = open_source(str(path), None, contract, folder, folder / "copies")
+    (batch,) = source.read(source.shards[0], contract, None, as_text=False)
+    columns = convert_inputs(contract, batch.inputs, len(batch))
+    assert not columns.bad.any()
+    return dict(zip((column.name for column in contract.input_columns), columns.inputs, strict=True))
+
+
 def test_a_contract_does_not_depend_on_the_file_format(tmp_path: Path) -> None:
     """CSV and typed Parquet of one table give the same contract and digest."""
     native = draw(7)
@@ -262,6 +274,7 @@ def test_a_duration_is_its_seconds_at_every_entrance(tmp_path: Path) -> None:
         contract.features(_to_frame(texts)),
         by_reader(contract, texts.to_pylist()),
         by_reader(contract, iso),
+        by_batch(contract, table, tmp_path),
     ):
         np.testing.assert_array_equal(read["took"], expected)
 
@@ -285,5 +298,6 @@ def test_the_time_of_a_clock_is_its_seconds_at_every_entrance(tmp_path: Path) ->
             contract.features(pd.DataFrame(texts)),
             by_reader(contract, native),
             by_reader(contract, texts),
+            by_batch(contract, table, tmp_path),
         ):
-            assert read["at"].tolist() == expected
+            assert list(read["at"]) == expected

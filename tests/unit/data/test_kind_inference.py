@@ -94,6 +94,23 @@ def test_free_text_and_addresses_are_text_with_the_reason(name: str, values: Any
     assert column(name, values, columns={name: "ignore"}).role == "ignored"
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "is_identifier"),
+    [
+        ("population", np.sort(RANDOM.lognormal(10, 1, ROWS).astype(int) * ROWS + np.arange(ROWS))[::-1], False),
+        ("world_rank", np.arange(1, ROWS + 1), False),
+        ("week", np.arange(1, ROWS + 1), False),
+        ("order_no", np.cumsum(RANDOM.integers(1, 9, ROWS)) + 70_000, True),
+        ("record", np.cumsum(RANDOM.integers(1, 9, ROWS)) + 70_000, True),
+        ("obs", np.arange(1, ROWS + 1), True),
+        ("Unnamed: 0", np.arange(ROWS), True),
+    ],
+)
+def test_different_whole_numbers_are_identifiers_or_quantities(name: str, values: Any, is_identifier: bool) -> None:
+    """A table may be sorted by a quantity, so the order of the rows alone makes no identifier."""
+    assert ("identifies the row" in column(name, values).note) == is_identifier
+
+
 def test_an_identifier_with_nulls_is_left_out() -> None:
     """Numbers and text."""
     texts = pd.Series([f"C{row:06}" for row in RANDOM.permutation(ROWS)], dtype=object)

@@ -41,6 +41,7 @@ def column(values: list[str], more: str = "") -> str:
         ({"thousands": ","}, "1,234,567", 1234567.0),
         ({"thousands": " "}, "1\u00a0234", 1234.0),
         ({"thousands": "'"}, "1'234.25", 1234.25),
+        ({"decimal": ",", "thousands": "."}, "1.234,50-", -1234.5),
     ],
 )
 def test_numbers_in_another_notation(tmp_path: Path, data: dict[str, Any], written: str, value: float) -> None:

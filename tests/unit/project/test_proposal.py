@@ -542,6 +542,22 @@ def test_few_rows_without_a_time(folder: Path) -> None:
     assert "rows_left_out" in {rule.rule for rule in validation.rules}
 
 
+def test_points_between_thousands_are_read_as_in_the_other_columns(folder: Path) -> None:
+    """In a file with decimal commas, 1.115 beside 642 is a count."""
+    rng = np.random.default_rng(8)
+    count, price = rng.integers(1, 5_000, 300), rng.uniform(1, 9_000, 300)
+    german = [f"{value:,.2f}".translate(str.maketrans(",.", ".,")) for value in price]
+    table = pd.DataFrame({"menge": [f"{value:,}".replace(",", ".") for value in count], "preis": german})
+    table["erloes"] = [f"{value:.2f}".replace(".", ",") for value in 2 * count + price]
+    table.to_csv("verkauf.csv", index=False, sep=";")
+    result = towline.init("verkauf.csv", "erloes")
+    assert (result.pipeline.data.decimal, result.pipeline.data.thousands) == (",", ".")
+    contract = towline.validate(result.config).contract
+    largest = {column.name: column.max for column in contract.columns}
+    assert largest["menge"] == count.max()
+    assert largest["preis"] == pytest.approx(price.max(), abs=0.01)
+
+
 def test_names_and_values_that_yaml_would_misread(folder: Path) -> None:
     """Columns called yes, null or "a: 1", and a name with a line break, are quoted."""
     rng = np.random.default_rng(6)

@@ -134,7 +134,8 @@ class CsvReader:
                 RejectedRow(
                     first + fault.number - 1,
                     "",
-                    f"{fault.actual_columns} fields, but the header has {fault.expected_columns}",
+                    f"{fault.actual_columns} field{'s' * (fault.actual_columns != 1)}, but the header has "
+                    f"{fault.expected_columns}",
                     fault.text,
                 )
                 for fault in faults

@@ -361,7 +361,8 @@ def _check_types(source: ShardedFiles, contract: Contract) -> None:
     """Refuses columns whose type cannot have values of their kind."""
     for column in contract.input_columns:
         kind = source.schema.field(column.name).type
-        wrong = pa.types.is_nested(kind) or (column.kind in ("numeric", "boolean") and pa.types.is_temporal(kind))
+        is_date = pa.types.is_date(kind) or pa.types.is_timestamp(kind)  # durations and times of day are numbers
+        wrong = pa.types.is_nested(kind) or (column.kind in ("numeric", "boolean") and is_date)
         if wrong or pa.types.is_binary(kind):
             what = f"column {column.name!r} is {kind}, and the contract says {column.kind}"
             raise DataError(what, where=str(source.files[0].path), remedy="correct the type of the column")

@@ -52,6 +52,11 @@ _BLOCK_ROWS = 2**20  # that are described at once
 _CLOCK_CORRELATION, _CLOCK_VALUES = 0.98, 5  # least rank correlation with the time, least distinct values
 _CLOCK_ROWS = 100_000  # from which the correlation is computed
 _YEARS = (1_500, 2_200)
+_KEY_NAME = re.compile(r"(?i)(?:^|[\W_])(id|key|uuid|index|nr|no)$")
+# numbers from 1 that are quantities
+_ORDER_NAME = re.compile(
+    r"(?i)(?<![a-z])(rank|ranking|position|age|time|step|hour|day|week|month|quarter|year)s?(?![a-z])"
+)
 _PROSE: dict[LabelledKind, str] = {"sentence": "free text", "list": "lists of values", "url": "addresses of web pages"}
 # days of the cycle of a calendar part, which is derived if the table has at least one and a half cycles
 _CYCLES = {"month": 365, "weekday": 7, "day": 31, "hour": 1}
@@ -427,9 +432,12 @@ def _identifies_rows(values: pd.Series, column: Column, prediction: _Prediction)
         return True
     if not column.integer or not np.isfinite(values).all():
         return False
-    has_key_name = re.search(r"(?i)(?:^|[\W_])(id|key|uuid|index|nr|no)$", column.name) is not None
+    if _KEY_NAME.search(column.name):
+        return True
+    if prediction.kind != "not-generalizable" or _ORDER_NAME.search(column.name):
+        return False
     is_dense = float(values.max() - values.min()) < 2 * len(values)
-    return has_key_name or is_dense or bool(values.is_monotonic_increasing or values.is_monotonic_decreasing)
+    return is_dense or bool(values.is_monotonic_increasing or values.is_monotonic_decreasing)
 
 
 def _mark_clock_columns(frame: Table, columns: tuple[Column, ...]) -> tuple[Column, ...]:

@@ -67,6 +67,7 @@ _MONTHS = {  # English by the names and abbreviations of German, French, Spanish
 }  # fmt: skip
 _SHORT_MONTHS = {name: english[:3] for name, english in _MONTHS.items()}
 _COMMA = re.compile(r"[+-]?\d+,(?:\d{1,2}|\d{4,})", re.ASCII)  # three digits may be thousands
+_TRAILING_MINUS = re.compile(r"^(\d.*?)\s*-$", re.ASCII)  # as SAP writes negative numbers
 _WHOLE = re.compile(r"\s*(-?(?:0|[1-9]\d*))(?:\.0+)?\s*", re.ASCII)
 
 Spelling = Literal["text", "number", "boolean", "date", "caseless"]
@@ -309,6 +310,7 @@ def _parse_number_text(text: str, fmt: ValueFormat) -> float:
         text = remove_unit(text, fmt.unit)
         if text[-1:].lower() in _SCALES and re.fullmatch(CURRENCY, fmt.unit):
             scale, text = _SCALES[text[-1].lower()], text[:-1].rstrip()
+    text = _TRAILING_MINUS.sub(r"-\1", text)
     if fmt.thousands:
         mark = {" ": r"[ \u00a0\u2009\u202f]", "'": "['’]"}.get(fmt.thousands) or re.escape(fmt.thousands)
         groups = rf"\d{{1,3}}(?:{mark}\d{{3}})+"

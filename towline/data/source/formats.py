@@ -388,7 +388,7 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
         _check_separators_of_header(raw, separator, f"{path}:{line}")
         for line, fields in _records(raw, separator):
             if len(fields) != len(header):
-                what = f"{len(fields)} fields, but the header has {len(header)}"
+                what = f"{len(fields)} field{'s' * (len(fields) != 1)}, but the header has {len(header)}"
                 remedy = "correct the line: it has too many or too few separators, or an open quote"
                 raise DataError(what, where=f"{path}:{line}", remedy=remedy) from None
         reason = re.sub(r"(got \d+):.*", r"\1", str(error).split("\n")[0])  # the rest of the line is the row

@@ -50,7 +50,7 @@ _NUMBERS = (
 _DATES = (
     "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y.%m.%d", "%m/%d/%y", "%d/%m/%y",
     "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d%b%Y", "%b %d, %Y", "%b %d %Y", "%Y-%b-%d", "%b-%Y", "%b %Y",
-    "%Y %b", "%m/%Y", "%d. %b %Y", "%d de %b de %Y",
+    "%Y %b", "%m/%Y", "%Y-%m", "%Y/%m", "%d. %b %Y", "%d de %b de %Y",
     "%a %d %b %Y", "%a, %d %b %Y", "%A, %b %d, %Y", "%A, %d %b %Y",
 )  # fmt: skip
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
@@ -337,10 +337,19 @@ def detect_date_formats(values: pd.Series) -> list[str]:
     return formats if share > 1 - 1e-9 else []
 
 
+def _is_season(text: str) -> bool:
+    """Whether a text is two consecutive years, such as 2011-12."""
+    match = re.fullmatch(r"\d\d(\d\d)[-/](\d\d)", text.strip())
+    return match is not None and (int(match[1]) + 1) % 100 == int(match[2])
+
+
 def _date_formats(texts: list[str], weights: np.ndarray) -> tuple[list[str], float]:
     """The formats that read the largest share of the texts, if it is large enough, and this share."""
     shares = []
+    seasons = all(_is_season(text) for text in texts)
     for date_format in (*(date + clock for date in _DATES for clock in _CLOCKS), *_MOMENTS, QUARTER):
+        if seasons and date_format in ("%Y-%m", "%Y/%m"):
+            continue
         if any(parse_formatted_time(text, date_format) for text in texts[:2]):
             read = [parse_formatted_time(text, date_format) is not None for text in texts]
             shares.append((float(weights[read].sum()), date_format))

@@ -23,7 +23,10 @@ _LEAST_UNNAMED = (
 )
 _READ = 0.99  # of the values of the sample
 _NULLS = 0.01
-_TIME_WORDS = {"date", "datetime", "time", "timestamp", "ts", "day", "month", "week", "period", "quarter", "at"}
+_TIME_WORDS = {
+    "date", "datetime", "time", "timestamp", "ts", "day", "month", "week", "period", "quarter", "at", "epoch", "unix",
+    "datum", "fecha", "zeit",
+}  # fmt: skip
 _YEAR_WORDS = {"year", "yr", "yyyy"}
 # words of a year by which rows may be ordered
 _EVENT_WORDS = {
@@ -39,6 +42,12 @@ _PAST_WORDS = {
     "hired", "joined", "last", "latest", "manufactured", "marriage", "married", "model", "next", "opened", "phd",
     "prev", "previous", "prior", "remod", "remodeled", "renovated", "retired", "since", "updated", "veh", "vehicle",
 }  # fmt: skip
+# words of an event that may also name its number
+_NUMBERED_WORDS = {
+    "accident", "admission", "event", "inspection", "interview", "issue", "order", "purchase", "release", "sale",
+    "sample", "survey", "test", "trade", "transaction", "visit",
+}  # fmt: skip
+_KEY_WORDS = {"code", "id", "key", "no", "nr", "num", "number"}
 _EVENT_WITH_CLOCK = {
     "opened"
 }  # with a time of day it is that of a ticket or a case; else a shop's or an account's date
@@ -149,11 +158,13 @@ def _read(values: pd.Series, words: set[str]) -> tuple[np.ndarray | None, str | 
 
 def _read_numbers(values: np.ndarray, words: set[str]) -> tuple[np.ndarray | None, str | None, str]:
     present = values[np.isfinite(values)]
-    named = bool(words & (_TIME_WORDS | _YEAR_WORDS | _EVENT_WORDS))
+    named = bool(words & (_TIME_WORDS | _YEAR_WORDS | _EVENT_WORDS)) and not words & _KEY_WORDS
     if present.size == 0 or not (named or len(np.unique(present)) >= _LEAST_UNNAMED):
         return None, None, ""
     date_format, what = _number_format(present, words)
     if date_format is None or not (named or date_format in _CALENDAR_FORMATS):
+        return None, None, ""
+    if date_format.startswith("epoch") and not words & (_TIME_WORDS | _EVENT_WORDS - _NUMBERED_WORDS):
         return None, None, ""
     texts = pa.chunked_array([pa.array([f"{v:.15g}" if np.isfinite(v) else None for v in values], pa.large_string())])
     moments, unread = text_columns.parse_times(texts, ValueFormat(date_format=date_format))
