@@ -64,7 +64,7 @@ class RowGroupJoiner:
         empty = io.BytesIO()
         pq.ParquetWriter(empty, schema).close()
         self._footer, _ = _read_footer(empty)
-        self._file, self._groups = file, list[Fields]()
+        self._file, self._rows, self._groups = file, 0, list[bytes]()
         self._place = file.write(MAGIC)
 
     def add(self, piece: IO[bytes]) -> None:
@@ -81,7 +81,8 @@ class RowGroupJoiner:
             raise ValueError("the columns of a piece differ from the schema of the output")
         for group in footer[_ROW_GROUPS][1][1]:
             _shift_group(group, self._place - len(MAGIC))
-            self._groups.append(group)
+            self._rows += group[_GROUP_ROWS][1]
+            self._groups.append(_encode_fields(group))
         piece.seek(len(MAGIC))
         left = end - len(MAGIC)
         self._place += left
@@ -90,8 +91,7 @@ class RowGroupJoiner:
 
     def close(self) -> None:
         """Writes the footer."""
-        rows = sum(group[_GROUP_ROWS][1] for group in self._groups)
-        fields = self._footer | {_NUM_ROWS: (_I64, rows), _ROW_GROUPS: (_LIST, (_STRUCT, self._groups))}
+        fields = self._footer | {_NUM_ROWS: (_I64, self._rows), _ROW_GROUPS: (_LIST, (_STRUCT, self._groups))}
         footer = _encode_fields(fields)
         self._file.write(footer + struct.pack("<I", len(footer)) + MAGIC)
 
@@ -185,7 +185,7 @@ def _encode(type_: int, value: Any) -> bytes:
     if type_ in (_BINARY, _DOUBLE):
         return (_varint(len(value)) if type_ == _BINARY else b"") + bytes(value)
     if type_ == _STRUCT:
-        return _encode_fields(value)
+        return value if isinstance(value, bytes) else _encode_fields(value)
     if type_ in (_LIST, _SET):
         items, values = value
         header = bytes([len(values) << 4 | items]) if len(values) < 15 else bytes([0xF0 | items]) + _varint(len(values))
