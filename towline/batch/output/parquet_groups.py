@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 MAGIC = b"PAR1"
-SAMPLE_ROWS = 10_000
+SAMPLE_ROWS, MIN_SAMPLE_ROWS = 10_000, 100
 _COPY_BYTES = 1 << 22
 
 # types of values in the compact protocol
@@ -31,7 +31,7 @@ Fields = dict[int, tuple[int, Any]]  # of a structure: number of a field → its
 
 
 def open_parquet_writer(sink: Any, first: pa.RecordBatch) -> pq.ParquetWriter:
-    """A writer of Parquet with the columns of the first rows. Columns whose values repeat there get dictionaries.
+    """A writer of Parquet with the columns of the first rows. Columns get dictionaries, unless few values repeat there.
 
     A dictionary of values that are nearly all different costs time, and Arrow gives it up as soon as it is large.
 
@@ -47,9 +47,10 @@ def open_parquet_writer(sink: Any, first: pa.RecordBatch) -> pq.ParquetWriter:
 def _repeats(column: pa.Array) -> bool:
     sample = column[:SAMPLE_ROWS]
     try:
-        return bool(2 * pc.count_distinct(sample, mode="all").as_py() <= len(sample))
+        distinct = int(pc.count_distinct(sample, mode="all").as_py())
     except pa.ArrowNotImplementedError:
         return True
+    return len(sample) < MIN_SAMPLE_ROWS or 2 * distinct <= len(sample)
 
 
 class RowGroupJoiner:
