@@ -125,6 +125,8 @@ def _propose_formats(proposal: Proposal, table: pa.Table) -> None:
         fmt = _choose_format(series, detected.formats)
         if fmt.date_format and detected.share > 1 - 1e-9:
             proposal.date_formats[name] = fmt.date_format
+            if other := next((each.date_format for each in detected.formats if each != fmt), None):
+                proposal.other_date_formats[name] = other
         elif not fmt.date_format:
             votes.setdefault((fmt.decimal, fmt.thousands), []).append(name)
     if votes:
@@ -302,8 +304,8 @@ def _propose_time(proposal: Proposal, frame: pd.DataFrame, given: str | None) ->
         proposal.time, proposal.time_reason = given or None, "given" if given else "there is none, as you say"
         proposal.drop.pop(given, None)
         return
-    others = frame.drop(columns=[name for name in frame.columns if _is_in_future(frame[name])])
-    suggested = suggest_time_column(others, proposal.target)
+    now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    suggested = suggest_time_column(frame, proposal.target, now + dt.timedelta(hours=14))  # local time may be ahead
     if suggested is None:
         proposal.time_reason = "no column has the time of each row"
         return
@@ -314,11 +316,6 @@ def _propose_time(proposal: Proposal, frame: pd.DataFrame, given: str | None) ->
         proposal.date_formats[suggested.name] = suggested.date_format
     proposal.drop.pop(suggested.name, None)
     proposal.pii.pop(suggested.name, None)
-
-
-def _is_in_future(values: pd.Series) -> bool:
-    """Whether a column has a date after today, which a run would refuse as a time."""
-    return values.dtype.kind == "M" and values.max() > pd.Timestamp.now(dt.UTC).tz_localize(None)
 
 
 def _propose_group(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> None:

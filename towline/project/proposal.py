@@ -39,6 +39,7 @@ class Proposal:
     thousands: str = ""
     positive: str | None = None
     date_formats: dict[str, str] = field(default_factory=dict)
+    other_date_formats: dict[str, str] = field(default_factory=dict)  # that read all values too
     na_values: dict[str, str] = field(default_factory=dict)
     booleans: dict[str, str] = field(default_factory=dict)
     ignore_case: dict[str, str] = field(default_factory=dict)
@@ -94,9 +95,10 @@ class Proposal:
             reason = "at the end of the table: totals or means of the others"
             lines.append(("left out", f"{self.summary_rows} rows", reason))
         lines += [("read as null", name, reason) for name, reason in self.coerced.items()]
-        lines += [
-            ("data.date_format", f"{name}: {fmt}", "all values have it") for name, fmt in self.date_formats.items()
-        ]
+        for name, date_format in self.date_formats.items():
+            other = self.other_date_formats.get(name)
+            reason = f"check it: all values may also be {other}" if other else "all values have it"
+            lines.append(("data.date_format", f"{name}: {date_format}", reason))
         if self.decimal != "." or self.thousands:
             lines.append(("data.decimal", f"{self.decimal!r}, thousands {self.thousands!r}", "most numbers have it"))
         lines += [("validation.allow_leaks", name, reason) for name, reason in self.allow_leaks.items()]

@@ -335,6 +335,8 @@ def test_an_error_below_a_title_names_the_line_of_the_file(tmp_path: Path) -> No
         (["12,34,567", "7", "1,00,000"], [1_234_567, 7, 100_000]),
         (["\N{MINUS SIGN}3", "4", "0.5"], [-3, 4, 0.5]),
         (["R$ 863,56", "R$ 1,5", "R$ 7,25"], [863.56, 1.5, 7.25]),
+        (["1.2K", "649", "3.4M"], [1_200, 649, 3_400_000]),
+        (["7.5-", "4", "0.5"], [-7.5, 4, 0.5]),
     ],
 )
 def test_notations_of_numbers_are_read_in_a_file_and_a_request(
@@ -350,10 +352,23 @@ def test_notations_of_numbers_are_read_in_a_file_and_a_request(
     assert RowReader(contract).read([{"x": 7.5}]) == [[7.5]]
 
 
-@pytest.mark.parametrize("texts", [["10M", "5Y", "3M"], ["3 boxes", "4 bags", "1 box"], ["16:9", "4:3", "21:9"]])
+@pytest.mark.parametrize(
+    "texts", [["10M", "5Y", "3M"], ["3 boxes", "4 bags", "1 box"], ["16:9", "4:3", "21:9"], ["12k", "45k", "7k"]]
+)
 def test_other_texts_with_numbers_are_no_durations(tmp_path: Path, texts: list[str]) -> None:
     """Terms of bonds, counts of things and ratios are categories."""
     assert load(tmp_path, {"x": (texts * ROWS)[:ROWS]})[2].columns[1].kind == "category"
+
+
+@pytest.mark.parametrize(
+    ("texts", "kind"),
+    [(["2024-03", "2023-12", "2024-11"], "datetime"), (["2023-24", "2024-25", "2011-12"], "category")],
+)
+def test_months_are_dates_and_seasons_are_categories(tmp_path: Path, texts: list[str], kind: str) -> None:
+    rows, contract = load(tmp_path, {"x": (texts * ROWS)[:ROWS]})[1:]
+    assert contract.columns[1].kind == kind
+    if kind == "datetime":
+        assert rows["x"].head(3).tolist() == [pd.Timestamp(text) for text in texts]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The column that says when a row was observed."""
 
+import datetime as dt
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ def test_times_are_recognized_and_can_be_read(name: str, values: Any, date_forma
         ("revenue", np.random.default_rng(0).integers(1_600_000_000, 1_700_000_000, 400)),
         ("code", np.random.default_rng(0).integers(1_950, 2_050, 400)),
         ("order_no", np.arange(400_000_000, 400_400_000, 1_000)),
+        ("tax_revenue", np.random.default_rng(0).integers(600_000_000, 2_000_000_000, 400)),
         ("order", np.arange(400_000_000, 400_400_000, 1_000)),
         ("article", np.random.default_rng(0).integers(2000_01_01, 2020_12_31, 400)),
         ("lot", np.random.default_rng(0).integers(2010_01, 2019_12, 400)),
@@ -97,3 +99,10 @@ def test_day_and_month_that_may_be_exchanged_are_decided_by_the_order_of_the_row
 
 def test_the_target_is_not_taken() -> None:
     assert suggest_time_column(pd.DataFrame({"date": DAYS}), "date") is None
+
+
+def test_a_column_with_later_times_than_now_is_not_taken() -> None:
+    future = ((DAYS - pd.Timestamp("1970")) // pd.Timedelta("1s")) + 10**9
+    now = dt.datetime(2026, 1, 1)  # noqa: DTZ001 - naive UTC
+    assert suggest_time_column(table(created=future), "price") is not None
+    assert suggest_time_column(table(created=future), "price", now) is None

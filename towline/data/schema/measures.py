@@ -1,10 +1,10 @@
-"""Measures: numbers that are written in several parts, such as durations, times of a clock, feet and inches."""
+"""Measures: numbers that are written in several parts, such as durations, times of a clock, feet and inches, 1.2K."""
 
 import math
 import re
 from typing import Literal
 
-Measure = Literal["number", "duration", "clock", "feet"]
+Measure = Literal["number", "duration", "clock", "feet", "scaled"]
 
 _UNITS = {  # seconds
     "s": 1, "sec": 1, "secs": 1, "second": 1, "seconds": 1, "m": 60, "min": 60, "mins": 60, "minute": 60, "minutes": 60,
@@ -23,22 +23,30 @@ _FEET = re.compile(
     r"(\d+)\s*(?:'|’|′|ft\.?|feet|foot)\s*(?:(\d+(?:\.\d+)?)\s*(?:\"|”|″|''|’’|in\.?|inch(?:es)?)?)?",
     re.ASCII | re.IGNORECASE,
 )
+_SCALED = re.compile(r"([+-]?[\d,]*\d(?:\.\d+)?)\s*([kmb]?)", re.ASCII | re.IGNORECASE)
+_SCALES = {"": "", "k": "e3", "m": "e6", "b": "e9"}
 
 
 def parse_measure(text: str, measure: Measure) -> float:
     """The number that a text of several parts means; NaN for any other text.
 
     A duration and the time of a clock are seconds; ``5:30`` are minutes and seconds of a duration, hours and minutes of
-    a clock. A month is a twelfth of 365.25 days. Feet are inches.
+    a clock. A month is a twelfth of 365.25 days. Feet are inches. A scaled number may end in K, M or B: thousands,
+    millions and billions.
 
     Example:
         >>> parse_measure("3h 20m", "duration"), parse_measure("2:30 pm", "clock"), parse_measure("5'11\\"", "feet")
         (12000.0, 52200.0, 71.0)
+        >>> parse_measure("1.2K", "scaled")
+        1200.0
     """
     text = text.strip()
     if measure == "feet":
         feet = _FEET.fullmatch(text)
         return int(feet[1]) * 12 + float(feet[2] or 0) if feet else math.nan
+    if measure == "scaled":
+        scaled = _SCALED.fullmatch(text)
+        return float(scaled[1].replace(",", "") + _SCALES[scaled[2].lower()]) if scaled else math.nan
     if clock := _CLOCK.fullmatch(text):
         return _clock_seconds(clock, measure)
     if measure == "clock":

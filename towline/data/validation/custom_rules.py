@@ -201,9 +201,10 @@ def _find_notations(table: Table, contract: Contract, config: TrainingConfig) ->
         if values.dtype.kind in "biufM" or (detected := notation.detect_notation(values)) is None:
             continue
         use = f"left out ({column.note})" if column.role == "ignored" else f"a {column.kind}"
+        verb = "set " if detected.remedy.startswith("data.") else ""
         detail = (
             f"{detected.share:.0%} of the values are {detected.described(hidden=column.pii)}, now {use}; "
-            f"set {detected.remedy}, or data.columns: {{{column.name}: category}} if this is intended"
+            f"{verb}{detected.remedy}, or set data.columns: {{{column.name}: category}} if this is intended"
         )
         yield Rule(rule="notation", column=column.name, severity="warn", detail=detail)
 

@@ -165,7 +165,8 @@ def detect_unit(column: pa.ChunkedArray) -> str:
 def detect_measure(column: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> Measure | None:
     """The measure that reads all values of a column of text, if its parts show it; None: another kind of text.
 
-    ``45 min`` beside ``1 h 20 min``, ``2 years`` beside ``1 month``, and ``12:30`` beside ``1:05:30`` are durations.
+    ``45 min`` beside ``1 h 20 min``, ``2 years`` beside ``1 month``, and ``12:30`` beside ``1:05:30`` are durations,
+    ``1.2K`` beside ``649`` is a number of thousands.
 
     Example:
         >>> detect_measure(pa.chunked_array([["1h 5m", "45m"]])), detect_measure(pa.chunked_array([["14:30", "9:05"]]))
@@ -194,12 +195,19 @@ def _is_duration(texts: list[str]) -> bool:
     return len(words) > 1 or any(re.fullmatch(several, text) for text in texts)
 
 
+def _is_scaled(texts: list[str]) -> bool:
+    """Whether some texts end in K, and others in M, B or a digit: a letter at all of them may be a unit."""
+    ends = {text[-1:].lower() for text in texts}
+    return "k" in ends and len({"" if end.isdigit() else end for end in ends}) > 1
+
+
 def _is_height(texts: list[str]) -> bool:
     return any(len(re.findall(r"\d+", text)) > 1 for text in texts)
 
 
 _MEASURES: tuple[tuple[Measure, Callable[[list[str]], bool]], ...] = (
     ("clock", _is_clock), ("duration", _is_duration), ("feet", _is_height),
+    ("scaled", _is_scaled),
 )  # fmt: skip
 
 
@@ -315,7 +323,8 @@ def _detect_numbers(texts: list[str], weights: np.ndarray) -> Notation | None:
         what, remedy = " or ".join(what for what, _, _ in equal), ", or ".join(remedy for _, remedy, _ in equal)
         return Notation(f"numbers with {what}", best, remedy, texts[0], tuple(fmt for _, _, fmt in equal))
     share = float(weights[[bool(_WITH_UNIT.fullmatch(text)) for text in texts]].sum())
-    return Notation("numbers with units", share, "use one unit in the source", texts[0]) if share >= MIN_SHARE else None
+    remedy = "write all values in one unit"
+    return Notation("numbers with units", share, remedy, texts[0]) if share >= MIN_SHARE else None
 
 
 def _detect_dates(name: str, texts: list[str], weights: np.ndarray) -> Notation | None:

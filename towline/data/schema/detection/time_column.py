@@ -5,6 +5,7 @@ the year of the observation, and where it has at least three values. Numbers suc
 if each of at least 20 different ones is a day (or 202603: a month) of the calendar.
 """
 
+import datetime as dt
 import re
 from typing import NamedTuple
 
@@ -42,11 +43,6 @@ _PAST_WORDS = {
     "hired", "joined", "last", "latest", "manufactured", "marriage", "married", "model", "next", "opened", "phd",
     "prev", "previous", "prior", "remod", "remodeled", "renovated", "retired", "since", "updated", "veh", "vehicle",
 }  # fmt: skip
-# words of an event that may also name its number
-_NUMBERED_WORDS = {
-    "accident", "admission", "event", "inspection", "interview", "issue", "order", "purchase", "release", "sale",
-    "sample", "survey", "test", "trade", "transaction", "visit",
-}  # fmt: skip
 _KEY_WORDS = {"code", "id", "key", "no", "nr", "num", "number"}
 _EVENT_WITH_CLOCK = {
     "opened"
@@ -77,12 +73,15 @@ class _Candidate(NamedTuple):
     rank: tuple[float, ...]
 
 
-def suggest_time_column(frame: pd.DataFrame, target: str | None = None) -> TimeColumn | None:
+def suggest_time_column(
+    frame: pd.DataFrame, target: str | None = None, latest: dt.datetime | None = None
+) -> TimeColumn | None:
     """Finds the column by which rows are ordered in time.
 
     Args:
         frame: a table, with typed columns or with text as it is written; 5,000 evenly spaced rows of it are read.
         target: a column that is not considered.
+        latest: columns with later times (UTC) are not considered; None: all are.
 
     Returns:
         The column and the evidence for it, or None if no column says when the rows were observed.
@@ -97,12 +96,12 @@ def suggest_time_column(frame: pd.DataFrame, target: str | None = None) -> TimeC
         if name == target or not isinstance(values := frame[name], pd.Series):
             continue
         if len(values) and float(values.isna().mean()) <= _NULLS:
-            candidate = _consider(values.iloc[rows], place)
+            candidate = _consider(values.iloc[rows], place, latest)
             candidates += [candidate] if candidate else []
     return max(candidates, key=lambda candidate: candidate.rank).column if candidates else None
 
 
-def _consider(values: pd.Series, place: int) -> _Candidate | None:
+def _consider(values: pd.Series, place: int, latest: dt.datetime | None) -> _Candidate | None:
     """The column as a candidate; the rank goes by the fineness of its times, then name, then order of the rows."""
     words = _words(str(values.name))
     past = words & _PAST_WORDS
@@ -114,6 +113,8 @@ def _consider(values: pd.Series, place: int) -> _Candidate | None:
     present = moments[~np.isnat(moments)]
     distinct = len(np.unique(present))
     if distinct < _LEAST or len(present) < _READ * len(moments):
+        return None
+    if latest is not None and present.max() > np.datetime64(latest):
         return None
     clock = bool((present != present.astype("datetime64[D]")).any())
     if past and not clock:
@@ -164,11 +165,17 @@ def _read_numbers(values: np.ndarray, words: set[str]) -> tuple[np.ndarray | Non
     date_format, what = _number_format(present, words)
     if date_format is None or not (named or date_format in _CALENDAR_FORMATS):
         return None, None, ""
-    if date_format.startswith("epoch") and not words & (_TIME_WORDS | _EVENT_WORDS - _NUMBERED_WORDS):
+    if date_format.startswith("epoch") and not _names_moment(words):
         return None, None, ""
     texts = pa.chunked_array([pa.array([f"{v:.15g}" if np.isfinite(v) else None for v in values], pa.large_string())])
     moments, unread = text_columns.parse_times(texts, ValueFormat(date_format=date_format))
     return (moments, date_format, what) if named or not unread.any() else (None, None, "")
+
+
+def _names_moment(words: set[str]) -> bool:
+    """Whether a name is that of a time, or what happened then; ``order`` may be a number, and ``tax`` an amount."""
+    happened = {word for word in words & _EVENT_WORDS if word.endswith("ed")} | words & {"sold"}
+    return bool(happened or words & _TIME_WORDS)
 
 
 def _number_format(present: np.ndarray, words: set[str]) -> tuple[str | None, str]:
