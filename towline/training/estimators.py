@@ -81,6 +81,7 @@ class _EstimatorSpec(NamedTuple):
 
 _MAX_TREES = 10_000  # of boosting by default; with many classes, each iteration fits one tree for each class
 TIME_TREND = "time_trend"  # a parameter of every candidate: whether it uses the time's days and clock columns
+EXTRAPOLATE = "extrapolate"  # its value for a model that continues the trend after the training
 NATIVE_CATEGORIES = "native_categories"  # of boosting and the libraries: whether it also splits sets of levels
 _FOREST = {"min_samples_leaf": [1, 20], "max_features": [0.1, 1.0]}
 _BOOSTING = {
@@ -172,7 +173,8 @@ def build_model(
         contract: the columns, their kinds and the task.
         seed: of everything that is random.
         params: parameters of a search; they override those of the candidate. ``time_trend: false`` leaves out the
-            days of the time column and the clock columns, which every candidate uses by default. Of boosting and the
+            days of the time column and the clock columns, which every candidate uses by default; with ``time_trend:
+            extrapolate``, times later than those of the training are not those of its end. Of boosting and the
             boosting libraries, ``native_categories: true`` also splits sets of levels of categories with 21 to 254
             levels.
         trusted: ``package.trusted`` of the config.
@@ -184,8 +186,8 @@ def build_model(
     """
     spec = _find_estimator(candidate, contract.task, trusted)
     params = {**candidate.params, **(params or {})}
-    time_trend = _pop_flag(params, TIME_TREND, candidate, default=True)
-    native = _splits_categories(candidate) and _pop_flag(params, NATIVE_CATEGORIES, candidate, default=False)
+    time_trend = _pop_option(params, TIME_TREND, candidate, (True, False, EXTRAPOLATE))
+    native = _splits_categories(candidate) and _pop_option(params, NATIVE_CATEGORIES, candidate, (False, True))
     _check_constraints(candidate, params, spec, contract)
     estimate = _create_estimator(candidate, spec, contract.task, seed, params)
     if isinstance(estimate, BoostingClassifier) and "max_iter" not in params:
@@ -205,11 +207,14 @@ def build_model(
     return Classifier(pipeline, contract.classes, contract.positive) if contract.classes else pipeline
 
 
-def _pop_flag(params: dict[str, Any], name: str, candidate: Candidate, *, default: bool) -> bool:
-    value = params.pop(name, default)
-    if not isinstance(value, bool):
+def _pop_option(params: dict[str, Any], name: str, candidate: Candidate, options: Sequence[bool | str]) -> Any:
+    """A parameter of towline's own; the first option is the default."""
+    value = params.pop(name, options[0])
+    if not any(value is option or (isinstance(option, str) and value == option) for option in options):
+        words = [option if isinstance(option, str) else str(option).lower() for option in options]
+        text = f"{', '.join(words[:-1])} or {words[-1]}"
         where = f"candidates.{candidate.name}.params.{name}"
-        raise ConfigError(f"{value!r} is not true or false", where=where, remedy="write true or false")
+        raise ConfigError(f"{value!r} is not {text}", where=where, remedy=f"write {text}")
     return value
 
 
@@ -290,6 +295,8 @@ def list_variants(candidate: Candidate, contract: Contract, config: TrainingConf
     - ``time_trend: false``, if the split is by time: no days of the time and no clock columns. The trend helps if the
       level of the target rises or falls steadily. It misleads a model if the level only differs from period to period.
       In random folds it always seems to help, because a model interpolates between known rows.
+    - ``time_trend: extrapolate`` of the linear model, if the split is by time. It follows a target that grows steadily;
+      elsewhere its error grows with the time since the training.
     - ``loss: absolute_error`` of a boosting regression, or the same by the name of its library, if mae decides: the
       squared error leads to the mean, and mae is least at the median (benchmarks/defaults.py).
     - ``native_categories: true`` of boosting, lightgbm and xgboost, if a category has 21 to 254 levels: trees also
@@ -305,6 +312,8 @@ def list_variants(candidate: Candidate, contract: Contract, config: TrainingConf
     has_trend = bool(contract.trend_column or clocks) and config.by_time and candidate.estimator != "baseline"
     if has_trend and has_others and TIME_TREND not in given:
         variants.append({TIME_TREND: False})
+    if contract.trend_column and has_trend and candidate.estimator == "linear" and TIME_TREND not in given:
+        variants.append({TIME_TREND: EXTRAPOLATE})
     metric = config.evaluation.metric or DEFAULT_METRIC[contract.task]
     if candidate.estimator in _ABSOLUTE_ERROR and metric == "mae" and given.isdisjoint(_LOSS_PARAMETERS):
         variants.append(dict(_ABSOLUTE_ERROR[candidate.estimator]))
@@ -340,7 +349,7 @@ def default_search_space(candidate: Candidate, task: Task) -> dict[str, Any]:
 
 
 def _create_preprocessor(
-    contract: Contract, spec: _EstimatorSpec, seed: int, transformer: Any, native: Sequence[str], *, time_trend: bool
+    contract: Contract, spec: _EstimatorSpec, seed: int, transformer: Any, native: Sequence[str], *, time_trend: bool | str
 ) -> ColumnTransformer | TransformedColumns:
     kinds: dict[str, list[str]] = {"number": [], "category": [], "levels": [], "text": [], "calendar": []}
     parts = []
@@ -383,7 +392,7 @@ def _create_preprocessor(
         "levels": make_pipeline(encode, *scale),
         "text": make_pipeline(TextEncoder(contract.task, components, random_state=seed), *scale),
         "age": make_pipeline(DateAges(reference is not None), *impute, *scale),
-        "trend": make_pipeline(DateAges(has_time=False, clip=True), *impute, *scale),
+        "trend": make_pipeline(DateAges(has_time=False, clip=time_trend != EXTRAPOLATE), *impute, *scale),
         "calendar": make_pipeline(CalendarParts(tuple(parts)), *([one_hot] if spec.scaled else impute)),
     }
     kinds = {"native": [*native], **kinds}  # first, so that the estimator knows their positions

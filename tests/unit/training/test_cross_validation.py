@@ -327,15 +327,15 @@ def test_cross_validation_chooses_whether_a_candidate_uses_the_time_trend(tmp_pa
         candidate = Candidate(estimator=estimator, name=estimator)
         fixed = {
             value: cross_validate(work, config, candidate.model_copy(update={"params": {"time_trend": value}}))
-            for value in (True, False)
+            for value in (True, False, *(["extrapolate"] if estimator == "linear" else []))
         }
         scores = cross_validate(work, config, candidate)
         assert scores.mean["mae"] == min(each.mean["mae"] for each in fixed.values())
         chosen[name] = scores.params.get("time_trend", True)
         fitted = fit(work, config, scores)
         names = list(_load(work, fitted.file).named_steps["prepare"].get_feature_names_out())
-        assert any("days" in name for name in names) == chosen[name]
-    assert chosen == {"steady": True, "random": False}
+        assert any("days" in name for name in names) == bool(chosen[name])
+    assert chosen == {"steady": "extrapolate" if estimator == "linear" else True, "random": False}
 
 
 @pytest.mark.parametrize(("towns", "is_native"), [(30, True), (300, False)])
@@ -436,6 +436,6 @@ def test_random_folds_do_not_choose_the_time_trend(tmp_path: Path) -> None:
 def test_a_time_trend_that_is_neither_true_nor_false_is_refused(tmp_path: Path) -> None:
     work, config = prepare_workspace(tmp_path, _yearly_levels(3.0, 0.1), data={"time": "at"}, split={"by": "time"})
     candidate = Candidate(estimator="forest", name="forest", params={"time_trend": "no"})
-    with pytest.raises(ConfigError, match="'no' is not true or false") as refused:
+    with pytest.raises(ConfigError, match="'no' is not true, false or extrapolate") as refused:
         cross_validate(work, config, candidate)
     assert refused.value.where == "candidates.forest.params.time_trend"

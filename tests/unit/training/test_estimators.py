@@ -1,5 +1,7 @@
 """Candidates become pipelines that accept any column that the contract allows."""
 
+import datetime as dt
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from towline.config import Candidate, PipelineConfig
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, FitError
+from towline.inference.compiled.parity import certify
 from towline.training.estimators import build_model, default_search_space, pipeline_of
 from towline.training.pipeline_components import TextEncoder
 
@@ -234,6 +237,37 @@ def test_a_level_that_changes_with_time_is_learned(name: str) -> None:
         new = frame.tail(50)
         errors[bool(columns)] = np.abs(model.predict(contract.features(new)) - new["y"]).mean()
     assert errors[False] < 0.3 * errors[True]
+
+
+@pytest.mark.parametrize("name", ["linear", "boosting"])
+def test_dates_that_stand_for_an_open_end_have_no_age(name: str) -> None:
+    """9999-12-31 and 0001-01-01 are no ages of thousands of years; the compiled model agrees in rows and columns."""
+    rng = np.random.default_rng(8)
+    at = pd.Series(pd.date_range("2024-01-01", periods=600)).astype("datetime64[us]")
+    age = rng.integers(0, 1_000, 600)
+    end = at - pd.to_timedelta(age, unit="D")
+    end[::4], end[1::40] = dt.datetime(9999, 12, 31), dt.datetime(1, 1, 1)  # noqa: DTZ001 - naive UTC
+    known = (end < at) & (end > pd.Timestamp("1900-01-01"))
+    frame = pd.DataFrame({"at": at, "until": end, "y": np.where(known, age / 100, 20.0)})
+    model, contract = _fitted(name, frame, data={"source": "x", "target": "y", "time": "at"})
+    features = contract.features(frame)
+    errors = np.abs(model.predict(features) - frame["y"])
+    assert errors[known].mean() < 0.5
+    certificate, _ = certify(model, contract, {"train": features}, seed=1)
+    assert certificate.compiled, certificate.reason
+
+
+@pytest.mark.parametrize(("param", "is_good"), [(True, False), ("extrapolate", True)])
+def test_a_linear_model_may_extrapolate_the_trend(param: bool | str, is_good: bool) -> None:
+    """By default later times count as the newest one of the training."""
+    frame = pd.DataFrame({"at": pd.date_range("2024-01-01", periods=600)})
+    frame["x"] = np.random.default_rng(8).normal(size=600)
+    frame["y"] = frame["x"] + np.arange(600) / 10
+    data = {"source": "x", "target": "y", "time": "at"}
+    candidate = Candidate(estimator="linear", params={"time_trend": param})
+    model, contract = _fitted(candidate, frame.head(500), data=data)
+    new = frame.tail(20)
+    assert (np.abs(model.predict(contract.features(new)) - new["y"]).mean() < 0.5) == is_good
 
 
 def test_a_fold_with_two_of_three_classes_and_many_levels() -> None:

@@ -387,7 +387,7 @@ def _choose_variants(
         varied = {**params, **variant}
         varied_predictions = compared.predict_folds(varied)
         varied_scores = compared.score_predictions(varied_predictions)
-        margin = 0.0 if TIME_TREND in variant else MARGIN  # without the trend, a model is simpler
+        margin = 0.0 if variant == {TIME_TREND: False} else MARGIN  # without the trend, a model is simpler
         if _is_better(varied_scores.metrics, scores.metrics, metric, margin):
             params, predictions, scores = varied, varied_predictions, varied_scores
     if compared is not run:
