@@ -5,9 +5,10 @@ import difflib
 import math
 import re
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 
 class Frozen(BaseModel):
@@ -84,6 +85,16 @@ Share = Annotated[float | dt.timedelta, BeforeValidator(_as_share, json_schema_i
 def format_share(share: float | dt.timedelta) -> float | str:
     """A share or a duration as in a config."""
     return format_duration(share) if isinstance(share, dt.timedelta) else share
+
+
+class ConfigJsonSchema(GenerateJsonSchema):
+    """Writes the JSON schema of a config, with durations in the notation of configs instead of ISO 8601."""
+
+    def timedelta_schema(self, schema: object) -> JsonSchemaValue:  # noqa: ARG002 - of the base class
+        return {"type": "string"}
+
+    def encode_default(self, dft: Any) -> Any:
+        return format_duration(dft) if isinstance(dft, dt.timedelta) else super().encode_default(dft)
 
 
 def finite_or_none(value: float) -> float | None:
