@@ -303,7 +303,9 @@ def count_kills(arguments: argparse.Namespace, work: Path) -> dict[str, int]:
         subprocess.run(command(output), check=True, stdout=subprocess.DEVNULL)
         counts["jobs"] += 1
         counts["outputs that differ"] += output.read_bytes() != expected
-        read = pd.read_csv(output, usecols=["id"]) if output.suffix == ".csv" else pd.read_parquet(output, columns=["id"])
+        read = (
+            pd.read_csv(output, usecols=["id"]) if output.suffix == ".csv" else pd.read_parquet(output, columns=["id"])
+        )
         counts["lost or repeated rows"] += not np.array_equal(read["id"], np.arange(rows))
         output.unlink()
         print(json.dumps(counts), flush=True)

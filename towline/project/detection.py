@@ -386,7 +386,7 @@ def _propose_leaks(proposal: Proposal, frame: pd.DataFrame, contract: Contract) 
         with threadpool_limits(1, "openmp"):  # several threads wait for each other on a busy machine
             leaks = find_leaks(frame, present, 42)
         leaks = tuple(leak for leak in leaks if not set(leak.columns) <= set(proposal.allow_leaks))
-        certain = [leak for leak in leaks if not leak.may_be_honest]
+        certain = [leak for leak in leaks if not leak.may_be_legitimate]
         features = {column.name for column in present.columns if column.role == "feature"}
         gone = {name for leak in certain for name in leak.columns}
         if not leaks:
@@ -396,7 +396,7 @@ def _propose_leaks(proposal: Proposal, frame: pd.DataFrame, contract: Contract) 
             break
         for leak in leaks:
             for name in leak.columns:
-                if leak.may_be_honest:
+                if leak.may_be_legitimate:
                     proposal.allow_leaks[name] = f"{leak.detail}; drop it if it is known only afterwards"
                 else:
                     proposal.drop[name] = f"leak: {leak.detail}"

@@ -163,7 +163,7 @@ def _find_leaks(table: Table, contract: Contract, seed: int, allowed: set[str]) 
             derived = {column.name for column in contract.derived}
             removal = "remove it from features or lookups" if set(leak.columns) & derived else "list it under data.drop"
             detail = f"{leak.detail}; {removal} or, if it is known when predicting, list it in validation.allow_leaks"
-            severity: Severity = "warn" if leak.may_be_honest else "error"
+            severity: Severity = "warn" if leak.may_be_legitimate else "error"
             columns = ", ".join(leak.columns)
             yield Rule(rule=f"no_leak_by_{leak.kind}", column=columns, severity=severity, detail=detail)
 
@@ -238,7 +238,7 @@ def _check_class_sizes(table: Table, contract: Contract, minimum: int) -> Iterat
     small = sorted((rows, show_value(label)) for label, rows in counts.items() if rows < minimum)
     detail = f"each class has at least {minimum} rows: one for each of {minimum - 1} folds, one for the holdout"
     if small:
-        detail += "; a fold without a class neither learns nor measures it; data.classes.rare can merge or drop them"
+        detail += "; the model of a fold without a class cannot predict it; data.classes.rare can merge or drop them"
     yield Rule(
         rule="rows_in_each_class",
         column=contract.target,
