@@ -127,7 +127,7 @@ json_option = click.option(
 )
 @click.pass_context
 def main(ctx: click.Context, profile: str | None) -> None:
-    """Takes a tabular model from data to production and monitors it there.
+    """Trains, serves and monitors models for tabular data.
 
     \b
     Examples:

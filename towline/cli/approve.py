@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Approves a version that waits for approval.")
 @click.argument("version", metavar="NAME@VERSION")
-@click.option("--reason", default="approved", show_default=True, help="Why; kept in the ledger.")
+@click.option("--reason", default="approved", show_default=True, help="Reason; recorded in the ledger.")
 @click.option("--key-file", type=click.Path(path_type=Path), help="File with your API key, scope admin.")
 @json_option
 def approve(version: str, reason: str, key_file: Path | None, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from towline.cli.arguments import SeparatorType, check_file
 
 @click.group()
 def labels() -> None:
-    """Ground-truth labels that arrive after the predictions.
+    """Adds ground-truth labels to logged predictions.
 
     \b
     Example:
@@ -30,7 +30,7 @@ def labels() -> None:
 def add(
     name: str, file: Path, by: str, column: str | None, separator: str | None, replace: bool, as_json: bool
 ) -> None:
-    """Adds the labels of a CSV or Parquet FILE.
+    """Adds the labels of a CSV, Parquet or JSON FILE.
 
     They are joined by request_id (and row, if a request had several), or by a column that is logged unmodified or
     hashed, such as a key of the config. Adding the same file again changes nothing. Labels may arrive before their
