@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def approve(version: str, reason: str, key_file: Path | None, as_json: bool) -> None:
     """Approves a version that waits for approval; the last required approval promotes it.
 
-    The approval is signed with your API key and holds for exactly this release. The key comes from --key-file, from
+    The approval is signed with your API key and is valid for exactly this release. The key comes from --key-file, from
     TOWLINE_API_KEY, or from a prompt; it is never an argument, which others could read.
 
     \b

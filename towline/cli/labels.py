@@ -24,7 +24,7 @@ def labels() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--by", default="request_id", show_default=True, help="Column with the keys of the labels.")
 @click.option("--column", metavar="COLUMN", help="Column with the labels.  [default: the target]")
-@click.option("--separator", type=SeparatorType(), help="Of a CSV file.  [default: that of FILE]")
+@click.option("--separator", type=SeparatorType(), help="Column separator of a CSV.  [default: detected in FILE]")
 @click.option("--replace", is_flag=True, help="Replace labels that were added before.")
 @json_option
 def add(

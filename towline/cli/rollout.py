@@ -55,7 +55,7 @@ def rollout() -> None:
 @click.option(
     "--fields", type=click.Choice(["same", "both"]), help="both: requests must have the fields of both versions."
 )
-@click.option("--replace", is_flag=True, help="Replace the challenger of the present rollout.")
+@click.option("--replace", is_flag=True, help="Replace the challenger of the current rollout.")
 @REASON
 @json_option
 def start(version: str, replace: bool, reason: str, as_json: bool, **options: Any) -> None:

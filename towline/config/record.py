@@ -103,7 +103,7 @@ def finite_or_none(value: float) -> float | None:
 
 
 def bare_name(name: str) -> str:
-    """A name without the blanks and quotes around it.
+    """A name without the spaces and quotes around it.
 
     Example:
         >>> bare_name(" 'vote'")
@@ -117,5 +117,5 @@ def suggest(name: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     similar = difflib.get_close_matches(name, names, 1, 0.5)
     if similar and bare_name(similar[0]) != similar[0]:
-        return f"did you mean {similar[0]!r}? The blanks and quotes belong to the name"
+        return f"did you mean {similar[0]!r}? The spaces and quotes belong to the name"
     return f"did you mean {similar[0]}?" if similar else "known: " + ", ".join(names[:30])

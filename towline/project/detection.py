@@ -230,7 +230,7 @@ def _has_short_codes(column: pa.ChunkedArray) -> bool:
 
 
 def _propose_ignore_case(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> None:
-    """Categories with levels that differ in case and blanks only, except codes of one letter, such as a and A."""
+    """Categories with levels that differ in case and spaces only, except codes of one letter, such as a and A."""
     for column in contract.columns:
         if column.role == "ignored" or column.name in proposal.booleans or column.name in proposal.pii:
             continue

@@ -82,7 +82,7 @@ def list_requests(rows: Sequence[Entry]) -> list[ApprovalRequest]:
 def counted_approvals(
     rows: Sequence[Entry], request: ApprovalRequest, is_signed: Callable[[Entry], bool]
 ) -> list[Entry]:
-    """The approvals that count: signed, in time, of this release, one a person and a key, by people who may approve."""
+    """The approvals that count: signed, in time, of this release, one per person and key, by people who may approve."""
     counted: list[Entry] = []
     people, keys = set[str](), set[str]()
     for row in rows:

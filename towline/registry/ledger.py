@@ -391,7 +391,7 @@ class Ledger:
         return self._chain.seals(model)
 
     def accept(self, model: str, actor: str, reason: str, faults: Sequence[str]) -> Entry:
-        """Records that a person trusts the present rows of a model, then seals and anchors them.
+        """Records that a person trusts the current rows of a model, then seals and anchors them.
 
         Raises:
             ReleaseError: a row does not follow from the row before it.

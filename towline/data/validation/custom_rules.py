@@ -111,7 +111,7 @@ def check_rules(
     leaks = _find_leaks(table, contract, config.seed, set(allowed_leaks))
     features = len(contract.feature_columns)
     rules = [
-        *_or_passed(levels, "levels_distinct", "no two levels differ in case or blanks only", "warn"),
+        *_or_passed(levels, "levels_distinct", "no two levels differ in case or spaces only", "warn"),
         *_find_notations(table, contract, config),
         *_or_passed(infinities, "values_finite", "no number is too large"),
         *_check_class_sizes(table, contract, config.cross_validation.folds + 1),
@@ -169,7 +169,7 @@ def _find_leaks(table: Table, contract: Contract, seed: int, allowed: set[str]) 
 
 
 def _find_lookalikes(table: Table, contract: Contract) -> Iterator[Rule]:
-    """Levels and classes that differ in case or blanks only; a model treats them as different levels."""
+    """Levels and classes that differ in case or spaces only; a model treats them as different levels."""
     for column in contract.columns:
         if column.role == "ignored" or column.kind != "category" or (values := table[column.name]).dtype.kind in "biuf":
             continue
@@ -183,7 +183,7 @@ def _find_lookalikes(table: Table, contract: Contract) -> Iterator[Rule]:
                 column=column.name,
                 severity="warn",
                 examples=tuple(" and ".join(map(repr, levels[:4])) for levels in groups_shown),
-                detail="levels differ in more than case and blanks; list the column in data.ignore_case, "
+                detail="levels differ in more than case and spaces; list the column in data.ignore_case, "
                 "or correct the source",
                 **_share(rows, table),
             )

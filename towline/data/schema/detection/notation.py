@@ -39,9 +39,9 @@ _NUMBERS = (
     ("a decimal comma", "data.decimal: ','", ValueFormat(decimal=",")),
     ("commas between thousands", "data.thousands: ','", ValueFormat(thousands=",")),
     ("points between thousands", "data.decimal: ',' and data.thousands: '.'", ValueFormat(decimal=",", thousands=".")),
-    ("blanks between thousands", "data.thousands: ' '", ValueFormat(thousands=" ")),
+    ("spaces between thousands", "data.thousands: ' '", ValueFormat(thousands=" ")),
     (
-        "blanks between thousands and a decimal comma",
+        "spaces between thousands and a decimal comma",
         "data.decimal: ',' and data.thousands: ' '",
         ValueFormat(decimal=",", thousands=" "),
     ),
