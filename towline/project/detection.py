@@ -101,7 +101,7 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
 def unreadable_columns(table: pa.Table, target: str) -> dict[str, str]:
     """The columns of lists, structs or bytes, which a run cannot read, with the reason."""
     return {
-        field.name: f"holds {str(field.type)[:40]}, not numbers, text, flags or times"
+        field.name: f"holds {str(field.type)[:40]}, not numbers, text, booleans or times"
         for field in table.schema
         if field.name != target and not is_readable(field.type)
     }

@@ -259,7 +259,7 @@ def test_blanks_and_quotes_around_names_need_not_be_given(command: Command, fold
     assert command("init", "race.csv", "--target", "lap", "--name", "lap").code == 0
     assert read_config(folder / "configs/lap.yaml").data.target == "'lap'"
     refused = command("validate", "configs/race.yaml", "--set", "data.target=Time")
-    assert "did you mean '   Time'? The blanks" in refused.err
+    assert "did you mean '   Time'? The spaces" in refused.err
 
 
 def test_a_header_of_values_is_refused(command: Command, folder: Path) -> None:
