@@ -1,12 +1,12 @@
-"""How often the search for leaks finds a planted leak, and how often it rejects an honest table.
+"""How often the search for leaks finds a planted leak, and how often it rejects a table without a leak.
 
 Usage: leaks.py [--tables 200] [--seed 5]
 
-Each table has 200 to 5,000 rows and 4 to 15 honest columns: numbers, categories, dates and columns with nulls, some of
-them strong (a score of up to R² 0.9 or AUC 0.97 alone). The target is a number, two classes (5 to 50 % positive) or
+Each table has 200 to 5,000 rows and 4 to 15 legitimate columns: numbers, categories, dates and columns with nulls, some
+of them strong (a score of up to R² 0.9 or AUC 0.97 alone). The target is a number, two classes (5 to 50 % positive) or
 several classes. A leaky table has one more column of a kind that is rejected. A clean table has none; in half of the
-clean tables one honest column explains most of the target, in half of these up to 99 % of its variance. Only leaks that
-stop a run count; `strong` and `dominant` columns are warnings.
+clean tables one legitimate column explains most of the target, in half of these up to 99 % of its variance. Only leaks
+that stop a run count; `strong` and `dominant` columns are warnings.
 """
 
 import argparse
@@ -115,7 +115,7 @@ PLANTS: dict[str, dict[str, Plant]] = {
 
 def find(frame: pd.DataFrame) -> tuple[Leak, ...]:
     config = build_config({"name": "t", "data": {"source": "t.csv", "target": "y"}}, "t")
-    return tuple(leak for leak in find_leaks(frame, infer_contract(frame, config), 42) if not leak.may_be_honest)
+    return tuple(leak for leak in find_leaks(frame, infer_contract(frame, config), 42) if not leak.may_be_legitimate)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ address space is limited, and prints the time and the largest resident memory of
 
 With --flow it runs `towline init` and `towline run` with the config that init writes, and `towline data profile`. It
 prints for each step the seconds, the seconds of CPU, and the largest memory (PSS, measured every half second) of all
-processes together: the command, its sidecar, the processes of its fits, and Prefect's server. If it may make a
+processes together: the command, its helper process, the processes of its fits, and Prefect's server. If it may make a
 control group, the kernel limits the memory of all of them to --limit-mb, and ends the run if they need more.
 """
 

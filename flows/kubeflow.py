@@ -1,6 +1,6 @@
 """The training flow as a pipeline of Kubeflow: the same steps in the same order, each in a container of its own.
 
-`towline export kubeflow CONFIG` compiles it. Candidates are cross-validated at the same time.
+`towline export kubeflow CONFIG` compiles it. Candidates are cross-validated in parallel.
 """
 
 from towline.config import PipelineConfig
@@ -23,19 +23,19 @@ def training_pipeline(config: PipelineConfig) -> tuple[PipelineStep, ...]:
         name = f"cross-validate {ensemble.name}"
         steps.append(PipelineStep(name=name, function="cross_validate_ensemble", inputs=(*data, *scores)))
         scores += (name,)
-    chosen = (*data, *scores, "choose")
+    chosen = (*data, *scores, "choose history")
     fitted = (*chosen, "fit", "evaluate", "refit")
-    released = (*fitted, "report", "register", "package")
+    released = (*fitted, "plot", "register", "package")
     return (
         *steps,
-        PipelineStep(name="choose", function="choose", inputs=(*data, *scores)),
+        PipelineStep(name="choose history", function="choose_history", inputs=(*data, *scores)),
         PipelineStep(name="fit", function="fit", inputs=chosen, artifact="Model"),
         PipelineStep(name="evaluate", function="evaluate", inputs=(*chosen, "fit"), artifact="Metrics"),
         PipelineStep(name="refit", function="refit", inputs=(*chosen, "fit"), artifact="Model"),
-        PipelineStep(name="report", function="report", inputs=fitted),
-        PipelineStep(name="register", function="register", inputs=(*fitted, "report")),
-        PipelineStep(name="package", function="package", inputs=(*fitted, "report", "register"), artifact="Model"),
+        PipelineStep(name="plot", function="plot", inputs=fitted),
+        PipelineStep(name="register", function="register", inputs=(*fitted, "plot")),
+        PipelineStep(name="package", function="package", inputs=(*fitted, "plot", "register"), artifact="Model"),
         PipelineStep(name="smoke test", function="smoke_test", inputs=released),
         PipelineStep(name="gate", function="apply_gate", inputs=(*released, "smoke test")),
-        PipelineStep(name="promote", function="promote", inputs=(*released, "smoke test", "gate")),
+        PipelineStep(name="decide promotion", function="decide_promotion", inputs=(*released, "smoke test", "gate")),
     )

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from tasks import artifacts, cached_task, retrying_task
-from towline import files, sidecar
+from towline import files, helper_process
 from towline.config import Frozen, PipelineConfig, Settings, TrainingConfig, ValidationConfig
 from towline.data import splits
 from towline.data.schema.contract import Contract
@@ -69,8 +69,10 @@ def validate(
     try:
         with step("validate", work.path) as progress:
             now = datetime.now(UTC).replace(tzinfo=None)
-            validation, progress.sidecar_cpu_s = sidecar.call(suite.validate_table, work, config, rules, champion, now)
-            sidecar.begin(tracking.prepare, settings)
+            validation, progress.helper_cpu_s = helper_process.call_in_helper(
+                suite.validate_table, work, config, rules, champion, now
+            )
+            helper_process.submit(tracking.prepare, settings)
             progress.note = validation.text()
     except DataValidationError:
         _show_rules(config.name, suite.Validation.model_validate_json(work.file("validation.json").read_bytes()))

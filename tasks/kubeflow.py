@@ -201,7 +201,7 @@ def _scores(step: StepInputs) -> tuple[CrossValidationResult, ...]:
     return tuple(step.result(name, CrossValidationResult) for name in names if name in step.artifacts)
 
 
-def choose(step: StepInputs) -> SelectionResult:
+def choose_history(step: StepInputs) -> SelectionResult:
     scores = _scores(step)
     chosen = choose_candidate(scores, step.training, step.work.contract().task)
     return SelectionResult(
@@ -213,7 +213,7 @@ def choose(step: StepInputs) -> SelectionResult:
 
 
 def fit(step: StepInputs) -> FittedModel:
-    choice = step.result("choose", SelectionResult)
+    choice = step.result("choose history", SelectionResult)
     return training.fit.fn(step.work, step.training, choice.chosen, choice.history)
 
 
@@ -222,13 +222,13 @@ def evaluate(step: StepInputs) -> Evaluation:
 
 
 def refit(step: StepInputs) -> FittedModel:
-    chosen = step.result("choose", SelectionResult).chosen
+    chosen = step.result("choose history", SelectionResult).chosen
     return training.refit.fn(step.work, step.training, chosen, step.result("fit", FittedModel))
 
 
-def report(step: StepInputs) -> TrainingResult:
+def plot(step: StepInputs) -> TrainingResult:
     """Tests the behaviour of the model and draws the plots."""
-    choice, model = step.result("choose", SelectionResult), step.result("refit", FittedModel)
+    choice, model = step.result("choose history", SelectionResult), step.result("refit", FittedModel)
     result = TrainingResult(
         candidates=choice.scores,
         model=model,
@@ -242,12 +242,12 @@ def report(step: StepInputs) -> TrainingResult:
 
 
 def register(step: StepInputs) -> RegisteredVersion:
-    result = step.result("report", TrainingResult)
+    result = step.result("plot", TrainingResult)
     return registry.register.fn(step.work, step.config, step.settings, result, step.provenance)
 
 
 def package(step: StepInputs) -> Release:
-    version, result = step.result("register", RegisteredVersion), step.result("report", TrainingResult)
+    version, result = step.result("register", RegisteredVersion), step.result("plot", TrainingResult)
     return release.package.fn(step.work, step.config, version.version, result, step.provenance)
 
 
@@ -257,7 +257,7 @@ def smoke_test(step: StepInputs) -> SmokeTestResult:
 
 
 def apply_gate(step: StepInputs) -> Verdict:
-    smoke, result = step.result("smoke test", SmokeTestResult), step.result("report", TrainingResult)
+    smoke, result = step.result("smoke test", SmokeTestResult), step.result("plot", TrainingResult)
     run_key = step.provenance.run_key
     verdict = release.apply_gate.fn(step.work, step.config, step.settings, result, smoke, run_key)
     if step.config.package.image and verdict.outcome == "pass":
@@ -268,7 +268,7 @@ def apply_gate(step: StepInputs) -> Verdict:
     return verdict
 
 
-def promote(step: StepInputs) -> Outcome:
+def decide_promotion(step: StepInputs) -> Outcome:
     """Decides the promotion, updates MLflow and begins a rollout, as the training flow does.
 
     Raises:
@@ -284,7 +284,7 @@ def promote(step: StepInputs) -> Outcome:
         entry,
         step.work,
         step.result("split", SplitResult).sizes,
-        step.result("report", TrainingResult),
+        step.result("plot", TrainingResult),
         run_key=step.provenance.run_key,
         verdict=verdict,
         link=version.link,
@@ -308,14 +308,14 @@ STEPS: Mapping[str, tuple[Callable[[StepInputs], BaseModel], bool]] = {
     "split": (split, False),
     "cross_validate": (cross_validate, False),
     "cross_validate_ensemble": (cross_validate_ensemble, False),
-    "choose": (choose, False),
+    "choose_history": (choose_history, False),
     "fit": (fit, False),
     "evaluate": (evaluate, False),
     "refit": (refit, False),
-    "report": (report, False),
+    "plot": (plot, False),
     "register": (register, True),
     "package": (package, True),
     "smoke_test": (smoke_test, True),
     "apply_gate": (apply_gate, True),
-    "promote": (promote, True),
+    "decide_promotion": (decide_promotion, True),
 }

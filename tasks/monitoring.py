@@ -8,7 +8,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
 from tasks import artifacts, retrying_task
-from towline import sidecar
+from towline import helper_process
 from towline.config import PipelineConfig, Settings
 from towline.errors import TransientError
 from towline.formatting import escape_markdown
@@ -45,13 +45,13 @@ def report_drift(
 ) -> str:
     """Writes an Evidently report, also into Evidently's workspace and MLflow; returns its path."""
     with step("report drift") as progress:
-        path, progress.sidecar_cpu_s = sidecar.call(
+        path, progress.helper_cpu_s = helper_process.call_in_helper(
             evidently_report.write_report, settings, config, champion, drift, now
         )
         progress.note = str(path)
         try:
-            sidecar.call(synchronization.synchronize, settings, config.name)
-            sidecar.call(mirror.attach, settings, config.name, champion.run_key, path, "drift")
+            helper_process.call_in_helper(synchronization.synchronize, settings, config.name)
+            helper_process.call_in_helper(mirror.attach, settings, config.name, champion.run_key, path, "drift")
         except TransientError as error:
             progress.note += f"; not in MLflow: {error.what}"
     artifacts.link(path.as_uri(), key=f"{config.name}-drift-report", description=progress.note)
@@ -108,7 +108,7 @@ def roll_back(config: PipelineConfig, settings: Settings, champion: Entry, reaso
             current = ledger.rollback(config.name, actor(), reason)
         progress.note = f"version {current.version} serves" if current else "no version serves"
         try:
-            sidecar.call(synchronization.synchronize, settings, config.name)
+            helper_process.call_in_helper(synchronization.synchronize, settings, config.name)
         except TransientError as error:
             progress.note += f"; {synchronization.unsynchronized_note(error)}"
     return progress.note

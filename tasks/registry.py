@@ -1,7 +1,7 @@
 """Tasks on the registry: register a version, decide its promotion, update MLflow."""
 
 from tasks import artifacts, retrying_task
-from towline import sidecar, steps
+from towline import helper_process, steps
 from towline.config import PipelineConfig, Settings
 from towline.data.workspace import Workspace
 from towline.errors import TransientError
@@ -25,8 +25,8 @@ def register(
     """
     with steps.step("register", work.path) as progress:
         number = outcome.register_version(settings, config.name, work.dataset.digest, provenance).version
-        sidecar.call(synchronization.synchronize, settings, config.name)
-        version, progress.sidecar_cpu_s = sidecar.call(
+        helper_process.call_in_helper(synchronization.synchronize, settings, config.name)
+        version, progress.helper_cpu_s = helper_process.call_in_helper(
             tracking.register, settings, work, config, number, result, provenance
         )
         progress.note = f"{version.name} version {version.version}"
@@ -66,11 +66,11 @@ def update_mlflow(
         folder, costs = settings.layout.release(release.path), steps.costs(work.path)
         note = ""
         try:
-            sidecar.call(tracking.close, settings, version, folder, verdict.outcome, costs)
+            helper_process.call_in_helper(tracking.close, settings, version, folder, verdict.outcome, costs)
         except TransientError as error:  # MLflow may have lost the run, which the next call restores
             note = synchronization.unsynchronized_note(error)
         try:
-            sidecar.call(synchronization.synchronize, settings, version.name)
+            helper_process.call_in_helper(synchronization.synchronize, settings, version.name)
         except TransientError as error:
             note = progress.note = synchronization.unsynchronized_note(error)
     return note

@@ -3,7 +3,7 @@
 import datetime as dt
 
 from tasks import artifacts, retrying_task
-from towline import sidecar
+from towline import helper_process
 from towline.config import PipelineConfig, Settings
 from towline.errors import ConfigError, PromotionRejectedError, TransientError
 from towline.formatting import escape_markdown
@@ -56,7 +56,7 @@ def act_on_rollout(config: PipelineConfig, settings: Settings, rollout: Rollout,
             notifications.notify_rollout(settings, config, rollout.challenger, evaluation.action, evaluation.reason)
         if evaluation.action == "promote":
             try:
-                sidecar.call(synchronization.synchronize, settings, config.name)
+                helper_process.call_in_helper(synchronization.synchronize, settings, config.name)
             except TransientError as error:
                 progress.note += f"; {synchronization.unsynchronized_note(error)}"
     text = f"**{evaluation.action}**: {escape_markdown(evaluation.reason)}"

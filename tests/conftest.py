@@ -20,7 +20,7 @@ from tests.support.paths import REPOSITORY
 from tests.support.postgres import find_postgres, run_postgres
 from tests.support.prefect_server import run_prefect
 from tests.support.report import LeftOut, folder_of
-from towline import sidecar
+from towline import helper_process
 from towline.cli import main
 from towline.operations import servers
 
@@ -123,7 +123,7 @@ def towline(
     command: Callable[..., CommandResult], prefect: str, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., CommandResult]:
     """Runs any command in this process: ``towline("run", "configs/bike_demand.yaml").code``."""
-    monkeypatch.setattr(sidecar, "start", lambda _: None)  # the imports are paid once, here
+    monkeypatch.setattr(helper_process, "start", lambda _: None)  # the imports are paid once, here
     return command
 
 

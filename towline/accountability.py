@@ -64,7 +64,7 @@ def verify(name: str | None = None) -> "list[IntegrityCheck]":
 
 
 def accept(name: str | None = None, *, reason: str) -> "list[Entry]":
-    """Trusts the present rows of the ledger: signs and anchors them again, and records that.
+    """Trusts the current rows of the ledger: signs and anchors them again, and records that.
 
     Args:
         name: of a model; None: all models.

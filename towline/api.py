@@ -152,7 +152,7 @@ def init(
     """Proposes a config for a table and writes it; in a folder without a project, the files of one too.
 
     Args:
-        data: a CSV or Parquet file, a folder or glob pattern of them, or the URL of a database.
+        data: a CSV, Parquet or JSON file, a folder or glob pattern of them, or the URL of a database.
         target: the column to predict.
         name: of the pipeline and the model; default: the name of the file.
         time: the column with the time of each row; "": there is none; default: it is detected.
@@ -389,7 +389,7 @@ def drift(
 
     Args:
         config: path of a YAML file, mapping or PipelineConfig.
-        current: a CSV or Parquet file in place of the prediction log.
+        current: a CSV, Parquet or JSON file in place of the prediction log.
         report: with ``current``: write an Evidently report even without an alarm.
         as_of: ignore predictions from this time on.
         overrides: ``key=value`` texts for keys of the YAML file.

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from towline import origins
+from towline import package_origin
 from towline.config import Frozen, PipelineConfig, TrainingConfig, read_config
 from towline.errors import TowlineError
 from towline.extras import BOOSTING_LIBRARIES
@@ -102,7 +102,7 @@ def code_digest(config: TrainingConfig, project: Path) -> str:
         if "cli" not in source.parts:
             digest.update(f"{source.name}\0".encode() + source.read_bytes())
     libraries = {name: metadata.version(name) for name in ("numpy", "pandas", "scikit-learn")}
-    for name, version in sorted((libraries | origins.installed_versions(_candidate_packages(config))).items()):
+    for name, version in sorted((libraries | package_origin.installed_versions(_candidate_packages(config))).items()):
         digest.update(f"{name}=={version}".encode())
     return digest.hexdigest()
 
@@ -116,7 +116,7 @@ def project_code(config: TrainingConfig, project: Path) -> set[Path]:
             packages |= set(_imported_names(source))
         pending = []
         for package in sorted(packages - visited - sys.stdlib_module_names):
-            pending += [source for source in origins.source_files(package) if source not in files]
+            pending += [source for source in package_origin.source_files(package) if source not in files]
         files.update(pending)
         visited |= packages
         packages = set()

@@ -34,13 +34,13 @@ class RunningStep:
         name: of the step.
         note: the line that is logged when the step ends.
         folder: of the workspace, where the step's cost is written.
-        sidecar_cpu_s: CPU seconds that the step used in the sidecar.
+        helper_cpu_s: CPU seconds that the step used in the helper process.
     """
 
     name: str
     note: str = ""
     folder: Path | None = None
-    sidecar_cpu_s: float = field(default=0.0)
+    helper_cpu_s: float = field(default=0.0)
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def step(name: str, folder: Path | None = None) -> Iterator[RunningStep]:
     cost = StepCost(
         step=name,
         wall_s=round(seconds, 3),
-        cpu_s=round(time.process_time() - cpu + running.sidecar_cpu_s, 3),
+        cpu_s=round(time.process_time() - cpu + running.helper_cpu_s, 3),
         peak_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     )
     if running.folder:

@@ -11,7 +11,7 @@
     artifacts/                   MLflow's artifacts
     predictions/<model>/         prediction logs
     labels/<model>/              ground-truth labels
-    watch/<model>/               monitoring results and alerts; watch/up.json: the `towline up` of the store
+    monitoring/<model>/          monitoring results and alerts; monitoring/up.json: the `towline up` of the store
     rollouts/<model>/<id>/       counts, shadow answers and evaluations of a rollout
     serving/                     API keys, and what each service served last
     scored/<model>/              output of the scoring flow
@@ -122,18 +122,18 @@ class StoreLayout:
         return self.all_labels / model
 
     def monitoring(self, model: str) -> Path:
-        return self.root / "watch" / model
+        return self.root / "monitoring" / model
 
     def drift_records(self) -> Iterator[Path]:
-        """The records of drift checks that there are, one file a model."""
-        yield from sorted(self.root.glob("watch/*/drift.jsonl"))
+        """The records of drift checks that there are, one file for each model."""
+        yield from sorted(self.root.glob("monitoring/*/drift.jsonl"))
 
     def drift_report(self, model: str, day: str) -> Path:
         return self.monitoring(model) / f"drift-{day}.html"
 
     @property
     def up_state(self) -> Path:
-        return self.root / "watch" / "up.json"
+        return self.root / "monitoring" / "up.json"
 
     @property
     def servers(self) -> Path:

@@ -17,7 +17,7 @@ BOXES = {
     "serve": (5, 0, "serve", "HTTP, files, Python"),
     "log": (5, 1, "log", "predictions, late labels"),
     "monitor": (4, 1, "monitor", "drift, quality, SLOs"),
-    "policy": (3, 1, "policy", "one decision a cause"),
+    "policy": (3, 1, "policy", "one decision per cause"),
 }
 STEP = (WIDTH - 2 * 16 - BOX) / 5
 

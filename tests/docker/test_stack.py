@@ -282,7 +282,7 @@ def test_run_of_a_killed_worker_is_completed(stack: ComposeStack, key: str) -> N
     assert wait_until(lambda: ended(run["id"]), "the run is set to Crashed", seconds=240)["type"] == "CRASHED"
 
     def again() -> Any:
-        runs = stack.prefect("/api/flow_runs/filter", {"flow_runs": {"tags": {"all_": ["again"]}}})
+        runs = stack.prefect("/api/flow_runs/filter", {"flow_runs": {"tags": {"all_": ["retry"]}}})
         state = ended(runs[0]["id"]) if runs else None
         return state and (runs[0]["id"], state)
 

@@ -95,7 +95,7 @@ def test_drift_alarm_triggers_one_retraining_that_is_served(up: UpProcess, tmp_p
     results = Journal.of(commands.settings, MODEL).drift(version=1)
     (drifted,) = [entry for entry in results if entry.state == "drift"]
     assert {"temp_c", "feels_like_c"} <= {check.column for check in drifted.checks if check.alarm}
-    (page,) = (commands.store / "watch" / MODEL).glob("drift-*.html")
+    (page,) = (commands.store / "monitoring" / MODEL).glob("drift-*.html")
     assert "temp_c" in page.read_text()
     decided = [(row.evidence["action"], row.evidence["trigger"]) for row in ledger.decisions(MODEL)]
     assert [entry for entry in decided if entry[0] != "nothing"] == [("retrain", "drift")]

@@ -173,7 +173,7 @@ def _served(commands: StoreCommands) -> str:
 def test_no_marker_outside_the_snapshot(used: Used) -> None:
     """No marker is in releases, MLflow, Prefect, Evidently, logs, workspaces or the commands' output."""
     (snapshot,) = (used.commands.store / "datasets").glob("*.parquet")
-    for part in ("releases", "artifacts", "prefect", "evidently", "watch", "predictions", "logs"):
+    for part in ("releases", "artifacts", "prefect", "evidently", "monitoring", "predictions", "logs"):
         assert any((used.commands.store / part).rglob("*")), part
     encodings = markers()
     assert len(find_traces(snapshot.parent, encodings)) > 15

@@ -172,7 +172,7 @@ def test_another_worker_resumes_the_run_of_a_lost_worker(team: Team) -> None:
     assert team.deployed() == deployed
     out, err = first.communicate(timeout=600)
     assert (first.returncode, json.loads(out)["code"]) == (5, "T900"), err
-    assert "the run lost its process: no heartbeat for 20 s" in err
+    assert "the process of the run has ended unexpectedly: no heartbeat for 20 s" in err
     assert "✓ load" in err
     assert team.runs("training")[0].state_name == "Crashed"
 

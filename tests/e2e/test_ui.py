@@ -110,7 +110,7 @@ def test_monitoring_runs_are_shown_in_evidently_and_on_the_status_page(environme
     `--stop` ends all of it.
     """
     store, now = Path(environment["TOWLINE_STORE"]), dt.datetime.now(dt.UTC)
-    journal = Journal(store / "watch" / "ui-bikes")
+    journal = Journal(store / "monitoring" / "ui-bikes")
     moved = DriftCheckResult(column="temp_c", name="distribution", value=0.7, threshold=0.3, alarm=True)
     for ago, state in ((2, "ok"), (1, "drift")):
         end = now - dt.timedelta(days=ago)

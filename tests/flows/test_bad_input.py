@@ -23,7 +23,7 @@ import yaml
 from tests.support.checks import at_least_one
 from tests.support.commands import CommandResult
 from tests.support.paths import REPOSITORY
-from towline import sidecar
+from towline import helper_process
 from towline.config import Settings, read_config
 from towline.errors import TransientError
 from towline.operations import servers
@@ -210,7 +210,7 @@ def test_a_second_run_of_a_config_starts_nothing(
 
         return stop
 
-    monkeypatch.setattr(sidecar, "start", start("sidecar"))
+    monkeypatch.setattr(helper_process, "start", start("helper process"))
     monkeypatch.setattr(servers, "start", start("server"))
     config = make(taxis(), RAW)
     settings = Settings.from_environment()

@@ -104,7 +104,7 @@ def test_a_refused_version_fails_the_run_and_is_recorded(config: Path, settings:
     assert [(row.event, row.version) for row in ledger.history("bikes")] == [("refused", 1), ("registered", 1)]
 
     again = run_steps(config, settings, tmp_path / "second", *words)
-    outcome = read_result(again["promote"], Outcome)
+    outcome = read_result(again["decide promotion"], Outcome)
     assert (outcome.repeated, outcome.event, outcome.version) == (True, "refused", 1)
     assert len(ledger.history("bikes")) == 2
     assert not list((tmp_path / "second" / "fit").glob("store/*"))

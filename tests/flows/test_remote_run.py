@@ -50,7 +50,7 @@ def test_the_error_of_a_remote_run_is_raised_here(client: "SyncPrefectClient") -
 @pytest.mark.parametrize(
     ("name", "kind", "error", "what"),
     [
-        ("Crashed", "CRASHED", TransientError, "the run lost its process: gone"),
+        ("Crashed", "CRASHED", TransientError, "the process of the run has ended unexpectedly: gone"),
         ("Cancelled", "CANCELLED", TransientError, "the run was cancelled"),
         ("Failed", "FAILED", TowlineError, "the run ended as Failed and left no result: gone"),
     ],

@@ -245,4 +245,4 @@ def test_a_fifth_that_fails_is_a_fifth(prometheus: Asked) -> None:
         ("QualityBelowSlo", "ticket"),
         ("RunMissed", "ticket"),
     }
-    assert not {name for name, _ in firing} & {"ServiceDown", "NoTraffic", "LatencyBurns", "InputInvalid", "LedgerAway"}
+    assert not {name for name, _ in firing} & {"ServiceDown", "NoTraffic", "LatencyBurns", "InputInvalid", "LedgerDown"}

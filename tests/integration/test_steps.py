@@ -7,25 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from towline import sidecar
+from towline import helper_process
 from towline.config import read_config
 from towline.errors import ConfigError, TransientError
 
 
 def test_the_second_process_answers_and_passes_errors_on(tmp_path: Path) -> None:
     """Calls run elsewhere, and an error comes back as the error it was, remedy included."""
-    sidecar.start(tmp_path / "log")
-    sidecar.begin(int, "not a number")
+    helper_process.start(tmp_path / "log")
+    helper_process.submit(int, "not a number")
     try:
-        pid, _ = sidecar.call(os.getpid)
+        pid, _ = helper_process.call_in_helper(os.getpid)
         assert pid != os.getpid()
         with pytest.raises(ConfigError) as caught:
-            sidecar.call(read_config, Path("nowhere.yaml"))
+            helper_process.call_in_helper(read_config, Path("nowhere.yaml"))
         assert caught.value.remedy
         with pytest.raises(TransientError, match="killed"):
-            sidecar.call(os.kill, pid, signal.SIGKILL)
+            helper_process.call_in_helper(os.kill, pid, signal.SIGKILL)
     finally:
-        sidecar.stop()
+        helper_process.stop()
 
 
 def test_the_second_process_dies_with_the_first(tmp_path: Path) -> None:
@@ -34,9 +34,9 @@ def test_the_second_process_dies_with_the_first(tmp_path: Path) -> None:
     import sys
 
     code = (
-        "import os, sys, time\nfrom pathlib import Path\nfrom towline import sidecar\n"
-        f"if __name__ == '__main__':\n    sidecar.start(Path({str(tmp_path / 'log')!r}))\n"
-        "    print(sidecar.call(os.getpid)[0], flush=True)\n    time.sleep(60)\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom towline import helper_process\n"
+        f"if __name__ == '__main__':\n    helper_process.start(Path({str(tmp_path / 'log')!r}))\n"
+        "    print(helper_process.call_in_helper(os.getpid)[0], flush=True)\n    time.sleep(60)\n"
     )
     (tmp_path / "main.py").write_text(code)
     first = subprocess.Popen([sys.executable, tmp_path / "main.py"], stdout=subprocess.PIPE, text=True)

@@ -36,7 +36,7 @@ def test_two_configs_of_one_model_are_refused(command: Callable[..., CommandResu
 
 def test_a_second_one_on_a_store_is_refused(command: Callable[..., CommandResult], store: Path, config: Path) -> None:
     """It says which process holds the store, and starts nothing."""
-    with files.exclusive_lock(store / "watch" / "up.lock"):
+    with files.exclusive_lock(store / "monitoring" / "up.lock"):
         done = command("up", config)
     assert done.code == 2
     assert "towline up already runs on this store" in done.err

@@ -12,7 +12,7 @@ import pytest
 import towline
 from tests.support.paths import REPOSITORY
 from tests.support.sample_store import MODEL, SampleStore
-from towline import api, sidecar
+from towline import api, helper_process
 from towline.config import Settings
 from towline.errors import ConfigError, DataError, PromotionRejectedError, TransientError
 from towline.html import notebook
@@ -217,7 +217,7 @@ def test_a_run_on_another_store_starts_its_own_server(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"]})
     monkeypatch.setattr(servers, "start", start_server)
-    monkeypatch.setattr(sidecar, "start", fail)
+    monkeypatch.setattr(helper_process, "start", fail)
     for settings in stores:
         with pytest.raises(TransientError, match="full"):
             flow_runner._run_in_process(settings, "training", {})

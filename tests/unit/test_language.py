@@ -49,6 +49,9 @@ RENAMED = {
     "Origin": "RunContext", "Run": "LoadedRun", "Loaded": "LoadResult", "Split": "SplitResult",
     "Choice": "SelectionResult", "FitPlan": "BudgetLimits", "Probe": "ModelUnderTest", "probe": "model_under_test",
     "measure_window": "measure_quality_window", "_Live": "_LiveProgress", "_Printed": "_PrintToLog",
+    "sidecar": "helper_process", "_Sidecar": "_HelperProcess", "origins": "package_origin", "forms": "special_forms",
+    "objection": "approval_error", "objection_to_person": "approver_error", "FOUR_EYES": "MIN_SEPARATE_APPROVERS",
+    "careful": "manual",
 }  # fmt: skip
 
 #: names that were wrong for a module, and are right for other things
@@ -66,6 +69,8 @@ PHRASES = {
     r"Killed at any moment": "inversion: 'if a run is interrupted'",
     r"\bnights? that alarm|\bnights\b": "the field's word is 'window'",
     r"\bthe watch\b": "write 'monitoring'",
+    r"\bthe sidecar\b": "a second container of a pod: write 'the helper process'",
+    r"\bfour eyes\b": "write 'two-person rule'",
     r"\bpromises\b": "the field's word is 'SLOs'",
     r"\bmend(s|ed|ing)?\b": "write 'correct', 'repair' or 'fix'",
     r"of these, with": "elliptic: write the noun again",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from towline import sidecar, steps
+from towline import helper_process, steps
 from towline.errors import DataValidationError
 
 
@@ -32,7 +32,7 @@ def test_a_failed_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     assert not steps.costs(tmp_path)
 
 
-def test_calls_without_a_sidecar_run_here() -> None:
-    """Workers and tests need no sidecar."""
-    pid, _ = sidecar.call(os.getpid)
+def test_calls_without_a_helper_process_run_here() -> None:
+    """Workers and tests need no helper process."""
+    pid, _ = helper_process.call_in_helper(os.getpid)
     assert pid == os.getpid()

@@ -145,13 +145,13 @@ class SimulatedMonitoring:
         drift: DriftResult | None,
     ) -> ChampionComparison | None:
         """Compares a version with the one before it on the labelled rows of a window."""
-        from towline.monitoring.performance.champion_comparison import compare
+        from towline.monitoring.performance.champion_comparison import compare_champions_on_rows
 
         if window.start is None or window.end is None:
             return None
         start, end = (pd.Timestamp(moment).tz_localize(None) for moment in (window.start, window.end))
         rows = self._labelled_log(trained, predicted.between(start, end))
-        return compare(rows, trained.location, previous, self._config, drift)
+        return compare_champions_on_rows(rows, trained.location, previous, self._config, drift)
 
     def _labelled_log(self, trained: TrainedModel, predicted: PredictedRows) -> pa.Table:
         return predicted.labelled_log(trained.model.contract, trained.version, self._delay)

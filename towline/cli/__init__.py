@@ -19,7 +19,7 @@ EXIT_CODES = """\b
 Exit codes:
   0  done
   1  a bug in towline
-  2  bad input: the command line, the config, or a table that cannot be read
+  2  invalid input: the command line, the config, or a table that cannot be read
   3  data refused: the table violates its contract
   4  promotion refused: the model did not pass the gate
   5  a store or a server is down, locked or full; run the same command again
@@ -127,7 +127,7 @@ json_option = click.option(
 )
 @click.pass_context
 def main(ctx: click.Context, profile: str | None) -> None:
-    """Takes a tabular model from data to production and monitors it there.
+    """Trains, serves and monitors models for tabular data.
 
     \b
     Examples:

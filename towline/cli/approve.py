@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Approves a version that waits for approval.")
 @click.argument("version", metavar="NAME@VERSION")
-@click.option("--reason", default="approved", show_default=True, help="Why; kept in the ledger.")
+@click.option("--reason", default="approved", show_default=True, help="Reason; recorded in the ledger.")
 @click.option("--key-file", type=click.Path(path_type=Path), help="File with your API key, scope admin.")
 @json_option
 def approve(version: str, reason: str, key_file: Path | None, as_json: bool) -> None:
     """Approves a version that waits for approval; the last required approval promotes it.
 
-    The approval is signed with your API key and holds for exactly this release. The key comes from --key-file, from
+    The approval is signed with your API key and is valid for exactly this release. The key comes from --key-file, from
     TOWLINE_API_KEY, or from a prompt; it is never an argument, which others could read.
 
     \b

@@ -67,7 +67,7 @@ class SeparatorType(click.ParamType[str]):
         text = "\t" if value == r"\t" else str(value)
         if len(text) != 1 and text != "aligned":
             self.fail(
-                f"{value!r} is not one character; write e.g. ';', or aligned if blanks align the columns", param, ctx
+                f"{value!r} is not one character; write e.g. ';', or aligned if spaces align the columns", param, ctx
             )
         return text
 

@@ -1,5 +1,7 @@
 """towline config: the keys of a config file."""
 
+import json
+
 import click
 
 from towline.cli import emit, json_option
@@ -26,8 +28,9 @@ def schema(as_json: bool) -> None:
       towline config schema --json > towline.schema.json    for an editor's completion
     """
     from towline.config import PipelineConfig
+    from towline.config.record import ConfigJsonSchema
 
-    document = PipelineConfig.model_json_schema()
+    document = PipelineConfig.model_json_schema(schema_generator=ConfigJsonSchema)
     emit(document, as_json, lambda: "\n".join(_describe(document, document, "")))
 
 
@@ -39,7 +42,7 @@ def _describe(node: dict[str, object], root: dict[str, object], path: str) -> li
     assert isinstance(required, list)  # noqa: S101 - as above
     for name, field in properties.items():
         inner = _models(field, root)
-        default = "required" if name in required else f"default {_short(field.get('default'))}"
+        default = "required" if name in required else f"default {_notation(field.get('default', {}))}"
         key = f"{path}{name}"
         is_list = (
             "[]"
@@ -85,14 +88,15 @@ def _type(field: dict[str, object], root: dict[str, object]) -> str:
         return " | ".join(_type(option, root) for option in options)
     if "enum" in field:
         values = field["enum"]
-        return " | ".join(str(value) for value in values) if isinstance(values, list) else str(values)
+        return " | ".join(map(_notation, values)) if isinstance(values, list) else _notation(values)
     if isinstance(field.get("$ref"), str):
         return str(field["$ref"]).rpartition("/")[2]
     kind = str(field.get("type", "any"))
     if kind == "array" and isinstance(field.get("items"), dict):
         return f"list of {_type(field['items'], root)}"  # type: ignore[arg-type]
-    return {"object": "mapping", "null": "nothing"}.get(kind, kind)
+    return {"object": "mapping", "array": "list"}.get(kind, kind)
 
 
-def _short(value: object) -> str:
-    return {"None": "none", "{}": "none", "[]": "none", "": "none"}.get(str(value), str(value))
+def _notation(value: object) -> str:
+    """A value as it is written in a config, with texts in quotes."""
+    return json.dumps(value, ensure_ascii=False)

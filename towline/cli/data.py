@@ -31,7 +31,7 @@ def profile(
 ) -> None:
     """Writes one HTML page about a table: distributions, nulls, change over time, relation to the target, leaks.
 
-    The page loads nothing, and of a large table it shows a random sample.
+    The page is one file that needs no network. For a large table it shows a random sample.
 
     \b
     Examples:

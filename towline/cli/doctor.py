@@ -12,7 +12,7 @@ MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "r
 def doctor(as_json: bool) -> None:
     """Checks the installation, the project, the store, servers, ports, disk and clock.
 
-    Each line that is not ok says what to do. The exit code is 2 if there is an error, else 0.
+    Each line that is not ok names the remedy. The exit code is 2 if there is an error, else 0.
 
     \b
     Examples:

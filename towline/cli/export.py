@@ -8,9 +8,9 @@ from towline.cli import emit, json_option
 from towline.cli.run import config_argument, set_option
 
 
-@click.group(short_help="Writes what MLServer and Kubeflow run.")
+@click.group(short_help="Exports a release for MLServer or a training for Kubeflow.")
 def export() -> None:
-    """Writes what other platforms run: a model folder for MLServer, a pipeline for Kubeflow.
+    """Exports to other platforms: a model folder for MLServer, a pipeline for Kubeflow.
 
     \b
     Examples:

@@ -38,7 +38,7 @@ def init(
 ) -> None:
     """Makes a project with a config for a table.
 
-    DATA is a CSV or Parquet file, a folder of them, a URL such as s3://bucket/data.csv, or the URL of a database.
+    DATA is a CSV, Parquet or JSON file, a folder of them, a URL such as s3://bucket/data.csv, or the URL of a database.
     In a folder without a project, all files of a project are written, else only the config. The config is ready to run;
     its comments say why each choice was made.
 

@@ -11,7 +11,7 @@ from towline.cli.arguments import SeparatorType, check_file
 
 @click.group()
 def labels() -> None:
-    """Ground-truth labels that arrive after the predictions.
+    """Adds ground-truth labels to logged predictions.
 
     \b
     Example:
@@ -24,13 +24,13 @@ def labels() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--by", default="request_id", show_default=True, help="Column with the keys of the labels.")
 @click.option("--column", metavar="COLUMN", help="Column with the labels.  [default: the target]")
-@click.option("--separator", type=SeparatorType(), help="Of a CSV file.  [default: that of FILE]")
+@click.option("--separator", type=SeparatorType(), help="Column separator of a CSV.  [default: detected in FILE]")
 @click.option("--replace", is_flag=True, help="Replace labels that were added before.")
 @json_option
 def add(
     name: str, file: Path, by: str, column: str | None, separator: str | None, replace: bool, as_json: bool
 ) -> None:
-    """Adds the labels of a CSV or Parquet FILE.
+    """Adds the labels of a CSV, Parquet or JSON FILE.
 
     They are joined by request_id (and row, if a request had several), or by a column that is logged unmodified or
     hashed, such as a key of the config. Adding the same file again changes nothing. Labels may arrive before their

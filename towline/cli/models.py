@@ -112,7 +112,7 @@ def history(name: str | None, limit: int, everything: bool, as_json: bool) -> No
 
 @click.command()
 @click.argument("version", metavar="NAME@VERSION")
-@click.option("--reason", required=True, help="Why; kept in the ledger.")
+@click.option("--reason", required=True, help="Reason; recorded in the ledger.")
 @json_option
 def promote(version: str, reason: str, as_json: bool) -> None:
     """Makes a version that has passed the gate the champion.
@@ -128,7 +128,7 @@ def promote(version: str, reason: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--reason", default="rolled back by hand", show_default=True, help="Why; kept in the ledger.")
+@click.option("--reason", default="rolled back by hand", show_default=True, help="Reason; recorded in the ledger.")
 @json_option
 def rollback(name: str | None, reason: str, as_json: bool) -> None:
     """Makes the previous champion champion again.

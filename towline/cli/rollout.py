@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from towline.monitoring.rollout_history import RolloutRun
     from towline.operations.rollout_control import RolloutStatus
 
-REASON = click.option("--reason", default="by hand", show_default=True, help="Why; kept in the ledger.")
+REASON = click.option("--reason", default="by hand", show_default=True, help="Reason; recorded in the ledger.")
 
 
 class _RolloutGroup(click.Group):
@@ -55,7 +55,7 @@ def rollout() -> None:
 @click.option(
     "--fields", type=click.Choice(["same", "both"]), help="both: requests must have the fields of both versions."
 )
-@click.option("--replace", is_flag=True, help="Replace the challenger of the present rollout.")
+@click.option("--replace", is_flag=True, help="Replace the challenger of the current rollout.")
 @REASON
 @json_option
 def start(version: str, replace: bool, reason: str, as_json: bool, **options: Any) -> None:
@@ -140,7 +140,7 @@ def abort(name: str, reason: str, as_json: bool) -> None:
 @REASON
 @json_option
 def promote(name: str, reason: str, as_json: bool) -> None:
-    """Makes the challenger champion at once, whatever the evidence.
+    """Makes the challenger the champion now, without a verdict.
 
     \b
     Example:

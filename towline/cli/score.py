@@ -27,7 +27,7 @@ Examples:
 @click.argument("source", metavar="IN")
 @click.argument("output", metavar="OUT")
 @click.option("--model", metavar="NAME[@VERSION]|PATH", help="The model; default: the champion of the only model.")
-@click.option("--separator", type=SeparatorType(), help="Column separator of a CSV.  [default: that of IN]")
+@click.option("--separator", type=SeparatorType(), help="Column separator of a CSV.  [default: detected in IN]")
 @click.option("--prefix", default="", help="Prefix of the names of added columns.")
 @click.option("--safe-csv", is_flag=True, help="Put ' before text that a spreadsheet would run as a formula.")
 @click.option(

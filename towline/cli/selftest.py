@@ -23,7 +23,7 @@ def selftest(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     labels and models that are worse by a known loss, on many holdouts drawn from yours. The drift alarm judges windows
     without drift and windows with planted drift of known size, the quality verdict windows with good and with
     exchanged labels, a rollout versions that are equal, worse or better by a known loss. The rates have 95 % intervals
-    and stand beside what the config states. No run, version or release is left behind.
+    and are shown beside the rates that the config requires. No run, version or release is left behind.
 
     \b
     Examples:

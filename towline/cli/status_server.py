@@ -114,7 +114,7 @@ class _StatusHandler(BaseHTTPRequestHandler):
         try:
             requests = list_approvals(settings, open_ledger(settings), model)
             if form.get("digest") not in [each.digest for each in requests if each.version == version]:
-                return f"the page was made for another release of {name}: look at it again"
+                return f"the page was made for another release of {name}: reload the page"
             reason = form.get("reason") or "approved"
             status = approve(settings, name, form.get("key", ""), actor=APPROVED_BY, reason=reason[:300])
         except TowlineError as error:

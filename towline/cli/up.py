@@ -54,8 +54,8 @@ def up(configs: tuple[Path, ...], port: int, no_service: bool, browse: bool, sys
     """Runs web interfaces, schedules and services, and restarts what fails.
 
     Each config's flows run by its schedule; a model without a version is trained at once. A model's service starts with
-    the first version. SIGTERM and Ctrl-C stop everything in order. After a restart, also after a crash, one run makes
-    up for the scheduled runs that were missed.
+    the first version. SIGTERM and Ctrl-C stop everything in order. After a restart, also after a crash, one run
+    replaces the scheduled runs that were missed.
 
     \b
     Examples:

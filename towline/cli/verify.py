@@ -17,13 +17,13 @@ _MARKS = {"ok": ("✓", "green"), "note": ("·", "cyan"), "fault": ("✗", "red"
 
 @click.command(short_help="Checks the ledger, its seals, the releases and MLflow.")
 @click.argument("name", required=False)
-@click.option("--accept", is_flag=True, help="Trust the present rows: sign and anchor them again. Needs --reason.")
-@click.option("--reason", help="With --accept: why; kept in the ledger.")
+@click.option("--accept", is_flag=True, help="Trust the current rows: sign and anchor them again. Needs --reason.")
+@click.option("--reason", help="With --accept: reason; recorded in the ledger.")
 @json_option
 def verify(name: str | None, accept: bool, reason: str | None, as_json: bool) -> None:
     """Checks the ledger, its seals, the releases and MLflow against each other.
 
-    Each fault names what is wrong, where, and the remedy. The exit code is 0 if all is whole, 6 if there is a fault,
+    Each fault is shown with its location and the remedy. The exit code is 0 if all checks pass, 6 if there is a fault,
     5 if a check could not be made. --accept is for changes that you intended, such as a restored backup, or a lost key;
     it writes a row with the faults that it accepts. Rows whose digests are wrong are never accepted.
 

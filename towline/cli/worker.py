@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def worker() -> None:
-    """Takes over a part of the work of runs on other machines.
+    """Runs a worker for hyperparameter searches.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""The two kinds of configuration: Settings say where, PipelineConfig says what.
+"""The two kinds of configuration: Settings are locations, PipelineConfig describes a pipeline.
 
 Settings come from the environment (``TOWLINE_*``), PipelineConfig from one YAML file. Both are frozen, built at an
 entrypoint and handed on as arguments.

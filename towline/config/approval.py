@@ -20,7 +20,7 @@ class ApprovalConfig(Frozen):
     approvers: tuple[KeyId, ...] = Field(
         (), description="ids of the API keys that may approve, in quotes; empty: every key with the scope admin"
     )
-    expires: Duration = Field(dt.timedelta(days=7), description="after it the version is refused")
+    expires: Duration = Field(dt.timedelta(days=7), description="after this time the version is refused")
 
     @model_validator(mode="after")
     def _check(self) -> "ApprovalConfig":

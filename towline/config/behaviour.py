@@ -36,7 +36,7 @@ Violations = Annotated[FiniteFloat, Field(ge=0, lt=1, description="share of the 
 class ExpectedPrediction(Frozen):
     """A row, and the prediction that is expected for it."""
 
-    name: str = Field("", max_length=100, description="shown in reports; default: its number")
+    name: str = Field("", max_length=100, description="name in reports; default: its number")
     row: dict[str, Any] = Field(
         min_length=1, description="values of columns; a column that is left out has its typical value"
     )
@@ -62,7 +62,7 @@ class InvarianceTest(Frozen):
 
     column: str
     delta: FiniteFloat | None = Field(None, gt=0, description="added to a number, and subtracted; null: other values")
-    max_change: FiniteFloat = Field(0.0, ge=0, description="of the predicted number, or of a probability")
+    max_change: FiniteFloat = Field(0.0, ge=0, description="largest accepted change of the number or probability")
     violations: Violations = 0.0
 
 
@@ -71,7 +71,9 @@ class DirectionalTest(Frozen):
 
     column: str
     delta: FiniteFloat = Field(gt=0, description="added to the column")
-    must_not: Literal["fall", "rise"] = Field("fall", description="of the number, or of the probability of the class")
+    must_not: Literal["fall", "rise"] = Field(
+        "fall", description="forbidden change of the number, or of the class's probability"
+    )
     of: str | bool | int | None = Field(None, description="the class; default: the positive one")
     tolerance: FiniteFloat = Field(0.0, ge=0, description="a change in the wrong direction that is accepted")
     violations: Violations = 0.0
@@ -80,7 +82,7 @@ class DirectionalTest(Frozen):
 class KnownCases(Frozen):
     """A frozen file of rows with their targets, and the minimum quality on them."""
 
-    file: str = Field(min_length=1, description="a CSV or Parquet file with the features and the target")
+    file: str = Field(min_length=1, description="a CSV, Parquet or JSON file with the features and the target")
     min: dict[MetricOrCustom, FiniteFloat] = Field(default_factory=dict, description="metric → its minimum value")
     max: dict[MetricOrCustom, FiniteFloat] = Field(default_factory=dict, description="metric → its maximum value")
 
@@ -120,8 +122,8 @@ class FairnessTest(Frozen):
     metric: FairnessMetric = Field(
         description="a metric of the task; selection_rate: the share of rows that are predicted positive"
     )
-    max_difference: FiniteFloat | None = Field(None, gt=0, description="between any two groups")
-    min_ratio: FiniteFloat | None = Field(None, gt=0, le=1, description="of the smaller to the larger value, e.g. 0.8")
+    max_difference: FiniteFloat | None = Field(None, gt=0, description="largest accepted difference between two groups")
+    min_ratio: FiniteFloat | None = Field(None, gt=0, le=1, description="smallest ratio of two groups, e.g. 0.8")
 
     @model_validator(mode="after")
     def _check_bounds(self) -> "FairnessTest":
@@ -137,7 +139,7 @@ class BehaviourConfig(Frozen):
     invariance: tuple[InvarianceTest, ...] = Field((), description="columns that must not matter")
     directional: tuple[DirectionalTest, ...] = Field((), description="columns that must act in one direction")
     known_cases: tuple[KnownCases, ...] = Field((), description="minimum quality on files of known cases")
-    robustness: RobustnessTest | None = Field(None, description="odd values must give finite predictions")
+    robustness: RobustnessTest | None = Field(None, description="unusual values must give finite predictions")
     calibration: CalibrationTest | None = Field(None, description="maximum calibration error on the holdout")
     fairness: tuple[FairnessTest, ...] = Field((), description="differences between groups on the holdout")
     rows: int = Field(500, ge=10, le=10_000, description="holdout rows that are changed in a test")

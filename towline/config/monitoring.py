@@ -217,7 +217,7 @@ class ScheduleConfig(Frozen):
     drift: str | None = "0 2 * * *"
     quality: str | None = "0 4 * * *"
     rollout: str | None = Field(
-        None, description="of rollout evaluations, for pools of workers; towline up needs none: see rollout.every"
+        None, description="rollout evaluations on pools of workers; towline up does not need it: see rollout.every"
     )
     timezone: str = "UTC"
 

@@ -96,7 +96,7 @@ class TrainingConfig(Frozen):
     )
     cross_validation: CrossValidationConfig = CrossValidationConfig()
     calibrate: CalibrationMethod | None = Field(
-        None, description="calibrates the probabilities of a classifier on out-of-fold rows; null: not"
+        None, description="calibrates the probabilities of a classifier on out-of-fold rows; null: no calibration"
     )
     evaluation: EvaluationConfig = EvaluationConfig()
     privacy: PrivacyConfig = PrivacyConfig()

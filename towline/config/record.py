@@ -5,9 +5,10 @@ import difflib
 import math
 import re
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 
 class Frozen(BaseModel):
@@ -86,13 +87,23 @@ def format_share(share: float | dt.timedelta) -> float | str:
     return format_duration(share) if isinstance(share, dt.timedelta) else share
 
 
+class ConfigJsonSchema(GenerateJsonSchema):
+    """Writes the JSON schema of a config, with durations in the notation of configs instead of ISO 8601."""
+
+    def timedelta_schema(self, schema: object) -> JsonSchemaValue:  # noqa: ARG002 - of the base class
+        return {"type": "string"}
+
+    def encode_default(self, dft: Any) -> Any:
+        return format_duration(dft) if isinstance(dft, dt.timedelta) else super().encode_default(dft)
+
+
 def finite_or_none(value: float) -> float | None:
     """A number of a record; None if it is NaN or infinite, which JSON cannot hold."""
     return float(value) if math.isfinite(value) else None
 
 
 def bare_name(name: str) -> str:
-    """A name without the blanks and quotes around it.
+    """A name without the spaces and quotes around it.
 
     Example:
         >>> bare_name(" 'vote'")
@@ -106,5 +117,5 @@ def suggest(name: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     similar = difflib.get_close_matches(name, names, 1, 0.5)
     if similar and bare_name(similar[0]) != similar[0]:
-        return f"did you mean {similar[0]!r}? The blanks and quotes belong to the name"
+        return f"did you mean {similar[0]!r}? The spaces and quotes belong to the name"
     return f"did you mean {similar[0]}?" if similar else "known: " + ", ".join(names[:30])

@@ -27,9 +27,9 @@ class RolloutConfig(Frozen):
     steps: tuple[float, ...] = Field(
         (0.0, 1.0, 5.0, 25.0, 50.0, 100.0),
         min_length=1,
-        description="of a canary: the challenger's weights in percent, rising to 100; 0: shadow only",
+        description="canary: the challenger's weights in percent, rising to 100; 0: shadow only",
     )
-    split: float = Field(50.0, gt=0, lt=100, description="of ab: the challenger's weight in percent")
+    split: float = Field(50.0, gt=0, lt=100, description="ab: the challenger's weight in percent")
     bake: Duration = Field(dt.timedelta(hours=1), description="minimum time of a step")
     min_rows: int = Field(200, ge=1, description="minimum rows that the challenger answers in a step")
     promote_if: Literal["better", "not_worse", "healthy"] = Field(
@@ -37,7 +37,7 @@ class RolloutConfig(Frozen):
         description="better, not_worse: the loss on labelled rows, compared with the champion's; healthy: no labels "
         "are needed, only answers without errors",
     )
-    margin: float = Field(0.02, ge=0, lt=1, description="of not_worse: acceptable relative loss")
+    margin: float = Field(0.02, ge=0, lt=1, description="not_worse: acceptable relative loss")
     alpha: float = Field(0.05, gt=0, lt=0.5, description="probability of a wrong decision by the comparison of losses")
     max_error_rate: float = Field(
         0.01, gt=0, lt=1, description="acceptable share of the challenger's answers that fail or are not finite"

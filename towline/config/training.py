@@ -124,18 +124,19 @@ class DataConfig(Frozen):
     group: str | None = Field(None, description="rows of one group are never in both parts of a split")
     drop: tuple[str, ...] = Field((), description="columns that are not read: leaks, identifiers, personal data")
     window: Durations = Field(
-        (), description="length of the history before the newest row, e.g. 90d; of several the best is chosen"
+        (), description="length of the history before the newest row, e.g. 90d; from a list, the best one is chosen"
     )
     half_life: Durations = Field(
         (),
-        description="age at which a row has half the weight of a new one; of several, or all (equal weight), the best",
+        description="age at which a row has half the weight of a new one; all: equal weight; from a list, the best "
+        "one is chosen",
     )
     detrend: Durations = Field(
         (),
-        description="half-life of the target's trend, which is removed from old targets; of several the best",
+        description="half-life of the target's trend, removed from old targets; from a list, the best one is chosen",
     )
     separator: str = Field(
-        ",", pattern="^(.|aligned)$", description="between the columns of a CSV: one character, or aligned (by blanks)"
+        ",", pattern="^(.|aligned)$", description="column separator of a CSV: one character, or aligned (by spaces)"
     )
     decimal: Literal[".", ","] = Field(".", description="decimal mark of numbers that are text")
     thousands: Literal["", ",", ".", " ", "'", "_"] = Field("", description="mark between groups of three digits")
@@ -150,7 +151,7 @@ class DataConfig(Frozen):
     )
     columns: dict[str, Kind] = Field(default_factory=dict, description="column kinds where inference is wrong")
     ignore_case: tuple[str, ...] = Field(
-        (), description="categories, also the target, whose levels may differ in case and blanks: yes and ' Yes'"
+        (), description="categories, also the target, whose levels may differ in case and spaces: yes and ' Yes'"
     )
     max_unlabelled: float = Field(
         0.2,
@@ -252,7 +253,7 @@ FeatureExpression = Annotated[str, AfterValidator(_check_expression)]
 class LookupConfig(Frozen):
     """A second table whose columns are joined to each row by a key of the row."""
 
-    table: str = Field(description="a CSV or Parquet file, or another source of files as in data.source")
+    table: str = Field(description="a CSV, Parquet or JSON file, or another source of files as in data.source")
     key: str | tuple[str, ...] | dict[str, str] = Field(
         description="the column or columns of the key; {column of the row: column of the table} if the names differ"
     )
@@ -324,7 +325,7 @@ class ValidationConfig(Frozen):
     columns: dict[str, ColumnRule] = Field(default_factory=dict)
     unique: tuple[str, ...] = Field((), description="columns that together identify a row")
     expectations: tuple[Expectation, ...] = ()
-    allow_leaks: tuple[str, ...] = Field((), description="columns that look like a leak and are known not to be one")
+    allow_leaks: tuple[str, ...] = Field((), description="columns that look like a leak, but are not")
 
 
 class SplitConfig(Frozen):
@@ -421,7 +422,7 @@ class TransformerConfig(Frozen):
     """A transformer of the columns that is a class of the user's project or of a trusted package."""
 
     transformer: str = Field(pattern=_DOTTED_PATH, examples=["my_features.Distances"])
-    params: dict[str, Any] = Field(default_factory=dict, description="of its constructor")
+    params: dict[str, Any] = Field(default_factory=dict, description="parameters of the constructor")
 
     @model_validator(mode="before")
     @classmethod
@@ -494,8 +495,8 @@ class EvaluationConfig(Frozen):
     slices: tuple[str, ...] | None = Field(None, description="columns to report by; default: those with few values")
     threshold: Literal["f1", "precision", "recall", "accuracy", "none"] = Field(
         "f1",
-        description="binary: metric the decision threshold maximises on CV; of more classes, thresholds improve the "
-        "primary metric; none: the class with the largest probability",
+        description="binary: metric that the decision threshold maximises in cross-validation; more classes: "
+        "thresholds improve the primary metric; none: the class with the largest probability",
     )
     resamples: int = Field(200, ge=50, le=5000, description="bootstrap resamples behind each interval")
 
@@ -514,7 +515,9 @@ class GateConfig(Frozen):
     champion_margin: FiniteFloat = Field(
         0.02, ge=0, description="relative loss against the champion that is still accepted"
     )
-    slice_margin: FiniteFloat = Field(0.25, ge=0, description="the same for each slice")
+    slice_margin: FiniteFloat = Field(
+        0.25, ge=0, description="relative loss against the champion that is accepted in a slice"
+    )
     latency_ms: FiniteFloat = Field(250.0, gt=0, description="median of single-row predictions")
     inconclusive: Literal["refuse", "promote"] = Field(
         "refuse", description="whether a version with inconclusive checks, and none that fails, is promoted"

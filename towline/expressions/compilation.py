@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from towline.expressions import operations
-from towline.expressions.forms import FORMS, FUNCTION_FORMS
 from towline.expressions.operations import Type
 from towline.expressions.parts import DTYPES, Columns, Compiled, Masked, Row, RowFunction, make_null
 from towline.expressions.row_functions import CANONICAL
+from towline.expressions.special_forms import FORMS, FUNCTION_FORMS
 from towline.expressions.step_functions import find_steps
 from towline.expressions.strict_operations import compile_cast, compile_operation
 from towline.expressions.syntax import Call, ExpressionError, Literal, Name, Node, list_columns, parse

@@ -1,7 +1,7 @@
 """HTML pages: one base template, one style sheet and one set of macros for every page that towline writes.
 
-A page is a Jinja template that extends ``base.html.jinja``. The result is a single document that loads nothing and runs
-no script; every value in it is escaped.
+A page is a Jinja template that extends ``base.html.jinja``. The result is a single document that needs no network and
+runs no script; every value in it is escaped.
 """
 
 import base64

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from towline import origins
+from towline import package_origin
 from towline.data.schema.contract import Contract
 from towline.data.schema.rows import Row, RowReader
 from towline.data.schema.values import LARGEST
@@ -177,7 +177,7 @@ def open_release(directory: Path, trusted: Sequence[str] = (), digest: str = "")
 def _check_library_version(manifest: Manifest, directory: Path) -> None:
     """Refuses another version of a boosting library than at training; a missing one is an error of ``load_model``."""
     for package in BOOSTING_LIBRARIES:
-        for name, version in origins.installed_versions((package,)).items():
+        for name, version in package_origin.installed_versions((package,)).items():
             trained = next((manifest.libraries[key] for key in (name, package) if key in manifest.libraries), version)
             if trained != version:
                 what = f"the model was trained with {package} {trained}, {version} is installed"

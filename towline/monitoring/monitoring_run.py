@@ -199,7 +199,9 @@ def compare_champions(
     release = settings.layout.release(champion.release)
     rows = labels.read(_prediction_log(settings, config.name, release), window.start, window.end)
     drift = evidence.drift[-1] if evidence.drift else None
-    return champion_comparison.compare(rows, ReleaseLocation(release, ledger.digest(champion)), previous, config, drift)
+    return champion_comparison.compare_champions_on_rows(
+        rows, ReleaseLocation(release, ledger.digest(champion)), previous, config, drift
+    )
 
 
 def gather_evidence(

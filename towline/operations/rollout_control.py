@@ -81,7 +81,7 @@ def start(settings: Settings, version: str, changes: Mapping[str, Any], *, repla
         version: ``NAME@3``.
         changes: keys of ``rollout`` that differ from the config in the champion's release.
         replace: whether it replaces the challenger of a rollout that is under way.
-        reason: kept in the ledger.
+        reason: recorded in the ledger.
 
     Raises:
         ConfigError: there is no such version, or a key is not valid.

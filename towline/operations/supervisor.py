@@ -291,7 +291,7 @@ class Supervisor:
             except TowlineError as error:
                 faults = f"the ledger is not verified: {error}"
             if faults != check.report:
-                self._notify(f"{name}: {faults or 'the ledger is whole'}")
+                self._notify(f"{name}: {faults or 'the ledger is intact'}")
             check.report = faults
 
     def _check_mlflow(self) -> None:

@@ -93,13 +93,13 @@ def create_crash_automations(client: SyncPrefectClient, silence_limit: dt.timede
     """
     _create_automation(
         client,
-        "towline: a run without a sign of life",
+        "towline: run without a heartbeat",
         {"after": {"prefect.flow-run.heartbeat"}, "within": silence_limit},
         f"no heartbeat for {silence_limit.total_seconds():.0f} s: its worker is gone",
     )
     _create_automation(
         client,
-        "towline: a run that never began",
+        "towline: run not started",
         {"after": {"prefect.flow-run.Pending", "prefect.flow-run.Submitting"}, "within": PENDING_LIMIT},
         f"taken by a worker, but not started within {PENDING_LIMIT.total_seconds():.0f} s",
     )

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from towline import extras, files, sidecar
+from towline import extras, files, helper_process
 from towline.config import PipelineConfig, Settings
 from towline.errors import ConfigError, TransientError
 from towline.operations import servers
@@ -127,16 +127,16 @@ def _exclusive_run(settings: Settings, config: PipelineConfig, as_of: object) ->
 
 
 def _run_in_process(settings: Settings, name: str, parameters: Mapping[str, Any]) -> Any:
-    """Imports the flow, starts the sidecar and the Prefect server in parallel: each takes seconds."""
+    """Imports the flow, starts the helper process and the Prefect server in parallel: each takes seconds."""
     gc.set_threshold(50_000, 20, 20)  # else the imports spend a fifth of their time on collections that free nothing
     own_server = "PREFECT_API_URL" not in os.environ
     if own_server:
         server = servers.start(settings, "prefect")
         os.environ.update(servers.prefect_environment(settings), PREFECT_API_URL=f"{server.url}/api")
     try:
-        sidecar.start(settings.layout.log())
+        helper_process.start(settings.layout.log())
         if name == "training":
-            sidecar.begin(importlib.import_module, "great_expectations")
+            helper_process.submit(importlib.import_module, "great_expectations")
         flow = getattr(importlib.import_module(f"flows.{name}"), f"{name}_flow")
         if name == "training":  # an invalid config leaves no failed run
             importlib.import_module("towline.training.model_selection.config_checks").check_config(parameters["config"])
@@ -144,7 +144,7 @@ def _run_in_process(settings: Settings, name: str, parameters: Mapping[str, Any]
             servers.wait(settings, server)
         return importlib.import_module("towline.orchestration.local_run").run_local(flow, parameters)
     finally:
-        sidecar.stop()
+        helper_process.stop()
         if own_server:
             del os.environ["PREFECT_API_URL"]  # the next run may be on another store
 

@@ -229,10 +229,12 @@ class PoolEngine:
         if not missing:
             return
         self._crashes[missing[0]] += 1
-        self._notify(f"a run lost its process; its {len(missing)} shards are given to new runs: {page}")
+        self._notify(
+            f"the process of a run has ended unexpectedly; its {len(missing)} shards are given to new runs: {page}"
+        )
         if self._crashes[missing[0]] == MAX_CRASHES:
             raise TransientError(
-                f"{MAX_CRASHES} runs lost their process at shard {missing[0]}, perhaps because the memory is full",
+                f"{MAX_CRASHES} runs ended unexpectedly at shard {missing[0]}, perhaps because the memory is full",
                 where=page,
                 remedy="run the same command again: finished parts are not scored again; give the workers more memory",
             )

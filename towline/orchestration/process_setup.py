@@ -1,7 +1,7 @@
 """What a flow run of a deployment sets up in its process before the first step.
 
 A run from the command line shares the process of ``towline run``, which has set all this up. A run that a scheduler or
-a worker started has a process of its own: it gets the sidecar, the tags that name the process, and ends with its
+a worker started has a process of its own: it gets the helper process, the tags that name the process, and ends with its
 scheduler. A run of a deployment also publishes its steps.
 """
 
@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
-from towline import sidecar
+from towline import helper_process
 from towline.config import Settings
 from towline.orchestration.crash_detection import process_tags
 from towline.orchestration.step_table import publish_steps
@@ -41,8 +41,8 @@ def supervised() -> Iterator[None]:
             with get_client(sync_client=True) as client:
                 client.update_flow_run(run.id, tags=[*run.tags, *process_tags(os.getpid())])
             if context.flow.name != SHARDS_FLOW:
-                sidecar.start(Settings.from_environment().layout.log())
-                stack.callback(sidecar.stop)
+                helper_process.start(Settings.from_environment().layout.log())
+                stack.callback(helper_process.stop)
             if context.flow.name == "training":
-                sidecar.begin(importlib.import_module, "great_expectations")
+                helper_process.submit(importlib.import_module, "great_expectations")
         yield

@@ -52,7 +52,7 @@ def run_remote(
 
     Raises:
         ConfigError: there is no such pool, or the server refuses the password.
-        TransientError: the server is down, the run lost its process, or it was cancelled.
+        TransientError: the server is down, the process of the run has ended unexpectedly, or it was cancelled.
         KeyboardInterrupt: raised while waiting; the run continues, and ``notify`` has received its URL.
         TowlineError: the error that the flow raised.
     """

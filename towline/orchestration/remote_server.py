@@ -130,7 +130,7 @@ def read_result(client: SyncPrefectClient, flow_name: str, run: FlowRun, page: s
     """The result of a run that has ended, as a JSON document.
 
     Raises:
-        TransientError: the run lost its process, or was cancelled.
+        TransientError: the process of the run has ended unexpectedly, or the run was cancelled.
         TowlineError: the error that the flow raised, or the run left no result.
     """
     state = run.state
@@ -138,7 +138,7 @@ def read_result(client: SyncPrefectClient, flow_name: str, run: FlowRun, page: s
     message = state.message or ""
     if state.is_crashed():
         raise TransientError(
-            f"the run lost its process: {message}",
+            f"the process of the run has ended unexpectedly: {message}",
             where=page,
             remedy="run the same command again; it resumes from the last completed step",
         )

@@ -1,10 +1,10 @@
-"""The scheduler starts deployments when they are due, each run in a process of its own, and makes up for missed time.
+"""The scheduler starts deployments when they are due, each run in a process of its own, and replaces missed runs.
 
 Scheduling, processes and concurrency limits are those of Prefect's runner (``prefect.serve``). Prefect 3.8.8 lacks what
 this module adds; tests/flows/test_deployments.py shows each:
 
 - ``cancel_missed_runs``: after a downtime Prefect starts every run that it missed. Here only the newest is started.
-- ``catch_up``: a run that lost its process is run again, once.
+- ``catch_up``: a run whose process has ended is run again, once.
 - A stop signal ends the runs under way as Crashed, so that they are run again; Prefect would set them to Cancelled.
 - SIGHUP deploys edited configs without a restart.
 """
@@ -33,7 +33,7 @@ from towline.orchestration.crash_detection import crash_children, crash_run, has
 from towline.orchestration.process_setup import SCHEDULER_PID
 from towline.processes import child_pids
 
-RETRY_TAG = "again"  # of a run that replaces one whose process was lost
+RETRY_TAG = "retry"  # of a run that replaces one whose process was lost
 WATCHED_TAG = "watched"  # of a run whose caller replaces it if its process is lost
 POLL_S = 5.0  # between two queries for runs that are due
 _SWEEP_S = 60.0  # between two calls of the sweep
@@ -68,7 +68,7 @@ def deploy(deployments: Sequence[RunnerDeployment], store_tag: str | None) -> li
 
 
 def catch_up(client: SyncPrefectClient, deployment_id: UUID, *, shared: bool = False) -> None:
-    """Closes what a downtime left of a deployment, and makes up for it with one run.
+    """Closes what a downtime left of a deployment, and replaces it by one run.
 
     Runs whose process is gone are set to Crashed. The last run is run again if it crashed, unless it replaced a crashed
     run itself or its caller replaces it. Of the scheduled runs that were missed, the newest is started, with the
@@ -102,7 +102,7 @@ def catch_up(client: SyncPrefectClient, deployment_id: UUID, *, shared: bool = F
             idempotency_key=f"{RETRY_TAG}-{last.id}",
             parent_task_run_id=last.parent_task_run_id,
         )
-        _LOG.info("%s: its last run lost its process; it is run again", deployment.name)
+        _LOG.info("%s: the process of its last run has ended; it is run again", deployment.name)
 
 
 def cancel_missed_runs(client: SyncPrefectClient, deployment_id: UUID) -> FlowRun | None:
@@ -111,7 +111,7 @@ def cancel_missed_runs(client: SyncPrefectClient, deployment_id: UUID) -> FlowRu
     waiting = _read_runs(client, deployment_id, ("SCHEDULED",))
     overdue = sorted((run for run in waiting if run.auto_scheduled and _due_time(run) < now), key=_due_time)
     for run in overdue[:-1]:
-        message = f"missed while nothing ran; the run of {_due_time(overdue[-1]):%Y-%m-%d %H:%M} UTC makes up for it"
+        message = f"missed while nothing ran; the run of {_due_time(overdue[-1]):%Y-%m-%d %H:%M} UTC replaces it"
         client.set_flow_run_state(run.id, Cancelled(name="Missed", message=message), force=True)
     return overdue[-1] if overdue else None
 

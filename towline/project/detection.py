@@ -101,7 +101,7 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
 def unreadable_columns(table: pa.Table, target: str) -> dict[str, str]:
     """The columns of lists, structs or bytes, which a run cannot read, with the reason."""
     return {
-        field.name: f"holds {str(field.type)[:40]}, not numbers, text, flags or times"
+        field.name: f"holds {str(field.type)[:40]}, not numbers, text, booleans or times"
         for field in table.schema
         if field.name != target and not is_readable(field.type)
     }
@@ -234,7 +234,7 @@ def _has_short_codes(column: pa.ChunkedArray) -> bool:
 
 
 def _propose_ignore_case(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> None:
-    """Categories with levels that differ in case and blanks only, except codes of one letter, such as a and A."""
+    """Categories with levels that differ in case and spaces only, except codes of one letter, such as a and A."""
     for column in contract.columns:
         if column.role == "ignored" or column.name in proposal.booleans or column.name in proposal.pii:
             continue
@@ -385,7 +385,7 @@ def _propose_leaks(proposal: Proposal, frame: pd.DataFrame, contract: Contract) 
         with threadpool_limits(1, "openmp"):  # several threads wait for each other on a busy machine
             leaks = find_leaks(frame, present, 42)
         leaks = tuple(leak for leak in leaks if not set(leak.columns) <= set(proposal.allow_leaks))
-        certain = [leak for leak in leaks if not leak.may_be_honest]
+        certain = [leak for leak in leaks if not leak.may_be_legitimate]
         features = {column.name for column in present.columns if column.role == "feature"}
         gone = {name for leak in certain for name in leak.columns}
         if not leaks:
@@ -395,7 +395,7 @@ def _propose_leaks(proposal: Proposal, frame: pd.DataFrame, contract: Contract) 
             break
         for leak in leaks:
             for name in leak.columns:
-                if leak.may_be_honest:
+                if leak.may_be_legitimate:
                     proposal.allow_leaks[name] = f"{leak.detail}; drop it if it is known only afterwards"
                 else:
                     proposal.drop[name] = f"leak: {leak.detail}"

@@ -47,7 +47,7 @@ class TableReader:
     """Reads a table once, so that a proposal can be made again with another answer.
 
     Args:
-        data: path or URL of a CSV or Parquet file, a folder or glob pattern of them; or the URL of a database.
+        data: path or URL of a CSV, Parquet or JSON file, a folder or glob pattern of them; or the URL of a database.
         query: of the database.
         settings: name the project.
     """

@@ -477,9 +477,9 @@ def _check_slices(comparison: _Comparison, slices: tuple[SliceRows, ...], margin
             where = f"{test.part.column} = {test.part.value}"
             failures.append(f"{where}: {comparison.metric} {numbers} on {len(test.rows):,} rows")
     if failures:
-        detail = f"{len(failures)} of {len(slices)} slices collapse: {shorten_list(failures, 5, '; ')}"
+        detail = f"{len(failures)} of {len(slices)} slices are significantly worse: {shorten_list(failures, 5, '; ')}"
         return GateCheck(name="slices", outcome="fail", detail=detail, value=float(len(failures)), bound=0.0)
-    detail = f"none of {len(slices)} slices collapses ({len(tests)} tests at {SIGNIFICANCE:.0%} in all)"
+    detail = f"none of {len(slices)} slices is significantly worse ({len(tests)} tests at {SIGNIFICANCE:.0%} in all)"
     return GateCheck(name="slices", outcome="pass", detail=detail, value=0.0, bound=0.0)
 
 

@@ -118,7 +118,7 @@ def _predict_with_champion(model: Model, contract: Contract, table: Table, holdo
     removed = set(old.classes) - set(contract.classes)
     if (old.target, old.task) != (contract.target, contract.task) or removed:
         raise ReleaseError(
-            f"the champion, version {model.version}, predicts something else: {old.task} of {old.target}"
+            f"the champion, version {model.version}, has another target, task or classes: {old.task} of {old.target}"
             + (f", classes {', '.join(sorted(map(str, removed)))} no longer exist" if removed else ""),
             where=str(model.directory),
             remedy="give the pipeline a new name if the change is intended",

@@ -32,7 +32,7 @@ def begin_rollout(
 
 
 def check_contracts(champion: Contract, challenger: Contract, *, version: str, config: RolloutConfig) -> None:
-    """Rejects a challenger that predicts something else, or that needs other fields, unless ``fields`` is both.
+    """Rejects a challenger with another target, task or classes, or, unless ``fields`` is both, with other fields.
 
     Args:
         champion: its contract.

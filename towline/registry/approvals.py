@@ -15,7 +15,7 @@ from towline.config import ApprovalConfig, Frozen
 from towline.errors import ConfigError, PromotionRejectedError
 from towline.registry.hash_chain import Entry
 
-FOUR_EYES = 2  # from this many required approvals on, none may come from the person who started the run
+MIN_SEPARATE_APPROVERS = 2  # from this many required approvals on, none may come from the person who started the run
 
 
 class ApprovalRequest(Frozen):
@@ -43,7 +43,7 @@ class ApprovalRequest(Frozen):
     def describe(self) -> str:
         """What is required, in words."""
         people = f"{self.required} approval{'s' if self.required > 1 else ''}"
-        others = f", none from {self.starter}" if self.required >= FOUR_EYES else ""
+        others = f", none from {self.starter}" if self.required >= MIN_SEPARATE_APPROVERS else ""
         return f"{people}{others}, until {self.expires:%Y-%m-%d %H:%M} UTC"
 
 
@@ -82,11 +82,11 @@ def list_requests(rows: Sequence[Entry]) -> list[ApprovalRequest]:
 def counted_approvals(
     rows: Sequence[Entry], request: ApprovalRequest, is_signed: Callable[[Entry], bool]
 ) -> list[Entry]:
-    """The approvals that count: signed, in time, of this release, one a person and a key, by people who may approve."""
+    """The approvals that count: signed, in time, of this release, one per person and key, by people who may approve."""
     counted: list[Entry] = []
     people, keys = set[str](), set[str]()
     for row in rows:
-        if row.event != "approved" or not _is_about(row, request) or objection(row, request) or not is_signed(row):
+        if row.event != "approved" or not _is_about(row, request) or approval_error(row, request) or not is_signed(row):
             continue
         person, key = str(row.evidence["holder"]).casefold(), str(row.evidence["key"])
         if person not in people and key not in keys:
@@ -96,18 +96,21 @@ def counted_approvals(
     return counted
 
 
-def objection(row: Entry, request: ApprovalRequest) -> str:
-    """Why an approval of this release does not count; empty if it does."""
+def approval_error(row: Entry, request: ApprovalRequest) -> str:
+    """The reason why an approval of this release does not count; empty if it does."""
     if dt.datetime.fromisoformat(row.time) >= request.expires:
         return "it came too late"
-    return objection_to_person(request, str(row.evidence["key"]), str(row.evidence["holder"]), row.actor)
+    return approver_error(request, str(row.evidence["key"]), str(row.evidence["holder"]), row.actor)
 
 
-def objection_to_person(request: ApprovalRequest, key: str, holder: str, actor: str) -> str:
-    """Why somebody may not approve; empty if they may."""
+def approver_error(request: ApprovalRequest, key: str, holder: str, actor: str) -> str:
+    """The reason why somebody may not approve; empty if they may."""
     if request.approvers and key not in request.approvers:
         return f"the key {key} is not in approval.approvers of the run's config: {', '.join(request.approvers)}"
-    if request.required >= FOUR_EYES and request.starter.casefold() in (holder.casefold(), actor.casefold()):
+    if request.required >= MIN_SEPARATE_APPROVERS and request.starter.casefold() in (
+        holder.casefold(),
+        actor.casefold(),
+    ):
         return f"{request.starter} started the run, and {request.required} other people must approve it"
     return ""
 

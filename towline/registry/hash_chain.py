@@ -41,7 +41,7 @@ class Entry(Frozen):
     ``version`` is the version that the event is about: after ``rolled_back`` the version that serves again, in
     ``decided`` the champion at that time, in ``packaged`` the version whose container image was built, in
     ``rollout_…`` the challenger. ``passed`` is a version that is promoted later, if at all; ``approved`` is one
-    approval of it. ``accepted`` is the decision of a person to trust the present rows again, about the champion at
+    approval of it. ``accepted`` is the decision of a person to trust the current rows again, about the champion at
     that time. ``release`` is empty in ``registered``, since a version gets its number before it has a release.
     """
 

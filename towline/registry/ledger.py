@@ -14,10 +14,10 @@ from towline.errors import PromotionRejectedError
 from towline.registry.approvals import (
     ApprovalRequest,
     Signatures,
+    approver_error,
     check_approved,
     counted_approvals,
     expired_error,
-    objection_to_person,
 )
 from towline.registry.hash_chain import Chain, Entry, Event, NewRow
 from towline.registry.seals import Seal, Seals, open_seals
@@ -170,7 +170,7 @@ class Ledger:
                 raise expired_error(request, len(counted))
             approval = JudgedVersion(request.version, request.run_key, request.release, evidence)
             draft = draft_row("approved", approval, rows, actor, reason)
-            if why := objection_to_person(request, str(evidence["key"]), str(evidence["holder"]), actor):
+            if why := approver_error(request, str(evidence["key"]), str(evidence["holder"]), actor):
                 name = f"{request.model}@{request.version}"
                 remedy = f"another person approves: towline approve {name}"
                 raise PromotionRejectedError(f"this approval does not count: {why}", where=name, remedy=remedy)
@@ -391,7 +391,7 @@ class Ledger:
         return self._chain.seals(model)
 
     def accept(self, model: str, actor: str, reason: str, faults: Sequence[str]) -> Entry:
-        """Records that a person trusts the present rows of a model, then seals and anchors them.
+        """Records that a person trusts the current rows of a model, then seals and anchors them.
 
         Raises:
             ReleaseError: a row does not follow from the row before it.

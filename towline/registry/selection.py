@@ -44,7 +44,9 @@ def only_model(settings: Settings, ledger: Ledger) -> str:
     check_recorded(settings, ledger)
     models = ledger.models()
     if len(models) != 1:
-        raise ConfigError("which model?", where="model", remedy=_choices(models))
+        raise ConfigError(
+            "no model is named, and the store does not have exactly one", where="model", remedy=_choices(models)
+        )
     return models[0]
 
 

@@ -90,7 +90,7 @@ def list_models_to_verify(settings: Settings) -> list[str]:
 
 
 def accept(settings: Settings, model: str, actor: str, reason: str) -> Entry | None:
-    """Records that the present rows of a model are trusted in spite of their faults, then seals and anchors them.
+    """Records that the current rows of a model are trusted in spite of their faults, then seals and anchors them.
 
     Returns:
         The row; None if the ledger has no row of the model: its anchor is removed.

@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 from threadpoolctl import ThreadpoolController
 
-from towline import files, origins
+from towline import files, package_origin
 from towline.config import Frozen, PipelineConfig
 from towline.data.example_row import example_value
 from towline.data.schema.contract import Contract
@@ -131,7 +131,8 @@ def _manifest(
         commit=provenance.commit_label,
         towline=provenance.towline,
         python=provenance.python,
-        libraries={name: importlib.metadata.version(name) for name in LIBRARIES} | origins.installed_versions(packages),
+        libraries={name: importlib.metadata.version(name) for name in LIBRARIES}
+        | package_origin.installed_versions(packages),
         trusted=model_io.untrusted_types(work.file(model.file)),
         seeds={"run": config.seed},
     )

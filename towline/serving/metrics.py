@@ -86,9 +86,9 @@ class Metrics:
         )  # fmt: skip
         self._errors = counter("errors", "Refused requests by error code.", "code")
         self._input = counter("input_rows", "Scored rows.", "version")
-        self._oddities = counter(
-            "input_oddities", "Input values that were null, out of range or unseen in training.",
-            "version", "column", "what",
+        self._anomalies = counter(
+            "input_anomalies", "Input values that were null, out of range or unseen in training.",
+            "version", "column", "kind",
         )  # fmt: skip
         self._rollout = counter("rollout_rows", "Rows of rollouts by version and outcome.", "arm", "outcome")
         self._labels = counter("predicted_labels", "Predicted labels.", "version", "label")
@@ -153,7 +153,7 @@ class Metrics:
             self._flushed_rollout_rows[key] = count
         _drain(self._error_counts, self._errors.labels)
         _drain(self._row_counts, self._input.labels)
-        _drain(self._anomaly_counts, lambda key: self._oddities.labels(*key))
+        _drain(self._anomaly_counts, lambda key: self._anomalies.labels(*key))
         self._update_gauges()
 
     def collect(self) -> list[Metric]:

@@ -349,7 +349,13 @@ def default_search_space(candidate: Candidate, task: Task) -> dict[str, Any]:
 
 
 def _create_preprocessor(
-    contract: Contract, spec: _EstimatorSpec, seed: int, transformer: Any, native: Sequence[str], *, time_trend: bool | str
+    contract: Contract,
+    spec: _EstimatorSpec,
+    seed: int,
+    transformer: Any,
+    native: Sequence[str],
+    *,
+    time_trend: bool | str,
 ) -> ColumnTransformer | TransformedColumns:
     kinds: dict[str, list[str]] = {"number": [], "category": [], "levels": [], "text": [], "calendar": []}
     parts = []

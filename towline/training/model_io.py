@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from towline import files, origins
+from towline import files, package_origin
 from towline.config import TrainingConfig
 from towline.errors import FitError, ReleaseError, TowlineError
 from towline.training.boosting import libraries
@@ -208,7 +208,7 @@ def _is_recorded(name: str, recorded: Sequence[str]) -> bool:
         return False
     resolved = _resolve_type(name)
     return isinstance(resolved, type) or (
-        inspect.isfunction(resolved) and origins.find_origin(name.partition(".")[0]) == "project"
+        inspect.isfunction(resolved) and package_origin.find_origin(name.partition(".")[0]) == "project"
     )
 
 

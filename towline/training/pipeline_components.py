@@ -102,7 +102,7 @@ class TransformedColumns(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def transform(self, X: pd.DataFrame) -> Any:
         output = self._check(self.transformer_.transform(X), X)
         if list(output.columns) != self.names_:
-            what = f"{type(self.transformer).__name__}.transform returned other columns than in training"
+            what = f"{type(self.transformer).__name__}.transform returned columns that differ from those in training"
             raise FitError(what, where="prepare", remedy="return the same columns in the same order for any rows")
         return self.columns_.transform(output)
 

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
-from towline import origins
+from towline import package_origin
 from towline.config import suggest
 from towline.errors import ConfigError
 
@@ -103,7 +103,7 @@ def _import_object(
 
 
 def _check_permission(package: str, path: str, where: str, trusted: Sequence[str]) -> None:
-    origin = origins.find_origin(package)
+    origin = package_origin.find_origin(package)
     if package in LIBRARIES:
         if origin == "absent":
             what = f"{LIBRARIES[package]} is not installed"

@@ -289,7 +289,7 @@ def test_values_cannot_forge_log_lines(tmp_path: Path, caplog: pytest.LogCapture
 def test_damaged_lines_are_skipped(tmp_path: Path) -> None:
     """An interrupted write or an editor may leave them."""
     open_alert(alert(subject="a"), AlertConfig(), tmp_path)
-    path = tmp_path / "watch" / MODEL / notifications.FILE
+    path = tmp_path / "monitoring" / MODEL / notifications.FILE
     path.write_text(path.read_text() + "{half\n")
     open_alert(alert(subject="b"), AlertConfig(), tmp_path)
     assert [item.subject for item in read_open_alerts(tmp_path, MODEL)] == ["a", "b"]

@@ -48,7 +48,7 @@ def test_workers_are_added_up(tmp_path: Path) -> None:
     assert sample_value(scrape, "requests_total", route="/predict", status="200") == 7
     assert sample_value(scrape, "request_seconds_count", route="/predict", version="3") == 7
     assert sample_value(scrape, "predictions_bucket", version="3", le="+Inf") == 7
-    assert sample_value(scrape, "input_oddities_total", version="3", column="size", what="null") == 7
+    assert sample_value(scrape, "input_anomalies_total", version="3", column="size", kind="null") == 7
     each = [sample for family in text_string_to_metric_families(exposition) for sample in family.samples]
     pids = {sample.labels["worker"] for sample in each if sample.name == "towline_process_resident_memory_bytes"}
     assert pids == {str(worker.pid) for worker in workers}

@@ -172,7 +172,7 @@ def test_a_shard_that_ends_each_process_stops_the_job(
 ) -> None:
     """Three times, not for ever; the finished shards are used by the next command."""
     server.crash_after = [2, 0, 0]
-    with pytest.raises(TransientError, match="3 runs lost their process at shard 2") as error:
+    with pytest.raises(TransientError, match="3 runs ended unexpectedly at shard 2") as error:
         score_on_pool(model, source, tmp_path / "out.csv")
     assert error.value.where.startswith(PAGE)
     assert not (tmp_path / "out.csv").exists()

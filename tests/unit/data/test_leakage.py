@@ -168,7 +168,7 @@ def test_a_strong_column_is_a_warning_and_a_nearly_perfect_one_a_leak(noise: flo
     table = pd.DataFrame(rng.normal(size=(900, 4)), columns=["listed", "rooms", "garden", "age"])
     table["sold"] = 50 * table["listed"] + 50 * noise * rng.normal(size=900)
     (leak,) = leaks(table, "sold")
-    assert (leak.columns, leak.kind, leak.may_be_honest) == (("listed",), kind, kind == "strong")
+    assert (leak.columns, leak.kind, leak.may_be_legitimate) == (("listed",), kind, kind == "strong")
 
 
 @pytest.mark.parametrize(("share", "kind"), [(0.6, "strong"), (1.0, "copy")])

@@ -354,7 +354,7 @@ def test_great_expectations_is_silent_and_offline(
 
 
 def test_similar_levels_give_a_warning(validate: TableValidator, table: pd.DataFrame) -> None:
-    """Levels and classes that differ in case or blanks only are reported; of personal data without the values."""
+    """Levels and classes that differ in case or spaces only are reported; of personal data without the values."""
     odd = table.assign(k=np.where(table.index % 9 == 0, "Red ", table["k"]))
     odd["y"] = np.where(odd.index % 7 == 0, "YES", odd["y"])
     rules = warned(validate(odd, cross_validation={"folds": 2}))

@@ -79,8 +79,8 @@ def test_candidates_are_cross_validated_side_by_side(exported: list[dict[str, An
     for name in singles:
         assert before[name] == {"load", "validate", "split"}
     assert before["cross-validate-ensemble"] == {"load", "validate", "split", *singles}
-    assert before["choose"] == {"load", "validate", "split", "cross-validate-ensemble", *singles}
-    assert {"gate", "package", "register"} <= before["promote"]
+    assert before["choose-history"] == {"load", "validate", "split", "cross-validate-ensemble", *singles}
+    assert {"gate", "package", "register"} <= before["decide-promotion"]
     assert not any("enableCache" in task.get("cachingOptions", {}) for task in tasks.values())
 
 

@@ -169,7 +169,7 @@ def test_all_leaks_are_dropped_at_once(folder: Path) -> None:
 
 
 def test_a_strong_column_is_kept_and_named(command: Command, folder: Path) -> None:
-    """A column that may be honest is a feature; the config says what to check."""
+    """A column that may be legitimate is a feature; the config says what to check."""
     rng = np.random.default_rng(5)
     table = pd.DataFrame(rng.normal(size=(500, 3)), columns=["listed", "rooms", "age"])
     table["sold"] = 50 * table["listed"] + 3 * table["rooms"] + 4 * rng.normal(size=500)
@@ -259,7 +259,7 @@ def test_blanks_and_quotes_around_names_need_not_be_given(command: Command, fold
     assert command("init", "race.csv", "--target", "lap", "--name", "lap").code == 0
     assert read_config(folder / "configs/lap.yaml").data.target == "'lap'"
     refused = command("validate", "configs/race.yaml", "--set", "data.target=Time")
-    assert "did you mean '   Time'? The blanks" in refused.err
+    assert "did you mean '   Time'? The spaces" in refused.err
 
 
 def test_a_header_of_values_is_refused(command: Command, folder: Path) -> None:
@@ -297,7 +297,7 @@ def test_a_file_with_other_columns_is_named(command: Command, folder: Path) -> N
         (folder / "months" / f"{name}.csv").write_text(f"{header}\n{rows}\n")
     refused = command("init", "months", "--target", "y")
     assert refused.code == 2
-    assert "other columns than june.csv" in refused.err
+    assert "the columns differ from those of june.csv" in refused.err
     assert str(folder / "months" / "may.csv") in refused.err
     assert "extra" in refused.err
 

@@ -158,7 +158,7 @@ def test_an_approval_needs_a_valid_key_with_scope_admin(project: SampleStore, co
     assert not any(row.event == "approved" for row in store.ledger.rows(MODEL))
 
 
-def test_four_eyes(sample_store: SampleStore) -> None:
+def test_two_person_rule(sample_store: SampleStore) -> None:
     """With two required, neither who started the run, nor one person twice, nor a key that is not listed counts."""
     store = Store(sample_store, required=2)
     with pytest.raises(PromotionRejectedError, match="ann started the run"):

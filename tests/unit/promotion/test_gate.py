@@ -193,7 +193,7 @@ def test_rows_that_the_champion_was_trained_on() -> None:
     assert "most of which it has seen" in few.detail
 
 
-def test_a_slice_collapses() -> None:
+def test_a_slice_that_is_significantly_worse_fails() -> None:
     """A model that is better overall but fails one slice, against baseline or champion, is rejected by its name."""
     case = Case()
     champion, good = case.model(1.0), case.model(0.5)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.releases import make_house_table, train_run
-from towline import origins
+from towline import package_origin
 from towline.errors import ReleaseError
 from towline.extras import BOOSTING_LIBRARIES
 from towline.inference import predictor
@@ -32,7 +32,7 @@ def test_a_release_holds_the_model_file_of_the_library(library: str, tmp_path: P
     probe = json.loads((directory / "probe.json").read_bytes())
     assert opened.predict(probe["rows"]).tolist() == probe["labels"]
 
-    ((name, version),) = origins.installed_versions((library,)).items()
+    ((name, version),) = package_origin.installed_versions((library,)).items()
     assert manifest.libraries[name] == version
     assert f"{name} {version}" in (directory / "card.md").read_text("utf-8")
     assert f"{name} {version}" in (directory / "card.html").read_text("utf-8")
@@ -48,7 +48,9 @@ def test_another_version_of_the_library_is_refused(tmp_path: Path, monkeypatch: 
         directory = run.settings.store / run.package().path
         trained = read_manifest(directory).libraries["lightgbm"]
         with monkeypatch.context() as patch:
-            patch.setattr(predictor.origins, "installed_versions", lambda packages: dict.fromkeys(packages, "9.9"))
+            patch.setattr(
+                predictor.package_origin, "installed_versions", lambda packages: dict.fromkeys(packages, "9.9")
+            )
             if estimator == "lightgbm":
                 assert open_release(directory).compiled
                 continue

@@ -129,7 +129,7 @@ def test_a_damaged_champion_leaves_it_open(regression: TrainedRun, release: Path
 def test_a_champion_that_cannot_be_asked(
     regression: TrainedRun, packed: Release, tmp_path: Path, build: Callable[..., TrainedRun], change: str
 ) -> None:
-    """A column it needs is gone, or it predicts something else: told by name."""
+    """A column that it needs is gone, or it has another target: the detail names both."""
     frame = make_house_table().drop(columns="sold")
     frame = frame.drop(columns="doors") if change == "column gone" else frame.rename(columns={"value": "price"})
     run = build(tmp_path, frame, target="value" if change == "column gone" else "price", time="at")
@@ -140,7 +140,7 @@ def test_a_champion_that_cannot_be_asked(
         assert "doors" in champion_check(verdict).detail
     else:
         assert verdict.outcome == "inconclusive"
-        assert "predicts something else" in champion_check(verdict).detail
+        assert "has another target, task or classes" in champion_check(verdict).detail
 
 
 def test_a_new_class_is_weighed(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:

@@ -57,10 +57,10 @@ def test_input_anomalies_are_counted(service: RunningService) -> None:
     """They are nulls, values out of range and unseen categories, by column."""
     service.client.post("/predict", {"rows": [{**ROW, "size": 500, "kind": "castle"}, {**ROW, "size": None}, ROW]})
     scrape = read(service)
-    assert sample_value(scrape, "input_oddities_total", version="3", column="size", what="out_of_range") == 1
-    assert sample_value(scrape, "input_oddities_total", version="3", column="size", what="null") == 1
-    assert sample_value(scrape, "input_oddities_total", version="3", column="kind", what="unseen") == 1
-    assert sample_value(scrape, "input_oddities_total", version="3", column="sunny", what="null") == 0
+    assert sample_value(scrape, "input_anomalies_total", version="3", column="size", kind="out_of_range") == 1
+    assert sample_value(scrape, "input_anomalies_total", version="3", column="size", kind="null") == 1
+    assert sample_value(scrape, "input_anomalies_total", version="3", column="kind", kind="unseen") == 1
+    assert sample_value(scrape, "input_anomalies_total", version="3", column="sunny", kind="null") == 0
 
 
 def test_predicted_values_are_in_a_histogram(service: RunningService) -> None:

@@ -119,7 +119,7 @@ def test_unusable_outputs_are_errors(transformer: str, what: str) -> None:
 
 def test_other_columns_than_in_training_are_an_error() -> None:
     model, features, _ = fit("shop_features.Unstable")
-    with pytest.raises(FitError, match=r"Unstable.transform returned other columns than in training"):
+    with pytest.raises(FitError, match=r"Unstable.transform returned columns that differ from those in training"):
         model.predict(features.head(10))
 
 

@@ -160,7 +160,7 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
     estimator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The remedy is the command that installs it."""
-    monkeypatch.setattr("towline.origins.find_origin", lambda _: "absent")
+    monkeypatch.setattr("towline.package_origin.find_origin", lambda _: "absent")
     with pytest.raises(ConfigError, match="LightGBM is not installed") as refused:
         made(estimator)
     assert refused.value.remedy == "pip install 'towline[lightgbm]'"

@@ -374,7 +374,7 @@ def _other_columns(path: FilePath, first: FilePath, names: Sequence[str], expect
         *([f"without {', '.join(sorted(missing)[:5])}"] if missing else []),
         *([f"with {', '.join(sorted(added)[:5])}"] if added else []),
     ]
-    what = f"other columns than {first.name}: {' and '.join(parts) or 'another order'}"
+    what = f"the columns differ from those of {first.name}: {' and '.join(parts) or 'another order'}"
     return DataError(what, where=str(path), remedy="give files with the same columns in the same order")
 
 

@@ -37,7 +37,7 @@ class Column(Frozen):
         reason: why it has its kind, if the type of its values alone does not say it; of the target, why the task.
         derive: what a model uses of a datetime: calendar parts, and ``age`` (days before the row's time) or ``days``
             (since 1970: of the time column, and of all if the table has no time column).
-        time_correlation: of a clock column, a number that follows the time of the row, such as a running number or a
+        time_correlation: of a clock column, a number that follows the time of the row, such as a sequence number or a
             year: its rank correlation with the time.
         pii: whether it holds personal data; then the contract has no range and no categories of it.
         format: how its values are written if they are text.

@@ -1,4 +1,4 @@
-"""Measures: numbers that are written in several parts, such as durations, times of a clock, feet and inches, 1.2K."""
+"""Measures: numbers that are written in several parts, such as durations, times of day, feet and inches, 1.2K."""
 
 import math
 import re
@@ -30,7 +30,7 @@ _SCALES = {"": "", "k": "e3", "m": "e6", "b": "e9"}
 def parse_measure(text: str, measure: Measure) -> float:
     """The number that a text of several parts means; NaN for any other text.
 
-    A duration and the time of a clock are seconds; ``5:30`` are minutes and seconds of a duration, hours and minutes of
+    A duration and a time of day are seconds; ``5:30`` are minutes and seconds of a duration, hours and minutes of
     a clock. A month is a twelfth of 365.25 days. Feet are inches. A scaled number may end in K, M or B: thousands,
     millions and billions.
 

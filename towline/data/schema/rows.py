@@ -20,8 +20,9 @@ Row = list[Any]
 InputAnomaly = tuple[str, str]
 MAX_LISTED = 20  # faults of an error
 _KINDS: Mapping[Kind, str] = {
-    "numeric": "is not a number", "boolean": "is neither true nor false", "category": "is not a text, number or flag",
-    "text": "is not a text, number or flag", "datetime": "is not an ISO 8601 time",
+    "numeric": "is not a number", "boolean": "is neither true nor false",
+    "category": "is not a text, number or boolean", "text": "is not a text, number or boolean",
+    "datetime": "is not an ISO 8601 time",
 }  # fmt: skip
 
 

@@ -86,7 +86,7 @@ class ValueFormat(Frozen):
             January 2026); ISO 8601 is always read.
         spelling: the type of a category's levels. ``text``: as written. With ``number``, ``boolean`` and ``date``,
             equal values are one level (1.0 and 1; True and true; 2026-01-31 and 2026-01-31T00:00). With ``caseless``,
-            levels that differ in case and blanks only are one level.
+            levels that differ in case and spaces only are one level.
         coerce: a text that is not of the column's kind is null instead of an error.
         decimal_comma: numbers with a decimal comma occur beside numbers with a point.
         unit: a currency or unit that may stand before or after a number, in lower case, such as $ or kg; it is ignored.
@@ -364,7 +364,7 @@ def fold_case(text: str) -> str:
 
 
 def find_case_variants(levels: Iterable[str]) -> list[list[str]]:
-    """The groups of levels that differ in case and blanks only.
+    """The groups of levels that differ in case and spaces only.
 
     Example:
         >>> find_case_variants(["Yes", "no", "yes ", "maybe"])

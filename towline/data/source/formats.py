@@ -120,7 +120,7 @@ def detect_format(path: Path) -> FileFormat:
 def detect_separator(path: Path) -> str:
     """The separator of a CSV file: the mark that occurs equally often in the first lines; a comma for other files.
 
-    Of columns that several blanks align it is ``ALIGNED``.
+    If several spaces align the columns, it is ``ALIGNED``.
     """
     if detect_format(path) != "csv":
         return ","
@@ -151,7 +151,7 @@ def detect_separator_of(head: Sequence[bytes]) -> str:
 
 
 def _has_blanks_between_columns(lines: Sequence[str]) -> bool:
-    """Whether each line has as many values, at least three, separated by one blank."""
+    """Whether each line has as many values, at least three, separated by one space."""
     rows = [next(csv.reader([line.rstrip("\r\n")], delimiter=" "), []) for line in lines]
     return len(rows) > 2 and len(rows[0]) > 2 and all(len(row) == len(rows[0]) for row in rows) and all(rows[0])
 
@@ -195,7 +195,7 @@ def check_header(header: Sequence[str], separator: str, where: str) -> None:
     """Refuses a header with one name that contains another separator.
 
     Raises:
-        DataError: the only name contains another separator, or several blanks side by side.
+        DataError: the only name contains another separator, or several spaces side by side.
     """
     others = [mark for mark in SEPARATORS if mark != separator and mark in header[0]] if len(header) == 1 else []
     if others:
@@ -206,7 +206,7 @@ def check_header(header: Sequence[str], separator: str, where: str) -> None:
         )
     if len(header) == 1 and re.search(r"\S\s{2,}\S", header[0]):
         raise DataError(
-            f"there is only one column; several blanks separate its values: {' '.join(header[0].split())[:80]!r}",
+            f"there is only one column; several spaces separate its values: {' '.join(header[0].split())[:80]!r}",
             where=where,
             remedy=f"set data.separator to {ALIGNED!r} (of a command: --separator)",
         )

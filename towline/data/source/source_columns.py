@@ -181,7 +181,7 @@ def _read_names(headers: Sequence[tuple[str, list[str]]], config: DataConfig) ->
             differences = [f"missing: {', '.join(missing[:10])}"] if missing else []
             differences += [f"only here: {', '.join(extra[:10])}"] if extra else []
             raise DataError(
-                f"other columns than {Path(first).name}",
+                f"the columns differ from those of {Path(first).name}",
                 where=where,
                 remedy="leave the file out of data.source, or give it the same columns",
                 details=tuple(differences or ["two columns have the same name"]),

@@ -111,7 +111,7 @@ def check_rules(
     leaks = _find_leaks(table, contract, config.seed, set(allowed_leaks))
     features = len(contract.feature_columns)
     rules = [
-        *_or_passed(levels, "levels_distinct", "no two levels differ in case or blanks only", "warn"),
+        *_or_passed(levels, "levels_distinct", "no two levels differ in case or spaces only", "warn"),
         *_find_notations(table, contract, config),
         *_or_passed(infinities, "values_finite", "no number is too large"),
         *_check_class_sizes(table, contract, config.cross_validation.folds + 1),
@@ -166,13 +166,13 @@ def _find_leaks(table: Table, contract: Contract, seed: int, allowed: set[str]) 
             derived = {column.name for column in contract.derived}
             removal = "remove it from features or lookups" if set(leak.columns) & derived else "list it under data.drop"
             detail = f"{leak.detail}; {removal} or, if it is known when predicting, list it in validation.allow_leaks"
-            severity: Severity = "warn" if leak.may_be_honest else "error"
+            severity: Severity = "warn" if leak.may_be_legitimate else "error"
             columns = ", ".join(leak.columns)
             yield Rule(rule=f"no_leak_by_{leak.kind}", column=columns, severity=severity, detail=detail)
 
 
 def _find_lookalikes(table: Table, contract: Contract) -> Iterator[Rule]:
-    """Levels and classes that differ in case or blanks only; a model treats them as different levels."""
+    """Levels and classes that differ in case or spaces only; a model treats them as different levels."""
     for column in contract.columns:
         if column.role == "ignored" or column.kind != "category" or (values := table[column.name]).dtype.kind in "biuf":
             continue
@@ -186,7 +186,7 @@ def _find_lookalikes(table: Table, contract: Contract) -> Iterator[Rule]:
                 column=column.name,
                 severity="warn",
                 examples=tuple(" and ".join(map(repr, levels[:4])) for levels in groups_shown),
-                detail="levels differ in more than case and blanks; list the column in data.ignore_case, "
+                detail="levels differ in more than case and spaces; list the column in data.ignore_case, "
                 "or correct the source",
                 **_share(rows, table),
             )
@@ -242,7 +242,7 @@ def _check_class_sizes(table: Table, contract: Contract, minimum: int) -> Iterat
     small = sorted((rows, show_value(label)) for label, rows in counts.items() if rows < minimum)
     detail = f"each class has at least {minimum} rows: one for each of {minimum - 1} folds, one for the holdout"
     if small:
-        detail += "; a fold without a class neither learns nor measures it; data.classes.rare can merge or drop them"
+        detail += "; the model of a fold without a class cannot predict it; data.classes.rare can merge or drop them"
     yield Rule(
         rule="rows_in_each_class",
         column=contract.target,

@@ -2,9 +2,9 @@
 
 There are six kinds: a copy of the target, also in another order-preserving scale; columns whose sum is exactly the
 target; a column that has values, or nulls, for one class only; one column that predicts the target almost perfectly;
-and two that may be honest: a strong column, which predicts it very well, and a dominant one, which predicts it as well
-as all others together. All are measured on a seeded sample, and every score is cross-fitted: no row is predicted by a
-mean that includes it.
+and two that may be legitimate: a strong column, which predicts it very well, and a dominant one, which predicts it as
+well as all others together. All are measured on a seeded sample, and every score is cross-fitted: no row is predicted
+by a mean that includes it.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ FOLDS = 3
 BINS = 64
 COPY_CORRELATION = 0.9999  # least |Pearson| of a copy
 COPY_LEVELS = 20  # least distinct values of a copy in another scale
-CHANCE = 1e-6  # largest probability that the values of an honest column are in rows of one class only
+CHANCE = 1e-6  # largest probability that the values of a legitimate column are in rows of one class only
 # least score of a column that is a leak, and of a strong one, as the list price of a house that is sold
 LEAK_SCORE = {"regression": 0.995, "binary": 0.999, "multiclass": 0.995}
 LEAK_EXPLAINED = 0.85  # least share of the classes' variance that a leak explains: a high AUC of a rare class is easy
@@ -52,8 +52,8 @@ class Leak(Frozen):
     detail: str
 
     @property
-    def may_be_honest(self) -> bool:
-        """Whether an honest column can have such a score, so that it causes a warning and no refusal."""
+    def may_be_legitimate(self) -> bool:
+        """Whether a legitimate column can have such a score, so that it causes a warning and no refusal."""
         return self.kind in MAY_BE_HONEST
 
 

@@ -31,7 +31,7 @@ from towline.training.evaluation.predictions import Predictions
 MIN_DRAWS = 500  # a limit at 2.5 % needs more draws than an interval that is only shown
 
 
-def compare(
+def compare_champions_on_rows(
     rows: pa.Table,
     champion: ReleaseLocation,
     previous: ReleaseLocation | None,
@@ -123,12 +123,12 @@ def _predict(model: Model, contract: Contract, rows: pa.Table, unmodified: froze
 
     Raises:
         DataError: a column that the model needs is not logged unmodified, or cannot be read.
-        ReleaseError: the model predicts something else.
+        ReleaseError: the model has another target, task or classes.
     """
     model_contract, where = model.contract, str(model.directory)
     same_target = (model_contract.target, model_contract.task) == (contract.target, contract.task)
     if not same_target or not set(model_contract.classes) <= set(contract.classes):
-        what = f"version {model.version} predicts something else"
+        what = f"version {model.version} has another target, task or classes"
         raise ReleaseError(what, where=where, remedy="no action is needed: the version is not compared")
     names = [column.name for column in model_contract.input_columns]
     if missing := sorted(set(names) - unmodified):

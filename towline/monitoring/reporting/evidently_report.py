@@ -50,7 +50,7 @@ def write_report(
     now: dt.datetime,
     current: pd.DataFrame | None = None,
 ) -> Path:
-    """Writes the report of a monitoring run as one HTML file that loads nothing, and adds it to Evidently's workspace.
+    """Writes the report of a monitoring run as one HTML file, and adds it to Evidently's workspace.
 
     Columns that Evidently cannot plot are left out of its plots. If it fails all the same, there are no plots.
 
@@ -295,7 +295,7 @@ def _check_rows(drift: DriftResult) -> list[_MetricRow]:
 def _note(drift: DriftResult, pair: SamplePair | None) -> str:
     span = f", {drift.start:%Y-%m-%d %H:%M} to {drift.end:%Y-%m-%d %H:%M}" if drift.start and drift.end else ""
     sentences = [f"{drift.rows:,} rows{span}, compared with the training rows of version {drift.version}."]
-    sentences.append(f"Without drift, at most {drift.budget:g} windows a year raise an alarm.")
+    sentences.append(f"Without drift, at most {drift.budget:g} windows per year raise an alarm.")
     if len(drift.checks) > MAX_CHECKS:
         sentences.append(f"The first {MAX_CHECKS} of {len(drift.checks):,} checks are shown.")
     if pair is not None and pair.has_columns:

@@ -29,7 +29,7 @@ MAX_DRIFT_AGE = dt.timedelta(hours=36)  # of the last drift window
 
 Health = Literal["ok", "warning", "alarm", "unknown"]
 #: health → text for people
-HEALTH_TEXT: dict[Health, str] = {"ok": "ok", "warning": "check it", "alarm": "alarm", "unknown": "not monitored yet"}
+HEALTH_TEXT: dict[Health, str] = {"ok": "ok", "warning": "warning", "alarm": "alarm", "unknown": "not monitored yet"}
 
 
 class ChampionStatus(Frozen):

@@ -23,7 +23,7 @@ from towline.data.example_row import example_row
 from towline.data.schema.contract import Contract
 from towline.data.workspace import Workspace
 from towline.formatting import escape_markdown
-from towline.origins import installed_versions
+from towline.package_origin import installed_versions
 from towline.provenance import Provenance
 from towline.registry.mlflow import links
 from towline.training import model_io

@@ -1,4 +1,4 @@
-"""The page at /docs: how to call the service. It is a single HTML document that loads nothing and runs no script."""
+"""The page at /docs: how to call the service. It is a single HTML document that needs no network and runs no script."""
 
 import json
 from pathlib import Path

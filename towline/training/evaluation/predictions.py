@@ -10,7 +10,7 @@ from towline.config import Frozen
 
 Label = str | int | bool | float
 Threshold = float | tuple[float, ...]
-"""Of a decision. Binary: a row is positive from this probability on. Of more classes one for each, in the contract's
+"""Of a decision. Binary: a row is positive from this probability on. More classes: one each, in the contract's
 order: the class with the largest ratio of its probability to its threshold is predicted, as by ``thresholds`` of Spark.
 """
 

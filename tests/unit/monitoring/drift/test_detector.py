@@ -131,7 +131,7 @@ def test_a_column_carries_the_importance_of_the_features_computed_from_it() -> N
 
 
 def test_a_number_that_follows_the_time_is_named_and_no_drift(tmp_path: Path) -> None:
-    """A running number and a date as a number; a price that was raised once is an ordinary column."""
+    """A sequence number and a date as a number; a price that was raised once is an ordinary column."""
 
     def add_columns(frame: pd.DataFrame, first: int) -> pd.DataFrame:
         number = np.arange(first, first + len(frame))

@@ -13,7 +13,7 @@ from tests.support.releases import make_house_table, train_run
 from tests.support.sample_store import SampleStore
 from towline.config import PipelineConfig, build_config
 from towline.manifest import ReleaseLocation
-from towline.monitoring.performance.champion_comparison import compare
+from towline.monitoring.performance.champion_comparison import compare_champions_on_rows
 
 CONFIG = build_config({"name": "house-value", "data": {"source": "t", "target": "value", "time": "at"}}, "test")
 
@@ -27,7 +27,7 @@ def later(rows: int = 200) -> pd.DataFrame:
 def judge(champion: Path, previous: Path | None, truth: Any, rows: pd.DataFrame | None = None, **more: Any) -> Any:
     rows = later() if rows is None else rows
     before = ReleaseLocation(previous) if previous else None
-    return compare(
+    return compare_champions_on_rows(
         log_predictions(champion, rows, truth),
         ReleaseLocation(champion),
         before,
@@ -72,7 +72,7 @@ def test_chance_is_no_difference(tmp_path: Path) -> None:
         truth = 3 * rows["size"].fillna(50) + np.random.default_rng(seed).normal(0, 20, len(rows))
         labelled = log.set_column(log.column_names.index("label"), "label", pa.array(truth, pa.float64()))
         champions = (ReleaseLocation(release) for release in releases[::-1])
-        better += compare(labelled, *champions, CONFIG, None).previous_is_better
+        better += compare_champions_on_rows(labelled, *champions, CONFIG, None).previous_is_better
     assert better <= 4
 
 
@@ -98,7 +98,7 @@ def test_too_few_rows(sample_store: SampleStore) -> None:
     assert "20 labelled rows are new to both champions, 50 are needed" in result.reason
     empty = log_predictions(sample_store.release(2), later(), later()["value"]).slice(0, 0)
     assert (
-        compare(
+        compare_champions_on_rows(
             empty, ReleaseLocation(sample_store.release(2)), ReleaseLocation(sample_store.release(1)), CONFIG, None
         ).rows
         == 0
@@ -111,7 +111,9 @@ def test_columns_that_are_not_logged(sample_store: SampleStore) -> None:
     rows = later()
     log = log_predictions(champion, rows, rows["value"] + 1000)
     log = log.set_column(log.column_names.index("input.size"), "input.size", pa.array(["10..20"] * 200))
-    result = compare(log, ReleaseLocation(champion), ReleaseLocation(sample_store.release(1)), CONFIG, None)
+    result = compare_champions_on_rows(
+        log, ReleaseLocation(champion), ReleaseLocation(sample_store.release(1)), CONFIG, None
+    )
     assert not result.previous_is_better
     assert "size, which the log does not have unmodified" in result.reason
 
@@ -129,7 +131,7 @@ def test_invalid_input_blames_no_version(sample_store: SampleStore) -> None:
 
 
 def test_no_previous_champion(sample_store: SampleStore) -> None:
-    """There is none, it is damaged, or it predicts something else: the reason is given, without an error."""
+    """There is none, it is damaged, or it has another target: the reason is given, without an error."""
     truth = later()["value"] + 1000
     assert "no champion before" in judge(sample_store.release(2), None, truth).reason
     damaged = sample_store.release(1)
@@ -143,7 +145,7 @@ def test_another_target(sample_store: SampleStore, tmp_path: Path) -> None:
     """A version of another task is not compared."""
     run = train_run(tmp_path / "other", make_house_table(200).drop(columns="value"), "linear", target="sold", time="at")
     other = run.settings.store / run.package(1).path
-    assert "predicts something else" in judge(sample_store.release(2), other, later()["value"]).reason
+    assert "has another target, task or classes" in judge(sample_store.release(2), other, later()["value"]).reason
 
 
 def test_a_classifier(tmp_path: Path) -> None:

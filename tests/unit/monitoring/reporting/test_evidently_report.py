@@ -181,7 +181,7 @@ def test_a_window_is_stored_once(tmp_path: Path) -> None:
     first = add_report(night(), rows(), rows(seed=1), workspace, "bikes", NOW)
     again = add_report(night(state="ok"), rows(), rows(seed=2), workspace, "bikes", NOW)
     add_report(night(), None, None, workspace, "trees", NOW)
-    assert first == again == tmp_path / "watch" / "bikes" / "drift-2026-02-28.html"
+    assert first == again == tmp_path / "monitoring" / "bikes" / "drift-2026-02-28.html"
     runs = stored(workspace)
     assert sorted(name for name, _ in runs) == ["bikes"] * 28 + ["trees"]
     days = sorted((run.timestamp.date(), run.metadata["state"]) for name, run in runs if name == "bikes")

@@ -226,7 +226,7 @@ LINKS = Links(prefect="http://p", mlflow="http://m", evidently="http://e", exper
 def test_a_served_page_has_links(sample_store: SampleStore) -> None:
     """It links the other interfaces, the run, the version, its model card and the drift report."""
     journal(sample_store, make_drift(0, "drift"))
-    (sample_store.settings.store / "watch" / MODEL / f"drift-{NOW:%Y-%m-%d}.html").touch()
+    (sample_store.settings.store / "monitoring" / MODEL / f"drift-{NOW:%Y-%m-%d}.html").touch()
     result = look(sample_store, flows=[FlowStatus(flow="training", run_id="r1", started=NOW, state="Completed")])
     page = render_status(result, LINKS)
     classic = "workflowType=machine_learning"

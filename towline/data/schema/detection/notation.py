@@ -39,9 +39,9 @@ _NUMBERS = (
     ("a decimal comma", "data.decimal: ','", ValueFormat(decimal=",")),
     ("commas between thousands", "data.thousands: ','", ValueFormat(thousands=",")),
     ("points between thousands", "data.decimal: ',' and data.thousands: '.'", ValueFormat(decimal=",", thousands=".")),
-    ("blanks between thousands", "data.thousands: ' '", ValueFormat(thousands=" ")),
+    ("spaces between thousands", "data.thousands: ' '", ValueFormat(thousands=" ")),
     (
-        "blanks between thousands and a decimal comma",
+        "spaces between thousands and a decimal comma",
         "data.decimal: ',' and data.thousands: ' '",
         ValueFormat(decimal=",", thousands=" "),
     ),
@@ -181,7 +181,7 @@ def detect_measure(column: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> Measure
 
 
 def _is_clock(texts: list[str]) -> bool:
-    """Whether these are times of a clock: as many parts in each, and no hour above 24."""
+    """Whether these are times of day: as many parts in each, and no hour above 24."""
     hours = [text.partition(":")[0] for text in texts]
     return len({text.count(":") for text in texts}) == 1 and all(
         len(hour) <= 2 and hour.isdecimal() and int(hour) <= 24 for hour in hours

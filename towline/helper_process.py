@@ -1,8 +1,8 @@
-"""The sidecar is a second process that imports Great Expectations and MLflow while the flow runs, and calls them.
+"""The helper process is a second process that imports Great Expectations and MLflow while the flow runs.
 
-The imports take seconds; in the sidecar they run on another core. Where that is safe, it is forked from this process
-after the packages that both need are imported, which halves the work of its imports. A process has one sidecar. It ends
-when its standard input is closed, so it never outlives its parent.
+The imports take seconds; in the helper process they run on another core. Where that is safe, it is forked from this
+process after the packages that both need are imported, which halves the work of its imports. A process has one helper
+process. It ends when its standard input is closed, so it never outlives its parent.
 """
 
 import contextlib
@@ -32,28 +32,28 @@ class _Process(Protocol):
     def kill(self) -> None: ...
 
 
-class _Sidecar(NamedTuple):
+class _HelperProcess(NamedTuple):
     process: _Process
     wait: Callable[[], object]  # returns when the process has ended
     requests: IO[bytes]
     replies: IO[bytes]
 
 
-_sidecar: _Sidecar | None = None
+_helper: _HelperProcess | None = None
 
 
 def start(output: Path) -> None:
-    """Starts the sidecar, unless it runs; ``output`` is the file for everything that the libraries print."""
-    global _sidecar  # noqa: PLW0603 - one a process, as joblib's reusable executor
-    if _sidecar is None:
+    """Starts the helper process, unless it runs; ``output`` is the file for everything that the libraries print."""
+    global _helper  # noqa: PLW0603 - one a process, as joblib's reusable executor
+    if _helper is None:
         output.parent.mkdir(parents=True, exist_ok=True)
         with output.open("ab") as log:
             # a forked process may wait for ever for a lock that another thread held
             can_fork = sys.platform == "linux" and threading.active_count() == 1
-            _sidecar = _fork(log) if can_fork else _spawn(log)
+            _helper = _fork(log) if can_fork else _spawn(log)
 
 
-def _fork(log: IO[bytes]) -> _Sidecar:
+def _fork(log: IO[bytes]) -> _HelperProcess:
     for package in _SHARED_PACKAGES:
         importlib.import_module(package)
     requests, replies = os.pipe(), os.pipe()
@@ -68,32 +68,32 @@ def _fork(log: IO[bytes]) -> _Sidecar:
     process.start()
     os.close(requests[0])
     os.close(replies[1])
-    return _Sidecar(process, process.join, os.fdopen(requests[1], "wb"), os.fdopen(replies[0], "rb"))
+    return _HelperProcess(process, process.join, os.fdopen(requests[1], "wb"), os.fdopen(replies[0], "rb"))
 
 
-def _spawn(log: IO[bytes]) -> _Sidecar:
-    command = [sys.executable, "-m", "towline.sidecar"]
+def _spawn(log: IO[bytes]) -> _HelperProcess:
+    command = [sys.executable, "-m", "towline.helper_process"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
-    return _Sidecar(process, process.wait, cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout))
+    return _HelperProcess(process, process.wait, cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout))
 
 
-def begin(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-    """Has the sidecar, if it runs, execute a function; its result and its errors are ignored."""
-    if _sidecar is not None:
-        _send(_sidecar, (function, args, kwargs, False))
+def submit(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Has the helper process, if it runs, execute a function; its result and its errors are ignored."""
+    if _helper is not None:
+        _send(_helper, (function, args, kwargs, False))
 
 
-def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
-    """Executes a function in the sidecar, or here if none was started; returns its result and its CPU seconds.
+def call_in_helper(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
+    """Executes a function in the helper process, or here if none was started; returns its result and its CPU seconds.
 
     Raises:
-        TransientError: the sidecar was killed.
+        TransientError: the helper process was killed.
     """
-    if _sidecar is None:
+    if _helper is None:
         return function(*args, **kwargs), 0.0
-    _send(_sidecar, (function, args, kwargs, True))
+    _send(_helper, (function, args, kwargs, True))
     try:
-        result, seconds = pickle.load(_sidecar.replies)  # noqa: S301 - our own child
+        result, seconds = pickle.load(_helper.replies)  # noqa: S301 - our own child
     except EOFError as error:
         raise _killed() from error
     if isinstance(result, BaseException):
@@ -102,21 +102,21 @@ def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T
 
 
 def stop() -> None:
-    """Kills the sidecar; a later ``start`` starts a new one."""
-    global _sidecar  # noqa: PLW0603 - one a process, as joblib's reusable executor
-    if _sidecar is not None:
-        _sidecar.process.kill()
+    """Kills the helper process; a later ``start`` starts a new one."""
+    global _helper  # noqa: PLW0603 - one a process, as joblib's reusable executor
+    if _helper is not None:
+        _helper.process.kill()
         with contextlib.suppress(BrokenPipeError):
-            _sidecar.requests.close()
-        _sidecar.replies.close()
-        _sidecar.wait()
-        _sidecar = None
+            _helper.requests.close()
+        _helper.replies.close()
+        _helper.wait()
+        _helper = None
 
 
-def _send(sidecar: _Sidecar, message: object) -> None:
+def _send(helper: _HelperProcess, message: object) -> None:
     try:
-        pickle.dump(message, sidecar.requests)
-        sidecar.requests.flush()
+        pickle.dump(message, helper.requests)
+        helper.requests.flush()
     except BrokenPipeError as error:
         raise _killed() from error
 
@@ -124,7 +124,7 @@ def _send(sidecar: _Sidecar, message: object) -> None:
 def _killed() -> TransientError:
     stop()
     return TransientError(
-        "the sidecar, a second process of the run, was killed",
+        "the helper process of the run was killed",
         remedy="free some memory, then run the same command again",
     )
 
