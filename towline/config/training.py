@@ -78,9 +78,12 @@ NullMarkers = Annotated[
 ]
 
 
+_NAMED_DATE_FORMATS = ("epoch_d", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns", "decimal_year", "quarter")
+
+
 def _is_date_format(text: str) -> bool:
     try:
-        dt.datetime.strptime(dt.datetime(2001, 2, 3, 4, 5, 6).strftime(text), text)  # noqa: DTZ001, DTZ007
+        dt.datetime.strptime(dt.datetime(2001, 2, 3, 4, 5, 6, tzinfo=dt.UTC).strftime(text), text)  # noqa: DTZ007
     except ValueError:
         return False
     return "%" in text
@@ -143,7 +146,8 @@ class DataConfig(Frozen):
     na_values: NullMarkers = Field((), description="texts or numbers that mean null in every column, e.g. ['?', -999]")
     date_format: str | dict[str, str] | None = Field(
         None,
-        description="how times are written where they are not ISO 8601: a strptime format, epoch_s, epoch_ms, epoch_d "
+        description="how times are written where they are not ISO 8601: a strptime format, epoch_s, epoch_ms, "
+        "epoch_us, epoch_ns, epoch_d "
         "(days since 1970), decimal_year or quarter (2026 Q1); of all columns, or {column: format}",
     )
     positive: str | int | bool | None = Field(
@@ -211,8 +215,7 @@ class DataConfig(Frozen):
             raise ValueError(f"decimal and thousands are both {self.decimal!r}")
         formats = self.date_format.values() if isinstance(self.date_format, dict) else [self.date_format]
         for date_format in formats:
-            named = (None, "epoch_s", "epoch_ms", "epoch_d", "decimal_year", "quarter")
-            if date_format not in named and not _is_date_format(date_format):
+            if date_format not in (None, *_NAMED_DATE_FORMATS) and not _is_date_format(date_format):
                 raise ValueError(f"date_format {date_format!r} is not a strptime format of a date, e.g. %d.%m.%Y")
         return self
 

@@ -99,6 +99,15 @@ def test_json_lines_are_copied_unchanged(tmp_path: Path, model: Model) -> None:
     assert (first["id"], first["flag"], first["list"], first["nothing"]) == (2**60 + 1, True, [1, 2], None)
 
 
+def test_nan_in_json_lines_is_null(tmp_path: Path, model: Model) -> None:
+    """Python's json writes it; a table for training has null there, too."""
+    row = '{"zip":"00501","word":"T","size":%s,"flag":null,"day":"2025-01-02"}\n'
+    (tmp_path / "in.jsonl").write_text(row % "NaN" + row % "null" + row % "-Infinity")
+    done = score(model, tmp_path / "in.jsonl", tmp_path / "out.csv", columns=("prediction", "probability_yes"))
+    assert (done.rows, done.quarantined) == (3, 0)
+    assert pd.read_csv(tmp_path / "out.csv")["probability_yes"].nunique() == 1
+
+
 def test_a_conflicting_column_name_is_refused_before_scoring(tmp_path: Path, model: Model) -> None:
     """The error names the option --prefix."""
     source = tmp_path / "in.csv"

@@ -142,7 +142,7 @@ def test_a_csv_with_an_index_in_windows_1252(tmp_path: Path) -> None:
     rows = read_snapshot(dataset, tmp_path)
     assert list(rows.columns) == ["Unnamed: 0", "Größe", "Ort", "y"]
     assert set(rows["Ort"]) == {"Köln", "Nîmes", "Åre", "20 €"}
-    (warning,) = (rule for rule in check_dataset(dataset) if rule.rule == "encoding")
+    (warning,) = (rule for rule in check_dataset(dataset, "y") if rule.rule == "encoding")
     assert "Windows-1252" in warning.detail
 
 
@@ -217,7 +217,7 @@ def test_rows_without_a_target_are_left_out(tmp_path: Path) -> None:
     target = np.where(np.arange(ROWS) % 10 == 0, np.nan, np.arange(ROWS) / 7)
     dataset, rows, _ = load(tmp_path, {"y": target, "x": range(ROWS)})
     assert (len(rows), dataset.rows, dict(dataset.left_out)) == (360, 360, {"without a target": 40})
-    (rule,) = check_dataset(dataset)
+    (rule,) = check_dataset(dataset, "y")
     assert (rule.result, rule.count, rule.share) == ("warned", 40, 0.1)
     with pytest.raises(DataError, match=r"10\.0% of the rows have no target") as caught:
         load(tmp_path, {"y": target, "x": range(ROWS)}, max_unlabelled=0.05)
@@ -297,7 +297,7 @@ def test_totals_at_the_end_are_left_out(tmp_path: Path, end: str, rows: int) -> 
     dataset, frame = read_text(tmp_path, text + written)
     assert frame.equals(read_text(tmp_path, text)[1])
     assert dict(dataset.left_out) == {"at the end that are totals or means of the others": rows}
-    assert "totals" in next(iter(check_dataset(dataset))).detail
+    assert "totals" in next(iter(check_dataset(dataset, "y"))).detail
 
 
 @pytest.mark.parametrize("end", ["Total,501,9.25\n", "S401,{visits},{y:.2f}\n", "Total,,7\n", ",12,3.5\n", "S401,,3\n"])

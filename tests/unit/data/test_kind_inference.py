@@ -12,6 +12,7 @@ from towline.data.schema.contract import Column, Contract
 from towline.data.schema.detection.kind_model import LABELLED_KINDS, KindModel, describe_column
 from towline.data.schema.detection.task import infer_task
 from towline.data.schema.inference import infer_contract
+from towline.errors import ConfigError
 
 ROWS = 400
 RANDOM = np.random.default_rng(3)
@@ -92,6 +93,15 @@ def test_free_text_and_addresses_are_text_with_the_reason(name: str, values: Any
     assert (text.kind, text.role) == ("text", "feature")
     assert word in text.reason
     assert column(name, values, columns={name: "ignore"}).role == "ignored"
+
+
+def test_numbers_with_other_texts_among_them_are_no_classes() -> None:
+    """Detection limits such as <0.5 are named, with the remedy; numbers with leading zeros alone are classes."""
+    amounts = [f"{value:.2f}" for value in RANDOM.uniform(0.5, 9, 200)] + ["<0.5"] * 60
+    with pytest.raises(ConfigError, match=r"numbers, and other texts such as '<0\.5'") as refused:
+        infer_task(pd.Series(amounts, name="lead"))
+    assert "data.columns: {lead: numeric}" in refused.value.remedy
+    assert infer_task(pd.Series([f"{row % 40:03}" for row in range(400)], name="zone")).task == "multiclass"
 
 
 @pytest.mark.parametrize(

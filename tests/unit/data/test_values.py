@@ -80,6 +80,10 @@ def test_null_markers(tmp_path: Path) -> None:
         ("12/31/2026", "%m/%d/%Y", dt.datetime(2026, 12, 31)),  # noqa: DTZ001
         ("1700000000", "epoch_s", dt.datetime(2023, 11, 14, 22, 13, 20)),  # noqa: DTZ001
         ("1700000000123", "epoch_ms", dt.datetime(2023, 11, 14, 22, 13, 20, 123000)),  # noqa: DTZ001
+        ("1700000000123456", "epoch_us", dt.datetime(2023, 11, 14, 22, 13, 20, 123456)),  # noqa: DTZ001
+        ("1700000000000000000", "epoch_ns", dt.datetime(2023, 11, 14, 22, 13, 20)),  # noqa: DTZ001
+        ("20261231235958", "%Y%m%d%H%M%S", dt.datetime(2026, 12, 31, 23, 59, 58)),  # noqa: DTZ001
+        ("31/Dec/2026:05:54:54 +0000", "%d/%b/%Y:%H:%M:%S %z", dt.datetime(2026, 12, 31, 5, 54, 54)),  # noqa: DTZ001
         ("20261231", "%Y%m%d", dt.datetime(2026, 12, 31)),  # noqa: DTZ001
         ("202612", "%Y%m", dt.datetime(2026, 12, 1)),  # noqa: DTZ001
         ("2026", "%Y", dt.datetime(2026, 1, 1)),  # noqa: DTZ001

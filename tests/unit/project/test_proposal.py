@@ -14,7 +14,8 @@ import yaml
 
 import towline
 from tests.support.commands import CommandResult
-from towline.config import PipelineConfig, SqlSource, read_config
+from towline.config import DataConfig, PipelineConfig, SqlSource, read_config
+from towline.data.schema.detection.notation import _CLOCKS, _DATES, _MOMENTS
 from towline.data.source import formats
 from towline.project import template
 from towline.project.detection import guess_target
@@ -524,6 +525,11 @@ def test_many_rows_without_a_target(folder: Path) -> None:
     assert result.pipeline.data.max_unlabelled > table["wage"].isna().mean()
     assert "% of the rows have no target" in result.config.read_text()
     assert towline.validate(result.config).validation.failed == 0
+
+
+@pytest.mark.parametrize("date_format", [date + clock for date in _DATES for clock in ("", _CLOCKS[-1])] + [*_MOMENTS])
+def test_each_detected_date_format_can_be_written_into_a_config(date_format: str) -> None:
+    assert DataConfig(source="t", target="y", date_format=date_format).date_format == date_format
 
 
 def test_few_rows_without_a_time(folder: Path) -> None:

@@ -27,7 +27,7 @@ NULL_MARKERS = frozenset({
     "inf", "+inf", "-inf", "infinity", "+infinity", "-infinity",  # a quotient with 0, or an overflow
     "0000-00-00", "0000-00-00 00:00:00",  # MySQL's empty date
 })  # fmt: skip
-EPOCHS = {"epoch_d": 86_400_000_000, "epoch_s": 1_000_000, "epoch_ms": 1_000}  # microseconds in one unit
+EPOCHS = {"epoch_d": 86_400_000_000, "epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1, "epoch_ns": 0.001}  # in µs
 DECIMAL_YEAR, QUARTER = "decimal_year", "quarter"
 CURRENCY = (
     r"[$€£¥₹₽₩₺₫฿]|us\$|r\$|c\$|a\$|rs\.?|kr\.?|zł|"
@@ -404,7 +404,7 @@ def parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:
         if not re.fullmatch(r"-?\d+(\.0+)?", text, re.ASCII):
             return None
         epoch = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive UTC
-        return epoch + dt.timedelta(microseconds=int(float(text)) * EPOCHS[date_format])
+        return epoch + dt.timedelta(microseconds=int(float(text) * EPOCHS[date_format]))
     try:
         if "%b" in date_format or "%B" in date_format:
             months = _SHORT_MONTHS if "%b" in date_format else _MONTHS

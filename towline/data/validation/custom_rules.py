@@ -141,7 +141,7 @@ def _share(rows: int, table: Table) -> dict[str, Any]:
     return {"count": rows, "share": rows / max(len(table), 1)}
 
 
-def check_dataset(dataset: Dataset) -> Iterator[Rule]:
+def check_dataset(dataset: Dataset, target: str) -> Iterator[Rule]:
     """Warns of values that were read as null, rows that were left out, and files that are not UTF-8."""
     for encoding in dataset.encodings:
         detail = f"a file is not UTF-8 and was read as {encoding}; save it as UTF-8 if accents look wrong"
@@ -152,7 +152,8 @@ def check_dataset(dataset: Dataset) -> Iterator[Rule]:
         rule, detail = "values_datetime", "a time; other values are read as null"
         if column.kind == "numeric":
             remedy = f"data.columns: {{{column.column}: category}} would use them"
-            rule, detail = "values_numeric", f"a finite number; other values are read as null; {remedy}"
+            rule, detail = "values_numeric", "a finite number; other values are read as null"
+            detail += "" if column.column == target else f"; {remedy}"
         yield Rule(rule=rule, severity="warn", examples=examples, detail=detail, **fields)
     for reason, rows in dataset.left_out:
         share = rows / (dataset.rows + sum(dict(dataset.left_out).values()))

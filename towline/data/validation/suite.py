@@ -82,7 +82,7 @@ def validate_table(
         rules = [
             *evaluated,
             *custom_rules.check_rules(examples, contract, config, allowed_leaks=allowed, previous=previous),
-            *custom_rules.check_dataset(work.dataset),
+            *custom_rules.check_dataset(work.dataset, config.data.target),
         ]
     columns = (*contract.columns, *contract.derived)
     notes += [f"{column.name}: left out, {column.note}" for column in columns if column.note]

@@ -54,7 +54,7 @@ _DATES = (
     "%a %d %b %Y", "%a, %d %b %Y", "%A, %b %d, %Y", "%A, %d %b %Y",
 )  # fmt: skip
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
-_MOMENTS = ("%a %b %d %H:%M:%S %Y", "%d/%b/%Y:%H:%M:%S %z", "%a, %d %b %Y %H:%M:%S %Z")
+_MOMENTS = ("%a %b %d %H:%M:%S %Y", "%d/%b/%Y:%H:%M:%S %z", "%a, %d %b %Y %H:%M:%S %Z", "%a, %d %b %Y %H:%M:%S %z")
 # single letters are listed only if they are common units: 12A and 7B are codes
 _UNIT = (
     r"%|°c|°f|°|kg|g|mg|lbs?|oz|mm|cm|m|km|ft|in|mi|miles?|mph|kmh|km/h|ml|l|liters?|litres?|gal|mpg|kmpl|"

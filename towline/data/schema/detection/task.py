@@ -4,6 +4,7 @@ Text and flags are classes. Numbers are classes if they are few codes: the name 
 their frequencies do not rise and fall as those of a count or a rating do.
 """
 
+import math
 import re
 from typing import NamedTuple
 
@@ -11,12 +12,14 @@ import numpy as np
 import pandas as pd
 
 from towline.config import Task
+from towline.data.schema.values import parse_number
 from towline.errors import ConfigError
 
 _CODES = 3  # numbers of up to three values are classes
 _PLAIN = 4  # frequencies of fewer values than five rise and fall by chance
 _MOST = 20  # classes, unless the name says that the target is a class
 _MOST_NAMED = 100
+_TEXTS = 2_000  # different ones that are read
 _ROWS = 5  # of a class, on average
 _DEVIATION = 0.1  # from frequencies that rise and fall, of their range
 _CLASS_WORDS = {
@@ -55,6 +58,8 @@ def infer_task(target: pd.Series) -> InferredTask:
         raise ConfigError(what, where="data.target", remedy="name a column of numbers or classes")
     present = target.dropna()
     levels = int(present.nunique())
+    if target.dtype.kind not in "iuf" and levels > _MOST:
+        _refuse_numbers_among_texts(present)
     if target.dtype.kind not in "iuf" or 0 < levels <= 2:
         return InferredTask("binary" if levels <= 2 else "multiclass", f"{levels} different values")
     values, counts = np.unique(present.to_numpy(np.float64), return_counts=True)
@@ -62,6 +67,19 @@ def infer_task(target: pd.Series) -> InferredTask:
         return InferredTask("regression", "numbers that are not whole")
     reason = _deny_classes(values, counts, str(target.name))
     return InferredTask("regression" if reason else "multiclass", reason or f"{levels} codes")
+
+
+def _refuse_numbers_among_texts(present: pd.Series) -> None:
+    """Refuses a target of numbers among which are other texts, such as <0.5; numbers alone are codes, as 00501."""
+    texts = present.unique()[:_TEXTS]
+    others = [text for text in texts if math.isnan(parse_number(text))]
+    if others and 2 * len(others) <= len(texts):
+        name = present.name
+        raise ConfigError(
+            f"the target {name!r} has numbers, and other texts such as {str(others[0])[:40]!r}",
+            where="data.target",
+            remedy=f"set data.columns: {{{name}: numeric}} to leave out rows without a number, or task: multiclass",
+        )
 
 
 def _deny_classes(values: np.ndarray, counts: np.ndarray, name: str) -> str:

@@ -53,8 +53,11 @@ _NUMBERS = (
     (1_900_01, 2_100_12, "%Y%m", "months written as %Y%m"),
     (300_000_000, 4_000_000_000, "epoch_s", "times in epoch seconds"),
     (300_000_000_000, 4_000_000_000_000, "epoch_ms", "times in epoch milliseconds"),
+    (300_000_000_000_000, 4_000_000_000_000_000, "epoch_us", "times in epoch microseconds"),
+    (300_000_000_000_000_000, 4_000_000_000_000_000_000, "epoch_ns", "times in epoch nanoseconds"),
+    (1_900_01_01_00_00_00, 2_100_12_31_23_59_59, "%Y%m%d%H%M%S", "times written as %Y%m%d%H%M%S"),
 )
-_CALENDAR_FORMATS = ("%Y%m%d", "%Y%m")
+_CALENDAR_FORMATS = ("%Y%m%d", "%Y%m", "%Y%m%d%H%M%S")
 
 
 class TimeColumn(NamedTuple):
