@@ -78,7 +78,7 @@ NullMarkers = Annotated[
 ]
 
 
-_NAMED_DATE_FORMATS = ("epoch_d", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns", "decimal_year", "quarter")
+_NAMED_DATE_FORMATS = ("epoch_d", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns", "excel", "decimal_year", "quarter")
 
 
 def _is_date_format(text: str) -> bool:
@@ -147,8 +147,8 @@ class DataConfig(Frozen):
     date_format: str | dict[str, str] | None = Field(
         None,
         description="how times are written where they are not ISO 8601: a strptime format, epoch_s, epoch_ms, "
-        "epoch_us, epoch_ns, epoch_d "
-        "(days since 1970), decimal_year or quarter (2026 Q1); of all columns, or {column: format}",
+        "epoch_us, epoch_ns, epoch_d (days since 1970), excel (its serial dates), decimal_year or quarter (2026 Q1); "
+        "of all columns, or {column: format}",
     )
     positive: str | int | bool | None = Field(
         None, description="the positive class; default: yes/true/1 (ja, oui, sí, …), else the rarer"

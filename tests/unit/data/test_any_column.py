@@ -107,7 +107,11 @@ def test_dates_that_two_formats_read_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("first", "step", "date_format", "moment"),
-    [(16695, 1, "epoch_d", "2015-09-17"), (2000.5, 0.25, "decimal_year", "2000-07-02")],
+    [
+        (16695, 1, "epoch_d", "2015-09-17"),
+        (2000.5, 0.25, "decimal_year", "2000-07-02"),
+        (45292, 1, "excel", "2024-01-01"),
+    ],
 )
 def test_days_and_decimal_years(tmp_path: Path, first: float, step: float, date_format: str, moment: str) -> None:
     """Numbers are times if data.date_format says so, in training and in a request."""

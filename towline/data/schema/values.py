@@ -28,7 +28,7 @@ NULL_MARKERS = frozenset({
     "0000-00-00", "0000-00-00 00:00:00",  # MySQL's empty date
 })  # fmt: skip
 EPOCHS = {"epoch_d": 86_400_000_000, "epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1, "epoch_ns": 0.001}  # in µs
-DECIMAL_YEAR, QUARTER = "decimal_year", "quarter"
+DECIMAL_YEAR, EXCEL, QUARTER = "decimal_year", "excel", "quarter"
 CURRENCY = (
     r"[$€£¥₹₽₩₺₫฿]|us\$|r\$|c\$|a\$|rs\.?|kr\.?|zł|"
     r"usd|eur|gbp|chf|jpy|inr|brl|cad|aud|pln|sek|nok|dkk|cny|czk|huf|try|zar|mxn"
@@ -82,8 +82,8 @@ class ValueFormat(Frozen):
         thousands: the mark between groups of three digits; empty: none.
         na_values: texts, and numbers as text, that mean null in this column.
         date_format: of times: a ``strptime`` format, ``epoch_s``, ``epoch_ms``, ``epoch_d`` (days since 1970),
-            ``decimal_year`` (2026.5 is the middle of 2026) or ``quarter`` (2026 Q1, Q1/2026, 1Q26 are the 1st of
-            January 2026); ISO 8601 is always read.
+            ``excel`` (days since 1899-12-30), ``decimal_year`` (2026.5 is the middle of 2026) or ``quarter`` (2026 Q1,
+            Q1/2026, 1Q26 are the 1st of January 2026); ISO 8601 is always read.
         spelling: the type of a category's levels. ``text``: as written. With ``number``, ``boolean`` and ``date``,
             equal values are one level (1.0 and 1; True and true; 2026-01-31 and 2026-01-31T00:00). With ``caseless``,
             levels that differ in case and spaces only are one level.
@@ -387,8 +387,8 @@ _SPELLED: dict[str, Callable[[str], str]] = {
 
 def parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:
     """The time that a text or number means in a format; None if it is not in this format."""
-    if date_format == DECIMAL_YEAR:
-        return _parse_decimal_year(parse_number(value))
+    if date_format in (DECIMAL_YEAR, EXCEL):
+        return (_parse_decimal_year if date_format == DECIMAL_YEAR else _parse_excel_date)(parse_number(value))
     if isinstance(value, str):
         text = value.strip()
         if "." not in date_format:
@@ -421,6 +421,13 @@ def _parse_quarter(text: str) -> dt.datetime | None:
     year, quarter = parts["year"] or parts["y"], int(parts["quarter"] or parts["q"] or parts["n"])
     century = "" if len(year) > 2 else "20" if int(year) < 69 else "19"  # as strptime's %y
     return dt.datetime(int(century + year), 3 * quarter - 2, 1) if int(century + year) else None  # noqa: DTZ001
+
+
+def _parse_excel_date(days: float) -> dt.datetime | None:
+    """The time of a serial date of Excel; from March 1900 on, because Excel has a 29th of February 1900."""
+    if not 61 <= days < 2_958_466:  # the end of 9999
+        return None
+    return dt.datetime(1899, 12, 30) + dt.timedelta(days=days)  # noqa: DTZ001 - naive UTC
 
 
 def _parse_decimal_year(years: float) -> dt.datetime | None:

@@ -49,8 +49,8 @@ _NUMBERS = (
 )
 _DATES = (
     "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y.%m.%d", "%m/%d/%y", "%d/%m/%y",
-    "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d%b%Y", "%b %d, %Y", "%b %d %Y", "%Y-%b-%d", "%b-%Y", "%b %Y",
-    "%Y %b", "%m/%Y", "%Y-%m", "%Y/%m", "%d. %b %Y", "%d de %b de %Y",
+    "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d%b%Y", "%b %d, %Y", "%b %d %Y", "%Y-%b-%d", "%b-%Y", "%b-%y",
+    "%b %Y", "%Y %b", "%m/%Y", "%Y-%m", "%Y/%m", "%d. %b %Y", "%d de %b de %Y",
     "%a %d %b %Y", "%a, %d %b %Y", "%A, %b %d, %Y", "%A, %d %b %Y",
 )  # fmt: skip
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from towline.data.schema import text_columns
 from towline.data.schema.detection.notation import detect_date_formats
-from towline.data.schema.values import DECIMAL_YEAR, ValueFormat
+from towline.data.schema.values import DECIMAL_YEAR, EXCEL, ValueFormat
 
 _SAMPLE = 5_000  # rows whose values are read
 _LEAST = 3  # moments
@@ -57,6 +57,8 @@ _NUMBERS = (
     (300_000_000_000_000_000, 4_000_000_000_000_000_000, "epoch_ns", "times in epoch nanoseconds"),
     (1_900_01_01_00_00_00, 2_100_12_31_23_59_59, "%Y%m%d%H%M%S", "times written as %Y%m%d%H%M%S"),
 )
+_NO_TIMES = {"candidate", "downtime", "lifetime", "mandate", "overtime", "runtime", "update", "uptime", "validate"}
+_EXCEL_DATES = (29_221, 62_458)  # from 1980 to 2070
 _CALENDAR_FORMATS = ("%Y%m%d", "%Y%m", "%Y%m%d%H%M%S")
 
 
@@ -184,6 +186,8 @@ def _names_moment(words: set[str]) -> bool:
 def _number_format(present: np.ndarray, words: set[str]) -> tuple[str | None, str]:
     """The format in which numbers are times, and what they are."""
     low, high = float(present.min()), float(present.max())
+    if words & {"date", "datum", "datetime", "timestamp"} and low >= _EXCEL_DATES[0] and high <= _EXCEL_DATES[1]:
+        return EXCEL, "serial dates of Excel"
     if not (present == np.floor(present)).all():
         fractions = len(np.unique(present % 1))
         decimal = low >= _YEARS[0][0] and high <= _YEARS[0][1] and fractions <= 366
@@ -198,6 +202,7 @@ def _number_format(present: np.ndarray, words: set[str]) -> tuple[str | None, st
 def _words(name: str) -> set[str]:
     """The words of a name; year, date and time are split off where they are written together with another word."""
     parts = re.findall(r"[a-z]+", re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name).lower())
-    parts = [re.sub(r"(?<=[a-z]{2})(date|time|year|yr)$", r" \1", part) for part in parts]
+    suffix = r"(?<=[a-z]{2})(date|time|year|yr)$"
+    parts = [part if part in _NO_TIMES else re.sub(suffix, r" \1", part) for part in parts]
     parts = [re.sub(r"^(yr|year)(?!s)(?=[a-z]{2})", r"\1 ", part) for part in parts]
     return set(" ".join(parts).split())
