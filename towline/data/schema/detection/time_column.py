@@ -44,9 +44,8 @@ _PAST_WORDS = {
     "prev", "previous", "prior", "remod", "remodeled", "renovated", "retired", "since", "updated", "veh", "vehicle",
 }  # fmt: skip
 _KEY_WORDS = {"code", "id", "key", "no", "nr", "num", "number"}
-_EVENT_WITH_CLOCK = {
-    "opened"
-}  # with a time of day it is that of a ticket or a case; else a shop's or an account's date
+# with a time of day that of a ticket or a case; else the date of a shop or an account
+_EVENT_WITH_CLOCK = {"opened"}
 _YEARS = ((1_700, 2_099, "%Y", "years"), (30, 99, "%y", "two-digit years"))
 _NUMBERS = (
     (1_900_01_01, 2_100_12_31, "%Y%m%d", "dates written as %Y%m%d"),
@@ -172,9 +171,13 @@ def _read_numbers(values: np.ndarray, words: set[str]) -> tuple[np.ndarray | Non
         return None, None, ""
     if date_format.startswith("epoch") and not _names_moment(words):
         return None, None, ""
-    texts = pa.chunked_array([pa.array([f"{v:.15g}" if np.isfinite(v) else None for v in values], pa.large_string())])
+    texts = pa.chunked_array([pa.array([_number_text(value) for value in values.tolist()], pa.large_string())])
     moments, unread = text_columns.parse_times(texts, ValueFormat(date_format=date_format))
     return (moments, date_format, what) if named or not unread.any() else (None, None, "")
+
+
+def _number_text(value: float) -> str | None:
+    return None if not np.isfinite(value) else str(int(value)) if value.is_integer() else f"{value:.15g}"
 
 
 def _names_moment(words: set[str]) -> bool:
