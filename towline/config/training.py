@@ -167,8 +167,7 @@ class DataConfig(Frozen):
         0.05,
         ge=0,
         le=1,
-        description="maximum share of rows without a time, or with one that cannot be read, which are left out; with "
-        "more the run stops",
+        description="maximum share of rows without a time in data.time, which are left out; with more the run stops",
     )
     max_unreadable: float = Field(
         0.1,

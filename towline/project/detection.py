@@ -177,8 +177,7 @@ def read_table(proposal: Proposal, sample: TableSample) -> tuple[pd.DataFrame, C
             raise DataError(what, where=where, remedy=error.remedy, details=error.details) from None
         frame = read_snapshot(dataset, store)
     proposal.coerced = {
-        values.column: f"{values.count} value{'s' * (values.count != 1)} read as null: not a "
-        + ("number" if values.kind == "numeric" else "time")
+        values.column: f"{values.count} value{'s' * (values.count != 1)} read as null: not a number"
         for values in dataset.coerced
     }
     left_out = dict(dataset.left_out)

@@ -466,7 +466,7 @@ def test_bad_csv(tmp_path: Path, content: bytes | str, data: dict[str, Any], wor
 def test_rows_without_a_time_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str, cells: int
 ) -> None:
-    """Nulls, and words that are no time, are left out up to ``data.max_undated``; both are counted."""
+    """Nulls and ``data.na_values`` are left out and counted; another text is an error that names the row."""
     monkeypatch.setattr(snapshot, "MAX_CELLS", cells)
     times = pd.date_range("2026-01-25", periods=100).strftime(format_).tolist()
     table = pd.DataFrame({"y": range(100), "t": times})
@@ -474,14 +474,16 @@ def test_rows_without_a_time_are_left_out(
     table.loc[70, "t"] = "unknown"
     table.to_csv(tmp_path / "t.csv", index=False)
     dates = {} if format_ == "%Y-%m-%d" else {"date_format": format_}
+    with pytest.raises(DataError, match="1 of 100 values are not") as refused:
+        load(tmp_path, "t.csv", time="t", **dates)
+    assert "data.na_values" in refused.value.remedy
+    assert refused.value.details == ("row 71: 'unknown'",)
+    dates |= {"na_values": ["unknown"]}
     dataset = load(tmp_path, "t.csv", time="t", **dates)
     assert sources.read_snapshot(dataset, tmp_path / "store")["y"].tolist() == [
         row for row in range(100) if row not in (3, 50, 70)
     ]
     assert dict(dataset.left_out) == {"without a time": 3}
-    assert [(values.column, values.count, values.examples) for values in dataset.coerced] == [
-        ("t", 1, "row 71: 'unknown'")
-    ]
 
 
 def test_many_rows_without_a_time_are_refused(tmp_path: Path) -> None:

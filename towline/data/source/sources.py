@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -52,10 +52,9 @@ _READ_AGAIN = "run the same command again: it reads the source again"
 
 
 class CoercedValues(Frozen):
-    """Values that were read as null: in a column of numbers no finite numbers, in the time column no times."""
+    """Values in a column of numbers that are not finite numbers and were read as null."""
 
     column: str
-    kind: Literal["numeric", "datetime"] = "numeric"
     count: int
     share: float
     examples: str
@@ -355,7 +354,7 @@ def _convert_column(column: pa.ChunkedArray, name: str, config: DataConfig, wher
         column = duration_seconds(column)
         shown = fmt = fmt.model_copy(update={"measure": "duration"})
     if name == config.time:
-        converted, shown, nulls = _convert_times(column, name, fmt, config.max_undated, where)
+        converted, shown = _convert_times(column, name, fmt, where)
     elif kind == "numeric" and text_columns.is_text(column.type):
         converted, detected, nulls = notation.read_declared_numbers(column, fmt)
         shown = fmt = detected
@@ -373,13 +372,7 @@ def _convert_column(column: pa.ChunkedArray, name: str, config: DataConfig, wher
     coerced = None
     if nulls.any():
         examples = list_examples(column.to_pandas(), np.flatnonzero(nulls))
-        coerced = CoercedValues(
-            column=name,
-            kind="datetime" if name == config.time else "numeric",
-            count=int(nulls.sum()),
-            share=float(nulls.mean()),
-            examples=examples,
-        )
+        coerced = CoercedValues(column=name, count=int(nulls.sum()), share=float(nulls.mean()), examples=examples)
     shown = None if shown == declared and name != config.time else shown
     return _Conversion(_remove_null_markers(converted, fmt), coerced, shown)
 
@@ -418,11 +411,12 @@ def _remove_null_markers(column: pa.ChunkedArray, fmt: ValueFormat) -> pa.Chunke
 
 
 def _convert_times(
-    column: pa.ChunkedArray, name: str, fmt: ValueFormat, max_unread: float, where: str
-) -> tuple[pa.ChunkedArray, ValueFormat, np.ndarray]:
-    """The times, their format, and (n,) bool where a value cannot be read, in at most ``max_unread`` of the rows."""
-    if pa.types.is_timestamp(column.type) or pa.types.is_null(column.type):
-        return column.cast(TIME) if pa.types.is_null(column.type) else column, fmt, np.zeros(len(column), dtype=bool)
+    column: pa.ChunkedArray, name: str, fmt: ValueFormat, where: str
+) -> tuple[pa.ChunkedArray, ValueFormat]:
+    if pa.types.is_timestamp(column.type):
+        return column, fmt
+    if pa.types.is_null(column.type):
+        return column.cast(TIME), fmt
     if column.type == pa.bool_():
         raise DataError(f"time column {name!r} has booleans, not dates", where=where, remedy="name another data.time")
     texts = column if text_columns.is_text(column.type) else as_text(column)
@@ -435,17 +429,18 @@ def _convert_times(
         if len(formats) == 1:
             fmt = fmt.model_copy(update={"date_format": formats[0]})
             moments, unread = text_columns.parse_times(texts, fmt)
-    if unread.any() and (unread.mean() > max_unread or np.isnat(moments).all()):
+    if unread.any():
         rows = np.flatnonzero(unread)
         examples = [f"'{date_format}'" for date_format in formats[:2]] or ["'%d.%m.%Y'", "'%m/%d/%Y'", "epoch_s"]
         raise DataError(
             f"time column {name!r}: {len(rows)} of {len(column)} values are not "
             + (f"written as {fmt.date_format}" if fmt.date_format else "ISO 8601 dates"),
             where=where,
-            remedy=f"set data.date_format{' to' if formats else ', e.g.'} {' or '.join(examples)}; or write 2026-01-31",
+            remedy=f"set data.date_format{' to' if formats else ', e.g.'} {' or '.join(examples)}; or write 2026-01-31,"
+            " or list texts that mean null in data.na_values",
             details=(list_examples(column.to_pandas(), rows),),
         )
-    return pa.chunked_array([pa.array(moments, TIME)]), fmt, unread
+    return pa.chunked_array([pa.array(moments, TIME)]), fmt
 
 
 def _select_dated(table: pa.Table, config: DataConfig, where: str) -> tuple[pa.Table, dict[str, int]]:

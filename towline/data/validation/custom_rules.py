@@ -148,13 +148,10 @@ def check_dataset(dataset: Dataset, target: str) -> Iterator[Rule]:
         yield Rule(rule="encoding", severity="warn", detail=detail)
     for column in dataset.coerced:
         examples = (column.examples,) if column.examples else ()
-        fields = column.model_dump(exclude={"examples", "kind"})
-        rule, detail = "values_datetime", "a time; other values are read as null"
-        if column.kind == "numeric":
-            remedy = f"data.columns: {{{column.column}: category}} would use them"
-            rule, detail = "values_numeric", "a finite number; other values are read as null"
-            detail += "" if column.column == target else f"; {remedy}"
-        yield Rule(rule=rule, severity="warn", examples=examples, detail=detail, **fields)
+        detail, fields = "a finite number; other values are read as null", column.model_dump(exclude={"examples"})
+        if column.column != target:
+            detail += f"; data.columns: {{{column.column}: category}} would use them"
+        yield Rule(rule="values_numeric", severity="warn", examples=examples, detail=detail, **fields)
     for reason, rows in dataset.left_out:
         share = rows / (dataset.rows + sum(dict(dataset.left_out).values()))
         detail = f"rows {reason} are left out"
