@@ -310,10 +310,9 @@ def list_variants(candidate: Candidate, contract: Contract, config: TrainingConf
     clocks = contract.clock_columns
     has_others = any(column.role != "time" and column.name not in clocks for column in contract.feature_columns)
     has_trend = bool(contract.trend_column or clocks) and config.by_time and candidate.estimator != "baseline"
-    if has_trend and has_others and TIME_TREND not in given:
-        variants.append({TIME_TREND: False})
-    if contract.trend_column and has_trend and candidate.estimator == "linear" and TIME_TREND not in given:
-        variants.append({TIME_TREND: EXTRAPOLATE})
+    if has_trend and TIME_TREND not in given:
+        extrapolates = contract.trend_column is not None and candidate.estimator == "linear"
+        variants += [{TIME_TREND: False}] * has_others + [{TIME_TREND: EXTRAPOLATE}] * extrapolates
     metric = config.evaluation.metric or DEFAULT_METRIC[contract.task]
     if candidate.estimator in _ABSOLUTE_ERROR and metric == "mae" and given.isdisjoint(_LOSS_PARAMETERS):
         variants.append(dict(_ABSOLUTE_ERROR[candidate.estimator]))

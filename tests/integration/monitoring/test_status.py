@@ -42,8 +42,8 @@ def test_the_pages_show_the_current_state(sample_store: SampleStore, address: st
     assert "Models" in get_page(f"{address}/_all")[1]
     assert "Performance on the holdout" in get_page(f"{address}/{MODEL}/v2/card")[1]
     assert get_page(f"{address}/{MODEL}/v9/card")[0] == 404
-    (sample_store.settings.store / "monitoring" / MODEL / "drift-2026-02-28.html").write_text("<p>a night</p>")
-    assert get_page(f"{address}/{MODEL}/drift/2026-02-28") == (200, "<p>a night</p>")
+    (sample_store.settings.store / "monitoring" / MODEL / "drift-2026-02-28.html").write_text("<p>a drift report</p>")
+    assert get_page(f"{address}/{MODEL}/drift/2026-02-28") == (200, "<p>a drift report</p>")
     assert get_page(f"{address}/{MODEL}/drift/2026-02-27")[0] == 404
     with urllib.request.urlopen(f"{address}/{MODEL}/drift/2026-02-28", timeout=30) as answer:
         assert answer.headers["Content-Security-Policy"].startswith("sandbox allow-scripts; default-src 'none'")

@@ -24,7 +24,7 @@ _FEET = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _SCALED = re.compile(r"([+-]?[\d,]*\d(?:\.\d+)?)\s*([kmb]?)", re.ASCII | re.IGNORECASE)
-_SCALES = {"": "", "k": "e3", "m": "e6", "b": "e9"}
+SCALES = {"k": "e3", "m": "e6", "b": "e9"}  # exponents of thousands, millions and billions
 
 
 def parse_measure(text: str, measure: Measure) -> float:
@@ -46,7 +46,7 @@ def parse_measure(text: str, measure: Measure) -> float:
         return int(feet[1]) * 12 + float(feet[2] or 0) if feet else math.nan
     if measure == "scaled":
         scaled = _SCALED.fullmatch(text)
-        return float(scaled[1].replace(",", "") + _SCALES[scaled[2].lower()]) if scaled else math.nan
+        return float(scaled[1].replace(",", "") + SCALES.get(scaled[2].lower(), "")) if scaled else math.nan
     if clock := _CLOCK.fullmatch(text):
         return _clock_seconds(clock, measure)
     if measure == "clock":

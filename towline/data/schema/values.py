@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from towline.config import DataConfig, Frozen, Kind
-from towline.data.schema.measures import Measure, parse_measure
+from towline.data.schema.measures import SCALES, Measure, parse_measure
 
 LARGEST = 1e150  # squares of larger values are infinite, so they cannot be scaled or summed
 #: texts that mean null in a column of numbers, booleans or times; in a category they are levels
@@ -33,7 +33,6 @@ CURRENCY = (
     r"[$€£¥₹₽₩₺₫฿]|us\$|r\$|c\$|a\$|rs\.?|kr\.?|zł|"
     r"usd|eur|gbp|chf|jpy|inr|brl|cad|aud|pln|sek|nok|dkk|cny|czk|huf|try|zar|mxn"
 )
-_SCALES = {"k": "e3", "m": "e6", "b": "e9"}  # of an amount of money: $1.2M
 _TRUE = frozenset({"true", "t", "yes", "y"})
 _FALSE = frozenset({"false", "f", "no", "n"})
 #: names of classes, in lower case, that mean yes and no
@@ -308,8 +307,8 @@ def _parse_number_text(text: str, fmt: ValueFormat) -> float:
     scale, text = "", text.replace("\N{MINUS SIGN}", "-")
     if fmt.unit or text[:1] == "(":
         text = remove_unit(text, fmt.unit)
-        if text[-1:].lower() in _SCALES and re.fullmatch(CURRENCY, fmt.unit):
-            scale, text = _SCALES[text[-1].lower()], text[:-1].rstrip()
+        if text[-1:].lower() in SCALES and re.fullmatch(CURRENCY, fmt.unit):  # $1.2M
+            scale, text = SCALES[text[-1].lower()], text[:-1].rstrip()
     text = _TRAILING_MINUS.sub(r"-\1", text)
     if fmt.thousands:
         mark = {" ": r"[ \u00a0\u2009\u202f]", "'": "['’]"}.get(fmt.thousands) or re.escape(fmt.thousands)

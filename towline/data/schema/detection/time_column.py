@@ -18,16 +18,16 @@ from towline.data.schema.detection.notation import detect_date_formats
 from towline.data.schema.values import DECIMAL_YEAR, EXCEL, ValueFormat
 
 _SAMPLE = 5_000  # rows whose values are read
-_LEAST = 3  # moments
-_LEAST_UNNAMED = (
-    20  # different numbers: of random six-digit numbers, 1 in 8 is a month, of eight-digit ones 1 in 27 a day
-)
+_LEAST = 3  # distinct times
+# different numbers: of random six-digit numbers, 1 in 8 is a month, of eight-digit ones 1 in 27 a day
+_LEAST_UNNAMED = 20
 _READ = 0.99  # of the values of the sample
 _NULLS = 0.01
 _TIME_WORDS = {
     "date", "datetime", "time", "timestamp", "ts", "day", "month", "week", "period", "quarter", "at", "epoch", "unix",
     "datum", "fecha", "zeit",
 }  # fmt: skip
+_DATE_WORDS = {"date", "datetime", "datum", "fecha", "timestamp"}
 _YEAR_WORDS = {"year", "yr", "yyyy"}
 # words of a year by which rows may be ordered
 _EVENT_WORDS = {
@@ -189,7 +189,7 @@ def _names_moment(words: set[str]) -> bool:
 def _number_format(present: np.ndarray, words: set[str]) -> tuple[str | None, str]:
     """The format in which numbers are times, and what they are."""
     low, high = float(present.min()), float(present.max())
-    if words & {"date", "datum", "datetime", "timestamp"} and low >= _EXCEL_DATES[0] and high <= _EXCEL_DATES[1]:
+    if words & _DATE_WORDS and low >= _EXCEL_DATES[0] and high <= _EXCEL_DATES[1]:
         return EXCEL, "serial dates of Excel"
     if not (present == np.floor(present)).all():
         fractions = len(np.unique(present % 1))
