@@ -86,9 +86,9 @@ def _data(proposal: Proposal) -> list[str]:
         reason = "rows with the same value are in one part of a split"
         lines.append(_line(f"  group: {_scalar(proposal.group)}", reason))
     lines += _items("  drop:", proposal.drop)
-    if proposal.booleans:
+    if proposal.kinds:
         lines.append("  columns:")
-        lines += [_line(f"    {_scalar(name)}: boolean", reason) for name, reason in proposal.booleans.items()]
+        lines += [_line(f"    {_scalar(name)}: {kind}", reason) for name, (kind, reason) in proposal.kinds.items()]
     lines += _items("  na_values:", proposal.na_values)
     lines += _items("  ignore_case:", proposal.ignore_case)
     lines += _formats(proposal)

@@ -20,6 +20,7 @@ from towline.config import DEFAULT_METRIC, DataConfig, SqlSource, build_config
 from towline.data.schema import text_columns
 from towline.data.schema.contract import Contract
 from towline.data.schema.detection import notation
+from towline.data.schema.detection.task import find_texts_among_numbers
 from towline.data.schema.detection.time_column import suggest_time_column
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.values import PLAIN, TEXT_KINDS, ValueFormat, find_case_variants, is_null_marker, parse_boolean
@@ -72,12 +73,13 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
     )  # fmt: skip
     proposal.drop |= unreadable_columns(sample.table, target)
     _propose_formats(proposal, sample.table)
+    _propose_numeric_target(proposal, sample.table)
     frame, contract = read_table(proposal, sample)
     _propose_booleans(proposal, frame)
     _propose_personal(proposal, frame)
     _propose_ignore_case(proposal, frame, contract)
     _propose_na_values(proposal, sample.table, contract)
-    if proposal.booleans or proposal.ignore_case or proposal.na_values:
+    if proposal.kinds or proposal.ignore_case or proposal.na_values:
         frame, contract = read_table(proposal, sample)
     _check_target(frame[target], contract)
     _propose_max_unlabelled(proposal, sample)
@@ -188,13 +190,27 @@ def read_table(proposal: Proposal, sample: TableSample) -> tuple[pd.DataFrame, C
     return frame, infer_contract(frame, config, dataset.formats)
 
 
+def _propose_numeric_target(proposal: Proposal, table: pa.Table) -> None:
+    """A target of numbers with other texts among them, such as <0.5, is numeric; rows with these texts are left out."""
+    if not text_columns.is_text(table[proposal.target].type):
+        return
+    fmt = ValueFormat(decimal=proposal.decimal, thousands=proposal.thousands)
+    column = text_columns.large_text(table[proposal.target])
+    read = notation.read_text_column(column, fmt, DataConfig.model_fields["max_unreadable"].default).values
+    present = read.drop_null().to_pandas()
+    if text_columns.is_text(read.type) and (texts := find_texts_among_numbers(present, fmt)):
+        share = present.isin(texts).mean()
+        reason = f"{share:.1%} of the rows have other texts, such as {texts[0][:20]!r}, and are left out"
+        proposal.kinds[proposal.target] = "numeric", reason
+
+
 def _propose_booleans(proposal: Proposal, frame: pd.DataFrame) -> None:
     """Columns of yes and no in more than two spellings, such as ``Yes``, ``yes`` and ``Y``."""
     for name in frame.columns:
         texts = [] if frame[name].dtype.kind in "biufM" else frame[name].dropna().unique().tolist()
         flags = {parse_boolean(text) for text in texts[:MAX_SPELLINGS]}
         if 2 < len(texts) <= MAX_SPELLINGS and flags == {0.0, 1.0}:
-            proposal.booleans[name] = f"yes and no in {len(texts)} spellings"
+            proposal.kinds[name] = "boolean", f"yes and no in {len(texts)} spellings"
 
 
 def _propose_na_values(proposal: Proposal, table: pa.Table, contract: Contract) -> None:
@@ -235,7 +251,7 @@ def _has_short_codes(column: pa.ChunkedArray) -> bool:
 def _propose_ignore_case(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> None:
     """Categories with levels that differ in case and spaces only, except codes of one letter, such as a and A."""
     for column in contract.columns:
-        if column.role == "ignored" or column.name in proposal.booleans or column.name in proposal.pii:
+        if column.role == "ignored" or column.name in proposal.kinds or column.name in proposal.pii:
             continue
         if column.kind != "category" or frame[column.name].dtype.kind in "biufM":
             continue

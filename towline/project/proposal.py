@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from towline.config import SqlSource
+from towline.config import Kind, SqlSource
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Proposal:
     date_formats: dict[str, str] = field(default_factory=dict)
     other_date_formats: dict[str, str] = field(default_factory=dict)  # that read all values too
     na_values: dict[str, str] = field(default_factory=dict)
-    booleans: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, tuple[Kind, str]] = field(default_factory=dict)  # of columns, with the reason
     ignore_case: dict[str, str] = field(default_factory=dict)
     coerced: dict[str, str] = field(default_factory=dict)
     summary_rows: int = 0
@@ -64,7 +64,7 @@ class Proposal:
             "target": self.target, "time": self.time, "group": self.group, "drop": list(self.drop),
             "separator": self.separator, "decimal": self.decimal, "thousands": self.thousands,
             "date_format": dict(self.date_formats) or None, "positive": self.positive,
-            "max_unlabelled": self.max_unlabelled, "columns": dict.fromkeys(self.booleans, "boolean"),
+            "max_unlabelled": self.max_unlabelled, "columns": {name: kind for name, (kind, _) in self.kinds.items()},
             "ignore_case": list(self.ignore_case), "na_values": list(self.na_values),
         }  # fmt: skip
         return {key: value for key, value in section.items() if value not in (None, [], {}, "")}
@@ -88,7 +88,7 @@ class Proposal:
         lines += [("data.drop", name, reason) for name, reason in self.drop.items()]
         if self.unlabelled:
             lines.append(("data.max_unlabelled", f"{self.max_unlabelled or 'default'}", self.unlabelled))
-        lines += [("data.columns", f"{name}: boolean", reason) for name, reason in self.booleans.items()]
+        lines += [("data.columns", f"{name}: {kind}", reason) for name, (kind, reason) in self.kinds.items()]
         lines += [("data.na_values", marker, reason) for marker, reason in self.na_values.items()]
         lines += [("data.ignore_case", name, reason) for name, reason in self.ignore_case.items()]
         if self.summary_rows:

@@ -532,6 +532,22 @@ def test_each_detected_date_format_can_be_written_into_a_config(date_format: str
     assert DataConfig(source="t", target="y", date_format=date_format).date_format == date_format
 
 
+def test_a_target_of_numbers_and_other_texts_is_numeric(folder: Path) -> None:
+    """Rows with a detection limit are left out, and the config says how many; thousands are no other texts."""
+    rng = np.random.default_rng(4)
+    table = pd.DataFrame({"depth": rng.uniform(0, 9, 400)})
+    lead = (0.5 + table["depth"] + rng.random(400)).map("{:.2f}".format)
+    table.assign(lead=lead.mask(rng.random(400) < 0.24, "<0.5")).to_csv("lead.csv", index=False)
+    result = towline.init("lead.csv", "lead")
+    assert result.pipeline.data.columns == {"lead": "numeric"}
+    assert "of the rows have other texts, such as '<0.5', and are left out" in result.config.read_text()
+    assert towline.validate(result.config).validation.failed == 0
+    table.assign(price=rng.integers(100, 1_500, 400)).assign(
+        price=lambda frame: frame["price"].map("{:,}".format)
+    ).to_csv("price.csv", index=False)
+    assert towline.init("price.csv", "price").pipeline.data.columns == {}
+
+
 def test_few_rows_without_a_time(folder: Path) -> None:
     """The column is proposed, with the share of the rows that are left out; validation accepts the table."""
     rng = np.random.default_rng(5)

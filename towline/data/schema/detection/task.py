@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from towline.config import Task
-from towline.data.schema.values import parse_number
+from towline.data.schema.values import PLAIN, ValueFormat, parse_number
 from towline.errors import ConfigError
 
 _CODES = 3  # numbers of up to three values are classes
@@ -58,8 +58,13 @@ def infer_task(target: pd.Series) -> InferredTask:
         raise ConfigError(what, where="data.target", remedy="name a column of numbers or classes")
     present = target.dropna()
     levels = int(present.nunique())
-    if target.dtype.kind not in "iuf" and levels > _MOST:
-        _refuse_numbers_among_texts(present)
+    if target.dtype.kind not in "iufb" and (texts := find_texts_among_numbers(present)):
+        raise ConfigError(
+            f"the target {target.name!r} has numbers, and other texts such as {texts[0][:40]!r}",
+            where="data.target",
+            remedy=f"set data.columns: {{{target.name}: numeric}} to leave out rows without a number, "
+            "or task: multiclass",
+        )
     if target.dtype.kind not in "iuf" or 0 < levels <= 2:
         return InferredTask("binary" if levels <= 2 else "multiclass", f"{levels} different values")
     values, counts = np.unique(present.to_numpy(np.float64), return_counts=True)
@@ -69,17 +74,18 @@ def infer_task(target: pd.Series) -> InferredTask:
     return InferredTask("regression" if reason else "multiclass", reason or f"{levels} codes")
 
 
-def _refuse_numbers_among_texts(present: pd.Series) -> None:
-    """Refuses a target of numbers among which are other texts, such as <0.5; numbers alone are codes, as 00501."""
-    texts = present.unique()[:_TEXTS]
-    others = [text for text in texts if math.isnan(parse_number(text))]
-    if others and 2 * len(others) <= len(texts):
-        name = present.name
-        raise ConfigError(
-            f"the target {name!r} has numbers, and other texts such as {str(others[0])[:40]!r}",
-            where="data.target",
-            remedy=f"set data.columns: {{{name}: numeric}} to leave out rows without a number, or task: multiclass",
-        )
+def find_texts_among_numbers(present: pd.Series, fmt: ValueFormat = PLAIN) -> list[str]:
+    """The different texts that are not numbers, such as <0.5, of a target whose other texts are many numbers.
+
+    None if all texts are numbers: then they are codes, such as 00501.
+
+    Args:
+        present: text without nulls.
+        fmt: of the numbers.
+    """
+    texts = [str(text) for text in present.unique()[:_TEXTS]]
+    others = [text for text in texts if math.isnan(parse_number(text, fmt))]
+    return others if len(texts) > _MOST and 2 * len(others) <= len(texts) else []
 
 
 def _deny_classes(values: np.ndarray, counts: np.ndarray, name: str) -> str:
