@@ -21,7 +21,7 @@ CONFIG = {
 
 def main() -> None:
     """The first run is rejected: an error of at most 5 bikes is too strict. The second one is promoted."""
-    table = pd.read_parquet("data/bike_hourly.parquet").tail(2000)
+    table = pd.read_parquet("data/bike_hourly.parquet").tail(1000)
     for bikes in (5, 1000):
         CONFIG["gate"]["custom"][0]["params"]["bikes"] = bikes  # type: ignore[index]
         outcome = towline.run(CONFIG, data=table)

@@ -13,8 +13,8 @@ CONFIG = {
 
 
 def main() -> None:
-    """Trains on three months and prints the metrics with their intervals."""
-    table = pd.read_parquet("data/bike_hourly.parquet").tail(2000)
+    """Trains on six weeks and prints the metrics with their intervals."""
+    table = pd.read_parquet("data/bike_hourly.parquet").tail(1000)
     outcome = towline.run(CONFIG, data=table)
     print(f"{outcome.model}@{outcome.version} was {outcome.event}: {outcome.reason}")
     for name, metric in outcome.metrics.items():

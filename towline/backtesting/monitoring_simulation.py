@@ -122,9 +122,9 @@ class SimulatedMonitoring:
         start: pd.Timestamp,
         now: pd.Timestamp,
     ) -> GainResult:
-        """Compares a version with a refit of its recipe on the rows since ``start`` whose labels are due.
+        """Compares a version with refits of its recipe on the rows since ``start`` whose labels are due.
 
-        The refit uses ``history``: the rows whose labels were known at ``start``.
+        The refits use rows of ``history``: those whose labels are known ``now``.
         """
         from towline.monitoring.performance.retraining_gain import measure_gain
 

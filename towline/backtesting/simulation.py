@@ -291,15 +291,11 @@ class BacktestContext:
         )
 
     def _measure_gain(self, champion: _Champion, now: pd.Timestamp) -> None:
-        """Adds the open window of the champion, fitted on the rows whose labels were known at its start."""
+        """Adds the open window of the champion."""
         start = champion.window_start(champion.gain)
         if now - self._delay <= start:
             return
-        known, reach = start - self._delay, self._config.data.reach
-        inside = self._all_times <= known
-        if reach:
-            inside &= self._all_times > known - reach
-        history = self._all_rows[inside.to_numpy()].reset_index(drop=True)
+        history = self._all_rows[(self._all_times <= now - self._delay).to_numpy()]
         predicted = self._predict(champion.trained)
         champion.gain.append(self._monitoring.measure_gain(champion.trained, predicted, history, start, now))
 

@@ -169,8 +169,9 @@ def measure_gain_window(
     window: dict[str, Any] = {"start": start, "end": due, "now": now}
     if len(labelled) < config.quality.min_labels:  # the source is read only if it is needed
         return measure_gain(labelled, release, config, pd.DataFrame(), **window)
-    data = config.data.model_copy(update={"keep_snapshot": False})
-    known = (start - config.quality.delay).astimezone(dt.UTC).replace(tzinfo=None)
+    reach = config.data.reach and (config.data.reach + (due - start),)  # of the refit for the start of the window
+    data = config.data.model_copy(update={"keep_snapshot": False, "window": reach or ()})
+    known = (due - config.quality.delay).astimezone(dt.UTC).replace(tzinfo=None)
     dataset = sources.load_dataset(data, settings.project, settings.store, known, config.privacy.pii)
     try:
         table = sources.read_snapshot(dataset, settings.store)

@@ -139,7 +139,7 @@ class ChampionComparison(Frozen):
 
 
 class GainResult(Frozen):
-    """The champion and a refit of its recipe on the labelled rows of one window.
+    """The champion and refits of its recipe on the labelled rows of one window.
 
     Attributes:
         state: ``unknown`` with too few labels; ``unavailable`` if the recipe cannot be fitted again or compared.
@@ -147,7 +147,7 @@ class GainResult(Frozen):
         loss: name of the loss of a row.
         champion, refit: its mean; None if it was not measured.
         blocks: mean loss of champion and refit in each block of consecutive rows.
-        fitted_rows: number of rows that the recipe was fitted on, all of them labelled before ``start``.
+        fitted_rows: largest number of rows that the recipe was fitted on.
         cpu_s: CPU seconds of fitting and predicting.
     """
 

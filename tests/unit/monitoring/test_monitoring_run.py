@@ -3,6 +3,7 @@
 import datetime as dt
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -98,6 +99,28 @@ def test_a_training_that_pays_is_started(store: MonitoredStore) -> None:
     assert row.evidence["gain"][0]["rows"] == 120
     again = store.decide(start + DAY + dt.timedelta(minutes=9))
     assert again.action == "nothing", "windows before the last training are no evidence"
+
+
+def test_refits_use_the_rows_that_a_training_would_use(store: MonitoredStore) -> None:
+    """For the first half of the window those of the 30 days before it, for the second half also those of the first."""
+    quality = store.config.quality.model_copy(update={"window": DAY})
+    retrain = store.config.retrain.model_copy(update={"triggers": ("gain",)})
+    data = store.config.data.model_copy(update={"window": (30 * DAY,)})
+    store.config = store.config.model_copy(update={"retrain": retrain, "quality": quality, "data": data})
+    start = store.since
+    day = pd.Timestamp(start).tz_convert("UTC").tz_localize(None)
+    frame = make_house_table(400).drop(columns="sold")
+    before = frame.assign(at=day - 29.9 * DAY, value=frame["value"] + 1000)
+    within = frame.head(300).assign(at=day + 0.4 * DAY, value=frame["value"] + 1080)
+    pd.concat([before, within]).to_parquet(store.settings.project / "table.parquet", index=False)
+    for moment in (0.2, 0.8):
+        store.ask(make_rows(60), start + moment * DAY, truth=80.0)
+    result = store.gain(start + DAY)
+    assert (result.state, result.rows, result.fitted_rows) == ("measured", 120, 400)
+    losses = np.array(result.blocks)
+    assert (losses[:5] > 60).all(), "the refit before the change and the champion"
+    assert (losses[-5:, 0] > 60).all()
+    assert (losses[-5:, 1] < 30).all(), "the refit after the change"
 
 
 def test_quality_is_unknown_until_the_window_is_complete(store: MonitoredStore) -> None:

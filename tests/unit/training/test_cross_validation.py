@@ -63,7 +63,7 @@ def _load(work: Workspace, name: str = "model.skops") -> Any:
 def test_cross_validation_by_time(tmp_path: Path) -> None:
     """On the hourly bike table every candidate beats the baseline, and the stored model is the scored one."""
     drop = ["casual", "registered", "season"]
-    data = {"target": "rentals", "time": "datetime", "drop": drop, "window": "60d"}
+    data = {"target": "rentals", "time": "datetime", "drop": drop, "window": "25d"}
     work, config = prepare_workspace(tmp_path, DATA / "bike_hourly.parquet", data=data)
     all_scores = [
         cross_validate(work, config, candidate) for candidate in (baseline_candidate(config), *config.candidates)

@@ -1,14 +1,17 @@
-"""The gain of a training, measured window by window: the champion against a refit of its recipe.
+"""The gain of a training, measured window by window: the champion against refits of its recipe.
 
 The recipe is the champion's candidate with its hyperparameters, calibration, threshold and history; nothing is
-searched. It is fitted on the rows that were labelled before the window. Then both predict the labelled rows of the
-window, which neither was fitted on. ``gain_evidence`` judges the differences of their losses.
+searched. The window is divided into periods of equal length. For each period the recipe is fitted on the rows that were
+labelled before it, and predicts the labelled rows of the period. So neither the champion nor a refit predicts rows that
+it was fitted on, and a change within the window shows in the window's later periods. ``gain_evidence`` judges the
+differences of their losses.
 """
 
 import datetime as dt
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +45,7 @@ from towline.training.model_selection.cross_validation import CrossValidationRes
 from towline.training.user_code import describe_error
 
 MAX_BLOCKS = 50  # of a window
+MAX_REFITS = 4  # for a window: each costs a fit
 
 
 class Recipe(NamedTuple):
@@ -79,13 +83,13 @@ def measure_gain(
     end: dt.datetime,
     now: dt.datetime,
 ) -> GainResult:
-    """Compares the champion with a refit of its recipe on the labelled rows of a window.
+    """Compares the champion with refits of its recipe on the labelled rows of a window.
 
     Args:
         rows: predictions with labels, as ``labels.read`` returns them.
         release: directory of the champion's release.
         config: for the metric, the candidates, the minimum number of labels.
-        table: the rows of the source that were labelled before ``start``.
+        table: the rows of the source that were labelled before ``end``.
         start: start of the window.
         end: end of the window, not included.
         now: labels that came later are ignored.
@@ -112,7 +116,8 @@ def measure_gain(
     shared = logged.rows.take(pa.array(positions))
     try:
         recipe = read_recipe(release, config)
-        refit, fitted_rows = _predict_with_refit(recipe, contract, config, table, shared, release)
+        periods = _divide_window(start, end, min(MAX_REFITS, len(positions) // config.quality.min_labels))
+        refit, fitted_rows = _predict_with_refits(recipe, contract, config, table, shared, release, periods)
     except Exception as error:  # noqa: BLE001 - an estimator may raise anything
         reason = error.what if isinstance(error, TowlineError) else describe_error(error)
         reason = f"the champion's recipe cannot be fitted again: {reason}"
@@ -135,16 +140,32 @@ def measure_gain(
             "blocks": tuple((float(part[:, 0].mean()), float(part[:, 1].mean())) for part in parts),
             "fitted_rows": fitted_rows,
             "cpu_s": time.process_time() - started,
-            "reason": f"{loss} {means[0]:.4g}, and {means[1]:.4g} of a refit on the {fitted_rows:,} rows before it, "
+            "reason": f"{loss} {means[0]:.4g}, and {means[1]:.4g} of refits on at most {fitted_rows:,} earlier rows, "
             f"on {len(losses):,} labels",
         }
     )
 
 
-def _predict_with_refit(
-    recipe: Recipe, contract: Contract, config: PipelineConfig, table: pd.DataFrame, rows: pa.Table, release: Path
+def _divide_window(start: dt.datetime, end: dt.datetime, count: int) -> list[dt.datetime]:
+    """The starts of ``count`` periods of equal length, at least one."""
+    length = (end - start) / max(1, count)
+    return [start + number * length for number in range(max(1, count))]
+
+
+def _predict_with_refits(
+    recipe: Recipe,
+    contract: Contract,
+    config: PipelineConfig,
+    table: pd.DataFrame,
+    rows: pa.Table,
+    release: Path,
+    periods: Sequence[dt.datetime],
 ) -> tuple[Predictions, int]:
-    """The predictions of the fitted recipe for logged rows, and the number of rows that it was fitted on."""
+    """The predictions for logged rows, oldest first, of the recipe fitted before each period.
+
+    Returns:
+        The predictions, and the largest number of rows that the recipe was fitted on.
+    """
     unmodified = unmodified_features(release, contract)
     names = [column.name for column in contract.input_columns]
     if hidden := sorted(set(names) - unmodified):
@@ -152,6 +173,25 @@ def _predict_with_refit(
     if contract.task != "regression":
         known = contract.class_of(contract.class_names(table[contract.target])) >= 0
         table = table[np.asarray(known)].reset_index(drop=True)
-    subset = Subset(contract.features(table), contract.labels(table), table)
-    trained = fit_history(config, contract, recipe.candidate, recipe.history, subset)
-    return predict(trained.model, contract.features(logged_features(rows, names)), contract), len(trained.positions)
+    starts = np.array([to_datetime64(start) for start in periods[1:]], dtype="datetime64[us]")
+    parts = np.split(np.arange(len(rows)), np.searchsorted(read_times(rows["time"]), starts))
+    predictions, counts = list[Predictions](), list[int]()
+    for start, part in zip(periods, parts, strict=True):
+        if not len(part):
+            continue
+        labelled = _labelled_before(table, config, start)
+        subset = Subset(contract.features(labelled), contract.labels(labelled), labelled)
+        trained = fit_history(config, contract, recipe.candidate, recipe.history, subset)
+        features = contract.features(logged_features(rows.take(pa.array(part)), names))
+        predictions.append(predict(trained.model, features, contract))
+        counts.append(len(trained.positions))
+    return Predictions.concatenate(predictions), max(counts)
+
+
+def _labelled_before(table: pd.DataFrame, config: PipelineConfig, moment: dt.datetime) -> pd.DataFrame:
+    """The rows that a training at a time would use."""
+    known, times = to_datetime64(moment - config.quality.delay), table[config.data.time]
+    selected = times <= known
+    if config.data.reach:
+        selected &= times > known - np.timedelta64(config.data.reach)
+    return table[selected.to_numpy()].reset_index(drop=True)

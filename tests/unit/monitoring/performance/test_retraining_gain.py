@@ -63,6 +63,24 @@ def test_a_refit_in_an_unchanged_world_has_the_same_loss(trained: tuple[TrainedR
     assert result.refit == pytest.approx(result.champion, rel=0.1)
 
 
+def test_a_change_at_the_start_of_the_window_is_measured_in_the_window(trained: tuple[TrainedRun, Path]) -> None:
+    """The refits for the later periods are fitted on rows of the earlier ones; without them there is no gain."""
+    run, release = trained
+    config = run.config.model_copy(update={"quality": run.config.quality.model_copy(update={"delay": 10 * HOUR})})
+    old, window = houses("2025-12-28", 96), houses("2026-01-01", 200)
+    window = window.assign(value=window["value"] - 40)
+    before = measured(run, release, old, window, config=config)
+    within = measured(run, release, pd.concat([old, window]), window, config=config)
+    assert before.champion == within.champion
+    assert before.refit == pytest.approx(before.champion, rel=0.1)
+    assert within.refit is not None
+    assert within.refit < 0.8 * (within.champion or 0)
+    assert (before.fitted_rows, within.fitted_rows) == (96, 96 + 150 - 9)
+    losses = np.array(within.blocks)
+    assert losses[:3, 1] == pytest.approx(losses[:3, 0], rel=0.2)
+    assert losses[-3:, 1].mean() < 0.6 * losses[-3:, 0].mean()
+
+
 def test_few_labels_are_unknown(trained: tuple[TrainedRun, Path]) -> None:
     """The window stays open; no model is fitted."""
     window = houses("2026-01-01", 200)
