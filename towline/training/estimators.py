@@ -82,6 +82,8 @@ class _EstimatorSpec(NamedTuple):
 _MAX_TREES = 10_000  # of boosting by default; with many classes, each iteration fits one tree for each class
 TIME_TREND = "time_trend"  # a parameter of every candidate: whether it uses the time's days and clock columns
 EXTRAPOLATE = "extrapolate"  # its value for a model that continues the trend after the training
+_HORIZON = 0.25  # of the training's period: the holdout, a fifth of the rows, is about as long
+SMALL_LEAVES = {"min_samples_leaf": 5}  # of boosting in a small table; the default is 20
 NATIVE_CATEGORIES = "native_categories"  # of boosting and the libraries: whether it also splits sets of levels
 _FOREST = {"min_samples_leaf": [1, 20], "max_features": [0.1, 1.0]}
 _BOOSTING = {
@@ -142,7 +144,7 @@ _REGRESSORS: Mapping[str, _EstimatorSpec] = {
     "forest": _EstimatorSpec(
         RandomForestRegressor, {**_LEAVES, "min_samples_leaf": 3, "max_features": 1 / 3}, _FOREST, scaled=False
     ),
-    "boosting": _EstimatorSpec(BoostingRegressor, {**_STOPPED, "min_samples_leaf": None}, _BOOSTING, scaled=False),
+    "boosting": _EstimatorSpec(BoostingRegressor, _STOPPED, _BOOSTING, scaled=False),
 }
 _CLASSIFIERS: Mapping[str, _EstimatorSpec] = {
     "baseline": _EstimatorSpec(DummyClassifier, {"strategy": "prior"}),
@@ -174,7 +176,7 @@ def build_model(
         seed: of everything that is random.
         params: parameters of a search; they override those of the candidate. ``time_trend: false`` leaves out the
             days of the time column and the clock columns, which every candidate uses by default; with ``time_trend:
-            extrapolate``, times later than those of the training are not those of its end. Of boosting and the
+            extrapolate``, the trend continues after the training for a quarter of its period. Of boosting and the
             boosting libraries, ``native_categories: true`` also splits sets of levels of categories with 21 to 254
             levels.
         trusted: ``package.trusted`` of the config.
@@ -289,16 +291,19 @@ def pipelines_of(model: Model) -> dict[str, Pipeline]:
     return {"": pipeline_of(model)}
 
 
-def list_variants(candidate: Candidate, contract: Contract, config: TrainingConfig) -> list[dict[str, Any]]:
+def list_variants(
+    candidate: Candidate, contract: Contract, config: TrainingConfig, *, is_small: bool
+) -> list[dict[str, Any]]:
     """Parameters that cross-validation tries one after the other, and keeps if the score is better with them.
 
     - ``time_trend: false``, if the split is by time: no days of the time and no clock columns. The trend helps if the
       level of the target rises or falls steadily. It misleads a model if the level only differs from period to period.
       In random folds it always seems to help, because a model interpolates between known rows.
     - ``time_trend: extrapolate`` of the linear model, if the split is by time. It follows a target that grows steadily;
-      elsewhere its error grows with the time since the training.
+      elsewhere its error grows with the time since the training, so the trend ends after a quarter of its period.
     - ``loss: absolute_error`` of a boosting regression, or the same by the name of its library, if mae decides: the
       squared error leads to the mean, and mae is least at the median (benchmarks/defaults.py).
+    - ``min_samples_leaf: 5`` of a boosting regression in a small table: few rows may differ from the others.
     - ``native_categories: true`` of boosting, lightgbm and xgboost, if a category has 21 to 254 levels: trees also
       split sets of levels. By the target encoding alone they cannot separate levels where other features act
       differently, such as countries. Not of catboost, whose counters of categories are not compiled.
@@ -313,9 +318,12 @@ def list_variants(candidate: Candidate, contract: Contract, config: TrainingConf
     if has_trend and TIME_TREND not in given:
         extrapolates = contract.trend_column is not None and candidate.estimator == "linear"
         variants += [{TIME_TREND: False}] * has_others + [{TIME_TREND: EXTRAPOLATE}] * extrapolates
+    has_leaves = is_small and candidate.estimator == "boosting" and contract.task == "regression"
+    leaves = [dict(SMALL_LEAVES)] if has_leaves and given.isdisjoint(SMALL_LEAVES) else []
+    variants += leaves
     metric = config.evaluation.metric or DEFAULT_METRIC[contract.task]
     if candidate.estimator in _ABSOLUTE_ERROR and metric == "mae" and given.isdisjoint(_LOSS_PARAMETERS):
-        variants.append(dict(_ABSOLUTE_ERROR[candidate.estimator]))
+        variants += [dict(_ABSOLUTE_ERROR[candidate.estimator]), *leaves]  # the best size depends on the loss
     is_compiled = _splits_categories(candidate) and candidate.estimator != "catboost"
     if is_compiled and config.prepare is None and NATIVE_CATEGORIES not in given and _native_categories(contract):
         variants.append({NATIVE_CATEGORIES: True})
@@ -397,7 +405,7 @@ def _create_preprocessor(
         "levels": make_pipeline(encode, *scale),
         "text": make_pipeline(TextEncoder(contract.task, components, random_state=seed), *scale),
         "age": make_pipeline(DateAges(reference is not None), *impute, *scale),
-        "trend": make_pipeline(DateAges(has_time=False, clip=time_trend != EXTRAPOLATE), *impute, *scale),
+        "trend": make_pipeline(DateAges(False, _HORIZON if time_trend == EXTRAPOLATE else 0.0), *impute, *scale),
         "calendar": make_pipeline(CalendarParts(tuple(parts)), *([one_hot] if spec.scaled else impute)),
     }
     kinds = {"native": [*native], **kinds}  # first, so that the estimator knows their positions

@@ -176,18 +176,20 @@ class DateAges(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         has_time: the last column is the time of the row, up to which ages are counted; else they are counted from 1970.
-        clip: later dates than those of ``fit`` count as the latest one, so that no model extrapolates a trend.
+        horizon: share of the period of ``fit`` that a date may be later than it; later dates count as that one. 0: no
+            model extrapolates a trend.
     """
 
-    def __init__(self, has_time: bool, clip: bool = False) -> None:
-        self.has_time, self.clip = has_time, clip
+    def __init__(self, has_time: bool, horizon: float = math.inf) -> None:
+        self.has_time, self.horizon = has_time, horizon
 
     def fit(self, times: pd.DataFrame, y: object = None) -> Self:  # noqa: ARG002 - scikit-learn passes it
         self.n_features_in_ = times.shape[1]
         self.latest_ = math.inf
         ages = self.transform(times)
-        if self.clip and not np.isnan(ages).all():
-            self.latest_ = float(np.nanmax(ages))
+        if not (math.isinf(self.horizon) or np.isnan(ages).all()):
+            latest = float(np.nanmax(ages))
+            self.latest_ = latest + self.horizon * (latest - float(np.nanmin(ages)))
         return self
 
     def transform(self, times: pd.DataFrame) -> np.ndarray:

@@ -11,12 +11,16 @@ from sklearn.linear_model import Ridge
 
 from tests.support.training import prepare_workspace
 from towline.config import Candidate, PipelineConfig
-from towline.data.splits import make_folds
 from towline.data.workspace import Workspace
 from towline.training.boosting.histogram import BoostingRegressor
 from towline.training.final_fit import fit, training_rows
 from towline.training.model_selection.budget import BudgetLimits, CandidateLimits, find_slow_candidates, plan_fits
-from towline.training.model_selection.cross_validation import baseline_candidate, choose_candidate, cross_validate
+from towline.training.model_selection.cross_validation import (
+    SMALL_ROWS,
+    baseline_candidate,
+    choose_candidate,
+    cross_validate,
+)
 
 ROWS = 6_000  # 4,808 of them in the train part, about 3,200 in each of three folds
 
@@ -228,28 +232,16 @@ def test_a_candidate_that_is_slow_with_the_fewest_rows_is_left_out(tmp_path: Pat
     assert [bool(limits.left_out) for limits in budget_limits.candidates] == [False, True]
 
 
-def _rows_and_labels(work: Workspace) -> tuple[pd.DataFrame, np.ndarray]:
-    train = work.subset("train")
-    return train.rows, train.labels
-
-
-def test_pilot_fits_of_boosting_stop_as_in_the_whole_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fits of few rows choose the iterations by cross-validation; those of a large table, and its folds, do not."""
-
-    def fail(*_: object) -> int:
-        raise ValueError("cross-validated")
-
-    monkeypatch.setattr(BoostingRegressor, "_choose_iterations", fail)
-    boosting = {"estimator": "boosting", "params": {"max_iter": 3}}
-    work, config = _prepare(tmp_path, boosting, rows=6_600, budget="5s")
+def test_boosting_with_pilot_fits_does_not_stop_by_the_folds(tmp_path: Path) -> None:
+    """Pilot fits have no folds and stop by a tenth of their rows; the fits that they stand for do the same."""
+    boosting = {"estimator": "boosting", "params": {"max_iter": 3, "min_samples_leaf": 9}}
+    work, config = _prepare(tmp_path, boosting, rows=6_000, budget="4s")
     budget_limits = plan_fits(work, config)
     assert budget_limits.candidates[0].seconds
-    assert max(len(train) for train, _ in make_folds(*_rows_and_labels(work), config)) < 5_000
+    assert len(work.subset("train").labels) <= SMALL_ROWS
     candidate = config.candidates[0]
-    assert cross_validate(work, config, candidate, budget_limits).failed == ""
-    assert "cross-validated" in cross_validate(work, config, candidate).failed
-    work, config = _prepare(tmp_path, boosting, rows=6_000, budget="5s")
-    assert plan_fits(work, config).candidates[0].seconds is None
+    assert cross_validate(work, config, candidate, budget_limits).params == boosting["params"]
+    assert cross_validate(work, config, candidate).params == {**boosting["params"], "early_stopping": False}
 
 
 def test_the_time_of_boosting_does_not_grow_as_in_its_pilot_fits(

@@ -17,6 +17,7 @@ from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError
 from towline.inference.compiled.parity import certify
 from towline.training import model_io
+from towline.training.estimators import build_model, pipeline_of
 from towline.training.final_fit import fit
 from towline.training.model_selection import cross_validation
 from towline.training.model_selection.cross_validation import (
@@ -78,6 +79,58 @@ def test_cross_validation_by_time(tmp_path: Path) -> None:
     assert fitted.rows == len(features)
     assert metrics.mean_absolute_error(truth, _load(work).predict(features)) < chosen.mean["mae"]
     assert np.unique(_load(work, "baseline.skops").predict(features)).tolist() == [np.median(truth)]
+
+
+def _signal(rows: int = 500) -> pd.DataFrame:
+    """A function without noise, its classes, and noise."""
+    rng = np.random.default_rng(1)
+    a, b, c = rng.uniform(-2, 2, (3, rows))
+    signal = np.sin(3 * a) + b * c
+    kind = pd.cut(pd.Series(signal), [-9, -1, 1, 9], labels=["low", "middle", "high"]).astype(str)
+    return pd.DataFrame({"a": a, "b": b, "c": c, "signal": signal, "kind": kind, "noise": rng.normal(size=rows)})
+
+
+@pytest.mark.parametrize(("target", "least", "most"), [("signal", 60, 500), ("noise", 1, 15), ("kind", 15, 500)])
+def test_boosting_of_a_small_table_stops_by_the_folds(tmp_path: Path, target: str, least: int, most: int) -> None:
+    """All folds have the same number of iterations, and the model has it, too, on all rows. On noise it is small."""
+    data = {"target": target, "drop": list({"signal", "kind", "noise"} - {target})}
+    work, config = prepare_workspace(tmp_path, _signal(), data=data, candidates=["boosting"])
+    params = {"min_samples_leaf": 20, "loss": "squared_error"} if target != "kind" else {}
+    candidate = Candidate(estimator="boosting", params={**params, "n_iter_no_change": 500})  # no fold ends sooner
+    chosen = cross_validate(work, config, candidate)
+    iterations = chosen.params["max_iter"]
+    assert least <= iterations <= most
+    fixed = cross_validate(work, config, candidate.model_copy(update={"params": chosen.params}))
+    assert fixed.params["early_stopping"] is False
+    assert fixed.folds == chosen.folds
+    fit(work, config, chosen)
+    model, (features, labels, _) = _load(work), work.subset("train")
+    assert pipeline_of(model).named_steps["estimate"].n_iter_ == iterations
+    plain = build_model(candidate, work.contract(), config.seed, chosen.params).fit(features, labels)
+    assert (model.predict(features) == plain.predict(features)).all()
+
+
+@pytest.mark.parametrize(("rare", "leaf"), [(0.06, 5), (0.5, 20)])
+def test_boosting_of_a_small_table_chooses_the_size_of_leaves(tmp_path: Path, rare: float, leaf: int) -> None:
+    """Small leaves are chosen if few rows differ from the others, not for noise."""
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({"x": rng.normal(size=400), "flag": (rng.random(400) < rare).astype(float)})
+    frame["y"] = 40 * frame["flag"] + rng.normal(size=400)
+    work, config = prepare_workspace(tmp_path, frame, evaluation={"metric": "rmse"})
+    chosen = cross_validate(work, config, Candidate(estimator="boosting"))
+    assert chosen.params.get("min_samples_leaf", 20) == leaf
+
+
+def test_boosting_stops_by_folds_of_a_class_that_appears_late(tmp_path: Path) -> None:
+    """A fold that is not fitted on the class does not stop by its rows."""
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame({"at": pd.date_range("2026-01-01", periods=300, freq="h"), "x": rng.normal(size=300)})
+    frame["y"] = np.where(frame["x"] > 0, "a", "b")
+    frame.loc[150:200:3, "y"] = "c"
+    work, config = prepare_workspace(tmp_path, frame, data={"time": "at"})
+    scores = cross_validate(work, config, Candidate(estimator="boosting"))
+    assert (scores.failed, scores.params["early_stopping"]) == ("", False)
+    assert scores.folds[0]["accuracy"] > 0.9
 
 
 def test_threshold_for_rare_positives(tmp_path: Path) -> None:
@@ -425,7 +478,8 @@ def test_another_metric_leaves_the_loss_as_it_is(tmp_path: Path) -> None:
     a = rng.uniform(0, 2, 300)
     table = pd.DataFrame({"a": a, "y": np.exp(a + rng.normal(0, 1.2, 300))})
     work, config = prepare_workspace(tmp_path, table, evaluation={"metric": "rmse"})
-    assert cross_validate(work, config, Candidate(estimator="boosting", name="boosting")).params == {}
+    params = cross_validate(work, config, Candidate(estimator="boosting", name="boosting")).params
+    assert set(params) == {"max_iter", "early_stopping"}
 
 
 def test_random_folds_do_not_choose_the_time_trend(tmp_path: Path) -> None:

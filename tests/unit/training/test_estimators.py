@@ -268,6 +268,8 @@ def test_a_linear_model_may_extrapolate_the_trend(param: bool | str, is_good: bo
     model, contract = _fitted(candidate, frame.head(500), data=data)
     new = frame.tail(20)
     assert (np.abs(model.predict(contract.features(new)) - new["y"]).mean() < 0.5) == is_good
+    late = frame.tail(1).assign(at=[pd.Timestamp("2034-01-01")])
+    assert model.predict(contract.features(late))[0] < 50 * 1.3 + late["x"].iloc[0], "it does not grow for ever"
 
 
 def test_a_fold_with_two_of_three_classes_and_many_levels() -> None:

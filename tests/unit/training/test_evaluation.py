@@ -211,7 +211,7 @@ def test_memory_is_bounded() -> None:
 @pytest.mark.slow
 def test_evaluation_of_the_bike_table(train: Callable[..., Any]) -> None:
     """Intervals around the metrics, slices that add up, the hour is the most important column; equal after JSON."""
-    data = {"time": "datetime", "drop": ["casual", "registered"], "window": "30d"}
+    data = {"time": "datetime", "drop": ["casual", "registered"], "window": "90d"}
     work, config, _, fitted = train(DATA / "bike_hourly.parquet", "rentals", "boosting", data=data)
     evaluation = evaluate(work, config, fitted)
     assert Evaluation.model_validate_json(work.file("evaluation.json").read_bytes()) == evaluation

@@ -6,13 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 
 from towline.config import Candidate, PipelineConfig
 from towline.data.schema.inference import infer_contract
-from towline.training.boosting.histogram import BoostingClassifier, BoostingRegressor
+from towline.training.boosting.histogram import BoostingClassifier
 from towline.training.estimators import build_model, pipeline_of
 from towline.training.evaluation.metrics import predict
 from towline.training.pipeline_components import CappedTargetEncoder, DenseColumns, fit_model
@@ -106,21 +105,6 @@ def test_unknown_labels_are_rejected() -> None:
         )
 
 
-def test_boosting_of_a_small_table_uses_all_rows_and_stops_by_cross_validation() -> None:
-    """On noise it stops at once; on a signal without noise it continues. The parameters stay as configured."""
-    rng = np.random.default_rng(1)
-    x = rng.uniform(-2, 2, (400, 3))
-    signal = np.sin(3 * x[:, 0]) + x[:, 1] * x[:, 2]
-    params = {"max_iter": 100, "early_stopping": True, "n_iter_no_change": 10, "random_state": 0}
-    exact, noise = (BoostingRegressor(**params).fit(x, y) for y in (signal, rng.normal(size=400)))
-    assert exact.n_iter_ > 60
-    assert noise.n_iter_ < 20
-    assert exact.get_params() == BoostingRegressor(**params).get_params()
-    assert (exact.predict(x) == BoostingRegressor(**params).fit(x, signal).predict(x)).all()
-    plain = HistGradientBoostingRegressor(**params | {"max_iter": exact.n_iter_, "early_stopping": False})
-    assert (plain.fit(x, signal).predict(x) == exact.predict(x)).all()
-
-
 def test_boosting_of_classes_with_few_rows() -> None:
     """A class with fewer rows than folds does not end the fit; weights of rows count."""
     rng = np.random.default_rng(2)
@@ -147,19 +131,6 @@ def test_boosting_where_a_tenth_cannot_have_each_class(counts: tuple[int, ...]) 
     assert list(fitted.classes_) == list(range(len(counts)))
     assert fitted.n_iter_ < 60
     assert (BoostingClassifier(**params).fit(x, y).predict_proba(x) == fitted.predict_proba(x)).all()
-
-
-@pytest.mark.parametrize(("rows", "rare", "leaf"), [(300, 0.06, 5), (300, 0.5, 20)])
-def test_boosting_of_few_rows_chooses_the_size_of_leaves(rows: int, rare: float, leaf: int) -> None:
-    """Small leaves are chosen if few rows differ from the others, not for noise; a configured size is not changed."""
-    rng = np.random.default_rng(3)
-    features = np.c_[rng.normal(size=rows), rng.random(rows) < rare]
-    target = 40 * features[:, 1] + rng.normal(size=rows)
-    model = BoostingRegressor(early_stopping=True, random_state=1, min_samples_leaf=None).fit(features, target)
-    assert model.min_samples_leaf_ == leaf
-    assert model.get_params()["min_samples_leaf"] is None
-    configured = BoostingRegressor(early_stopping=True, random_state=1, min_samples_leaf=20).fit(features, target)
-    assert configured.min_samples_leaf_ == 20
 
 
 def test_dense_columns(monkeypatch: pytest.MonkeyPatch) -> None:

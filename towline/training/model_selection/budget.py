@@ -26,7 +26,6 @@ from towline.data.schema.contract import Contract
 from towline.data.splits import Fold, make_folds, sample_positions
 from towline.data.workspace import Subset, Workspace
 from towline.errors import TowlineError
-from towline.training.boosting.histogram import stop_without_folds
 from towline.training.estimators import VARIANT_ROWS, build_model, create_transformer, list_variants, pipeline_of
 from towline.training.evaluation.metrics import predict
 
@@ -228,7 +227,7 @@ def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float
     for candidate in slow:
         cost = measure_cost(candidate, contract, config, train, longest, clock)
         if cost:
-            variants = len(list_variants(candidate, contract, config))
+            variants = len(list_variants(candidate, contract, config, is_small=False))
             estimates.append(_Estimates(candidate, cost, folds, variants, max_rows, final_fits, holdout))
     failed = {candidate.name for candidate in slow} - {each.candidate.name for each in estimates}
     smallest = max(MIN_FOLD_ROWS, _MIN_SAMPLE * max(final_fits))
@@ -276,7 +275,6 @@ def measure_cost(
             with pools.limit(limits=1), warnings.catch_warnings(action="ignore"):
                 trusted, transformer = config.package.trusted, create_transformer(config)
                 model = build_model(candidate, contract, config.seed, None, trusted, transformer)
-                stop_without_folds(pipeline_of(model).named_steps["estimate"], len(positions))
                 started = clock()
                 model.fit(train.features.iloc[sample], train.labels[sample])
                 fitted = clock()

@@ -38,7 +38,7 @@ from towline.errors import ConfigError, FitError, TowlineError
 from towline.extras import BOOSTING_LIBRARIES
 from towline.provenance import code_digest
 from towline.training import model_io
-from towline.training.boosting.histogram import stop_without_folds
+from towline.training.boosting.histogram import EarlyStoppingBoosting
 from towline.training.calibration import Calibration
 from towline.training.estimators import (
     TIME_TREND,
@@ -51,18 +51,19 @@ from towline.training.estimators import (
 )
 from towline.training.evaluation.definitions import Metric, metrics_of, primary_metric
 from towline.training.evaluation.metrics import predict
-from towline.training.evaluation.predictions import Predictions, Threshold
+from towline.training.evaluation.predictions import Predictions, Threshold, encode_labels
 from towline.training.model_selection import shared_study
 from towline.training.model_selection.budget import BudgetLimits, CandidateLimits, count_workers
 from towline.training.model_selection.config_checks import check_config
 from towline.training.model_selection.fold_scores import FoldScores, measure_folds, score_folds
 from towline.training.model_selection.tuning import TrialPlan, search_parameters
-from towline.training.pipeline_components import Model
+from towline.training.pipeline_components import Classifier, Model
 from towline.training.user_code import describe_error
 
 log = logging.getLogger("towline.steps")
 MARGIN = 0.5  # standard errors that a variant of a candidate must be better by
 ENSEMBLE_MARGIN = -1.0  # standard errors; negative: an ensemble may be worse by so much
+SMALL_ROWS = 5_000  # of a smaller train part, boosting stops by the folds: a tenth of the rows would be too few
 _COMPARED_ROWS = 100  # rows that a model predicts before and after it was stored
 
 # base classes of scikit-learn whose fitted estimators contain rows of the table
@@ -127,9 +128,14 @@ class _CrossValidation:
     untested: threading.Lock  # free until the first fitted model was stored and read back
     is_slow: bool = False  # pilot fits were made; boosting stops in the folds as it did in them
 
+    @property
+    def is_small(self) -> bool:
+        """Whether boosting stops by the folds."""
+        return len(self.labels) <= SMALL_ROWS and not self.is_slow
+
     def score(self, params: dict[str, Any]) -> FoldScores:
         """Fits and scores the candidate with these hyperparameters."""
-        return self.score_predictions(self.predict_folds(params))
+        return self.score_predictions(self.predict_folds(params).predictions)
 
     def objective(self, params: dict[str, Any]) -> float:
         """The mean of the primary metric with these hyperparameters; NaN if it is undefined."""
@@ -143,35 +149,63 @@ class _CrossValidation:
             return measure_folds(truth, FoldScores(predictions, None, []), self.contract, metrics)
         return score_folds(truth, predictions, self.contract, self.config)
 
-    def predict_folds(self, params: dict[str, Any]) -> list[Predictions]:
+    def predict_folds(self, params: dict[str, Any]) -> "FoldPredictions":
         """Predictions for the test rows of each fold, by a model that is fitted on its train rows.
 
         Folds run in threads if that saves time. Each fold computes in one thread, so that no result depends on the
-        number of processors.
+        number of processors. In a small table, boosting stops early by the test rows.
         """
         pools = ThreadpoolController()
 
-        def predict_fold(fold: int) -> Predictions:
+        def fit_fold(fold: int) -> Model | Predictions:
             started, (train, test) = time.perf_counter(), self.folds[fold]
             train = sample_positions(train, self.max_rows, self.config.seed, self.labels)
             with pools.limit(limits=1, user_api="openmp"):  # OpenMP keeps its limit by thread
                 trusted, transformer = self.config.package.trusted, create_transformer(self.config)
                 model = build_model(self.candidate, self.contract, self.config.seed, params, trusted, transformer)
-                if self.is_slow:
-                    stop_without_folds(pipeline_of(model).named_steps["estimate"], len(self.labels))
+                estimate = pipeline_of(model).named_steps["estimate"]
+                stops = self.is_small and isinstance(estimate, EarlyStoppingBoosting) and estimate.stops_early
+                if stops:
+                    estimate.validation = lambda: self._validation_rows(model, test)
                 model.fit(self.features.iloc[train], self.labels[train])
-                predictions = predict(model, self.features.iloc[test], self.contract)
+                fitted = model if stops else predict(model, self.features.iloc[test], self.contract)
                 self._check_storage(model)
             log.debug("%s: fold %d in %.1f s", self.candidate.name, fold + 1, time.perf_counter() - started)
-            return predictions
+            return fitted
 
         workers = count_workers(self.candidate, len(self.folds))
         with pools.limit(limits=1):
             # the longest first: the last of expanding folds would else run alone at the end
             order = sorted(range(len(self.folds)), key=lambda fold: -len(self.folds[fold][0]))
-            jobs = (joblib.delayed(predict_fold)(fold) for fold in order)
+            jobs = (joblib.delayed(fit_fold)(fold) for fold in order)
             by_fold = dict(zip(order, joblib.Parallel(n_jobs=workers, backend="threading")(jobs), strict=True))
-            return [by_fold[fold] for fold in range(len(self.folds))]
+            fitted = [by_fold[fold] for fold in range(len(self.folds))]
+            predictions = [each for each in fitted if isinstance(each, Predictions)]
+            models = [each for each in fitted if not isinstance(each, Predictions)]
+            return self._predict_with_equal_iterations(models) if models else FoldPredictions(predictions, {})
+
+    def _validation_rows(self, model: Model, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The prepared test rows and the targets of boosting; without rows of a class that the fold does not train."""
+        features, labels = self.features.iloc[test], self.labels[test]
+        if isinstance(model, Classifier):
+            codes = np.full(len(self.contract.classes), -1)
+            codes[model.positions_] = np.arange(len(model.positions_))
+            labels = codes[encode_labels(labels, self.contract.classes)]
+            features, labels = features[labels >= 0], labels[labels >= 0]
+        return pipeline_of(model).named_steps["prepare"].transform(features), labels
+
+    def _predict_with_equal_iterations(self, models: list[Model]) -> "FoldPredictions":
+        """Predictions of boosting with the mean of the best numbers of iterations, weighted by the train rows."""
+        estimates = [pipeline_of(model).named_steps["estimate"] for model in models]
+        best = [estimate.best_iterations for estimate in estimates]
+        iterations = round(float(np.average(best, weights=[len(train) for train, _ in self.folds])))
+        for estimate in estimates:
+            estimate.remove_iterations(iterations)
+        predictions = [
+            predict(model, self.features.iloc[test], self.contract)
+            for model, (_, test) in zip(models, self.folds, strict=True)
+        ]
+        return FoldPredictions(predictions, {"max_iter": iterations, "early_stopping": False})
 
     def _check_storage(self, model: Model) -> None:
         """Stores the first fitted model and reads it back; those of linear, forest and boosting need no check."""
@@ -189,6 +223,18 @@ class _CrossValidation:
         uncalibrated = Predictions.concatenate(predictions).probabilities if scores.calibration else None
         out_of_fold = OutOfFoldPredictions(rows, fold, Predictions.concatenate(scores.predictions), uncalibrated)
         save_out_of_fold_predictions(self.work, self.candidate.name, out_of_fold)
+
+
+class FoldPredictions(NamedTuple):
+    """The predictions for the test rows of each fold.
+
+    Attributes:
+        predictions: of each fold.
+        chosen: hyperparameters that the folds have chosen: the number of iterations of boosting in a small table.
+    """
+
+    predictions: list[Predictions]
+    chosen: dict[str, Any]
 
 
 class OutOfFoldPredictions(NamedTuple):
@@ -377,23 +423,25 @@ def _choose_variants(
     run: _CrossValidation, params: dict[str, Any]
 ) -> tuple[dict[str, Any], list[Predictions], FoldScores]:
     """The hyperparameters with those of ``list_variants`` that improve the score, and their predictions and scores."""
-    variants = list_variants(run.candidate, run.contract, run.config)
+    variants = list_variants(run.candidate, run.contract, run.config, is_small=run.is_small)
     largest = min(run.max_rows, max(len(train) for train, _ in run.folds))
     compared = replace(run, max_rows=VARIANT_ROWS) if variants and largest > VARIANT_ROWS else run
-    predictions = compared.predict_folds(params)
-    scores = compared.score_predictions(predictions)
+    predicted = compared.predict_folds(params)
+    scores = compared.score_predictions(predicted.predictions)
     metric = primary_metric(run.config, run.contract.task)
     for variant in variants:
         varied = {**params, **variant}
-        varied_predictions = compared.predict_folds(varied)
-        varied_scores = compared.score_predictions(varied_predictions)
+        if varied == params:
+            continue
+        varied_predicted = compared.predict_folds(varied)
+        varied_scores = compared.score_predictions(varied_predicted.predictions)
         margin = 0.0 if variant == {TIME_TREND: False} else MARGIN  # without the trend, a model is simpler
         if _is_better(varied_scores.metrics, scores.metrics, metric, margin):
-            params, predictions, scores = varied, varied_predictions, varied_scores
+            params, predicted, scores = varied, varied_predicted, varied_scores
     if compared is not run:
-        predictions = run.predict_folds(params)
-        scores = run.score_predictions(predictions)
-    return params, predictions, scores
+        predicted = run.predict_folds(params)
+        scores = run.score_predictions(predicted.predictions)
+    return {**params, **predicted.chosen}, predicted.predictions, scores
 
 
 class SharedSearch(Frozen):

@@ -1,6 +1,6 @@
 """The reference model: boosting with scikit-learn's defaults, which shows whether all candidates are far too weak.
 
-Its number of iterations is fixed: early stopping in a small table needs nine fits, and the comparison needs no optimum.
+Its number of iterations is fixed: the comparison needs no optimum.
 It is fitted on a sample of the same folds and compared with the selected candidate. The comparison gives a note, and
 never changes the selection. If a candidate is the reference model itself, there is nothing to compare.
 """
