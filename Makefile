@@ -69,7 +69,8 @@ test-e2e: dev ## the commands as a user runs them
 	@$(PARALLEL) --dist loadfile $(or $(ARGS),tests/e2e)
 
 # files in this order, the longest first, so that all workers end at about the same time
-SLOW := tests/e2e tests/flows tests/integration tests/unit -m "slow or flows or e2e"
+SLOW = tests/e2e tests/flows $(shell grep -rl --include='test_*.py' 'mark\.slow' tests/integration tests/unit) \
+  -m "slow or flows or e2e"
 
 test-slow: dev $(VENV)/.mlserver ## both: all that `make test` leaves out, but containers
 	@$(PARALLEL) --dist loadfile --no-loadscope-reorder $(or $(ARGS),$(SLOW))

@@ -15,8 +15,8 @@ class EarlyStoppingBoosting:
 
     With ``early_stopping``, scikit-learn sets a tenth of the rows aside, with rows of each class; where that is
     impossible, classes of one row are only trained on. In a small table a tenth is too few to stop by, and these rows
-    are missing in the model. There, cross-validation gives the test rows of a fold (``validation``), and the model is
-    later fitted on all rows with the number of iterations that is best over the folds.
+    are missing in the model. There, cross-validation gives the test rows of a fold (``validation``), and later fits
+    use all rows and the number of iterations that is best over the folds.
 
     Attributes:
         validation: gives the (m, features) rows and (m,) targets to stop by; called after the features are prepared.
