@@ -313,6 +313,26 @@ def test_a_last_row_that_is_no_total_is_kept(tmp_path: Path, end: str) -> None:
     assert (len(frame), dataset.left_out) == (ROWS + 1, ())
 
 
+@pytest.mark.parametrize("end", ["\n(400 rows affected)\n", "Source: the ministry\n\nDone at 12:00\n"])
+def test_notes_below_the_table_are_not_read(tmp_path: Path, end: str) -> None:
+    """Nor are they read from a file that is read in blocks."""
+    text = shops().to_csv(index=False)
+    expected = read_text(tmp_path, text)[1]
+    dataset, frame = read_text(tmp_path, text + end)
+    assert frame.equals(expected)
+    assert dataset.left_out == ()
+    (tmp_path / "t.csv").write_text(text + end)
+    assert sum(map(len, formats.stream_csv(tmp_path / "t.csv", ","))) == ROWS
+
+
+@pytest.mark.parametrize("end", ["S4", "a note of the shop\nS1,2,3\n"])
+def test_a_row_that_is_cut_off_is_an_error(tmp_path: Path, end: str) -> None:
+    """A last row that is cut off, or a note within the table."""
+    with pytest.raises(DataError, match="1 field, but the header has 3") as refused:
+        read_text(tmp_path, shops().to_csv(index=False) + end)
+    assert refused.value.where.endswith(f"t.csv:{ROWS + 2}")
+
+
 def test_an_error_below_a_title_names_the_line_of_the_file(tmp_path: Path) -> None:
     """Lines before the header are not read, and the lines after it have the numbers that an editor shows."""
     text = "Shops of 2026\n\n" + shops().to_csv(index=False)

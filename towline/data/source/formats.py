@@ -36,6 +36,7 @@ from towline.remote_files import is_url
 ENCODING = b"encoding"  # key of the metadata of a CSV's table
 SEPARATORS = ",;\t|"
 _HEAD_LINES, _HEAD_BYTES = 20, 1 << 16  # in which the header is searched
+_NOTES = 3  # lines below a table, such as the number of its rows
 _WRITE_AGAIN = "write the file again, or leave it out of data.source"
 PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".tsv", ".txt")
@@ -286,10 +287,7 @@ def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
         if rows and not is_utf8(path):
             yield from _stream_decoded_csv(path, separator, rows)
             return
-        table = _read_csv(path, separator)  # names the line of a fault; reads other encodings
-        if rows:
-            raise
-        yield table
+        yield _read_csv(path, separator).slice(rows)  # names the line of a fault; reads other encodings
 
 
 def _stream_decoded_csv(path: Path, separator: str, skipped: int) -> Iterator[pa.Table]:
@@ -383,8 +381,9 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
     try:
         return _parse_csv(raw, separator, header, encoding)
     except pa.ArrowException as error:
-        with contextlib.suppress(pa.ArrowException):
-            return _parse_csv(_quote_carriage_returns(raw, separator), separator, header, encoding)
+        for repair in (_quote_carriage_returns, _remove_notes):
+            with contextlib.suppress(pa.ArrowException):
+                return _parse_csv(repair(raw, separator), separator, header, encoding)
         _check_separators_of_header(raw, separator, f"{path}:{line}")
         for line, fields in _records(raw, separator):
             if len(fields) != len(header):
@@ -436,6 +435,22 @@ def _quote_carriage_returns(raw: bytes, separator: str) -> bytes:
         if b"\r" in parts[position]:
             parts[position] = field.sub(lambda match: b'"' + match[0] + b'"', parts[position])
     return b'"'.join(parts)[1:-1]
+
+
+def _remove_notes(raw: bytes, separator: str) -> bytes:
+    """The CSV without notes below it: at most ``_NOTES`` last lines that have one field, of several words.
+
+    Example:
+        >>> _remove_notes(b"a,b\\n1,2\\n\\n(1 row affected)\\n", ",")
+        b'a,b\\n1,2'
+    """
+    table = raw.rstrip()
+    for _ in range(_NOTES):
+        note = table[table.rfind(b"\n") + 1 :]
+        if separator.encode() in note or len(note.split()) < 2:
+            break
+        table = table[: -len(note)].rstrip()
+    return table
 
 
 def _records(raw: bytes, separator: str) -> Iterator[tuple[int, list[str]]]:
