@@ -192,7 +192,8 @@ class _CrossValidation:
             codes[model.positions_] = np.arange(len(model.positions_))
             labels = codes[encode_labels(labels, self.contract.classes)]
             features, labels = features[labels >= 0], labels[labels >= 0]
-        return pipeline_of(model).named_steps["prepare"].transform(features), labels
+        prepare = pipeline_of(model).named_steps["prepare"]
+        return prepare.transform(features) if len(labels) else np.empty((0, 0)), labels
 
     def _predict_with_equal_iterations(self, models: list[Model]) -> "FoldPredictions":
         """Predictions of boosting with the mean of the best numbers of iterations, weighted by the train rows."""
