@@ -47,14 +47,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def deployment(client: "SyncPrefectClient", model: Model) -> Iterator[Any]:
-    """The deployment of the model in a pool of its own; silent runs are ended sooner than in production."""
+    """The deployment of the model in a pool of its own; lost runs are ended sooner than in production."""
     from flows.deployments import deployments
     from towline.orchestration import crash_detection, scheduler, worker
 
     config = build_config({"name": model.name, "data": {"source": "x.csv", "target": "y"}}, "test")
     worker.create_pool(client, POOL)
     delete_automations(client)
-    crash_detection.create_crash_automations(client, silence_limit=dt.timedelta(seconds=45))
+    limits = {"silence_limit": dt.timedelta(seconds=45), "pending_limit": dt.timedelta(seconds=90)}
+    crash_detection.create_crash_automations(client, **limits)
     parts = [item for item in deployments(config, pool=POOL) if item.flow_name == "scoring-shards"]
     (deployment_id,) = scheduler.deploy(parts, None)
     yield deployment_id

@@ -81,7 +81,9 @@ def _crashed() -> State[Any]:
     return Crashed(message="its process is gone")
 
 
-def create_crash_automations(client: SyncPrefectClient, silence_limit: dt.timedelta = SILENCE_LIMIT) -> None:
+def create_crash_automations(
+    client: SyncPrefectClient, silence_limit: dt.timedelta = SILENCE_LIMIT, pending_limit: dt.timedelta = PENDING_LIMIT
+) -> None:
     """Creates the automations that set silent runs, and runs that never start, to Crashed.
 
     They match runs of deployments with ``DEPLOYMENT_TAG``. An automation that exists by its name is left as it is, so
@@ -90,6 +92,7 @@ def create_crash_automations(client: SyncPrefectClient, silence_limit: dt.timede
     Args:
         client: of the server.
         silence_limit: after a run's last heartbeat.
+        pending_limit: after a worker has taken a run that does not start.
     """
     _create_automation(
         client,
@@ -100,8 +103,8 @@ def create_crash_automations(client: SyncPrefectClient, silence_limit: dt.timede
     _create_automation(
         client,
         "towline: run not started",
-        {"after": {"prefect.flow-run.Pending", "prefect.flow-run.Submitting"}, "within": PENDING_LIMIT},
-        f"taken by a worker, but not started within {PENDING_LIMIT.total_seconds():.0f} s",
+        {"after": {"prefect.flow-run.Pending", "prefect.flow-run.Submitting"}, "within": pending_limit},
+        f"taken by a worker, but not started within {pending_limit.total_seconds():.0f} s",
     )
 
 
