@@ -12,8 +12,9 @@ from sklearn.linear_model import Ridge
 from tests.support.training import prepare_workspace
 from towline.config import Candidate, PipelineConfig
 from towline.data.workspace import Workspace
-from towline.training.boosting.histogram import BoostingRegressor
+from towline.training.boosting.histogram import BoostingClassifier, BoostingRegressor
 from towline.training.final_fit import fit, training_rows
+from towline.training.model_selection import budget
 from towline.training.model_selection.budget import BudgetLimits, CandidateLimits, find_slow_candidates, plan_fits
 from towline.training.model_selection.cross_validation import (
     SMALL_ROWS,
@@ -261,6 +262,29 @@ def test_the_time_of_boosting_does_not_grow_as_in_its_pilot_fits(
     pilot_rows, pilot_seconds, rows = 500, 0.25, 16_500  # at most so many are in the train part
     assert limits.seconds is not None
     assert 0 < limits.seconds < pilot_seconds * (rows / pilot_rows) ** 1.25
+
+
+def test_pilot_fits_that_lack_classes_count_the_trees_of_all_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Boosting fits a tree for each class; the oldest rows have a quarter of the classes."""
+    original = BoostingClassifier.fit
+
+    def fit(model: BoostingClassifier, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        CLOCK.now += len(np.unique(y)) * len(X) / 10_000
+        return original(model, X, y, sample_weight)
+
+    monkeypatch.setattr(BoostingClassifier, "fit", fit)
+    rng = np.random.default_rng(0)
+    rows = 6_000
+    table = pd.DataFrame({"at": pd.date_range("2020-01-01", periods=rows, freq="h"), "a": rng.normal(size=rows)})
+    late = np.arange(rows) > 2_500
+    table["y"] = [f"c{number}" for number in np.where(late, rng.integers(0, 12, rows), rng.integers(0, 3, rows))]
+    boosting = {"estimator": "boosting", "params": {"max_iter": 3}}
+    work, config = prepare_workspace(tmp_path, table, candidates=[boosting], data={"time": "at"}, budget="1h")
+    monkeypatch.setattr(budget, "CELLS_A_SECOND", 0)
+    limits = plan_fits(work, config, CLOCK).candidates[0]
+    assert limits.seconds == pytest.approx(12 * (4_800 + rows) / 10_000, rel=0.02)
 
 
 def test_pilot_fits_have_the_oldest_rows_of_a_split_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

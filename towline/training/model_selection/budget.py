@@ -26,8 +26,11 @@ from towline.data.schema.contract import Contract
 from towline.data.splits import Fold, make_folds, sample_positions
 from towline.data.workspace import Subset, Workspace
 from towline.errors import TowlineError
+from towline.training.boosting.histogram import EarlyStoppingBoosting
+from towline.training.boosting.libraries import Booster
 from towline.training.estimators import VARIANT_ROWS, build_model, create_transformer, list_variants, pipeline_of
 from towline.training.evaluation.metrics import predict
+from towline.training.pipeline_components import Classifier, Model
 
 CELLS_A_SECOND = 1_700  # a table with fewer cells for each second of the budget has no pilot fits
 MIN_FOLD_ROWS = 1_000  # minimum rows that a fold is fitted on
@@ -280,12 +283,22 @@ def measure_cost(
                 fitted = clock()
                 predict(model, test, contract)
                 if rows != _WARM_UP_ROWS:
-                    cost.add(rows, fitted - started, (clock() - fitted) / rows)
+                    trees = _missing_trees(model, contract)
+                    cost.add(rows, trees * (fitted - started), trees * (clock() - fitted) / rows)
         except TowlineError:
             raise
         except Exception:  # noqa: BLE001, S112 - an estimator may raise anything; cross-validation reports it
             continue
     return cost if cost.rows else None
+
+
+def _missing_trees(model: Model, contract: Contract) -> float:
+    """How many times more trees boosting fits in the table: one for each class, and a sample may lack classes."""
+    estimate = pipeline_of(model).named_steps["estimate"]
+    if not (isinstance(model, Classifier) and isinstance(estimate, EarlyStoppingBoosting | Booster)):
+        return 1.0
+    table, sample = (count if count > 2 else 1 for count in (len(contract.classes), len(model.positions_)))
+    return table / sample
 
 
 def format_seconds(seconds: float) -> str:
