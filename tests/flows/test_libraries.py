@@ -33,13 +33,6 @@ TASKS = {
 }
 
 
-#: each library gets class positions, so that one of them is enough for the types of labels
-CASES = [
-    *((library, task, False) for library in LIBRARIES for task in ("regression", "three classes")),
-    *(("xgboost", task, False) for task in ("boolean", "text")),
-    *((library, "three classes", True) for library in LIBRARIES),
-]
-
 OWN = """
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
@@ -139,7 +132,8 @@ def follow(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("library", "task", "by_path"), CASES, ids=str)
+@pytest.mark.parametrize(("task", "by_path"), [*((task, False) for task in TASKS), ("three classes", True)], ids=str)
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_a_library_from_config_to_answers(
     library: str, task: str, by_path: bool, towline: Callable[..., CommandResult], store: Path, tmp_path: Path
 ) -> None:

@@ -395,6 +395,7 @@ def _create_preprocessor(
     encode = CappedTargetEncoder(target_type=target, cv=KFold(5, shuffle=True, random_state=seed))
     reference = contract.age_reference
     kinds["age"] = [*(column.name for column in contract.age_columns), *([reference] if reference else [])]
+    horizon = _HORIZON if time_trend == EXTRAPOLATE else 0.0
     components = max(4, min(TEXT_COMPONENTS, MAX_TEXT_COMPONENTS // max(1, len(kinds["text"]))))
     blocks = {
         "native": OrdinalEncoder(
@@ -405,7 +406,7 @@ def _create_preprocessor(
         "levels": make_pipeline(encode, *scale),
         "text": make_pipeline(TextEncoder(contract.task, components, random_state=seed), *scale),
         "age": make_pipeline(DateAges(reference is not None), *impute, *scale),
-        "trend": make_pipeline(DateAges(False, _HORIZON if time_trend == EXTRAPOLATE else 0.0), *impute, *scale),
+        "trend": make_pipeline(DateAges(has_time=False, horizon=horizon), *impute, *scale),
         "calendar": make_pipeline(CalendarParts(tuple(parts)), *([one_hot] if spec.scaled else impute)),
     }
     kinds = {"native": [*native], **kinds}  # first, so that the estimator knows their positions

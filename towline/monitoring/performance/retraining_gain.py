@@ -147,9 +147,9 @@ def measure_gain(
 
 
 def _divide_window(start: dt.datetime, end: dt.datetime, count: int) -> list[dt.datetime]:
-    """The starts of ``count`` periods of equal length, at least one."""
-    length = (end - start) / max(1, count)
-    return [start + number * length for number in range(max(1, count))]
+    """The starts of ``count`` periods of equal length."""
+    length = (end - start) / count
+    return [start + number * length for number in range(count)]
 
 
 def _predict_with_refits(

@@ -196,7 +196,10 @@ class _CrossValidation:
         return prepare.transform(features) if len(labels) else np.empty((0, 0)), labels
 
     def _predict_with_equal_iterations(self, models: list[Model]) -> "FoldPredictions":
-        """Predictions of boosting with the mean of the best numbers of iterations, weighted by the train rows."""
+        """Predictions of boosting with the mean of the best numbers of iterations, weighted by the train rows.
+
+        A fold that stopped with fewer iterations keeps these.
+        """
         estimates = [pipeline_of(model).named_steps["estimate"] for model in models]
         best = [estimate.best_iterations for estimate in estimates]
         iterations = round(float(np.average(best, weights=[len(train) for train, _ in self.folds])))

@@ -77,7 +77,7 @@ def infer_task(target: pd.Series) -> InferredTask:
 def find_texts_among_numbers(present: pd.Series, fmt: ValueFormat = PLAIN) -> list[str]:
     """The different texts that are not numbers, such as <0.5, of a target whose other texts are many numbers.
 
-    None if all texts are numbers: then they are codes, such as 00501.
+    The list is empty if all texts are numbers: then they are codes, such as 00501.
 
     Args:
         present: text without nulls.
