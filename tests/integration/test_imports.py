@@ -1,6 +1,7 @@
 """Imports: what a process loads for a task, measured in a new interpreter."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -114,3 +115,17 @@ def test_batch_scoring_needs_the_base_installation_only() -> None:
     absent = ("orjson", "starlette", "prometheus_client", "prefect", "mlflow", "rich")
     hide = f"import sys; sys.modules.update(dict.fromkeys({absent}));"
     subprocess.run([sys.executable, "-c", f"{hide} import towline.batch.shard_scoring"], check=True)
+
+
+def test_limits_of_threads_hold_in_a_process_that_has_not_loaded_openmp() -> None:
+    """Else the search for leaks of the first table takes a minute on busy cores instead of a second."""
+    code = (
+        "from threadpoolctl import threadpool_info;"
+        "from towline.processes import thread_pools;"
+        "limit = thread_pools().limit(limits=1, user_api='openmp');"
+        "from sklearn.ensemble import HistGradientBoostingClassifier;"
+        "print(*{pool['num_threads'] for pool in threadpool_info() if pool['user_api'] == 'openmp'})"
+    )
+    environment = {"OMP_NUM_THREADS": "3", "PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"]

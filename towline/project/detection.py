@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from threadpoolctl import threadpool_limits
 
 from towline.config import DEFAULT_METRIC, DataConfig, SqlSource, build_config
 from towline.data.schema import text_columns
@@ -397,8 +396,7 @@ def _propose_leaks(proposal: Proposal, frame: pd.DataFrame, contract: Contract) 
     """Drops columns that give the target away, until none is left; returns the contract of the rest."""
     for _ in range(10):
         present = contract.model_copy(update={"columns": tuple(c for c in contract.columns if c.name in frame.columns)})
-        with threadpool_limits(1, "openmp"):  # several threads wait for each other on a busy machine
-            leaks = find_leaks(frame, present, 42)
+        leaks = find_leaks(frame, present, 42)
         leaks = tuple(leak for leak in leaks if not set(leak.columns) <= set(proposal.allow_leaks))
         certain = [leak for leak in leaks if not leak.may_be_legitimate]
         features = {column.name for column in present.columns if column.role == "feature"}

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from threadpoolctl import ThreadpoolController
 
 from towline import files, package_origin
 from towline.config import Frozen, PipelineConfig
@@ -25,6 +24,7 @@ from towline.data.workspace import Workspace
 from towline.inference.compiled.codec import PLAN_FILE
 from towline.inference.compiled.parity import ParityCertificate, certify
 from towline.manifest import HOLDOUT, MANIFEST, Manifest, describe_files, verify_release
+from towline.processes import thread_pools
 from towline.provenance import Provenance
 from towline.release import model_card, reference, runtime, sbom
 from towline.store import StoreLayout
@@ -217,7 +217,7 @@ def _compile(
 ) -> tuple[ParityCertificate, bytes]:
     """The parity certificate and the compiled scorer, which is empty if it predicts a row differently."""
     tables = {"train": train, "holdout": work.subset("holdout").features}
-    with ThreadpoolController().limit(limits=1):
+    with thread_pools().limit(limits=1):
         return certify(model, work.contract(), tables, config.seed)
 
 
@@ -251,7 +251,7 @@ def _probe(work: Workspace, config: PipelineConfig, model: Any) -> dict[str, Any
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     # dtype=object, as a release reads rows: a frame of the columns would have other types than the table
     features = contract.features(pd.DataFrame(rows, columns=list(columns), dtype=object))
-    with ThreadpoolController().limit(limits=1):
+    with thread_pools().limit(limits=1):
         expected = predict(model, features, contract)
     return {
         "rows": rows,

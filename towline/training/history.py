@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import ThreadpoolController
 
 from towline.config import HistoryConfig, TrainingConfig
 from towline.data.schema.contract import Contract
 from towline.data.splits import sample_positions
 from towline.data.workspace import HOLDOUT_ALL, Subset, Workspace
+from towline.processes import thread_pools
 from towline.training.detrend import Trend, remove_trend
 from towline.training.estimators import build_candidate
 from towline.training.evaluation.definitions import primary_metric
@@ -187,7 +187,7 @@ def fit_history(
             model.threshold, model.calibration = chosen.threshold, chosen.calibration
         return fit_model(model, features.iloc[rows], target[rows], None if weights is None else weights[rows])
 
-    with warnings.catch_warnings(action="ignore"), ThreadpoolController().limit(limits=1):
+    with warnings.catch_warnings(action="ignore"), thread_pools().limit(limits=1):
         if history.detrend is not None and selected_times is not None:
             observed = targets
             targets, trend = remove_trend(

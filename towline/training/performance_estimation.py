@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import ThreadpoolController
 
 from towline.config import METRICS, Candidate, Frozen, PipelineConfig, Task
 from towline.data.schema.contract import Column, Contract
 from towline.data.workspace import Workspace
+from towline.processes import thread_pools
 from towline.training import model_io
 from towline.training.calibration import CalibrationCurve, IsotonicCurve, fit_isotonic, fit_sigmoid
 from towline.training.estimators import build_model
@@ -135,7 +135,7 @@ def _fit(
         return EstimatorState(metric=metric, unavailable="the model has no probabilities"), None
     if (rows := sum(len(fold.truth) for fold in folds)) < MIN_ROWS:
         return EstimatorState(metric=metric, rows=rows, unavailable=f"{rows} rows are too few to fit it"), None
-    with ThreadpoolController().limit(limits=1):
+    with thread_pools().limit(limits=1):
         curves: Callable[..., tuple[EstimatorState, Any]] = partial(_fit_curves, ages=config.by_time)
         fit = _fit_loss_model if contract.task == "regression" else curves
         past = [

@@ -2,6 +2,7 @@
 
 import bz2
 import codecs
+import csv
 import gzip
 import io
 import lzma
@@ -68,6 +69,26 @@ def test_text_of_any_form_is_read(tmp_path: Path, model: Model, monkeypatch: pyt
     done = score(model, source, tmp_path / "out.csv")
     check_equal(model, table, read_output(tmp_path / "out.csv"))
     assert (done.rows, done.rows_in, done.quarantined) == (120, 120, 0)
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+@pytest.mark.parametrize("end", ["csv", "csv.gz"])
+def test_rows_with_names_as_r_writes_them(
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, separator: str, end: str
+) -> None:
+    """The header has no name for them; it has an empty one in the output, so that the columns stay in place."""
+    use_small_shards(monkeypatch)
+    table, source = table_of(), tmp_path / f"in.{end}"
+    names = pd.Index([str(number + 1) for number in range(len(table))])
+    text = table.set_index(names).to_csv(sep=separator, quoting=csv.QUOTE_NONNUMERIC).removeprefix(f'""{separator}')
+    source.write_bytes(gzip.compress(text.encode()) if end.endswith(".gz") else text.encode())
+    done = score(model, source, tmp_path / "out.csv")
+    assert (done.rows, done.quarantined) == (len(table), 0)
+    scored = pd.read_csv(
+        tmp_path / "out.csv", sep=separator, float_precision="round_trip", keep_default_na=False, index_col=0
+    )
+    check_equal(model, table, scored)
+    assert scored.index.astype(str).tolist() == names.tolist()
 
 
 @pytest.mark.parametrize("name", ["in.dat", "in.csv.gz"])

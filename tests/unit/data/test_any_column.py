@@ -1,10 +1,12 @@
 """Columns and targets as real files have them: words among numbers, other notations, rows without a target."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from towline.config import PipelineConfig, build_config
@@ -323,6 +325,26 @@ def test_notes_below_the_table_are_not_read(tmp_path: Path, end: str) -> None:
     assert dataset.left_out == ()
     (tmp_path / "t.csv").write_text(text + end)
     assert sum(map(len, formats.stream_csv(tmp_path / "t.csv", ","))) == ROWS
+
+
+@pytest.mark.parametrize("separator", [",", " "])
+def test_quoted_row_names_need_no_name_in_the_header(tmp_path: Path, separator: str) -> None:
+    """As ``write.table`` of R writes them; read as a whole and in blocks."""
+    table = shops().set_index(pd.Index([f"row {number}" for number in range(ROWS)]))
+    text = table.to_csv(sep=separator, quoting=csv.QUOTE_NONNUMERIC).removeprefix(f'""{separator}')
+    (tmp_path / "t.csv").write_text(text)
+    assert formats.detect_separator(tmp_path / "t.csv") == separator
+    frame = formats.read_file(tmp_path / "t.csv", separator).to_pandas()
+    assert list(frame) == ["Unnamed: 0", "shop", "visits", "y"]
+    assert frame["Unnamed: 0"].tolist() == table.index.tolist()
+    assert frame["y"].astype(float).tolist() == table["y"].tolist()
+    assert pa.concat_tables(formats.stream_csv(tmp_path / "t.csv", separator)).to_pandas().equals(frame)
+
+
+def test_one_value_more_than_the_header_without_quotes_is_an_error(tmp_path: Path) -> None:
+    """The last two values may be one number with a decimal comma."""
+    with pytest.raises(DataError, match="the rows have 3 fields, but the header has 2"):
+        read_text(tmp_path, "shop,y\n" + "".join(f"S{number},{number},5\n" for number in range(30)))
 
 
 @pytest.mark.parametrize("end", ["S4", "a note of the shop\nS1,2,3\n"])

@@ -54,8 +54,10 @@ def read_header(head: bytes, separator: str, where: str) -> Header:
         line = head[start:body]
         text = line.rstrip(b"\r\n")
         if text.strip():
+            if formats.has_row_names(head[start:], separator):
+                text = separator.encode() + text
             fields = next(csv.reader(io.StringIO(text.decode(errors="replace"), newline=""), delimiter=separator))
-            return Header(tuple(formats.name_columns(fields)), text, body, line[len(text) :] or b"\n")
+            return Header(tuple(formats.name_columns(fields)), text, body, line[len(line.rstrip(b"\r\n")) :] or b"\n")
     raise DataError("the file is empty", where=where, remedy="give a CSV with a header line and rows")
 
 

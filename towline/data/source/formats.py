@@ -3,6 +3,7 @@
 A CSV is read as text: the contract says what the text means. Each fault of a file is reported with its line.
 """
 
+import codecs
 import contextlib
 import csv
 import difflib
@@ -152,9 +153,11 @@ def detect_separator_of(head: Sequence[bytes]) -> str:
 
 
 def _has_blanks_between_columns(lines: Sequence[str]) -> bool:
-    """Whether each line has as many values, at least three, separated by one space."""
+    """Whether each line has as many values, at least three, separated by one space; or one more than the header."""
     rows = [next(csv.reader([line.rstrip("\r\n")], delimiter=" "), []) for line in lines]
-    return len(rows) > 2 and len(rows[0]) > 2 and all(len(row) == len(rows[0]) for row in rows) and all(rows[0])
+    if len(rows) < 3 or len(rows[0]) < 3 or not all(rows[0]):
+        return False
+    return all(len(row) == len(rows[0]) for row in rows) or has_row_names("".join(lines).encode(), " ")
 
 
 def count_lines_before_header(lines: Sequence[str]) -> int:
@@ -190,6 +193,35 @@ def length_before_header(head: bytes) -> int:
     lines = head[:_HEAD_BYTES].splitlines(keepends=True)
     lines = lines[: min(_HEAD_LINES, len(lines) - (len(head) >= _HEAD_BYTES))]  # the last one may be cut
     return sum(map(len, lines[: count_lines_before_header([line.decode("utf-8", "replace") for line in lines])]))
+
+
+def has_row_names(head: bytes, separator: str) -> bool:
+    """Whether the rows of a CSV have names, as ``write.table`` of R writes them: the header has no name for them.
+
+    Each of the first rows begins with one more value than the header has. It is quoted, and another one in each row;
+    without quotes, the last value could as well be the second part of a number with a decimal comma.
+
+    Args:
+        head: the first bytes of a CSV in UTF-8, from its header on.
+        separator: of the columns.
+
+    Example:
+        >>> has_row_names(b'"size","price"\\n"1",7,2\\n"2",8,3\\n', ",")
+        True
+    """
+    lines = head.removeprefix(codecs.BOM_UTF8).strip(b"\r\n").splitlines(keepends=True)
+    records = list(_records(b"".join(lines[:_HEAD_LINES]), separator))
+    if len(lines) > _HEAD_LINES or len(head) >= _HEAD_BYTES:
+        records.pop()  # it may be cut
+    starts = [lines[line] for line, _ in records[:-1]]  # each record begins after the last line of the one before
+    header, *rows = [fields for _, fields in records] or [[]]
+    names = {fields[0] for fields in rows}
+    return (
+        len(names) == len(rows) > 1
+        and all(len(fields) == len(header) + 1 for fields in rows)
+        and "" not in names
+        and all(line.startswith(b'"') for line in starts)
+    )
 
 
 def check_header(header: Sequence[str], separator: str, where: str) -> None:
@@ -310,14 +342,15 @@ def stream_utf8_csv(path: Path, separator: str) -> Iterator[pa.Table]:
     """
     parsing = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
     try:
-        skipped = count_skipped_lines(path)
+        skipped, named = _examine_head(path, separator)
         with pyarrow.csv.open_csv(_csv_input(path), pyarrow.csv.ReadOptions(skip_rows=skipped), parsing) as head:
             header = head.schema.names
+        options = pyarrow.csv.ReadOptions(block_size=2**24, skip_rows=skipped)
+        if named:
+            header = ["", *header]
+            options = pyarrow.csv.ReadOptions(block_size=2**24, skip_rows=skipped + 1, column_names=header)
         reader = pyarrow.csv.open_csv(
-            _csv_input(path),
-            read_options=pyarrow.csv.ReadOptions(block_size=2**24, skip_rows=skipped),
-            parse_options=parsing,
-            convert_options=_text_columns(header),
+            _csv_input(path), read_options=options, parse_options=parsing, convert_options=_text_columns(header)
         )
         with reader:
             for batch in reader:
@@ -332,14 +365,16 @@ def _csv_input(path: Path) -> Path | IO[bytes]:
     return open_decompressed(path) if is_compressed(path.name) and not path.name.lower().endswith(".gz") else path
 
 
-def count_skipped_lines(path: Path) -> int:
-    """The number of lines of a file that are before the header of its CSV; see ``count_lines_before_header``."""
+def _examine_head(path: Path, separator: str) -> tuple[int, bool]:
+    """The number of lines before the header of a CSV (``count_lines_before_header``), and ``has_row_names``."""
     try:
         with open_decompressed(path) as file:
             head = file.read(_HEAD_BYTES)
     except READ_ERRORS:
-        return 0  # reading the file reports it
-    return head.count(b"\n", 0, length_before_header(head))
+        return 0, False  # reading the file reports it
+    before = length_before_header(head)
+    blank = len(head) - len(head[before:].removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n"))
+    return head.count(b"\n", 0, blank), has_row_names(head[before:], separator)
 
 
 def name_columns(header: Sequence[str]) -> list[str]:
@@ -373,6 +408,9 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
     raw = b"\n" * raw.count(b"\n", 0, before := length_before_header(raw)) + raw[before:]  # lines keep their numbers
     records = _records(raw, separator)
     line, header = next(records)
+    if has_row_names(raw[:_HEAD_BYTES], separator):
+        start = len(raw) - len(raw.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n"))
+        raw, header = raw[:start] + separator.encode() + raw[start:], ["", *header]
     check_header(header, separator, f"{path}:{line}")
     if next(records, None) is None:
         raise DataError("there is a header, but no row", where=str(path), remedy="give a file with rows")
@@ -395,7 +433,7 @@ def _read_csv(path: Path, separator: str) -> pa.Table:
 
 
 def _check_separators_of_header(raw: bytes, separator: str, where: str) -> None:
-    """Refuses a header with one value less than each of the first rows, as R writes it for a table with row names.
+    """Refuses a header with one value less than each of the first rows, which ``has_row_names`` does not explain.
 
     Raises:
         DataError: the header has one value less than each row.

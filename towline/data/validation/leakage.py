@@ -13,12 +13,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
-from threadpoolctl import ThreadpoolController
 
 from towline.config import Frozen
 from towline.data.date_features import compute_ages
 from towline.data.schema.contract import Contract
 from towline.data.snapshot import Table, take_rows
+from towline.processes import thread_pools
 
 SAMPLE_ROWS = 20_000
 MAX_CELLS = 8_000_000  # of the sample: a wide table has fewer rows
@@ -146,7 +146,7 @@ def find_leaks(table: Table, contract: Contract, seed: int) -> tuple[Leak, ...]:
             kind: Literal["alone", "strong"] = "alone" if is_leak else "strong"
             detail = f"predicts the target alone: {sample.measure} {score:.4f}"
             leaks[name] = Leak(columns=(name,), kind=kind, score=score, detail=detail)
-    with ThreadpoolController().limit(limits=1, user_api="openmp"):  # threads of busy cores wait for each other
+    with thread_pools().limit(limits=1, user_api="openmp"):
         leak = _find_dominant({name: score for name, score in scores.items() if name not in leaks}, sample, seed)
     if leak:
         leaks[leak.columns[0]] = leak

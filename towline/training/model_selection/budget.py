@@ -19,13 +19,13 @@ from datetime import timedelta
 
 import joblib
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from towline.config import Candidate, Frozen, TrainingConfig, format_duration
 from towline.data.schema.contract import Contract
 from towline.data.splits import Fold, make_folds, sample_positions
 from towline.data.workspace import Subset, Workspace
 from towline.errors import TowlineError
+from towline.processes import thread_pools
 from towline.training.boosting.histogram import EarlyStoppingBoosting
 from towline.training.boosting.libraries import Booster
 from towline.training.estimators import VARIANT_ROWS, build_model, create_transformer, list_variants, pipeline_of
@@ -265,7 +265,7 @@ def measure_cost(
         longest: seconds; a larger pilot fit is not made if it would take longer.
         clock: seconds of the processor.
     """
-    cost, pools = FitCost(_exponents_of(candidate, contract, config)), ThreadpoolController()
+    cost, pools = FitCost(_exponents_of(candidate, contract, config)), thread_pools()
     positions = np.arange(len(train.labels))
     oldest = np.argsort(train.rows[config.data.time].to_numpy(), kind="stable") if config.by_time else None
     for rows in (_WARM_UP_ROWS, *_PILOT_ROWS):

@@ -20,7 +20,6 @@ import joblib
 import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
-from threadpoolctl import ThreadpoolController
 
 from towline import files
 from towline.config import (
@@ -36,6 +35,7 @@ from towline.data.splits import Fold, make_folds, sample_positions
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError, TowlineError
 from towline.extras import BOOSTING_LIBRARIES
+from towline.processes import thread_pools
 from towline.provenance import code_digest
 from towline.training import model_io
 from towline.training.boosting.histogram import EarlyStoppingBoosting
@@ -155,7 +155,7 @@ class _CrossValidation:
         Folds run in threads if that saves time. Each fold computes in one thread, so that no result depends on the
         number of processors. In a small table, boosting stops early by the test rows.
         """
-        pools = ThreadpoolController()
+        pools = thread_pools()
 
         def fit_fold(fold: int) -> Model | Predictions:
             started, (train, test) = time.perf_counter(), self.folds[fold]
