@@ -107,11 +107,18 @@ def _deny_classes(values: np.ndarray, counts: np.ndarray, name: str) -> str:
 
 
 def _rises_and_falls(counts: np.ndarray) -> bool:
-    """Whether the frequencies have one peak, but for small deviations and steps within half a standard error."""
+    """Whether the frequencies have one peak, but for small deviations and steps within half a standard error.
+
+    Frequencies that are equal by chance have none: balanced classes, such as digits. So their chi-squared statistic has
+    to be above its mean by three standard deviations.
+    """
+    even, freedom = counts.mean(), len(counts) - 1
+    if ((counts - even) ** 2 / even).sum() <= freedom + 3 * math.sqrt(2 * freedom):
+        return False
     steps, errors = np.diff(counts), np.sqrt(counts[1:] + counts[:-1]) / 2
     falls, rises = (-steps - errors).clip(min=0), (steps - errors).clip(min=0)
     against = [falls[:peak].sum() + rises[peak:].sum() for peak in range(len(counts))]
-    return bool(np.ptp(counts) > 0 and min(against) <= _DEVIATION * np.ptp(counts))
+    return bool(min(against) <= _DEVIATION * np.ptp(counts))
 
 
 def _words(name: str) -> list[str]:
