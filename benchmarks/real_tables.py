@@ -79,7 +79,8 @@ COLUMNS = {
 }  # fmt: skip
 PAGE = """# Results on real tables
 
-`benchmarks/real_tables.py` wrote this page. It says how each figure is measured. No table is left out by hand.
+`benchmarks/real_tables.py` wrote this page. It says how each figure is measured. Each table that is
+not counted is named, with the reason.
 
 - **gap**: how much worse the score is than that of the better of the two other models, relative to it.
   Negative values are better.

@@ -132,7 +132,7 @@ def main(ctx: click.Context, profile: str | None) -> None:
     \b
     Examples:
       towline run configs/bike_demand.yaml    train, evaluate and promote a model
-      towline ui                              open the web interfaces
+      towline ui                              start the web interfaces
       towline models                          list the champions
       towline status                          show traffic, quality, drift and alarms
       towline score new.csv scored.csv        predict a file of rows

@@ -32,12 +32,13 @@ class _RolloutGroup(click.Group):
 def rollout() -> None:
     """Replaces the champion step by step: shadow, canary, blue/green, A/B.
 
-    The service answers with both versions. Labels and failures decide; see docs/rollouts.md.
+    The service answers with both versions. Labels and failures decide whether the new version replaces the
+    champion.
 
     \b
     Examples:
-      towline rollout bike-demand@4                      begin, as the config says
-      towline rollout bike-demand@4 --strategy shadow
+      towline rollout start bike-demand@4                begin, with the config in the champion's release
+      towline rollout start bike-demand@4 --strategy shadow
       towline rollout status bike-demand
       towline rollout abort bike-demand --reason "complaints"
     """

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 @set_option
 @json_option
 def selftest(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Measures what gate, drift alarm, quality verdict and rollouts detect on your own table.
+    """Measures how well gate, drift alarm, quality state and rollouts detect changes of known size on your own table.
 
-    A model is fitted as the champion. The gate judges it against itself, a constant, models that were fitted on wrong
-    labels and models that are worse by a known loss, on many holdouts drawn from yours. The drift alarm judges windows
-    without drift and windows with planted drift of known size, the quality verdict windows with good and with
-    exchanged labels, a rollout versions that are equal, worse or better by a known loss. The rates have 95 % intervals
-    and are shown beside the rates that the config requires. No run, version or release is left behind.
+    A model is fitted as the champion. On many holdouts drawn from yours, the gate compares it with itself, a constant,
+    models that were fitted on wrong labels and models that are worse by a known loss. The drift alarm checks windows
+    without drift and windows with added drift of known size. The quality state is computed for windows with correct
+    labels and with labels of other rows. A rollout compares versions that are equal, or worse or better by a known
+    loss. The rates have 95 % intervals and are shown beside the rates that the config requires. No run, version or
+    release is left behind.
 
     \b
     Examples:

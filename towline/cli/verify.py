@@ -24,14 +24,14 @@ def verify(name: str | None, accept: bool, reason: str | None, as_json: bool) ->
     """Checks the ledger, its seals, the releases and MLflow against each other.
 
     Each fault is shown with its location and the remedy. The exit code is 0 if all checks pass, 6 if there is a fault,
-    5 if a check could not be made. --accept is for changes that you intended, such as a restored backup, or a lost key;
-    it writes a row with the faults that it accepts. Rows whose digests are wrong are never accepted.
+    5 if a check could not be made. --accept is for rows that were removed on purpose, or a lost key; it writes a row
+    with the faults that it accepts. Rows whose digests are wrong are never accepted.
 
     \b
     Examples:
       towline verify
       towline verify bike-demand --json
-      towline verify bike-demand --accept --reason "restored the backup of Monday"
+      towline verify bike-demand --accept --reason "the key was lost"
     """
     from towline import accountability
 
