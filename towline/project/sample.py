@@ -140,8 +140,10 @@ def _batches(path: Path, separator: str) -> Iterator[pa.Table]:
         yield formats.read_file(path, separator)
     elif file_format == "parquet":
         try:
-            for batch in pq.ParquetFile(path).iter_batches(2**17):
-                yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
+            file = pq.ParquetFile(path)
+            index = formats.unnamed_index(file.schema_arrow)
+            for batch in file.iter_batches(2**17):
+                yield pa.Table.from_batches([batch]).drop_columns(index).replace_schema_metadata(None)
         except (pa.ArrowException, OSError):
             formats.read_file(path, separator)  # raises the error with its remedy
             raise

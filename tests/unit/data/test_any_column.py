@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from towline.config import PipelineConfig, build_config
+from towline.data import snapshot
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
@@ -339,6 +340,25 @@ def test_quoted_row_names_need_no_name_in_the_header(tmp_path: Path, separator: 
     assert frame["Unnamed: 0"].tolist() == table.index.tolist()
     assert frame["y"].astype(float).tolist() == table["y"].tolist()
     assert pa.concat_tables(formats.stream_csv(tmp_path / "t.csv", separator)).to_pandas().equals(frame)
+
+
+def test_a_header_with_one_name_is_no_title(tmp_path: Path) -> None:
+    """pandas writes a table with two unnamed levels of its index so."""
+    index = pd.MultiIndex.from_product([range(30), ["north", "south"]])
+    pd.DataFrame({"sales": range(60)}, index=index).to_csv(tmp_path / "t.csv")
+    table = formats.read_file(tmp_path / "t.csv", ",")
+    assert table.column_names == ["Unnamed: 0", "Unnamed: 1", "sales"]
+    assert table.num_rows == 60
+
+
+@pytest.mark.parametrize("cells", [10**9, -1], ids=["in memory", "column by column"])
+def test_an_unnamed_index_in_parquet_is_no_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
+    """pandas stores the index of a sample of rows as a column."""
+    monkeypatch.setattr(snapshot, "MAX_CELLS", cells)
+    shops().sample(frac=0.5, random_state=1).to_parquet(tmp_path / "t.parquet")
+    config = build_config({"name": "t", "data": {"source": "t.parquet", "target": "y"}}, "t")
+    frame = read_snapshot(load_dataset(config.data, tmp_path, tmp_path, None), tmp_path)
+    assert list(frame.columns) == ["shop", "visits", "y"]
 
 
 def test_one_value_more_than_the_header_without_quotes_is_an_error(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 import datetime as dt
 import gzip
 import json
+import math
 import sqlite3
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +303,45 @@ def test_the_time_of_a_clock_is_its_seconds_at_every_entrance(tmp_path: Path) ->
             by_batch(contract, table, tmp_path),
         ):
             assert list(read["at"]) == expected
+
+
+@pytest.mark.parametrize("marker", [-200, -200.0, "-200", "-200.00"])
+def test_a_marker_that_is_a_number_is_null_at_every_entrance(tmp_path: Path, marker: Any) -> None:
+    """However the config and the file write it."""
+    values = [-200.0 if row % 4 == 0 else row / 10 for row in range(80)]
+    table = pa.table({"co": values, "y": [row * 0.5 for row in range(80)]})
+    expected = [math.isnan(value) or value == -200 for value in values]
+    written = pd.DataFrame({"co": [f"{value:.2f}" for value in values], "y": table["y"]})
+    for file in (parquet(table, tmp_path / "t.parquet"), csv(written, tmp_path / "t.csv")):
+        data = {"source": str(file), "target": "y", "na_values": [marker]}
+        config = build_config({"name": "t", "task": "regression", "data": data}, "t")
+        dataset = sources.load_dataset(config.data, tmp_path, tmp_path / "store", None)
+        snapshot = sources.read_snapshot(dataset, tmp_path / "store")
+        contract = infer_contract(snapshot, config, dataset.formats)
+        for read in (
+            contract.features(snapshot),
+            contract.features(_to_frame(table)),
+            contract.features(written),
+            by_reader(contract, rows_of(written)),
+            by_reader(contract, [{"co": value} for value in values]),
+            by_batch(contract, table, tmp_path),
+            contract.features(pa.Table.from_batches([*current_rows.read_table(file, contract)]).to_pandas()),
+        ):
+            assert np.isnan(np.asarray(read["co"], dtype=float)).tolist() == expected
+
+
+def test_decimals_are_read_exactly(tmp_path: Path) -> None:
+    """A value of a SQL NUMERIC or a Parquet decimal is that of its text."""
+    texts = [f"{number / 100:.2f}" for number in range(100, 40_000, 7)]
+    table = pa.table({"price": pa.array(map(Decimal, texts), pa.decimal128(10, 2)), "y": np.arange(len(texts)) * 0.5})
+    config = build_config(raw_of(parquet(table, tmp_path / "t.parquet")), "t")
+    dataset = sources.load_dataset(config.data, tmp_path, tmp_path / "store", None)
+    snapshot = sources.read_snapshot(dataset, tmp_path / "store")
+    assert snapshot["price"].tolist() == [float(text) for text in texts]
+    assert by_batch(infer_contract(snapshot, config), table, tmp_path)["price"] == pytest.approx(
+        snapshot["price"], abs=0
+    )
+
+
+def raw_of(source: Path) -> dict[str, Any]:
+    return {"name": "t", "task": "regression", "data": {"source": str(source), "target": "y"}}

@@ -146,6 +146,8 @@ def targets() -> list[tuple[str, list[float], str]]:
         ("y", RANDOM.poisson(1.5, 3_000).tolist(), "regression"),
         ("target", np.repeat(range(10), [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]).tolist(), "multiclass"),
         ("y", np.repeat(range(1, 8), [499, *[500] * 6]).tolist(), "multiclass"),
+        ("price_range", [0, 1, 2, 3] * 50, "multiclass"),
+        ("electric_range", [0, *range(20, 39)] * 20, "regression"),
         ("complaints", np.repeat(range(16), _COMPLAINTS).tolist(), "regression"),
         ("y", np.repeat([1, 2, 3, 4, 5], [102, 130, 176, 169, 158]).tolist(), "regression"),
         ("star_rating", [1, 2, 3, 4, 5] * 50, "regression"),

@@ -12,11 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.checks import at_least_one
-from towline.config import build_config
+from towline.config import Kind, build_config
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
-from towline.data.schema.values import LARGEST, category_name, is_blank, parse_number, parse_time
+from towline.data.schema.values import (
+    LARGEST,
+    ValueFormat,
+    ValueReader,
+    category_name,
+    is_blank,
+    parse_number,
+    parse_time,
+)
 from towline.errors import DataError, InputValidationError
 
 
@@ -117,3 +125,17 @@ def test_input_anomalies(contract: Contract) -> None:
     assert odd == []
     RowReader(contract).read([usual, unusual], odd)
     assert odd == [("size", "out_of_range"), ("kind", "unseen"), ("flag", "null"), ("at", "null")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fmt", "text"),
+    [
+        ("numeric", ValueFormat(), "1" + " " * 100_000 + "x"),
+        ("numeric", ValueFormat(measure="duration"), "1" * 100_000 + "!"),
+        ("datetime", ValueFormat(date_format="%d %b %Y"), "z" * 100_000 + "0"),
+    ],
+)
+def test_a_long_text_is_read_in_linear_time(kind: Kind, fmt: ValueFormat, text: str) -> None:
+    """A request of 5 MB would else occupy a worker for hours; the time limit of tests ends this one."""
+    reader = ValueReader(kind, fmt)
+    assert all(reader.misfits(text) for _ in range(20))

@@ -13,7 +13,8 @@ _UNITS = {  # seconds
     "month": 2_629_800, "months": 2_629_800, "yr": 31_557_600, "yrs": 31_557_600, "year": 31_557_600,
     "years": 31_557_600,
 }  # fmt: skip
-_PARTS = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?(?:\s*,\s*|\s+and\s+|\s*)", re.ASCII)
+_PART = r"(\d++(?:\.\d++)?)\s*+([A-Za-z]++)\.?(?:\s*+,\s*+|\s++and\s++|\s*+)"
+_PARTS, _ALL_PARTS = re.compile(_PART, re.ASCII), re.compile(rf"(?:{_PART})++", re.ASCII)
 _CLOCK = re.compile(
     r"(?:([+-]?\d+)\s*(?:days?|d)\s*,?\s*)?([+-]?)(\d+):([0-5]\d)(?::([0-5]\d)(?:[.,](\d{1,9}))?)?(?:\s*([ap])\.?m\.?)?",
     re.ASCII | re.IGNORECASE,
@@ -58,9 +59,9 @@ def parse_measure(text: str, measure: Measure) -> float:
     sign, text = (text[0], text[1:].lstrip()) if text[:1] in ("-", "+") else ("", text)
     if re.fullmatch(r"\d+\s?h\s?\d\d", text, re.ASCII):  # 6h38
         text += "m"
-    parts = _PARTS.findall(text)
+    parts = _PARTS.findall(text) if _ALL_PARTS.fullmatch(text) else []
     sizes = [_UNITS.get(unit if len(unit) == 1 else unit.lower()) for _, unit in parts]
-    if not parts or None in sizes or _PARTS.sub("", text):
+    if not parts or None in sizes:
         return math.nan
     total = sum(float(number) * size for (number, _), size in zip(parts, sizes, strict=True) if size)
     return -total if sign == "-" else total

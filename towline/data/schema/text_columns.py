@@ -22,6 +22,7 @@ from towline.data.schema.values import (
     Spelling,
     ValueFormat,
     ValueReader,
+    marker_texts,
     parse_time,
 )
 
@@ -160,7 +161,7 @@ def null_markers(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:
     if not fmt.na_values:
         return values
     trimmed = pc.utf8_trim_whitespace(values)
-    is_marker = pc.is_in(trimmed, value_set=pa.array(list(fmt.na_values), trimmed.type))
+    is_marker = pc.is_in(trimmed, value_set=pa.array(marker_texts(fmt), trimmed.type))
     return pc.if_else(is_marker, pa.scalar(None, values.type), values)
 
 

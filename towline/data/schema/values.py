@@ -45,7 +45,7 @@ _TIME = (
 _ISO = re.compile(rf"\s*{_DATE}{_TIME}\s*", re.ASCII)
 _DASHED = re.compile(r"\s*\d{4}-\d\d-\d\d", re.ASCII)
 _NO_FRACTION = re.compile(r"(?<=\d)\.0+$", re.ASCII)  # 1950.0
-_WORD = re.compile(r"[^\W\d_]+\b\.?")
+_WORD = re.compile(r"(?<![^\W\d_])[^\W\d_]++\b\.?")
 _QUARTER = re.compile(
     r"(?P<year>\d{4})[ \-/.]*q(?P<quarter>[1-4])|(?:q(?P<q>[1-4])|(?P<n>[1-4])q)[ \-/.']*(?P<y>\d{4}|\d\d)",
     re.IGNORECASE | re.ASCII,
@@ -66,7 +66,6 @@ _MONTHS = {  # English by the names and abbreviations of German, French, Spanish
 }  # fmt: skip
 _SHORT_MONTHS = {name: english[:3] for name, english in _MONTHS.items()}
 _COMMA = re.compile(r"[+-]?\d+,(?:\d{1,2}|\d{4,})", re.ASCII)  # three digits may be thousands
-_TRAILING_MINUS = re.compile(r"^(\d.*?)\s*-$", re.ASCII)  # as SAP writes negative numbers
 _WHOLE = re.compile(r"\s*(-?(?:0|[1-9]\d*))(?:\.0+)?\s*", re.ASCII)
 
 Spelling = Literal["text", "number", "boolean", "date", "caseless"]
@@ -134,7 +133,7 @@ class ValueReader:
 
     def __init__(self, kind: Kind, fmt: ValueFormat = PLAIN) -> None:
         self.kind, self.format = kind, fmt
-        self._na = frozenset(fmt.na_values)
+        self._na = frozenset(marker_texts(fmt))
         readers: dict[str, Callable[[Any], Any]] = {
             "numeric": partial(parse_number, fmt=fmt),
             "boolean": parse_boolean,
@@ -172,8 +171,24 @@ class ValueReader:
         return category_name(read)
 
     def _is_marker(self, value: Any) -> bool:
-        text = value.strip() if isinstance(value, str) else category_name(value)
-        return text in self._na
+        if not isinstance(value, str):
+            return category_name(value) in self._na
+        text = value.strip()
+        if text in self._na:
+            return True
+        is_number = self.kind == "numeric" or self.format.spelling == "number"
+        return is_number and _number_text(parse_number(text, self.format)) in self._na
+
+
+def marker_texts(fmt: ValueFormat) -> list[str]:
+    """The texts of ``na_values``, and the canonical texts of those that are numbers: -999 for -999.0.
+
+    Example:
+        >>> marker_texts(ValueFormat(na_values=("?", "-999.0")))
+        ['-999', '-999.0', '?']
+    """
+    numbers_ = (_number_text(parse_number(text)) for text in fmt.na_values)
+    return sorted({*fmt.na_values, *(text for text in numbers_ if text is not None)})
 
 
 def is_blank(value: Any) -> bool:
@@ -309,7 +324,7 @@ def _parse_number_text(text: str, fmt: ValueFormat) -> float:
         text = remove_unit(text, fmt.unit)
         if text[-1:].lower() in SCALES and re.fullmatch(CURRENCY, fmt.unit):  # $1.2M
             scale, text = SCALES[text[-1].lower()], text[:-1].rstrip()
-    text = _TRAILING_MINUS.sub(r"-\1", text)
+    text = _move_minus(text)
     if fmt.thousands:
         mark = {" ": r"[ \u00a0\u2009\u202f]", "'": "['’]"}.get(fmt.thousands) or re.escape(fmt.thousands)
         groups = rf"\d{{1,3}}(?:{mark}\d{{3}})+"
@@ -327,6 +342,11 @@ def _parse_number_text(text: str, fmt: ValueFormat) -> float:
         return math.nan if "_" in text else float(text + scale)
     except ValueError:
         return math.nan if fmt.measure == "number" else parse_measure(text, fmt.measure)
+
+
+def _move_minus(text: str) -> str:
+    """A number with its minus sign before it, which SAP writes behind it."""
+    return "-" + text[:-1].rstrip() if text[-1:] == "-" and "0" <= text[:1] <= "9" else text
 
 
 def _number_text(value: float) -> str | None:

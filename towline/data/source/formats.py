@@ -9,6 +9,7 @@ import csv
 import difflib
 import io
 import itertools
+import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -176,7 +177,8 @@ def count_lines_before_header(lines: Sequence[str]) -> int:
     parsed = [[next(csv.reader([line], delimiter=mark), []) for line in plain] for mark in SEPARATORS]
     fields = max(parsed, key=lambda rows: (len(rows[-1]) > 1, sum(len(row) == len(rows[-1]) for row in rows)))
     has_columns = [
-        sum(map(bool, row)) > 1 and not (line.startswith("#") and len(row) != len(fields[-1]))
+        (sum(map(bool, row)) > 1 and not (line.startswith("#") and len(row) != len(fields[-1])))
+        or (len(row) == len(fields[-1]) > 1 and any(row) and not row[0])  # a title is in the first cell
         for line, row in zip(plain, fields, strict=True)
     ]
     first = has_columns.index(True) if any(has_columns) else 0
@@ -290,11 +292,18 @@ def read_parquet_column(path: Path, name: str) -> pa.ChunkedArray:
         raise DataError(what, where=str(path), remedy=_WRITE_AGAIN) from None
 
 
+def unnamed_index(schema: pa.Schema) -> list[str]:
+    """The columns of a Parquet file in which pandas has stored an index that has no name."""
+    stored = json.loads((schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
+    return [name for name in stored if isinstance(name, str) and re.fullmatch(r"__index_level_\d+__", name)]
+
+
 def read_parquet(path: Path, remedy: str) -> pa.Table:
     """The table of a Parquet file, without pandas' metadata; ``remedy`` is that of the error for an unreadable file."""
     try:
         # pq.read_table would add columns for key=value in the path
-        return pq.ParquetFile(path).read().replace_schema_metadata(None)
+        table = pq.ParquetFile(path).read()
+        return table.drop_columns(unnamed_index(table.schema)).replace_schema_metadata(None)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0][:200]
         what = "the file is empty" if path.stat().st_size == 0 else f"not a readable Parquet file: {reason}"

@@ -63,7 +63,9 @@ class SourceFiles(NamedTuple):
     @property
     def names(self) -> list[str]:
         """The names of the columns that are read."""
-        headers = [(where, pq.read_schema(path).names) for where, path in self.paths]
+        schemas = [(where, pq.read_schema(path)) for where, path in self.paths]
+        indexes = {name for _, schema in schemas for name in formats.unnamed_index(schema)}
+        headers = [(where, [name for name in schema.names if name not in indexes]) for where, schema in schemas]
         return _read_names(headers, self.config)
 
     def column(self, name: str) -> pa.ChunkedArray:
@@ -262,6 +264,8 @@ def is_readable(kind: pa.DataType) -> bool:
 
 
 def _to_plain_floats(values: pa.Array) -> pa.Array:
+    if pa.types.is_decimal(values.type):  # Arrow's own cast is inexact: 9334.88 becomes 9334.880000000001
+        values = values.cast(pa.string())
     floats = pc.add(values.cast(pa.float64(), safe=False), 0.0)  # -0.0 becomes 0.0, as in SQLite
     return pc.if_else(pc.is_nan(floats), pa.scalar(None, pa.float64()), floats)
 

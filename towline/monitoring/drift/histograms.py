@@ -208,7 +208,8 @@ class _NumericCounter(_Counter):
             self._cells = len(grid["cells"])
             self._cells_per_unit = self._cells / (self._grid_high - self._grid_low)
             self._histogram = stats.histogram = NumericHistogram(np.zeros(self._cells, dtype=np.int64))
-        self._na_numbers = [float(text) for text in column.format.na_values if not math.isnan(parse_number(text))]
+        markers = (parse_number(text) for text in column.format.na_values)
+        self._na_numbers = [number for number in markers if not math.isnan(number)]
         self._buffer = np.empty(CHUNK_ROWS)
 
     def _count(self, values: pa.Array) -> None:

@@ -48,12 +48,14 @@ _NUMBERS = (
     ("apostrophes between thousands", 'data.thousands: "\'"', ValueFormat(thousands="'")),
 )
 _DATES = (
-    "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y.%m.%d", "%m/%d/%y", "%d/%m/%y",
-    "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d%b%Y", "%b %d, %Y", "%b %d %Y", "%Y-%b-%d", "%b-%Y", "%b-%y",
-    "%b %Y", "%Y %b", "%m/%Y", "%Y-%m", "%Y/%m", "%d. %b %Y", "%d de %b de %Y",
+    "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%m/%d/%y",
+    "%d/%m/%y", "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d%b%Y", "%b %d, %Y", "%b %d %Y", "%Y-%b-%d",
+    "%b-%Y", "%b-%y", "%b %Y", "%Y %b", "%m/%Y", "%Y-%m", "%Y/%m", "%d. %b %Y", "%d de %b de %Y",
     "%a %d %b %Y", "%a, %d %b %Y", "%A, %b %d, %Y", "%A, %d %b %Y",
 )  # fmt: skip
-_CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
+_CLOCKS = (
+    "", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", ", %H:%M:%S", "_%H:%M:%S", " %I:%M %p", " %I:%M:%S %p", " %I:%M%p",
+)  # fmt: skip
 _MOMENTS = ("%a %b %d %H:%M:%S %Y", "%d/%b/%Y:%H:%M:%S %z", "%a, %d %b %Y %H:%M:%S %Z", "%a, %d %b %Y %H:%M:%S %z")
 # single letters are listed only if they are common units: 12A and 7B are codes
 _UNIT = (

@@ -27,6 +27,8 @@ _CLASS_WORDS = {
     "cultivar", "diagnosis", "digit", "disease", "gender", "group", "kind", "label", "letter", "mode", "origin",
     "outcome", "race", "region", "result", "segment", "sex", "species", "state", "status", "type", "variety",
 }  # fmt: skip
+_GROUP_WORDS = {"band", "bin", "bracket", "bucket", "range", "tier", "zone"}  # of a quantity, such as price_range
+_MOST_GROUPS = 10
 _QUANTITY_WORDS = {
     "age", "amount", "average", "avg", "children", "cost", "count", "counts", "day", "days", "duration", "height",
     "hour", "hours", "income", "index", "kids", "length", "mean", "minutes", "month", "months", "num", "number",
@@ -91,7 +93,10 @@ def find_texts_among_numbers(present: pd.Series, fmt: ValueFormat = PLAIN) -> li
 def _deny_classes(values: np.ndarray, counts: np.ndarray, name: str) -> str:
     """Why whole numbers are not classes; empty if they are."""
     levels = len(values)
-    word = next((word for word in reversed(_words(name)) if word in _CLASS_WORDS | _QUANTITY_WORDS), "")
+    words = _words(name)
+    if words and words[-1] in _GROUP_WORDS and levels <= _MOST_GROUPS and counts.sum() >= _ROWS * levels:
+        return ""
+    word = next((word for word in reversed(words) if word in _CLASS_WORDS | _QUANTITY_WORDS), "")
     if levels > (_MOST_NAMED if word in _CLASS_WORDS else _MOST) or counts.sum() < _ROWS * levels:
         return f"numbers of {levels} different values"
     if word:
