@@ -14,7 +14,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 from towline.config import Frozen, TrainingConfig
 from towline.data.row_keys import mix_bits
 from towline.data.schema.contract import Contract
-from towline.data.snapshot import BATCH_ROWS, Table
+from towline.data.snapshot import BATCH_ROWS, Table, take_rows
 from towline.data.workspace import HOLDOUT_ALL, Workspace
 from towline.errors import ConfigError, DataValidationError
 from towline.files import write_arrays
@@ -58,10 +58,10 @@ def split_table(work: Workspace, config: TrainingConfig) -> SplitSummary:
     """Splits the table; saves the positions of both parts (``split.npz``) and their sizes (``split.json``).
 
     A split by time holds out the newest rows: a share of the rows, or those younger than a duration. A random split
-    depends on a seeded hash of each row's features (or its group), not of its target: a row stays in its part if rows
-    are added or shuffled, and copies of a row are in the same part. If most rows share their features with another
-    row, as in a table of a few categories, each copy is drawn on its own. Rows with the same time or group are always
-    in one part; in a split by time, older rows of a group in the holdout are left out of both parts.
+    depends on a seeded hash of each row's features (or its group, if it has one), not of its target: a row stays in
+    its part if rows are added or shuffled, and copies of a row are in the same part. If most rows share their features
+    with another row, as in a table of a few categories, each copy is drawn on its own. Rows with the same time or
+    group are always in one part; in a split by time, older rows of a group in the holdout are left out of both parts.
 
     Raises:
         DataValidationError: one part would be empty.
@@ -76,8 +76,8 @@ def split_table(work: Workspace, config: TrainingConfig) -> SplitSummary:
         train, holdout = _purge_groups(rows, config, order[:start], order[start:])
     else:
         codes = np.zeros(len(rows)) if contract.task == "regression" else contract.class_codes(rows[data.target])
-        names = [data.group] if data.group else [name for name in rows.columns if name != data.target]
-        hashes = hash_rows(rows, config.seed, names)
+        names = [name for name in rows.columns if name != data.target]
+        hashes = _hash_units(rows, config.seed, names, data.group)
         if not data.group and len(np.unique(hashes)) < MIN_DISTINCT * len(rows):
             hashes, copies = _number_copies(hashes), "apart"
         in_holdout = _draw_holdout(hashes, codes, _holdout_share(config))[order]
@@ -202,20 +202,22 @@ def is_held_out(
     share: float,
     copies: Literal["together", "apart"] = "together",
     names: Sequence[str] | None = None,
+    group: str | None = None,
 ) -> np.ndarray:
     """(n,) whether a random split with this seed and share holds out each row.
 
     The few rows that were moved to have each class in both parts are not known here.
 
     Args:
-        features: the columns that were hashed: the group, or all columns but the target. All rows of the table if
-            copies are drawn apart.
+        features: the columns that were hashed: all columns but the target; the group alone if all rows have one. All
+            rows of the table if copies are drawn apart.
         seed: of the split.
         share: of the rows that is held out.
         copies: ``SplitSummary.copies`` of the split.
         names: of the columns, if the features have others too.
+        group: the column with the groups, if whole groups were held out.
     """
-    hashes = hash_rows(features, seed, names)
+    hashes = _hash_units(features, seed, names, group)
     return _is_below(hashes if copies == "together" else _number_copies(hashes), share)
 
 
@@ -295,7 +297,7 @@ def _expanding_folds(rows: pd.DataFrame, config: TrainingConfig, count: int) -> 
 
 def _shuffled_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConfig, count: int) -> list[Fold]:
     group = config.data.group
-    groups = _group_codes(rows, group) if group else None
+    groups = group_codes(rows[group]) if group else None
     if groups is not None and groups.max() + 1 < count:
         raise _too_few_folds(f"{groups.max() + 1} groups of {group!r}", count)
     if labels.dtype != object:
@@ -328,14 +330,18 @@ def _nearest_start(starts: np.ndarray, target: float) -> int:
     return int(starts[np.abs(starts - target).argmin()])
 
 
-def _group_codes(rows: Table, group: str) -> np.ndarray:
-    return pd.factorize(rows[group], use_na_sentinel=False)[0]
+def group_codes(groups: pd.Series) -> np.ndarray:
+    """(n,) the number of each row's group, from 0; a row without a group is a group of its own."""
+    codes = pd.factorize(groups)[0]
+    alone = codes < 0
+    codes[alone] = np.arange(codes.max(initial=-1) + 1, codes.max(initial=-1) + 1 + alone.sum())
+    return codes
 
 
 def _purge_groups(rows: Table, config: TrainingConfig, older: np.ndarray, newer: np.ndarray) -> Fold:
     """Both positions, without older rows of a group that occurs in the newer ones."""
     if config.data.group:
-        groups = _group_codes(rows, config.data.group)
+        groups = group_codes(rows[config.data.group])
         older = older[~np.isin(groups[older], groups[newer])]
     return older, newer
 
@@ -362,6 +368,17 @@ def _draw_holdout(hashes: np.ndarray, codes: np.ndarray, share: float) -> np.nda
         if len(distinct) > 1 and not in_holdout[in_class].any():
             in_holdout[hashes == distinct[0]] = True
     return in_holdout
+
+
+def _hash_units(rows: Table, seed: int, names: Sequence[str] | None, group: str | None) -> np.ndarray:
+    """(n,) hash of each row's group; of the named columns if there are no groups, or if the row has none."""
+    if group is None:
+        return hash_rows(rows, seed, names)
+    hashes = hash_rows(rows, seed, [group])
+    alone = np.flatnonzero(rows[group].isna())
+    if len(alone):
+        hashes[alone] = hash_rows(take_rows(rows, alone, names), seed, names)
+    return hashes
 
 
 def hash_rows(rows: Table, seed: int, names: Sequence[str] | None = None) -> np.ndarray:

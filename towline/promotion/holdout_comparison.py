@@ -162,13 +162,16 @@ def _find_unseen_rows(model: Model, table: Table, holdout: np.ndarray) -> np.nda
     split = model.metadata.dataset["split"]
     by_time = split["by"] == "time"
     features = [column.name for column in model.contract.columns if column.role != "target"]
-    columns = [split["time"]] if by_time else [split["group"]] if split["group"] else features
+    group: str | None = None if by_time else split["group"]
+    if group is not None and group in table.columns and not table[group].iloc[holdout].isna().any():
+        features = [group]  # rows without a group were drawn by all their features
+    columns = [split["time"]] if by_time else features
     if (split.get("refitted") and not by_time) or not set(columns) <= set(table.columns):
         return np.zeros(len(holdout), dtype=bool)
     if by_time:
         later = pd.to_datetime(table[split["time"]].iloc[holdout]) > pd.Timestamp(split["train_end"])
         return np.asarray(later.to_numpy(dtype=bool))
     if split["copies"] == "together":
-        return is_held_out(take_rows(table, holdout, columns), split["seed"], split["holdout"])
+        return is_held_out(take_rows(table, holdout, columns), split["seed"], split["holdout"], group=group)
     held_out = is_held_out(table, split["seed"], split["holdout"], split["copies"], columns)
     return np.asarray(held_out[holdout])

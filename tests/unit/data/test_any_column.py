@@ -140,6 +140,13 @@ def test_thousands_beside_a_decimal_comma_of_the_config(tmp_path: Path) -> None:
     assert rows["z"].tolist() == [row + 0.25 for row in range(ROWS)]
 
 
+def test_apostrophes_between_thousands_beside_a_decimal_comma_of_the_config(tmp_path: Path) -> None:
+    texts = [f"1'{row:03}" for row in range(ROWS)]
+    _, rows, _ = load(tmp_path, {"x": texts, "z": [f"{row},25" for row in range(ROWS)]}, decimal=",")
+    assert rows["x"].tolist() == [1_000 + row for row in range(ROWS)]
+    assert rows["z"].tolist() == [row + 0.25 for row in range(ROWS)]
+
+
 def test_a_csv_with_an_index_in_windows_1252(tmp_path: Path) -> None:
     """It is read with a warning; a column without a name gets that of pandas."""
     frame = pd.DataFrame({"Größe": np.arange(ROWS) % 7, "Ort": ["Köln", "Nîmes", "Åre", "20 €"] * (ROWS // 4)})
@@ -396,6 +403,9 @@ def test_an_error_below_a_title_names_the_line_of_the_file(tmp_path: Path) -> No
         (["14:30", "09:05", "00:00"], [52_200, 32_700, 0]),
         (["2:30 PM", "12:05 am", "11:00 am"], [52_200, 300, 39_600]),
         (["5'11\"", "6'", "5’ 7”"], [71, 72, 67]),
+        (["5'9", "5'10", "6'02.5"], [69, 70, 74.5]),
+        (["1'550", "1'008", "2'841"], [1_550, 1_008, 2_841]),
+        (["1'550", "950", "1'002'841"], [1_550, 950, 1_002_841]),
         (["1,234.50", "(7,000.25)", "12"], [1234.5, -7000.25, 12]),
         (["1’234’567", "12", "1’000"], [1_234_567, 12, 1_000]),
         (["12,34,567", "7", "1,00,000"], [1_234_567, 7, 100_000]),

@@ -96,6 +96,45 @@ def test_copies_of_a_number(clean: pd.DataFrame) -> None:
     assert {leak.columns[0]: leak.kind for leak in findings} == {"same": "copy", "scaled": "copy", "curve": "copy"}
 
 
+def listed_houses(rows: int = 1_500) -> pd.DataFrame:
+    """Houses with a list price, with which the price for which they are sold has a correlation of 0.9."""
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame({"listed": rng.lognormal(5, 1, rows), "age": rng.integers(0, 50, rows)})
+    return table.assign(sold=table["listed"] * rng.lognormal(-0.1, 0.35, rows))
+
+
+def test_a_placeholder_in_two_columns_makes_no_copy() -> None:
+    """One row with 9999999.99 in the feature and the target gives a correlation of 1."""
+    table = listed_houses()
+    table.loc[10, ["listed", "sold"]] = 9_999_999.99
+    assert table["listed"].corr(table["sold"]) > 0.9999
+    assert leaks(table, "sold") == ()
+    table["euros"] = table["sold"] / 7 + 1e-4 * np.random.default_rng(0).normal(size=len(table))
+    table["log"] = np.log(table["sold"])
+    table["near"] = table["sold"] + 10 * np.random.default_rng(1).normal(size=len(table))
+    kinds = {leak.columns[0]: leak.kind for leak in leaks(table, "sold")}
+    assert kinds == {"euros": "copy", "log": "copy", "near": "alone"}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_heavy_tail_makes_no_leak(seed: int) -> None:
+    """The R² of a feature is nearly 1 because of the few largest values, whatever the other rows are."""
+    rng = np.random.default_rng(seed)
+    x = rng.pareto(0.5, 1_500) * 1000
+    table = pd.DataFrame({"x": x, "z": rng.normal(size=1_500), "y": x * rng.lognormal(0, 0.25, 1_500)})
+    assert all(leak.may_be_legitimate for leak in leaks(table, "y"))
+
+
+@pytest.mark.parametrize("rows", [20, 30, 100])
+def test_copies_in_a_small_table_and_of_a_target_that_is_mostly_zero(rows: int) -> None:
+    """Without the extreme rows little is left of the target; the copy is found nevertheless."""
+    rng = np.random.default_rng(rows)
+    table = pd.DataFrame({"y": rng.normal(size=rows), "z": rng.normal(size=rows)})
+    assert [leak.kind for leak in leaks(table.assign(x=3 - 2 * table["y"]), "y")] == ["copy"]
+    table["y"] = np.where(np.arange(rows) % 10 == 3, table["y"] * 100, 0.0)
+    assert [leak.kind for leak in leaks(table.assign(x=3 - 2 * table["y"]), "y")] == ["copy"]
+
+
 def test_a_copy_with_nulls(clean: pd.DataFrame) -> None:
     """A copy with nulls in half of the rows is found."""
     (leak,) = leaks(clean.assign(half=clean["rentals"].where(clean.index % 2 == 0)), "rentals", "datetime")

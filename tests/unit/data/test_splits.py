@@ -15,7 +15,7 @@ from tests.support.checks import at_least_one
 from towline.config import DataConfig, PipelineConfig
 from towline.data.schema.inference import infer_contract
 from towline.data.source.sources import Dataset, load_dataset
-from towline.data.splits import SplitSummary, make_folds, sample_positions, split_table
+from towline.data.splits import SplitSummary, is_held_out, make_folds, sample_positions, split_table
 from towline.data.workspace import Workspace
 from towline.errors import DataValidationError
 
@@ -156,6 +156,36 @@ def test_groups_are_in_one_part(rows: int, seed: int, by: str) -> None:
     for learn, test in made:
         assert not set(older["g"].iloc[learn]) & set(older["g"].iloc[test])
         assert not set(learn) & set(test)
+
+
+@pytest.mark.parametrize("by", ["random", "time"])
+def test_a_row_without_a_group_is_a_group_of_its_own(by: str) -> None:
+    """Rows without a group, such as those of guests, are in both parts and in every fold."""
+    base = (
+        table(1_000, 0).sort_values("t", ignore_index=True).drop(columns=["row"]).assign(y=lambda rows: rows["x"] / 7)
+    )
+    base["g"] = [f"c{row // 10}" if row % 2 else None for row in range(1_000)]
+    _, train, holdout = parts(base, config(by=by, group="g", time="t" if by == "time" else None))
+    assert not set(base["g"][train].dropna()) & set(base["g"][holdout].dropna())
+    assert abs(len(holdout) - 200) < 60
+    assert abs(base["g"][holdout].isna().sum() - 100) < 40
+    assert base["g"][train].isna().sum() > 350
+    older = base.iloc[train]
+    for learn, test in at_least_one(make_folds(older, older["y"].to_numpy(), config(group="g", by="random"))):
+        assert not set(older["g"].iloc[learn].dropna()) & set(older["g"].iloc[test].dropna())
+        assert abs(len(test) - len(train) / 5) < 20
+
+
+def test_a_champion_knows_which_rows_without_a_group_it_held_out() -> None:
+    """The split can be computed again from the features, and from the group alone where every row has one."""
+    base = table(400, 0).assign(y=lambda rows: rows["x"] / 7)
+    base["g"] = [f"c{row // 10}" if row % 2 else None for row in range(400)]
+    _, _, holdout = parts(base, config(group="g"))
+    features = base.drop(columns="y")
+    assert np.flatnonzero(is_held_out(features, 1, 0.2, group="g")).tolist() == sorted(holdout)
+    grouped = features[features["g"].notna()]
+    held_out = is_held_out(grouped[["g"]], 1, 0.2, group="g")
+    assert grouped.index[held_out].tolist() == sorted(set(holdout) & set(grouped.index))
 
 
 @settings(max_examples=25, deadline=None)

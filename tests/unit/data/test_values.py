@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -15,6 +16,7 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.detection.notation import detect_notation
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
+from towline.data.schema.values import parse_time
 from towline.data.source import sources
 from towline.errors import ConfigError, DataError, InputValidationError
 
@@ -79,6 +81,8 @@ def test_null_markers(tmp_path: Path) -> None:
         ("31.12.2026", "%d.%m.%Y", dt.datetime(2026, 12, 31)),  # noqa: DTZ001
         ("12/31/2026", "%m/%d/%Y", dt.datetime(2026, 12, 31)),  # noqa: DTZ001
         ("1700000000", "epoch_s", dt.datetime(2023, 11, 14, 22, 13, 20)),  # noqa: DTZ001
+        ("1700000000.123", "epoch_s", dt.datetime(2023, 11, 14, 22, 13, 20, 123000)),  # noqa: DTZ001
+        ("1700000000.123457", "epoch_s", dt.datetime(2023, 11, 14, 22, 13, 20, 123457)),  # noqa: DTZ001
         ("1700000000123", "epoch_ms", dt.datetime(2023, 11, 14, 22, 13, 20, 123000)),  # noqa: DTZ001
         ("1700000000123456", "epoch_us", dt.datetime(2023, 11, 14, 22, 13, 20, 123456)),  # noqa: DTZ001
         ("1700000000000000000", "epoch_ns", dt.datetime(2023, 11, 14, 22, 13, 20)),  # noqa: DTZ001
@@ -91,19 +95,46 @@ def test_null_markers(tmp_path: Path) -> None:
 )
 def test_formats_of_times(tmp_path: Path, written: str, date_format: str, moment: dt.datetime) -> None:
     """A declared format is read in training, tables and requests; digits need no format; ISO is always read."""
-    guessed = written.isdigit()
+    guessed = written.replace(".", "").isdigit() and date_format != "%d.%m.%Y"
     csv = "t,y\n" + f"{written},1.5\n{written},2.5\n"
     dataset, snapshot, contract = trained(tmp_path, csv, time="t", **({} if guessed else {"date_format": date_format}))
     assert dict(dataset.formats)["t"].date_format == date_format
     assert snapshot["t"].tolist() == [pd.Timestamp(moment)] * 2
     time = contract.columns[0]
-    given: list[Any] = [written, moment, moment.isoformat(), *([int(written)] if guessed else [])]
+    given: list[Any] = [written, moment, moment.isoformat(), *([float(written)] if guessed else [])]
     assert [time.reader.read(value) for value in given] == [moment] * len(given)
     feature = contract.model_copy(update={"columns": (time.model_copy(update={"role": "feature"}),)})
     assert feature.features(pd.DataFrame({"t": given}, dtype=object))["t"].tolist() == [pd.Timestamp(moment)] * len(
         given
     )
     assert RowReader(feature).read([{"t": value} for value in given]) == [[moment]] * len(given)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_epoch_seconds_with_a_fraction_are_times(tmp_path: Path, suffix: str) -> None:
+    """As Python's time.time() gives them: some are whole, the column may be typed, and each microsecond counts."""
+    moments = pd.Timestamp("2023-11-14 22:13:20") + pd.to_timedelta(np.arange(8) * 60_250_001, unit="us")
+    frame = pd.DataFrame({"t": (moments - pd.Timestamp("1970")) / pd.Timedelta("1s"), "y": np.arange(8) / 7})
+    path = tmp_path / f"t.{suffix}"
+    if suffix == "parquet":
+        frame.to_parquet(path, index=False)
+    else:
+        lines = [
+            f'{{"t": {t!r}, "y": {y!r}}}' if suffix == "jsonl" else f"{t!r},{y!r}" for t, y in frame.values.tolist()
+        ]
+        path.write_text("\n".join(lines if suffix == "jsonl" else ["t,y", *lines]))
+    for settings in ({}, {"date_format": "epoch_s"}):
+        config = build_config({"name": "t", "data": {"source": path.name, "target": "y", "time": "t", **settings}}, "t")
+        dataset = sources.load_dataset(config.data, tmp_path, tmp_path / "store", None)
+        assert dict(dataset.formats)["t"].date_format == "epoch_s"
+        assert sources.read_snapshot(dataset, tmp_path / "store")["t"].tolist() == moments.tolist()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e-9, 2024.5])
+def test_other_numbers_are_no_times(value: float) -> None:
+    """A fraction is part of an epoch, and not of a date that is written as digits."""
+    assert parse_time(value, "%Y.%m") is None
+    assert value == 2024.5 or parse_time(value, "epoch_s") is None
 
 
 def test_ambiguous_times_are_rejected(tmp_path: Path) -> None:

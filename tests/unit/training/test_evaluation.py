@@ -179,7 +179,7 @@ def test_intervals_cover_the_true_value() -> None:
 
 
 def test_resampling_units() -> None:
-    """Groups are drawn whole, times in blocks of consecutive rows, other rows one by one."""
+    """Groups are drawn whole, times in blocks of consecutive rows, other rows and rows without a group one by one."""
     rows = pd.DataFrame({"t": pd.date_range("2024", periods=100)[::-1], "g": np.repeat(list("abcde"), 20), "y": 1.0})
 
     def drawn(by: str = "auto", **data: Any) -> np.ndarray:
@@ -187,6 +187,8 @@ def test_resampling_units() -> None:
         return resampling_units(rows, PipelineConfig.model_validate(config))
 
     assert list(drawn(group="g")) == [0] * 20 + [1] * 20 + [2] * 20 + [3] * 20 + [4] * 20
+    rows["some"] = rows["g"].where(rows["g"] != "a")
+    assert list(drawn(group="some")) == [*range(4, 24), *([0] * 20 + [1] * 20 + [2] * 20 + [3] * 20)]
     assert list(drawn(time="t")) == [9 - place // 10 for place in range(100)]
     assert list(drawn("random", time="t")) == list(drawn()) == list(range(100))
     counts = draw_weights(100, 8, 0, drawn(group="g"))

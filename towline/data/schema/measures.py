@@ -21,7 +21,8 @@ _CLOCK = re.compile(
 )
 _ISO_DURATION = re.compile(r"([+-]?)P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?(?<![PT])", re.ASCII)
 _FEET = re.compile(
-    r"(\d+)\s*(?:'|’|′|ft\.?|feet|foot)\s*(?:(\d+(?:\.\d+)?)\s*(?:\"|”|″|''|’’|in\.?|inch(?:es)?)?)?",
+    # inches are less than 12: 1'550 is a number with an apostrophe between thousands
+    r"(\d+)\s*(?:'|’|′|ft\.?|feet|foot)\s*(?:((?:0?\d|1[01])(?:\.\d+)?)\s*(?:\"|”|″|''|’’|in\.?|inch(?:es)?)?)?",
     re.ASCII | re.IGNORECASE,
 )
 _SCALED = re.compile(r"([+-]?[\d,]*\d(?:\.\d+)?)\s*([kmb]?)", re.ASCII | re.IGNORECASE)

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from towline.config import Kind
 from towline.data.schema.values import (
     DECIMAL_YEAR,
+    EPOCHS,
     NULL_MARKERS,
     PLAIN,
     TEXT_KINDS,
@@ -242,17 +243,22 @@ def detect_spelling(values: pa.ChunkedArray) -> Spelling:
 
 
 def detect_digits_format(values: pa.ChunkedArray) -> str | None:
-    """The format of times that are written as digits or decimal years; None if the format is ambiguous."""
+    """The format of times that are written as digits, epochs or decimal years; None if the format is ambiguous."""
     trimmed = pc.ascii_trim_whitespace(values)
     if not len(values.drop_null()):
         return None
-    if not pc.all(pc.match_substring_regex(trimmed, r"^\d+$")).as_py():
-        return DECIMAL_YEAR if pc.all(pc.match_substring_regex(trimmed, r"^(1\d|20)\d\d(\.\d+)?$")).as_py() else None
-    whole = [int(text) for text in values.unique().drop_null().to_pylist()]
-    least, most = min(whole), max(whole)
+    whole = pc.all(pc.match_substring_regex(trimmed, r"^\d+$")).as_py()
+    if not whole:
+        if pc.all(pc.match_substring_regex(trimmed, r"^(1\d|20)\d\d(\.\d+)?$")).as_py():
+            return DECIMAL_YEAR
+        if not pc.all(pc.match_substring_regex(trimmed, r"^\d+(\.\d+)?$")).as_py():
+            return None
+    texts = values.unique().drop_null().to_pylist()
+    numbers = [int(text) if whole else float(text) for text in texts]
+    least, most = min(numbers), max(numbers)
     for date_format, low, high in _DIGITS:
-        if low <= least and most <= high:
-            return None if any(parse_time(value, date_format) is None for value in whole) else date_format
+        if low <= least and most <= high and (whole or date_format in EPOCHS):
+            return None if any(parse_time(number, date_format) is None for number in numbers) else date_format
     return None
 
 

@@ -414,16 +414,17 @@ def parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:
             text = _NO_FRACTION.sub("", text)
     else:
         read = float(value)
-        if not read.is_integer():
+        if not read.is_integer() and date_format not in EPOCHS:
             return None
-        text = str(int(value))
+        text = str(int(value) if read.is_integer() else read)
     if date_format == QUARTER:
         return _parse_quarter(text)
     if date_format in EPOCHS:
-        if not re.fullmatch(r"-?\d+(\.0+)?", text, re.ASCII):
+        if not re.fullmatch(r"-?\d+(\.\d+)?", text, re.ASCII):
             return None
-        epoch = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - naive UTC
-        return epoch + dt.timedelta(microseconds=int(float(text) * EPOCHS[date_format]))
+        epoch, microseconds = dt.datetime(1970, 1, 1), float(text) * EPOCHS[date_format]  # noqa: DTZ001 - naive UTC
+        # float64 may be slightly less than a fraction: 1700000000.123
+        return epoch + dt.timedelta(microseconds=round(microseconds) if "." in text else int(microseconds))
     try:
         if "%b" in date_format or "%B" in date_format:
             months = _SHORT_MONTHS if "%b" in date_format else _MONTHS

@@ -7,6 +7,7 @@ well as all others together. All are measured on a seeded sample, and every scor
 by a mean that includes it.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -25,6 +26,8 @@ MAX_CELLS = 8_000_000  # of the sample: a wide table has fewer rows
 FOLDS = 3
 BINS = 64
 COPY_CORRELATION = 0.9999  # least |Pearson| of a copy
+EXTREME_SHARE = 0.01  # rows without which a copy, or the R² of a column alone, must hold too
+MIN_EXTREMES = 5
 COPY_LEVELS = 20  # least distinct values of a copy in another scale
 CHANCE = 1e-6  # largest probability that the values of a legitimate column are in rows of one class only
 # least score of a column that is a leak, and of a strong one, as the list price of a house that is sold
@@ -137,7 +140,7 @@ def find_leaks(table: Table, contract: Contract, seed: int) -> tuple[Leak, ...]:
     for column in columns:
         if column.name not in leaks:  # the parts of a date share a name
             means = _bin_means(column, sample)
-            score = max(_score(means, sample), _score_order(column, sample))
+            score = _score_alone(column, means, sample)
             scores[column.name] = max(scores.get(column.name, 0.0), score)
             explained[column.name] = max(explained.get(column.name, 0.0), _explained_share(means, sample))
     for name, score in scores.items():
@@ -190,10 +193,30 @@ def _affine_copy(column: _SampleColumn, target: np.ndarray) -> Leak | None:
     x, y = column.values[known], target[known]
     if known.sum() < 20 or not np.ptp(x) or not np.ptp(y):
         return None
-    # scaled first: squares of the smallest floats are 0, of the largest ones infinite
-    score = abs(float(np.corrcoef(x / np.abs(x).max(), y / np.abs(y).max())[0, 1]))
+    score, typical = _correlation(x, y), _typical_rows(x, y)
+    if score >= COPY_CORRELATION and np.ptp(y[typical]) and not np.array_equal(x, y):
+        score = min(score, _correlation(x[typical], y[typical]) if np.ptp(x[typical]) else 0.0)
     detail = "equals the target" if np.array_equal(x, y) else f"is the target on another scale: |r| {score:.6f}"
     return Leak(columns=(column.name,), kind="copy", score=score, detail=detail) if score >= COPY_CORRELATION else None
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """|Pearson| of two columns that are not constant."""
+    # scaled first: squares of the smallest floats are 0, of the largest ones infinite
+    return abs(float(np.corrcoef(x / np.abs(x).max(), y / np.abs(y).max())[0, 1]))
+
+
+def _typical_rows(*columns: np.ndarray) -> np.ndarray:
+    """(n,) bool: False for the rows with the values farthest from the median of a column.
+
+    A placeholder such as 9999999 in two columns, or the largest values of a heavy tail, give a correlation of nearly 1
+    whatever the other rows are.
+    """
+    typical = np.ones(len(columns[0]), dtype=bool)
+    count = max(MIN_EXTREMES, math.ceil(EXTREME_SHARE * len(typical)))
+    for values in columns:
+        typical[np.argsort(-np.abs(values - np.nanmedian(values)), kind="stable")[:count]] = False  # null sorts last
+    return typical
 
 
 def _monotone_copy(column: _SampleColumn, target: np.ndarray) -> Leak | None:
@@ -291,6 +314,20 @@ def _find_dominant(scores: dict[str, float], sample: _LeakageSample, seed: int) 
     return Leak(columns=(best,), kind="dominant", score=scores[best], detail=detail)
 
 
+def _score_alone(column: _SampleColumn, means: np.ndarray, sample: _LeakageSample) -> float:
+    """The score of a column by its bins or its order; a high R² must hold without the most extreme rows too."""
+    score = max(_score(means, sample), _score_order(column, sample))
+    if sample.measure != "R²" or score < STRONG_SCORE["regression"]:
+        return score
+    rows = _typical_rows(sample.target, *([column.values] if column.numeric else []))
+    if not np.ptp(sample.target[rows]):
+        return score
+    names = ("target", "truth", "trained", "fold")
+    typical = sample._replace(**{name: getattr(sample, name)[rows] for name in names})
+    column = column._replace(values=column.values[rows])
+    return min(score, max(_score(_bin_means(column, typical), typical), _score_order(column, typical)))
+
+
 def _score_order(column: _SampleColumn, sample: _LeakageSample) -> float:
     """The score of a number's order alone, without bins, which are coarse in a small table; 0 for several classes."""
     known = ~np.isnan(column.values)
@@ -300,7 +337,7 @@ def _score_order(column: _SampleColumn, sample: _LeakageSample) -> float:
     if not np.ptp(values) or not np.ptp(truth):
         return 0.0
     if sample.measure == "R²":
-        return float(np.corrcoef(values / np.abs(values).max(), truth / np.abs(truth).max())[0, 1] ** 2)
+        return _correlation(values, truth) ** 2
     positives = truth.sum()
     wins = (rankdata(values) * truth).sum() - positives * (positives + 1) / 2
     area = float(wins / (positives * (len(truth) - positives)))

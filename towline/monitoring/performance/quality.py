@@ -20,6 +20,7 @@ from scipy.stats import t as student
 from towline.config import PipelineConfig
 from towline.config.monitoring import QualityConfig
 from towline.data.schema.contract import Contract
+from towline.data.splits import group_codes
 from towline.errors import DataError
 from towline.manifest import read_manifest
 from towline.monitoring.performance.logged_predictions import (
@@ -265,8 +266,7 @@ def _label_shortage(counts: _Counts, config: QualityConfig) -> str:
 def log_resampling_units(rows: pa.Table, config: PipelineConfig) -> np.ndarray:
     """(n,) the unit of each row: its group, or a block of about sqrt(n) consecutive rows."""
     if config.data.group and INPUT_PREFIX + config.data.group in rows.column_names:
-        codes: np.ndarray = pd.factorize(rows[INPUT_PREFIX + config.data.group].to_pandas(), use_na_sentinel=False)[0]
-        return codes
+        return group_codes(rows[INPUT_PREFIX + config.data.group].to_pandas())
     return np.arange(len(rows)) // max(1, math.isqrt(len(rows)))
 
 

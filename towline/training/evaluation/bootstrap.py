@@ -14,6 +14,7 @@ import pandas as pd
 
 from towline.config import TrainingConfig
 from towline.data.schema.contract import Contract
+from towline.data.splits import group_codes
 from towline.training.evaluation.metrics import EncodedPredictions, evaluate_metric
 from towline.training.evaluation.predictions import Interval, Predictions
 
@@ -22,7 +23,7 @@ def resampling_units(rows: pd.DataFrame, config: TrainingConfig) -> np.ndarray:
     """(n,) the number of the unit that each row belongs to, from 0; rows of one unit are drawn together."""
     n = len(rows)
     if config.data.group:
-        return pd.factorize(rows[config.data.group], use_na_sentinel=False)[0]
+        return group_codes(rows[config.data.group])
     if config.by_time:
         rank = np.empty(n, dtype=np.int64)
         rank[np.argsort(rows[config.data.time].to_numpy(), kind="stable")] = np.arange(n)

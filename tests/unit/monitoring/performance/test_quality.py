@@ -16,10 +16,11 @@ from tests.support.releases import TrainedRun, make_house_table
 from towline.config import PipelineConfig, build_config
 from towline.data.schema.contract import Contract
 from towline.inference.predictor import open_release
-from towline.monitoring.performance.quality import measure_quality, performance_bound
+from towline.monitoring.performance.quality import log_resampling_units, measure_quality, performance_bound
 from towline.monitoring.results import QualityResult
 from towline.prediction_log import labels
 from towline.prediction_log.labels import LoggedModel
+from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.prediction_log.writer import PredictionLog
 from towline.training.evaluation.metrics import compute_metrics
 from towline.training.evaluation.predictions import Predictions
@@ -345,3 +346,9 @@ def test_correlated_errors_widen_the_interval(regression: Case) -> None:
         assert value.high is not None
         widths.append(value.high - value.low)
     assert widths[0] > 2 * widths[1]
+
+
+def test_logged_rows_without_a_group_are_resampled_one_by_one() -> None:
+    config = build_config({"name": "t", "data": {"source": "x", "target": "y", "group": "customer"}}, "t")
+    rows = pa.table({INPUT_PREFIX + "customer": ["a", None, "a", None, "b"]})
+    assert log_resampling_units(rows, config).tolist() == [0, 2, 0, 3, 1]

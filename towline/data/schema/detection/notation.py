@@ -46,6 +46,11 @@ _NUMBERS = (
         ValueFormat(decimal=",", thousands=" "),
     ),
     ("apostrophes between thousands", 'data.thousands: "\'"', ValueFormat(thousands="'")),
+    (
+        "apostrophes between thousands and a decimal comma",
+        "data.decimal: ',' and data.thousands: \"'\"",
+        ValueFormat(decimal=",", thousands="'"),
+    ),
 )
 _DATES = (
     "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%m/%d/%y",

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from towline.data.schema import text_columns
 from towline.data.schema.detection.notation import detect_date_formats
-from towline.data.schema.values import DECIMAL_YEAR, EXCEL, ValueFormat
+from towline.data.schema.values import DECIMAL_YEAR, EPOCHS, EXCEL, ValueFormat
 
 _SAMPLE = 5_000  # rows whose values are read
 _LEAST = 3  # distinct times
@@ -191,13 +191,12 @@ def _number_format(present: np.ndarray, words: set[str]) -> tuple[str | None, st
     low, high = float(present.min()), float(present.max())
     if words & _DATE_WORDS and low >= _EXCEL_DATES[0] and high <= _EXCEL_DATES[1]:
         return EXCEL, "serial dates of Excel"
-    if not (present == np.floor(present)).all():
-        fractions = len(np.unique(present % 1))
-        decimal = low >= _YEARS[0][0] and high <= _YEARS[0][1] and fractions <= 366
-        return (DECIMAL_YEAR, "times in decimal years") if decimal else (None, "")
+    whole = bool((present == np.floor(present)).all())
+    if not whole and low >= _YEARS[0][0] and high <= _YEARS[0][1] and len(np.unique(present % 1)) <= 366:
+        return DECIMAL_YEAR, "times in decimal years"
     years = words & _YEAR_WORDS and not words - _YEAR_WORDS - _TIME_WORDS - _EVENT_WORDS
     for least, most, date_format, what in (_YEARS if years else ()) + _NUMBERS:
-        if low >= least and high <= most:
+        if low >= least and high <= most and (whole or date_format in EPOCHS):
             return date_format, what
     return None, ""
 
