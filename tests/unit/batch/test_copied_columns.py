@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -181,3 +182,19 @@ def test_a_folder_is_partitioned(tmp_path: Path, model: Model) -> None:
     table = pq.read_table(tmp_path / "out" / "zip=00501" / "part-000000.parquet", partitioning=None)
     assert table["price"].to_pylist() == ["1.10", "2.50"]
     assert "zip" not in table.column_names  # the name of the folder has it
+
+
+def test_each_row_is_in_one_partition(tmp_path: Path, model: Model) -> None:
+    """A float column is partitioned by its values: NaN has the folder of null, and -0.0 that of 0.0."""
+    keys = [1.0, math.nan, -0.0, 0.0, None, math.nan, 1.0]
+    table = pa.table({
+        "zip": ["00501"] * 7, "word": ["T"] * 7, "size": [1.0] * 7, "flag": [True] * 7, "day": ["2025-01-02"] * 7,
+        "key": pa.array(keys, pa.float32()), "id": range(7),
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "in.parquet")
+    score(model, tmp_path / "in.parquet", tmp_path / "out", partition_by="key")
+    written = {
+        path.parent.name: pq.read_table(path, partitioning=None)["id"].to_pylist()
+        for path in (tmp_path / "out").rglob("*.parquet")
+    }
+    assert written == {"key=1.0": [0, 6], "key=0.0": [2, 3], "key=__HIVE_DEFAULT_PARTITION__": [1, 4, 5]}
