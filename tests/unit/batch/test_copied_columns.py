@@ -109,6 +109,17 @@ def test_nan_in_json_lines_is_null(tmp_path: Path, model: Model) -> None:
     assert pd.read_csv(tmp_path / "out.csv")["probability_yes"].nunique() == 1
 
 
+def test_half_a_surrogate_pair_in_json_lines_is_a_replacement_character(tmp_path: Path, model: Model) -> None:
+    """As in a table for training; a name may have it, too."""
+    row = r'{"zip":"00501","word":"T\ud83d","size":1,"flag":null,"day":"2025-01-02","note\ud83d":"ü \ud83d"}'
+    (tmp_path / "in.jsonl").write_text(row + "\n")
+    done = score(model, tmp_path / "in.jsonl", tmp_path / "out.csv")
+    assert (done.rows, done.quarantined) == (1, 0)
+    assert pd.read_csv(tmp_path / "out.csv")["note\ufffd"].tolist() == ["ü \ufffd"]
+    score(model, tmp_path / "in.jsonl", tmp_path / "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet")["word"].to_pylist() == ["T\ufffd"]
+
+
 def test_a_conflicting_column_name_is_refused_before_scoring(tmp_path: Path, model: Model) -> None:
     """The error names the option --prefix."""
     source = tmp_path / "in.csv"
