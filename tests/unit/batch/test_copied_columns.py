@@ -85,6 +85,36 @@ def test_types_of_a_parquet_file_are_preserved(tmp_path: Path, model: Model) -> 
     assert frame.iloc[1, 2:10].tolist() == [""] * 8
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet", "parts"])
+def test_uuids_are_copied_as_text(tmp_path: Path, model: Model, name: str) -> None:
+    """Also as the column of a partition."""
+    table = make_typed_table().append_column("uuid", pa.array([bytes([7] * 16), None], pa.uuid()))
+    pq.write_table(table, tmp_path / "in.parquet")
+    score(model, tmp_path / "in.parquet", tmp_path / name, partition_by="uuid" if name == "parts" else None)
+    text = "07070707-0707-0707-0707-070707070707"
+    if name == "parts":
+        folders = {path.name for path in (tmp_path / name).iterdir() if path.is_dir()}
+        assert folders == {f"uuid={text}", "uuid=__HIVE_DEFAULT_PARTITION__"}
+    elif name == "out.parquet":
+        assert pq.read_table(tmp_path / name)["uuid"].to_pylist() == [text, None]
+    else:
+        assert text in (tmp_path / name).read_text()
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(1)])
+def test_bytes_are_refused_in_a_text_before_scoring(tmp_path: Path, model: Model, kind: pa.DataType) -> None:
+    """They have no text; Parquet holds them, and --keep leaves them out."""
+    table = make_typed_table().append_column("blob", pa.array([b"\xff", None], kind))
+    pq.write_table(table, tmp_path / "in.parquet")
+    for name in ("out.csv", "out.jsonl"):
+        with pytest.raises(DataError, match="column 'blob' holds bytes") as refused:
+            score(model, tmp_path / "in.parquet", tmp_path / name)
+        assert "--keep" in refused.value.remedy
+        assert score(model, tmp_path / "in.parquet", tmp_path / name, keep=("zip",)).rows == 2
+    score(model, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet")["blob"].to_pylist() == [b"\xff", None]
+
+
 def test_json_lines_are_copied_unchanged(tmp_path: Path, model: Model) -> None:
     """The text of each object stays, also an empty one's; other formats become objects."""
     rows = ['{"zip":"00501" , "word":"T","size":1.50,"flag":null,"day":"2025-01-02","nested":{"a":[1]}}', "{}"]

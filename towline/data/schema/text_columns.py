@@ -7,7 +7,7 @@ numbers and ISO times, a ``ValueReader`` every other text, once for each distinc
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,8 @@ from towline.data.schema.values import (
     ValueReader,
     parse_time,
 )
+
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 _PLAIN_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _ZERO_PADDED = r"^[+-]?0\d+$"
@@ -49,6 +51,20 @@ _MAX_EXACT = 2**53  # the largest whole number up to which float64 is exact
 
 def is_text(kind: pa.DataType) -> bool:
     return kind in (pa.string(), pa.large_string(), pa.string_view())
+
+
+def is_binary(kind: pa.DataType) -> bool:
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(is_kind(kind) for is_kind in kinds)
+
+
+def uuids_as_text(rows: Rows) -> Rows:
+    """The rows of a Parquet file with UUIDs as text, as most tools write them."""
+    for place, field in enumerate(rows.schema):
+        if isinstance(field.type, pa.UuidType):
+            texts = [None if value is None else str(value) for value in rows.column(place).to_pylist()]
+            rows = rows.set_column(place, field.name, pa.array(texts, pa.string()))
+    return rows
 
 
 def large_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
