@@ -115,6 +115,23 @@ def test_bytes_are_refused_in_a_text_before_scoring(tmp_path: Path, model: Model
     assert pq.read_table(tmp_path / "out.parquet")["blob"].to_pylist() == [b"\xff", None]
 
 
+def test_a_time_beyond_the_year_9999_is_null_in_a_text(tmp_path: Path, model: Model) -> None:
+    """Python and spreadsheets have no such date; Parquet keeps it, and a bad row beside it is written, too."""
+    far = pa.array([6_700_000, 18_262, 6_700_000], pa.int32()).cast(pa.date32())
+    table = pa.table({
+        "zip": ["00501"] * 3, "word": ["T"] * 3, "size": ["1.5", "2", "?!"], "flag": [True] * 3, "day": far,
+        "until": far,
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "in.parquet")
+    for name in ("out.csv", "out.jsonl", "out.parquet"):
+        done = score(model, tmp_path / "in.parquet", tmp_path / name)
+        assert (done.rows, done.quarantined) == (2, 1)
+    assert pd.read_csv(tmp_path / "out.csv", keep_default_na=False)["until"].tolist() == ["", "2020-01-01"]
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["until"] for line in lines] == [None, "2020-01-01"]
+    assert pq.read_table(tmp_path / "out.parquet")["until"].equals(table["until"].slice(0, 2))
+
+
 def test_json_lines_are_copied_unchanged(tmp_path: Path, model: Model) -> None:
     """The text of each object stays, also an empty one's; other formats become objects."""
     rows = ['{"zip":"00501" , "word":"T","size":1.50,"flag":null,"day":"2025-01-02","nested":{"a":[1]}}', "{}"]

@@ -159,7 +159,7 @@ class ShardedFiles(Frozen):
                 columns = [batch.column(name).cast(schema.field(name).type) for name in copied]
                 yield RowBatch(
                     first + np.arange(len(batch)),
-                    {name: batch.column(name) for name in inputs},
+                    {name: text_columns.null_far_times(batch.column(name)) for name in inputs},
                     pa.RecordBatch.from_arrays(columns, schema=pa.schema([schema.field(name) for name in copied])),
                 )
                 first += len(batch)

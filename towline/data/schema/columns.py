@@ -36,9 +36,12 @@ def list_examples(
 def to_frame(table: pa.Table) -> pd.DataFrame:
     """An Arrow table as a frame; whole numbers with nulls that float64 cannot represent become Python integers.
 
-    UUIDs are text.
+    UUIDs are text. Dates that Python cannot represent are null.
     """
     table = text_columns.uuids_as_text(table)
+    for index, column in enumerate(table.columns):
+        if (near := text_columns.null_far_times(column)) is not column:
+            table = table.set_column(index, table.column_names[index], near)
     frame: pd.DataFrame = table.to_pandas()
     for index, column in enumerate(table.columns):
         if column.null_count and text_columns.is_inexact(column):

@@ -5,6 +5,7 @@ numbers and ISO times, a ``ValueReader`` every other text, once for each distinc
 """
 
 import contextlib
+import datetime as dt
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from towline.data.schema.values import (
 )
 
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
+Values = TypeVar("Values", pa.Array, pa.ChunkedArray)
 
 _PLAIN_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _ZERO_PADDED = r"^[+-]?0\d+$"
@@ -65,6 +67,21 @@ def uuids_as_text(rows: Rows) -> Rows:
             texts = [None if value is None else str(value) for value in rows.column(place).to_pylist()]
             rows = rows.set_column(place, field.name, pa.array(texts, pa.string()))
     return rows
+
+
+def null_far_times(values: Values) -> Values:
+    """The column; dates and times before the year 1 or after 9999 are null, as texts that are no time are."""
+    kind = values.type
+    is_time = pa.types.is_date(kind) or pa.types.is_timestamp(kind)
+    if not is_time or getattr(kind, "unit", "") == "ns":  # which ends in 2262
+        return values
+    ends = pa.array([dt.datetime.min, dt.datetime.max], pa.timestamp("us", getattr(kind, "tz", None)))  # noqa: DTZ901
+    first, last = ends.cast(kind, safe=False)
+    bounds = pc.min_max(values)
+    if not (pc.less(bounds["min"], first).as_py() or pc.greater(bounds["max"], last).as_py()):
+        return values
+    near = pc.and_(pc.greater_equal(values, first), pc.less_equal(values, last))
+    return pc.if_else(near, values, pa.scalar(None, kind))
 
 
 def large_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
