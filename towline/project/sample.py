@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from towline.config import SqlSource
-from towline.data.schema.text_columns import uuids_as_text
+from towline.data.schema.text_columns import readable_rows
 from towline.data.source import formats
 from towline.data.source.sql_source import MIN_SAMPLE_ROWS, sample_query
 from towline.errors import DataError
@@ -142,7 +142,7 @@ def _batches(path: Path, separator: str) -> Iterator[pa.Table]:
     elif file_format == "parquet":
         try:
             for batch in pq.ParquetFile(path).iter_batches(2**17):
-                yield pa.Table.from_batches([uuids_as_text(batch)]).replace_schema_metadata(None)
+                yield pa.Table.from_batches([readable_rows(batch)]).replace_schema_metadata(None)
         except (pa.ArrowException, OSError):
             formats.read_file(path, separator)  # raises the error with its remedy
             raise

@@ -130,6 +130,9 @@ def test_a_time_beyond_the_year_9999_is_null_in_a_text(tmp_path: Path, model: Mo
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
     assert [json.loads(line)["until"] for line in lines] == [None, "2020-01-01"]
     assert pq.read_table(tmp_path / "out.parquet")["until"].equals(table["until"].slice(0, 2))
+    score(model, tmp_path / "in.parquet", tmp_path / "out", partition_by="until")
+    folders = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
+    assert folders == {"until=2020-01-01", "until=__HIVE_DEFAULT_PARTITION__"}
 
 
 def test_json_lines_are_copied_unchanged(tmp_path: Path, model: Model) -> None:

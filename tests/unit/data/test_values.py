@@ -18,8 +18,9 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.detection.notation import detect_notation
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
-from towline.data.source import sources
+from towline.data.source import formats, sources
 from towline.errors import ConfigError, DataError, InputValidationError
+from towline.monitoring.drift import current_rows
 
 
 def trained(folder: Path, csv: str | bytes, **data: Any) -> tuple[sources.Dataset, pd.DataFrame, Contract]:
@@ -145,7 +146,9 @@ def test_times_beyond_the_year_9999_are_null(tmp_path: Path, kind: pa.DataType) 
     assert read.index[read.isna()].tolist() == [3, 39]
     assert read[0] == pd.Timestamp("2020-01-01")
     contract = infer_contract(sources.read_snapshot(dataset, tmp_path / "store"), config, dataset.formats)
-    assert contract.features(to_frame(table))["x"].equals(read)
+    rows = pa.Table.from_batches([*current_rows.read_table(tmp_path / "t.parquet", contract)])
+    for given in (to_frame(table), formats.read_file(tmp_path / "t.parquet", ",").to_pandas(), rows.to_pandas()):
+        assert contract.features(given)["x"].equals(read)
 
 
 def test_codes_stay_codes(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from towline.batch.output.direct_text import DirectText
 from towline.batch.output.parquet_groups import open_parquet_writer
 from towline.batch.output.text_output import csv_fields, csv_lines, json_lines, json_values
 from towline.batch.work_folder import WorkFolder
+from towline.data.schema.text_columns import null_far_times
 from towline.errors import DataError
 from towline.inference.predictor import Model
 from towline.training.evaluation.predictions import Label, Predictions
@@ -216,7 +217,7 @@ def _partition_keys(keys: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(keys.type):
         return keys.dictionary_decode()
     if not pa.types.is_floating(keys.type):
-        return keys
+        return null_far_times(keys)
     floats = pc.add(keys.cast(pa.float64()), 0.0)
     return pc.if_else(pc.is_nan(floats), pa.scalar(None, pa.float64()), floats)
 

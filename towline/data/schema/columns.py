@@ -38,10 +38,7 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 
     UUIDs are text. Dates that Python cannot represent are null.
     """
-    table = text_columns.uuids_as_text(table)
-    for index, column in enumerate(table.columns):
-        if (near := text_columns.null_far_times(column)) is not column:
-            table = table.set_column(index, table.column_names[index], near)
+    table = text_columns.readable_rows(table)
     frame: pd.DataFrame = table.to_pandas()
     for index, column in enumerate(table.columns):
         if column.null_count and text_columns.is_inexact(column):

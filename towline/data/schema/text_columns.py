@@ -69,6 +69,16 @@ def uuids_as_text(rows: Rows) -> Rows:
     return rows
 
 
+def readable_rows(rows: Rows) -> Rows:
+    """The rows of a table with values that Python represents: UUIDs are text, far times null."""
+    rows = uuids_as_text(rows)
+    for place, field in enumerate(rows.schema):
+        column = rows.column(place)
+        if (near := null_far_times(column)) is not column:
+            rows = rows.set_column(place, field.name, near)
+    return rows
+
+
 def null_far_times(values: Values) -> Values:
     """The column; dates and times before the year 1 or after 9999 are null, as texts that are no time are."""
     kind = values.type

@@ -20,7 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from towline.config.passwords import mask_passwords
-from towline.data.schema.text_columns import uuids_as_text
+from towline.data.schema.text_columns import readable_rows
 from towline.data.source.aligned_text import ALIGNED, aligned_to_csv, is_aligned
 from towline.data.source.compression import (
     COMPRESSED,
@@ -295,7 +295,7 @@ def read_parquet(path: Path, remedy: str) -> pa.Table:
     """The table of a Parquet file, without pandas' metadata; ``remedy`` is that of the error for an unreadable file."""
     try:
         # pq.read_table would add columns for key=value in the path
-        return uuids_as_text(pq.ParquetFile(path).read().replace_schema_metadata(None))
+        return readable_rows(pq.ParquetFile(path).read().replace_schema_metadata(None))
     except (pa.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0][:200]
         what = "the file is empty" if path.stat().st_size == 0 else f"not a readable Parquet file: {reason}"
