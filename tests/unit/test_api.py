@@ -3,17 +3,22 @@
 import ast
 import inspect
 import os
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import towline
 from tests.support.paths import REPOSITORY
 from tests.support.sample_store import MODEL, SampleStore
 from towline import api, helper_process
-from towline.config import Settings
+from towline.config import DataConfig, Settings
+from towline.data.source import python_tables, sources
 from towline.errors import ConfigError, DataError, PromotionRejectedError, TransientError
 from towline.html import notebook
 from towline.operations import servers
@@ -22,6 +27,7 @@ from towline.promotion.gate import GateCheck, Verdict
 from towline.promotion.outcome import Outcome
 from towline.registry.ledger import JudgedVersion
 from towline.registry.mlflow import synchronization
+from towline.store import StoreLayout
 from towline.training.evaluation.predictions import Interval
 
 PUBLIC = {
@@ -159,6 +165,46 @@ def test_equal_tables_are_one_source(tmp_path: Path) -> None:
     assert pd.read_parquet(tmp_path / str(first.data.source)).equals(frame)
     with pytest.raises(DataError, match="a list is not a table"):
         api._pipeline(raw, (), [1, 2], settings)
+
+
+def _store(folder: Path, data: Any) -> pd.DataFrame:
+    """A table given in Python, as a run reads it."""
+    source = python_tables.store_table(data, StoreLayout(folder / "store"), folder)
+    dataset = sources.load_dataset(DataConfig(source=str(source), target="y"), folder, folder / "store", None)
+    return sources.read_snapshot(dataset, folder / "store")
+
+
+@pytest.mark.parametrize(
+    ("values", "read"),
+    [
+        (pd.Series([1, "x", None, 2.0] * 5, dtype=object), ["1", "x", None, "2"]),
+        (pd.Series([Decimal("1.5"), 2.5, None, 3] * 5, dtype=object), [1.5, 2.5, None, 3.0]),
+        (pd.Series([2**70, 1, 2, 3] * 5, dtype=object), [2.0**70, 1.0, 2.0, 3.0]),
+        (pd.cut(pd.Series([1.0, 3.0, None, 1.0] * 5), [0, 2, 4]), ["(0.0, 2.0]", "(2.0, 4.0]", None, "(0.0, 2.0]"]),
+        (pd.Series(pd.interval_range(0, 4)).repeat(5).sort_index(kind="stable"), ["(0, 1]"] * 4),
+        (pd.Series(pd.arrays.SparseArray([0, 1, 0, 5] * 5)), [0, 1, 0, 5]),
+        (pd.Series(["cut \ud83d", "b", "c", "d"] * 5, dtype=object), ["cut \ufffd", "b", "c", "d"]),
+    ],
+    ids=["mixed", "decimals and floats", "large", "cut", "intervals", "sparse", "half a surrogate pair"],
+)
+def test_columns_that_arrow_does_not_take_are_read(tmp_path: Path, values: pd.Series, read: list[Any]) -> None:
+    """Mixed values and intervals are text, which is read as that of a CSV is."""
+    table = _store(tmp_path, pd.DataFrame({"x": values.reset_index(drop=True), "y": np.arange(20) / 7}))
+    assert [None if pd.isna(value) else value for value in table["x"][:4]] == read
+
+
+def test_a_table_that_cannot_be_stored_is_refused_with_the_column(tmp_path: Path) -> None:
+    """Complex numbers, names that occur twice, and types that Parquet does not have."""
+    spans = pa.array([pa.MonthDayNano([1, 2, 3])] * 3)
+    for data, what in (
+        (pd.DataFrame({"y": range(3), "x": [1j, 2j, 3j]}), "column 'x' has values of the type complex"),
+        (pd.DataFrame({"y": range(3), "x": [[1], "a", {}]}), "column 'x' has values of the type list"),
+        (pd.DataFrame([[1, 2, 3]], columns=["x", "x", "y"]), "several columns have the same name: 'x'"),
+        (pa.table({"y": range(3), "x": spans}), "column 'x' cannot be stored"),
+    ):
+        with pytest.raises(DataError, match=what) as refused:
+            _store(tmp_path, data)
+        assert "remove" in refused.value.remedy
 
 
 def test_configs_in_three_forms_are_equal() -> None:

@@ -23,6 +23,7 @@ from towline.batch.output.pieces import addable_columns, label_type, name_added_
 from towline.batch.runner import Show, run_shards
 from towline.batch.work_folder import ShardResult, WorkFolder, remove_other_folders
 from towline.config import suggest
+from towline.data.schema import text_columns
 from towline.errors import ConfigError, DataError
 from towline.inference.predictor import Model
 from towline.processes import private_files
@@ -268,6 +269,7 @@ def _check_options(task: ShardTask, model: Model) -> pa.Schema:
         )
     if not [*copied, *added.values()]:
         raise ConfigError("no column would be written", where="--columns", remedy="choose at least one column")
+    _check_bytes(task, copied)
     types = {"prediction": label_type(model.contract.classes), "model": pa.string(), "version": pa.int64()}
     fields = [(written, types.get(name, pa.float64())) for name, written in added.items()]
     schema = pa.schema([*(task.source.schema.field(name) for name in copied), *(pa.field(*field) for field in fields)])
@@ -275,3 +277,14 @@ def _check_options(task: ShardTask, model: Model) -> pa.Schema:
         remedy = suggest(options.partition_by, schema.names)
         raise ConfigError(f"no column {options.partition_by!r}", where="--partition-by", remedy=remedy)
     return schema
+
+
+def _check_bytes(task: ShardTask, copied: Sequence[str]) -> None:
+    schema = task.source.schema
+    binary = next((name for name in copied if text_columns.is_binary(schema.field(name).type)), None)
+    if binary is not None and task.is_text:
+        raise DataError(
+            f"column {binary!r} holds bytes, and the output is text",
+            where=str(task.source.files[0].path),
+            remedy="give --keep with the other columns to copy, or give OUT a name that ends in .parquet",
+        )

@@ -11,6 +11,7 @@ from towline.batch.input.canonical_columns import complete_columns, convert_inpu
 from towline.batch.input.row_batch import RejectedRow, RowBatch
 from towline.data.coded_column import CanonicalColumn, CodedColumn
 from towline.data.schema.contract import Contract
+from towline.data.schema.text_columns import null_far_times
 from towline.data.schema.values import category_name
 from towline.errors import DataError, InputValidationError
 from towline.inference.predictor import Model
@@ -138,7 +139,8 @@ def _row_text(batch: RowBatch, place: int) -> str:
         return text.decode(errors="replace")
     values = {name: column[place].as_py() for name, column in batch.inputs.items()}
     if batch.copied is not None:
-        values |= {name: batch.copied.column(name)[place].as_py() for name in batch.copied.schema.names}
+        row = batch.copied.slice(int(place), 1)
+        values |= {name: null_far_times(row.column(name))[0].as_py() for name in row.schema.names}
     return json.dumps(values, ensure_ascii=False, default=str)
 
 

@@ -14,6 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from towline.config import SqlSource
+from towline.data.schema.text_columns import readable_rows
 from towline.data.source import formats
 from towline.data.source.sql_source import MIN_SAMPLE_ROWS, sample_query
 from towline.errors import DataError
@@ -143,7 +144,8 @@ def _batches(path: Path, separator: str) -> Iterator[pa.Table]:
             file = pq.ParquetFile(path)
             index = formats.unnamed_index(file.schema_arrow)
             for batch in file.iter_batches(2**17):
-                yield pa.Table.from_batches([batch]).drop_columns(index).replace_schema_metadata(None)
+                table = pa.Table.from_batches([readable_rows(batch)])
+                yield table.drop_columns(index).replace_schema_metadata(None)
         except (pa.ArrowException, OSError):
             formats.read_file(path, separator)  # raises the error with its remedy
             raise

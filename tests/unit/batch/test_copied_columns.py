@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -84,6 +85,56 @@ def test_types_of_a_parquet_file_are_preserved(tmp_path: Path, model: Model) -> 
     assert frame.iloc[1, 2:10].tolist() == [""] * 8
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet", "parts"])
+def test_uuids_are_copied_as_text(tmp_path: Path, model: Model, name: str) -> None:
+    """Also as the column of a partition."""
+    table = make_typed_table().append_column("uuid", pa.array([bytes([7] * 16), None], pa.uuid()))
+    pq.write_table(table, tmp_path / "in.parquet")
+    score(model, tmp_path / "in.parquet", tmp_path / name, partition_by="uuid" if name == "parts" else None)
+    text = "07070707-0707-0707-0707-070707070707"
+    if name == "parts":
+        folders = {path.name for path in (tmp_path / name).iterdir() if path.is_dir()}
+        assert folders == {f"uuid={text}", "uuid=__HIVE_DEFAULT_PARTITION__"}
+    elif name == "out.parquet":
+        assert pq.read_table(tmp_path / name)["uuid"].to_pylist() == [text, None]
+    else:
+        assert text in (tmp_path / name).read_text()
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(1)])
+def test_bytes_are_refused_in_a_text_before_scoring(tmp_path: Path, model: Model, kind: pa.DataType) -> None:
+    """They have no text; Parquet holds them, and --keep leaves them out."""
+    table = make_typed_table().append_column("blob", pa.array([b"\xff", None], kind))
+    pq.write_table(table, tmp_path / "in.parquet")
+    for name in ("out.csv", "out.jsonl"):
+        with pytest.raises(DataError, match="column 'blob' holds bytes") as refused:
+            score(model, tmp_path / "in.parquet", tmp_path / name)
+        assert "--keep" in refused.value.remedy
+        assert score(model, tmp_path / "in.parquet", tmp_path / name, keep=("zip",)).rows == 2
+    score(model, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet")["blob"].to_pylist() == [b"\xff", None]
+
+
+def test_a_time_beyond_the_year_9999_is_null_in_a_text(tmp_path: Path, model: Model) -> None:
+    """Python and spreadsheets have no such date; Parquet keeps it, and a bad row beside it is written, too."""
+    far = pa.array([6_700_000, 18_262, 6_700_000], pa.int32()).cast(pa.date32())
+    table = pa.table({
+        "zip": ["00501"] * 3, "word": ["T"] * 3, "size": ["1.5", "2", "?!"], "flag": [True] * 3, "day": far,
+        "until": far,
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "in.parquet")
+    for name in ("out.csv", "out.jsonl", "out.parquet"):
+        done = score(model, tmp_path / "in.parquet", tmp_path / name)
+        assert (done.rows, done.quarantined) == (2, 1)
+    assert pd.read_csv(tmp_path / "out.csv", keep_default_na=False)["until"].tolist() == ["", "2020-01-01"]
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["until"] for line in lines] == [None, "2020-01-01"]
+    assert pq.read_table(tmp_path / "out.parquet")["until"].equals(table["until"].slice(0, 2))
+    score(model, tmp_path / "in.parquet", tmp_path / "out", partition_by="until")
+    folders = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
+    assert folders == {"until=2020-01-01", "until=__HIVE_DEFAULT_PARTITION__"}
+
+
 def test_json_lines_are_copied_unchanged(tmp_path: Path, model: Model) -> None:
     """The text of each object stays, also an empty one's; other formats become objects."""
     rows = ['{"zip":"00501" , "word":"T","size":1.50,"flag":null,"day":"2025-01-02","nested":{"a":[1]}}', "{}"]
@@ -106,6 +157,17 @@ def test_nan_in_json_lines_is_null(tmp_path: Path, model: Model) -> None:
     done = score(model, tmp_path / "in.jsonl", tmp_path / "out.csv", columns=("prediction", "probability_yes"))
     assert (done.rows, done.quarantined) == (3, 0)
     assert pd.read_csv(tmp_path / "out.csv")["probability_yes"].nunique() == 1
+
+
+def test_half_a_surrogate_pair_in_json_lines_is_a_replacement_character(tmp_path: Path, model: Model) -> None:
+    """As in a table for training; a name may have it, too."""
+    row = r'{"zip":"00501","word":"T\ud83d","size":1,"flag":null,"day":"2025-01-02","note\ud83d":"ü \ud83d"}'
+    (tmp_path / "in.jsonl").write_text(row + "\n")
+    done = score(model, tmp_path / "in.jsonl", tmp_path / "out.csv")
+    assert (done.rows, done.quarantined) == (1, 0)
+    assert pd.read_csv(tmp_path / "out.csv")["note\ufffd"].tolist() == ["ü \ufffd"]
+    score(model, tmp_path / "in.jsonl", tmp_path / "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet")["word"].to_pylist() == ["T\ufffd"]
 
 
 def test_a_conflicting_column_name_is_refused_before_scoring(tmp_path: Path, model: Model) -> None:
@@ -181,3 +243,19 @@ def test_a_folder_is_partitioned(tmp_path: Path, model: Model) -> None:
     table = pq.read_table(tmp_path / "out" / "zip=00501" / "part-000000.parquet", partitioning=None)
     assert table["price"].to_pylist() == ["1.10", "2.50"]
     assert "zip" not in table.column_names  # the name of the folder has it
+
+
+def test_each_row_is_in_one_partition(tmp_path: Path, model: Model) -> None:
+    """A float column is partitioned by its values: NaN has the folder of null, and -0.0 that of 0.0."""
+    keys = [1.0, math.nan, -0.0, 0.0, None, math.nan, 1.0]
+    table = pa.table({
+        "zip": ["00501"] * 7, "word": ["T"] * 7, "size": [1.0] * 7, "flag": [True] * 7, "day": ["2025-01-02"] * 7,
+        "key": pa.array(keys, pa.float32()), "id": range(7),
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "in.parquet")
+    score(model, tmp_path / "in.parquet", tmp_path / "out", partition_by="key")
+    written = {
+        path.parent.name: pq.read_table(path, partitioning=None)["id"].to_pylist()
+        for path in (tmp_path / "out").rglob("*.parquet")
+    }
+    assert written == {"key=1.0": [0, 6], "key=0.0": [2, 3], "key=__HIVE_DEFAULT_PARTITION__": [1, 4, 5]}

@@ -5,6 +5,7 @@ import gzip
 import json
 import math
 import sqlite3
+import uuid
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +22,7 @@ import pytest
 from towline.batch.input.canonical_columns import convert_inputs
 from towline.batch.input.source import open_source
 from towline.config import SqlSource, build_config
+from towline.data.coded_column import column_values
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
@@ -279,6 +281,30 @@ def test_a_duration_is_its_seconds_at_every_entrance(tmp_path: Path) -> None:
         by_batch(contract, table, tmp_path),
     ):
         np.testing.assert_array_equal(read["took"], expected)
+
+
+def test_a_uuid_is_its_text_at_every_entrance(tmp_path: Path) -> None:
+    """As the type of a Parquet column, as text in a file and a request, and as a value of a program."""
+    stores = [uuid.UUID(int=place % 3 + 1) if place % 7 else None for place in range(60)]
+    stored = pa.array([store and store.bytes for store in stores], pa.uuid())
+    table = pa.table({"store": stored, "y": [0.5 * row for row in range(60)]})
+    expected = [store and str(store) for store in stores]
+    file = parquet(table, tmp_path / "t.parquet")
+    config = build_config({"name": "t", "task": "regression", "data": {"source": str(file), "target": "y"}}, "t")
+    dataset = sources.load_dataset(config.data, tmp_path, tmp_path / "store", None)
+    snapshot = sources.read_snapshot(dataset, tmp_path / "store")
+    contract = infer_contract(snapshot, config, dataset.formats)
+    native = [{"store": store} for store in stores]
+    for read in (
+        contract.features(snapshot),
+        contract.features(pd.DataFrame(native)),
+        contract.features(_to_frame(table)),
+        contract.features(formats.read_file(file, ",").to_pandas()),
+        contract.features(pa.Table.from_batches([*current_rows.read_table(file, contract)]).to_pandas()),
+        by_reader(contract, native),
+        {name: column_values(column) for name, column in by_batch(contract, table, tmp_path).items()},
+    ):
+        assert [None if level != level else level for level in read["store"]] == expected
 
 
 def test_the_time_of_a_clock_is_its_seconds_at_every_entrance(tmp_path: Path) -> None:

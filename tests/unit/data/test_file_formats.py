@@ -17,7 +17,7 @@ import pytest
 
 from towline.config import DataConfig
 from towline.data import snapshot
-from towline.data.source import sources
+from towline.data.source import formats, sources
 from towline.errors import DataError
 
 
@@ -116,6 +116,16 @@ def test_a_faulty_line_of_json_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not readable JSON") as raised:
         sources.load_dataset(DataConfig(source="t.jsonl", target="y"), tmp_path, tmp_path / "store", None)
     assert raised.value.where.endswith("t.jsonl:240")
+
+
+@pytest.mark.parametrize("name", ["t.json", "t.jsonl"])
+def test_half_a_surrogate_pair_in_json_is_a_replacement_character(tmp_path: Path, name: str) -> None:
+    """A cut emoji has half of a pair; whole pairs, and an escaped backslash before such letters, stay."""
+    texts = [r"cut \ud83d", r"\uDE00 end", r"\ud83d\ude00", r"a\\ud83d", r"\ud83d\ud83d\ude00"]
+    rows = [f'{{"t\\ud83d": "{text}", "y": {place}}}' for place, text in enumerate(texts)]
+    (tmp_path / name).write_text("[" + ",".join(rows) + "]" if name == "t.json" else "\n".join(rows))
+    table = formats.read_file(tmp_path / name, None)
+    assert table["t\ufffd"].to_pylist() == ["cut \ufffd", "\ufffd end", "\U0001f600", r"a\ud83d", "\ufffd\U0001f600"]
 
 
 def test_a_json_column_of_several_types_is_text(tmp_path: Path) -> None:

@@ -8,17 +8,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.checks import at_least_one
 from towline.config import build_config
+from towline.data.schema.columns import to_frame
 from towline.data.schema.contract import Contract
 from towline.data.schema.detection.notation import detect_notation
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
 from towline.data.schema.values import parse_time
-from towline.data.source import sources
+from towline.data.source import formats, sources
 from towline.errors import ConfigError, DataError, InputValidationError
+from towline.monitoring.drift import current_rows
 
 
 def trained(folder: Path, csv: str | bytes, **data: Any) -> tuple[sources.Dataset, pd.DataFrame, Contract]:
@@ -156,6 +160,26 @@ def test_declared_numbers_read_other_text_as_null(tmp_path: Path) -> None:
     odd: list[tuple[str, str]] = []
     assert math.isnan(RowReader(contract).read([{"x": "calm"}], odd)[0][0])
     assert odd == [("x", "unreadable")]
+
+
+@pytest.mark.parametrize("kind", [pa.date32(), pa.date64(), pa.timestamp("s"), pa.timestamp("ms", "UTC")])
+def test_times_beyond_the_year_9999_are_null(tmp_path: Path, kind: pa.DataType) -> None:
+    """A mistyped year in Parquet is read as such a text in a CSV, also in the last rows and by a program."""
+    days = [18_262 + row for row in range(40)]
+    days[3], days[-1] = -800_000, 6_700_000
+    per_day = {"date32[day]": 1, "timestamp[s]": 86_400}.get(str(kind), 86_400_000)
+    times = pa.array([day * per_day for day in days], pa.int32() if kind == pa.date32() else pa.int64()).cast(kind)
+    table = pa.table({"x": times, "y": [row * 0.5 for row in range(40)]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    config = build_config({"name": "t", "data": {"source": "t.parquet", "target": "y"}}, "t")
+    dataset = sources.load_dataset(config.data, tmp_path, tmp_path / "store", None)
+    read = sources.read_snapshot(dataset, tmp_path / "store")["x"]
+    assert read.index[read.isna()].tolist() == [3, 39]
+    assert read[0] == pd.Timestamp("2020-01-01")
+    contract = infer_contract(sources.read_snapshot(dataset, tmp_path / "store"), config, dataset.formats)
+    rows = pa.Table.from_batches([*current_rows.read_table(tmp_path / "t.parquet", contract)])
+    for given in (to_frame(table), formats.read_file(tmp_path / "t.parquet", ",").to_pandas(), rows.to_pandas()):
+        assert contract.features(given)["x"].equals(read)
 
 
 def test_codes_stay_codes(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from towline.batch.input.records import Records
 from towline.batch.input.row_batch import RejectedRow, RowBatch
+from towline.data.source.json_tables import replace_half_surrogates
 from towline.errors import DataError
 
 _SAMPLE_ROWS = 10_000
@@ -102,6 +103,8 @@ def _fits(value: Any, kind: pa.DataType) -> bool:
 
 def _parse(text: bytes) -> Any:
     """The value of a line, with null in place of NaN and infinities; None if it is no JSON."""
+    if b"\\u" in text:
+        text = replace_half_surrogates(text.decode("latin-1")).encode("latin-1")  # the bytes beside escapes stay
     try:
         return json.loads(text, parse_constant=lambda _: None)
     except (ValueError, RecursionError):

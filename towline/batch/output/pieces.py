@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from towline.batch.output.direct_text import DirectText
 from towline.batch.output.parquet_groups import open_parquet_writer
 from towline.batch.output.text_output import csv_fields, csv_lines, json_lines, json_values
 from towline.batch.work_folder import WorkFolder
+from towline.data.schema.text_columns import null_far_times
 from towline.errors import DataError
 from towline.inference.predictor import Model
 from towline.training.evaluation.predictions import Label, Predictions
@@ -168,10 +170,13 @@ class _FolderPiece:
         if self._by is None:
             self._writer("", batch).write_batch(batch)
             return
-        keys = batch.column(self._by)
-        for value in pc.unique(keys).to_pylist():
-            chosen = pc.is_null(keys) if value is None else pc.equal(keys, pa.scalar(value, keys.type))
-            rows = batch.filter(chosen).drop_columns([self._by])
+        keys = _partition_keys(batch.column(self._by)).dictionary_encode(null_encoding="encode")
+        values, codes = keys.dictionary.to_pylist(), keys.indices.to_numpy()
+        batch = batch.drop_columns([self._by])
+        counts = np.bincount(codes, minlength=len(values))
+        parts = np.split(np.argsort(codes, kind="stable"), np.cumsum(counts)[:-1])
+        for value, places in zip(values, parts, strict=False):  # without rows there is no value, but an empty part
+            rows = batch.take(pa.array(places))
             self._writer(_partition_name(self._by, value), rows).write_batch(rows)
 
     def _writer(self, name: str, first: pa.RecordBatch) -> pq.ParquetWriter:
@@ -205,6 +210,16 @@ def _plain_column(column: pa.Array | pa.Scalar, count: int) -> pa.Array:
     if isinstance(column, pa.Scalar):
         return pa.repeat(column, count)
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def _partition_keys(keys: pa.Array) -> pa.Array:
+    """The values of a partition column; floats of one folder are one value: NaN is null, -0.0 is 0.0."""
+    if pa.types.is_dictionary(keys.type):
+        return keys.dictionary_decode()
+    if not pa.types.is_floating(keys.type):
+        return null_far_times(keys)
+    floats = pc.add(keys.cast(pa.float64()), 0.0)
+    return pc.if_else(pc.is_nan(floats), pa.scalar(None, pa.float64()), floats)
 
 
 def _partition_name(column: str, value: object) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from towline.data.schema.text_columns import is_text
+from towline.data.schema.text_columns import is_text, null_far_times
 
 _FORMULA = r"^[=+\-@\t\r]"
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
@@ -14,7 +14,7 @@ _TEXT, _BYTES = pa.large_string(), pa.large_binary()
 
 
 def csv_fields(column: pa.Array | pa.Scalar, separator: str, *, safe: bool = False) -> pa.Array | pa.Scalar:
-    """The fields of a column (n,) large_string: quoted where needed, empty for null and NaN.
+    """The fields of a column (n,) large_string: quoted where needed, empty for null, NaN and times after 9999.
 
     Args:
         column: of any type; a scalar gives a scalar.
@@ -26,7 +26,7 @@ def csv_fields(column: pa.Array | pa.Scalar, separator: str, *, safe: bool = Fal
     if pa.types.is_dictionary(column.type):  # each distinct value once
         return pc.fill_null(csv_fields(column.dictionary, separator, safe=safe).take(column.indices), "")
     if not pa.types.is_nested(column.type) and not is_text(column.type):
-        return pc.fill_null(_plain_text(column, "True", "False"), "")
+        return pc.fill_null(_plain_text(null_far_times(column), "True", "False"), "")
     texts = _json_texts(column) if pa.types.is_nested(column.type) else column.cast(_TEXT)
     if safe:
         formula = pc.and_not(pc.match_substring_regex(texts, _FORMULA), pc.match_substring_regex(texts, _NUMBER))
@@ -73,14 +73,14 @@ def csv_lines(
 
 
 def json_values(column: pa.Array | pa.Scalar) -> pa.Array | pa.Scalar:
-    """The values of a column (n,) as JSON, large_string; null for null and NaN. A scalar gives a scalar."""
+    """The values of a column (n,) as JSON, large_string; null for null, NaN, far times. A scalar gives a scalar."""
     if isinstance(column, pa.Scalar):
         return json_values(pa.array([column.as_py()], column.type))[0]
     kind = column.type
     if pa.types.is_dictionary(kind):
         return pc.fill_null(json_values(column.dictionary).take(column.indices), "null")
     if is_text(kind) or pa.types.is_nested(kind) or pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
-        return pc.fill_null(_json_texts(column), "null")
+        return pc.fill_null(_json_texts(null_far_times(column)), "null")
     return pc.fill_null(_plain_text(column, "true", "false"), "null")
 
 

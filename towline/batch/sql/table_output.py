@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from towline.config import Frozen
 from towline.config.passwords import hide_passwords, mask_passwords
+from towline.data.schema.text_columns import readable_rows
 from towline.data.source import sql_source
 from towline.errors import ConfigError, DataError, TransientError
 
@@ -110,7 +111,7 @@ class TableOutput(Frozen):
                 _execute(connection, f"DROP TABLE IF EXISTS {staging}")
                 _execute(connection, f"CREATE TABLE {staging} ({self._columns(schema)})")
                 copy = self._copy_to_postgres if self.is_postgres else self._insert_into_sqlite
-                copy(connection, staging, file.iter_batches(_BATCH_ROWS))
+                copy(connection, staging, map(readable_rows, file.iter_batches(_BATCH_ROWS)))
                 _execute(connection, f"DROP TABLE IF EXISTS {self.name()}")
                 _execute(connection, f"ALTER TABLE {staging} RENAME TO {_quote(self.table)}")
                 connection.commit()

@@ -34,7 +34,11 @@ def list_examples(
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
-    """An Arrow table as a frame; whole numbers with nulls that float64 cannot represent become Python integers."""
+    """An Arrow table as a frame; whole numbers with nulls that float64 cannot represent become Python integers.
+
+    UUIDs are text. Dates that Python cannot represent are null.
+    """
+    table = text_columns.readable_rows(table)
     frame: pd.DataFrame = table.to_pandas()
     for index, column in enumerate(table.columns):
         if column.null_count and text_columns.is_inexact(column):

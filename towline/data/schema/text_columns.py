@@ -5,9 +5,10 @@ numbers and ISO times, a ``ValueReader`` every other text, once for each distinc
 """
 
 import contextlib
+import datetime as dt
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,9 @@ from towline.data.schema.values import (
     marker_texts,
     parse_time,
 )
+
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
+Values = TypeVar("Values", pa.Array, pa.ChunkedArray)
 
 _PLAIN_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _ZERO_PADDED = r"^[+-]?0\d+$"
@@ -51,6 +55,45 @@ _MAX_EXACT = 2**53  # the largest whole number up to which float64 is exact
 
 def is_text(kind: pa.DataType) -> bool:
     return kind in (pa.string(), pa.large_string(), pa.string_view())
+
+
+def is_binary(kind: pa.DataType) -> bool:
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(is_kind(kind) for is_kind in kinds)
+
+
+def uuids_as_text(rows: Rows) -> Rows:
+    """The rows of a Parquet file with UUIDs as text, as most tools write them."""
+    for place, field in enumerate(rows.schema):
+        if isinstance(field.type, pa.UuidType):
+            texts = [None if value is None else str(value) for value in rows.column(place).to_pylist()]
+            rows = rows.set_column(place, field.name, pa.array(texts, pa.string()))
+    return rows
+
+
+def readable_rows(rows: Rows) -> Rows:
+    """The rows of a table with values that Python represents: UUIDs are text, far times null."""
+    rows = uuids_as_text(rows)
+    for place, field in enumerate(rows.schema):
+        column = rows.column(place)
+        if (near := null_far_times(column)) is not column:
+            rows = rows.set_column(place, field.name, near)
+    return rows
+
+
+def null_far_times(values: Values) -> Values:
+    """The column; dates and times before the year 1 or after 9999 are null, as texts that are no time are."""
+    kind = values.type
+    is_time = pa.types.is_date(kind) or pa.types.is_timestamp(kind)
+    if not is_time or getattr(kind, "unit", "") == "ns":  # which ends in 2262
+        return values
+    ends = pa.array([dt.datetime.min, dt.datetime.max], pa.timestamp("us", getattr(kind, "tz", None)))  # noqa: DTZ901
+    first, last = ends.cast(kind, safe=False)
+    bounds = pc.min_max(values)
+    if not (pc.less(bounds["min"], first).as_py() or pc.greater(bounds["max"], last).as_py()):
+        return values
+    near = pc.and_(pc.greater_equal(values, first), pc.less_equal(values, last))
+    return pc.if_else(near, values, pa.scalar(None, kind))
 
 
 def large_text(values: pa.ChunkedArray) -> pa.ChunkedArray:

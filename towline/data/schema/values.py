@@ -9,6 +9,7 @@ import math
 import numbers
 import re
 import unicodedata
+import uuid
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from functools import partial
@@ -268,8 +269,8 @@ def category_name(value: Any, spelling: Spelling = "text") -> str | None:
             return None
     elif isinstance(value, (numbers.Real, Decimal)):
         text = _number_text(parse_number(value))
-    elif isinstance(value, dt.time):
-        return value.isoformat()
+    elif isinstance(value, (dt.time, uuid.UUID)):
+        return str(value)
     else:
         return None if (moment := parse_time(value)) is None else _date_text(moment)
     return _boolean_text(text) if spelling == "boolean" and text else text

@@ -21,6 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from towline.config.passwords import mask_passwords
+from towline.data.schema.text_columns import readable_rows
 from towline.data.source.aligned_text import ALIGNED, aligned_to_csv, is_aligned
 from towline.data.source.compression import (
     COMPRESSED,
@@ -303,7 +304,7 @@ def read_parquet(path: Path, remedy: str) -> pa.Table:
     try:
         # pq.read_table would add columns for key=value in the path
         table = pq.ParquetFile(path).read()
-        return table.drop_columns(unnamed_index(table.schema)).replace_schema_metadata(None)
+        return readable_rows(table.drop_columns(unnamed_index(table.schema)).replace_schema_metadata(None))
     except (pa.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0][:200]
         what = "the file is empty" if path.stat().st_size == 0 else f"not a readable Parquet file: {reason}"

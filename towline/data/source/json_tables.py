@@ -1,6 +1,7 @@
 """Tables in JSON: an array of objects, or one object a line. Each object is a row."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ from towline.errors import DataError
 
 JSON_ARRAYS = (".json",)
 JSON_LINES = (".jsonl", ".ndjson")
+_HALF = "u[dD][{}][0-9a-fA-F]{{2}}"
+#: an escape in JSON: a pair of surrogates, half of one (the group), or another one, which is skipped
+_ESCAPE = re.compile(
+    rf"\\(?:{_HALF.format('89abAB')}\\{_HALF.format('c-fC-F')}|({_HALF.format('89a-fA-F')})|.)", re.DOTALL
+)
 _REMEDY = 'write an array of objects or one object a line, e.g. with pandas: to_json(PATH, orient="records")'
 
 
@@ -38,7 +44,7 @@ def read_objects(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: as ``read_json``.
     """
-    text = read_as_utf8(path)[0].decode("utf-8-sig")
+    text = replace_half_surrogates(read_as_utf8(path)[0].decode("utf-8-sig"))
     if text.lstrip()[:1] == "[":
         try:
             rows = json.loads(text)
@@ -54,6 +60,18 @@ def read_objects(path: Path) -> Iterator[dict[str, Any]]:
             except (ValueError, RecursionError) as error:
                 raise DataError(f"not readable JSON: {error}", where=f"{path}:{number}", remedy=_REMEDY) from None
             yield _check_row(row, f"{path}:{number}")
+
+
+def replace_half_surrogates(text: str) -> str:
+    r"""JSON with U+FFFD in place of each half of a surrogate pair: a cut emoji, which no file in UTF-8 can hold.
+
+    Example:
+        >>> replace_half_surrogates(r'{"text": "cut \ud83d", "whole": "\ud83d\ude00"}')
+        '{"text": "cut \\ufffd", "whole": "\\ud83d\\ude00"}'
+    """
+    if "\\ud" not in text and "\\uD" not in text:
+        return text
+    return _ESCAPE.sub(lambda escape: r"\ufffd" if escape[1] else escape[0], text)
 
 
 def _check_row(row: Any, where: str) -> dict[str, Any]:

@@ -279,7 +279,8 @@ def _to_plain_type(column: pa.ChunkedArray, name: str, where: str) -> pa.Chunked
         column = column.cast(column.type.value_type)
     kind = column.type
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-        return column.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False).cast(TIME)
+        near = text_columns.null_far_times(column)
+        return near.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False).cast(TIME)
     if isinstance(kind, pa.UuidType):
         return text_array(None if value is None else str(value) for value in column.to_pylist())
     if text_columns.is_text(kind):

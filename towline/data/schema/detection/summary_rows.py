@@ -40,7 +40,7 @@ class _TableColumn:
 
     def __init__(self, values: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float) -> None:
         self._values, self._format, self._max_unreadable = values, fmt, max_unreadable
-        tail = values.slice(max(0, len(values) - _LAST)).to_pylist()
+        tail = text_columns.null_far_times(values.slice(max(0, len(values) - _LAST))).to_pylist()
         self.last = ["" if is_blank(value) else str(value).strip() for value in tail]
 
     @cached_property
