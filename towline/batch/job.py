@@ -273,10 +273,17 @@ def _check_options(task: ShardTask, model: Model) -> pa.Schema:
     types = {"prediction": label_type(model.contract.classes), "model": pa.string(), "version": pa.int64()}
     fields = [(written, types.get(name, pa.float64())) for name, written in added.items()]
     schema = pa.schema([*(task.source.schema.field(name) for name in copied), *(pa.field(*field) for field in fields)])
-    if options.partition_by and options.partition_by not in schema.names:
-        remedy = suggest(options.partition_by, schema.names)
-        raise ConfigError(f"no column {options.partition_by!r}", where="--partition-by", remedy=remedy)
+    if options.partition_by:
+        _check_partition(options.partition_by, schema)
     return schema
+
+
+def _check_partition(name: str, schema: pa.Schema) -> None:
+    if name not in schema.names:
+        raise ConfigError(f"no column {name!r}", where="--partition-by", remedy=suggest(name, schema.names))
+    if pa.types.is_nested(schema.field(name).type):
+        remedy = "name a column of texts, numbers or times"
+        raise ConfigError(f"column {name!r} has lists or structs", where="--partition-by", remedy=remedy)
 
 
 def _check_bytes(task: ShardTask, copied: Sequence[str]) -> None:

@@ -42,8 +42,9 @@ def assign_blocks(
 ) -> tuple[str, np.ndarray]:
     """The kind of the blocks and the block of each row (n,), -1 for no block.
 
-    Groups have priority over days, because the rows of a group are alike on every day; they are merged by a hash. If
-    there are more days than blocks, whole weeks are selected, evenly over the history.
+    Groups have priority over days, because the rows of a group are alike on every day; they are merged by a hash. Rows
+    without a group are in turn in each block. If there are more days than blocks, whole weeks are selected, evenly over
+    the history.
 
     Args:
         times: (n,) time of each row.
@@ -55,6 +56,8 @@ def assign_blocks(
     max_blocks = MAX_BLOCKS if columns <= WIDE_COLUMNS else MAX_BLOCKS_OF_WIDE_TABLE
     if groups is not None:
         hashed = pd.util.hash_pandas_object(groups.astype(str), index=False).to_numpy() % np.uint64(max_blocks)
+        alone = groups.isna().to_numpy()
+        hashed[alone] = np.arange(alone.sum()) % max_blocks
         return "group", np.unique(hashed, return_inverse=True)[1]
     if times is None:
         return "none", np.empty(0, dtype=np.int64)

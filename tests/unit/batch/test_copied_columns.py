@@ -245,6 +245,13 @@ def test_a_folder_is_partitioned(tmp_path: Path, model: Model) -> None:
     assert "zip" not in table.column_names  # the name of the folder has it
 
 
+def test_a_partition_by_lists_is_refused_before_scoring(tmp_path: Path, model: Model) -> None:
+    table = make_typed_table()
+    pq.write_table(table.append_column("tags", pa.array([["a"]] * len(table))), tmp_path / "in.parquet")
+    with pytest.raises(ConfigError, match="'tags' has lists or structs"):
+        score(model, tmp_path / "in.parquet", tmp_path / "out", partition_by="tags")
+
+
 def test_each_row_is_in_one_partition(tmp_path: Path, model: Model) -> None:
     """A float column is partitioned by its values: NaN has the folder of null, and -0.0 that of 0.0."""
     keys = [1.0, math.nan, -0.0, 0.0, None, math.nan, 1.0]

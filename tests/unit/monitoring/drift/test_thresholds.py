@@ -141,6 +141,15 @@ def test_blocks_are_bounded_and_cover_whole_weeks(days: int) -> None:
     assert remaining.max() - remaining.min() <= (1 if days < 364 else 0)
 
 
+def test_rows_without_a_group_are_spread_over_the_blocks() -> None:
+    """In one block, guests without a customer number would be half of the table."""
+    groups = pd.Series([f"c{number // 4}" if number % 2 else None for number in range(4_000)])
+    kind, unit = blocks.assign_blocks(None, groups, 10)
+    counts = np.bincount(unit)
+    assert kind == "group"
+    assert counts.max() < 5 * counts.mean()
+
+
 @pytest.mark.slow
 def test_a_wide_table_makes_a_file_of_a_few_megabytes() -> None:
     """750 columns over a year."""
