@@ -5,7 +5,6 @@ numbers and ISO times, a ``ValueReader`` every other text, once for each distinc
 """
 
 import contextlib
-import datetime as dt
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -87,12 +86,15 @@ def null_far_times(values: Values) -> Values:
     is_time = pa.types.is_date(kind) or pa.types.is_timestamp(kind)
     if not is_time or getattr(kind, "unit", "") == "ns":  # which ends in 2262
         return values
-    ends = pa.array([dt.datetime.min, dt.datetime.max], pa.timestamp("us", getattr(kind, "tz", None)))  # noqa: DTZ901
-    first, last = ends.cast(kind, safe=False)
-    bounds = pc.min_max(values)
-    if not (pc.less(bounds["min"], first).as_py() or pc.greater(bounds["max"], last).as_py()):
+    unit = {pa.date32(): "D", pa.date64(): "ms"}.get(kind) or kind.unit
+    first, last = (
+        np.array(["0001-01-01", "9999-12-31T23:59:59.999999"], f"datetime64[{unit}]").astype(np.int64).tolist()
+    )
+    numbers = values.cast(pa.int32() if unit == "D" else pa.int64())  # a scalar of a time would import pandas
+    bounds = pc.min_max(numbers)
+    if bounds["min"].as_py() is None or (bounds["min"].as_py() >= first and bounds["max"].as_py() <= last):
         return values
-    near = pc.and_(pc.greater_equal(values, first), pc.less_equal(values, last))
+    near = pc.and_(pc.greater_equal(numbers, first), pc.less_equal(numbers, last))
     return pc.if_else(near, values, pa.scalar(None, kind))
 
 
