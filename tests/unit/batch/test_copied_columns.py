@@ -116,7 +116,7 @@ def test_bytes_are_refused_in_a_text_before_scoring(tmp_path: Path, model: Model
 
 
 def test_a_time_beyond_the_year_9999_is_null_in_a_text(tmp_path: Path, model: Model) -> None:
-    """Python and spreadsheets have no such date; Parquet keeps it, and a bad row beside it is written, too."""
+    """A CSV has an empty field, Parquet the date. A bad row with such a date is written to the quarantine file."""
     far = pa.array([6_700_000, 18_262, 6_700_000], pa.int32()).cast(pa.date32())
     table = pa.table({
         "zip": ["00501"] * 3, "word": ["T"] * 3, "size": ["1.5", "2", "?!"], "flag": [True] * 3, "day": far,

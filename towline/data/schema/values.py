@@ -188,8 +188,8 @@ def marker_texts(fmt: ValueFormat) -> list[str]:
         >>> marker_texts(ValueFormat(na_values=("?", "-999.0")))
         ['-999', '-999.0', '?']
     """
-    numbers_ = (_number_text(parse_number(text)) for text in fmt.na_values)
-    return sorted({*fmt.na_values, *(text for text in numbers_ if text is not None)})
+    canonical = (_number_text(parse_number(text)) for text in fmt.na_values)
+    return sorted({*fmt.na_values, *(text for text in canonical if text is not None)})
 
 
 def is_blank(value: Any) -> bool:

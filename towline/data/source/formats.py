@@ -215,7 +215,7 @@ def has_row_names(head: bytes, separator: str) -> bool:
     lines = head.removeprefix(codecs.BOM_UTF8).strip(b"\r\n").splitlines(keepends=True)
     records = list(_records(b"".join(lines[:_HEAD_LINES]), separator))
     if len(lines) > _HEAD_LINES or len(head) >= _HEAD_BYTES:
-        records.pop()  # it may be cut
+        records = records[:-1]  # the last one may be cut
     starts = [lines[line] for line, _ in records[:-1]]  # each record begins after the last line of the one before
     header, *rows = [fields for _, fields in records] or [[]]
     names = {fields[0] for fields in rows}
