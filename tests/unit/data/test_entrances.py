@@ -307,6 +307,15 @@ def test_a_uuid_is_its_text_at_every_entrance(tmp_path: Path) -> None:
         assert [None if level != level else level for level in read["store"]] == expected
 
 
+def load_numbers(folder: Path, file: Path, **data: Any) -> tuple[Contract, pd.DataFrame]:
+    """The contract and the snapshot of a regression table with the target y."""
+    data = {"source": str(file), "target": "y", **data}
+    config = build_config({"name": "t", "task": "regression", "data": data}, "t")
+    dataset = sources.load_dataset(config.data, folder, folder / "store", None)
+    snapshot = sources.read_snapshot(dataset, folder / "store")
+    return infer_contract(snapshot, config, dataset.formats), snapshot
+
+
 def test_the_time_of_a_clock_is_its_seconds_at_every_entrance(tmp_path: Path) -> None:
     """As a typed column, as text in a file and a request, and as a value of a program."""
     clock = [dt.time(minute // 60, minute % 60) for minute in range(0, 1440, 70)] * 9
@@ -316,10 +325,7 @@ def test_the_time_of_a_clock_is_its_seconds_at_every_entrance(tmp_path: Path) ->
     texts = [{"at": time.strftime("%H:%M")} for time in clock]
     files = parquet(table, tmp_path / "t.parquet"), csv(pd.DataFrame(texts).assign(y=table["y"]), tmp_path / "t.csv")
     for file in files:
-        config = build_config({"name": "t", "task": "regression", "data": {"source": str(file), "target": "y"}}, "t")
-        dataset = sources.load_dataset(config.data, tmp_path, tmp_path / "store", None)
-        snapshot = sources.read_snapshot(dataset, tmp_path / "store")
-        contract = infer_contract(snapshot, config, dataset.formats)
+        contract, snapshot = load_numbers(tmp_path, file)
         for read in (
             contract.features(snapshot),
             contract.features(_to_frame(table)),
@@ -339,11 +345,7 @@ def test_a_marker_that_is_a_number_is_null_at_every_entrance(tmp_path: Path, mar
     expected = [math.isnan(value) or value == -200 for value in values]
     written = pd.DataFrame({"co": [f"{value:.2f}" for value in values], "y": table["y"]})
     for file in (parquet(table, tmp_path / "t.parquet"), csv(written, tmp_path / "t.csv")):
-        data = {"source": str(file), "target": "y", "na_values": [marker]}
-        config = build_config({"name": "t", "task": "regression", "data": data}, "t")
-        dataset = sources.load_dataset(config.data, tmp_path, tmp_path / "store", None)
-        snapshot = sources.read_snapshot(dataset, tmp_path / "store")
-        contract = infer_contract(snapshot, config, dataset.formats)
+        contract, snapshot = load_numbers(tmp_path, file, na_values=[marker])
         for read in (
             contract.features(snapshot),
             contract.features(_to_frame(table)),
@@ -360,14 +362,6 @@ def test_decimals_are_read_exactly(tmp_path: Path) -> None:
     """A value of a SQL NUMERIC or a Parquet decimal is that of its text."""
     texts = [f"{number / 100:.2f}" for number in range(100, 40_000, 7)]
     table = pa.table({"price": pa.array(map(Decimal, texts), pa.decimal128(10, 2)), "y": np.arange(len(texts)) * 0.5})
-    config = build_config(raw_of(parquet(table, tmp_path / "t.parquet")), "t")
-    dataset = sources.load_dataset(config.data, tmp_path, tmp_path / "store", None)
-    snapshot = sources.read_snapshot(dataset, tmp_path / "store")
+    contract, snapshot = load_numbers(tmp_path, parquet(table, tmp_path / "t.parquet"))
     assert snapshot["price"].tolist() == [float(text) for text in texts]
-    assert by_batch(infer_contract(snapshot, config), table, tmp_path)["price"] == pytest.approx(
-        snapshot["price"], abs=0
-    )
-
-
-def raw_of(source: Path) -> dict[str, Any]:
-    return {"name": "t", "task": "regression", "data": {"source": str(source), "target": "y"}}
+    assert list(by_batch(contract, table, tmp_path)["price"]) == snapshot["price"].tolist()
