@@ -23,7 +23,7 @@ from towline.batch.output.pieces import addable_columns, label_type, name_added_
 from towline.batch.runner import Show, run_shards
 from towline.batch.work_folder import ShardResult, WorkFolder, remove_other_folders
 from towline.config import suggest
-from towline.data.schema import text_columns
+from towline.data.schema import arrow_types
 from towline.errors import ConfigError, DataError
 from towline.inference.predictor import Model
 from towline.processes import private_files
@@ -288,7 +288,7 @@ def _check_partition(name: str, schema: pa.Schema) -> None:
 
 def _check_bytes(task: ShardTask, copied: Sequence[str]) -> None:
     schema = task.source.schema
-    binary = next((name for name in copied if text_columns.is_binary(schema.field(name).type)), None)
+    binary = next((name for name in copied if arrow_types.is_binary(schema.field(name).type)), None)
     if binary is not None and task.is_text:
         raise DataError(
             f"column {binary!r} holds bytes, and the output is text",

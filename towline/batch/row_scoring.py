@@ -10,8 +10,8 @@ import pyarrow as pa
 from towline.batch.input.canonical_columns import complete_columns, convert_inputs
 from towline.batch.input.row_batch import RejectedRow, RowBatch
 from towline.data.coded_column import CanonicalColumn, CodedColumn
+from towline.data.schema.arrow_types import null_far_times
 from towline.data.schema.contract import Contract
-from towline.data.schema.text_columns import null_far_times
 from towline.data.schema.values import category_name
 from towline.errors import DataError, InputValidationError
 from towline.inference.predictor import Model

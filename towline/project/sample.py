@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from towline.config import SqlSource
-from towline.data.schema.text_columns import readable_rows
+from towline.data.schema.arrow_types import readable_rows
 from towline.data.source import formats
 from towline.data.source.sql_source import MIN_SAMPLE_ROWS, sample_query
 from towline.errors import DataError

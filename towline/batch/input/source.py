@@ -30,7 +30,7 @@ from towline.batch.input.shards import (
     text_shards,
 )
 from towline.config import Frozen
-from towline.data.schema import text_columns
+from towline.data.schema import arrow_types, text_columns
 from towline.data.schema.contract import Contract
 from towline.data.schema.values import TEXT_KINDS
 from towline.data.source import formats
@@ -155,11 +155,11 @@ class ShardedFiles(Frozen):
         with parquet_errors(file.path), open_parquet(file.path, read_dictionary=levels) as parquet:
             groups = list(range(shard.start, shard.end))
             batches = parquet.iter_batches(batch_rows(len(needed)), groups, columns=needed, use_threads=False)
-            for batch in map(text_columns.uuids_as_text, batches):
+            for batch in map(arrow_types.uuids_as_text, batches):
                 columns = [batch.column(name).cast(schema.field(name).type) for name in copied]
                 yield RowBatch(
                     first + np.arange(len(batch)),
-                    {name: text_columns.null_far_times(batch.column(name)) for name in inputs},
+                    {name: arrow_types.null_far_times(batch.column(name)) for name in inputs},
                     pa.RecordBatch.from_arrays(columns, schema=pa.schema([schema.field(name) for name in copied])),
                 )
                 first += len(batch)
@@ -333,7 +333,7 @@ def _open_parquet(paths: Sequence[FilePath]) -> ShardedFiles:
         with parquet_errors(path):
             with open_parquet(path) as parquet:
                 empty = parquet.schema_arrow.remove_metadata().empty_table()
-                own = text_columns.uuids_as_text(empty).schema
+                own = arrow_types.uuids_as_text(empty).schema
             file = _identify(path)
         if not opened:
             schema = own
@@ -364,7 +364,7 @@ def _check_types(source: ShardedFiles, contract: Contract) -> None:
         kind = source.schema.field(column.name).type
         is_date = pa.types.is_date(kind) or pa.types.is_timestamp(kind)  # durations and times of day are numbers
         wrong = pa.types.is_nested(kind) or (column.kind in ("numeric", "boolean") and is_date)
-        if wrong or text_columns.is_binary(kind):
+        if wrong or arrow_types.is_binary(kind):
             what = f"column {column.name!r} is {kind}, and the contract says {column.kind}"
             raise DataError(what, where=str(source.files[0].path), remedy="correct the type of the column")
 

@@ -19,7 +19,7 @@ from towline.batch.output.direct_text import DirectText
 from towline.batch.output.parquet_groups import open_parquet_writer
 from towline.batch.output.text_output import csv_fields, csv_lines, json_lines, json_values
 from towline.batch.work_folder import WorkFolder
-from towline.data.schema.text_columns import null_far_times
+from towline.data.schema.arrow_types import null_far_times
 from towline.errors import DataError
 from towline.inference.predictor import Model
 from towline.training.evaluation.predictions import Label, Predictions

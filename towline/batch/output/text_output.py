@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from towline.data.schema.text_columns import is_text, null_far_times
+from towline.data.schema.arrow_types import null_far_times
+from towline.data.schema.text_columns import is_text
 
 _FORMULA = r"^[=+\-@\t\r]"
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"

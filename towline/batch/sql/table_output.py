@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from towline.config import Frozen
 from towline.config.passwords import hide_passwords, mask_passwords
-from towline.data.schema.text_columns import readable_rows
+from towline.data.schema.arrow_types import readable_rows
 from towline.data.source import sql_source
 from towline.errors import ConfigError, DataError, TransientError
 

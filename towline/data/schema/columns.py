@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from towline.config import Kind
-from towline.data.schema import text_columns
+from towline.data.schema import arrow_types, text_columns
 from towline.data.schema.values import PLAIN, TEXT_KINDS, ValueFormat, ValueReader, seconds_of
 from towline.formatting import shorten_list
 
@@ -38,7 +38,7 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 
     UUIDs are text. Dates that Python cannot represent are null.
     """
-    table = text_columns.readable_rows(table)
+    table = arrow_types.readable_rows(table)
     frame: pd.DataFrame = table.to_pandas()
     for index, column in enumerate(table.columns):
         if column.null_count and text_columns.is_inexact(column):

@@ -21,7 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from towline.config.passwords import mask_passwords
-from towline.data.schema.text_columns import readable_rows
+from towline.data.schema.arrow_types import readable_rows
 from towline.data.source.aligned_text import ALIGNED, aligned_to_csv, is_aligned
 from towline.data.source.compression import (
     COMPRESSED,

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from towline.config import DataConfig, suggest
 from towline.data import snapshot
-from towline.data.schema import text_columns
+from towline.data.schema import arrow_types, text_columns
 from towline.data.schema.detection.summary_rows import count_summary_rows
 from towline.data.schema.values import category_name, column_format, seconds_of
 from towline.data.source import formats
@@ -279,7 +279,7 @@ def _to_plain_type(column: pa.ChunkedArray, name: str, where: str) -> pa.Chunked
         column = column.cast(column.type.value_type)
     kind = column.type
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-        near = text_columns.null_far_times(column)
+        near = arrow_types.null_far_times(column)
         return near.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False).cast(TIME)
     if isinstance(kind, pa.UuidType):
         return text_array(None if value is None else str(value) for value in column.to_pylist())

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from towline.data.schema import text_columns
+from towline.data.schema import arrow_types, text_columns
 from towline.data.schema.contract import Contract
 from towline.data.source import formats
 from towline.errors import DataError
@@ -110,7 +110,7 @@ def read_table(path: Path, contract: Contract, separator: str = ",") -> Iterator
     try:
         # with pre-buffering and threads, most of the file would be in memory at once
         file = pq.ParquetFile(path, pre_buffer=False, read_dictionary=_text_columns(pq.read_schema(path)))
-        yield from map(text_columns.readable_rows, file.iter_batches(CHUNK_ROWS, use_threads=False))
+        yield from map(arrow_types.readable_rows, file.iter_batches(CHUNK_ROWS, use_threads=False))
     except (pa.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0][:200]
         raise DataError(f"not a Parquet file: {reason}", where=str(path), remedy="write it again") from None

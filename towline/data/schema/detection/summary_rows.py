@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from towline.data.schema import text_columns
+from towline.data.schema import arrow_types, text_columns
 from towline.data.schema.detection import notation
 from towline.data.schema.values import ValueFormat, is_blank
 
@@ -40,7 +40,7 @@ class _TableColumn:
 
     def __init__(self, values: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float) -> None:
         self._values, self._format, self._max_unreadable = values, fmt, max_unreadable
-        tail = text_columns.null_far_times(values.slice(max(0, len(values) - _LAST))).to_pylist()
+        tail = arrow_types.null_far_times(values.slice(max(0, len(values) - _LAST))).to_pylist()
         self.last = ["" if is_blank(value) else str(value).strip() for value in tail]
 
     @cached_property
