@@ -28,6 +28,7 @@ from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.prediction_log.privacy import HASH_KEYS, HashKeys, LoggedColumn
 
 MAX_DETAILS = 5  # lines of an error
+MAX_ROW = 2**31 - 1  # number of a row in a request, as the log stores it
 _Key = tuple[str, int | None]  # the key's text; for request ids also the row
 
 
@@ -273,7 +274,7 @@ def _read_labels(
     rows = [parse_number(value) for value in frame["row"]] if has_rows else [0.0] * len(texts)
     invalid = {
         by.name: [line for line, text in enumerate(texts) if text is None],
-        "row": [line for line, row in enumerate(rows) if not row.is_integer() or row < 0],
+        "row": [line for line, row in enumerate(rows) if not (row.is_integer() and 0 <= row <= MAX_ROW)],
         contract.target: [line for line, label in enumerate(labels) if label in ("inf", "-inf")],
     }
     for column, lines in invalid.items():

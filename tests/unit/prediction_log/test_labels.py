@@ -105,6 +105,8 @@ def test_a_contradicting_label_is_refused_unless_replaced(desk: LabelledLog) -> 
         ((), "request_id,y\na,1.5\nb,inf\n", r"(?s)1 of 2 values .* no number.*row 2: 'inf'"),
         (CLASSES, "request_id,y\na,yes\n,no\n", r"(?s)column 'request_id'.*row 2"),
         (CLASSES, "request_id,row,y\na,0,yes\na,-1,no\nb,x,no\n", r"(?s)column 'row'.*row 2: '-1', row 3: 'x'"),
+        (CLASSES, "request_id,row,y\na,3000000000,yes\n", r"(?s)column 'row'.*row 1: '3000000000'"),
+        (CLASSES, "request_id,row,y\na,1e20,yes\n", r"(?s)column 'row'.*row 1: '1e20'"),
         (CLASSES, "request_id,y\na,yes\nb,no\na,no\n", r"(?s)contradict each other.*rows 1 and 3: 'yes' and 'no'"),
     ],
 )
