@@ -327,6 +327,24 @@ def test_pinning_needs_the_scope_admin(tmp_path: Path) -> None:
         assert service.client.post("/predict", {"rows": [ROW]}, x_api_key="operator", **pin).status_code == 200
 
 
+def test_the_readiness_of_the_challenger_needs_no_key(tmp_path: Path) -> None:
+    """As that of the champion; other paths of the challenger need the scope ``admin``."""
+    with run_service(model(tmp_path / "champion", CHAMPION), {"user": frozenset({"predict"})}) as service:
+        service.live.rollout = make_rollout(tmp_path, model(tmp_path / "challenger", CHALLENGER), steps=(0.0, 100.0))
+        path = f"/v2/models/house-price/versions/{CHALLENGER}"
+        assert service.client.get(f"{path}/ready").json() == {"name": "house-price", "ready": True}
+        assert service.client.get(path, x_api_key="user").status_code == 403
+        assert service.client.get("/v2/models/house-price/versions/9/ready").status_code == 404
+
+
+def test_without_a_rollout_no_other_version_answers(service: RunningService) -> None:
+    """A request for a version that is not served is refused, also if a header asks for it."""
+    assert ask(service, 10.0, x_towline_version=str(CHAMPION))["predictions"] == [20.0]
+    refused = service.client.post("/predict", {"rows": [ROW]}, x_towline_version=str(CHALLENGER))
+    assert refused.status_code == 404
+    assert refused.json()["detail"] == f"this service has no such version: it serves {CHAMPION}"
+
+
 def test_the_open_inference_protocol_routes_alike(service: RunningService, begin: Begin) -> None:
     begin(100.0)
     inputs = [
@@ -339,8 +357,9 @@ def test_the_open_inference_protocol_routes_alike(service: RunningService, begin
     assert response.status_code == 200, response.text
     assert response.json()["outputs"][0]["data"] == [1020.0]
     assert response.json()["model_version"] == str(CHALLENGER)
-    pinned = service.client.post(f"/v2/models/house-price/versions/{CHAMPION}/infer", {"inputs": inputs})
-    assert pinned.status_code == 200
+    for version, prediction in ((CHAMPION, 20.0), (CHALLENGER, 1020.0)):
+        pinned = service.client.post(f"/v2/models/house-price/versions/{version}/infer", {"inputs": inputs}).json()
+        assert (pinned["model_version"], pinned["outputs"][0]["data"]) == (str(version), [prediction])
 
 
 GARDEN = (("garden", "numeric", {"min": 0.0, "max": 900.0}), ("size", "category", {}), *COLUMNS[1:])
