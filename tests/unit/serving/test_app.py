@@ -377,11 +377,14 @@ def test_allowed_origins_get_cors_headers(model: FakeModel, path: str) -> None:
         response = service.client.request("OPTIONS", filled(path), headers=preflight(ORIGIN))
         assert response.status_code == 200
         assert response.headers["access-control-allow-origin"] == ORIGIN
-        assert "content-type" in response.headers["access-control-allow-headers"]
+        sent = response.headers["access-control-allow-headers"].split(", ")
+        assert {"content-type", "x-request-id", "x-towline-version"} <= set(sent)
         assert path == "/nope" or ROUTES[path][0] in response.headers["access-control-allow-methods"]
         method = ROUTES.get(path, ("GET",))[0]
         answer = service.client.request(method, filled(path), headers={"origin": ORIGIN})
         assert answer.headers["access-control-allow-origin"] == ORIGIN
+        read = answer.headers["access-control-expose-headers"].split(", ")
+        assert {"retry-after", "x-request-id", "x-towline-version"} <= set(read)
         assert "access-control-allow-credentials" not in answer.headers
         for other in ("https://evil.example", "null", ORIGIN + ".evil.example", "http://app.example.com"):
             for sent_method in ("OPTIONS", method):
