@@ -178,7 +178,9 @@ def test_an_incomplete_request_gets_408_after_the_timeout(sent: bytes) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 7, 10_000])
-@pytest.mark.parametrize("framed", [b"Content-Length: 4\r\n\r\nbody", b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"])
+@pytest.mark.parametrize(
+    "framed", [b"Content-Length: 4\r\n\r\nbody", b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"]
+)
 def test_a_request_that_asks_for_another_protocol_is_answered_with_its_body(framed: bytes, step: int) -> None:
     """Java's client asks for HTTP/2 by default. The next request on the connection is answered, too."""
     upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"

@@ -133,6 +133,24 @@ def test_a_key_stays_with_its_version_while_the_weight_grows(tmp_path: Path) -> 
     assert previous
 
 
+def test_requests_are_counted_by_the_weight_at_which_they_were_assigned(tmp_path: Path) -> None:
+    """The counts of all workers are added by weight; a worker may follow a new weight later than another one."""
+    rollout = make_rollout(tmp_path, None, steps=(25.0, 50.0, 100.0))
+    worker = arms(rollout)
+    for number in range(200):
+        worker._assign([ROW], f"r{number}", 0)
+    grown = rollout.rollout.model_copy(update={"step": 1})
+    worker.follow(rollout._replace(rollout=grown))
+    for number in range(100):
+        worker._assign([ROW], f"r{number}", 0)
+    for name in ("a", "b"):
+        write_counts(rollout.folder, name, worker.counts)
+    counts = read_counts(rollout.folder)
+    assert {weight: sum(pair) for weight, pair in counts.assignments.items()} == {"0.25": 400, "0.5": 200}
+    assert counts.assignments["0.25"][1] < 150
+    assert counts.totals()["champion_requests"] + counts.totals()["challenger_requests"] == 600
+
+
 def arms(rollout: ActiveRollout) -> RolloutArms:
     async def score(model: Any, rows: Any) -> RowPredictions:
         return RowPredictions(model.predict_canonical(rows).predictions, None)
