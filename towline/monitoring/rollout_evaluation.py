@@ -221,7 +221,7 @@ def read_labelled_losses(
     predictions = layout.predictions(rollout.model)
     policy = read_privacy_filter(release, contract, HashKeys(predictions / HASH_KEYS))
     log = labels.LoggedModel(predictions, layout.labels(rollout.model), policy.fields)
-    rows = labels.read(log, rollout.started, now)
+    rows = labels.read(log, rollout.started, now, known=now)
     rows = rows.filter(pc.is_valid(rows["label"]))
     if rollout.config.strategy == "ab":
         return _unpaired(rows, rollout, contract, metric, now)

@@ -26,6 +26,7 @@ from towline.prediction_log import parquet_store
 from towline.prediction_log.label_store import REQUEST, TIME, LabelStore
 from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.prediction_log.privacy import HASH_KEYS, HashKeys, LoggedColumn
+from towline.times import to_utc
 
 MAX_DETAILS = 5  # lines of an error
 MAX_ROW = 2**31 - 1  # number of a row in a request, as the log stores it
@@ -166,6 +167,7 @@ def read(
     start: dt.datetime | None = None,
     end: dt.datetime | None = None,
     columns: Sequence[str] | None = None,
+    known: dt.datetime | None = None,
 ) -> pa.Table:
     """Predictions with their labels.
 
@@ -174,6 +176,7 @@ def read(
         start: earliest time of the predictions, as in ``parquet_store.read_predictions``.
         end: latest time, not included.
         columns: columns of the predictions; default: all.
+        known: time until which labels were added; of a label that was replaced later, the earlier value counts.
 
     Returns:
         The table of ``parquet_store.read_predictions`` with ``label`` (of the prediction's type, or text if one is of
@@ -183,7 +186,10 @@ def read(
     Raises:
         DataError, TransientError: as ``parquet_store.read_predictions``.
     """
-    labels = LabelStore(log.labels).table().to_pandas().explode("keys")
+    stored = LabelStore(log.labels).table()
+    if known is not None:
+        stored = stored.filter(pc.less_equal(stored["added"], pa.scalar(to_utc(known), TIME)))
+    labels = stored.to_pandas().explode("keys")
     key_columns = [by for by in labels["by"].unique() if by != REQUEST]
     needed = (
         None

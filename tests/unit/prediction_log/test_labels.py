@@ -97,6 +97,19 @@ def test_a_contradicting_label_is_refused_unless_replaced(desk: LabelledLog) -> 
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("by", ["request_id", "customer"])
+def test_the_labels_that_were_known_at_a_time(desk: LabelledLog, by: str) -> None:
+    """A value that was replaced later counts; a label that was added later does not."""
+    desk.predict("7", customer=7)
+    desk.predict("8", customer=8)
+    later = NOW + dt.timedelta(days=1)
+    desk.add(f"{by},y\n7,yes\n", by=by)
+    desk.add(f"{by},y\n7,no\n8,no\n", by=by, now=later, replace=True)
+    assert desk.read(known=NOW - dt.timedelta(seconds=1)) == {"7": None, "8": None}
+    assert desk.read(known=NOW) == {"7": "yes", "8": None}
+    assert desk.read(known=later) == desk.read() == {"7": "no", "8": "no"}
+
+
 @pytest.mark.parametrize(
     ("classes", "text", "message"),
     [
