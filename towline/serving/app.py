@@ -261,11 +261,13 @@ class RouteHandlers:
             request = request._replace(versions=versions)
         context.version = str(model.version)
         body = protocol.write(predictions, model, request, context.request_id)
-        self.metrics.count_predictions(model, context.version, predictions, anomalies)
-        if self._log is not None:
-            now = time.time()
-            for first, end, part_model in parts:
-                part = predictions if len(parts) == 1 else slice_predictions(predictions, first, end)
+        now = time.time()
+        for first, end, part_model in parts:
+            part = predictions if len(parts) == 1 else slice_predictions(predictions, first, end)
+            self.metrics.count_predictions(
+                part_model, str(part_model.version), part, _NO_ANOMALIES if first else anomalies
+            )
+            if self._log is not None:
                 rows, trace_id = request.rows[first:end], context.trace_id
                 self._log.write(context.request_id, now, part_model, rows, part, first, trace_id=trace_id)
         header = (b"x-towline-version", ",".join(map(str, versions)).encode())

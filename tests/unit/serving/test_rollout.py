@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.metrics import parse_samples, sample_value
 from tests.support.serving import (
     COLUMNS,
     ROW,
@@ -177,6 +178,21 @@ def test_rows_of_one_request_may_go_to_both_versions(service: RunningService, be
         place: (version, size, prediction)
         for place, (version, size, prediction) in enumerate(zip(versions, sizes, document["predictions"], strict=True))
     }
+
+
+def test_rows_of_one_request_are_counted_for_the_version_that_answered_them(
+    service: RunningService, begin: Begin
+) -> None:
+    """Nulls of a request are counted once."""
+    begin(50.0, key="size")
+    rows = [{**ROW, "size": float(size), "kind": None} for size in range(40)]
+    versions = service.client.post("/predict", {"rows": rows}).json()["versions"]
+    scrape = parse_samples(service.client.get("/metrics").text)
+    for version in (CHAMPION, CHALLENGER):
+        assert sample_value(scrape, "input_rows_total", version=str(version)) == versions.count(version) > 0
+        assert sample_value(scrape, "predictions_count", version=str(version)) == versions.count(version)
+    nulls = [value for (name, _), value in scrape.items() if name == "towline_input_anomalies_total"]
+    assert sum(nulls) == 40
 
 
 def test_numbers_and_texts_of_one_key_are_one_key(service: RunningService, begin: Begin) -> None:
