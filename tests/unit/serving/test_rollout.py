@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,9 @@ from towline.config import RolloutConfig
 from towline.inference.scorer import RowPredictions
 from towline.prediction_log.parquet_store import read_predictions
 from towline.rollout.service_counts import ServiceCounts, read_counts, stop_reason, write_counts
+from towline.serving import shadow_answers
 from towline.serving.rollout_arms import ActiveRollout, RolloutArms
+from towline.serving.shadow_answers import ShadowQueue, ShadowRows
 
 CHAMPION, CHALLENGER = 3, 4
 Begin = Callable[..., ActiveRollout]
@@ -289,6 +292,37 @@ def test_shadow_answers_are_counted_and_logged_without_input(service: RunningSer
     assert (logged["row"], logged["version"]) == ([0, 1], [CHALLENGER] * 2)
     assert logged["prediction"] == [1020.0, 1040.0]
     assert not [name for name in logged if name.startswith("input.")]
+
+
+def test_shadow_answers_of_a_slow_model_pause_between_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take their share of time in many short turns, between which the worker exchanges counts with others."""
+    now = [1000.0]
+    clock = dict.fromkeys(("monotonic", "time", "perf_counter"), lambda: now[0])
+    monkeypatch.setattr(shadow_answers, "time", SimpleNamespace(**clock))
+
+    async def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(shadow_answers.asyncio, "sleep", sleep)
+
+    class Slow(FakeModel):
+        def predict_canonical(self, canonical: Any) -> RowPredictions:
+            now[0] += 0.125
+            return super().predict_canonical(canonical)
+
+    queue, challenger, answered = ShadowQueue(), model(tmp_path / "slow", CHALLENGER, kind=Slow), list[int]()
+    for number in range(4):
+        assert queue.has_room(64, 0.0)
+        queue.add(ShadowRows(challenger, f"r{number}", 0.0, 0, [ROW] * 64, [1.0] * 64))
+    turns = 0
+    while queue:
+        before = now[0]
+        asyncio.run(queue.answer(lambda part, _: answered.append(len(part.rows))))
+        assert now[0] - before <= 0.25 + 0.125
+        turns += 1
+    assert answered == [64] * 4
+    assert turns > 20
+    assert now[0] - 1000.0 == pytest.approx(0.125 * (3 / shadow_answers.SHADOW_SHARE + 1))
 
 
 def test_a_stopped_challenger_stays_out_after_a_restart(service: RunningService, begin: Begin, tmp_path: Path) -> None:
