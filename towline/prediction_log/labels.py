@@ -130,17 +130,16 @@ def add_labels(
             hash_keys.month_key(f"{now:%Y-%m}")  # creates the key of this month, so that later predictions match
         labels = _read_labels(table, file.target_contract(table, contract), field, hash_keys, file)
     store = LabelStore(log.labels)
+    names = [name for label in labels.values() for name in label.log_keys]
     with store.lock():
-        known = store.known(file.by)
+        known = store.known(file.by, names)
         before = {
             (key, row): next((known[name, row] for name in label.log_keys if (name, row) in known), None)
             for (key, row), label in labels.items()
         }
         new = [key for key in labels if before[key] is None]
         changed = [key for key, label in labels.items() if before[key] not in (None, label.label)]
-        logged = _find_logged_keys(
-            log.predictions, field, [name for label in labels.values() for name in label.log_keys]
-        )
+        logged = _find_logged_keys(log.predictions, field, names)
         if file.by == REQUEST and "row" not in table.column_names:
             _refuse_ambiguous_requests(labels, logged, file)
         waiting = sum(not any((name, row) in logged for name in label.log_keys) for (_, row), label in labels.items())

@@ -50,6 +50,18 @@ def test_adding_the_same_labels_again_changes_nothing(desk: LabelledLog) -> None
     assert desk.add("request_id,y\na,yes\nb,no\nc,no\n") == AddedLabels(3, 1, 2, 0, 0)
 
 
+def test_only_the_searched_labels_are_loaded(desk: LabelledLog) -> None:
+    """Adding a file needs no more memory if there are many other labels."""
+    desk.add("request_id,row,y\na,0,yes\na,1,no\nb,0,no\n")
+    desk.add("order,y\na,no\n", by="order")
+    desk.add("request_id,row,y\na,1,yes\nc,0,no\n", replace=True)
+    store = labels.LabelStore(desk.log.labels)
+    with store.lock():
+        assert store.known("request_id", ["a", "none"]) == {("a", 0): "yes", ("a", 1): "yes"}
+        assert store.known("order", ["a", "b"]) == {("a", None): "no"}
+        assert store.known("request_id", []) == {}
+
+
 @pytest.mark.parametrize("by", ["customer", "order"])
 def test_labels_are_joined_by_a_column(desk: LabelledLog, by: str) -> None:
     """The column is kept or hashed; hashes of all months match."""
