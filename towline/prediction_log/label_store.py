@@ -60,8 +60,8 @@ class LabelStore:
         for path in self._parts():
             table = pq.read_table(path, columns=["by", "keys", "row", "label"])
             table = table.filter(pc.equal(table["by"], by)).combine_chunks()
-            found = pc.is_in(pc.list_flatten(table["keys"]), searched)
-            for row in table.take(pc.unique(pc.list_parent_indices(table["keys"]).filter(found))).to_pylist():
+            is_searched = pc.is_in(pc.list_flatten(table["keys"]), searched)
+            for row in table.take(pc.unique(pc.list_parent_indices(table["keys"]).filter(is_searched))).to_pylist():
                 labels |= {(key, row["row"]): row["label"] for key in row["keys"]}
         return labels
 

@@ -61,7 +61,9 @@ class ServiceCounts:
     skipped: int = 0
 
     def __add__(self, other: "ServiceCounts") -> "ServiceCounts":
-        total = ServiceCounts(**{name: getattr(self, name) + getattr(other, name) for name in _NAMES})
+        total = ServiceCounts()
+        for name in _NAMES:
+            setattr(total, name, getattr(self, name) + getattr(other, name))
         for counts in (self, other):
             for weight, (champion, challenger) in list(counts.assignments.items()):
                 if champion or challenger:
@@ -139,7 +141,9 @@ def stop_reason(folder: Path) -> str:
 
 
 def _parse(document: Mapping[str, Any]) -> ServiceCounts:
-    counts = ServiceCounts(**{name: int(document.get(name, 0)) for name in _NAMES})
+    counts = ServiceCounts()
+    for name in _NAMES:
+        setattr(counts, name, int(document.get(name, 0)))
     for weight, pair in document.get("assignments", {}).items():
         counts.at_weight(float(weight))[:] = map(int, pair)
     return counts

@@ -112,16 +112,16 @@ def test_predictions_that_are_dropped_during_a_scrape_are_counted(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log's thread drops rows at any time; the next scrape has those that the last one did not see."""
-    seen = list[int]()
+    drops = list[int]()
 
     def drop_one(_: FakeLog) -> int:
-        seen.append(len(seen))
-        return seen[-1]
+        drops.append(len(drops))
+        return drops[-1]
 
     monkeypatch.setattr(FakeLog, "drops", property(drop_one))
     for _ in range(5):
         scrape = read(service)
-        assert sample_value(scrape, "log_dropped_total") == seen[-1]
+        assert sample_value(scrape, "log_dropped_total") == drops[-1]
 
 
 def test_metrics_are_flushed_without_a_scrape(service: RunningService) -> None:
