@@ -24,7 +24,7 @@ from towline.registry.rollouts import Rollout
 from towline.rollout.assignment import key_position
 from towline.rollout.service_counts import ServiceCounts, read_counts, stop_challenger, stop_reason, write_counts
 from towline.serving.rollout_fields import FieldsOfBoth, needs_other_fields
-from towline.serving.shadow_answers import ShadowQueue, ShadowRows
+from towline.serving.shadow_answers import MAX_INLINE_ROWS, ShadowQueue, ShadowRows
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
@@ -265,7 +265,10 @@ class RolloutArms:
         """The challenger's predictions, or its error: the champion answers then."""
         challenger, started = self.active.challenger, time.perf_counter()
         try:
-            scoring = self._score_challenger(challenger, challenger.reader.read(rows))
+            read = challenger.reader.read
+            many = len(rows) > MAX_INLINE_ROWS
+            canonical = await asyncio.get_running_loop().run_in_executor(None, read, rows) if many else read(rows)
+            scoring = self._score_challenger(challenger, canonical)
             # a compiled model answers on the event loop, where a limit would only cost time
             predictions = await (scoring if challenger.compiled else asyncio.wait_for(scoring, TIMEOUT_S))
         except Exception as error:  # noqa: BLE001 - the champion answers instead

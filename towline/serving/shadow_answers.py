@@ -19,6 +19,7 @@ SHADOW_SHARE, BUSY_SHARE = 0.05, 0.01
 PAUSE_S = 0.005  # without a request, after which a worker is not busy
 MAX_WAITING_ROWS = 2_000
 _BATCH_ROWS = 64
+MAX_INLINE_ROWS = 128  # of a batch on the event loop
 _TURN_S = 0.25
 
 
@@ -80,7 +81,7 @@ class ShadowQueue:
                 continue
             is_busy = time.time() - self._last_request < PAUSE_S
             batch = self._next_batch()
-            if batch[0].model.compiled:
+            if batch[0].model.compiled and sum(len(part.rows) for part in batch) <= MAX_INLINE_ROWS:
                 results = _answer_batch(batch)
             else:
                 results = await asyncio.get_running_loop().run_in_executor(None, _answer_batch, batch)

@@ -1,6 +1,7 @@
 """A rollout in the service: who answers, what clients see, what happens to a challenger that fails."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -278,6 +279,28 @@ class lifespan:
 
     def __exit__(self, *_: object) -> None:
         self.service.client.run(self.context.__aexit__(None, None, None))
+
+
+@pytest.mark.parametrize("weight", [0.0, 100.0])
+def test_the_challenger_reads_many_rows_beside_the_event_loop(
+    service: RunningService, begin: Begin, tmp_path: Path, weight: float
+) -> None:
+    """Reading 1,000 rows takes tens of milliseconds, in which no other request would be answered."""
+    challenger, threads = model(tmp_path / "challenger", CHALLENGER), dict[int, threading.Thread]()
+    read = challenger.reader.read
+
+    def record(rows: Any, *anomalies: Any) -> Any:
+        threads[len(rows)] = threading.current_thread()
+        return read(rows, *anomalies)
+
+    challenger.reader = SimpleNamespace(read=record, fields=challenger.reader.fields)
+    rollout = begin(weight, challenger)
+    with lifespan(service):
+        ask(service, *map(float, range(1000)))
+        ask(service, 1.0)
+        wait_for(service, lambda: read_counts(rollout.folder).attempts == 1001)
+    assert threads[1000] is not threading.main_thread()
+    assert threads[1] is threading.main_thread()
 
 
 def test_shadow_answers_are_counted_and_logged_without_input(service: RunningService, begin: Begin) -> None:
