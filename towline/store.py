@@ -152,6 +152,10 @@ class StoreLayout:
         """Counts, shadow answers and evaluations of one rollout."""
         return self.root / "rollouts" / model / rollout_id
 
+    def shadow_logs(self, model: str) -> list[Path]:
+        """The folders of shadow answers of all rollouts of a model."""
+        return sorted((self.root / "rollouts" / model).glob("*/shadow"))
+
     @property
     def scored(self) -> Path:
         return self.root / "scored"

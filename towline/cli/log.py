@@ -11,6 +11,7 @@ from towline.errors import ConfigError
 from towline.formatting import format_time
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import pyarrow as pa
@@ -80,8 +81,8 @@ def show(name: str, tail: int | None, as_json: bool) -> None:
 def purge(name: str, older_than: dt.timedelta, as_json: bool) -> None:
     """Removes old predictions and labels.
 
-    Removes whole days (UTC) of predictions, the labels that were added before that day, and the hash keys of earlier
-    months. Values that were hashed with a removed key can never be matched again.
+    Removes whole days (UTC) of predictions and of shadow answers of rollouts, the labels that were added before that
+    day, and the hash keys of earlier months. Values that were hashed with a removed key can never be matched again.
 
     \b
     Example:
@@ -93,16 +94,17 @@ def purge(name: str, older_than: dt.timedelta, as_json: bool) -> None:
     before = (dt.datetime.now(dt.UTC) - older_than).date()
     removed = maintenance.purge(folder, before)
     removed_labels = labels.purge(settings.layout.labels(name), before)
+    answers = sum(maintenance.purge(shadow, before).rows for shadow in settings.layout.shadow_logs(name))
     document = {
         "model": name, "before": before.isoformat(), "predictions": removed.rows, "days": removed.files,
-        "labels": removed_labels, "hash_keys": removed.keys,
+        "labels": removed_labels, "shadow_answers": answers, "hash_keys": removed.keys,
     }  # fmt: skip
     emit(
         document,
         as_json,
         lambda: (
             f"{name}: {removed.rows:,} predictions of {removed.files} days before {before} removed,"
-            f" {removed_labels:,} labels, {len(removed.keys)} hash keys"
+            f" {removed_labels:,} labels, {answers:,} shadow answers, {len(removed.keys)} hash keys"
         ),
     )
 
@@ -113,6 +115,8 @@ def purge(name: str, older_than: dt.timedelta, as_json: bool) -> None:
 @json_option
 def erase(name: str, key: str, as_json: bool) -> None:
     """Removes every prediction and label in which a column has a value.
+
+    The answers that a version gave for these rows in shadow during a rollout are removed, too.
 
     A hashed column is matched with every stored hash key. Services may keep running; run the command again to erase
     predictions that they log afterwards.
@@ -132,21 +136,35 @@ def erase(name: str, key: str, as_json: bool) -> None:
     model_log = LoggedModel(
         folder, settings.layout.labels(name), maintenance.summarize(folder).fields if folder.is_dir() else ()
     )
-    removed_labels = 0
+    removed_labels = removed_answers = 0
 
-    def erase_labels(predictions: "pa.Table") -> None:
+    def erase_answers(is_erased: "Callable[[str, int], bool]") -> None:
+        nonlocal removed_answers
+        for shadow in settings.layout.shadow_logs(name):
+            removed_answers += maintenance.erase_answers(shadow, is_erased)
+
+    def erase_related(predictions: "pa.Table") -> None:
         nonlocal removed_labels
         removed_labels = labels.erase(model_log, column, value, predictions)
+        if column != "request_id":
+            ids, numbers = predictions["request_id"].to_pylist(), predictions["row"].to_pylist()
+            rows = set(zip(ids, numbers, strict=True))
+            erase_answers(lambda request, row: (request, row) in rows)
 
-    removed = maintenance.erase(folder, column, value, erase_labels)
+    removed = maintenance.erase(folder, column, value, erase_related)
     removed_labels += labels.erase(model_log, column, value)
+    if column == "request_id":  # also if its predictions were removed before
+        erase_answers(lambda request, _: request == value)
     document = {
-        "model": name, "column": column, "predictions": removed.rows, "labels": removed_labels, "parts": removed.files,
-        "not_searched": removed.not_searched,
+        "model": name, "column": column, "predictions": removed.rows, "labels": removed_labels,
+        "shadow_answers": removed_answers, "parts": removed.files, "not_searched": removed.not_searched,
     }  # fmt: skip
 
     def text() -> str:
-        counts = f"{removed.rows:,} predictions and {removed_labels:,} labels erased, {removed.files} parts rewritten"
+        counts = (
+            f"{removed.rows:,} predictions, {removed_labels:,} labels and {removed_answers:,} shadow answers erased, "
+            f"{removed.files} parts rewritten"
+        )
         skipped = removed.not_searched
         note = f"; {skipped:,} predictions of other versions do not hold {column!r}" if skipped else ""
         return f"{name}: {counts}{note}"

@@ -123,7 +123,7 @@ def measure_quality_window(
     journal, due = Journal.of(settings, config.name), now - config.quality.delay
     earlier = journal.quality(champion.version, due)
     start = _window_start(_closed_windows(earlier, champion), champion, due, config.quality.window)
-    rows = labels.read(_prediction_log(settings, config.name, release), start, now)
+    rows = labels.read(_prediction_log(settings, config.name, release), start, now, known=now)
     # no label of a champion younger than the delay is due: its window is empty, it does not end before it starts
     result = measure_quality(rows, release, config, start=start, end=max(start, due), now=now)
     drift = journal.drift(champion.version)
@@ -164,7 +164,7 @@ def measure_gain_window(
     start = _window_start(closed, champion, due, config.quality.window)
     if due <= start or (not at_once and due < start + config.quality.window - SCHEDULE_TOLERANCE):
         return None
-    rows = labels.read(_prediction_log(settings, config.name, release), start, due)
+    rows = labels.read(_prediction_log(settings, config.name, release), start, due, known=now)
     labelled = rows.filter(pc.is_valid(rows["label"]))
     window: dict[str, Any] = {"start": start, "end": due, "now": now}
     if len(labelled) < config.quality.min_labels:  # the source is read only if it is needed
@@ -198,7 +198,8 @@ def compare_champions(
     else:
         previous = ReleaseLocation(settings.layout.release(target.release), ledger.digest(target))
     release = settings.layout.release(champion.release)
-    rows = labels.read(_prediction_log(settings, config.name, release), window.start, window.end)
+    log = _prediction_log(settings, config.name, release)
+    rows = labels.read(log, window.start, window.end, known=evidence.now)
     drift = evidence.drift[-1] if evidence.drift else None
     return champion_comparison.compare_champions_on_rows(
         rows, ReleaseLocation(release, ledger.digest(champion)), previous, config, drift

@@ -92,7 +92,7 @@ def evaluate_rollout(
     folder = settings.layout.rollout(rollout.model, rollout.id)
     counts, earlier = read_counts(folder), read_evaluations(folder)
     losses = read_labelled_losses(settings, config, rollout, now, _slice_names(earlier))
-    periods = _weight_periods(rollout, earlier, counts)
+    totals, periods = counts.totals(), _weight_periods(rollout, counts)
     answered = counts.attempts - max((each.attempts for each in earlier if each.step < rollout.step), default=0)
     evidence = _evidence(counts, losses, periods, paired=rollout.config.strategy != "ab")
     verdict = analyse(evidence, criteria_of(rollout.config))
@@ -108,8 +108,8 @@ def evaluate_rollout(
         paused=rollout.paused,
         verdict=verdict.verdict,
         checks=tuple(check._asdict() for check in verdict.checks),
-        champion_requests=counts.champion_requests,
-        challenger_requests=counts.challenger_requests,
+        champion_requests=totals["champion_requests"],
+        challenger_requests=totals["challenger_requests"],
         champion_rows=counts.champion_rows,
         challenger_rows=counts.challenger_rows,
         attempts=counts.attempts,
@@ -221,7 +221,7 @@ def read_labelled_losses(
     predictions = layout.predictions(rollout.model)
     policy = read_privacy_filter(release, contract, HashKeys(predictions / HASH_KEYS))
     log = labels.LoggedModel(predictions, layout.labels(rollout.model), policy.fields)
-    rows = labels.read(log, rollout.started, now)
+    rows = labels.read(log, rollout.started, now, known=now)
     rows = rows.filter(pc.is_valid(rows["label"]))
     if rollout.config.strategy == "ab":
         return _unpaired(rows, rollout, contract, metric, now)
@@ -328,17 +328,7 @@ def _slice_names(earlier: Sequence[RolloutEvaluation]) -> frozenset[str] | None:
     return None
 
 
-def _weight_periods(
-    rollout: Rollout, earlier: Sequence[RolloutEvaluation], counts: ServiceCounts
-) -> tuple[WeightPeriod, ...]:
-    """Requests by step, from the counts at the end of each step; none if rows are assigned by a column."""
-    if rollout.config.key is not None:
-        return ()
-    ends = {each.step: (each.champion_requests, each.challenger_requests) for each in earlier}
-    ends[rollout.step] = (counts.champion_requests, counts.challenger_requests)
-    periods, before = [], (0, 0)
-    for step, end in sorted(ends.items()):
-        weight = rollout.config.weights[step] / 100
-        periods.append(WeightPeriod(weight, end[0] - before[0], end[1] - before[1]))
-        before = end
-    return tuple(periods)
+def _weight_periods(rollout: Rollout, counts: ServiceCounts) -> tuple[WeightPeriod, ...]:
+    """Requests by weight, those at the present weight first; none are counted if rows are assigned by a column."""
+    assignments = {str(rollout.weight): [0, 0], **counts.assignments}
+    return tuple(WeightPeriod(float(weight), *requests) for weight, requests in assignments.items())

@@ -66,7 +66,7 @@ def read_rollout_status(settings: Settings, name: str | None = None, note: str =
         text=f"{rollout.describe()}; {answered}{problem}",
         rollout=rollout,
         evaluation=evaluations[-1] if evaluations else None,
-        counts=vars(counts) if counts != ServiceCounts() else {},
+        counts=counts.totals() if counts != ServiceCounts() else {},
         stopped=stopped,
         waiting=waiting_version(rows),
         note=note,

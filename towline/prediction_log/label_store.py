@@ -1,13 +1,14 @@
 """The folder of a model's labels: Parquet files in the order they were added, and a history of the additions."""
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from towline import files
@@ -52,13 +53,16 @@ class LabelStore:
         with self.lock():
             return pa.concat_tables([SCHEMA.empty_table(), *map(pq.read_table, self._parts())])
 
-    def known(self, by: str) -> dict[tuple[str, int | None], str]:
-        """The current label of each key (and row) of one column, for callers that hold the lock."""
+    def known(self, by: str, keys: Iterable[str]) -> dict[tuple[str, int | None], str]:
+        """The current label of each of some keys (and row) of one column, for callers that hold the lock."""
         labels: dict[tuple[str, int | None], str] = {}
+        searched = pa.array(keys, pa.string())
         for path in self._parts():
-            for row in pq.read_table(path, columns=["by", "keys", "row", "label"]).to_pylist():
-                if row["by"] == by:
-                    labels |= {(key, row["row"]): row["label"] for key in row["keys"]}
+            table = pq.read_table(path, columns=["by", "keys", "row", "label"])
+            table = table.filter(pc.equal(table["by"], by)).combine_chunks()
+            is_searched = pc.is_in(pc.list_flatten(table["keys"]), searched)
+            for row in table.take(pc.unique(pc.list_parent_indices(table["keys"]).filter(is_searched))).to_pylist():
+                labels |= {(key, row["row"]): row["label"] for key in row["keys"]}
         return labels
 
     def append(self, rows: Sequence[tuple[str, list[str], int | None, str, dt.datetime]]) -> None:

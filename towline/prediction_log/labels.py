@@ -26,8 +26,10 @@ from towline.prediction_log import parquet_store
 from towline.prediction_log.label_store import REQUEST, TIME, LabelStore
 from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.prediction_log.privacy import HASH_KEYS, HashKeys, LoggedColumn
+from towline.times import to_utc
 
 MAX_DETAILS = 5  # lines of an error
+MAX_ROW = 2**31 - 1  # number of a row in a request, as the log stores it
 _Key = tuple[str, int | None]  # the key's text; for request ids also the row
 
 
@@ -128,17 +130,16 @@ def add_labels(
             hash_keys.month_key(f"{now:%Y-%m}")  # creates the key of this month, so that later predictions match
         labels = _read_labels(table, file.target_contract(table, contract), field, hash_keys, file)
     store = LabelStore(log.labels)
+    names = [name for label in labels.values() for name in label.log_keys]
     with store.lock():
-        known = store.known(file.by)
+        known = store.known(file.by, names)
         before = {
             (key, row): next((known[name, row] for name in label.log_keys if (name, row) in known), None)
             for (key, row), label in labels.items()
         }
         new = [key for key in labels if before[key] is None]
         changed = [key for key, label in labels.items() if before[key] not in (None, label.label)]
-        logged = _find_logged_keys(
-            log.predictions, field, [name for label in labels.values() for name in label.log_keys]
-        )
+        logged = _find_logged_keys(log.predictions, field, names)
         if file.by == REQUEST and "row" not in table.column_names:
             _refuse_ambiguous_requests(labels, logged, file)
         waiting = sum(not any((name, row) in logged for name in label.log_keys) for (_, row), label in labels.items())
@@ -165,6 +166,7 @@ def read(
     start: dt.datetime | None = None,
     end: dt.datetime | None = None,
     columns: Sequence[str] | None = None,
+    known: dt.datetime | None = None,
 ) -> pa.Table:
     """Predictions with their labels.
 
@@ -173,6 +175,7 @@ def read(
         start: earliest time of the predictions, as in ``parquet_store.read_predictions``.
         end: latest time, not included.
         columns: columns of the predictions; default: all.
+        known: time until which labels were added; of a label that was replaced later, the earlier value counts.
 
     Returns:
         The table of ``parquet_store.read_predictions`` with ``label`` (of the prediction's type, or text if one is of
@@ -182,7 +185,10 @@ def read(
     Raises:
         DataError, TransientError: as ``parquet_store.read_predictions``.
     """
-    labels = LabelStore(log.labels).table().to_pandas().explode("keys")
+    stored = LabelStore(log.labels).table()
+    if known is not None:
+        stored = stored.filter(pc.less_equal(stored["added"], pa.scalar(to_utc(known), TIME)))
+    labels = stored.to_pandas().explode("keys")
     key_columns = [by for by in labels["by"].unique() if by != REQUEST]
     needed = (
         None
@@ -273,7 +279,7 @@ def _read_labels(
     rows = [parse_number(value) for value in frame["row"]] if has_rows else [0.0] * len(texts)
     invalid = {
         by.name: [line for line, text in enumerate(texts) if text is None],
-        "row": [line for line, row in enumerate(rows) if not row.is_integer() or row < 0],
+        "row": [line for line, row in enumerate(rows) if not (row.is_integer() and 0 <= row <= MAX_ROW)],
         contract.target: [line for line, label in enumerate(labels) if label in ("inf", "-inf")],
     }
     for column, lines in invalid.items():

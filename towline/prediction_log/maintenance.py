@@ -283,6 +283,30 @@ def erase(folder: Path, column: str, value: str, first: Callable[[pa.Table], Non
         return DeletionResult(sum(map(len, matching)), len(matching), not_searched=not_searched)
 
 
+def erase_answers(folder: Path, is_erased: Callable[[str, int], bool]) -> int:
+    """Removes answers from the shadow log of a rollout, which holds no input; returns their number.
+
+    Args:
+        folder: of the shadow log.
+        is_erased: whether the answer for a row of a request, given by its id and number, is removed.
+
+    Raises:
+        TransientError: a service does not close its segment, or the disk is full or cannot be written.
+    """
+    if len(segments.list_segments(folder)) > len(list(segments.finished_segments(folder))):
+        close_segments(folder)
+    count = 0
+    with lock_store(folder):
+        convert_segments(folder)
+        for part in list_parts(folder):
+            table = open_part(part.path).read(columns=["request_id", "row"])
+            mask = list(map(is_erased, table["request_id"].to_pylist(), table["row"].to_pylist()))
+            if any(mask):
+                count += sum(mask)
+                _remove_rows(part.path, pa.array(mask))
+    return count
+
+
 def match_rows(table: pa.Table, column: str, value: str, keys: HashKeys) -> pa.Array:
     """A mask (n,) of the rows in which a column has a value, whether it is logged unmodified or hashed."""
     if column == "request_id":

@@ -70,12 +70,12 @@ class ArmCounts(NamedTuple):
 
 
 class WeightPeriod(NamedTuple):
-    """A period of constant weight, and the assignments in it.
+    """The assignments at one weight.
 
     Attributes:
         weight: the challenger's share of assignments, 0 to 1.
-        champion, challenger: independent assignments to each arm: requests, or distinct keys if ``rollout.key`` is
-            set (all requests of a key have the same arm, so they are not independent).
+        champion, challenger: independent assignments to each arm: requests. None if ``rollout.key`` is set: all
+            requests of a key have the same arm, so they are not independent.
     """
 
     weight: float
@@ -89,7 +89,7 @@ class RolloutEvidence:
 
     Attributes:
         champion, challenger: counts of the two arms.
-        weight_history: periods of constant weight, oldest first, for the check of the sample ratio.
+        weight_history: assignments by weight, for the check of the sample ratio; in an A/B test there is one weight.
         disagreements: rows that the two arms answered differently.
         compared: rows that both arms answered.
         champion_loss, challenger_loss: losses of labelled rows, in the order in which the labels arrived, at least 0;

@@ -6,9 +6,10 @@ killed leaves its last counts. ``stopped.json`` takes the challenger out in ever
 
 import json
 import logging
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from towline import files
 from towline.config import RolloutConfig
@@ -27,7 +28,8 @@ class ServiceCounts:
     """Counts since the start of a rollout.
 
     Attributes:
-        champion_requests, challenger_requests: requests assigned to each version by their id; none with a key column.
+        assignments: weight → requests assigned by their id to champion and challenger; none with a key column. Each
+            worker follows a change of the weight at a time of its own.
         champion_rows, challenger_rows: rows answered to clients by each version.
         champion_errors: requests for the champion that failed with a 5xx error.
         attempts: rows that the challenger was asked, also in shadow.
@@ -41,8 +43,7 @@ class ServiceCounts:
         skipped: rows that were not answered in shadow: the service was busy.
     """
 
-    champion_requests: int = 0
-    challenger_requests: int = 0
+    assignments: dict[str, list[int]] = field(default_factory=dict)
     champion_rows: int = 0
     challenger_rows: int = 0
     champion_errors: int = 0
@@ -60,7 +61,26 @@ class ServiceCounts:
     skipped: int = 0
 
     def __add__(self, other: "ServiceCounts") -> "ServiceCounts":
-        return ServiceCounts(**{name: getattr(self, name) + getattr(other, name) for name in _NAMES})
+        total = ServiceCounts()
+        for name in _NAMES:
+            setattr(total, name, getattr(self, name) + getattr(other, name))
+        for counts in (self, other):
+            for weight, (champion, challenger) in list(counts.assignments.items()):
+                if champion or challenger:
+                    pair = total.at_weight(float(weight))
+                    pair[0] += champion
+                    pair[1] += challenger
+        return total
+
+    def at_weight(self, weight: float) -> list[int]:
+        """The requests assigned to champion and challenger at a weight; the caller may increase them."""
+        return self.assignments.setdefault(str(float(weight)), [0, 0])
+
+    def totals(self) -> dict[str, int]:
+        """All counts, those of requests as sums over the weights."""
+        champion, challenger = (sum(pair[arm] for pair in self.assignments.values()) for arm in (0, 1))
+        requests = {"champion_requests": champion, "challenger_requests": challenger}
+        return requests | {name: getattr(self, name) for name in _NAMES}
 
     def fault(self, config: RolloutConfig) -> str:
         """Why the challenger must not answer any more; empty if it may.
@@ -88,7 +108,7 @@ def _is_above(events: int, trials: int, accepted: float) -> bool:
     return events > accepted * trials and rate_limits(events, trials, STOP_PROBABILITY / 3).lower > accepted
 
 
-_NAMES = tuple(field.name for field in fields(ServiceCounts))
+_NAMES = tuple(each.name for each in fields(ServiceCounts) if each.name != "assignments")
 
 
 def write_counts(folder: Path, worker: str, counts: ServiceCounts) -> None:
@@ -102,7 +122,7 @@ def read_counts(folder: Path, without: str = "") -> ServiceCounts:
     for path in sorted((folder / "counts").glob("*.json")):
         if path.stem != without:
             for document in _read(path):
-                total += ServiceCounts(**{name: int(str(document.get(name, 0))) for name in _NAMES})
+                total += _parse(document)
     return total
 
 
@@ -120,7 +140,16 @@ def stop_reason(folder: Path) -> str:
     return next((str(document.get("reason", "stopped")) for document in _read(folder / _STOPPED)), "")
 
 
-def _read(path: Path) -> Iterator[dict[str, object]]:
+def _parse(document: Mapping[str, Any]) -> ServiceCounts:
+    counts = ServiceCounts()
+    for name in _NAMES:
+        setattr(counts, name, int(document.get(name, 0)))
+    for weight, pair in document.get("assignments", {}).items():
+        counts.at_weight(float(weight))[:] = map(int, pair)
+    return counts
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -38,7 +38,7 @@ from towline.serving.protocols.body import Receive, decompress, is_compressed, r
 from towline.serving.protocols.json_rows import PredictionRequest, WireProtocol
 from towline.serving.protocols.strict_json import LARGE_BODY, MAX_KEYS, parse_json
 from towline.serving.rate_limit import RateLimiter
-from towline.serving.rollout_arms import RolloutArms, RolloutRouter
+from towline.serving.rollout_arms import ActiveRollout, RolloutArms, RolloutRouter
 from towline.serving.rollout_fields import FieldsOfBoth
 from towline.serving.telemetry.exports import Telemetry
 
@@ -211,14 +211,15 @@ class RouteHandlers:
             if compressed:
                 body = await self._decompress(body)
             arms = self._rollouts.arms(model.version)
+            pin = self._pinned(context, model, arms)
             fields = None if arms is None else arms.fields_of_both(model)
             parse = partial(_parse_request, protocol, body, headers, model, self._options.max_rows, fields)
             parsed = parse() if len(body) < LARGE_BODY else await self._run_on_parser_thread(parse)
             request, canonical, anomalies = parsed
             if request.id is not None:
                 context.adopt_id(request.id)
-            if arms is not None and not (arms.is_shadow_only and self._pinned(context, model) in (0, model.version)):
-                return await self._answer_in_rollout(protocol, context, arms, model, parsed)
+            if arms is not None and not (arms.is_shadow_only and pin in (0, model.version)):
+                return await self._answer_in_rollout(protocol, context, arms, model, parsed, pin)
             try:
                 predictions = await self._score(model, canonical)
             except Exception:
@@ -246,10 +247,10 @@ class RouteHandlers:
         arms: RolloutArms,
         champion: "Model",
         parsed: _ParsedRequest,
+        pin: int,
     ) -> Response:
-        """The answer of the version, or of both versions, to which the rows are assigned."""
+        """The answer of the version that was asked for (``pin``), or of those to which the rows are assigned."""
         request, canonical, anomalies = parsed
-        pin = self._pinned(context, champion)
         answer = await arms.answer(champion, request.rows, canonical, context.request_id, pin)
         predictions, parts, versions = answer.predictions, answer.parts, answer.versions
         check_finite(predictions)
@@ -260,11 +261,13 @@ class RouteHandlers:
             request = request._replace(versions=versions)
         context.version = str(model.version)
         body = protocol.write(predictions, model, request, context.request_id)
-        self.metrics.count_predictions(model, context.version, predictions, anomalies)
-        if self._log is not None:
-            now = time.time()
-            for first, end, part_model in parts:
-                part = predictions if len(parts) == 1 else slice_predictions(predictions, first, end)
+        now = time.time()
+        for first, end, part_model in parts:
+            part = predictions if len(parts) == 1 else slice_predictions(predictions, first, end)
+            self.metrics.count_predictions(
+                part_model, str(part_model.version), part, _NO_ANOMALIES if first else anomalies
+            )
+            if self._log is not None:
                 rows, trace_id = request.rows[first:end], context.trace_id
                 self._log.write(context.request_id, now, part_model, rows, part, first, trace_id=trace_id)
         header = (b"x-towline-version", ",".join(map(str, versions)).encode())
@@ -284,7 +287,7 @@ class RouteHandlers:
         return Response(b"\n")
 
     async def model_ready(self, context: RequestContext) -> Response:
-        model = self._model(context)
+        model = self._model(context, restricted=False)
         if not self._reloader.ready:
             raise self._not_ready()
         return Response(orjson.dumps({"name": model.name, "ready": True}))
@@ -330,8 +333,11 @@ class RouteHandlers:
     def _not_ready(self) -> Problem:
         return Problem("not-ready", self._reloader.reason or "no model is loaded", headers=_RETRY)
 
-    def _model(self, context: RequestContext) -> "Model":
-        """The model of this request. The request uses this reference until its end, whatever is promoted meanwhile."""
+    def _model(self, context: RequestContext, *, restricted: bool = True) -> "Model":
+        """The model of this request. The request uses this reference until its end, whatever is promoted meanwhile.
+
+        ``restricted``: whether a path with the version of a challenger needs a key with the scope ``admin``.
+        """
         model = self._reloader.model
         if model is None:
             raise self._not_ready()
@@ -340,27 +346,29 @@ class RouteHandlers:
             if parameters.get("name") != model.name:
                 raise Problem("not-found", f"this service has no such model: it serves {model.name!r}")
             if (version := parameters.get("version", context.version)) != context.version:
-                self._check_pin(version, context)
+                self._select_challenger(version, context, self._reloader.rollout, restricted=restricted)
         return model
 
-    def _check_pin(self, version: str, context: RequestContext) -> None:
-        """Lets a key with the scope ``admin`` ask the challenger of a rollout; no other version but the champion."""
-        active = self._reloader.rollout
+    def _select_challenger(
+        self, version: str, context: RequestContext, active: ActiveRollout | None, *, restricted: bool = True
+    ) -> None:
+        """Makes the challenger of a rollout the version of a request; refuses any other version."""
         if active is None or str(active.rollout.challenger) != version:
             raise Problem("not-found", f"this service has no such version: it serves {context.version}")
-        if not context.is_admin:
+        if restricted and not context.is_admin:
             raise Problem("missing-scope", "a request for the challenger of a rollout needs a key with scope 'admin'")
         context.version = version
 
-    def _pinned(self, context: RequestContext, champion: "Model") -> int:
-        """The version that the request asks for in its path or in a header; 0: none, or the champion in its path."""
-        if context.version != str(champion.version):
-            return int(context.version)
-        header = context.headers.get(b"x-towline-version")
-        if header is None:
-            return 0
-        if (version := header.decode("latin-1")) != context.version:
-            self._check_pin(version, context)
+    def _pinned(self, context: RequestContext, champion: "Model", arms: RolloutArms | None) -> int:
+        """The version that the request asks for in its path or in a header; 0: none."""
+        version: str | None = (context.scope.get("path_params") or {}).get("version")
+        if version is None:
+            if (header := context.headers.get(b"x-towline-version")) is None:
+                return 0
+            version = header.decode("latin-1")
+        context.version = str(champion.version)
+        if version != context.version:
+            self._select_challenger(version, context, None if arms is None else arms.active)
         return int(version)
 
     async def _decompress(self, body: bytes) -> bytes:

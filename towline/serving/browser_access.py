@@ -11,9 +11,10 @@ _HOST = re.compile(r"(?:\*|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
 _BROWSER_HEADERS = (b"origin", b"referer", b"sec-fetch-site", b"cookie")  # a page's request has at least one
 _REQUEST_HEADERS = (
-    b"authorization, content-encoding, content-type, inference-header-content-length, x-api-key, x-request-id"
+    b"authorization, content-encoding, content-type, inference-header-content-length, x-api-key, x-request-id, "
+    b"x-towline-version"
 )
-_RESPONSE_HEADERS = b"retry-after, x-request-id"
+_RESPONSE_HEADERS = b"retry-after, x-request-id, x-towline-version"
 _VARY = (b"vary", b"Origin")
 
 

@@ -177,8 +177,9 @@ class Metrics:
         self._depth.labels("score").set(self._queued_rows())
         if self._log is not None:
             self._depth.labels("log").set(self._log.depth)
-            self._dropped.inc(self._log.drops - self._flushed_drops)
-            self._flushed_drops = self._log.drops
+            drops = self._log.drops  # the log's thread may increase them meanwhile
+            self._dropped.inc(drops - self._flushed_drops)
+            self._flushed_drops = drops
         rejections = self._rejections()
         self._rejected.labels(self._worker).inc(rejections - self._flushed_rejections)
         self._flushed_rejections = rejections

@@ -125,7 +125,7 @@ class ModelReloader:
     def check_ledger(self) -> None:
         """Reads the champion once, and replaces the model if it is another release that opens. Never raises."""
         try:
-            champion = self._watch.champion()
+            champion, rollout = self._watch.champion(), self._watch.rollout()
         except TowlineError as error:
             self._log_outage(error)
             return
@@ -136,7 +136,18 @@ class ModelReloader:
             self._ledger_unavailable = False
             _LOG.info("the ledger is available again")
         self._follow_champion(champion)
-        self._follow_rollout(self._watch.rollout())
+        self._follow_rollout(rollout)
+
+    def catch_up(self) -> None:
+        """Like ``check_ledger``, for a worker that was forked after the start and has the model of the start.
+
+        While the ledger is unavailable, it gets the release that the other workers serve.
+        """
+        self.check_ledger()
+        last_good = self._last_known_good() if self._ledger_unavailable else None
+        if last_good is not None:
+            self._follow_champion(last_good)
+            self._follow_rollout(self._stored_rollout())
 
     def _follow_champion(self, champion: RecordedRelease) -> None:
         if self._current is not None and champion.path == self._current.path:
@@ -159,11 +170,8 @@ class ModelReloader:
         try:
             self._follow_rollout(self._watch.rollout())
         except TowlineError:
-            try:
-                stored = Rollout.model_validate_json(self._rollout_path().read_bytes())
-            except (OSError, ValidationError):
-                return
-            self._follow_rollout(stored)
+            if stored := self._stored_rollout():
+                self._follow_rollout(stored)
 
     def _follow_rollout(self, rollout: Rollout | None) -> None:
         """Opens the challenger of a rollout, or lets it go. A challenger that cannot be opened is stopped."""
@@ -196,6 +204,12 @@ class ModelReloader:
             files.write(self._rollout_path(), rollout.model_dump_json(indent=1) + "\n")
         except (TowlineError, OSError) as error:
             _LOG.warning("cannot store the rollout, so a restart without the ledger does not know it: %s", error)
+
+    def _stored_rollout(self) -> Rollout | None:
+        try:
+            return Rollout.model_validate_json(self._rollout_path().read_bytes())
+        except (OSError, ValidationError):
+            return None
 
     def _rollout_path(self) -> Path:
         return self._options.state / f"{self._name}.rollout.json"

@@ -11,7 +11,6 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +24,7 @@ from towline.registry.rollouts import Rollout
 from towline.rollout.assignment import key_position
 from towline.rollout.service_counts import ServiceCounts, read_counts, stop_challenger, stop_reason, write_counts
 from towline.serving.rollout_fields import FieldsOfBoth, needs_other_fields
-from towline.serving.shadow_answers import ShadowQueue, ShadowRows
+from towline.serving.shadow_answers import MAX_INLINE_ROWS, ShadowQueue, ShadowRows
 
 if TYPE_CHECKING:
     from towline.inference.predictor import Model
@@ -98,8 +97,8 @@ class RolloutArms:
     """
 
     def __init__(self, active: ActiveRollout, score: Score, score_challenger: Score, worker: str) -> None:
-        self.follow(active)
         self.counts, self._written, self._other_workers = ServiceCounts(), ServiceCounts(), ServiceCounts()
+        self.follow(active)
         self.stopped = stop_reason(active.folder)
         self.shadow = ShadowQueue()
         self._score, self._score_challenger, self._worker = score, score_challenger, worker
@@ -113,6 +112,7 @@ class RolloutArms:
         """Takes the state of the rollout, whose weight may have changed."""
         self.active = active
         self.is_shadow_only, self._has_no_key = active.rollout.weight == 0, active.rollout.config.key is None
+        self._assigned = self.counts.at_weight(active.rollout.weight)
 
     async def answer(
         self, champion: "Model", rows: Rows, canonical: list[Row], request_id: str, pin: int = 0
@@ -170,7 +170,7 @@ class RolloutArms:
             predictions: finite ones.
         """
         counts, count = self.counts, len(rows)
-        counts.champion_requests += self._has_no_key
+        self._assigned[0] += self._has_no_key
         counts.champion_rows += count
         if self.stopped:
             return
@@ -192,7 +192,7 @@ class RolloutArms:
     def exchange(self) -> None:
         """Writes the counts of this worker, reads those of the others, and stops a challenger that fails."""
         self._shadow_log.flush()
-        counts = replace(self.counts)
+        counts = self.counts + ServiceCounts()  # a copy: requests change the counts meanwhile
         if counts != self._written:
             write_counts(self.active.folder, self._worker, counts)
             self._written = counts
@@ -236,8 +236,7 @@ class RolloutArms:
             return []
         if (key := rollout.config.key) is None:  # one arm for the whole request
             by_challenger = key_position(request_id, rollout.id) < rollout.weight
-            self.counts.challenger_requests += by_challenger
-            self.counts.champion_requests += not by_challenger
+            self._assigned[by_challenger] += 1
             return list(range(len(rows))) if by_challenger else []
         values = (category_name(row.get(key)) for row in rows)
         return [
@@ -266,7 +265,10 @@ class RolloutArms:
         """The challenger's predictions, or its error: the champion answers then."""
         challenger, started = self.active.challenger, time.perf_counter()
         try:
-            scoring = self._score_challenger(challenger, challenger.reader.read(rows))
+            read = challenger.reader.read
+            many = len(rows) > MAX_INLINE_ROWS
+            canonical = await asyncio.get_running_loop().run_in_executor(None, read, rows) if many else read(rows)
+            scoring = self._score_challenger(challenger, canonical)
             # a compiled model answers on the event loop, where a limit would only cost time
             predictions = await (scoring if challenger.compiled else asyncio.wait_for(scoring, TIMEOUT_S))
         except Exception as error:  # noqa: BLE001 - the champion answers instead

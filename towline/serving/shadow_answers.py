@@ -19,6 +19,7 @@ SHADOW_SHARE, BUSY_SHARE = 0.05, 0.01
 PAUSE_S = 0.005  # without a request, after which a worker is not busy
 MAX_WAITING_ROWS = 2_000
 _BATCH_ROWS = 64
+MAX_INLINE_ROWS = 128  # of a batch on the event loop
 _TURN_S = 0.25
 
 
@@ -52,6 +53,7 @@ class ShadowQueue:
         self._waiting: deque[ShadowRows] = deque()
         self._count = 0
         self._last_request = 0.0
+        self._paused_until = 0.0
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -67,23 +69,26 @@ class ShadowQueue:
         self._count += len(part.rows)
 
     async def answer(self, record: Record) -> None:
-        """Answers rows that wait, for ``_TURN_S``; sleeps between batches to stay within the share of time.
+        """Answers rows that wait, for ``_TURN_S``; pauses between batches to stay within the share of time.
 
         Args:
             record: called with each part and its answer, or the error of the model.
         """
         end = time.monotonic() + _TURN_S
-        while self._waiting and time.monotonic() < end:
-            is_busy, started = time.time() - self._last_request < PAUSE_S, time.perf_counter()
+        while self._waiting and (now := time.monotonic()) < end:
+            if now < self._paused_until:  # a pause may be longer than a turn: the caller has other work
+                await asyncio.sleep(min(self._paused_until, end) - now)
+                continue
+            is_busy = time.time() - self._last_request < PAUSE_S
             batch = self._next_batch()
-            if batch[0].model.compiled:
+            if batch[0].model.compiled and sum(len(part.rows) for part in batch) <= MAX_INLINE_ROWS:
                 results = _answer_batch(batch)
             else:
                 results = await asyncio.get_running_loop().run_in_executor(None, _answer_batch, batch)
             for part, result in zip(batch, results, strict=True):
                 record(part, result)
-            share = BUSY_SHARE if is_busy else SHADOW_SHARE
-            await asyncio.sleep((time.perf_counter() - started) * (1 / share - 1))
+            finished, share = time.monotonic(), BUSY_SHARE if is_busy else SHADOW_SHARE
+            self._paused_until = finished + (finished - now) * (1 / share - 1)
 
     def _next_batch(self) -> list[ShadowRows]:
         """The oldest rows, and the next ones for the same model that fit into the batch."""

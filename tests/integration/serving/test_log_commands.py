@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from tests.support.commands import CommandResult
@@ -14,6 +15,8 @@ from tests.support.releases import make_house_table, train_run
 from tests.support.sample_store import MODEL, PASS, store_settings
 from towline.inference.predictor import Model, open_release
 from towline.manifest import read_manifest
+from towline.prediction_log.parquet_store import read_predictions
+from towline.prediction_log.shadow_log import ShadowLog
 from towline.prediction_log.writer import PredictionLog
 from towline.registry.ledger import JudgedVersion, Ledger
 
@@ -94,6 +97,31 @@ def test_log_is_written_shown_labelled_erased_and_purged(
     purged = run("log", "purge", MODEL, "--older-than", "90d")
     assert (purged["predictions"], purged["days"], len(purged["hash_keys"])) == (19, 1, 1)
     assert run("log", "show", MODEL)["rows"] == 19
+
+
+def test_shadow_answers_are_erased_and_purged_with_the_predictions(command: Command, store: Path, model: Model) -> None:
+    """Those of all rollouts; rows of other persons in the same request stay."""
+    rows = write_log(store, model)
+    folders = [store / "rollouts" / MODEL / rollout / "shadow" for rollout in ("a1", "b2")]
+    for folder, age in zip(folders, (200, 0), strict=True):
+        shadow, at = ShadowLog(folder, "w0"), dt.datetime.now(dt.UTC) - dt.timedelta(days=age, hours=1)
+        for number in range(20):
+            shadow.add(f"r{age}-{number}", at.timestamp(), model, 0, model.predict_rows([rows[number], rows[0]]))
+        shadow.close()
+
+    def run(*words: str) -> dict[str, object]:
+        return dict(command("log", *words, "--json").json)
+
+    assert run("erase", MODEL, "--key", "customer=customer-3")["shadow_answers"] == 2
+    answers = pa.concat_tables(read_predictions(folder, columns=["request_id", "row"]) for folder in folders)
+    left = set(zip(*(answers[name].to_pylist() for name in ("request_id", "row")), strict=True))
+    assert ("r0-3", 0) not in left
+    assert {("r0-3", 1), ("r200-3", 1), ("r0-4", 0)} <= left
+    assert run("erase", MODEL, "--key", "request_id=r0-5")["shadow_answers"] == 2
+    assert b"r0-5'" not in read_all_bytes(store / "rollouts")
+    assert run("purge", MODEL, "--older-than", "90d")["shadow_answers"] == 39
+    assert b"r200-" not in read_all_bytes(store / "rollouts")
+    assert len(read_predictions(folders[1])) == 37
 
 
 def test_invalid_arguments_are_refused(command: Command, store: Path, model: Model, tmp_path: Path) -> None:

@@ -85,6 +85,21 @@ def test_types_of_a_parquet_file_are_preserved(tmp_path: Path, model: Model) -> 
     assert frame.iloc[1, 2:10].tolist() == [""] * 8
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
+def test_string_views_are_texts(tmp_path: Path, model: Model, name: str) -> None:
+    """A feature and a copied column may be of this type, which DataFusion and others write."""
+    table = make_typed_table().append_column("label", pa.array(["a", None], pa.string_view()))
+    for place, field in enumerate(table.schema):
+        if field.type == pa.string():
+            table = table.set_column(place, field.name, table.column(place).cast(pa.string_view()))
+    pq.write_table(table, tmp_path / "in.parquet")
+    score(model, tmp_path / "in.parquet", tmp_path / name)
+    if name == "out.parquet":
+        assert pq.read_table(tmp_path / name)["label"].to_pylist() == ["a", None]
+    else:
+        assert "a" in (tmp_path / name).read_text()
+
+
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet", "parts"])
 def test_uuids_are_copied_as_text(tmp_path: Path, model: Model, name: str) -> None:
     """Also as the column of a partition."""

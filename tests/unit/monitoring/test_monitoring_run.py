@@ -11,6 +11,7 @@ from tests.support.monitored_store import DAY, MonitoredStore, make_rows
 from tests.support.releases import make_house_table
 from tests.support.sample_store import MODEL, SampleStore
 from towline.monitoring import monitoring_run
+from towline.prediction_log.label_store import REQUEST, LabelStore
 
 
 @pytest.fixture
@@ -132,6 +133,18 @@ def test_quality_is_unknown_until_the_window_is_complete(store: MonitoredStore) 
     result = store.quality(start + DAY)
     assert (result.state, "the window ends at" in result.reason) == ("unknown", True)
     assert store.quality(start + 3 * DAY).state == "ok"
+
+
+def test_a_repeated_run_does_not_see_labels_that_were_replaced_later(store: MonitoredStore) -> None:
+    """A run with the same time has the same result."""
+    now = store.since + dt.timedelta(hours=3)
+    store.ask(make_rows(60), store.since + dt.timedelta(hours=1), truth=0.0)
+    before = store.quality(now)
+    assert before.labelled == 60
+    folder = LabelStore(store.settings.layout.labels(MODEL))
+    with folder.lock():
+        folder.append([(REQUEST, [f"r{number}"], 0, "0.0", now + dt.timedelta(hours=1)) for number in range(60)])
+    assert store.quality(now) == before
 
 
 def test_a_champion_younger_than_the_delay_has_an_empty_window(store: MonitoredStore) -> None:

@@ -50,6 +50,18 @@ def test_adding_the_same_labels_again_changes_nothing(desk: LabelledLog) -> None
     assert desk.add("request_id,y\na,yes\nb,no\nc,no\n") == AddedLabels(3, 1, 2, 0, 0)
 
 
+def test_only_the_searched_labels_are_loaded(desk: LabelledLog) -> None:
+    """Adding a file needs no more memory if there are many other labels."""
+    desk.add("request_id,row,y\na,0,yes\na,1,no\nb,0,no\n")
+    desk.add("order,y\na,no\n", by="order")
+    desk.add("request_id,row,y\na,1,yes\nc,0,no\n", replace=True)
+    store = labels.LabelStore(desk.log.labels)
+    with store.lock():
+        assert store.known("request_id", ["a", "none"]) == {("a", 0): "yes", ("a", 1): "yes"}
+        assert store.known("order", ["a", "b"]) == {("a", None): "no"}
+        assert store.known("request_id", []) == {}
+
+
 @pytest.mark.parametrize("by", ["customer", "order"])
 def test_labels_are_joined_by_a_column(desk: LabelledLog, by: str) -> None:
     """The column is kept or hashed; hashes of all months match."""
@@ -97,6 +109,19 @@ def test_a_contradicting_label_is_refused_unless_replaced(desk: LabelledLog) -> 
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("by", ["request_id", "customer"])
+def test_the_labels_that_were_known_at_a_time(desk: LabelledLog, by: str) -> None:
+    """A value that was replaced later counts; a label that was added later does not."""
+    desk.predict("7", customer=7)
+    desk.predict("8", customer=8)
+    later = NOW + dt.timedelta(days=1)
+    desk.add(f"{by},y\n7,yes\n", by=by)
+    desk.add(f"{by},y\n7,no\n8,no\n", by=by, now=later, replace=True)
+    assert desk.read(known=NOW - dt.timedelta(seconds=1)) == {"7": None, "8": None}
+    assert desk.read(known=NOW) == {"7": "yes", "8": None}
+    assert desk.read(known=later) == desk.read() == {"7": "no", "8": "no"}
+
+
 @pytest.mark.parametrize(
     ("classes", "text", "message"),
     [
@@ -105,6 +130,8 @@ def test_a_contradicting_label_is_refused_unless_replaced(desk: LabelledLog) -> 
         ((), "request_id,y\na,1.5\nb,inf\n", r"(?s)1 of 2 values .* no number.*row 2: 'inf'"),
         (CLASSES, "request_id,y\na,yes\n,no\n", r"(?s)column 'request_id'.*row 2"),
         (CLASSES, "request_id,row,y\na,0,yes\na,-1,no\nb,x,no\n", r"(?s)column 'row'.*row 2: '-1', row 3: 'x'"),
+        (CLASSES, "request_id,row,y\na,3000000000,yes\n", r"(?s)column 'row'.*row 1: '3000000000'"),
+        (CLASSES, "request_id,row,y\na,1e20,yes\n", r"(?s)column 'row'.*row 1: '1e20'"),
         (CLASSES, "request_id,y\na,yes\nb,no\na,no\n", r"(?s)contradict each other.*rows 1 and 3: 'yes' and 'no'"),
     ],
 )

@@ -40,6 +40,7 @@ class RolloutStore:
         self.sample_store, self.settings, self.folder = sample_store, sample_store.settings, folder
         self.models = {version: open_release(sample_store.release(version)) for version in (1, 2)}
         self.count, self.requests = 0, {1: 0, 2: 0}
+        self.assignments: dict[str, list[int]] = {}
 
     def start(self, **config: Any) -> Rollout:
         config = {"bake": dt.timedelta(seconds=1), "min_rows": 10, **config}
@@ -78,13 +79,19 @@ class RolloutStore:
         log.close()
         shadow.close()
         self.requests[arm] += rows
-        counts = ServiceCounts(
-            champion_requests=self.requests[1], challenger_requests=self.requests[2], champion_rows=self.requests[1],
-            challenger_rows=self.requests[2], attempts=self.count,
-        )  # fmt: skip
-        write_counts(layout.rollout(MODEL, self.rollout.id), "w", counts)
+        self.count_requests(**{"champion" if arm == 1 else "challenger": rows})
         if truths:
             self.add_labels(truths, at + MINUTE)
+
+    def count_requests(self, champion: int = 0, challenger: int = 0) -> None:
+        """Counts requests at the present weight as a service does."""
+        pair = self.assignments.setdefault(str(self.rollout.weight), [0, 0])
+        self.assignments[str(self.rollout.weight)] = [pair[0] + champion, pair[1] + challenger]
+        counts = ServiceCounts(
+            assignments=self.assignments, champion_rows=self.requests[1], challenger_rows=self.requests[2],
+            attempts=self.count,
+        )  # fmt: skip
+        write_counts(self.settings.layout.rollout(MODEL, self.rollout.id), "w", counts)
 
     def add_labels(self, truths: list[tuple[str, float]], at: dt.datetime) -> None:
         file = self.folder / f"labels{self.count}.csv"
@@ -193,6 +200,32 @@ def test_a_split_that_is_not_the_intended_one_is_no_evidence(store: RolloutStore
     assert evaluation.action != "promote"
     ratio = next(check for check in evaluation.checks if check["name"] == "sample ratio")
     assert ratio["verdict"] == "abort"
+
+
+def test_requests_while_the_weight_grows_count_at_their_weight(store: RolloutStore) -> None:
+    """A service answers at the old weight until it follows the new one: the split is the intended one all the time."""
+    store.start(steps=(5.0, 50.0, 100.0))
+    store.count = 20
+    store.count_requests(champion=950, challenger=50)
+    evaluation = store.evaluate()
+    assert (evaluation.action, evaluation.champion_requests, evaluation.challenger_requests) == ("advance", 950, 50)
+    store.count_requests(champion=1900, challenger=100)
+    record_evaluation(store.settings.layout.rollout(MODEL, store.rollout.id), evaluation)
+    act(store.sample_store.ledger, store.rollout, evaluation, "ann")
+    store.count_requests(champion=1000, challenger=1000)
+    evaluation = store.evaluate()
+    assert evaluation.action == "wait"
+    ratio = next(check for check in evaluation.checks if check["name"] == "sample ratio")
+    assert (ratio["verdict"], ratio["observations"]) == ("promote", 5000)
+
+
+def test_an_ab_test_by_key_uses_all_rows_of_the_larger_arm(store: RolloutStore) -> None:
+    """A label of the arm with a tenth of the rows is compared with nine of the other one."""
+    store.start(strategy="ab", split=10.0, key="doors")
+    store.serve(180, truth=2, arm=1)
+    store.serve(20, truth=2, arm=2)
+    loss = next(check for check in store.evaluate().checks if check["name"] == "loss")
+    assert loss["observations"] == (180 - 100) // 9  # the first 100 choose the largest loss that counts
 
 
 def test_the_status_page_shows_weights_and_the_confidence_sequence(store: RolloutStore) -> None:

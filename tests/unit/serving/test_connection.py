@@ -177,6 +177,39 @@ def test_an_incomplete_request_gets_408_after_the_timeout(sent: bytes) -> None:
     asyncio.run(send())
 
 
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+@pytest.mark.parametrize(
+    "framed", [b"Content-Length: 4\r\n\r\nbody", b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"]
+)
+def test_a_request_that_asks_for_another_protocol_is_answered_with_its_body(framed: bytes, step: int) -> None:
+    """Java's client asks for HTTP/2 by default. The next request on the connection is answered, too."""
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
+    request = b"POST / HTTP/1.1\r\nHost: x\r\n" + upgrade + framed
+
+    async def send() -> None:
+        made, transport = connect(echo)
+        sent = request + GET + request
+        for start in range(0, len(sent), step):
+            made.data_received(sent[start : start + step])
+        await turns_until(lambda: transport.written.count(b"HTTP/1.1 200 ") == 3)
+        await turns_until(lambda: transport.written.count(b"\r\n\r\nbody") == 2)
+        assert not transport.closed
+        made.timeout_keep_alive_handler()
+
+    asyncio.run(send())
+
+
+@pytest.mark.parametrize("target", [b"/", b"x:80"])
+def test_a_tunnel_is_refused(target: bytes) -> None:
+
+    async def send() -> None:
+        made, transport = connect(echo)
+        made.data_received(b"CONNECT " + target + b" HTTP/1.1\r\nHost: x\r\n\r\nrest")
+        await turns_until(lambda: b"HTTP/1.1 400 " in transport.written)
+
+    asyncio.run(send())
+
+
 def test_an_idle_connection_is_not_stale() -> None:
     """Between two requests a connection may wait longer than the timeout."""
 

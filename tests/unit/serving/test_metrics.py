@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.metrics import Samples, parse_samples, sample_value
-from tests.support.serving import CLASSES, ROW, FakeModel, RunningService, make_contract, run_service
+from tests.support.serving import CLASSES, ROW, FakeLog, FakeModel, RunningService, make_contract, run_service
 
 
 @pytest.fixture
@@ -106,6 +106,22 @@ def test_the_log_and_the_process_have_metrics(service: RunningService) -> None:
     assert sample_value(scrape, "process_resident_memory_bytes") > 10_000_000
     service.log.drops = 5
     assert sample_value(read(service), "log_dropped_total") == 5
+
+
+def test_predictions_that_are_dropped_during_a_scrape_are_counted(
+    service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log's thread drops rows at any time; the next scrape has those that the last one did not see."""
+    drops = list[int]()
+
+    def drop_one(_: FakeLog) -> int:
+        drops.append(len(drops))
+        return drops[-1]
+
+    monkeypatch.setattr(FakeLog, "drops", property(drop_one))
+    for _ in range(5):
+        scrape = read(service)
+        assert sample_value(scrape, "log_dropped_total") == drops[-1]
 
 
 def test_metrics_are_flushed_without_a_scrape(service: RunningService) -> None:

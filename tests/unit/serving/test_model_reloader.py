@@ -241,6 +241,28 @@ def test_without_the_ledger_the_last_known_good_release_serves(
     assert "available again" in caplog.text
 
 
+@pytest.mark.parametrize("outage", [True, False])
+def test_a_replaced_worker_serves_what_the_others_serve(sample_store: SampleStore, outage: bool) -> None:
+    """It has the model of the service's start; a later champion serves, also while the ledger is down."""
+    forked, running = opened(sample_store), opened(sample_store)
+    sample_store.promote(2)
+    running.check_ledger()
+    if outage:
+        break_ledger(sample_store)
+    forked.catch_up()
+    assert version(forked) == version(running) == 2
+
+
+def test_a_replaced_worker_without_a_later_release_keeps_its_model(sample_store: SampleStore) -> None:
+    forked = opened(sample_store)
+    break_ledger(sample_store)
+    forked.catch_up()
+    assert version(forked) == 1
+    sample_store.state_file.unlink()
+    forked.catch_up()
+    assert version(forked) == 1
+
+
 def test_without_ledger_and_last_known_good_release_the_start_fails(sample_store: SampleStore) -> None:
     """The error names the damaged ledger, or the release that is missing."""
     ledger_bytes = sample_store.ledger_file.read_bytes()
@@ -350,6 +372,19 @@ def test_a_rollout_is_followed_from_start_to_end(sample_store: SampleStore) -> N
     served.check_ledger()
     assert served.rollout is None
     assert version(served) == 1
+
+
+@pytest.mark.parametrize("outage", [True, False])
+def test_a_replaced_worker_carries_out_the_rollout_of_the_others(sample_store: SampleStore, outage: bool) -> None:
+    """It began after the service's start."""
+    forked, running = opened(sample_store), opened(sample_store)
+    rollout = begin_rollout(sample_store)
+    running.check_ledger()
+    if outage:
+        break_ledger(sample_store)
+    forked.catch_up()
+    assert forked.rollout is not None
+    assert forked.rollout.rollout == rollout
 
 
 def test_a_promoted_challenger_serves_alone(sample_store: SampleStore) -> None:

@@ -85,6 +85,14 @@ def test_error_responses_match_their_schema(service: RunningService, document: d
             assert str(answer.status_code) in document["paths"][path]["post"]["responses"]
 
 
+def test_each_status_of_an_error_code_is_described(document: dict[str, Any]) -> None:
+    """A request for a version that is not served gets 404, and one that fails 500."""
+    statuses = {str(kind.status) for kind in PROBLEM_TYPES.values()}
+    assert statuses == document["components"]["responses"].keys()
+    for operation in at_least_one(posts(document).values()):
+        assert statuses <= operation["responses"].keys()
+
+
 def test_fields_are_described(service: RunningService, document: dict[str, Any]) -> None:
     """A field has its kind and its training range. Null is always allowed, and every field is required."""
     row = document["components"]["schemas"]["Row"]

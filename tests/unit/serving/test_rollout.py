@@ -1,13 +1,16 @@
 """A rollout in the service: who answers, what clients see, what happens to a challenger that fails."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.support.metrics import parse_samples, sample_value
 from tests.support.serving import (
     COLUMNS,
     ROW,
@@ -21,7 +24,9 @@ from towline.config import RolloutConfig
 from towline.inference.scorer import RowPredictions
 from towline.prediction_log.parquet_store import read_predictions
 from towline.rollout.service_counts import ServiceCounts, read_counts, stop_reason, write_counts
+from towline.serving import shadow_answers
 from towline.serving.rollout_arms import ActiveRollout, RolloutArms
+from towline.serving.shadow_answers import ShadowQueue, ShadowRows
 
 CHAMPION, CHALLENGER = 3, 4
 Begin = Callable[..., ActiveRollout]
@@ -133,6 +138,24 @@ def test_a_key_stays_with_its_version_while_the_weight_grows(tmp_path: Path) -> 
     assert previous
 
 
+def test_requests_are_counted_by_the_weight_at_which_they_were_assigned(tmp_path: Path) -> None:
+    """The counts of all workers are added by weight; a worker may follow a new weight later than another one."""
+    rollout = make_rollout(tmp_path, None, steps=(25.0, 50.0, 100.0))
+    worker = arms(rollout)
+    for number in range(200):
+        worker._assign([ROW], f"r{number}", 0)
+    grown = rollout.rollout.model_copy(update={"step": 1})
+    worker.follow(rollout._replace(rollout=grown))
+    for number in range(100):
+        worker._assign([ROW], f"r{number}", 0)
+    for name in ("a", "b"):
+        write_counts(rollout.folder, name, worker.counts)
+    counts = read_counts(rollout.folder)
+    assert {weight: sum(pair) for weight, pair in counts.assignments.items()} == {"0.25": 400, "0.5": 200}
+    assert counts.assignments["0.25"][1] < 150
+    assert counts.totals()["champion_requests"] + counts.totals()["challenger_requests"] == 600
+
+
 def arms(rollout: ActiveRollout) -> RolloutArms:
     async def score(model: Any, rows: Any) -> RowPredictions:
         return RowPredictions(model.predict_canonical(rows).predictions, None)
@@ -159,6 +182,21 @@ def test_rows_of_one_request_may_go_to_both_versions(service: RunningService, be
         place: (version, size, prediction)
         for place, (version, size, prediction) in enumerate(zip(versions, sizes, document["predictions"], strict=True))
     }
+
+
+def test_rows_of_one_request_are_counted_for_the_version_that_answered_them(
+    service: RunningService, begin: Begin
+) -> None:
+    """Nulls of a request are counted once."""
+    begin(50.0, key="size")
+    rows = [{**ROW, "size": float(size), "kind": None} for size in range(40)]
+    versions = service.client.post("/predict", {"rows": rows}).json()["versions"]
+    scrape = parse_samples(service.client.get("/metrics").text)
+    for version in (CHAMPION, CHALLENGER):
+        assert sample_value(scrape, "input_rows_total", version=str(version)) == versions.count(version) > 0
+        assert sample_value(scrape, "predictions_count", version=str(version)) == versions.count(version)
+    nulls = [value for (name, _), value in scrape.items() if name == "towline_input_anomalies_total"]
+    assert sum(nulls) == 40
 
 
 def test_numbers_and_texts_of_one_key_are_one_key(service: RunningService, begin: Begin) -> None:
@@ -243,6 +281,28 @@ class lifespan:
         self.service.client.run(self.context.__aexit__(None, None, None))
 
 
+@pytest.mark.parametrize("weight", [0.0, 100.0])
+def test_the_challenger_reads_many_rows_beside_the_event_loop(
+    service: RunningService, begin: Begin, tmp_path: Path, weight: float
+) -> None:
+    """Reading 1,000 rows takes tens of milliseconds, in which no other request would be answered."""
+    challenger, threads = model(tmp_path / "challenger", CHALLENGER), dict[int, threading.Thread]()
+    read = challenger.reader.read
+
+    def record(rows: Any, *anomalies: Any) -> Any:
+        threads[len(rows)] = threading.current_thread()
+        return read(rows, *anomalies)
+
+    challenger.reader = SimpleNamespace(read=record, fields=challenger.reader.fields)
+    rollout = begin(weight, challenger)
+    with lifespan(service):
+        ask(service, *map(float, range(1000)))
+        ask(service, 1.0)
+        wait_for(service, lambda: read_counts(rollout.folder).attempts == 1001)
+    assert threads[1000] is not threading.main_thread()
+    assert threads[1] is threading.main_thread()
+
+
 def test_shadow_answers_are_counted_and_logged_without_input(service: RunningService, begin: Begin) -> None:
     rollout = begin(0.0)
     with lifespan(service):
@@ -255,6 +315,37 @@ def test_shadow_answers_are_counted_and_logged_without_input(service: RunningSer
     assert (logged["row"], logged["version"]) == ([0, 1], [CHALLENGER] * 2)
     assert logged["prediction"] == [1020.0, 1040.0]
     assert not [name for name in logged if name.startswith("input.")]
+
+
+def test_shadow_answers_of_a_slow_model_pause_between_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take their share of time in many short turns, between which the worker exchanges counts with others."""
+    now = [1000.0]
+    clock = dict.fromkeys(("monotonic", "time", "perf_counter"), lambda: now[0])
+    monkeypatch.setattr(shadow_answers, "time", SimpleNamespace(**clock))
+
+    async def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(shadow_answers.asyncio, "sleep", sleep)
+
+    class Slow(FakeModel):
+        def predict_canonical(self, canonical: Any) -> RowPredictions:
+            now[0] += 0.125
+            return super().predict_canonical(canonical)
+
+    queue, challenger, answered = ShadowQueue(), model(tmp_path / "slow", CHALLENGER, kind=Slow), list[int]()
+    for number in range(4):
+        assert queue.has_room(64, 0.0)
+        queue.add(ShadowRows(challenger, f"r{number}", 0.0, 0, [ROW] * 64, [1.0] * 64))
+    turns = 0
+    while queue:
+        before = now[0]
+        asyncio.run(queue.answer(lambda part, _: answered.append(len(part.rows))))
+        assert now[0] - before <= 0.25 + 0.125
+        turns += 1
+    assert answered == [64] * 4
+    assert turns > 20
+    assert now[0] - 1000.0 == pytest.approx(0.125 * (3 / shadow_answers.SHADOW_SHARE + 1))
 
 
 def test_a_stopped_challenger_stays_out_after_a_restart(service: RunningService, begin: Begin, tmp_path: Path) -> None:
@@ -327,6 +418,24 @@ def test_pinning_needs_the_scope_admin(tmp_path: Path) -> None:
         assert service.client.post("/predict", {"rows": [ROW]}, x_api_key="operator", **pin).status_code == 200
 
 
+def test_the_readiness_of_the_challenger_needs_no_key(tmp_path: Path) -> None:
+    """As that of the champion; other paths of the challenger need the scope ``admin``."""
+    with run_service(model(tmp_path / "champion", CHAMPION), {"user": frozenset({"predict"})}) as service:
+        service.live.rollout = make_rollout(tmp_path, model(tmp_path / "challenger", CHALLENGER), steps=(0.0, 100.0))
+        path = f"/v2/models/house-price/versions/{CHALLENGER}"
+        assert service.client.get(f"{path}/ready").json() == {"name": "house-price", "ready": True}
+        assert service.client.get(path, x_api_key="user").status_code == 403
+        assert service.client.get("/v2/models/house-price/versions/9/ready").status_code == 404
+
+
+def test_without_a_rollout_no_other_version_answers(service: RunningService) -> None:
+    """A request for a version that is not served is refused, also if a header asks for it."""
+    assert ask(service, 10.0, x_towline_version=str(CHAMPION))["predictions"] == [20.0]
+    refused = service.client.post("/predict", {"rows": [ROW]}, x_towline_version=str(CHALLENGER))
+    assert refused.status_code == 404
+    assert refused.json()["detail"] == f"this service has no such version: it serves {CHAMPION}"
+
+
 def test_the_open_inference_protocol_routes_alike(service: RunningService, begin: Begin) -> None:
     begin(100.0)
     inputs = [
@@ -339,8 +448,9 @@ def test_the_open_inference_protocol_routes_alike(service: RunningService, begin
     assert response.status_code == 200, response.text
     assert response.json()["outputs"][0]["data"] == [1020.0]
     assert response.json()["model_version"] == str(CHALLENGER)
-    pinned = service.client.post(f"/v2/models/house-price/versions/{CHAMPION}/infer", {"inputs": inputs})
-    assert pinned.status_code == 200
+    for version, prediction in ((CHAMPION, 20.0), (CHALLENGER, 1020.0)):
+        pinned = service.client.post(f"/v2/models/house-price/versions/{version}/infer", {"inputs": inputs}).json()
+        assert (pinned["model_version"], pinned["outputs"][0]["data"]) == (str(version), [prediction])
 
 
 GARDEN = (("garden", "numeric", {"min": 0.0, "max": 900.0}), ("size", "category", {}), *COLUMNS[1:])

@@ -155,7 +155,7 @@ class ShardedFiles(Frozen):
         with parquet_errors(file.path), open_parquet(file.path, read_dictionary=levels) as parquet:
             groups = list(range(shard.start, shard.end))
             batches = parquet.iter_batches(batch_rows(len(needed)), groups, columns=needed, use_threads=False)
-            for batch in map(arrow_types.uuids_as_text, batches):
+            for batch in map(arrow_types.plain_texts, batches):
                 columns = [batch.column(name).cast(schema.field(name).type) for name in copied]
                 yield RowBatch(
                     first + np.arange(len(batch)),
@@ -333,7 +333,7 @@ def _open_parquet(paths: Sequence[FilePath]) -> ShardedFiles:
         with parquet_errors(path):
             with open_parquet(path) as parquet:
                 empty = parquet.schema_arrow.remove_metadata().empty_table()
-                own = arrow_types.uuids_as_text(empty).schema
+                own = arrow_types.plain_texts(empty).schema
             file = _identify(path)
         if not opened:
             schema = own

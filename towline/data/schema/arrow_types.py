@@ -1,4 +1,4 @@
-"""Arrow values that Python and CSV cannot represent: UUIDs, bytes, and times before the year 1 or after 9999."""
+"""Arrow values that Python and CSV cannot represent: UUIDs, bytes, string views, times outside of years 1 to 9999."""
 
 from typing import TypeVar
 
@@ -15,18 +15,21 @@ def is_binary(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in kinds)
 
 
-def uuids_as_text(rows: Rows) -> Rows:
-    """The rows of a Parquet file with UUIDs as text, as most tools write them."""
+def plain_texts(rows: Rows) -> Rows:
+    """The rows of a Parquet file with UUIDs as text, as most tools write them, and with string views as strings."""
     for place, field in enumerate(rows.schema):
+        column = rows.column(place)
         if isinstance(field.type, pa.UuidType):
-            texts = [None if value is None else str(value) for value in rows.column(place).to_pylist()]
+            texts = [None if value is None else str(value) for value in column.to_pylist()]
             rows = rows.set_column(place, field.name, pa.array(texts, pa.string()))
+        elif field.type == pa.string_view():
+            rows = rows.set_column(place, field.name, column.cast(pa.string()))
     return rows
 
 
 def readable_rows(rows: Rows) -> Rows:
-    """The rows of a table with values that Python represents: UUIDs are text, far times null."""
-    rows = uuids_as_text(rows)
+    """The rows of a table with values that Python represents: UUIDs and string views are text, far times null."""
+    rows = plain_texts(rows)
     for place, field in enumerate(rows.schema):
         column = rows.column(place)
         if (near := null_far_times(column)) is not column:

@@ -66,7 +66,7 @@ class RepeatedRows:
                 self._halve_sample()
                 positions = positions[hashes[positions] <= self._max_hash]
             if len(positions):
-                self._add_to_sample(batch.take(_to_arrow(positions)), hashes[positions])
+                self._add_to_sample(batch, _to_arrow(positions), hashes[positions])
             while len(self._sample) > SAMPLE_ROWS:
                 self._halve_sample()
 
@@ -80,12 +80,12 @@ class RepeatedRows:
         )
         return DriftCheckResult(column=ROWS, name=REPEATED_ROWS, value=self.share, detail=detail)
 
-    def _add_to_sample(self, rows: pa.RecordBatch, key_hashes: np.ndarray) -> None:
+    def _add_to_sample(self, rows: pa.RecordBatch, positions: pa.Array, key_hashes: np.ndarray) -> None:
         row_hashes = key_hashes.copy()
         for name in self._names:
             if name in rows.schema.names:
                 np.multiply(row_hashes ^ (row_hashes >> _SHIFT), _MULTIPLIER, out=row_hashes)
-                row_hashes ^= _hash_values(rows.column(name))
+                row_hashes ^= _hash_values(rows.column(name), positions)
         for row_hash, key_hash in zip(row_hashes.tolist(), key_hashes, strict=True):
             if row_hash in self._sample:
                 self._copies[row_hash] = self._copies.get(row_hash, 0) + 1
@@ -207,18 +207,19 @@ def _is_null(values: pa.Array) -> np.ndarray:
     return null
 
 
-def _hash_values(values: pa.Array) -> np.ndarray:
-    """(n,) uint64, equal for equal values; 0 for values that cannot be read (lists, invalid UTF-8)."""
-    bits = _number_bits(values)
-    if bits is not None:
-        return bits
+def _hash_values(column: pa.Array, positions: pa.Array) -> np.ndarray:
+    """(n,) uint64 of the values at some positions, equal for equal values; 0 for values that cannot be read (lists)."""
     try:
+        values = column.take(positions)
+        bits = _number_bits(values)
+        if bits is not None:
+            return bits
         encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
         hashes = [hash(value) & (2**64 - 1) for value in encoded.dictionary.to_pylist()]
-        positions = np.where(_is_null(encoded.indices), len(hashes), buffer_to_numpy(encoded.indices))
-        return np.array([*hashes, 0], dtype=np.uint64)[positions]
+        places = np.where(_is_null(encoded.indices), len(hashes), buffer_to_numpy(encoded.indices))
+        return np.array([*hashes, 0], dtype=np.uint64)[places]
     except (pa.ArrowException, TypeError, ValueError):
-        return np.zeros(len(values), dtype=np.uint64)
+        return np.zeros(len(positions), dtype=np.uint64)
 
 
 def _latest_time(footer: Any) -> dt.datetime:

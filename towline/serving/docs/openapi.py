@@ -19,7 +19,7 @@ _TYPES = {
     "category": ["string", "number", "boolean"],
     "text": ["string", "number", "boolean"],
 }
-_STATUSES = (400, 401, 403, 405, 413, 415, 422, 429, 503)
+_STATUSES = (400, 401, 403, 404, 405, 413, 415, 422, 429, 500, 503)
 _SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
 
 Json = dict[str, Any]

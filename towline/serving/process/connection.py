@@ -230,6 +230,8 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """As in uvicorn, with ``RequestCycle`` and without the features that this service does not use."""
+        if self.parser.should_upgrade():
+            return  # ``_parse_without_upgrade`` parses the headers again
         scope, version = self.scope, self.parser.get_http_version()
         if version != "1.1":
             scope["http_version"] = version
@@ -273,6 +275,8 @@ class HttpConnection(HttpToolsProtocol):
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         cycle = self.cycle
         cycle.more_body = False
         cycle.message_event.set()
@@ -302,7 +306,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def _parse(self, data: bytes | memoryview) -> None:
         self._overhead += len(data)
-        super().data_received(data)  # type: ignore[arg-type]
+        self._feed(data)
         # chunked bodies need framing: the limit grows with the size of the body
         if self._overhead > MAX_HEADER_BYTES + self._body // MAX_FRAMING_RATIO:
             if self.transport.is_closing():
@@ -318,6 +322,29 @@ class HttpConnection(HttpToolsProtocol):
             and not self.transport.is_closing()
         ):
             self.flow.pause_reading()  # until the application has checked the key and reads the body
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._parse_without_upgrade(bytes(data[upgrade.args[0] :]))
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _parse_without_upgrade(self, rest: bytes) -> None:
+        """Parses a request that asks for another protocol as one that does not: Java's client asks for h2c by default.
+
+        The parser takes what follows the headers of such a request for the other protocol, and ignores its body.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            self.send_400_response("Invalid HTTP request received.")
+            return
+        headers = [b"%b: %b" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._feed(b"\r\n".join([b"%b %b HTTP/%b" % (method, self.url, version), *headers, b"", rest]))
 
 
 class LingeringClose(asyncio.BufferedProtocol):

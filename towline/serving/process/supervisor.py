@@ -114,7 +114,7 @@ class _Supervisor:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             if self._started and self._resources.reloader.follows:
-                self._resources.reloader.check_ledger()  # the champion may have changed since the supervisor opened it
+                self._resources.reloader.catch_up()  # the champion may have changed since the supervisor opened it
             serve_requests(self._resources, self._report_ready, self._alive_read)
             code = 0
         except KeyboardInterrupt:

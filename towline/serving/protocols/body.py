@@ -9,6 +9,7 @@ from towline.serving.problems import Problem
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _CODINGS = (b"gzip", b"x-gzip", b"deflate")
 _MAX_MEMBERS = 100  # gzip members: a gzip file may consist of several
+_SLICE = 65_536  # bytes that are decompressed in one step
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _ACCEPTED = ((b"accept-encoding", b"gzip, deflate"),)
 
@@ -80,20 +81,22 @@ def decompress(body: bytes, max_bytes: int) -> bytes | None:
     Raises:
         Problem: the body is damaged.
     """
-    contents, size = [], 0
-    for _ in range(_MAX_MEMBERS):
-        member = zlib.decompressobj(_GZIP_OR_ZLIB)
+    contents, size, at, members = list[bytes](), 0, 0, 1
+    member = zlib.decompressobj(_GZIP_OR_ZLIB)
+    while part := body[at : at + _SLICE]:  # zlib copies what follows a member: of the whole body, for each of them
         try:
-            content = member.decompress(body, max_bytes + 1 - size)
+            contents.append(member.decompress(part, max_bytes + 1 - size))
         except zlib.error:
             raise Problem("bad-request", "the body does not match its Content-Encoding") from None
-        size += len(content)
+        size += len(contents[-1])
         if size > max_bytes:
             return None
-        contents.append(content)
-        if not member.eof:
-            raise Problem("bad-request", "the compressed body is truncated")
-        body = member.unused_data
-        if not body:
-            return b"".join(contents)
-    raise Problem("bad-request", f"the compressed body has more than {_MAX_MEMBERS} members")
+        at += len(part) - len(member.unused_data)
+        if member.eof:
+            if at == len(body):
+                return b"".join(contents)
+            members += 1
+            if members > _MAX_MEMBERS:
+                raise Problem("bad-request", f"the compressed body has more than {_MAX_MEMBERS} members")
+            member = zlib.decompressobj(_GZIP_OR_ZLIB)
+    raise Problem("bad-request", "the compressed body is truncated")
