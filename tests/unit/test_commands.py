@@ -129,6 +129,17 @@ def test_a_date_that_can_be_read_in_two_ways_has_a_remedy(text: str) -> None:
         Moment().convert(text, None, None)
 
 
+@pytest.mark.parametrize("text", ["nan", "inf"])
+def test_options_are_finite_numbers(text: str) -> None:
+    """A limit of nan requests per second would limit nothing."""
+    options = [each for _, command in list_commands() for each in command.params if isinstance(each, click.Option)]
+    numbers = [each for each in options if isinstance(each.type, (click.FloatRange, click.types.FloatParamType))]
+    assert numbers
+    for option in numbers:
+        with pytest.raises(click.BadParameter, match="finite number|not in the range"):
+            option.type.convert(text, option, None)
+
+
 def test_the_only_config_of_a_project_need_not_be_named(
     command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import math
 import os
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -56,6 +57,16 @@ class DurationType(click.ParamType[timedelta]):
         if self._positive and not duration:
             self.fail(f"{value!r} is not a positive duration; write e.g. 90d or 12h", param, ctx)
         return duration
+
+
+class NumberRange(click.FloatRange):
+    """A click type for a finite number within bounds; ``FloatRange`` accepts nan and inf."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 class SeparatorType(click.ParamType[str]):

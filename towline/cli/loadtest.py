@@ -9,6 +9,7 @@ import click
 
 from towline import extras
 from towline.cli import emit, json_option
+from towline.cli.arguments import NumberRange
 from towline.cli.screen import progress_line
 from towline.errors import ConfigError
 
@@ -25,7 +26,7 @@ def _parse_duration(text: str) -> float:
 @click.command(short_help="Measures the latency of a service under load.")
 @click.argument("url")
 @click.option("--users", type=click.IntRange(1, 10_000), help="Users, each waiting for its answer.  [default: 20]")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests/s at a fixed rate, instead of users.")
+@click.option("--rate", type=NumberRange(0, min_open=True), help="Requests/s at a fixed rate, instead of users.")
 @click.option(
     "--duration", "seconds", type=_parse_duration, metavar="DURATION", default="30s", show_default=True,
     help="E.g. 90s, 5m.",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from towline.cli import emit, json_option
+from towline.cli.arguments import NumberRange
 from towline.cli.run import config_argument, set_option
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def rollout() -> None:
     "--strategy", type=click.Choice(["canary", "shadow", "blue-green", "ab"]), help="Default: that of the config."
 )
 @click.option("--key", help="Column whose value decides which version answers a row.")
-@click.option("--step", "steps", multiple=True, type=float, help="Weight of a canary in percent; repeat it.")
+@click.option("--step", "steps", multiple=True, type=NumberRange(), help="Weight of a canary in percent; repeat it.")
 @click.option("--bake", help="Minimum time of a step, e.g. 1h.")
 @click.option("--until", help="Maximum time of the rollout, e.g. 14d.")
 @click.option(

@@ -9,6 +9,7 @@ import click
 
 from towline import extras
 from towline.cli import emit, json_option
+from towline.cli.arguments import NumberRange
 
 if TYPE_CHECKING:
     from towline.serving.process.worker import ServiceInfo
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--insecure", is_flag=True, help="Serve other machines without API keys.")
 @click.option("--certificate", type=click.Path(path_type=Path), help="PEM file; serves HTTPS.")
 @click.option("--private-key", type=click.Path(path_type=Path), help="PEM file, if not part of the certificate file.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Requests/s for each key, per worker.")
+@click.option("--rate", type=NumberRange(min=0, min_open=True), help="Requests/s for each key, per worker.")
 @click.option("--allowed-hosts", metavar="NAMES", help="Allowed Host headers, e.g. api.example.com,*.example.org.")
 @click.option(
     "--cors-origins", metavar="ORIGINS", help="Sites whose pages may send requests, e.g. https://app.example.com."
@@ -51,14 +52,14 @@ if TYPE_CHECKING:
     "--grace",
     default=1.0,
     show_default=True,
-    type=click.FloatRange(0, 60),
+    type=NumberRange(0, 60),
     help="Seconds to accept requests after SIGTERM.",
 )
 @click.option(
     "--drain",
     default=25.0,
     show_default=True,
-    type=click.FloatRange(1, 600),
+    type=NumberRange(1, 600),
     help="Maximum seconds from SIGTERM to the end of the process.",
 )
 @click.option(
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     "--metrics-interval",
     default=60.0,
     show_default=True,
-    type=click.FloatRange(1, 3600),
+    type=NumberRange(1, 3600),
     help="Seconds between two writings of --metrics.",
 )
 @click.option("--wait", is_flag=True, help="Wait for the model's first version instead of ending.")

@@ -7,6 +7,7 @@ import click
 
 from towline import extras
 from towline.cli import emit, json_option, report
+from towline.cli.arguments import NumberRange
 from towline.cli.run import config_argument, set_option
 from towline.errors import TowlineError
 
@@ -27,9 +28,7 @@ def worker() -> None:
 @worker.command()
 @config_argument
 @set_option
-@click.option(
-    "--idle", type=click.FloatRange(min=1), metavar="SECONDS", help="End after this many seconds without a trial."
-)
+@click.option("--idle", type=NumberRange(min=1), metavar="SECONDS", help="End after this many seconds without a trial.")
 @json_option
 def search(config: Path, overrides: tuple[str, ...], idle: float | None, as_json: bool) -> None:
     """Evaluates trials of the hyperparameter searches of a config.
