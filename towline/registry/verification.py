@@ -11,7 +11,7 @@ from towline.errors import ConfigError, ReleaseError, TransientError, UserError
 from towline.manifest import REMEDY, read_manifest
 from towline.registry.approvals import Signatures, counted_approvals, find_request
 from towline.registry.hash_chain import Entry, sealed_row
-from towline.registry.ledger import Ledger, champion_of, digest_of, open_ledger
+from towline.registry.ledger import Ledger, champions_of, digest_of, open_ledger
 from towline.registry.mlflow.synchronization import find_differences
 from towline.registry.seals import ACCEPT, Anchor, LedgerKey, Seals, check_anchor, open_seals
 from towline.registry.selection import check_judged_release, check_recorded
@@ -239,15 +239,10 @@ def _check_approvals(subject: _Subject) -> Iterator[IntegrityCheck]:
 
 def _check_champions(subject: _Subject) -> Iterator[IntegrityCheck]:
     """The releases of the champion, and of the version that a rollback restores, are whole and were judged."""
-    champion = champion_of(subject.rows)
-    if champion is None:
+    champions = champions_of(subject.rows)
+    if not champions:
         yield IntegrityCheck(model=subject.model, name="champion", state="note", what="no version serves")
-        return
-    previous = subject.ledger.aliases(subject.model)["previous"]
-    target = next((row for row in reversed(subject.rows) if row.version == previous and row.release), None)
-    for name, row in (("champion", champion), ("previous", target)):
-        if row is None:
-            continue
+    for name, row in zip(("champion", "previous"), reversed(champions), strict=False):
         try:
             check_judged_release(subject.settings, row.model_copy(update={"evidence": _with_digest(subject, row)}))
         except UserError as error:

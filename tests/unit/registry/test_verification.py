@@ -188,6 +188,15 @@ def test_a_damaged_release_is_named(sealed: SampleStore) -> None:
     assert faults(sealed.settings) == []
 
 
+def test_decisions_of_monitoring_are_no_fault(sealed: SampleStore) -> None:
+    """A version that monitoring decided about while it served is whole when another one has replaced it."""
+    ledger = open_ledger(sealed.settings)
+    ledger.decide(MODEL, "ann", "drift", {"action": "retrain"}, "cause2")
+    assert faults(sealed.settings) == []
+    ledger.promote_again(MODEL, 1, 2, "ann", "trained again")
+    assert faults(sealed.settings) == []
+
+
 def test_a_lost_ledger_is_named(sealed: SampleStore, command: Command) -> None:
     """The releases and the anchor still name the model."""
     sealed.ledger_file.unlink()
