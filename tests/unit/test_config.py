@@ -370,6 +370,30 @@ def test_project_is_found_from_a_folder_below(tmp_path: Path) -> None:
     assert Settings.from_environment({}, cwd=below).project == tmp_path
 
 
+def test_a_setting_without_a_value_is_not_set(tmp_path: Path) -> None:
+    """A store is never the project itself: docker compose sets variables that have no value."""
+    empty = {f"TOWLINE_{name}": "" for name in ("PROJECT", "STORE", "LEDGER_URL", "LEDGER_KEY", "SEARCH_URL")}
+    assert Settings.from_environment(empty, cwd=tmp_path) == Settings.from_environment({}, cwd=tmp_path)
+
+
+def test_an_sqlite_file_is_found_from_a_folder_below(tmp_path: Path) -> None:
+    """The relative path of a ledger starts at the project, so that each working folder has the same ledger."""
+    urls = {"TOWLINE_PROJECT": str(tmp_path), "TOWLINE_LEDGER_URL": "sqlite:///ledgers/a.db"}
+    urls |= {"TOWLINE_TRACKING_URI": "sqlite+pysqlite:///m.db?timeout=9", "TOWLINE_SEARCH_URL": "sqlite:////var/s.db"}
+    settings = Settings.from_environment(urls, cwd=Path("/"))
+    assert settings.ledger_url == f"sqlite:///{tmp_path}/ledgers/a.db"
+    assert settings.tracking_uri == f"sqlite+pysqlite:///{tmp_path}/m.db?timeout=9"
+    assert settings.search_url == "sqlite:////var/s.db"
+    for url in ("sqlite://", "sqlite:///:memory:", "postgresql://ann@db/x", "http://mlflow:5000"):
+        assert Settings.from_environment({"TOWLINE_LEDGER_URL": url}, cwd=tmp_path).ledger_url == url
+
+
+def test_a_store_that_no_url_can_name_is_refused(tmp_path: Path) -> None:
+    """Text behind a question mark would not be a part of the path: other stores would share the file."""
+    with pytest.raises(ConfigError, match="question mark"):
+        Settings.from_environment({}, cwd=tmp_path / "what?")
+
+
 def test_a_flow_takes_a_config_or_the_path_of_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The path in a deployment is read when the flow runs; an invalid one is reported."""
     adapter = TypeAdapter[PipelineConfig](ConfigOrPath)
