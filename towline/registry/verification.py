@@ -3,6 +3,7 @@
 Each fault names what is wrong, where, and the remedy. ``towline verify`` runs all checks, ``towline up`` quick ones.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -167,8 +168,9 @@ def _check_model(subject: _Subject, *, quick: bool) -> Iterator[IntegrityCheck]:
             yield IntegrityCheck(
                 model=model, name=name, state="unknown", what=error.what, where=error.where, remedy=error.remedy
             )
-    if ledger_is_whole and subject.key and subject.anchor and rows:
-        subject.seals.advance(sealed_row(rows[-1]), subject.key, since=1)
+    if ledger_is_whole and subject.key and subject.anchor and rows and subject.anchor.seq < rows[-1].seq:
+        with contextlib.suppress(TransientError):  # a store that this user may only read
+            subject.seals.advance(sealed_row(rows[-1]), subject.key, since=1)
 
 
 def _check_anchor(subject: _Subject) -> Iterator[IntegrityCheck]:
@@ -191,6 +193,10 @@ def _check_seals(subject: _Subject) -> Iterator[IntegrityCheck]:
     seals = subject.ledger.seals(model)
     since = subject.anchor.since if subject.anchor else min(seals, default=None)
     if since is None:
+        if key is not None:
+            what = f"no row of {model} is signed: they are older than the key, or were not written by towline"
+            remedy = f"the next row signs them; to sign them now: towline verify {model} --accept --reason '...'"
+            yield IntegrityCheck(model=model, name="seals", state="note", what=what, remedy=remedy)
         return
     if key is None:
         raise ReleaseError(
