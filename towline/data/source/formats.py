@@ -75,8 +75,9 @@ def list_files(source: str | list[str], project: Path, setting: str = "data.sour
         return matches
     if path.exists():
         return [path]
-    root = Path(path.anchor)
-    matches = sorted(match for match in root.glob(str(path.relative_to(root))) if match.is_file())
+    pattern = Path(source)  # the project's own path may contain characters of patterns
+    root = project.absolute() / pattern.anchor
+    matches = sorted(match for match in root.glob(str(pattern.relative_to(pattern.anchor))) if match.is_file())
     if not matches:
         raise missing_file(path, setting)
     return matches
