@@ -147,6 +147,13 @@ def test_the_only_config_of_a_project_need_not_be_named(
     assert "name one of: configs/other.yml, configs/shop.yaml" in several.err
 
 
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_a_history_has_at_least_one_row(limit: str, command: Command, folder: Path) -> None:
+    """Another limit is an error: it is not the end of the list, nor an empty ledger."""
+    done = command("history", "--limit", limit)
+    assert (done.code, "--limit" in done.err) == (2, True)
+
+
 def test_the_help_lists_each_command_under_its_purpose(command: Command) -> None:
     """Each once, in the order of a model's life."""
     text = command("--help").out
