@@ -148,3 +148,13 @@ def test_a_pattern_in_a_project_whose_path_looks_like_one(tmp_path: Path) -> Non
     files = [project / "data" / name for name in ("a.csv", "b.csv")]
     assert formats.list_files("data/*.csv", project) == files
     assert formats.list_files(f"{tmp_path}/houses*/data/?.csv", tmp_path / "elsewhere") == files
+
+
+def test_hidden_files_of_a_folder_are_no_tables(tmp_path: Path) -> None:
+    """macOS adds a file ._a.csv to each copied a.csv; a folder with the name of a table is none either."""
+    (tmp_path / "rows" / "old.csv").mkdir(parents=True)
+    for name in ("a.csv", "._a.csv", ".towline.json"):
+        (tmp_path / "rows" / name).write_text("a,b\n1,2\n")
+    for source in ("rows", "rows/*", "rows/*.csv"):
+        assert formats.list_files(source, tmp_path) == [tmp_path / "rows" / "a.csv"]
+    assert formats.list_files("rows/.*.csv", tmp_path) == [tmp_path / "rows" / "._a.csv"]
