@@ -234,7 +234,5 @@ def _newest_ledger_row(settings: Settings) -> dt.datetime | None:
         and not Path(settings.ledger_url.removeprefix("sqlite:///")).exists()
     ):
         return None
-    rows = open_ledger(settings).history(limit=1)
-    if not rows:
-        return None
-    return to_utc(dt.datetime.fromisoformat(rows[0].time))
+    times = [dt.datetime.fromisoformat(row.time) for row in open_ledger(settings).history()]
+    return to_utc(max(times, default=None))

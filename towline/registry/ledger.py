@@ -339,8 +339,14 @@ class Ledger:
         return {"refused": "refused", "registered": "registered"}.get(events[-1], "passed") if events else "unknown"
 
     def history(self, model: str | None = None, limit: int | None = None) -> list[Entry]:
-        """Rows of one model or of all, newest first."""
-        return sorted(self._chain.read(model), key=lambda row: (row.time, row.seq), reverse=True)[:limit]
+        """Rows of one model or of all, newest first; those of a model by number, since the clock may be set back."""
+        latest: dict[str, str] = {}  # time of a model's rows so far
+
+        def order(row: Entry) -> tuple[str, int]:
+            latest[row.model] = max(row.time, latest.get(row.model, ""))
+            return latest[row.model], row.seq
+
+        return sorted(self._chain.read(model), key=order, reverse=True)[:limit]
 
     def models(self) -> list[str]:
         """Names of every model that has a row."""
