@@ -122,9 +122,9 @@ def test_dates_as_people_write_them(text: str, moment: str) -> None:
     assert Moment().convert(text, None, None).isoformat() == moment
 
 
-@pytest.mark.parametrize("text", ["06/30/2026", "30.13.2026", "June 2026", ""])
+@pytest.mark.parametrize("text", ["06/30/2026", "30.13.2026", "June 2026", "", "0001-01-01T00:00+14:00", "9999-12-31"])
 def test_a_date_that_can_be_read_in_two_ways_has_a_remedy(text: str) -> None:
-    """It says how to write it."""
+    """It says how to write it; a date that may not exist in UTC is none either."""
     with pytest.raises(click.BadParameter, match="2026-06-30"):
         Moment().convert(text, None, None)
 

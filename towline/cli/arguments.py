@@ -12,6 +12,7 @@ import click
 from towline.errors import ConfigError, DataError
 
 _TABLE_SUFFIXES = (".csv", ".tsv", ".gz", ".zst", ".zip", ".parquet", ".pq", ".json", ".jsonl")
+_YEARS = range(2, 9_000)  # in other years, a time in UTC, or after a step of a backtest, may not exist
 
 
 class Moment(click.ParamType[datetime]):
@@ -25,7 +26,8 @@ class Moment(click.ParamType[datetime]):
         text = str(value).strip()
         for read in (datetime.fromisoformat, _parse_dotted):
             with contextlib.suppress(ValueError):
-                return read(text)
+                if (moment := read(text)).year in _YEARS:
+                    return moment
         problem = f"{value!r} is not a date; write 2026-06-30 or 2026-06-30T13:00"
         raise click.BadParameter(problem, ctx, param)
 
