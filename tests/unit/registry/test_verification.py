@@ -256,6 +256,17 @@ def test_a_ledger_without_a_key_is_a_note(empty: Settings) -> None:
     assert checks == {"key": "ok", "chain": "ok", "anchor": "ok", "seals": "ok"}
 
 
+def test_the_first_key_of_an_empty_ledger(empty: Settings, command: Command) -> None:
+    """On a server it is made before the first row: its stores get the same key. The remedy of the note makes it."""
+    (note,) = verification.verify_models(empty)
+    assert "towline verify --accept --reason 'first key'" in note.remedy
+    done = command("verify", "--accept", "--reason", "first key", "--json")
+    assert (done.code, [check["state"] for check in done.json]) == (0, ["ok"])
+    key = empty.layout.ledger_key.read_text()
+    open_ledger(empty).register("houses", "ann", "trained", {}, "key1")
+    assert (empty.layout.ledger_key.read_text(), faults(empty)) == (key, [])
+
+
 def test_a_restored_backup_is_anchored(sealed: SampleStore, command: Command, tmp_path: Path) -> None:
     """A restore replaces later rows on purpose: nothing has to be accepted, and the key comes from the backup."""
     archive = tmp_path / "backup.tar.gz"
