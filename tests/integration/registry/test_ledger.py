@@ -55,12 +55,12 @@ def test_a_history_keeps_the_order_of_rows_if_the_clock_was_set_back(
     promote(ledger, 1, None)
     promote(ledger, 2, 1)
 
-    class SetBack(dt.datetime):
+    class EarlierClock(dt.datetime):
         @classmethod
-        def now(cls, tz: dt.tzinfo | None = None) -> "SetBack":
+        def now(cls, tz: dt.tzinfo | None = None) -> "EarlierClock":
             return cls(2020, 1, 1, tzinfo=tz)
 
-    monkeypatch.setattr(hash_chain.dt, "datetime", SetBack)
+    monkeypatch.setattr(hash_chain.dt, "datetime", EarlierClock)
     last = ledger.rollback("bikes", "ann", "worse")
     monkeypatch.undo()
     ledger.register("cars", "ann", "", {}, "key1")
