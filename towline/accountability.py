@@ -64,7 +64,7 @@ def verify(name: str | None = None) -> "list[IntegrityCheck]":
 
 
 def accept(name: str | None = None, *, reason: str) -> "list[Entry]":
-    """Trusts the current rows of the ledger: signs and anchors them again, and records that.
+    """Trusts the current rows of the ledger: signs and anchors them again, and records that; makes a missing key.
 
     Args:
         name: of a model; None: all models.
@@ -79,9 +79,12 @@ def accept(name: str | None = None, *, reason: str) -> "list[Entry]":
     """
     from towline.registry import verification
     from towline.registry.ledger import actor
+    from towline.registry.seals import open_seals
 
     settings = Settings.from_environment()
     names = _names(settings, name) if name else verification.list_models_to_verify(settings)
+    if not names:  # the first row of a ledger on a server needs a key that all stores have
+        open_seals(settings).create_key()
     rows = [verification.accept(settings, model, actor(), reason) for model in names]
     return [row for row in rows if row is not None]
 

@@ -127,14 +127,15 @@ def disk(where: Path) -> Iterator[None]:
     except TowlineError:
         raise
     except OSError as error:
+        another = "name another folder: that of the store is TOWLINE_STORE"
         remedies = {
             errno.ENOSPC: "free some disk space, then run the same command again: completed steps are not repeated",
             errno.EDQUOT: "free some of your quota, then run the same command again: completed steps are not repeated",
-            errno.EACCES: "make the folder writable, or point TOWLINE_STORE at one that is",
-            errno.EPERM: "make the folder writable, or point TOWLINE_STORE at one that is",
-            errno.EROFS: "point TOWLINE_STORE at a folder that can be written",
-            errno.ENOTDIR: "a file is in the place of the store: move it, or set TOWLINE_STORE",
-            errno.EEXIST: "a file is in the place of the store: move it, or set TOWLINE_STORE",
+            errno.EACCES: f"make the folder writable, or {another}",
+            errno.EPERM: f"make the folder writable, or {another}",
+            errno.EROFS: another,
+            errno.ENOTDIR: f"a file is in the place of a folder: move it, or {another}",
+            errno.EEXIST: f"a file is in the place of a folder: move it, or {another}",
         }
         if error.errno not in remedies:
             raise

@@ -382,15 +382,20 @@ def _find(storage: _Storage, suffixes: Sequence[str]) -> list[Mapping[str, Any]]
         if storage.scheme in _WEB:
             raise
         entries = system.glob(path, detail=True).values() if any(mark in path for mark in "*?[") else ()
-        return [entry for entry in entries if entry["type"] == "file"]
+        return [entry for entry in entries if _is_visible_file(entry)]
     except OSError:
         if storage.scheme == "s3":
             system.cat_file(path, 0, 1)  # its error has a reason, that of a HEAD request has none
         raise
     if info["type"] == "file":
         return [info]
-    entries = system.ls(path, detail=True)
-    return [entry for entry in entries if entry["type"] == "file" and entry["name"].lower().endswith(tuple(suffixes))]
+    entries = filter(_is_visible_file, system.ls(path, detail=True))
+    return [entry for entry in entries if entry["name"].lower().endswith(tuple(suffixes))]
+
+
+def _is_visible_file(entry: Mapping[str, Any]) -> bool:
+    """Hidden files, such as those that macOS adds, are not tables."""
+    return entry["type"] == "file" and not entry["name"].rpartition("/")[2].startswith(".")
 
 
 def _to_file(url: str, info: Mapping[str, Any]) -> RemoteFile:

@@ -87,15 +87,16 @@ def test_a_full_disk_is_an_error(command: Command, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_server_that_does_not_answer(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tracking server that is down is named with the setting that leads to it."""
+    """A server that is down is named with the setting that leads to it, without its password."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     monkeypatch.setattr(doctor, "send_request", _refuse)
-    monkeypatch.setenv("TOWLINE_TRACKING_URI", f"http://127.0.0.1:{port}")
-    (check,) = [check for check in command("doctor", "--json").json if check["name"] == "mlflow"]
-    assert check["state"] == "error"
-    assert "TOWLINE_TRACKING_URI" in check["remedy"]
+    for name, variable in (("mlflow", "TOWLINE_TRACKING_URI"), ("prefect", "PREFECT_API_URL")):
+        monkeypatch.setenv(variable, f"http://ann:hush@127.0.0.1:{port}")
+        (check,) = [check for check in command("doctor", "--json").json if check["name"] == name]
+        assert (check["state"], variable in check["remedy"]) == ("error", True)
+        assert f"http://ann:***@127.0.0.1:{port} does not answer" in check["detail"]
 
 
 def _refuse(*_: object) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -412,6 +413,23 @@ def test_a_locked_store_is_unavailable(settings: Settings, trained: Trained, cli
         holder.execute("ROLLBACK")
     assert "locked" in error.what
     assert registered(settings, trained, "y" * 64, 2).version == 2
+
+
+@pytest.mark.parametrize("statement", ["", "DROP TABLE model_version_tags"])
+def test_a_store_of_another_version_of_mlflow_is_unavailable(
+    statement: str, settings: Settings, trained: Trained
+) -> None:
+    """After a newer MLflow has changed the database; the remedy is about the version, not about the disk."""
+    registered(settings, trained)
+    newer = settings.store / "newer.db"  # MLflow checks each database once in a process
+    shutil.copy(settings.store / "mlflow.db", newer)
+    with closing(sqlite3.connect(newer)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'later'")
+        database.execute(statement)
+    later = settings.model_copy(update={"tracking_uri": f"sqlite:///{newer}"})
+    error = unavailable(lambda: registered(later, trained, "y" * 64))
+    assert "later" in error.what
+    assert "another version of MLflow wrote this database" in error.remedy
 
 
 def test_a_store_that_cannot_be_used_is_unavailable(tmp_path: Path, trained: Trained) -> None:

@@ -58,6 +58,15 @@ def test_a_port_that_is_taken_is_named_before_anything_starts(
     assert up_state.read(Settings.from_environment()) is None
 
 
+def test_ports_that_do_not_exist_are_refused(command: Callable[..., CommandResult], config: Path) -> None:
+    """The second of two services would need port 65536."""
+    other = config.with_name("other.yaml")
+    other.write_text(config.read_text().replace("name: bikes", "name: other"))
+    done = command("up", config, other, "--port", 65535)
+    assert done.code == 2
+    assert "choose 65534 or a lower one" in done.err
+
+
 def test_the_unit_file_runs_the_same_command(command: Callable[..., CommandResult], store: Path, config: Path) -> None:
     """With whole paths and the settings of the shell it was made in."""
     unit = command("up", config, "--port", "9000", "--systemd").out

@@ -122,9 +122,9 @@ def test_dates_as_people_write_them(text: str, moment: str) -> None:
     assert Moment().convert(text, None, None).isoformat() == moment
 
 
-@pytest.mark.parametrize("text", ["06/30/2026", "30.13.2026", "June 2026", ""])
+@pytest.mark.parametrize("text", ["06/30/2026", "30.13.2026", "June 2026", "", "0001-01-01T00:00+14:00", "9999-12-31"])
 def test_a_date_that_can_be_read_in_two_ways_has_a_remedy(text: str) -> None:
-    """It says how to write it."""
+    """It says how to write it; a date that may not exist in UTC is none either."""
     with pytest.raises(click.BadParameter, match="2026-06-30"):
         Moment().convert(text, None, None)
 
@@ -156,6 +156,13 @@ def test_the_only_config_of_a_project_need_not_be_named(
     (folder / "configs/other.yml").write_text("name: other\n")
     several = command("validate")
     assert "name one of: configs/other.yml, configs/shop.yaml" in several.err
+
+
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_a_history_has_at_least_one_row(limit: str, command: Command, folder: Path) -> None:
+    """Another limit is an error: it is not the end of the list, nor an empty ledger."""
+    done = command("history", "--limit", limit)
+    assert (done.code, "--limit" in done.err) == (2, True)
 
 
 def test_the_help_lists_each_command_under_its_purpose(command: Command) -> None:

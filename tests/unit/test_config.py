@@ -131,6 +131,54 @@ def test_aliases_within_the_limits_still_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "override", "expected"),
+    [
+        ("validation: {columns: {a: &r {max: 5}, b: *r}}", "validation.columns.b.min=1", [(None, 5), (1, 5)]),
+        ("validation:\n  columns:", "validation.columns.a.min=1", [(1, None)]),
+    ],
+)
+def test_an_override_changes_one_key_only(tmp_path: Path, text: str, override: str, expected: list[object]) -> None:
+    """The anchor of an alias stays as it is; a section without keys gets its first one."""
+    rules = read_config(write(tmp_path, f"{GOOD}{text}\n"), [override]).validation.columns.values()
+    assert [(rule.min, rule.max) for rule in rules] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("slo: {metric: .nan}", "slo.metric"),
+        ("drift: {min_effect: .inf}", "drift.min_effect"),
+        ("candidates: [linear, {estimator: forest, params: {max_depth: -.inf}}]", "candidates.1.params.max_depth"),
+        ("behaviour: {expect: [{row: {hour: .nan}, equals: 1}]}", "behaviour.expect.0.row.hour"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_rejected(tmp_path: Path, text: str, key: str) -> None:
+    """A config is sent as JSON, which has no such numbers; the error names the key and its line."""
+    with pytest.raises(ConfigError) as caught:
+        read_config(write(tmp_path, f"{GOOD}{text}\n"))
+    assert caught.value.details[0].startswith(f"{key}: must be a finite number (line 7,")
+
+
+@pytest.mark.parametrize("key", ["approval.expires", "data.window", "quality.delay", "rollout.until", "budget"])
+@pytest.mark.parametrize("length", ["4000000d", "1000000000d", "99999999999999999999w", "-P1D"])
+def test_durations_without_a_date_are_rejected(key: str, length: str) -> None:
+    """The present time plus or minus a duration of a config is always a date."""
+    section, _, name = key.partition(".")
+    data = {"source": "t", "target": "y", "time": "t"}
+    change = {section: {**(data if section == "data" else {}), name: length} if name else length}
+    with pytest.raises(ConfigError) as caught:
+        build_config({"name": "demo", "data": data, **change}, "demo.yaml")
+    assert key in caught.value.details[0]
+
+
+@pytest.mark.parametrize("window", ["0d", "30s", "36000d"])
+def test_a_window_without_predictions_is_rejected(window: str) -> None:
+    """A window of no length would never have a label."""
+    with pytest.raises(ConfigError, match=r"quality\.window: the window must be at least a minute"):
+        build_config({"name": "demo", "data": {"source": "t", "target": "y"}, "quality": {"window": window}}, "x")
+
+
+@pytest.mark.parametrize(
     ("text", "seconds"), [("10m", 600), ("90s", 90), ("2h", 7200), ("1d", 86_400), ("5 minutes", 300), ("null", None)]
 )
 def test_a_budget_is_a_duration_or_null(tmp_path: Path, text: str, seconds: int | None) -> None:
@@ -320,6 +368,30 @@ def test_project_is_found_from_a_folder_below(tmp_path: Path) -> None:
     below = tmp_path / "notebooks" / "deep"
     below.mkdir(parents=True)
     assert Settings.from_environment({}, cwd=below).project == tmp_path
+
+
+def test_a_setting_without_a_value_is_not_set(tmp_path: Path) -> None:
+    """A store is never the project itself: docker compose sets variables that have no value."""
+    empty = {f"TOWLINE_{name}": "" for name in ("PROJECT", "STORE", "LEDGER_URL", "LEDGER_KEY", "SEARCH_URL")}
+    assert Settings.from_environment(empty, cwd=tmp_path) == Settings.from_environment({}, cwd=tmp_path)
+
+
+def test_an_sqlite_file_is_found_from_a_folder_below(tmp_path: Path) -> None:
+    """The relative path of a ledger starts at the project, so that each working folder has the same ledger."""
+    urls = {"TOWLINE_PROJECT": str(tmp_path), "TOWLINE_LEDGER_URL": "sqlite:///ledgers/a.db"}
+    urls |= {"TOWLINE_TRACKING_URI": "sqlite+pysqlite:///m.db?timeout=9", "TOWLINE_SEARCH_URL": "sqlite:////var/s.db"}
+    settings = Settings.from_environment(urls, cwd=Path("/"))
+    assert settings.ledger_url == f"sqlite:///{tmp_path}/ledgers/a.db"
+    assert settings.tracking_uri == f"sqlite+pysqlite:///{tmp_path}/m.db?timeout=9"
+    assert settings.search_url == "sqlite:////var/s.db"
+    for url in ("sqlite://", "sqlite:///:memory:", "postgresql://ann@db/x", "http://mlflow:5000"):
+        assert Settings.from_environment({"TOWLINE_LEDGER_URL": url}, cwd=tmp_path).ledger_url == url
+
+
+def test_a_store_that_no_url_can_name_is_refused(tmp_path: Path) -> None:
+    """Text behind a question mark would not be a part of the path: other stores would share the file."""
+    with pytest.raises(ConfigError, match="question mark"):
+        Settings.from_environment({}, cwd=tmp_path / "what?")
 
 
 def test_a_flow_takes_a_config_or_the_path_of_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

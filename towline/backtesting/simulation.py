@@ -121,7 +121,7 @@ def divide_period(start: pd.Timestamp, end: pd.Timestamp, step_length: str) -> l
     Raises:
         ConfigError: the step or the period is invalid.
     """
-    match = re.fullmatch(r"\s*([1-9]\d*)\s*(mo|w|d|h)\s*", step_length)
+    match = re.fullmatch(r"\s*([1-9]\d{0,3})\s*(mo|w|d|h)\s*", step_length)
     if not match:
         raise ConfigError(f"{step_length!r} is not a step", where="--step", remedy="write 1mo, 2w, 1d or 12h")
     if start >= end:

@@ -75,7 +75,7 @@ def show(version: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--limit", default=20, show_default=True, help="Maximum number of rows.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="Maximum number of rows.")
 @click.option("--all", "everything", is_flag=True, help="Include decisions to do nothing.")
 @json_option
 def history(name: str | None, limit: int, everything: bool, as_json: bool) -> None:

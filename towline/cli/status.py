@@ -163,8 +163,9 @@ def read_links(settings: "Settings", models: Sequence[str]) -> "Links":
     from towline.operations import servers
 
     kinds: tuple[servers.Kind, ...] = ("prefect", "mlflow", "evidently")
-    urls = {kind: server.url for kind in kinds if (server := servers.find_server(settings, kind))}
-    return Links(**urls, experiments=_read_experiments(urls["mlflow"], models) if "mlflow" in urls else {})
+    running = {kind: server.url for kind in kinds if (server := servers.find_server(settings, kind))}
+    urls = {kind: servers.find_named_server(settings, kind) or running.get(kind, "") for kind in kinds}
+    return Links(**urls, experiments=_read_experiments(urls["mlflow"], models) if urls["mlflow"] else {})
 
 
 def _read_experiments(url: str, models: Sequence[str]) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """towline ui: the web interfaces over the store."""
 
+from typing import get_args
+
 import click
 
 from towline.cli import emit, json_option
@@ -32,20 +34,20 @@ def ui(stop: bool, as_json: bool) -> None:
         emit([server.model_dump() for server in stopped], as_json, lambda: f"stopped: {kinds_text}")
         return
     extras.require("towline ui", "pipeline")
-    kinds: list[servers.Kind] = ["prefect", "mlflow", "status"]
-    if settings.layout.evidently.is_dir() or any(settings.layout.drift_records()):
-        kinds.append("evidently")
+    kinds = servers.list_own_servers(settings)
+    if not settings.layout.evidently.is_dir() and not any(settings.layout.drift_records()):
+        kinds.remove("evidently")
     started = [servers.start(settings, kind) for kind in kinds]
     click.echo("starting …", err=True)
-    urls = {server.kind: servers.wait(settings, server).url for server in started}
-    addresses = {
-        "status": urls["status"],
-        "runs": f"{urls['prefect']}/runs",
-        "models": f"{urls['mlflow']}/{links.models()}",
-        **({"drift": urls["evidently"]} if "evidently" in urls else {}),
+    urls = {kind: url for kind in get_args(servers.Kind) if (url := servers.find_named_server(settings, kind))}
+    urls |= {server.kind: servers.wait(settings, server).url for server in started}
+    pages = {
+        "status": ("status", "", ""),
+        "runs": ("prefect", "/runs", "runs (Prefect)"),
+        "models": ("mlflow", f"/{links.models()}", "versions (MLflow)"),
+        "drift": ("evidently", "", "drift (Evidently)"),
     }
-    others = ", ".join(
-        ["runs (Prefect)", "versions (MLflow)", *(["drift (Evidently)"] if "drift" in addresses else [])]
-    )
+    addresses = {name: urls[kind] + path for name, (kind, path, _) in pages.items() if kind in urls}
+    others = ", ".join(title for name, (*_, title) in pages.items() if title and name in addresses)
     text = f"open    {addresses['status']}   status of the models, with links to {others}\nstop    towline ui --stop"
     emit(addresses, as_json, lambda: text)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from towline.config import PipelineConfig, Settings
     from towline.operations.up_state import UpState
 
+MAX_PORT = 65535
 _UNIT = """\
 [Unit]
 Description=towline: {models}
@@ -43,7 +44,7 @@ WantedBy=default.target
     "--port",
     default=8080,
     show_default=True,
-    type=click.IntRange(1, 65535),
+    type=click.IntRange(1, MAX_PORT),
     help="Port of the first model's service; further models get the ports after it.",
 )
 @click.option("--no-service", is_flag=True, help="Start no service.")
@@ -79,6 +80,9 @@ def up(configs: tuple[Path, ...], port: int, no_service: bool, browse: bool, sys
         click.echo(_unit(settings, pipelines), nl=False)
         return
     ports = [] if no_service else [port + number for number in range(len(pipelines))]
+    if ports and ports[-1] > MAX_PORT:
+        problem = f"{len(ports)} services from port {port} on need ports above {MAX_PORT}"
+        raise ConfigError(problem, where="--port", remedy=f"choose {MAX_PORT + 1 - len(ports)} or a lower one")
     supervisor = Supervisor(settings, configs, pipelines, ports, lambda line: click.echo(line, err=True))
 
     def ready(state: "UpState") -> None:

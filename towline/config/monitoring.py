@@ -93,6 +93,13 @@ class QualityConfig(Frozen):
     )
     tolerance: float = Field(0.25, ge=0, description="acceptable relative loss against the holdout")
 
+    @field_validator("window")
+    @classmethod
+    def _check_window(cls, window: dt.timedelta) -> dt.timedelta:
+        if not dt.timedelta(minutes=1) <= window <= dt.timedelta(days=3650):
+            raise ValueError("the window must be at least a minute and at most 3650d")
+        return window
+
 
 class RetrainConfig(Frozen):
     """When monitoring starts a training or a rollback."""

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import logging
+import math
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -153,6 +154,13 @@ class TrainingConfig(Frozen):
             raise ConfigProblemsError(problems)
         return self
 
+    @model_validator(mode="after")
+    def _check_numbers(self) -> Self:
+        """Rejects ``.nan`` and ``.inf`` also in values of any type: JSON, in which configs are sent, has neither."""
+        if problems := [ConfigProblem(keys, "must be a finite number") for keys in _find_non_finite(self.model_dump())]:
+            raise ConfigProblemsError(problems)
+        return self
+
     def _check_features(self) -> Iterator[ConfigProblem]:
         """Rejects features of columns that are not read."""
         for name, text in self.features.items():
@@ -235,6 +243,15 @@ class TrainingConfig(Frozen):
         )
         text = json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _find_non_finite(value: object) -> Iterator[tuple[str, ...]]:
+    """The path of keys of each number in a mapping that is not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield ()
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, member in members:
+        yield from ((str(key), *keys) for keys in _find_non_finite(member))
 
 
 def _check_parts(ensemble: Candidate, candidates: Mapping[str, bool]) -> None:

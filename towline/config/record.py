@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 
@@ -17,16 +17,29 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+MAX_DURATION = dt.timedelta(days=36_500)  # a time of today plus or minus a longer one may have no date
+
+
 def _as_duration(value: object) -> object:
     units = r"d|days?|h|hours?|w|weeks?|m|min|minutes?|s|seconds?"
     match = re.fullmatch(rf"\s*(\d+)\s*({units})\s*", value) if isinstance(value, str) else None
     if not match:
         return value
     unit = {"d": "days", "h": "hours", "w": "weeks", "m": "minutes", "s": "seconds"}[match[2][0]]
-    return dt.timedelta(**{unit: int(match[1])})
+    try:
+        return dt.timedelta(**{unit: int(match[1])})
+    except OverflowError:
+        return dt.timedelta.max
 
 
-Duration = Annotated[dt.timedelta, BeforeValidator(_as_duration)]
+def _check_length(length: dt.timedelta) -> dt.timedelta:
+    if not dt.timedelta(0) <= length <= MAX_DURATION:
+        raise ValueError(f"a duration must be between 0d and {MAX_DURATION.days}d")
+    return length
+
+
+_BoundedDuration = Annotated[dt.timedelta, AfterValidator(_check_length)]
+Duration = Annotated[_BoundedDuration, BeforeValidator(_as_duration)]
 
 
 def format_duration(length: dt.timedelta | None) -> str:
@@ -70,16 +83,16 @@ def _as_share(value: object) -> object:
     return value
 
 
-OptionalDuration = Annotated[dt.timedelta | None, BeforeValidator(_as_span), PlainSerializer(format_duration)]
+OptionalDuration = Annotated[_BoundedDuration | None, BeforeValidator(_as_span), PlainSerializer(format_duration)]
 Budget = Annotated[
-    dt.timedelta | None,
+    _BoundedDuration | None,
     BeforeValidator(_as_budget, json_schema_input_type=str | None),
     PlainSerializer(lambda budget: None if budget is None else format_duration(budget)),
 ]
 Durations = Annotated[
     tuple[OptionalDuration, ...], BeforeValidator(_as_tuple, json_schema_input_type=str | list[str] | None)
 ]
-Share = Annotated[float | dt.timedelta, BeforeValidator(_as_share, json_schema_input_type=float | str)]
+Share = Annotated[float | _BoundedDuration, BeforeValidator(_as_share, json_schema_input_type=float | str)]
 
 
 def format_share(share: float | dt.timedelta) -> float | str:

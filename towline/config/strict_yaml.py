@@ -3,6 +3,7 @@
 PyYAML's tree has the positions. ruamel.yaml would replace the check of repeated keys, but not that of the limits.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -40,7 +41,7 @@ def parse(text: str, where: str) -> tuple[Any, yaml.Node | None]:
 
 
 def override(raw: dict[str, Any], assignment: str) -> None:
-    """Applies one ``key.path=value``, where the value is YAML.
+    """Applies one ``key.path=value``, where the value is YAML; a key that is null is replaced by a mapping.
 
     Raises:
         ConfigError: this is not an assignment, or a key on the path is not a mapping.
@@ -51,7 +52,10 @@ def override(raw: dict[str, Any], assignment: str) -> None:
     *parents, last = key.split(".")
     node: Any = raw
     for parent in parents:
-        node = node.setdefault(parent, {}) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            child = node.get(parent)
+            node[parent] = {} if child is None else copy.copy(child)  # an anchor and its aliases are one object
+            node = node[parent]
     if not isinstance(node, dict):
         raise ConfigError(f"{key!r} is not below a mapping", where="--set", remedy="set keys of mappings only")
     try:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Literal, cast, get_args
+from urllib.parse import urlsplit
 
 from towline import files
 from towline.config import Settings
@@ -50,6 +51,24 @@ class Server(ProcessRecord):
     @property
     def health_url(self) -> str:
         return self.url + {"prefect": "/api/health", "evidently": "/api/version"}.get(self.kind, "/health")
+
+
+def find_named_server(settings: Settings, kind: Kind) -> str:
+    """The page of a server that the settings name, without its password; empty if the store has one of its own."""
+    addresses = {"prefect": os.environ.get("PREFECT_API_URL", ""), "mlflow": settings.tracking_uri}
+    parts = urlsplit(addresses.get(kind, "").rstrip("/"))
+    if parts.scheme not in ("http", "https"):
+        return ""
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.removesuffix("/api")).geturl()
+
+
+def list_own_servers(settings: Settings) -> list[Kind]:
+    """The servers that the store starts itself; without MLflow if none is set."""
+    return [
+        kind
+        for kind in get_args(Kind)
+        if not find_named_server(settings, kind) and (kind != "mlflow" or settings.tracking_uri)
+    ]
 
 
 def find_server(settings: Settings, kind: Kind) -> Server | None:
@@ -165,9 +184,8 @@ def _command(settings: Settings, kind: Kind, port: int) -> tuple[list[str], Mapp
     if module := _MODULES.get(kind):
         return [module, str(port)], settings.environment()
     address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    artifacts = str(settings.layout.mlflow_artifacts)
-    stores = ["--backend-store-uri", settings.tracking_uri, "--artifacts-destination", artifacts]
-    return ["mlflow", "server", *address, *stores], {
+    return ["mlflow", "server", *address, "--artifacts-destination", str(settings.layout.mlflow_artifacts)], {
+        "MLFLOW_BACKEND_STORE_URI": settings.tracking_uri,  # every user can read command lines: it may hold a password
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_ENABLE_AI_GATEWAY": "false",
     }

@@ -228,17 +228,18 @@ class Supervisor:
                 else:
                     self._notify(str(error))
                     self._next_server_check = time.monotonic() + _MAX_BACKOFF_S
-        pages = {server.kind: server.url for server in started}
+        pages: dict[str, str] = {server.kind: server.url for server in started}
+        named = {kind: servers.find_named_server(self._settings, kind) for kind in get_args(servers.Kind)}
+        pages |= {kind: url for kind, url in named.items() if url}
         api = self._external_api or f"{pages['prefect']}/api"
         if self._state.api not in ("", api):
             self._stop_scheduler()
         self._save(pages=pages, api=api)
 
     def _server_kinds(self) -> list[servers.Kind]:
-        """Without Prefect where its server is elsewhere; without Evidently until there is a drift check to show."""
-        excluded = {"prefect"} if self._external_api else set()
-        excluded |= set() if self._settings.layout.evidently.is_dir() else {"evidently"}
-        return [kind for kind in get_args(servers.Kind) if kind not in excluded]
+        """Without servers that are elsewhere; without Evidently until there is a drift check to show."""
+        shows_drift = self._settings.layout.evidently.is_dir()
+        return [kind for kind in servers.list_own_servers(self._settings) if kind != "evidently" or shows_drift]
 
     def _keep_processes(self) -> None:
         """Reports processes that ended and starts those that are due."""

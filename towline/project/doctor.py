@@ -15,6 +15,7 @@ from typing import Literal
 import towline
 from towline import extras
 from towline.config import Frozen, Settings
+from towline.config.passwords import mask_passwords
 from towline.errors import TowlineError
 from towline.http_request import HttpRequestError, send_request
 from towline.operations import servers
@@ -173,9 +174,11 @@ def _check_servers(settings: Settings) -> Iterator[SetupCheck]:
             status = send_request(url.rstrip("/") + "/health", TIMEOUT_S).status
         except HttpRequestError as error:
             remedy = f"start the server, or correct {variable}"
-            yield SetupCheck(name=name, state="error", detail=f"{url} does not answer: {error}", remedy=remedy)
+            detail = f"{mask_passwords(url)} does not answer: {error}"
+            yield SetupCheck(name=name, state="error", detail=detail, remedy=remedy)
             continue
-        yield SetupCheck(name=name, state="ok" if status < 500 else "warning", detail=f"{url} answers with {status}")
+        detail = f"{mask_passwords(url)} answers with {status}"
+        yield SetupCheck(name=name, state="ok" if status < 500 else "warning", detail=detail)
 
 
 def _check_ports(settings: Settings) -> Iterator[SetupCheck]:
@@ -231,7 +234,5 @@ def _newest_ledger_row(settings: Settings) -> dt.datetime | None:
         and not Path(settings.ledger_url.removeprefix("sqlite:///")).exists()
     ):
         return None
-    rows = open_ledger(settings).history(limit=1)
-    if not rows:
-        return None
-    return to_utc(dt.datetime.fromisoformat(rows[0].time))
+    times = [dt.datetime.fromisoformat(row.time) for row in open_ledger(settings).history()]
+    return to_utc(max(times, default=None))

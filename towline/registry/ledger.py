@@ -314,7 +314,7 @@ class Ledger:
     def aliases(self, model: str) -> dict[str, int | None]:
         """The versions of champion, previous (a rollback restores it), challenger (the newest, without verdict)."""
         rows = self._version_rows(model)
-        champions: list[Entry | None] = [None, None, *_champions(rows)]
+        champions: list[Entry | None] = [None, None, *champions_of(rows)]
         newest = max(rows, key=lambda row: (row.version, row.seq), default=None)
         challenger = newest if newest and newest.event == "registered" else None
         return {
@@ -328,7 +328,7 @@ class Ledger:
         unknown.
         """
         rows = self._version_rows(model)
-        served = [row.version for row in _champions(rows)]
+        served = [row.version for row in champions_of(rows)]
         if version in served[-2:]:
             return "champion" if version == served[-1] else "previous"
         events = [row.event for row in rows if row.version == version]
@@ -339,8 +339,14 @@ class Ledger:
         return {"refused": "refused", "registered": "registered"}.get(events[-1], "passed") if events else "unknown"
 
     def history(self, model: str | None = None, limit: int | None = None) -> list[Entry]:
-        """Rows of one model or of all, newest first."""
-        return sorted(self._chain.read(model), key=lambda row: (row.time, row.seq), reverse=True)[:limit]
+        """Rows of one model or of all, newest first; those of a model by number, since the clock may be set back."""
+        latest: dict[str, str] = {}  # time of a model's rows so far
+
+        def order(row: Entry) -> tuple[str, int]:
+            latest[row.model] = max(row.time, latest.get(row.model, ""))
+            return latest[row.model], row.seq
+
+        return sorted(self._chain.read(model), key=order, reverse=True)[:limit]
 
     def models(self) -> list[str]:
         """Names of every model that has a row."""
@@ -415,7 +421,7 @@ class Ledger:
         self._chain.read()
 
 
-def _champions(rows: Sequence[Entry]) -> list[Entry]:
+def champions_of(rows: Sequence[Entry]) -> list[Entry]:
     """The champions that rollbacks can still reach, oldest first; the last one serves."""
     champions: list[Entry] = []
     for row in rows:
@@ -447,11 +453,11 @@ def digest_of(rows: Sequence[Entry], release: str) -> str:
 
 def champion_of(rows: Sequence[Entry]) -> Entry | None:
     """The row that made the champion champion, from the rows of its model, oldest first."""
-    return next(reversed(_champions(rows)), None)
+    return next(reversed(champions_of(rows)), None)
 
 
 def _previous_champion(model: str, rows: Sequence[Entry]) -> Entry:
-    champions = _champions(rows)
+    champions = champions_of(rows)
     if len(champions) < 2:
         raise PromotionRejectedError(
             "no earlier champion to roll back to",

@@ -176,10 +176,12 @@ def end_rollout(
 
 
 def reject_waiting(ledger: Ledger, model: str, version: int, actor: str, reason: str) -> Entry:
-    """Records that a version that waited cannot be rolled out; it does not wait any more."""
+    """Records that a version that waited cannot be rolled out; if a rollout has begun meanwhile, it still waits."""
 
-    def decide(rows: Sequence[Entry]) -> NewRow:
+    def decide(rows: Sequence[Entry]) -> Entry | NewRow:
         judged = judged_row(model, rows, version)
+        if active_rollout(rows) is not None:
+            return judged
         evidence = {"id": "", "end": "rejected"}
         return draft_row(
             "rollout_ended", JudgedVersion(version, judged.run_key, judged.release, evidence), rows, actor, reason

@@ -3,6 +3,7 @@
 Each fault names what is wrong, where, and the remedy. ``towline verify`` runs all checks, ``towline up`` quick ones.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -11,7 +12,7 @@ from towline.errors import ConfigError, ReleaseError, TransientError, UserError
 from towline.manifest import REMEDY, read_manifest
 from towline.registry.approvals import Signatures, counted_approvals, find_request
 from towline.registry.hash_chain import Entry, sealed_row
-from towline.registry.ledger import Ledger, champion_of, digest_of, open_ledger
+from towline.registry.ledger import Ledger, champions_of, digest_of, open_ledger
 from towline.registry.mlflow.synchronization import find_differences
 from towline.registry.seals import ACCEPT, Anchor, LedgerKey, Seals, check_anchor, open_seals
 from towline.registry.selection import check_judged_release, check_recorded
@@ -167,8 +168,9 @@ def _check_model(subject: _Subject, *, quick: bool) -> Iterator[IntegrityCheck]:
             yield IntegrityCheck(
                 model=model, name=name, state="unknown", what=error.what, where=error.where, remedy=error.remedy
             )
-    if ledger_is_whole and subject.key and subject.anchor and rows:
-        subject.seals.advance(sealed_row(rows[-1]), subject.key, since=1)
+    if ledger_is_whole and subject.key and subject.anchor and rows and subject.anchor.seq < rows[-1].seq:
+        with contextlib.suppress(TransientError):  # a store that this user may only read
+            subject.seals.advance(sealed_row(rows[-1]), subject.key, since=1)
 
 
 def _check_anchor(subject: _Subject) -> Iterator[IntegrityCheck]:
@@ -191,6 +193,10 @@ def _check_seals(subject: _Subject) -> Iterator[IntegrityCheck]:
     seals = subject.ledger.seals(model)
     since = subject.anchor.since if subject.anchor else min(seals, default=None)
     if since is None:
+        if key is not None:
+            what = f"no row of {model} is signed: they are older than the key, or were not written by towline"
+            remedy = f"the next row signs them; to sign them now: towline verify {model} --accept --reason '...'"
+            yield IntegrityCheck(model=model, name="seals", state="note", what=what, remedy=remedy)
         return
     if key is None:
         raise ReleaseError(
@@ -239,15 +245,10 @@ def _check_approvals(subject: _Subject) -> Iterator[IntegrityCheck]:
 
 def _check_champions(subject: _Subject) -> Iterator[IntegrityCheck]:
     """The releases of the champion, and of the version that a rollback restores, are whole and were judged."""
-    champion = champion_of(subject.rows)
-    if champion is None:
+    champions = champions_of(subject.rows)
+    if not champions:
         yield IntegrityCheck(model=subject.model, name="champion", state="note", what="no version serves")
-        return
-    previous = subject.ledger.aliases(subject.model)["previous"]
-    target = next((row for row in reversed(subject.rows) if row.version == previous and row.release), None)
-    for name, row in (("champion", champion), ("previous", target)):
-        if row is None:
-            continue
+    for name, row in zip(("champion", "previous"), reversed(champions), strict=False):
         try:
             check_judged_release(subject.settings, row.model_copy(update={"evidence": _with_digest(subject, row)}))
         except UserError as error:

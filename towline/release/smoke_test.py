@@ -188,7 +188,7 @@ def _differences(path: Path, predictions: "Predictions", contract: "Contract", t
         else:
             classes = actual.dtype.kind == "i"
             error = actual != expected if classes else np.abs(actual - expected) / np.maximum(1.0, np.abs(expected))
-            wrong = (error > tolerance).reshape(len(actual), -1).any(axis=1)
+            wrong = ~((error <= tolerance) | (actual == expected)).reshape(len(actual), -1).all(axis=1)  # also NaN
             if wrong.any():
                 by = "" if classes else f" by up to {error.max():.3g}"
                 differences.append(f"{name} differ in {int(wrong.sum()):,} of {len(actual):,} rows{by}")

@@ -485,6 +485,16 @@ def test_invalid_arguments_are_refused(
     assert not list(tmp_path.glob("*.zst"))
 
 
+def test_a_store_that_does_not_exist_is_not_backed_up(
+    home: SampleStore, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A nightly job in another folder fails, instead of an empty backup that replaces good ones."""
+    monkeypatch.setenv("TOWLINE_STORE", str(tmp_path / "elsewhere"))
+    result = command("backup", tmp_path / "a.tar.zst")
+    assert (result.code, "there is no store" in result.err) == (2, True)
+    assert not (tmp_path / "a.tar.zst").exists()
+
+
 def test_changed_ledger_is_not_backed_up(home: SampleStore, command: Command, tmp_path: Path) -> None:
     """A broken hash chain is reported at the first backup."""
     with sqlite3.connect(home.ledger_file) as database:

@@ -1,3 +1,4 @@
+import datetime as dt
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 from tests.support.sql import execute_sql
 from towline.errors import ConfigError, PromotionRejectedError, ReleaseError, TowlineError, TransientError
 from towline.registry import hash_chain
-from towline.registry.ledger import Entry, JudgedVersion, Ledger
+from towline.registry.ledger import Entry, JudgedVersion, Ledger, champion_of
 
 PASS = {"verdict": "pass"}
 
@@ -45,6 +46,28 @@ def everyone(work: Callable[[int], Any], count: int = 20) -> list[Any]:
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(outcome, range(1, count + 1)))
+
+
+def test_a_history_keeps_the_order_of_rows_if_the_clock_was_set_back(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last row of a model is its newest one, whatever its time; so the champion of a history is the champion."""
+    promote(ledger, 1, None)
+    promote(ledger, 2, 1)
+
+    class EarlierClock(dt.datetime):
+        @classmethod
+        def now(cls, tz: dt.tzinfo | None = None) -> "EarlierClock":
+            return cls(2020, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr(hash_chain.dt, "datetime", EarlierClock)
+    last = ledger.rollback("bikes", "ann", "worse")
+    monkeypatch.undo()
+    ledger.register("cars", "ann", "", {}, "key1")
+    history = ledger.history()
+    assert (history[0].model, history[1]) == ("cars", last)
+    assert ledger.history("bikes") == ledger.rows("bikes")[::-1]
+    assert champion_of(ledger.history("bikes")[::-1]) == ledger.champion("bikes")
 
 
 def test_a_promotion_is_recorded_whole(ledger: Ledger) -> None:

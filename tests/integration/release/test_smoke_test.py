@@ -49,6 +49,9 @@ def test_a_different_prediction_is_reported(regression: TrainedRun, packed: Rele
     assert f"labels differ in 1 of {len(labels)} rows" in difference
     np.savez(tmp_path / "short.npz", labels=labels[1:], probabilities=labels)
     assert len(smoke_test._differences(tmp_path / "short.npz", answers, model.contract, 0.0)) == 2
+    missing = Predictions(np.where(np.arange(len(answers.labels)) < 2, np.nan, answers.labels), None)
+    (difference,) = smoke_test._differences(tmp_path / "same.npz", missing, model.contract, 1e-12)
+    assert "labels differ in 2 of" in difference
 
 
 @pytest.mark.parametrize("other", [[1, 0], [1.0, 0.0], [np.True_, np.False_]])

@@ -127,6 +127,7 @@ def test_a_training_is_done_once_for_all_policies(config: PipelineConfig, tmp_pa
         ),
         ({}, START, END, "1h", "steps of 1h"),
         ({}, START, END, "1y", "is not a step"),
+        ({}, START, END, "99999999999mo", "is not a step"),
         ({}, END, START, "1mo", "is not before"),
         ({}, day("2027-01-01"), day("2027-06-01"), "1mo", "no rows from"),
     ],

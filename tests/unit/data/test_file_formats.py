@@ -137,3 +137,24 @@ def test_a_json_column_of_several_types_is_text(tmp_path: Path) -> None:
     assert table["mixed"].tolist()[:4] == ["5", "a", "true", "2"]
     assert table["mixed"].isna().tolist() == [False] * 4 + [True]
     assert table["big"].tolist() == [1e20] * 5
+
+
+def test_a_pattern_in_a_project_whose_path_looks_like_one(tmp_path: Path) -> None:
+    """Brackets in the path of the project are no pattern; a pattern with an absolute path still is one."""
+    project = tmp_path / "houses [2026]"
+    (project / "data").mkdir(parents=True)
+    for name in ("b.csv", "a.csv"):
+        (project / "data" / name).write_text("a,b\n1,2\n")
+    files = [project / "data" / name for name in ("a.csv", "b.csv")]
+    assert formats.list_files("data/*.csv", project) == files
+    assert formats.list_files(f"{tmp_path}/houses*/data/?.csv", tmp_path / "elsewhere") == files
+
+
+def test_hidden_files_of_a_folder_are_no_tables(tmp_path: Path) -> None:
+    """macOS adds a file ._a.csv to each copied a.csv; a folder with the name of a table is none either."""
+    (tmp_path / "rows" / "old.csv").mkdir(parents=True)
+    for name in ("a.csv", "._a.csv", ".towline.json"):
+        (tmp_path / "rows" / name).write_text("a,b\n1,2\n")
+    for source in ("rows", "rows/*", "rows/*.csv"):
+        assert formats.list_files(source, tmp_path) == [tmp_path / "rows" / "a.csv"]
+    assert formats.list_files("rows/.*.csv", tmp_path) == [tmp_path / "rows" / "._a.csv"]

@@ -144,6 +144,18 @@ def test_a_waiting_version_that_cannot_be_rolled_out_waits_no_longer(ledger: Led
     assert waiting_version(ledger.rows("houses")) is None
 
 
+def test_a_waiting_version_waits_on_if_a_rollout_has_begun_meanwhile(ledger: Ledger) -> None:
+    """Somebody starts a rollout while `towline up` tries to start that of the waiting version: it goes on."""
+    first = start(ledger, 2)
+    ledger.register("houses", "ann", "trained", {}, "run5")
+    ledger.mark_passed("houses", JudgedVersion(5, "run5", "releases/houses/v5", PASSED), "ann", "passed")
+    end_rollout(ledger, first, "aborted", "ann", "worse", {})
+    started = start(ledger, 3)
+    reject_waiting(ledger, "houses", 5, "ann", "a rollout is under way")
+    assert rollout_of(ledger) == started
+    assert waiting_version(ledger.rows("houses")) == 5
+
+
 def test_a_promotion_by_hand_ends_the_rollout(ledger: Ledger) -> None:
     rollout = start(ledger)
     ledger.promote_again("houses", 3, 1, "bob", "urgent")

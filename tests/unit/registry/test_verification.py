@@ -13,10 +13,11 @@ import towline
 from tests.support.commands import CommandResult
 from tests.support.sample_store import MODEL, SampleStore
 from towline.config import Settings
-from towline.errors import ConfigError, ReleaseError
+from towline.errors import ConfigError, ReleaseError, TransientError
 from towline.registry import verification
 from towline.registry.hash_chain import Entry
 from towline.registry.ledger import JudgedVersion, Ledger, open_ledger
+from towline.registry.seals import Seals
 from towline.registry.verification import IntegrityCheck
 
 Command = Callable[..., CommandResult]
@@ -188,6 +189,40 @@ def test_a_damaged_release_is_named(sealed: SampleStore) -> None:
     assert faults(sealed.settings) == []
 
 
+def test_decisions_of_monitoring_are_no_fault(sealed: SampleStore) -> None:
+    """A version that monitoring decided about while it served is whole when another one has replaced it."""
+    ledger = open_ledger(sealed.settings)
+    ledger.decide(MODEL, "ann", "drift", {"action": "retrain"}, "cause2")
+    assert faults(sealed.settings) == []
+    ledger.promote_again(MODEL, 1, 2, "ann", "trained again")
+    assert faults(sealed.settings) == []
+
+
+def test_a_store_that_cannot_be_written_is_verified(sealed: SampleStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who may only read the store can verify it; the anchor stays as it is."""
+    anchor = sealed.settings.layout.ledger_anchors / f"{MODEL}.json"
+    before = anchor.read_bytes()
+    open_ledger(sealed.settings).rollback(MODEL, "ann", "worse")
+    anchor.write_bytes(before)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise TransientError("cannot write: Permission denied")
+
+    monkeypatch.setattr(Seals, "advance", refuse)
+    assert {check.state for check in verification.verify_models(sealed.settings)} == {"ok", "note"}
+    assert anchor.read_bytes() == before
+
+
+def test_a_model_that_was_added_to_the_database_is_named(sealed: SampleStore) -> None:
+    """None of its rows is signed, although the ledger has a key."""
+    Ledger(sealed.settings.ledger_url).register("added", "mallory", "trained", {}, "key1")
+    (seals,) = [check for check in verification.verify_models(sealed.settings, ["added"]) if check.name == "seals"]
+    assert (seals.state, "no row of added is signed" in seals.what) == ("note", True)
+    verification.accept(sealed.settings, "added", "ann", "it is ours")
+    states = {check.name: check.state for check in verification.verify_models(sealed.settings, ["added"], quick=True)}
+    assert states == {"key": "ok", "chain": "ok", "anchor": "ok", "seals": "ok"}
+
+
 def test_a_lost_ledger_is_named(sealed: SampleStore, command: Command) -> None:
     """The releases and the anchor still name the model."""
     sealed.ledger_file.unlink()
@@ -219,6 +254,17 @@ def test_a_ledger_without_a_key_is_a_note(empty: Settings) -> None:
     open_ledger(empty).promote("houses", version, None, "ann", "first")
     checks = {check.name: check.state for check in verification.verify_models(empty, quick=True)}
     assert checks == {"key": "ok", "chain": "ok", "anchor": "ok", "seals": "ok"}
+
+
+def test_the_first_key_of_an_empty_ledger(empty: Settings, command: Command) -> None:
+    """On a server it is made before the first row: its stores get the same key. The remedy of the note makes it."""
+    (note,) = verification.verify_models(empty)
+    assert "towline verify --accept --reason 'first key'" in note.remedy
+    done = command("verify", "--accept", "--reason", "first key", "--json")
+    assert (done.code, [check["state"] for check in done.json]) == (0, ["ok"])
+    key = empty.layout.ledger_key.read_text()
+    open_ledger(empty).register("houses", "ann", "trained", {}, "key1")
+    assert (empty.layout.ledger_key.read_text(), faults(empty)) == (key, [])
 
 
 def test_a_restored_backup_is_anchored(sealed: SampleStore, command: Command, tmp_path: Path) -> None:

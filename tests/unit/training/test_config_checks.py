@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.serving import make_contract
 from towline.config import build_config
 from towline.errors import ConfigError
-from towline.training.model_selection.config_checks import check_config
+from towline.training.model_selection.config_checks import check_columns, check_config
 
 WRONG: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "unknown estimator": (
@@ -90,3 +91,28 @@ def test_the_task_of_the_data_is_checked_too() -> None:
     check_config(config, "regression")
     with pytest.raises(ConfigError, match="mae is not a metric of this task"):
         check_config(config, "binary")
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("evaluation.slices", {"evaluation": {"slices": ["kinds"]}}),
+        ("drift.ignore", {"drift": {"ignore": ["kind", "kinds"]}}),
+        ("rollout.key", {"rollout": {"key": "kinds"}}),
+    ],
+)
+def test_a_column_that_does_not_exist_is_named_before_the_fits(key: str, change: dict[str, Any]) -> None:
+    """Also by keys that only the evaluation, monitoring or a rollout reads."""
+    raw = {"name": "demo", "data": {"source": "t", "target": "price", "drop": ["id"]}}
+    with pytest.raises(ConfigError, match="no column 'kinds' in the table") as caught:
+        check_columns(build_config({**raw, **change}, "demo.yaml"), make_contract())
+    assert (caught.value.where, caught.value.remedy) == (key, "did you mean kind?")
+
+
+def test_columns_of_these_keys() -> None:
+    """Slices may be of the target; drift checks may ignore the predictions, and a column that is dropped."""
+    raw = {
+        "name": "demo", "data": {"source": "t", "target": "price", "drop": ["id"]}, "rollout": {"key": "kind"},
+        "evaluation": {"slices": ["kind", "price"]}, "drift": {"ignore": ["kind", "id", "prediction", "probability"]},
+    }  # fmt: skip
+    check_columns(build_config(raw, "demo.yaml"), make_contract())

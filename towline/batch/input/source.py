@@ -196,13 +196,12 @@ def open_source(source: str, separator: str | None, contract: Contract, folder: 
 
 
 def _list_files(source: str, folder: Path) -> Sequence[FilePath]:
-    names = formats.TABLES
     if is_url(source):
-        return list_remote_files(source, names, "IN")
+        return list_remote_files(source, formats.TABLES, "IN")
     path = (folder / source).absolute()
     if not path.is_dir():
         return formats.list_files(source, folder, "IN")
-    paths = sorted(child for child in path.iterdir() if child.is_file() and child.name.lower().endswith(names))
+    paths = formats.list_folder(path)
     if not paths:
         remedy = f"give the files as a pattern, e.g. '{source.rstrip('/')}/**/*.parquet'"
         raise DataError("no CSV, Parquet or JSON file in the folder", where=str(path), remedy=remedy)

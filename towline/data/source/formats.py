@@ -68,18 +68,30 @@ def list_files(source: str | list[str], project: Path, setting: str = "data.sour
         raise ConfigError(what, where=f"{setting}: {mask_passwords(source)}", remedy=remedy)
     path = (project / source).absolute()
     if path.is_dir():
-        matches = sorted(child for child in path.iterdir() if child.name.lower().endswith(TABLES))
-        if not matches:
+        if not (files := list_folder(path)):
             what = "no CSV, Parquet or JSON file in the folder"
             raise DataError(what, where=str(path), remedy=f"check {setting}")
-        return matches
+        return files
     if path.exists():
         return [path]
-    root = Path(path.anchor)
-    matches = sorted(match for match in root.glob(str(path.relative_to(root))) if match.is_file())
-    if not matches:
+    pattern = Path(source)  # the project's own path may contain characters of patterns
+    root = project.absolute() / pattern.anchor
+    matches = root.glob(str(pattern.relative_to(pattern.anchor)))
+    files = sorted(each for each in matches if each.is_file() and (is_visible(each.name) or not is_visible(path.name)))
+    if not files:
         raise missing_file(path, setting)
-    return matches
+    return files
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """The tables directly in a folder, sorted; hidden files, such as those that macOS adds, are not tables."""
+    names = (path for path in folder.iterdir() if path.name.lower().endswith(TABLES) and is_visible(path.name))
+    return sorted(path for path in names if path.is_file())
+
+
+def is_visible(name: str) -> bool:
+    """Whether a file is meant by a folder or pattern: its name does not begin with a dot."""
+    return not name.startswith(".")
 
 
 def missing_file(path: Path, setting: str = "data.source") -> DataError:

@@ -61,19 +61,13 @@ def backup(
         hash_keys: whether to include the keys of the hashed columns of prediction logs.
 
     Raises:
-        ConfigError: the file would be inside a folder that is backed up, or has another suffix.
+        ConfigError: there is no store; the file would be inside a folder that is backed up, or has another suffix.
         ReleaseError: the ledger was changed. Or the ledger was lost, or a release that serves is damaged: the backup is
             written in these cases.
         TransientError: the disk is full; a database is down; a file cannot be read.
     """
     target = target.absolute()
-    for root in (settings.store, *folders.values()):
-        if target.resolve().is_relative_to(root.resolve()):
-            problem = "the backup would be written into the data it backs up"
-            raise ConfigError(problem, where=str(target), remedy="choose another folder")
-    for name, folder in folders.items():
-        if not folder.is_dir():
-            raise ConfigError(f"there is no folder {name}", where=str(folder), remedy="name a folder that exists")
+    _check_folders(settings, target, folders)
     with _scratch_folder(target) as scratch, open_writer(target) as writer:
         source = _Source(databases, scratch, writer)
         with step("ledger") as running:
@@ -123,6 +117,19 @@ def backup(
         folders=tuple(folders),
         notes=tuple(_notes(settings, manifest, databases, source.left_out)),
     )
+
+
+def _check_folders(settings: Settings, target: Path, folders: Mapping[str, Path]) -> None:
+    if not settings.store.is_dir():  # such as a nightly job in another folder
+        remedy = "run the command in the project's folder, or set TOWLINE_STORE"
+        raise ConfigError("there is no store to back up", where=str(settings.store), remedy=remedy)
+    for root in (settings.store, *folders.values()):
+        if target.resolve().is_relative_to(root.resolve()):
+            problem = "the backup would be written into the data it backs up"
+            raise ConfigError(problem, where=str(target), remedy="choose another folder")
+    for name, folder in folders.items():
+        if not folder.is_dir():
+            raise ConfigError(f"there is no folder {name}", where=str(folder), remedy="name a folder that exists")
 
 
 class _Source:

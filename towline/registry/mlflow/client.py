@@ -42,6 +42,7 @@ def connect(settings: Settings) -> Iterator["MlflowClient"]:
     if file:
         _check_writable(file if file.exists() else _draft(file))
     import sqlalchemy.exc
+    from alembic.util import CommandError
     from mlflow import MlflowClient, set_tracking_uri
     from mlflow.exceptions import MlflowException
 
@@ -62,7 +63,7 @@ def connect(settings: Settings) -> Iterator["MlflowClient"]:
             yield client
     except TowlineError:
         raise
-    except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
+    except (MlflowException, CommandError, sqlalchemy.exc.SQLAlchemyError) as error:
         raise _unavailable(settings.tracking_uri, str(error)) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
@@ -103,7 +104,10 @@ def _check_writable(file: Path) -> None:
 
 def _unavailable(uri: str, reason: str) -> TransientError:
     remedy = "check that TOWLINE_TRACKING_URI names a running MLflow server that accepts the user; then run it again"
-    if uri.startswith("sqlite:"):
+    if "schema" in reason or "revision" in reason:
+        remedy = "another version of MLflow wrote this database: install that version, migrate it (mlflow db upgrade), "
+        remedy += "or move the database away: towline makes it again from the ledger and the releases"
+    elif uri.startswith("sqlite:"):
         remedy = "make the store's file and folder writable, or point TOWLINE_STORE at one that is"
         if "locked" in reason:
             remedy = "another process locks the store: wait for it to end, then run the same command again"

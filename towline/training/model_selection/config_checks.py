@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from towline.config import METRICS, Candidate, PipelineConfig, Task
+from towline.config import METRICS, Candidate, PipelineConfig, Task, suggest
 from towline.config.messages import cron_error
+from towline.data.schema.contract import Contract
 from towline.errors import ConfigError
 from towline.training import estimators
 from towline.training.evaluation.definitions import Metric, metric_error
@@ -48,6 +49,26 @@ def check_config(config: PipelineConfig, task: Task | None = None) -> None:
     for check in config.gate.custom:
         import_function(check.function, f"gate.custom.{check.name}", config.package.trusted)
     _check_schedule(config)
+
+
+def check_columns(config: PipelineConfig, contract: Contract) -> None:
+    """Checks keys that name columns of the table and are read only after the fits, by monitoring or by a rollout.
+
+    Raises:
+        ConfigError: a column does not exist.
+    """
+    columns = [column.name for column in contract.columns]
+    inputs = [column.name for column in contract.columns if column.role != "target"]
+    predicted = ("prediction", "probability")
+    key_column = config.rollout.key if config.rollout else None
+    for key, names, known in (
+        ("evaluation.slices", config.evaluation.slices or (), columns),
+        ("drift.ignore", config.drift.ignore, [*inputs, *config.data.drop, *predicted]),
+        ("rollout.key", (key_column,) if key_column else (), inputs),
+    ):
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"no column {name!r} in the table", where=key, remedy=suggest(name, known))
 
 
 def _tasks_of_keys(config: PipelineConfig, tasks: Sequence[Task], *, known: bool) -> tuple[Task, ...]:

@@ -54,7 +54,7 @@ from towline.training.evaluation.metrics import predict
 from towline.training.evaluation.predictions import Predictions, Threshold, encode_labels
 from towline.training.model_selection import shared_study
 from towline.training.model_selection.budget import BudgetLimits, CandidateLimits, count_workers
-from towline.training.model_selection.config_checks import check_config
+from towline.training.model_selection.config_checks import check_columns, check_config
 from towline.training.model_selection.fold_scores import FoldScores, measure_folds, score_folds
 from towline.training.model_selection.tuning import TrialPlan, search_parameters
 from towline.training.pipeline_components import Classifier, Model
@@ -277,13 +277,14 @@ def load_out_of_fold_predictions(work: Workspace, candidate: str) -> OutOfFoldPr
 
 
 def check_candidates(config: PipelineConfig, contract: Contract) -> None:
-    """Checks that all candidates can be used with these columns and this task, before anything is fitted.
+    """Checks that all candidates and keys fit these columns and this task, before anything is fitted.
 
     Raises:
         ConfigError: a candidate or a key that cannot be used.
         FitError: no feature column remains.
     """
     check_config(config, contract.task)
+    check_columns(config, contract)
     for candidate in config.single_candidates:
         model = build_model(candidate, contract, config.seed, trusted=config.package.trusted)
         _check_stored_rows(candidate, pipeline_of(model), contract)
