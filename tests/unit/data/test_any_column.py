@@ -23,7 +23,7 @@ from towline.training.behaviour.expected_predictions import find_class
 ROWS = 400
 
 
-def load(folder: Path, columns: dict[str, Any], **data: Any) -> tuple[Dataset, pd.DataFrame, Contract]:
+def load(folder: Path, columns: dict[str, Any], /, **data: Any) -> tuple[Dataset, pd.DataFrame, Contract]:
     """A CSV of these columns and a numeric target ``y``, read as a run reads it."""
     frame = pd.DataFrame({"y": np.arange(ROWS) / 7} | columns)
     frame.to_csv(folder / "t.csv", index=False)
@@ -145,6 +145,43 @@ def test_apostrophes_between_thousands_beside_a_decimal_comma_of_the_config(tmp_
     _, rows, _ = load(tmp_path, {"x": texts, "z": [f"{row},25" for row in range(ROWS)]}, decimal=",")
     assert rows["x"].tolist() == [1_000 + row for row in range(ROWS)]
     assert rows["z"].tolist() == [row + 0.25 for row in range(ROWS)]
+
+
+_NOTATIONS = {
+    "comma": ("{},25", 0.25), "swiss": ("1'{:03},50", 1000.5), "swiss point": ("1'{:03}.50", 1000.5),
+    "english": ("1,{:03}.50", 1000.5), "german": ("1.{:03},50", 1000.5), "dollars": ("$1,{:03}.50", 1000.5),
+    "point": ("{}.5", 0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kinds", [{}, dict.fromkeys(_NOTATIONS, "numeric")])
+@pytest.mark.parametrize("data", [{}, {"decimal": ","}, {"thousands": ","}, {"decimal": ",", "thousands": "."}])
+def test_columns_of_one_table_have_notations_of_their_own(
+    tmp_path: Path, data: dict[str, Any], kinds: dict[str, str]
+) -> None:
+    """data.decimal and data.thousands do not prevent it, nor does a declared kind; requests are read alike."""
+    columns = {name: [pattern.format(row) for row in range(ROWS)] for name, (pattern, _) in _NOTATIONS.items()}
+    dataset, rows, contract = load(tmp_path, columns, columns=kinds, **data)
+    expected = {name: [row + added for row in range(ROWS)] for name, (_, added) in _NOTATIONS.items()}
+    assert {name: rows[name].tolist() for name in columns} == expected
+    assert dataset.coerced == ()
+    requested = contract.features(pd.DataFrame(columns))
+    assert {name: requested[name].tolist() for name in columns} == expected
+
+
+@pytest.mark.parametrize("data", [{}, {"thousands": ","}])
+def test_a_mark_after_a_zero_is_no_mark_between_thousands(tmp_path: Path, data: dict[str, Any]) -> None:
+    """Three digits after each comma could be thousands, but not in 0,532."""
+    _, rows, contract = load(tmp_path, {"x": [f"{row / 10:.3f}".replace(".", ",") for row in range(ROWS)]}, **data)
+    assert contract.columns[1].kind == "numeric"
+    assert rows["x"].tolist() == [row / 10 for row in range(ROWS)]
+
+
+def test_a_declared_number_may_have_a_decimal_comma_in_some_rows(tmp_path: Path) -> None:
+    """As in a column whose kind is inferred; other texts are null."""
+    dataset, rows, _ = load(tmp_path, {"x": with_others(["3,5", "none of them", "1,25"])}, columns={"x": "numeric"})
+    assert rows["x"][:3].fillna(0).tolist() == [3.5, 0, 1.25]
+    assert [each.count for each in dataset.coerced] == [1]
 
 
 def test_a_csv_with_an_index_in_windows_1252(tmp_path: Path) -> None:

@@ -331,7 +331,7 @@ def _parse_number_text(text: str, fmt: ValueFormat) -> float:
         groups = rf"\d{{1,3}}(?:{mark}\d{{3}})+"
         if fmt.thousands == ",":  # 12,34,567 in India
             groups = rf"(?:{groups}|\d{{1,2}}(?:,\d\d)+,\d{{3}})"
-        if re.fullmatch(rf"[+-]?{groups}(?:{re.escape(fmt.decimal)}\d*)?", text, re.ASCII):
+        if re.fullmatch(rf"[+-]?(?!0){groups}(?:{re.escape(fmt.decimal)}\d*)?", text, re.ASCII):
             text = re.sub(mark, "", text)
     if fmt.decimal_comma and _COMMA.fullmatch(text):
         text = text.replace(",", ".")
