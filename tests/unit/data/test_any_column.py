@@ -140,6 +140,14 @@ def test_thousands_beside_a_decimal_comma_of_the_config(tmp_path: Path) -> None:
     assert rows["z"].tolist() == [row + 0.25 for row in range(ROWS)]
 
 
+def test_points_between_thousands_beside_a_decimal_comma_of_the_config(tmp_path: Path) -> None:
+    """1.115 beside 642 is a count, because the decimal mark is a comma; 1.5 is not."""
+    texts = [f"{3 * row:,}".replace(",", ".") for row in range(ROWS)]
+    _, rows, _ = load(tmp_path, {"x": texts, "z": [f"{row}.5" for row in range(ROWS)]}, decimal=",")
+    assert rows["x"].tolist() == [3 * row for row in range(ROWS)]
+    assert rows["z"].tolist() == [row + 0.5 for row in range(ROWS)]
+
+
 def test_apostrophes_between_thousands_beside_a_decimal_comma_of_the_config(tmp_path: Path) -> None:
     texts = [f"1'{row:03}" for row in range(ROWS)]
     _, rows, _ = load(tmp_path, {"x": texts, "z": [f"{row},25" for row in range(ROWS)]}, decimal=",")

@@ -564,13 +564,16 @@ def test_few_rows_without_a_time(folder: Path) -> None:
     assert "rows_left_out" in {rule.rule for rule in validation.rules}
 
 
-def test_points_between_thousands_are_read_as_in_the_other_columns(folder: Path) -> None:
-    """In a file with decimal commas, 1.115 beside 642 is a count."""
+@pytest.mark.parametrize("others", [0, 3])
+def test_points_between_thousands_are_read_as_in_the_other_columns(folder: Path, others: int) -> None:
+    """In a file with decimal commas, 1.115 beside 642 is a count, also if few columns show both marks."""
     rng = np.random.default_rng(8)
     count, price = rng.integers(1, 5_000, 300), rng.uniform(1, 9_000, 300)
     german = [f"{value:,.2f}".translate(str.maketrans(",.", ".,")) for value in price]
     table = pd.DataFrame({"menge": [f"{value:,}".replace(",", ".") for value in count], "preis": german})
-    table["erloes"] = [f"{value:.2f}".replace(".", ",") for value in 2 * count + price]
+    for number in range(others):
+        table[f"mass{number}"] = [f"{value:.1f}".replace(".", ",") for value in rng.uniform(1, 99, 300)]
+    table["erloes"] = [f"{value:.2f}".replace(".", ",") for value in 2 * count + price + rng.normal(0, 900, 300)]
     table.to_csv("verkauf.csv", index=False, sep=";")
     result = towline.init("verkauf.csv", "erloes")
     assert (result.pipeline.data.decimal, result.pipeline.data.thousands) == (",", ".")

@@ -270,7 +270,7 @@ def _unambiguous_formats(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadab
 def detect_number_format(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float) -> ValueFormat | None:
     """The format that reads all sampled numbers of a column of text, if ``fmt`` does not and they have one meaning only.
 
-    Of formats that read them alike, it is the one with the decimal mark of ``fmt``.
+    Marks that the config sets have priority: another decimal mark is used only if no format with this one reads them.
 
     Example:
         >>> detect_number_format(pa.chunked_array([["1,550.50", "27.1"]]), ValueFormat(decimal=","), 0).thousands
@@ -286,9 +286,11 @@ def detect_number_format(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadab
     formats = [fmt, *(fmt.model_copy(update=changes) for changes in marks)]
     values = np.array([[parse_number(text, other) for text in texts] for other in formats])
     is_number = ~np.isnan(values).all(axis=0)
-    able = np.flatnonzero(~np.isnan(values[:, is_number]).any(axis=1))
-    if not is_number.any() or not len(able) or 0 in able or weights[is_number].sum() < 1 - max_unreadable:
+    able = np.flatnonzero(~np.isnan(values[:, is_number]).any(axis=1)).tolist()
+    if not is_number.any() or not able or 0 in able or weights[is_number].sum() < 1 - max_unreadable:
         return None
+    if fmt.decimal != PLAIN.decimal or fmt.thousands:
+        able = [place for place in able if formats[place].decimal == fmt.decimal] or able
     one_meaning = (values[able][:, is_number] == values[able[0], is_number]).all()
     return formats[able[0]] if one_meaning else None
 
