@@ -104,6 +104,16 @@ def test_rules_hold_for_the_table_that_they_were_made_from(proposed: InitResult)
     assert rules.min_rows == ROWS // 2
 
 
+@pytest.mark.parametrize("values", [1, 2, 4, 100, 399])
+def test_the_rule_of_nulls_holds_for_a_column_with_few_values(folder: Path, values: int) -> None:
+    """Also if nearly all of its values are null."""
+    rng = np.random.default_rng(4)
+    rare = [f"{number:.2f}" if row < values else "" for row, number in enumerate(rng.uniform(0, 9, 400))]
+    pd.DataFrame({"rare": rare, "x": rng.normal(size=400), "y": rng.normal(size=400)}).to_csv("t.csv", index=False)
+    validation = towline.validate(towline.init("t.csv", "y").config).validation
+    assert (validation.failed, validation.warned) == (0, 0)
+
+
 def test_the_split_is_by_time(proposed: InitResult) -> None:
     """With a date in every row, the newest rows are held out."""
     config = read_config(proposed.config)
