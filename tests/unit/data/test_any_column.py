@@ -227,6 +227,19 @@ def test_numbers_with_a_unit_are_read(tmp_path: Path, pattern: str, values: floa
     assert RowReader(contract).read([{"x": first}, {"x": values}, {"x": str(values)}]) == [[values]] * 3
 
 
+@pytest.mark.parametrize("pattern", ["{}.-", "{},-", "{}.–", "{},-- €", "CHF {}.-"])
+def test_a_dash_for_no_cents_is_no_minus(tmp_path: Path, pattern: str) -> None:
+    """Beside prices with cents and negative ones, in the table and in requests."""
+    mark = "," if "," in pattern else "."
+    texts = [pattern.format(row % 80 + 1) for row in range(ROWS)]
+    cents = pattern.replace(f"{mark}-- ", "{} ").replace(f"{mark}-", "{}").replace(f"{mark}–", "{}")
+    texts[:2] = cents.format(7, f"{mark}50"), pattern.format(-3)
+    _, rows, contract = load(tmp_path, {"x": texts})
+    assert contract.columns[1].kind == "numeric"
+    assert rows["x"].tolist() == [7.5, -3, *(row % 80 + 1 for row in range(2, ROWS))]
+    assert RowReader(contract).read([{"x": texts[1]}, {"x": texts[5]}]) == [[-3], [6]]
+
+
 @pytest.mark.parametrize("mark", [" ", "\u00a0", "\u2009", "\u202f", "’"])
 @pytest.mark.parametrize("unit", ["", " km", "\u00a0€"])
 @pytest.mark.parametrize("decimals", [False, True])
@@ -513,10 +526,16 @@ def test_months_are_dates_and_seasons_are_categories(tmp_path: Path, texts: list
         (["2024 Q2", "2021 Q4", "2024 Q1", "2020-Q3"], "2024-04-01"),
         (["Q2/2024", "q4/2021", "Q1 2024", "Q3/2020"], "2024-04-01"),
         (["2Q2024", "4Q2021", "1Q2024", "3Q2020"], "2024-04-01"),
+        (["01/06/2024 12:00:00 a. m.", "13/06/2024 01:30:00 p.\u00a0m."], "2024-06-01"),
+        (["2024/06/01 1:00:00 AM GMT+1", "2024/01/13 11:10:00 PM GMT", "2024/07/01 1:00:00 PM GMT-3:30"], "2024-06-01"),
+        (["01.06.2024 02:00:00 +0200", "13.06.2024 02:00:00 UTC"], "2024-06-01"),
+        (["Sat, 01 Jun 2024 00:00:00 GMT", "Thu, 13 Jun 2024 05:00:00 +0100"], "2024-06-01"),
+        (["01JUN2024:00:00:00", "13DEC2023:10:30:00"], "2024-06-01"),
+        (["20240601T000000", "20231213T103000Z"], "2024-06-01"),
     ],
 )
 def test_notations_of_dates_are_read_in_a_file_and_a_request(tmp_path: Path, texts: list[str], day: str) -> None:
-    """Months of other languages, weekdays, quarters, the end of a day, and the empty date of MySQL."""
+    """Months of other languages, weekdays, quarters, the end of a day, zones, and the empty date of MySQL."""
     _, rows, contract = load(tmp_path, {"x": (texts * ROWS)[:ROWS]})
     read = RowReader(contract).read([{"x": text} for text in texts])
     assert contract.columns[1].kind == "datetime"

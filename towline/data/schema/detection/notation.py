@@ -60,15 +60,16 @@ _DATES = (
 )  # fmt: skip
 _CLOCKS = (
     "", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", ", %H:%M:%S", "_%H:%M:%S", " %I:%M %p", " %I:%M:%S %p", " %I:%M%p",
+    " %H:%M:%S %z", " %I:%M:%S %p %z",
 )  # fmt: skip
-_MOMENTS = ("%a %b %d %H:%M:%S %Y", "%d/%b/%Y:%H:%M:%S %z", "%a, %d %b %Y %H:%M:%S %Z", "%a, %d %b %Y %H:%M:%S %z")
+_MOMENTS = ("%a %b %d %H:%M:%S %Y", "%d%b%Y:%H:%M:%S", "%d/%b/%Y:%H:%M:%S %z")
 # single letters are listed only if they are common units: 12A and 7B are codes
 _UNIT = (
     r"%|°c|°f|°|kg|g|mg|lbs?|oz|mm|cm|m|km|ft|in|mi|miles?|mph|kmh|km/h|ml|l|liters?|litres?|gal|mpg|kmpl|"
     r"ms|s|secs?|seconds?|mins?|minutes?|h|hrs?|hours?|days?|weeks?|months?|yrs?|years?|"
     r"kb|mb|gb|tb|w|kw|kwh|hp|bhp|hz|khz|mhz|ghz|cc|px|sqft|sq ft|m2|m²"
 )
-_AMOUNT = r"\d(?:[\d.,'’ \u00a0\u2009\u202f]*\d)?"  # with marks between thousands
+_AMOUNT = r"\d(?:[\d.,'’ \u00a0\u2009\u202f]*\d)?(?:[.,][-–—]{1,2})?"  # with marks between thousands, or 15.-
 _MONEY = rf"({CURRENCY})\s*[+-]?{_AMOUNT}\s*[kmb]?|{_AMOUNT}\s*[kmb]?\s*({CURRENCY})"
 _WITH_UNIT = re.compile(rf"\s*[+-]?\s*(?:{_MONEY}|{_AMOUNT}\s*({_UNIT}))\s*", re.IGNORECASE)
 _IN_PARENTHESES = re.compile(r"\s*\((.*)\)\s*")  # a negative amount
