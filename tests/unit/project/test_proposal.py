@@ -537,7 +537,9 @@ def test_many_rows_without_a_target(folder: Path) -> None:
     assert towline.validate(result.config).validation.failed == 0
 
 
-@pytest.mark.parametrize("date_format", [date + clock for date in _DATES for clock in ("", *_CLOCKS[-3:])] + [*_MOMENTS])
+@pytest.mark.parametrize(
+    "date_format", [date + clock for date in _DATES for clock in ("", *_CLOCKS[-3:])] + [*_MOMENTS]
+)
 def test_each_detected_date_format_can_be_written_into_a_config(date_format: str) -> None:
     assert DataConfig(source="t", target="y", date_format=date_format).date_format == date_format
 

@@ -68,9 +68,8 @@ class JsonReader:
             RejectedRow(first + place, field, reason, texts[place].decode(errors="replace"))
             for place, (field, reason) in sorted(reasons.items())
         )
-        return RowBatch(
-            first + places, {}, copied, records, places, rejected, [self._fill(rows[place]) for place in places.tolist()]
-        )
+        objects = [self._fill(rows[place]) for place in places.tolist()]
+        return RowBatch(first + places, {}, copied, records, places, rejected, objects)
 
     def _fill(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row with null for each column that it lacks; unchanged if it has none of them, as an empty object."""

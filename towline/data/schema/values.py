@@ -349,7 +349,7 @@ def _parse_number_text(text: str, fmt: ValueFormat) -> float:
 
 
 def _move_minus(text: str) -> str:
-    """A number with its minus sign before it, which SAP writes behind it; a dash for no cents, as in ``15.-``, is left out.
+    """A number with its minus sign before it, which SAP writes behind it, and without a dash for no cents (``15.-``).
 
     Example:
         >>> _move_minus("3,50-"), _move_minus("15.-"), _move_minus("-1'200,--")
@@ -446,7 +446,7 @@ def parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:
 
 
 def _plain_clock(text: str, date_format: str) -> str:
-    """A time with its half of the day and its zone as ``strptime`` reads them: ``a. m.`` and ``GMT+1`` are am and +0100."""
+    """A time whose half of the day and zone ``strptime`` reads: ``a. m.`` and ``GMT+1`` are am and +0100."""
     if "%p" in date_format:
         text = _HALF_DAY.sub(r"\1m", text)
     if date_format.endswith("%z"):

@@ -269,7 +269,7 @@ def _unambiguous_formats(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadab
 
 
 def detect_number_format(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float) -> ValueFormat | None:
-    """The format that reads all sampled numbers of a column of text, if ``fmt`` does not and they have one meaning only.
+    """The format that reads all sampled numbers of a column of text; None if ``fmt`` does, or with several meanings.
 
     Marks that the config sets have priority: another decimal mark is used only if no format with this one reads them.
 
