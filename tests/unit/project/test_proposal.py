@@ -560,6 +560,25 @@ def test_a_target_of_numbers_and_other_texts_is_numeric(folder: Path) -> None:
     assert towline.init("price.csv", "price").pipeline.data.columns == {}
 
 
+@pytest.mark.parametrize(("pattern", "other"), [("{:.1f}", "<0,5"), ("1.{:06.2f}", "n. V."), ("1'{:06.2f}", "POA")])
+def test_a_target_of_numbers_in_another_notation_and_other_texts_is_numeric(
+    folder: Path, pattern: str, other: str
+) -> None:
+    """With a decimal comma or marks between thousands; a feature in another notation does not prevent it."""
+    rng = np.random.default_rng(6)
+    size = rng.uniform(1, 90, 400)
+    target = [pattern.format(9 * value + rng.random()).replace(".", ",") for value in size]
+    target = [text.replace("1,", "1.", 1) if pattern.startswith("1.") else text for text in target]
+    target = [text.replace(",", ".") if "'" in text else text for text in target]
+    target[::7] = [other] * len(target[::7])
+    table = pd.DataFrame({"size": [f"{value:.2f}".replace(".", ",") for value in size], "y": target})
+    table.to_csv("t.csv", index=False, sep=";")
+    result = towline.init("t.csv", "y")
+    assert result.pipeline.data.columns == {"y": "numeric"}
+    contract = towline.validate(result.config).contract
+    assert [(column.kind, column.levels > 200) for column in contract.columns] == [("numeric", True)] * 2
+
+
 def test_few_rows_without_a_time(folder: Path) -> None:
     """The column is proposed, with the share of the rows that are left out; validation accepts the table."""
     rng = np.random.default_rng(5)
