@@ -355,9 +355,11 @@ def _move_minus(text: str) -> str:
         >>> _move_minus("3,50-"), _move_minus("15.-"), _move_minus("-1'200,--")
         ('-3,50', '15', "-1'200")
     """
+    if text[-1:] not in ("-", "–", "—"):
+        return text
     if no_cents := _NO_CENTS.fullmatch(text):
         return no_cents[1]
-    return "-" + text[:-1].rstrip() if text[-1:] == "-" and "0" <= text[:1] <= "9" else text
+    return "-" + text[:-1].rstrip() if text[-1] == "-" and "0" <= text[0] <= "9" else text
 
 
 def _number_text(value: float) -> str | None:
