@@ -9,6 +9,7 @@ import datetime as dt
 import math
 import re
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +111,7 @@ def unreadable_columns(table: pa.Table, target: str) -> dict[str, str]:
 
 def _propose_formats(proposal: Proposal, table: pa.Table) -> None:
     """Null markers, decimal marks and date formats of columns that are text."""
-    votes: dict[tuple[str, str], list[str]] = {}
+    chosen, able = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     has_points = False
     for name in table.column_names:
         if not text_columns.is_text(table[name].type):
@@ -129,9 +130,10 @@ def _propose_formats(proposal: Proposal, table: pa.Table) -> None:
             if other := next((each.date_format for each in detected.formats if each != fmt), None):
                 proposal.other_date_formats[name] = other
         elif not fmt.date_format:
-            votes.setdefault((fmt.decimal, fmt.thousands), []).append(name)
-    if votes:
-        (decimal, thousands), _ = max(votes.items(), key=lambda vote: len(vote[1]))
+            chosen[fmt.decimal, fmt.thousands] += 1
+            able.update((other.decimal, other.thousands) for other in detected.formats)
+    if able:
+        decimal, thousands = max(able, key=lambda marks: (able[marks], chosen[marks]))
         if decimal == "." or not has_points:
             proposal.decimal, proposal.thousands = decimal, thousands
 

@@ -32,9 +32,10 @@ def propose_expectations(proposal: Proposal, frame: pd.DataFrame, contract: Cont
         share = float(frame[column.name].isna().mean())
         if 0 < share < 1 and column.role == "feature":
             mostly = math.floor((1 - min(0.99, share + max(NULL_MARGIN, share / 2))) * 1000) / 1000
-            proposal.expectations.append(
-                _warn("expect_column_values_to_not_be_null", column=column.name, mostly=mostly)
-            )
+            if mostly <= 1 - share:
+                proposal.expectations.append(
+                    _warn("expect_column_values_to_not_be_null", column=column.name, mostly=mostly)
+                )
         if pattern := _pattern(column, frame[column.name]):
             proposal.expectations.append(
                 _warn("expect_column_values_to_match_regex", column=column.name, regex=pattern, mostly=0.99)

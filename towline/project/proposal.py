@@ -93,7 +93,7 @@ class Proposal:
         lines += [("data.ignore_case", name, reason) for name, reason in self.ignore_case.items()]
         if self.summary_rows:
             reason = "at the end of the table: totals or means of the others"
-            lines.append(("left out", f"{self.summary_rows} rows", reason))
+            lines.append(("left out", f"{self.summary_rows} row{'s' * (self.summary_rows != 1)}", reason))
         lines += [("read as null", name, reason) for name, reason in self.coerced.items()]
         for name, date_format in self.date_formats.items():
             other = self.other_date_formats.get(name)

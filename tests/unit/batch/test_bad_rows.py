@@ -1,5 +1,6 @@
 """Bad rows go to the quarantine, with their number, field and reason; the counts add up."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,24 @@ def test_bad_rows_are_quarantined(tmp_path: Path, model: Model, monkeypatch: pyt
     scored = pd.read_csv(output, float_precision="round_trip", dtype={"prediction": str})
     assert scored["id"].astype(int).tolist() == good["id"].tolist()
     assert scored["prediction"].tolist() == model.predict(good).tolist()
+
+
+def test_a_column_that_some_rows_of_json_lines_lack_is_null_there(tmp_path: Path, model: Model) -> None:
+    """As in training; a column that no row has is missing in each."""
+    table = make_customer_table(60, seed=9).drop(columns="bought")
+    rows, name = table.to_dict("records"), table.select_dtypes("number").columns[0]
+    lacking = [{key: value for key, value in row.items() if key != name or at % 3} for at, row in enumerate(rows)]
+    text = "\n".join(json.dumps(row, default=str) for row in lacking)
+    (tmp_path / "in.jsonl").write_text(text)
+    done = score(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert (done.rows, done.quarantined) == (60, 0)
+    scored = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    nulls = table.assign(**{name: table[name].where(table.index % 3 > 0)})
+    assert [row["prediction"] for row in scored] == model.predict(nulls).tolist()
+    assert [name in row for row in scored] == [at % 3 > 0 for at in range(60)]
+    (tmp_path / "none.jsonl").write_text(text.replace(f'"{name}"', '"renamed"'))
+    done = score(model, tmp_path / "none.jsonl", tmp_path / "none.csv")
+    assert (done.rows, done.quarantined) == (0, 60)
 
 
 def test_malformed_lines_of_a_csv_are_quarantined(

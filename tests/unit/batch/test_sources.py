@@ -196,6 +196,27 @@ def test_several_files_are_one_table(tmp_path: Path, model: Model) -> None:
     check_equal(model, table, read_output(tmp_path / "out" / "folder.csv"))
 
 
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
+def test_files_may_have_their_columns_in_another_order(tmp_path: Path, model: Model, kind: str) -> None:
+    """As in training; the output has the order of the first file."""
+    table, folder = table_of(), tmp_path / "parts"
+    folder.mkdir()
+    for number, start in enumerate(range(0, len(table), 40)):
+        part = table[start : start + 40]
+        part = part[part.columns[::-1]] if number % 2 else part
+        part.to_parquet(folder / f"{number}.parquet") if kind == "parquet" else part.to_csv(
+            folder / f"{number}.{kind}", index=False, sep=";"
+        )
+    done = score(model, folder, tmp_path / "out.csv")
+    assert (done.rows, done.quarantined) == (len(table), 0)
+    scored = pd.read_csv(
+        tmp_path / "out.csv", sep="," if kind == "parquet" else ";", float_precision="round_trip", keep_default_na=False
+    )
+    assert scored.columns[: table.shape[1]].tolist() == table.columns.tolist()
+    assert scored["note"].tolist() == table["note"].tolist()
+    check_equal(model, table, scored)
+
+
 def test_one_row_no_row_and_no_bytes(tmp_path: Path, model: Model) -> None:
     """A file with a header alone gives a header alone; an empty file is an error that names it."""
     table, source, output = table_of(4)[:1], tmp_path / "in.csv", tmp_path / "out.csv"

@@ -23,7 +23,7 @@ from towline.training.behaviour.expected_predictions import find_class
 ROWS = 400
 
 
-def load(folder: Path, columns: dict[str, Any], **data: Any) -> tuple[Dataset, pd.DataFrame, Contract]:
+def load(folder: Path, columns: dict[str, Any], /, **data: Any) -> tuple[Dataset, pd.DataFrame, Contract]:
     """A CSV of these columns and a numeric target ``y``, read as a run reads it."""
     frame = pd.DataFrame({"y": np.arange(ROWS) / 7} | columns)
     frame.to_csv(folder / "t.csv", index=False)
@@ -140,11 +140,56 @@ def test_thousands_beside_a_decimal_comma_of_the_config(tmp_path: Path) -> None:
     assert rows["z"].tolist() == [row + 0.25 for row in range(ROWS)]
 
 
+def test_points_between_thousands_beside_a_decimal_comma_of_the_config(tmp_path: Path) -> None:
+    """1.115 beside 642 is a count, because the decimal mark is a comma; 1.5 is not."""
+    texts = [f"{3 * row:,}".replace(",", ".") for row in range(ROWS)]
+    _, rows, _ = load(tmp_path, {"x": texts, "z": [f"{row}.5" for row in range(ROWS)]}, decimal=",")
+    assert rows["x"].tolist() == [3 * row for row in range(ROWS)]
+    assert rows["z"].tolist() == [row + 0.5 for row in range(ROWS)]
+
+
 def test_apostrophes_between_thousands_beside_a_decimal_comma_of_the_config(tmp_path: Path) -> None:
     texts = [f"1'{row:03}" for row in range(ROWS)]
     _, rows, _ = load(tmp_path, {"x": texts, "z": [f"{row},25" for row in range(ROWS)]}, decimal=",")
     assert rows["x"].tolist() == [1_000 + row for row in range(ROWS)]
     assert rows["z"].tolist() == [row + 0.25 for row in range(ROWS)]
+
+
+_NOTATIONS = {
+    "comma": ("{},25", 0.25), "swiss": ("1'{:03},50", 1000.5), "swiss point": ("1'{:03}.50", 1000.5),
+    "english": ("1,{:03}.50", 1000.5), "german": ("1.{:03},50", 1000.5), "dollars": ("$1,{:03}.50", 1000.5),
+    "point": ("{}.5", 0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kinds", [{}, dict.fromkeys(_NOTATIONS, "numeric")])
+@pytest.mark.parametrize("data", [{}, {"decimal": ","}, {"thousands": ","}, {"decimal": ",", "thousands": "."}])
+def test_columns_of_one_table_have_notations_of_their_own(
+    tmp_path: Path, data: dict[str, Any], kinds: dict[str, str]
+) -> None:
+    """data.decimal and data.thousands do not prevent it, nor does a declared kind; requests are read alike."""
+    columns = {name: [pattern.format(row) for row in range(ROWS)] for name, (pattern, _) in _NOTATIONS.items()}
+    dataset, rows, contract = load(tmp_path, columns, columns=kinds, **data)
+    expected = {name: [row + added for row in range(ROWS)] for name, (_, added) in _NOTATIONS.items()}
+    assert {name: rows[name].tolist() for name in columns} == expected
+    assert dataset.coerced == ()
+    requested = contract.features(pd.DataFrame(columns))
+    assert {name: requested[name].tolist() for name in columns} == expected
+
+
+@pytest.mark.parametrize("data", [{}, {"thousands": ","}])
+def test_a_mark_after_a_zero_is_no_mark_between_thousands(tmp_path: Path, data: dict[str, Any]) -> None:
+    """Three digits after each comma could be thousands, but not in 0,532."""
+    _, rows, contract = load(tmp_path, {"x": [f"{row / 10:.3f}".replace(".", ",") for row in range(ROWS)]}, **data)
+    assert contract.columns[1].kind == "numeric"
+    assert rows["x"].tolist() == [row / 10 for row in range(ROWS)]
+
+
+def test_a_declared_number_may_have_a_decimal_comma_in_some_rows(tmp_path: Path) -> None:
+    """As in a column whose kind is inferred; other texts are null."""
+    dataset, rows, _ = load(tmp_path, {"x": with_others(["3,5", "none of them", "1,25"])}, columns={"x": "numeric"})
+    assert rows["x"][:3].fillna(0).tolist() == [3.5, 0, 1.25]
+    assert [each.count for each in dataset.coerced] == [1]
 
 
 def test_a_csv_with_an_index_in_windows_1252(tmp_path: Path) -> None:
@@ -180,6 +225,19 @@ def test_numbers_with_a_unit_are_read(tmp_path: Path, pattern: str, values: floa
     assert rows["x"][2:].tolist() == [sign * (abs(values) + row % 90) for row in range(2, ROWS)]
     first = pattern.format(abs(values))
     assert RowReader(contract).read([{"x": first}, {"x": values}, {"x": str(values)}]) == [[values]] * 3
+
+
+@pytest.mark.parametrize("pattern", ["{}.-", "{},-", "{}.–", "{},-- €", "CHF {}.-"])
+def test_a_dash_for_no_cents_is_no_minus(tmp_path: Path, pattern: str) -> None:
+    """Beside prices with cents and negative ones, in the table and in requests."""
+    mark = "," if "," in pattern else "."
+    texts = [pattern.format(row % 80 + 1) for row in range(ROWS)]
+    cents = pattern.replace(f"{mark}-- ", "{} ").replace(f"{mark}-", "{}").replace(f"{mark}–", "{}")
+    texts[:2] = cents.format(7, f"{mark}50"), pattern.format(-3)
+    _, rows, contract = load(tmp_path, {"x": texts})
+    assert contract.columns[1].kind == "numeric"
+    assert rows["x"].tolist() == [7.5, -3, *(row % 80 + 1 for row in range(2, ROWS))]
+    assert RowReader(contract).read([{"x": texts[1]}, {"x": texts[5]}]) == [[-3], [6]]
 
 
 @pytest.mark.parametrize("mark", [" ", "\u00a0", "\u2009", "\u202f", "’"])
@@ -468,10 +526,16 @@ def test_months_are_dates_and_seasons_are_categories(tmp_path: Path, texts: list
         (["2024 Q2", "2021 Q4", "2024 Q1", "2020-Q3"], "2024-04-01"),
         (["Q2/2024", "q4/2021", "Q1 2024", "Q3/2020"], "2024-04-01"),
         (["2Q2024", "4Q2021", "1Q2024", "3Q2020"], "2024-04-01"),
+        (["01/06/2024 12:00:00 a. m.", "13/06/2024 01:30:00 p.\u00a0m."], "2024-06-01"),
+        (["2024/06/01 1:00:00 AM GMT+1", "2024/01/13 11:10:00 PM GMT", "2024/07/01 1:00:00 PM GMT-3:30"], "2024-06-01"),
+        (["01.06.2024 02:00:00 +0200", "13.06.2024 02:00:00 UTC"], "2024-06-01"),
+        (["Sat, 01 Jun 2024 00:00:00 GMT", "Thu, 13 Jun 2024 05:00:00 +0100"], "2024-06-01"),
+        (["01JUN2024:00:00:00", "13DEC2023:10:30:00"], "2024-06-01"),
+        (["20240601T000000", "20231213T103000Z"], "2024-06-01"),
     ],
 )
 def test_notations_of_dates_are_read_in_a_file_and_a_request(tmp_path: Path, texts: list[str], day: str) -> None:
-    """Months of other languages, weekdays, quarters, the end of a day, and the empty date of MySQL."""
+    """Months of other languages, weekdays, quarters, the end of a day, zones, and the empty date of MySQL."""
     _, rows, contract = load(tmp_path, {"x": (texts * ROWS)[:ROWS]})
     read = RowReader(contract).read([{"x": text} for text in texts])
     assert contract.columns[1].kind == "datetime"

@@ -365,3 +365,23 @@ def test_decimals_are_read_exactly(tmp_path: Path) -> None:
     contract, snapshot = load_numbers(tmp_path, parquet(table, tmp_path / "t.parquet"))
     assert snapshot["price"].tolist() == [float(text) for text in texts]
     assert list(by_batch(contract, table, tmp_path)["price"]) == snapshot["price"].tolist()
+
+
+@pytest.mark.parametrize("nulls", [0, 3])
+def test_unsigned_identifiers_beyond_64_bits_with_sign_stay_exact(tmp_path: Path, nulls: int) -> None:
+    """A column of Parquet has the levels of the same column of a CSV, although they are one number as float64."""
+    numbers = [None] * nulls + [2**63 + row % 30 for row in range(300 - nulls)]
+    table = pa.table({"key": pa.array(numbers, pa.uint64()), "y": [0.5 * row for row in range(300)]})
+    expected = [None if each is None else str(each) for each in numbers]
+    written = pd.DataFrame({"key": expected, "y": table["y"]})
+    for file in (parquet(table, tmp_path / "t.parquet"), csv(written, tmp_path / "t.csv")):
+        contract, snapshot = load_numbers(tmp_path, file)
+        assert (contract.columns[0].kind, contract.columns[0].levels) == ("category", 30)
+        for read in (
+            contract.features(snapshot),
+            contract.features(_to_frame(table)),
+            by_reader(contract, [{"key": number} for number in numbers]),
+            by_batch(contract, table, tmp_path),
+        ):
+            levels = [None if pd.isna(level) else level for level in np.asarray(read["key"], dtype=object)]
+            assert levels == expected

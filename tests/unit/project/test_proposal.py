@@ -104,6 +104,16 @@ def test_rules_hold_for_the_table_that_they_were_made_from(proposed: InitResult)
     assert rules.min_rows == ROWS // 2
 
 
+@pytest.mark.parametrize("values", [1, 2, 4, 100, 399])
+def test_the_rule_of_nulls_holds_for_a_column_with_few_values(folder: Path, values: int) -> None:
+    """Also if nearly all of its values are null."""
+    rng = np.random.default_rng(4)
+    rare = [f"{number:.2f}" if row < values else "" for row, number in enumerate(rng.uniform(0, 9, 400))]
+    pd.DataFrame({"rare": rare, "x": rng.normal(size=400), "y": rng.normal(size=400)}).to_csv("t.csv", index=False)
+    validation = towline.validate(towline.init("t.csv", "y").config).validation
+    assert (validation.failed, validation.warned) == (0, 0)
+
+
 def test_the_split_is_by_time(proposed: InitResult) -> None:
     """With a date in every row, the newest rows are held out."""
     config = read_config(proposed.config)
@@ -527,7 +537,9 @@ def test_many_rows_without_a_target(folder: Path) -> None:
     assert towline.validate(result.config).validation.failed == 0
 
 
-@pytest.mark.parametrize("date_format", [date + clock for date in _DATES for clock in ("", _CLOCKS[-1])] + [*_MOMENTS])
+@pytest.mark.parametrize(
+    "date_format", [date + clock for date in _DATES for clock in ("", *_CLOCKS[-3:])] + [*_MOMENTS]
+)
 def test_each_detected_date_format_can_be_written_into_a_config(date_format: str) -> None:
     assert DataConfig(source="t", target="y", date_format=date_format).date_format == date_format
 
@@ -548,6 +560,25 @@ def test_a_target_of_numbers_and_other_texts_is_numeric(folder: Path) -> None:
     assert towline.init("price.csv", "price").pipeline.data.columns == {}
 
 
+@pytest.mark.parametrize(("pattern", "other"), [("{:.1f}", "<0,5"), ("1.{:06.2f}", "n. V."), ("1'{:06.2f}", "POA")])
+def test_a_target_of_numbers_in_another_notation_and_other_texts_is_numeric(
+    folder: Path, pattern: str, other: str
+) -> None:
+    """With a decimal comma or marks between thousands; a feature in another notation does not prevent it."""
+    rng = np.random.default_rng(6)
+    size = rng.uniform(1, 90, 400)
+    target = [pattern.format(9 * value + rng.random()).replace(".", ",") for value in size]
+    target = [text.replace("1,", "1.", 1) if pattern.startswith("1.") else text for text in target]
+    target = [text.replace(",", ".") if "'" in text else text for text in target]
+    target[::7] = [other] * len(target[::7])
+    table = pd.DataFrame({"size": [f"{value:.2f}".replace(".", ",") for value in size], "y": target})
+    table.to_csv("t.csv", index=False, sep=";")
+    result = towline.init("t.csv", "y")
+    assert result.pipeline.data.columns == {"y": "numeric"}
+    contract = towline.validate(result.config).contract
+    assert [(column.kind, column.levels > 200) for column in contract.columns] == [("numeric", True)] * 2
+
+
 def test_few_rows_without_a_time(folder: Path) -> None:
     """The column is proposed, with the share of the rows that are left out; validation accepts the table."""
     rng = np.random.default_rng(5)
@@ -564,13 +595,16 @@ def test_few_rows_without_a_time(folder: Path) -> None:
     assert "rows_left_out" in {rule.rule for rule in validation.rules}
 
 
-def test_points_between_thousands_are_read_as_in_the_other_columns(folder: Path) -> None:
-    """In a file with decimal commas, 1.115 beside 642 is a count."""
+@pytest.mark.parametrize("others", [0, 3])
+def test_points_between_thousands_are_read_as_in_the_other_columns(folder: Path, others: int) -> None:
+    """In a file with decimal commas, 1.115 beside 642 is a count, also if few columns show both marks."""
     rng = np.random.default_rng(8)
     count, price = rng.integers(1, 5_000, 300), rng.uniform(1, 9_000, 300)
     german = [f"{value:,.2f}".translate(str.maketrans(",.", ".,")) for value in price]
     table = pd.DataFrame({"menge": [f"{value:,}".replace(",", ".") for value in count], "preis": german})
-    table["erloes"] = [f"{value:.2f}".replace(".", ",") for value in 2 * count + price]
+    for number in range(others):
+        table[f"mass{number}"] = [f"{value:.1f}".replace(".", ",") for value in rng.uniform(1, 99, 300)]
+    table["erloes"] = [f"{value:.2f}".replace(".", ",") for value in 2 * count + price + rng.normal(0, 900, 300)]
     table.to_csv("verkauf.csv", index=False, sep=";")
     result = towline.init("verkauf.csv", "erloes")
     assert (result.pipeline.data.decimal, result.pipeline.data.thousands) == (",", ".")

@@ -253,6 +253,15 @@ def test_labels_of_any_type(train: Callable[..., Any], labels: tuple[Any, ...]) 
     assert "NaN" not in json.dumps(evaluation.model_dump(mode="json"))
 
 
+def test_slices_of_long_codes_stay_apart() -> None:
+    """Numbers with more than six digits are named in full."""
+    rows = pd.DataFrame({"branch": [1_000_001, 1_000_002, None] * 40, "y": np.arange(120) / 7})
+    raw = {"name": "t", "data": {"source": "t", "target": "y"}, "evaluation": {"slices": ["branch"]}}
+    config = PipelineConfig.model_validate(raw)
+    slices, _ = find_slices(rows, infer_contract(rows, config), config)
+    assert [(part.value, len(part.rows)) for part in slices] == [("1000001", 40), ("1000002", 40), ("missing", 40)]
+
+
 def test_slices() -> None:
     """Features with few values by default, any column by config; a misspelt one is reported with the similar name."""
     rng = np.random.default_rng(0)

@@ -1,7 +1,7 @@
 """Reads the rows of JSON lines; a value means what it means in a request."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,10 +41,11 @@ class JsonReader:
     Args:
         copied: names and types of the columns that are copied; None: the text of the rows is copied.
         as_text: copy the columns as text, whatever their types are.
+        filled: columns of the file that are null in a row without them.
     """
 
-    def __init__(self, copied: pa.Schema | None, *, as_text: bool = False) -> None:
-        self._copied = copied
+    def __init__(self, copied: pa.Schema | None, *, as_text: bool = False, filled: Iterable[str] = ()) -> None:
+        self._copied, self._filled = copied, frozenset(filled)
         if copied is not None and as_text:
             self._copied = pa.schema([(name, pa.string()) for name in copied.names])
 
@@ -67,9 +68,14 @@ class JsonReader:
             RejectedRow(first + place, field, reason, texts[place].decode(errors="replace"))
             for place, (field, reason) in sorted(reasons.items())
         )
-        return RowBatch(
-            first + places, {}, copied, records, places, rejected, [rows[place] for place in places.tolist()]
-        )
+        objects = [self._fill(rows[place]) for place in places.tolist()]
+        return RowBatch(first + places, {}, copied, records, places, rejected, objects)
+
+    def _fill(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row with null for each column that it lacks; unchanged if it has none of them, as an empty object."""
+        if self._filled <= row.keys() or self._filled.isdisjoint(row):
+            return row
+        return dict.fromkeys(self._filled) | row
 
     def _copy(self, rows: Sequence[Any], reasons: dict[int, tuple[str, str]]) -> pa.RecordBatch:
         """The copied columns of all rows; adds a reason for each row with a value of another type."""

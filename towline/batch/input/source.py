@@ -11,6 +11,7 @@ from typing import IO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 from pydantic import ConfigDict
 
 from towline import files
@@ -109,7 +110,8 @@ class ShardedFiles(Frozen):
             reader = CsvReader(self.columns, self.separator, contract.input_columns, places)
         else:
             types = None if copied is None else pa.schema([self.schema.field(name) for name in copied])
-            reader = JsonReader(types, as_text=as_text)
+            inputs = {column.name for column in contract.input_columns}
+            reader = JsonReader(types, as_text=as_text, filled=inputs.intersection(self.columns))
         return _check_around(file, self._read_text(file, shard, reader))
 
     def read_general(self, shard: Shard, contract: Contract, copied: Sequence[str]) -> Iterator[RowBatch]:
@@ -267,6 +269,28 @@ def _write_as_csv(path: FilePath, copies: Path) -> Path:
     return target
 
 
+def _reorder_columns(
+    path: FilePath, names: Sequence[str], expected: Sequence[str], first: FilePath, separator: str, copies: Path
+) -> Path:
+    """A copy of a CSV with the columns in the order of the first file.
+
+    Raises:
+        DataError: the files have other columns.
+    """
+    if sorted(names) != sorted(expected):
+        raise _other_columns(path, first, names, expected)
+    path = path.copy_to(copies) if isinstance(path, RemoteFile) else path
+    order = hashlib.sha256("\0".join(expected).encode()).hexdigest()[:16]
+    target = _copy_path(path, copies / order, ".csv")
+    if not target.exists():
+        schema = pa.schema([(name, pa.large_string()) for name in expected])
+        options = pyarrow.csv.WriteOptions(delimiter=separator)
+        with files.replacing(target) as copy, pyarrow.csv.CSVWriter(copy, schema, write_options=options) as writer:
+            for table in formats.stream_csv(path, separator):
+                writer.write_table(table.select(list(expected)).replace_schema_metadata(None))
+    return target
+
+
 def _check_around(file: SourceFile, batches: Iterator[RowBatch]) -> Iterator[RowBatch]:
     """The batches; the file is checked to be unchanged before the first and after the last one."""
     file.check_unchanged()
@@ -284,7 +308,8 @@ def _open_text(paths: Sequence[FilePath], kind: Format, separator: str | None, c
             own = read_header(head, separator, str(path))
             formats.check_header(own.names, separator, str(path))
             if header and own.names != header.names:
-                raise _other_columns(path, first, own.names, header.names)
+                path = _reorder_columns(path, own.names, header.names, first, separator, copies)  # noqa: PLW2901
+                own = read_header(_read_head(path), separator, str(path))
             header = header or own
         elif not types and head:
             types = _encode_schema(infer_schema(head[: head.rfind(b"\n") + 1] or head, str(path)))
@@ -338,7 +363,7 @@ def _open_parquet(paths: Sequence[FilePath]) -> ShardedFiles:
             schema = own
             if twice := next((name for name in own.names if own.names.count(name) > 1), None):
                 raise DataError(f"column {twice!r} occurs twice", where=str(path), remedy="rename one")
-        elif own.names != schema.names:
+        elif sorted(own.names) != sorted(schema.names):
             raise _other_columns(path, paths[0], own.names, schema.names)
         elif other := next((field for field in own if field.type != schema.field(field.name).type), None):
             raise DataError(
@@ -374,8 +399,8 @@ def _other_columns(path: FilePath, first: FilePath, names: Sequence[str], expect
         *([f"without {', '.join(sorted(missing)[:5])}"] if missing else []),
         *([f"with {', '.join(sorted(added)[:5])}"] if added else []),
     ]
-    what = f"the columns differ from those of {first.name}: {' and '.join(parts) or 'another order'}"
-    return DataError(what, where=str(path), remedy="give files with the same columns in the same order")
+    what = f"the columns differ from those of {first.name}: {' and '.join(parts) or 'one occurs twice'}"
+    return DataError(what, where=str(path), remedy="give files with the same columns")
 
 
 def _detect_encoding(path: FilePath, max_bytes: float = math.inf) -> str:

@@ -43,6 +43,7 @@ _DIGITS = (
 )
 _PLAIN_TIME = r"^([1-9]\d{3}|0[1-9]\d\d|00[1-9]\d|000[1-9])-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?$"
 _DATE = r"^\s*\d{4}-\d\d-\d\d"
+_DATE_OR_BASIC_TIME = _DATE + r"|^\s*\d{8}T\d{4}"  # eight digits alone are a number
 _FIRST_TIME = np.datetime64("0001-01-01", "us")
 PIECE_ROWS = 2**19  # that are converted at once
 _HEAD_VALUES = 100  # values that are converted first, since they reject most types
@@ -211,11 +212,11 @@ def _to_booleans(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray |
 
 
 def _to_times(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray | None:
-    if not fmt.date_format and not pc.any(pc.match_substring_regex(values, _DATE)).as_py():
+    if not fmt.date_format and not pc.any(pc.match_substring_regex(values, _DATE_OR_BASIC_TIME)).as_py():
         return None
     moments, unread = parse_times(values, fmt)
     if not fmt.date_format:
-        is_date = pc.fill_null(pc.match_substring_regex(values, _DATE), False).to_numpy()
+        is_date = pc.fill_null(pc.match_substring_regex(values, _DATE_OR_BASIC_TIME), False).to_numpy()
         unread |= ~is_date & ~np.isnat(moments)
     return None if unread.any() else pa.chunked_array([pa.array(moments)])
 

@@ -66,6 +66,9 @@ _MONTHS = {  # English by the names and abbreviations of German, French, Spanish
     for name in (english.lower(), english[:3].lower(), *names.split())
 }  # fmt: skip
 _SHORT_MONTHS = {name: english[:3] for name, english in _MONTHS.items()}
+_HALF_DAY = re.compile(r"\b([ap])\.\s?m\.", re.IGNORECASE)
+_ZONE = re.compile(r"\b(?:GMT|UTC)(?:([+-])(\d{1,2})(?::?(\d\d))?)?$", re.ASCII)
+_NO_CENTS = re.compile(r"(.*\d)[.,][-–—]{1,2}", re.ASCII)
 _COMMA = re.compile(r"[+-]?\d+,(?:\d{1,2}|\d{4,})", re.ASCII)  # three digits may be thousands
 _WHOLE = re.compile(r"\s*(-?(?:0|[1-9]\d*))(?:\.0+)?\s*", re.ASCII)
 
@@ -331,7 +334,7 @@ def _parse_number_text(text: str, fmt: ValueFormat) -> float:
         groups = rf"\d{{1,3}}(?:{mark}\d{{3}})+"
         if fmt.thousands == ",":  # 12,34,567 in India
             groups = rf"(?:{groups}|\d{{1,2}}(?:,\d\d)+,\d{{3}})"
-        if re.fullmatch(rf"[+-]?{groups}(?:{re.escape(fmt.decimal)}\d*)?", text, re.ASCII):
+        if re.fullmatch(rf"[+-]?(?!0){groups}(?:{re.escape(fmt.decimal)}\d*)?", text, re.ASCII):
             text = re.sub(mark, "", text)
     if fmt.decimal_comma and _COMMA.fullmatch(text):
         text = text.replace(",", ".")
@@ -346,8 +349,17 @@ def _parse_number_text(text: str, fmt: ValueFormat) -> float:
 
 
 def _move_minus(text: str) -> str:
-    """A number with its minus sign before it, which SAP writes behind it."""
-    return "-" + text[:-1].rstrip() if text[-1:] == "-" and "0" <= text[:1] <= "9" else text
+    """A number with its minus sign before it, which SAP writes behind it, and without a dash for no cents (``15.-``).
+
+    Example:
+        >>> _move_minus("3,50-"), _move_minus("15.-"), _move_minus("-1'200,--")
+        ('-3,50', '15', "-1'200")
+    """
+    if text[-1:] not in ("-", "–", "—"):
+        return text
+    if no_cents := _NO_CENTS.fullmatch(text):
+        return no_cents[1]
+    return "-" + text[:-1].rstrip() if text[-1] == "-" and "0" <= text[0] <= "9" else text
 
 
 def _number_text(value: float) -> str | None:
@@ -430,9 +442,18 @@ def parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:
         if "%b" in date_format or "%B" in date_format:
             months = _SHORT_MONTHS if "%b" in date_format else _MONTHS
             text = _WORD.sub(lambda word: months.get(word[0].lower().rstrip("."), word[0]), text)
-        return _utc(dt.datetime.strptime(text, date_format))  # noqa: DTZ007 - naive UTC
+        return _utc(dt.datetime.strptime(_plain_clock(text, date_format), date_format))  # noqa: DTZ007 - naive UTC
     except ValueError:
         return None
+
+
+def _plain_clock(text: str, date_format: str) -> str:
+    """A time whose half of the day and zone ``strptime`` reads: ``a. m.`` and ``GMT+1`` are am and +0100."""
+    if "%p" in date_format:
+        text = _HALF_DAY.sub(r"\1m", text)
+    if date_format.endswith("%z"):
+        text = _ZONE.sub(lambda zone: f"{zone[1] or '+'}{int(zone[2] or 0):02}{zone[3] or '00'}", text)
+    return text
 
 
 def _parse_quarter(text: str) -> dt.datetime | None:

@@ -291,6 +291,8 @@ def _to_plain_type(column: pa.ChunkedArray, name: str, where: str) -> pa.Chunked
         return as_text(column)
     if pa.types.is_integer(kind):
         wide = kind == pa.uint64() and (pc.max(column).as_py() or 0) >= 2**63
+        if wide and text_columns.is_inexact(column):
+            return as_text(column)
         return column.cast(pa.float64() if wide else pa.int64(), safe=False)
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         pieces = [_to_plain_floats(piece) for piece in text_columns.iterate_pieces(column)]

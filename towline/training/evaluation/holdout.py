@@ -15,6 +15,7 @@ from sklearn.metrics import brier_score_loss
 from towline import files
 from towline.config import Frozen, Task, TrainingConfig, finite_or_none, suggest
 from towline.data.schema.contract import Contract
+from towline.data.schema.values import category_name
 from towline.data.workspace import HOLDOUT_ALL, Workspace
 from towline.errors import ConfigError
 from towline.training import model_io
@@ -234,7 +235,7 @@ def slice_values(column: pd.Series) -> np.ndarray:
         text = column.dt.strftime("%Y-%m")
     elif pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         is_cut = column.nunique() > QUARTILES_FROM
-        text = pd.qcut(column, 4, duplicates="drop").astype(object) if is_cut else column.map("{:g}".format)
+        text = pd.qcut(column, 4, duplicates="drop").astype(object) if is_cut else column.map(category_name)
     return np.where(column.isna(), "missing", text.astype(str)).astype(str)
 
 

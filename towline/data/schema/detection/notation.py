@@ -60,15 +60,16 @@ _DATES = (
 )  # fmt: skip
 _CLOCKS = (
     "", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", ", %H:%M:%S", "_%H:%M:%S", " %I:%M %p", " %I:%M:%S %p", " %I:%M%p",
+    " %H:%M:%S %z", " %I:%M:%S %p %z",
 )  # fmt: skip
-_MOMENTS = ("%a %b %d %H:%M:%S %Y", "%d/%b/%Y:%H:%M:%S %z", "%a, %d %b %Y %H:%M:%S %Z", "%a, %d %b %Y %H:%M:%S %z")
+_MOMENTS = ("%a %b %d %H:%M:%S %Y", "%d%b%Y:%H:%M:%S", "%d/%b/%Y:%H:%M:%S %z")
 # single letters are listed only if they are common units: 12A and 7B are codes
 _UNIT = (
     r"%|°c|°f|°|kg|g|mg|lbs?|oz|mm|cm|m|km|ft|in|mi|miles?|mph|kmh|km/h|ml|l|liters?|litres?|gal|mpg|kmpl|"
     r"ms|s|secs?|seconds?|mins?|minutes?|h|hrs?|hours?|days?|weeks?|months?|yrs?|years?|"
     r"kb|mb|gb|tb|w|kw|kwh|hp|bhp|hz|khz|mhz|ghz|cc|px|sqft|sq ft|m2|m²"
 )
-_AMOUNT = r"\d(?:[\d.,'’ \u00a0\u2009\u202f]*\d)?"  # with marks between thousands
+_AMOUNT = r"\d(?:[\d.,'’ \u00a0\u2009\u202f]*\d)?(?:[.,][-–—]{1,2})?"  # with marks between thousands, or 15.-
 _MONEY = rf"({CURRENCY})\s*[+-]?{_AMOUNT}\s*[kmb]?|{_AMOUNT}\s*[kmb]?\s*({CURRENCY})"
 _WITH_UNIT = re.compile(rf"\s*[+-]?\s*(?:{_MONEY}|{_AMOUNT}\s*({_UNIT}))\s*", re.IGNORECASE)
 _IN_PARENTHESES = re.compile(r"\s*\((.*)\)\s*")  # a negative amount
@@ -149,6 +150,7 @@ def read_declared_numbers(column: pa.ChunkedArray, fmt: ValueFormat) -> TextColu
         fmt = fmt.model_copy(update={"measure": measure})
     elif unit := detect_unit(column):
         fmt = fmt.model_copy(update={"unit": unit})
+    fmt = _allow_decimal_comma(column, detect_number_format(column, fmt, max_unreadable=1) or fmt)
     floats, nulls = text_columns.parse_numbers(column, fmt)
     exact = text_columns.whole_or_float(floats, column)
     return TextColumn(exact or pa.chunked_array([pa.array(floats, from_pandas=True)]), fmt, nulls)
@@ -233,8 +235,7 @@ def _read_mixed(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float
     head = column.drop_null().slice(0, _MAX_DISTINCT)
     if not len(head) or text_columns.parse_numbers(head, fmt)[1].mean() > 0.5:
         return None
-    if fmt.decimal == "." and not fmt.thousands and pc.any(pc.match_substring_regex(column, _COMMA)).as_py():
-        fmt = fmt.model_copy(update={"decimal_comma": True})
+    fmt = _allow_decimal_comma(column, fmt)
     floats, unread = text_columns.parse_numbers(column, fmt)
     others, present = int(unread.sum()), int(unread.sum() + (~np.isnan(floats)).sum())
     if others > max(1, max_unreadable * present) or others * 2 > present:
@@ -250,25 +251,49 @@ def _read_mixed(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float
     return TextColumn(values, fmt, unread | _unusual_markers(column))
 
 
+def _allow_decimal_comma(column: pa.ChunkedArray, fmt: ValueFormat) -> ValueFormat:
+    """The format; of numbers with a decimal point it also reads those with a decimal comma if the column has some."""
+    plain = fmt.decimal == "." and not fmt.thousands
+    has_commas = plain and pc.any(pc.match_substring_regex(column, _COMMA)).as_py()
+    return fmt.model_copy(update={"decimal_comma": True}) if has_commas else fmt
+
+
 def _unambiguous_formats(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float) -> Iterator[ValueFormat]:
     """The format that reads all sampled numbers, or all sampled values as dates, if there is one meaning only."""
-    texts, weights = _distinct_texts(column.to_pandas())
-    if texts and not fmt.thousands:
-        options = [other for _, _, other in _NUMBERS if fmt.decimal in (".", other.decimal)]
-        marks = [{"decimal": other.decimal, "thousands": other.thousands} for other in options]
-        formats = [fmt, *(fmt.model_copy(update=changes) for changes in marks)]
-        if _has_commas_between_thousands(texts, fmt.unit):
-            formats = [other for other in formats if other.decimal != ","]
-        values = np.array([[parse_number(text, other) for text in texts] for other in formats])
-        is_number = ~np.isnan(values).all(axis=0)
-        able = np.flatnonzero(~np.isnan(values[:, is_number]).any(axis=1))
-        one_meaning = len(able) and (values[able][:, is_number] == values[able[0], is_number]).all()
-        if is_number.any() and one_meaning and 0 not in able and weights[is_number].sum() >= 1 - max_unreadable:
-            yield formats[able[0]]
-    if texts and not fmt.date_format:
+    if numbers := detect_number_format(column, fmt, max_unreadable):
+        yield numbers
+    if not fmt.date_format:
         dates = detect_date_formats(column.to_pandas())
         if len(dates) == 1:
             yield fmt.model_copy(update={"date_format": dates[0]})
+
+
+def detect_number_format(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float) -> ValueFormat | None:
+    """The format that reads all sampled numbers of a column of text; None if ``fmt`` does, or with several meanings.
+
+    Marks that the config sets have priority: another decimal mark is used only if no format with this one reads them.
+
+    Example:
+        >>> detect_number_format(pa.chunked_array([["1,550.50", "27.1"]]), ValueFormat(decimal=","), 0).thousands
+        ','
+    """
+    texts, weights = _distinct_texts(column.to_pandas())
+    if not texts:
+        return None
+    others = sorted((PLAIN, *(other for _, _, other in _NUMBERS)), key=lambda other: other.decimal != fmt.decimal)
+    if _has_commas_between_thousands(texts, fmt.unit):
+        others = [other for other in others if other.decimal != ","]
+    marks = [{"decimal": other.decimal, "thousands": other.thousands} for other in others]
+    formats = [fmt, *(fmt.model_copy(update=changes) for changes in marks)]
+    values = np.array([[parse_number(text, other) for text in texts] for other in formats])
+    is_number = ~np.isnan(values).all(axis=0)
+    able = np.flatnonzero(~np.isnan(values[:, is_number]).any(axis=1)).tolist()
+    if not is_number.any() or not able or 0 in able or weights[is_number].sum() < 1 - max_unreadable:
+        return None
+    if fmt.decimal != PLAIN.decimal or fmt.thousands:
+        able = [place for place in able if formats[place].decimal == fmt.decimal] or able
+    one_meaning = (values[able][:, is_number] == values[able[0], is_number]).all()
+    return formats[able[0]] if one_meaning else None
 
 
 def _has_commas_between_thousands(texts: list[str], unit: str) -> bool:
@@ -280,7 +305,7 @@ def _has_commas_between_thousands(texts: list[str], unit: str) -> bool:
     plain = [remove_unit(text, unit) for text in texts]
     numbers = [text for text in plain if re.fullmatch(r"[+-]?[\d,]*\d(\.\d+)?", text, re.ASCII)]
     commas = [text for text in numbers if "," in text]
-    grouped = all(re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?", text) for text in commas)
+    grouped = all(re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?", text) for text in commas)
     small = [text for text in numbers if re.fullmatch(r"[+-]?\d{1,3}(\.\d+)?", text)]
     return (
         bool(commas)

@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from towline.config import Task
+from towline.data.schema.detection.notation import detect_number_format
 from towline.data.schema.values import PLAIN, ValueFormat, parse_number
 from towline.errors import ConfigError
 
@@ -83,9 +85,10 @@ def find_texts_among_numbers(present: pd.Series, fmt: ValueFormat = PLAIN) -> li
 
     Args:
         present: text without nulls.
-        fmt: of the numbers.
+        fmt: of the numbers, if it reads them; else they have the one notation that does.
     """
     texts = [str(text) for text in present.unique()[:_TEXTS]]
+    fmt = detect_number_format(pa.chunked_array([pa.array(texts, pa.large_string())]), fmt, max_unreadable=1) or fmt
     others = [text for text in texts if math.isnan(parse_number(text, fmt))]
     return others if len(texts) > _MOST and 2 * len(others) <= len(texts) else []
 
