@@ -136,7 +136,7 @@ def test_options_are_finite_numbers(text: str) -> None:
     numbers = [each for each in options if isinstance(each.type, (click.FloatRange, click.types.FloatParamType))]
     assert numbers
     for option in numbers:
-        with pytest.raises(click.BadParameter, match="finite number|not in the range"):
+        with pytest.raises(click.BadParameter, match=r"finite number|not in the range"):
             option.type.convert(text, option, None)
 
 

@@ -3,6 +3,7 @@
 import math
 import re
 import tempfile
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,10 +122,12 @@ def pipeline_name(text: str) -> str:
     """A name that a pipeline may have, from the name of a file.
 
     Example:
-        >>> pipeline_name("Sales 2026.csv.gz")
-        'sales-2026'
+        >>> pipeline_name("Größe der Häuser 2026.csv.gz")
+        'grosse-der-hauser-2026'
     """
-    return re.sub(r"[^a-z0-9]+", "-", text.lower().partition(".")[0]).strip("-")[:63] or "model"
+    letters = unicodedata.normalize("NFKD", text.partition(".")[0].casefold())
+    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:63] or "model"
 
 
 def write_config(proposal: Proposal, settings: Settings, *, force: bool = False) -> InitResult:
