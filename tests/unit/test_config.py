@@ -150,6 +150,7 @@ def test_an_override_changes_one_key_only(tmp_path: Path, text: str, override: s
         ("drift: {min_effect: .inf}", "drift.min_effect"),
         ("candidates: [linear, {estimator: forest, params: {max_depth: -.inf}}]", "candidates.1.params.max_depth"),
         ("behaviour: {expect: [{row: {hour: .nan}, equals: 1}]}", "behaviour.expect.0.row.hour"),
+        ("validation: {columns: {hour: {min: .nan}}}", "validation.columns.hour.min"),
     ],
 )
 def test_numbers_that_are_not_finite_are_rejected(tmp_path: Path, text: str, key: str) -> None:

@@ -253,8 +253,6 @@ def _expect_user_expectations(contract: Contract, rules: ValidationConfig) -> It
             for key in kwargs.keys() & {"min_value", "max_value", "value_set"}:
                 kwargs[key] = _times(kwargs[key], where)
         low, high = kwargs.get("min_value"), kwargs.get("max_value")
-        if any(isinstance(bound, float) and math.isnan(bound) for bound in (low, high)):
-            raise ConfigError(f"a bound of {type_} is NaN", where=where, remedy="give a number, or leave it out")
         if low is not None and high is not None and type(low) is type(high) and low > high:
             raise ConfigError(f"min_value {low} is above max_value {high}", where=where, remedy="swap them")
         detail = ", ".join(f"{key} {value}" for key, value in kwargs.items() if key != "column")
