@@ -96,7 +96,8 @@ def test_boosting_of_a_small_table_stops_by_the_folds(tmp_path: Path, target: st
     data = {"target": target, "drop": list({"signal", "kind", "noise"} - {target})}
     work, config = prepare_workspace(tmp_path, _signal(), data=data, candidates=["boosting"])
     params = {"min_samples_leaf": 20, "loss": "squared_error"} if target != "kind" else {}
-    candidate = Candidate(estimator="boosting", params={**params, "n_iter_no_change": 500})  # no fold ends sooner
+    params |= {"max_leaf_nodes": 31, "n_iter_no_change": 500}  # no fold ends sooner
+    candidate = Candidate(estimator="boosting", params=params)
     chosen = cross_validate(work, config, candidate)
     iterations = chosen.params["max_iter"]
     assert least <= iterations <= most
@@ -117,7 +118,7 @@ def test_boosting_of_a_small_table_chooses_the_size_of_leaves(tmp_path: Path, ra
     frame = pd.DataFrame({"x": rng.normal(size=400), "flag": (rng.random(400) < rare).astype(float)})
     frame["y"] = 40 * frame["flag"] + rng.normal(size=400)
     work, config = prepare_workspace(tmp_path, frame, evaluation={"metric": "rmse"})
-    chosen = cross_validate(work, config, Candidate(estimator="boosting"))
+    chosen = cross_validate(work, config, Candidate(estimator="boosting", params={"max_leaf_nodes": 31}))
     assert chosen.params.get("min_samples_leaf", 20) == leaf
 
 
@@ -399,7 +400,7 @@ def test_boosting_splits_categories_natively_if_it_helps(tmp_path: Path, towns: 
     town, x = rng.integers(0, towns, 1_500), rng.normal(size=1_500)
     y = rng.choice([-3.0, 3.0], towns)[town] * x + rng.normal(0, 0.3, 1_500)
     work, config = prepare_workspace(tmp_path, pd.DataFrame({"town": [f"t{n}" for n in town], "x": x, "y": y}))
-    params = {"max_iter": 40, "min_samples_leaf": 10}
+    params = {"max_iter": 40, "min_samples_leaf": 10, "max_leaf_nodes": 31}
     scores = cross_validate(work, config, Candidate(estimator="boosting", name="boosting", params=params))
     assert scores.params.get("native_categories", False) == is_native
     names = _load(work, fit(work, config, scores).file).named_steps["prepare"].get_feature_names_out()
@@ -431,7 +432,8 @@ def test_boosting_minimizes_the_absolute_error_where_it_scores_better(tmp_path: 
     y = np.exp(a + rng.normal(0, 1.2, 300)) if skewed else 10 * a + rng.normal(0, 0.1, 300)
     work, config = prepare_workspace(tmp_path, pd.DataFrame({"a": a, "y": y}))
     losses = ("squared_error", "absolute_error")
-    quick = Candidate(estimator="boosting", name="boosting", params={"max_iter": 20, "early_stopping": False})
+    params = {"max_iter": 20, "early_stopping": False, "max_leaf_nodes": 31}
+    quick = Candidate(estimator="boosting", name="boosting", params=params)
     fixed = {loss: quick.model_copy(update={"params": {**quick.params, "loss": loss}}) for loss in losses}
     means = {loss: cross_validate(work, config, candidate).mean["mae"] for loss, candidate in fixed.items()}
     scores = cross_validate(work, config, quick)
