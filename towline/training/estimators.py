@@ -84,7 +84,7 @@ TIME_TREND = "time_trend"  # a parameter of every candidate: whether it uses the
 EXTRAPOLATE = "extrapolate"  # its value for a model that continues the trend after the training
 _HORIZON = 0.25  # of the training's period: the holdout, a fifth of the rows, is about as long
 SMALL_LEAVES = {"min_samples_leaf": 5}  # of boosting in a small table; the default is 20
-SMALL_TREES = ({"max_leaf_nodes": 8}, {"max_leaf_nodes": 4})  # the same; the default is 31
+SMALL_TREES = ({"max_leaf_nodes": 8}, {"max_leaf_nodes": 4})  # of boosting with few rows; the default is 31
 NATIVE_CATEGORIES = "native_categories"  # of boosting and the libraries: whether it also splits sets of levels
 _FOREST = {"min_samples_leaf": [1, 20], "max_features": [0.1, 1.0]}
 _BOOSTING = {
@@ -294,11 +294,12 @@ def pipelines_of(model: Model) -> dict[str, Pipeline]:
 
 
 def list_variants(
-    candidate: Candidate, contract: Contract, config: TrainingConfig, *, is_small: bool
+    candidate: Candidate, contract: Contract, config: TrainingConfig, *, rows: int, is_small: bool
 ) -> list[tuple[Mapping[str, Any], ...]]:
     """Parameters that cross-validation tries one after the other, and keeps if the score is better with them.
 
-    The second of a tuple is tried only if the score is better with the first.
+    The second of a tuple is tried only if the score is better with the first. ``rows`` is the number of training rows;
+    in a small table, boosting stops by the folds.
 
     - ``time_trend: false``, if the split is by time: no days of the time and no clock columns. The trend helps if the
       level of the target rises or falls steadily. It misleads a model if the level only differs from period to period.
@@ -308,8 +309,8 @@ def list_variants(
     - ``loss: absolute_error`` of a boosting regression, or the same by the name of its library, if mae decides: the
       squared error leads to the mean, and mae is least at the median (benchmarks/defaults.py).
     - ``min_samples_leaf: 5`` of a boosting regression in a small table: few rows may differ from the others.
-    - ``max_leaf_nodes: 8``, then ``4``, of boosting in a small table: where features act independently of each other,
-      trees of 31 leaves fit noise (benchmarks/defaults.py).
+    - ``max_leaf_nodes: 8``, then ``4``, of boosting with at most ``VARIANT_ROWS`` rows: where features act
+      independently of each other, trees of 31 leaves fit noise (benchmarks/defaults.py).
     - ``native_categories: true`` of boosting, lightgbm and xgboost, if a category has 21 to 254 levels: trees also
       split sets of levels. By the target encoding alone they cannot separate levels where other features act
       differently, such as countries. Not of catboost, whose counters of categories are not compiled.
@@ -330,7 +331,7 @@ def list_variants(
     metric = config.evaluation.metric or DEFAULT_METRIC[contract.task]
     if candidate.estimator in _ABSOLUTE_ERROR and metric == "mae" and given.isdisjoint(_LOSS_PARAMETERS):
         variants += [(_ABSOLUTE_ERROR[candidate.estimator],), *leaves]  # the best size depends on the loss
-    if is_small and given.isdisjoint(_TREE_SIZES):
+    if is_small and rows <= VARIANT_ROWS and given.isdisjoint(_TREE_SIZES):
         variants.append(SMALL_TREES)
     is_compiled = _splits_categories(candidate) and candidate.estimator != "catboost"
     if is_compiled and config.prepare is None and NATIVE_CATEGORIES not in given and _native_categories(contract):

@@ -428,7 +428,7 @@ def _choose_variants(
     run: _CrossValidation, params: dict[str, Any]
 ) -> tuple[dict[str, Any], list[Predictions], FoldScores]:
     """The hyperparameters with those of ``list_variants`` that improve the score, and their predictions and scores."""
-    variants = list_variants(run.candidate, run.contract, run.config, is_small=run.is_small)
+    variants = list_variants(run.candidate, run.contract, run.config, rows=len(run.labels), is_small=run.is_small)
     largest = min(run.max_rows, max(len(train) for train, _ in run.folds))
     compared = replace(run, max_rows=VARIANT_ROWS) if variants and largest > VARIANT_ROWS else run
     predicted = compared.predict_folds(params)
