@@ -160,11 +160,11 @@ def test_rollout_in_both_services(stack: ComposeStack, outcome: dict[str, Any], 
             "the flow has ended",
         )["name"])  # fmt: skip
 
-    def counts() -> list[dict[str, int]]:
-        """Of each service."""
-        command = ("exec", "-T", "worker", "sh", "-c", f"cat /store/rollouts/{MODEL}/*/counts/*.json")
-        text = stack.compose(*command, check=False).stdout
-        return [json.loads(part + "}") for part in text.split("}")[:-1]]
+    def counts() -> list[dict[str, Any]]:
+        """Of each service, a line each."""
+        files = f"/store/rollouts/{MODEL}/*/counts/*.json"
+        command = ("exec", "-T", "worker", "sh", "-c", f'for file in {files}; do cat "$file" && echo; done')
+        return [json.loads(line) for line in stack.compose(*command, check=False).stdout.splitlines() if line]
 
     def is_compared() -> bool:
         assert set(predict()) == {outcome["version"]}
