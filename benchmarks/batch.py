@@ -10,9 +10,9 @@
 The table is generated: eight numbers, two categories and an id. Each way reads a file and writes a file of the same
 format with all columns and the predictions; each runs in a process of its own, with one thread. The peers have a plain
 pipeline of scikit-learn with the same estimator: 50,000 rows at a time, or by mlflow.pyfunc on the whole table, with a
-signature. mlflow.pyfunc writes no probabilities, so `towline score --columns prediction` is measured beside it. CPU is
-user and system time of all processes with their start; memory is the peak of the sum of their resident sets, read every
-20 ms.
+signature. mlflow.pyfunc writes no probabilities; `towline score --columns prediction` writes the same columns and is
+measured, too. CPU is user and system time of all processes with their start; memory is the peak of the sum of their
+resident sets, read every 20 ms.
 """
 
 import argparse
@@ -50,7 +50,7 @@ ESTIMATORS = {
 WORDS = [f"{first}{second}" for first in ("ba", "de", "ki", "lo", "mu") for second in ("n", "r", "st", "la", "vo")]
 TRAINING_ROWS, CHUNK_ROWS, BLOCK_ROWS = 20_000, 50_000, 500_000
 PR_SET_CHILD_SUBREAPER = 36
-LABELS_ALONE = "prediction alone"  # of towline: the columns that mlflow.pyfunc writes
+PREDICTION_ONLY = "prediction only"  # of towline: the columns that mlflow.pyfunc writes
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ARROW_NUM_THREADS"), "1")
 
 
@@ -241,12 +241,12 @@ def list_ways(
         ways["scikit-learn in chunks"] = [*script, "chunks", folder / "peer.joblib", source, output]
     if arguments.mlflow and not arguments.text:
         ways["mlflow.pyfunc"] = [*script, "pyfunc", folder / "mlflow", source, output]
-        ways[LABELS_ALONE] = [*towline, "--columns", "prediction"]
+        ways[PREDICTION_ONLY] = [*towline, "--columns", "prediction"]
     if arguments.workers > 1:
         several = [*towline, "--workers", str(arguments.workers)]
         ways[f"towline, {arguments.workers} workers"] = several
-        if LABELS_ALONE in ways:
-            ways[f"{LABELS_ALONE}, {arguments.workers} workers"] = [*several, "--columns", "prediction"]
+        if PREDICTION_ONLY in ways:
+            ways[f"{PREDICTION_ONLY}, {arguments.workers} workers"] = [*several, "--columns", "prediction"]
         if arguments.dask:
             ways[f"towline, {arguments.workers} of Dask"] = [*several, "--engine", "dask"]
     return ways
@@ -259,10 +259,10 @@ def print_ratios(lines: Sequence[dict[str, object]]) -> None:
         if str(line["way"]).startswith("towline,"):
             same = "the same bytes" if line["digest"] == ours["digest"] else "OTHER BYTES"
             print(f"{'':9} {line['way']}: {1 / wall:.2f} × as fast as 1, CPU {cpu:.2f} ×, {same}", flush=True)
-        elif not str(line["way"]).startswith(LABELS_ALONE) and line is not ours:
+        elif not str(line["way"]).startswith(PREDICTION_ONLY) and line is not ours:
             print(f"{'':9} {line['way']} / towline: CPU {cpu:.1f} ×, time {wall:.1f} ×", flush=True)
     for peer in (line for line in lines if line["way"] == "mlflow.pyfunc"):
-        for line in (line for line in lines if str(line["way"]).startswith(LABELS_ALONE)):
+        for line in (line for line in lines if str(line["way"]).startswith(PREDICTION_ONLY)):
             cpu, wall = (float(str(peer[key])) / float(str(line[key])) for key in ("cpu_s", "wall_s"))
             print(f"{'':9} mlflow.pyfunc / towline, {line['way']}: CPU {cpu:.1f} ×, time {wall:.1f} ×", flush=True)
 
