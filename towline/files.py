@@ -172,3 +172,8 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
         with contextlib.suppress(ValidationError):
             parsed.append(kind.model_validate_json(line))
     return parsed
+
+
+def is_visible(name: str) -> bool:
+    """Whether a file is meant by a folder or pattern: its name does not begin with a dot."""
+    return not name.startswith(".")

@@ -395,7 +395,7 @@ def _find(storage: _Storage, suffixes: Sequence[str]) -> list[Mapping[str, Any]]
 
 def _is_visible_file(entry: Mapping[str, Any]) -> bool:
     """Hidden files, such as those that macOS adds, are not tables."""
-    return entry["type"] == "file" and not entry["name"].rpartition("/")[2].startswith(".")
+    return entry["type"] == "file" and files.is_visible(entry["name"].rpartition("/")[2])
 
 
 def _to_file(url: str, info: Mapping[str, Any]) -> RemoteFile:

@@ -34,6 +34,7 @@ from towline.data.source.compression import (
 from towline.data.source.encodings import copy_as_utf8, is_utf8, read_as_utf8, utf16_encoding
 from towline.data.source.json_tables import JSON_ARRAYS, JSON_LINES, read_json
 from towline.errors import ConfigError, DataError
+from towline.files import is_visible
 from towline.remote_files import is_url
 
 ENCODING = b"encoding"  # key of the metadata of a CSV's table
@@ -87,11 +88,6 @@ def list_folder(folder: Path) -> list[Path]:
     """The tables directly in a folder, sorted; hidden files, such as those that macOS adds, are not tables."""
     names = (path for path in folder.iterdir() if path.name.lower().endswith(TABLES) and is_visible(path.name))
     return sorted(path for path in names if path.is_file())
-
-
-def is_visible(name: str) -> bool:
-    """Whether a file is meant by a folder or pattern: its name does not begin with a dot."""
-    return not name.startswith(".")
 
 
 def missing_file(path: Path, setting: str = "data.source") -> DataError:

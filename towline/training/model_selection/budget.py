@@ -230,8 +230,8 @@ def plan_fits(work: Workspace, config: TrainingConfig, clock: Callable[[], float
     for candidate in slow:
         cost = measure_cost(candidate, contract, config, train, longest, clock)
         if cost:
-            steps = list_variants(candidate, contract, config, rows=len(train.labels), is_small=False)
-            variants = sum(map(len, steps))
+            listed = list_variants(candidate, contract, config, rows=len(train.labels), is_small=False)
+            variants = sum(map(len, listed))
             estimates.append(_Estimates(candidate, cost, folds, variants, max_rows, final_fits, holdout))
     failed = {candidate.name for candidate in slow} - {each.candidate.name for each in estimates}
     smallest = max(MIN_FOLD_ROWS, _MIN_SAMPLE * max(final_fits))
