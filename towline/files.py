@@ -174,6 +174,6 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     return parsed
 
 
-def is_visible(name: str) -> bool:
-    """Whether a file is meant by a folder or pattern: its name does not begin with a dot."""
-    return not name.startswith(".")
+def is_visible(name: str, pattern: str = "") -> bool:
+    """Whether a folder or pattern means a file: a name that begins with a dot only if the pattern does, too."""
+    return not name.startswith(".") or pattern.startswith(".")

@@ -382,7 +382,7 @@ def _find(storage: _Storage, suffixes: Sequence[str]) -> list[Mapping[str, Any]]
         if storage.scheme in _WEB:
             raise
         entries = system.glob(path, detail=True).values() if any(mark in path for mark in "*?[") else ()
-        return [entry for entry in entries if _is_visible_file(entry)]
+        return [entry for entry in entries if _is_visible_file(entry, path.rpartition("/")[2])]
     except OSError:
         if storage.scheme == "s3":
             system.cat_file(path, 0, 1)  # its error has a reason, that of a HEAD request has none
@@ -393,9 +393,9 @@ def _find(storage: _Storage, suffixes: Sequence[str]) -> list[Mapping[str, Any]]
     return [entry for entry in entries if entry["name"].lower().endswith(tuple(suffixes))]
 
 
-def _is_visible_file(entry: Mapping[str, Any]) -> bool:
+def _is_visible_file(entry: Mapping[str, Any], pattern: str = "") -> bool:
     """Hidden files, such as those that macOS adds, are not tables."""
-    return entry["type"] == "file" and files.is_visible(entry["name"].rpartition("/")[2])
+    return entry["type"] == "file" and files.is_visible(entry["name"].rpartition("/")[2], pattern)
 
 
 def _to_file(url: str, info: Mapping[str, Any]) -> RemoteFile:

@@ -64,12 +64,13 @@ def test_a_remote_file_gives_what_a_local_one_gives(
     assert sorted(path.name for path in (tmp_path / "remote").iterdir()) == [output, f"{output}.summary.json"]
 
 
-@pytest.mark.parametrize("address", ["memory://bucket/new", "memory://bucket/new/", "memory://bucket/n*/part-?.csv"])
+@pytest.mark.parametrize("address", ["memory://bucket/new", "memory://bucket/new/", "memory://bucket/n*/*part-?.csv"])
 def test_folders_and_patterns(tmp_path: Path, model: Model, rows: pd.DataFrame, bucket: Any, address: str) -> None:
     """The files are read in the order of their names; other files of the folder are not read."""
     for number in range(3):
         write(rows[number * 60 : (number + 1) * 60], tmp_path / "new" / f"part-{number}.csv")
     (tmp_path / "new" / "_SUCCESS").touch()
+    (tmp_path / "new" / ".part-0.csv").write_text("not,a,table\n")
     bucket.put(f"{tmp_path}/new", "/bucket/new", recursive=True)
     local = score(model, tmp_path / "new" / "*.csv", tmp_path / "local.csv")
     remote = score_addresses(model, address, str(tmp_path / "remote.csv"), tmp_path)

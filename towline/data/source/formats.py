@@ -78,7 +78,7 @@ def list_files(source: str | list[str], project: Path, setting: str = "data.sour
     pattern = Path(source)  # the project's own path may contain characters of patterns
     root = project.absolute() / pattern.anchor
     matches = root.glob(str(pattern.relative_to(pattern.anchor)))
-    files = sorted(each for each in matches if each.is_file() and (is_visible(each.name) or not is_visible(path.name)))
+    files = sorted(each for each in matches if each.is_file() and is_visible(each.name, path.name))
     if not files:
         raise missing_file(path, setting)
     return files
