@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import math
 import os
+import re
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -71,13 +72,13 @@ class NumberRange(click.FloatRange):
 
 
 class SeparatorType(click.ParamType[str]):
-    """A click type for what separates the columns of a CSV: one character (or ``\\t``), or ``aligned``."""
+    """A click type for the separator of a CSV: one character (or ``\\t``), the same and a space, or ``aligned``."""
 
     name = "separator"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = "\t" if value == r"\t" else str(value)
-        if len(text) != 1 and text != "aligned":
+        if not re.fullmatch(". ?|aligned", text):
             self.fail(
                 f"{value!r} is not one character; write e.g. ';', or aligned if spaces align the columns", param, ctx
             )

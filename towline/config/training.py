@@ -139,7 +139,9 @@ class DataConfig(Frozen):
         description="half-life of the target's trend, removed from old targets; from a list, the best one is chosen",
     )
     separator: str = Field(
-        ",", pattern="^(.|aligned)$", description="column separator of a CSV: one character, or aligned (by spaces)"
+        ",",
+        pattern="^(. ?|aligned)$",
+        description="column separator of a CSV: one character, also with a space before quotes, or aligned (by spaces)",
     )
     decimal: Literal[".", ","] = Field(".", description="decimal mark of numbers that are text")
     thousands: Literal["", ",", ".", " ", "'", "_"] = Field("", description="mark between groups of three digits")

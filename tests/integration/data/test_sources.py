@@ -515,7 +515,7 @@ def test_bad_files(tmp_path: Path) -> None:
     assert "PAR1" not in fault(tmp_path, b"not parquet", "t.parquet")
     assert "the file is empty" in fault(tmp_path, b"", "e.parquet")
     assert "cannot read the file" in fault(tmp_path, gzip.compress(b"y,a\n1,2\n" * 999)[:-20], "t.csv.gz")
-    assert "unknown file format" in fault(tmp_path, b"PK\x03\x04\x14\0\6\0", "t.xlsx")
+    assert "the file is an Excel workbook" in fault(tmp_path, b"PK\x03\x04\x14\0\6\0", "t.xlsx")
     for column in ([[1]], [{"k": 1}], [b"raw"]):
         pq.write_table(pa.table({"y": [1], "odd": column}), tmp_path / "n.parquet")
         assert "'odd'" in fault(tmp_path, (tmp_path / "n.parquet").read_bytes(), "n.parquet")
@@ -644,3 +644,15 @@ def test_columns_aligned_by_blanks(tmp_path: Path, case: str, header: str) -> No
     assert table["heduc"].unique().tolist() == ["< 12 years", "12-15 years"]
     assert table["y"].tolist() == [n * 0.5 for n in range(60)]
     assert formats.detect_separator(tmp_path / "t.csv") == "aligned"
+
+
+def test_quotes_that_follow_a_space(tmp_path: Path) -> None:
+    """The space belongs to the separator, so that a quoted value may contain commas."""
+    rows = "".join(f'"{n}",  {n * 0.5}, "{"A, or B" if n % 2 else "C"}"\n' for n in range(60))
+    assert "t.csv:62" in fault(tmp_path, f'"id", "y", "kind"\n{rows}1, "2"\n', separator=", ")
+    (tmp_path / "t.csv").write_text(f'"id", "y", "kind"\n{rows}')
+    separator = formats.detect_separator(tmp_path / "t.csv")
+    table = frame(tmp_path, "t.csv", separator=separator)
+    assert (separator, table.columns.tolist()) == (", ", ["id", "y", "kind"])
+    assert table["kind"].tolist() == ["C", "A, or B"] * 30
+    assert table["y"].tolist() == [n * 0.5 for n in range(60)]

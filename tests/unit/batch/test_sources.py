@@ -43,6 +43,12 @@ def check_equal(model: Model, table: pd.DataFrame, scored: pd.DataFrame) -> None
     assert scored["id"].astype(int).tolist() == table["id"].tolist()
 
 
+def spaced_quotes(text: str) -> str:
+    """The CSV with quotes around each value, and a space before each of them but the first."""
+    table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    return table.to_csv(index=False, quoting=csv.QUOTE_ALL).replace('","', '", "')
+
+
 ENCODINGS: dict[str, Any] = {
     "plain": lambda text: text.encode(),
     "CRLF": lambda text: re.sub(r'\n(?=(?:[^"]*"[^"]*")*[^"]*$)', "\r\n", text).encode(),
@@ -55,6 +61,7 @@ ENCODINGS: dict[str, Any] = {
     "UTF-16": lambda text: text.encode("utf-16"),
     "UTF-16-BE": lambda text: text.encode("utf-16-be"),
     "Windows-1252": lambda text: text.encode("cp1252"),
+    "spaces before quotes": lambda text: spaced_quotes(text).encode(),
     "a quote within a field": lambda text: text.replace(",ü\n", ',5" pipe\n').encode(),
     "an inch within a quoted file": lambda text: text.replace(",ü\n", ',5"\n').encode(),
 }

@@ -35,10 +35,10 @@ from towline.data.schema import arrow_types, text_columns
 from towline.data.schema.contract import Contract
 from towline.data.schema.values import TEXT_KINDS
 from towline.data.source import formats
-from towline.data.source.aligned_text import ALIGNED, aligned_to_csv
 from towline.data.source.compression import is_compressed, read_decompressed
 from towline.data.source.encodings import read_as_utf8, text_encoding
 from towline.data.source.json_tables import read_objects
+from towline.data.source.text_layouts import is_plain, to_plain_csv
 from towline.errors import DataError
 from towline.remote_files import RemoteFile, is_url, list_remote_files
 
@@ -188,8 +188,9 @@ def open_source(source: str, separator: str | None, contract: Contract, folder: 
     kind = kinds[paths[0]]
     if other := next((path for path in paths if kinds[path] != kind), None):
         raise DataError(f"{kinds[other]} beside {kind}", where=str(other), remedy="give files of one format")
-    if kind == "csv" and (separator or _detect_separator(paths[0])) == ALIGNED:
-        paths, separator = [_write_as_csv(path, copies) for path in paths], ","
+    mark = separator or (_detect_separator(paths[0]) if kind == "csv" else ",")
+    if not is_plain(mark):
+        paths, separator = [_write_as_csv(path, mark, copies) for path in paths], ","
     opened = _open_parquet(paths) if kind == "parquet" else _open_text(paths, kind, separator, copies)
     if kind != "json lines":
         contract.check_columns(opened.columns, source)
@@ -259,13 +260,13 @@ def _detect_separator(path: FilePath) -> str:
     return formats.detect_separator_of(_read_head(path).splitlines(keepends=True)[:20])
 
 
-def _write_as_csv(path: FilePath, copies: Path) -> Path:
-    """A copy of a table whose columns are aligned by blanks as a CSV."""
+def _write_as_csv(path: FilePath, separator: str, copies: Path) -> Path:
+    """A copy of a text table, whose separator is not plain, as a CSV with commas."""
     path = path.copy_to(copies) if isinstance(path, RemoteFile) else path
     target = _copy_path(path, copies, ".csv")
     if not target.exists():
         raw, _ = read_as_utf8(path)
-        files.write(target, aligned_to_csv(raw))
+        files.write(target, to_plain_csv(raw, separator))
     return target
 
 
@@ -420,9 +421,10 @@ def _detect_encoding(path: FilePath, max_bytes: float = math.inf) -> str:
 def _read_head(path: FilePath) -> bytes:
     """The first MB of the decoded text."""
     try:
-        encoding = _detect_encoding(path, HEAD_BYTES)
         with open_text(SourceFile(path=path, digest="", size=0)) as stream:
             raw: bytes = stream.read(HEAD_BYTES)
+        formats.check_text(raw, str(path))
+        encoding = _detect_encoding(path, HEAD_BYTES)
         return raw if encoding == "utf-8" else codecs.getincrementaldecoder(encoding)().decode(raw).encode()
     except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
         what = f"cannot read the file: {str(error)[:200]}"

@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 
 from towline.config.passwords import mask_passwords
 from towline.data.schema.arrow_types import readable_rows
-from towline.data.source.aligned_text import ALIGNED, aligned_to_csv, is_aligned
 from towline.data.source.compression import (
     COMPRESSED,
     READ_ERRORS,
@@ -33,6 +32,7 @@ from towline.data.source.compression import (
 )
 from towline.data.source.encodings import copy_as_utf8, is_utf8, read_as_utf8, utf16_encoding
 from towline.data.source.json_tables import JSON_ARRAYS, JSON_LINES, read_json
+from towline.data.source.text_layouts import ALIGNED, has_spaced_quotes, is_aligned, is_plain, to_plain_csv
 from towline.errors import ConfigError, DataError
 from towline.files import is_visible
 from towline.remote_files import is_url
@@ -42,6 +42,15 @@ SEPARATORS = ",;\t|"
 _HEAD_LINES, _HEAD_BYTES = 20, 1 << 16  # in which the header is searched
 _NOTES = 3  # lines below a table, such as the number of its rows
 _WRITE_AGAIN = "write the file again, or leave it out of data.source"
+_SAVE_AS_TABLE = "save the table as CSV (.csv), Parquet (.parquet) or JSON lines (.jsonl), and give that file"
+#: first bytes of files that are named as a text
+_BINARY = {
+    b"PK\3\4": ("an Excel workbook or a ZIP archive", _SAVE_AS_TABLE),
+    b"\xd0\xcf\x11\xe0": ("an Excel workbook", _SAVE_AS_TABLE),
+    b"SQLite format 3\0": ("an SQLite database", "give its URL, sqlite:///PATH, and a query"),
+    b"\x1f\x8b": ("compressed by gzip, which its name does not say", "rename it so that its name ends with .gz"),
+    b"PAR1": ("a Parquet file, which its name does not say", "rename it so that its name ends with .parquet"),
+}
 PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".tsv", ".txt")
 _TEXT = _CSV + JSON_LINES + JSON_ARRAYS
@@ -115,24 +124,33 @@ def detect_format(path: Path) -> FileFormat:
         name = plain_name(path).lower()
         if name.endswith(PARQUET) and not is_compressed(path.name):
             return "parquet"
-        if name.endswith(JSON_LINES + JSON_ARRAYS):
-            return "json"
-        if name.endswith(_CSV):
-            return "csv"
         with open_decompressed(path) as file:
             head = file.read(_HEAD_BYTES)
     except READ_ERRORS as error:
         raise unreadable(path, error) from None
-    if b"\0" in head and utf16_encoding(head) is None:
-        remedy = "save the table as CSV (.csv), Parquet (.parquet) or JSON lines (.jsonl), and give that file"
-        raise DataError("unknown file format", where=str(path), remedy=remedy)
+    check_text(head, str(path))
+    if name.endswith(JSON_LINES + JSON_ARRAYS):
+        return "json"
+    if b"\0" in head and not name.endswith(_CSV) and utf16_encoding(head) is None:
+        raise DataError("unknown file format", where=str(path), remedy=_SAVE_AS_TABLE)
     return "csv"
+
+
+def check_text(head: bytes, where: str) -> None:
+    """Checks that a file whose name is that of a text does not begin as another kind of file.
+
+    Raises:
+        DataError: it is a workbook, a database, compressed, or a Parquet file.
+    """
+    for start, (content, remedy) in _BINARY.items():
+        if head.startswith(start):
+            raise DataError(f"the file is {content}", where=where, remedy=remedy)
 
 
 def detect_separator(path: Path) -> str:
     """The separator of a CSV file: the mark that occurs equally often in the first lines; a comma for other files.
 
-    If several spaces align the columns, it is ``ALIGNED``.
+    A space is added to it if quotes follow it and a space. If several spaces align the columns, it is ``ALIGNED``.
     """
     if detect_format(path) != "csv":
         return ","
@@ -159,7 +177,8 @@ def detect_separator_of(head: Sequence[bytes]) -> str:
         and is_aligned(lines)
     ):
         return ALIGNED
-    return max(SEPARATORS, key=lambda mark: (in_header[mark] > 0, equal[mark], in_header[mark]))
+    separator = max(SEPARATORS, key=lambda mark: (in_header[mark] > 0, equal[mark], in_header[mark]))
+    return f"{separator} " if has_spaced_quotes(lines, separator) else separator
 
 
 def _has_blanks_between_columns(lines: Sequence[str]) -> bool:
@@ -325,7 +344,7 @@ def stream_csv(path: Path, separator: str) -> Iterator[pa.Table]:
     Raises:
         DataError: the file is not readable; its first rows may have been given.
     """
-    if separator == ALIGNED:
+    if not is_plain(separator):
         yield _read_csv(path, separator)
         return
     rows = 0
@@ -421,8 +440,8 @@ def _text_columns(header: Iterable[str]) -> pyarrow.csv.ConvertOptions:
 
 def _read_csv(path: Path, separator: str) -> pa.Table:
     raw, encoding = read_as_utf8(path)
-    if separator == ALIGNED:
-        raw, separator = aligned_to_csv(raw), ","
+    if not is_plain(separator):
+        raw, separator = to_plain_csv(raw, separator), ","
     raw = b"\n" * raw.count(b"\n", 0, before := length_before_header(raw)) + raw[before:]  # lines keep their numbers
     records = _records(raw, separator)
     line, header = next(records)

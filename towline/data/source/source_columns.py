@@ -18,9 +18,9 @@ from towline.data.schema import arrow_types, text_columns
 from towline.data.schema.detection.summary_rows import count_summary_rows
 from towline.data.schema.values import category_name, column_format, seconds_of
 from towline.data.source import formats
-from towline.data.source.aligned_text import ALIGNED
 from towline.data.source.compression import is_compressed, read_decompressed
 from towline.data.source.encodings import copy_as_utf8, is_utf16
+from towline.data.source.text_layouts import is_plain
 from towline.errors import ConfigError, DataError
 
 TIME = pa.timestamp("us")
@@ -122,7 +122,7 @@ def spool_files(
             _write_tables(iter([formats.read_file(path, None)]), copy, encodings)
             continue
         mark = separator or formats.detect_separator(path)
-        if mark == ALIGNED:
+        if not is_plain(mark):
             _write_tables(iter([formats.read_file(path, mark)]), copy, encodings)
         elif is_utf16(path) or not _copy_utf8(path, mark, copy):
             decoded = folder / f"source-{number}.csv"
