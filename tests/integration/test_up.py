@@ -68,10 +68,25 @@ def test_ports_that_do_not_exist_are_refused(command: Callable[..., CommandResul
 
 
 def test_the_unit_file_runs_the_same_command(command: Callable[..., CommandResult], store: Path, config: Path) -> None:
-    """With whole paths and the settings of the shell it was made in."""
+    """It has absolute paths and the settings of the shell that wrote it."""
     unit = command("up", config, "--port", "9000", "--systemd").out
     assert f"ExecStart={Path(sys.executable).with_name('towline')} up {config} --port 9000\n" in unit
     assert f'Environment="TOWLINE_STORE={store}"' in unit
+
+
+def test_the_unit_file_holds_no_password(
+    command: Callable[..., CommandResult], store: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unit reads variables with passwords from a file, which a note names."""
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect:4200/api")
+    monkeypatch.setenv("TOWLINE_API_KEY", "hidden-key")
+    monkeypatch.setenv("TOWLINE_LEDGER_URL", "postgresql://towline:hidden-word@127.0.0.1:9/ledger")
+    result = command("up", config, "--systemd")
+    assert "hidden" not in result.out + result.err
+    assert 'Environment="PREFECT_API_URL=http://prefect:4200/api"' in result.out
+    file = Settings.from_environment().project / "towline.env"
+    assert f"\nEnvironmentFile={file}\n" in result.out
+    assert f"to {file} (mode 600): TOWLINE_LEDGER_URL, TOWLINE_API_KEY" in result.err
 
 
 def test_one_that_is_gone_does_not_count_as_running(store: Path) -> None:

@@ -140,6 +140,15 @@ def test_options_are_finite_numbers(text: str) -> None:
             option.type.convert(text, option, None)
 
 
+def test_a_reason_is_not_blank() -> None:
+    """The ledger records it, for an audit."""
+    options = [each for _, command in list_commands() for each in command.params if each.name == "reason"]
+    assert len(options) > 4
+    for option in options:
+        with pytest.raises(click.BadParameter, match="the text is empty"):
+            option.type.convert(" ", option, None)
+
+
 def test_the_only_config_of_a_project_need_not_be_named(
     command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from towline.cli import emit, json_option
+from towline.cli.arguments import reason_option
 from towline.errors import ConfigError
 from towline.formatting import format_time
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Approves a version that waits for approval.")
 @click.argument("version", metavar="NAME@VERSION")
-@click.option("--reason", default="approved", show_default=True, help="Reason; recorded in the ledger.")
+@reason_option(default="approved", show_default=True)
 @click.option("--key-file", type=click.Path(path_type=Path), help="File with your API key, scope admin.")
 @json_option
 def approve(version: str, reason: str, key_file: Path | None, as_json: bool) -> None:

@@ -5,6 +5,7 @@ import difflib
 import math
 import os
 import re
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,17 @@ class NumberRange(click.FloatRange):
         return number
 
 
+class NonEmptyText(click.ParamType[str]):
+    """A click type for a text that is not blank."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not str(value).strip():
+            self.fail("the text is empty", param, ctx)
+        return str(value)
+
+
 class SeparatorType(click.ParamType[str]):
     """A click type for the separator of a CSV: one character (or ``\\t``), the same and a space, or ``aligned``."""
 
@@ -83,6 +95,11 @@ class SeparatorType(click.ParamType[str]):
                 f"{value!r} is not one character; write e.g. ';', or aligned if spaces align the columns", param, ctx
             )
         return text
+
+
+def reason_option(note: str = "Reason; recorded in the ledger.", **attributes: Any) -> Callable[[Any], Any]:
+    """The option ``--reason`` of a command that changes the ledger; ``attributes`` are those of ``click.option``."""
+    return click.option("--reason", type=NonEmptyText(), help=note, **attributes)
 
 
 def only_config() -> Path:

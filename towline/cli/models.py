@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from towline.cli import emit, json_option
+from towline.cli.arguments import reason_option
 from towline.formatting import format_time
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def history(name: str | None, limit: int, everything: bool, as_json: bool) -> No
 
 @click.command()
 @click.argument("version", metavar="NAME@VERSION")
-@click.option("--reason", required=True, help="Reason; recorded in the ledger.")
+@reason_option(required=True)
 @json_option
 def promote(version: str, reason: str, as_json: bool) -> None:
     """Makes a version that has passed the gate the champion.
@@ -128,7 +129,7 @@ def promote(version: str, reason: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--reason", default="rolled back by hand", show_default=True, help="Reason; recorded in the ledger.")
+@reason_option(default="rolled back by hand", show_default=True)
 @json_option
 def rollback(name: str | None, reason: str, as_json: bool) -> None:
     """Makes the previous champion champion again.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from towline.cli import emit, json_option
-from towline.cli.arguments import NumberRange
+from towline.cli.arguments import NumberRange, reason_option
 from towline.cli.run import config_argument, set_option
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from towline.monitoring.rollout_history import RolloutRun
     from towline.operations.rollout_control import RolloutStatus
 
-REASON = click.option("--reason", default="by hand", show_default=True, help="Reason; recorded in the ledger.")
+REASON = reason_option(default="by hand", show_default=True)
 
 
 class _RolloutGroup(click.Group):

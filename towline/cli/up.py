@@ -1,6 +1,7 @@
 """towline up: servers, schedules and services on one machine, until a stop signal."""
 
 import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from towline.operations.up_state import UpState
 
 MAX_PORT = 65535
+#: variables, besides the settings, that a unit for systemd needs; those of ``_SECRETS`` are not written into it
+_SECRETS = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "TOWLINE_API_KEY")
+_INHERITED = ("PREFECT_API_URL", *_SECRETS)
 _UNIT = """\
 [Unit]
 Description=towline: {models}
@@ -138,10 +142,18 @@ def _describe(state: "UpState", configs: "Sequence[PipelineConfig]", settings: "
 
 
 def _unit(settings: "Settings", configs: "Sequence[PipelineConfig]") -> str:
+    from towline.config.passwords import mask_passwords
+
     arguments = [word for word in sys.argv[1:] if word != "--systemd"]
     paths = {str(path): str(path.resolve()) for path in map(Path, arguments) if path.is_file()}
     command = [str(Path(sys.executable).with_name("towline")), *(paths.get(word, word) for word in arguments)]
-    environment = [f'Environment="{name}={value}"' for name, value in settings.environment().items()]
+    variables = settings.environment() | {name: os.environ[name] for name in _INHERITED if os.environ.get(name)}
+    secret = [name for name, value in variables.items() if name in _SECRETS or mask_passwords(value) != value]
+    environment = [f'Environment="{name}={value}"' for name, value in variables.items() if name not in secret]
+    if secret:
+        file = settings.project / "towline.env"
+        environment.append(f"EnvironmentFile={file}")
+        click.echo(f"note: write these variables, NAME=VALUE, to {file} (mode 600): {', '.join(secret)}", err=True)
     return _UNIT.format(
         models=", ".join(config.name for config in configs),
         folder=settings.project,

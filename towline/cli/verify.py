@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from towline.cli import emit, json_option
+from towline.cli.arguments import reason_option
 from towline.errors import ConfigError, ReleaseError, TransientError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ _MARKS = {"ok": ("✓", "green"), "note": ("·", "cyan"), "fault": ("✗", "red"
 @click.command(short_help="Checks the ledger, its seals, the releases and MLflow.")
 @click.argument("name", required=False)
 @click.option("--accept", is_flag=True, help="Trust the current rows: sign and anchor them again. Needs --reason.")
-@click.option("--reason", help="With --accept: reason; recorded in the ledger.")
+@reason_option("With --accept: reason; recorded in the ledger.")
 @json_option
 def verify(name: str | None, accept: bool, reason: str | None, as_json: bool) -> None:
     """Checks the ledger, its seals, the releases and MLflow against each other.

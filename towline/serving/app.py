@@ -293,7 +293,11 @@ class RouteHandlers:
         return Response(orjson.dumps({"name": model.name, "ready": True}))
 
     async def tensors(self, context: RequestContext) -> Response:
-        return Response(orjson.dumps(open_inference.describe_model(self._described(self._model(context)))))
+        model = self._model(context)
+        document = open_inference.describe_model(self._described(model))
+        if active := self._reloader.rollout:
+            document["versions"] = [str(model.version), str(active.rollout.challenger)]
+        return Response(orjson.dumps(document))
 
     async def metadata(self, context: RequestContext) -> Response:
         """The manifest of the release without its list of files, and the fields of a row."""

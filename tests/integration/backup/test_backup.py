@@ -506,6 +506,15 @@ def test_changed_ledger_is_not_backed_up(home: SampleStore, command: Command, tm
     assert not (tmp_path / "a.tar.zst").exists()
 
 
+def test_a_backup_with_a_damaged_key_is_not_restored(home: SampleStore, command: Command, tmp_path: Path) -> None:
+    """The key would be needed after the files are in place: it is checked before."""
+    home.settings.layout.ledger_key.write_text("no key")
+    assert command("backup", tmp_path / "a.tar.zst").code == 0
+    result = command("restore", tmp_path / "a.tar.zst", "--into", tmp_path / "other")
+    assert (result.code, "the ledger's key does not hold a key" in result.err) == (6, True)
+    assert not (tmp_path / "other").exists()
+
+
 def test_no_hash_keys_leaves_the_keys_out(home: SampleStore, command: Command, tmp_path: Path) -> None:
     """Without the keys, hashed values in the backup cannot be identified."""
     keys = home.settings.store / "predictions" / MODEL / "hash-keys"

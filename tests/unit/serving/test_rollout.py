@@ -102,6 +102,14 @@ class Hanging(FakeModel):
         return super().predict_canonical(canonical)
 
 
+def test_the_versions_of_the_model_are_those_of_the_rollout(service: RunningService, begin: Begin) -> None:
+    """``versions`` of the protocol v2 lists every version that a request may name."""
+    path = "/v2/models/house-price"
+    assert service.client.get(path).json()["versions"] == [str(CHAMPION)]
+    begin(0.0)
+    assert service.client.get(path).json()["versions"] == [str(CHAMPION), str(CHALLENGER)]
+
+
 def test_in_shadow_clients_get_the_champion(service: RunningService, begin: Begin) -> None:
     begin(0.0)
     document = ask(service, 10.0)

@@ -24,6 +24,7 @@ from towline.operations.process_record import ProcessRecord
 from towline.prediction_log import segments
 from towline.registry.ledger import Ledger
 from towline.registry.mlflow.relocation import relocate
+from towline.registry.seals import open_seals
 from towline.registry.verification import anchor_restored_ledger
 from towline.serving.model_reloader import check_probe_rows
 from towline.steps import step
@@ -103,6 +104,7 @@ def restore(
             relocate(dumps[TRACKING], manifest.store, str(settings.store))
         ledger_is_file = LEDGER in dumps and databases[LEDGER].file is not None
         with step("verify") as running:
+            _check_key(settings, staging / STORE, archive)
             ledger_rows = _verify_ledger(f"sqlite:///{dumps[LEDGER]}", manifest) if ledger_is_file else 0
             models = _check_releases(StoreLayout(staging / STORE), manifest, trusted)
             running.note = "; ".join(
@@ -181,6 +183,19 @@ def _check_targets(
                 where=str(databases[name]),
                 remedy="set its address to a database of the same kind",
             )
+
+
+def _check_key(settings: Settings, store: Path, archive: Path) -> None:
+    """Checks the key with which the restored ledger will be anchored.
+
+    Raises:
+        ReleaseError: it is not a key.
+    """
+    try:
+        open_seals(settings.model_copy(update={"store": store})).key()
+    except ConfigError as error:
+        where = error.where if settings.ledger_key else f"{archive}, {settings.layout.ledger_key.name}"
+        raise ReleaseError(error.what, where=where, remedy="restore an earlier backup, or correct the key") from None
 
 
 def _verify_ledger(url: str, manifest: BackupManifest) -> int:
