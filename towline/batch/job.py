@@ -159,6 +159,7 @@ def _score(
     digest = assembly.close()
     if quarantined := sum(scored.quarantined for scored in results):
         assemble_quarantine(task, results, WorkFolder(path=task.work).path / "quarantine.csv")
+    left_out = {name for scored in results for name in scored.left_out} if task.options.keep is None else set()
     return BatchResult(
         rows=sum(scored.scored for scored in results),
         rows_in=sum(scored.rows for scored in results),
@@ -172,6 +173,7 @@ def _score(
         input_digest=task.source.digest,
         output_digest=digest,
         drift=drift.judge(request.drift),
+        left_out=tuple(sorted(left_out)),
         column_checks=check_columns(model.contract, drift.columns),
     )
 

@@ -281,3 +281,19 @@ def test_each_row_is_in_one_partition(tmp_path: Path, model: Model) -> None:
         for path in (tmp_path / "out").rglob("*.parquet")
     }
     assert written == {"key=1.0": [0, 6], "key=0.0": [2, 3], "key=__HIVE_DEFAULT_PARTITION__": [1, 4, 5]}
+
+
+@pytest.mark.parametrize(
+    ("name", "keep", "left_out"),
+    [("out.csv", None, True), ("out.csv", ("zip",), False), ("out.parquet", None, True), ("out.jsonl", None, False)],
+)
+def test_columns_that_only_later_rows_have_are_named(
+    tmp_path: Path, model: Model, name: str, keep: tuple[str, ...] | None, left_out: bool
+) -> None:
+    """The columns of an output are those of the first rows; JSON lines keep the text of each row."""
+    row = {"zip": "00501", "word": "T", "size": 1.5, "flag": True, "day": None}
+    rows = [row] * 10_001 + [{**row, "id": "a,7"}]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = score(model, tmp_path / "in.jsonl", tmp_path / name, keep=keep)
+    assert (done.rows, done.left_out) == (10_002, ("id",) if left_out else ())
+    assert ("columns that the first rows do not have, and the output neither: id" in done.text()) == left_out

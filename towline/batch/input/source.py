@@ -111,7 +111,8 @@ class ShardedFiles(Frozen):
         else:
             types = None if copied is None else pa.schema([self.schema.field(name) for name in copied])
             inputs = {column.name for column in contract.input_columns}
-            reader = JsonReader(types, as_text=as_text, filled=inputs.intersection(self.columns))
+            filled = inputs.intersection(self.columns)
+            reader = JsonReader(types, as_text=as_text, filled=filled, known=self.columns)
         return _check_around(file, self._read_text(file, shard, reader))
 
     def read_general(self, shard: Shard, contract: Contract, copied: Sequence[str]) -> Iterator[RowBatch]:
