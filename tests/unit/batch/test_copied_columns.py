@@ -222,6 +222,40 @@ def test_the_input_is_never_replaced(tmp_path: Path, model: Model, way: str) -> 
     assert source.read_text() == HEADER + LINES
 
 
+@pytest.mark.parametrize(("source", "output"), [("in/*.csv", "in/b.csv"), ("in", "in/b.csv"), ("in/b.csv", "in"),
+                                                ("in/*.csv", ".")])  # fmt: skip
+def test_no_file_of_several_is_replaced(tmp_path: Path, model: Model, source: str, output: str) -> None:
+    """Nor is a folder that holds an input."""
+    folder = tmp_path / "home" / "in"
+    folder.mkdir(parents=True)
+    for name in ("a.csv", "b.csv"):
+        (folder / name).write_text(HEADER + LINES)
+    with pytest.raises(ConfigError, match="would replace the input"):
+        score(model, tmp_path / "home" / source, tmp_path / "home" / output, prefix="p_", overwrite=True)
+    assert [path.read_text() for path in sorted(folder.iterdir())] == [HEADER + LINES] * 2
+
+
+def test_an_output_is_not_written_among_the_inputs(tmp_path: Path, model: Model) -> None:
+    """The next run would read it as an input."""
+    (tmp_path / "in.csv").write_text(HEADER + LINES)
+    with pytest.raises(ConfigError, match="the next run would read it"):
+        score(model, tmp_path, tmp_path / "out.csv", prefix="p_")
+    assert score(model, tmp_path, tmp_path / "out" / "out.csv", prefix="p_").rows == 3
+
+
+def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path, model: Model) -> None:
+    """Only a folder of Parquet files can be an earlier output."""
+    (tmp_path / "in.csv").write_text(HEADER + LINES)
+    output = tmp_path / "out"
+    score(model, tmp_path / "in.csv", output, prefix="p_")
+    (output / "_SUCCESS").touch()
+    score(model, tmp_path / "in.csv", output, prefix="q_", overwrite=True)
+    (output / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="replaced as a whole") as refused:
+        score(model, tmp_path / "in.csv", output, prefix="p_", overwrite=True)
+    assert refused.value.where == str(output / "notes.txt")
+
+
 def test_formulas_are_escaped_with_safe_csv(tmp_path: Path, model: Model) -> None:
     """Numbers stay numbers. By default the text of the file is not changed."""
     source = tmp_path / "in.csv"

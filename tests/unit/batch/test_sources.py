@@ -182,7 +182,7 @@ def test_shards_do_not_change_the_output(
     output = tmp_path / ("one" if target == "folder" else f"one.{target}")
     score(model, source, output)
     use_small_shards(monkeypatch)
-    assert len(open_source(str(source), None, model.contract, tmp_path, tmp_path / "copies").shards) > 5
+    assert len(open_source(str(source), [source], None, model.contract, tmp_path / "copies").shards) > 5
     other = tmp_path / output.name.replace("one", "many")
     score(model, source, other)
     if target in ("folder", "parquet"):

@@ -168,23 +168,24 @@ class ShardedFiles(Frozen):
                 first += len(batch)
 
 
-def open_source(source: str, separator: str | None, contract: Contract, folder: Path, copies: Path) -> ShardedFiles:
+def open_source(
+    source: str, inputs: Sequence[FilePath], separator: str | None, contract: Contract, copies: Path
+) -> ShardedFiles:
     """Opens files, and checks before the first row is read that they have the model's columns.
 
     Args:
-        source: a file, a folder or a glob pattern, or the URL of one.
+        source: how the files were given, for errors.
+        inputs: the files.
         separator: of a CSV; None: the one that the first file seems to have.
         contract: of the model.
-        folder: at which a relative path starts.
         copies: folder for the remote files that cannot be read in ranges.
 
     Raises:
         ConfigError: a URL must not be read, or its scheme is unknown.
         TransientError: the server of a URL does not answer.
-        DataError: there is no such file, a file cannot be read, or the columns differ between the files or from
-            those of the contract.
+        DataError: a file cannot be read, or the columns differ between the files or from those of the contract.
     """
-    paths = [_copy_if_needed(path, copies) for path in _list_files(source, folder)]
+    paths = [_copy_if_needed(path, copies) for path in inputs]
     kinds = {path: _block_format(path) or "csv" for path in paths}  # other texts are CSV
     kind = kinds[paths[0]]
     if other := next((path for path in paths if kinds[path] != kind), None):
@@ -199,7 +200,18 @@ def open_source(source: str, separator: str | None, contract: Contract, folder: 
     return opened
 
 
-def _list_files(source: str, folder: Path) -> Sequence[FilePath]:
+def list_inputs(source: str, folder: Path) -> Sequence[FilePath]:
+    """The files of a source.
+
+    Args:
+        source: a file, a folder or a glob pattern, or the URL of one.
+        folder: at which a relative path starts.
+
+    Raises:
+        ConfigError: a URL must not be read, or its scheme is unknown.
+        TransientError: the server of a URL does not answer.
+        DataError: there is no such file.
+    """
     if is_url(source):
         return list_remote_files(source, formats.TABLES, "IN")
     path = (folder / source).absolute()
