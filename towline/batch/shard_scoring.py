@@ -121,7 +121,7 @@ def _open_log(shard: Shard, task: ShardTask, model: Model) -> "BatchPart | None"
 def _write(piece: PieceWriter, batch: RowBatch, good: np.ndarray, added: AddedColumns) -> None:
     every = bool(good.all())
     copied, records = batch.copied, None
-    if copied is not None and not every:
+    if copied is not None and copied.num_columns and not every:  # without columns it has no rows
         copied = copied.filter(pa.array(good))
     if copied is None and batch.records is not None and batch.places is not None:
         complete = every and len(batch.places) == len(batch.records)

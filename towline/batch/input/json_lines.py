@@ -71,7 +71,7 @@ class JsonReader:
         }
         copied = None if self._copied is None else self._copy(rows, reasons)
         places = np.array([place for place in range(len(rows)) if place not in reasons], dtype=np.int64)
-        if copied is not None and reasons:
+        if copied is not None and copied.num_columns and reasons:  # without columns it has no rows
             copied = copied.take(pa.array(places))
         rejected = tuple(
             RejectedRow(first + place, field, reason, texts[place].decode(errors="replace"))
