@@ -127,13 +127,16 @@ class ShardedFiles(Frozen):
 
     def _read_text(self, file: SourceFile, shard: Shard, reader: CsvReader | JsonReader) -> Iterator[RowBatch]:
         is_csv = self.format == "csv"
-        first = 0
+        first, has_header = 0, is_csv and file.reading == "stream"
         try:
             with open_text(file) as stream:
                 size = _skip(stream, file, shard)
                 for block in read_blocks(stream, size, quoted=is_csv, separator=self.separator):
-                    if is_csv and not first and size is None:
+                    if has_header:
                         block = block[read_header(block, self.separator, str(file.path)).body :]  # noqa: PLW2901
+                        has_header = False
+                    if not block:
+                        continue
                     batch = reader.read(block, first)
                     first += len(batch.records or ())
                     yield batch
