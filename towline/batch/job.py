@@ -297,6 +297,9 @@ def _check_options(task: ShardTask, model: Model) -> pa.Schema:
     schema = pa.schema([*(task.source.schema.field(name) for name in copied), *(pa.field(*field) for field in fields)])
     if options.partition_by:
         _check_partition(options.partition_by, schema)
+        if len(schema) == 1:
+            what, remedy = "no column would be written beside that of the folders", "choose more columns"
+            raise ConfigError(what, where="--columns", remedy=remedy)
     return schema
 
 

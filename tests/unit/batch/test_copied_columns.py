@@ -235,6 +235,13 @@ def test_no_file_of_several_is_replaced(tmp_path: Path, model: Model, source: st
     assert [path.read_text() for path in sorted(folder.iterdir())] == [HEADER + LINES] * 2
 
 
+def test_a_partition_has_columns_beside_its_own(tmp_path: Path, model: Model) -> None:
+    """A Parquet file without columns has no rows."""
+    (tmp_path / "in.csv").write_text(HEADER + LINES)
+    with pytest.raises(ConfigError, match="no column would be written beside"):
+        score(model, tmp_path / "in.csv", tmp_path / "out", keep=("zip",), columns=(), partition_by="zip")
+
+
 def test_an_output_is_not_written_among_the_inputs(tmp_path: Path, model: Model) -> None:
     """The next run would read it as an input."""
     (tmp_path / "in.csv").write_text(HEADER + LINES)
