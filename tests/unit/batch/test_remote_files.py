@@ -264,6 +264,7 @@ def test_faults_of_a_copied_file_name_the_file(tmp_path: Path, model: Model, buc
         ("memory://bucket/out.csv", "memory://bucket/out.csv", "would replace the input"),
         ("memory://bucket/new/*.csv", "memory://bucket/new/a.csv", "would replace the input"),
         ("memory://bucket/new/a.csv", "memory://bucket/new/", "would replace the input"),
+        ("sqlite:///shop.db#rows", "sqlite:///shop.db#rows", "would replace the input"),
         ("in.csv", "memory://bucket/out.xlsx", "unknown output format"),
     ],
 )
