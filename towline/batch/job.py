@@ -34,6 +34,7 @@ _TEXT_OUTPUTS: Mapping[str, OutputFormat] = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "json lines", ".ndjson": "json lines",
 }  # fmt: skip
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+MAX_NAME_BYTES = 200  # of OUT: file systems allow 255, and longer names are made from it
 QUARANTINE, SUMMARY = ".quarantine.csv", ".summary.json"
 Record = Callable[[BatchResult], object]
 RunShards = Callable[[Sequence[Shard], ShardTask], Iterable[tuple[Shard, ShardResult]]]
@@ -229,6 +230,9 @@ def _complete_result(request: BatchRequest, job: str) -> BatchResult | None:
 def _check_output(request: BatchRequest, inputs: Sequence[FilePath], source: Path) -> None:
     """Refuses an output that replaces one of the files that are read, other files, or would be read the next time."""
     output = request.output.absolute()
+    if len(output.name.encode()) > MAX_NAME_BYTES:
+        what, remedy = f"the name is longer than {MAX_NAME_BYTES} bytes", "give OUT a shorter name"
+        raise ConfigError(what, where=request.address, remedy=remedy)
     if request.destination:
         address = f"{request.destination.address}/"
         replaces_input = any(f"{path}/".startswith(address) for path in inputs if isinstance(path, RemoteFile))

@@ -242,6 +242,13 @@ def test_a_partition_has_columns_beside_its_own(tmp_path: Path, model: Model) ->
         score(model, tmp_path / "in.csv", tmp_path / "out", keep=("zip",), columns=(), partition_by="zip")
 
 
+def test_a_name_that_is_too_long_is_named(tmp_path: Path, model: Model) -> None:
+    (tmp_path / "in.csv").write_text(HEADER + LINES)
+    with pytest.raises(ConfigError, match="longer than 200 bytes"):
+        score(model, tmp_path / "in.csv", tmp_path / f"{'n' * 240}.csv", prefix="p_")
+    assert score(model, tmp_path / "in.csv", tmp_path / f"{'n' * 196}.csv", prefix="p_").rows == 3
+
+
 def test_an_output_is_not_written_among_the_inputs(tmp_path: Path, model: Model) -> None:
     """The next run would read it as an input."""
     (tmp_path / "in.csv").write_text(HEADER + LINES)
