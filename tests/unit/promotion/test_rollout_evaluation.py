@@ -90,7 +90,7 @@ class RolloutStore:
         self.assignments[str(self.rollout.weight)] = [pair[0] + champion, pair[1] + challenger]
         counts = ServiceCounts(
             assignments=self.assignments, champion_rows=self.requests[1], challenger_rows=self.requests[2],
-            attempts=self.count,
+            attempts=self.count, asked_rows=self.count,
         )  # fmt: skip
         write_counts(self.settings.layout.rollout(MODEL, self.rollout.id), "w", counts)
 
