@@ -161,9 +161,9 @@ def measure_broken(store: SampleStore, name: str, **fault: str) -> None:
                 time.sleep(0.02)
             seconds.append(time.monotonic() - fault_time)
             time.sleep(1.5)
-            before = read_counts(counts_folder).attempts
+            before = read_counts(counts_folder).asked_rows
             time.sleep(3)
-            seconds.append(read_counts(counts_folder).attempts - before)
+            seconds.append(read_counts(counts_folder).asked_rows - before)
 
         with ServeProcess(store.settings, MODEL, "--workers", "2") as service:
             load = load_at_rate(store, service.port, wait)

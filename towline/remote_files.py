@@ -297,12 +297,13 @@ def remove(address: str) -> None:
 
 
 def remove_others(address: str, names: Collection[str]) -> None:
-    """Removes the files of a folder whose names, relative to the folder, are not among these; as ``remove``."""
+    """Removes the Parquet files of a folder whose names, relative to it, are not among these; as ``remove``."""
     storage = _Storage.of(address, "OUT")
     with remote_errors(address):
         folder = f"{storage.path}/"
         for path in storage.system.find(folder):
-            if path.startswith(folder) and path.removeprefix(folder) not in names:
+            is_table = path.startswith(folder) and path.endswith(".parquet")
+            if is_table and path.removeprefix(folder) not in names:
                 _remove(storage.system, path)
 
 

@@ -170,6 +170,6 @@ def wait_for_shadow_answers(commands: StoreCommands, count: int) -> None:
     active = active_rollout(commands.ledger.rows(MODEL))
     assert active is not None
     folder, deadline = commands.settings.layout.rollout(MODEL, active.id), time.monotonic() + 120
-    while read_counts(folder).attempts < count:
+    while read_counts(folder).asked_rows < count:
         assert time.monotonic() < deadline, read_counts(folder)
         time.sleep(0.1)

@@ -332,12 +332,13 @@ class BacktestContext:
     def _compute_metric(self, predicted: PredictedRows, trained: TrainedModel) -> float | None:
         if not len(predicted.rows):
             return None
-        predictions, classes = predicted.predictions, self._contract.classes
+        predictions, known = predicted.predictions, trained.model.contract.classes
+        # a version may know a class that the whole table does not have: that of the classes that were rare then
+        classes = tuple(dict.fromkeys((*self._contract.classes, *known)))
+        contract = self._contract.model_copy(update={"classes": classes})
         if predictions.probabilities is not None:
             aligned = np.zeros((len(predictions.labels), len(classes)))
-            aligned[:, [classes.index(label) for label in trained.model.contract.classes]] = predictions.probabilities
+            aligned[:, [classes.index(label) for label in known]] = predictions.probabilities
             predictions = Predictions(predictions.labels, aligned)
-        value = compute_metrics(predicted.truth.to_numpy(), predictions, self._contract, metrics=[self.metric])[
-            self.metric
-        ]
-        return finite_or_none(value)
+        values = compute_metrics(predicted.truth.to_numpy(), predictions, contract, metrics=[self.metric])
+        return finite_or_none(values[self.metric])

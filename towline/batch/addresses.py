@@ -42,7 +42,10 @@ def parse_source(source: str, query: str | None) -> str | SqlSource:
     if "#" not in source:
         remedy = "name a table after #, or add --query 'SELECT ...'"
         raise ConfigError("neither a table nor a query", where=mask_passwords(source), remedy=remedy)
-    table = TableOutput.parse(source)
+    return _table_source(TableOutput.parse(source))
+
+
+def _table_source(table: TableOutput) -> SqlSource:
     return SqlSource(url=table.url, query=f"SELECT * FROM {table.name()}")  # noqa: S608 - the name is quoted
 
 
@@ -81,6 +84,8 @@ def score(
     request = make_request(source="" if isinstance(source, SqlSource) else source, output=path)
     folder = request.folder or Path.cwd()
     if isinstance(target, TableOutput):
+        if isinstance(source, SqlSource) and source == _table_source(target):
+            raise _replaces_input(target)
         target.check(folder, overwrite=request.overwrite)
         request = request.model_copy(update={"overwrite": True})
     elif isinstance(target, RemoteOutput):
@@ -113,7 +118,11 @@ def _staged(target: TableOutput | RemoteOutput, layout: StoreLayout) -> Path:
 
 def _check_distinct(source: str | SqlSource, target: RemoteOutput) -> None:
     if isinstance(source, str) and is_url(source) and RemoteOutput.parse(source) == target:
-        raise ConfigError("the output would replace the input", where=str(target), remedy="give OUT another name")
+        raise _replaces_input(target)
+
+
+def _replaces_input(target: TableOutput | RemoteOutput) -> ConfigError:
+    return ConfigError("the output would replace the input", where=str(target), remedy="give OUT another name")
 
 
 def _deliver(

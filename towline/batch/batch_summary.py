@@ -50,6 +50,7 @@ class BatchResult(Frozen):
         output_digest: SHA-256 of the output.
         drift: of the batch against the training rows; None if the release has no profile.
         column_checks: of the columns with values that differ from those of the training rows.
+        left_out: columns of JSON lines that the output does not have, since the first rows do not have them.
         unchanged: the output was complete, and nothing was scored.
     """
 
@@ -66,6 +67,7 @@ class BatchResult(Frozen):
     output_digest: str
     drift: DriftResult | None = None
     column_checks: tuple[ColumnCheck, ...] = ()
+    left_out: tuple[str, ...] = ()
     unchanged: bool = False
 
     @property
@@ -80,9 +82,12 @@ class BatchResult(Frozen):
         lines = [f"unchanged, not scored again: {begin}" if self.unchanged else begin]
         if self.quarantined:
             lines.append(f"{self.quarantined:,} of {self.rows_in:,} rows are bad: {self.quarantine}")
+        if self.left_out:
+            names = shorten_list(self.left_out, MAX_LISTED)
+            lines.append(f"columns that the first rows do not have, and the output neither: {names}")
         if self.column_checks:
-            names = [check.column for check in self.column_checks]
-            lines.append(f"values that the training rows did not have: in {shorten_list(names, MAX_LISTED)}")
+            names = shorten_list([check.column for check in self.column_checks], MAX_LISTED)
+            lines.append(f"values that the training rows did not have: in {names}")
         if self.drift:
             lines.append(f"drift: {self.drift.state}, {self.drift.reason}")
         return "\n".join(lines)

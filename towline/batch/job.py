@@ -15,8 +15,8 @@ from towline.batch.batch_summary import BatchResult, check_columns
 from towline.batch.drift_counts import BatchDrift
 from towline.batch.engines.choice import open_engine
 from towline.batch.engines.engine import Engine
-from towline.batch.input.shards import Shard
-from towline.batch.input.source import ShardedFiles, open_source
+from towline.batch.input.shards import FilePath, Shard
+from towline.batch.input.source import ShardedFiles, list_inputs, open_source
 from towline.batch.job_options import BatchOptions, BatchRequest, OutputFormat, ReleaseReference, ShardTask
 from towline.batch.output.assembly import assemble_quarantine, digest_of, open_assembly, replace_output
 from towline.batch.output.pieces import addable_columns, label_type, name_added_columns
@@ -24,15 +24,17 @@ from towline.batch.runner import Show, run_shards
 from towline.batch.work_folder import ShardResult, WorkFolder, remove_other_folders
 from towline.config import suggest
 from towline.data.schema import arrow_types
+from towline.data.source.formats import TABLES
 from towline.errors import ConfigError, DataError
 from towline.inference.predictor import Model
 from towline.processes import private_files
-from towline.remote_files import naming_originals
+from towline.remote_files import RemoteFile, naming_originals
 
 _TEXT_OUTPUTS: Mapping[str, OutputFormat] = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "json lines", ".ndjson": "json lines",
 }  # fmt: skip
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+MAX_NAME_BYTES = 200  # of OUT: file systems allow 255, and longer names are made from it
 QUARANTINE, SUMMARY = ".quarantine.csv", ".summary.json"
 Record = Callable[[BatchResult], object]
 RunShards = Callable[[Sequence[Shard], ShardTask], Iterable[tuple[Shard, ShardResult]]]
@@ -68,9 +70,10 @@ def _run(model: Model, request: BatchRequest, engine: Engine, show: Show | None,
     output, options = request.output.absolute(), request.options
     form, compression = _output_format(output, options)
     folder = request.folder or Path.cwd()
-    _check_paths(request.source, output, folder)
+    inputs = list_inputs(request.source, folder)
+    _check_output(request, inputs, folder / request.source)
     copies = copies_folder(output)
-    opened = open_source(request.source, options.separator, model.contract, folder, copies)
+    opened = open_source(request.source, inputs, options.separator, model.contract, copies)
     job = _job_digest(opened, model, options, log=request.log is not None)
     with files.disk(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -159,6 +162,7 @@ def _score(
     digest = assembly.close()
     if quarantined := sum(scored.quarantined for scored in results):
         assemble_quarantine(task, results, WorkFolder(path=task.work).path / "quarantine.csv")
+    left_out = {name for scored in results for name in scored.left_out} if task.options.keep is None else set()
     return BatchResult(
         rows=sum(scored.scored for scored in results),
         rows_in=sum(scored.rows for scored in results),
@@ -172,6 +176,7 @@ def _score(
         input_digest=task.source.digest,
         output_digest=digest,
         drift=drift.judge(request.drift),
+        left_out=tuple(sorted(left_out)),
         column_checks=check_columns(model.contract, drift.columns),
     )
 
@@ -222,10 +227,31 @@ def _complete_result(request: BatchRequest, job: str) -> BatchResult | None:
     return result.model_copy(update={"unchanged": True, "output": request.address})
 
 
-def _check_paths(source: str, output: Path, folder: Path) -> None:
-    path = folder / source
-    if output.exists() and path.exists() and output.samefile(path):
-        raise ConfigError("the output would replace the input", where=str(output), remedy="give OUT another name")
+def _check_output(request: BatchRequest, inputs: Sequence[FilePath], source: Path) -> None:
+    """Refuses an output that replaces one of the files that are read, other files, or would be read the next time."""
+    output = request.output.absolute()
+    if len(output.name.encode()) > MAX_NAME_BYTES:
+        what, remedy = f"the name is longer than {MAX_NAME_BYTES} bytes", "give OUT a shorter name"
+        raise ConfigError(what, where=request.address, remedy=remedy)
+    if request.destination:
+        address = f"{request.destination.address}/"
+        replaces_input = any(f"{path}/".startswith(address) for path in inputs if isinstance(path, RemoteFile))
+    else:
+        place = output.resolve()
+        places = [path.resolve() for path in inputs if isinstance(path, Path)]
+        replaces_input = any(place == path or place in path.parents for path in places)
+    if replaces_input:
+        raise ConfigError("the output would replace the input", where=request.address, remedy="give OUT another name")
+    if output.name.lower().endswith(TABLES) and source.is_dir() and output.parent.resolve() == source.resolve():
+        what = "OUT is in the folder IN: the next run would read it"
+        raise ConfigError(what, where=request.address, remedy="give OUT a place outside of IN")
+    tables = (".parquet", ".pq")
+    others = (path for path in output.rglob("*") if path.suffix.lower() not in tables and path.is_file())
+    if other := next((path for path in others if not path.name.startswith((".", "_"))), None):  # _SUCCESS of Spark
+        remedy = "move it to another place, or give OUT another name"
+        raise ConfigError(
+            "a folder is replaced as a whole, and this file is no Parquet", where=str(other), remedy=remedy
+        )
 
 
 def _output_format(output: Path, options: BatchOptions) -> tuple[OutputFormat, Any]:
@@ -275,6 +301,9 @@ def _check_options(task: ShardTask, model: Model) -> pa.Schema:
     schema = pa.schema([*(task.source.schema.field(name) for name in copied), *(pa.field(*field) for field in fields)])
     if options.partition_by:
         _check_partition(options.partition_by, schema)
+        if len(schema) == 1:
+            what, remedy = "no column would be written beside that of the folders", "choose more columns"
+            raise ConfigError(what, where="--columns", remedy=remedy)
     return schema
 
 

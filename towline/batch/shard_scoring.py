@@ -26,6 +26,7 @@ from towline.inference.scorer import to_row_predictions
 if TYPE_CHECKING:
     from towline.prediction_log.batch_parts import BatchPart
 
+MAX_LEFT_OUT = 100  # names that are recorded: an object may have a key for each row
 Report = Callable[[int], None]
 
 
@@ -76,7 +77,7 @@ def _score(
 ) -> ShardResult:
     work = WorkFolder(path=task.work)
     counts = DriftCounts.of(model)
-    scored = quarantined = 0
+    scored, quarantined, left_out = 0, 0, set[str]()
     log = _open_log(shard, task, model)
     with (
         contextlib.closing(log) if log else contextlib.nullcontext(),
@@ -93,6 +94,7 @@ def _score(
                 log.add(select_rows(batch, done.good), to_row_predictions(done.predictions))
             scored += len(done.predictions.labels)
             quarantined += len(done.rejected)
+            left_out |= batch.left_out
             if report:
                 report(len(batch) + len(batch.rejected))
     rows = scored + quarantined
@@ -102,6 +104,7 @@ def _score(
         quarantined=quarantined,
         end=direct.end if direct else None,
         counts=counts.document() if counts else None,
+        left_out=tuple(sorted(left_out)[:MAX_LEFT_OUT]),
     )
 
 
@@ -118,7 +121,7 @@ def _open_log(shard: Shard, task: ShardTask, model: Model) -> "BatchPart | None"
 def _write(piece: PieceWriter, batch: RowBatch, good: np.ndarray, added: AddedColumns) -> None:
     every = bool(good.all())
     copied, records = batch.copied, None
-    if copied is not None and not every:
+    if copied is not None and copied.num_columns and not every:  # without columns it has no rows
         copied = copied.filter(pa.array(good))
     if copied is None and batch.records is not None and batch.places is not None:
         complete = every and len(batch.places) == len(batch.records)

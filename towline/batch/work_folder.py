@@ -24,6 +24,7 @@ class ShardResult(Frozen):
         quarantined: rows in the quarantine.
         end: place after its text in the output, if it was appended there; None: its text is a piece.
         counts: values of the columns on the grid of the release's profile, for the drift.
+        left_out: columns of JSON lines that are not copied, since the first rows do not have them; at most 100.
     """
 
     rows: int
@@ -31,6 +32,7 @@ class ShardResult(Frozen):
     quarantined: int
     end: int | None = None
     counts: dict[str, Any] | None = None
+    left_out: tuple[str, ...] = ()
 
 
 class WorkFolder(Frozen):

@@ -98,8 +98,8 @@ def _text(
 
     lines = []
     for sample in samples:
-        state = f"serves version {sample.version}" if sample.version else "is up"
-        lines.append(f"{sample.service} {state if sample.up else f'is down: {sample.why}'}")
+        state = f"serves version {sample.version}" if sample.version else f"is {'up' if sample.up else 'down'}"
+        lines.append(f"{sample.service} {state}{f': {sample.why}' if sample.why else ''}")
     rows = [
         [
             status.name,

@@ -33,7 +33,7 @@ from towline.monitoring.policy import Decision, Evidence, decide
 from towline.monitoring.results import CLOCK, ChampionComparison, DriftResult, GainResult, QualityResult
 from towline.prediction_log import labels
 from towline.prediction_log.privacy import HASH_KEYS, HashKeys, read_privacy_filter
-from towline.registry.ledger import Entry, actor, champion_of, open_ledger
+from towline.registry.ledger import Entry, actor, champion_of, open_ledger, rows_until
 from towline.times import to_utc
 
 Result = TypeVar("Result", DriftResult, QualityResult, GainResult)
@@ -52,11 +52,16 @@ def resolve_time(as_of: dt.datetime | None) -> dt.datetime:
 def champion_at(settings: Settings, model: str, now: dt.datetime) -> Entry:
     """The ledger entry that made the champion at a time the champion.
 
+    If it is dated later than that, since the clock was set back, its time is that of the last row that is not.
+
     Raises:
         PromotionRejectedError: the model had no champion.
     """
-    entries = [entry for entry in open_ledger(settings).history(model) if dt.datetime.fromisoformat(entry.time) <= now]
-    champion = champion_of(entries[::-1])
+    rows = rows_until(open_ledger(settings).rows(model), now)
+    champion = champion_of(rows)
+    if champion is not None and dt.datetime.fromisoformat(champion.time) > now:
+        earlier = (row.time for row in rows[: champion.seq] if dt.datetime.fromisoformat(row.time) <= now)
+        champion = champion.model_copy(update={"time": max(earlier, default=now.isoformat())})
     if champion is None:
         raise PromotionRejectedError(
             f"{model} has no champion", where=model, remedy="run `towline run CONFIG` to train and promote a version"

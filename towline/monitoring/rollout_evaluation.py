@@ -5,7 +5,7 @@ the prediction log, the other in the rollout's shadow log.
 """
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +17,10 @@ from towline.data.schema.contract import Contract
 from towline.errors import ConfigError, PromotionRejectedError
 from towline.monitoring.performance.logged_predictions import (
     LoggedPredictions,
-    find_logged_slices,
     pad_probabilities,
     read_logged_predictions,
     read_times,
+    select_evaluated_slices,
     select_labels,
     to_datetime64,
 )
@@ -44,8 +44,6 @@ from towline.rollout.analysis import ArmCounts, Criteria, RolloutEvidence, Rollo
 from towline.rollout.service_counts import ServiceCounts, read_counts, stop_reason
 from towline.training.evaluation.definitions import Metric, primary_metric
 from towline.training.evaluation.row_losses import choose_loss, row_losses
-
-SLICE_PREFIX = "loss in "  # of the name of a check
 
 
 class LabelledLosses(NamedTuple):
@@ -91,9 +89,9 @@ def evaluate_rollout(
     """
     folder = settings.layout.rollout(rollout.model, rollout.id)
     counts, earlier = read_counts(folder), read_evaluations(folder)
-    losses = read_labelled_losses(settings, config, rollout, now, _slice_names(earlier))
+    losses = read_labelled_losses(settings, config, rollout, now)
     totals, periods = counts.totals(), _weight_periods(rollout, counts)
-    answered = counts.attempts - max((each.attempts for each in earlier if each.step < rollout.step), default=0)
+    answered = counts.asked_rows - max((each.attempts for each in earlier if each.step < rollout.step), default=0)
     evidence = _evidence(counts, losses, periods, paired=rollout.config.strategy != "ab")
     verdict = analyse(evidence, criteria_of(rollout.config))
     action, reason = decide_action(rollout, answered, verdict, stop_reason(folder), now)
@@ -112,7 +110,7 @@ def evaluate_rollout(
         challenger_requests=totals["challenger_requests"],
         champion_rows=counts.champion_rows,
         challenger_rows=counts.challenger_rows,
-        attempts=counts.attempts,
+        attempts=counts.asked_rows,
         labels=losses.usable,
         labels_needed=verdict.labels_needed,
         days_needed=verdict.days_needed,
@@ -194,21 +192,18 @@ def start_waiting(settings: Settings, config: PipelineConfig, actor: str) -> int
 
 
 def read_labelled_losses(
-    settings: Settings,
-    config: PipelineConfig,
-    rollout: Rollout,
-    now: dt.datetime,
-    slice_names: frozenset[str] | None = None,
+    settings: Settings, config: PipelineConfig, rollout: Rollout, now: dt.datetime
 ) -> LabelledLosses:
     """The losses of both versions on the labels since the start of the rollout.
 
+    Slices are those of the challenger's evaluation: they are known before the first label, and stay, since the
+    probability of an error is divided among them.
+
     Args:
         settings: for the store.
-        config: for the metric and the slices.
+        config: for the metric.
         rollout: that is under way.
         now: ignore predictions and labels from this time on.
-        slice_names: the slices of earlier evaluations: they stay, since the probability of an error is divided among
-            them; None: those that the rows have now.
 
     Raises:
         DataError: a part of a log cannot be read.
@@ -234,13 +229,8 @@ def read_labelled_losses(
     by_challenger = rows["version"].to_numpy() == rollout.challenger
     times = read_times(rows["labelled_at"])
     order = np.argsort(times, kind="stable")
-    slices = {}
-    for part in find_logged_slices(rows, release, _logged_by_both(settings, rollout, contract), config):
-        if slice_names is not None and f"{part.column} = {part.value}" not in slice_names:
-            continue
-        inside = np.zeros(len(rows), dtype=bool)
-        inside[part.rows] = True
-        slices[f"{part.column} = {part.value}"] = inside[order]
+    members = select_evaluated_slices(rows, release, _logged_by_both(settings, rollout, contract))
+    slices = {name: inside[order] for name, inside in members.items()}
     champion, challenger = np.where(by_challenger, (shadowed, answered), (answered, shadowed))[:, order]
     return LabelledLosses(champion, challenger, slices, _per_day(times[order], now))
 
@@ -317,15 +307,6 @@ def criteria_of(config: RolloutConfig) -> Criteria:
         max_disagreement=config.max_disagreement,
         max_error_rate_increase=config.max_error_rate,
     )
-
-
-def _slice_names(earlier: Sequence[RolloutEvaluation]) -> frozenset[str] | None:
-    """The slices of the first evaluation that had labels; None: there was none."""
-    for evaluation in earlier:
-        if evaluation.labels:
-            names = (str(check["name"]) for check in evaluation.checks)
-            return frozenset(name.removeprefix(SLICE_PREFIX) for name in names if name.startswith(SLICE_PREFIX))
-    return None
 
 
 def _weight_periods(rollout: Rollout, counts: ServiceCounts) -> tuple[WeightPeriod, ...]:

@@ -154,6 +154,7 @@ class Supervisor:
         self._external_api = os.environ.get("PREFECT_API_URL", "")
         self._next_server_check = 0.0
         self._slo_checks = {name: _PeriodicCheck(service_check.INTERVAL) for name in self._services}
+        self._rollout_checks = {name: _PeriodicCheck(service_check.INTERVAL) for name in self._configs}
         self._integrity_checks = {name: _PeriodicCheck(integrity_check.INTERVAL) for name in self._configs}
         self._release_checks = {name: _PeriodicCheck(integrity_check.RELEASE_INTERVAL) for name in self._configs}
         self._mlflow_checks = {name: _MlflowCheck() for name in self._configs}
@@ -177,6 +178,7 @@ class Supervisor:
                 self._keep_servers()
                 self._keep_processes()
                 self._check_slos()
+                self._start_due_rollouts()
                 self._check_integrity()
                 self._check_mlflow()
                 self._reload_configs()
@@ -272,12 +274,17 @@ class Supervisor:
                 report = service_check.check_service_slo(self._settings, self._configs[name], url, self._state.api)
             except TowlineError as error:
                 report = f"SLOs not checked: {error}"
-            with contextlib.suppress(TowlineError):  # tried again a minute later
-                now = datetime.now(UTC)
-                service_check.start_due_rollout(self._settings, self._configs[name], self._state.api, now)
             if report != check.report:
                 self._notify(f"{name}: {report or 'the SLOs are met'}")
             check.report = report
+
+    def _start_due_rollouts(self) -> None:
+        """Evaluates the rollout of each model when it is due, wherever its service runs."""
+        for name, check in self._rollout_checks.items():
+            if check.is_due():
+                with contextlib.suppress(TowlineError):  # tried again a minute later
+                    now = datetime.now(UTC)
+                    service_check.start_due_rollout(self._settings, self._configs[name], self._state.api, now)
 
     def _check_integrity(self) -> None:
         """Verifies the ledger of each model at intervals, and reports changes; the releases' files less often."""

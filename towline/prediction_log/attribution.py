@@ -16,7 +16,7 @@ from towline.formatting import format_time
 from towline.html.notebook import render_fields
 from towline.prediction_log.parquet_store import iter_tables, list_parts, lock_store
 from towline.registry.hash_chain import Entry
-from towline.registry.ledger import VERSION_EVENTS, Ledger, champion_of, digest_of
+from towline.registry.ledger import VERSION_EVENTS, Ledger, champion_of, digest_of, rows_until
 from towline.registry.rollouts import active_rollout
 from towline.registry.selection import require_model
 from towline.times import to_utc
@@ -111,7 +111,7 @@ def attribute_time(settings: Settings, ledger: Ledger, model: str, time: dt.date
             remedy=f"it is {format_time(now, seconds=True)} UTC now; a time without a zone is read as UTC, e.g. write "
             "+02:00 behind it",
         )
-    champion = champion_of(_until(rows, moment))
+    champion = champion_of(rows_until(rows, moment))
     if champion is None:
         first = next((row for row in rows if row.event == "promoted"), None)
         remedy = f"give a time from {first.time} on" if first else "towline run CONFIG makes the first version"
@@ -167,7 +167,7 @@ def find_answers(settings: Settings, model: str, request_id: str) -> list[Logged
 
 
 def _attribute(rows: Sequence[Entry], version: int, moment: dt.datetime) -> Attribution:
-    earlier = _until(rows, moment)
+    earlier = rows_until(rows, moment)
     champion, rollout = champion_of(earlier), active_rollout(earlier)
     is_champion = champion is not None and champion.version == version
     is_challenger = rollout is not None and rollout.challenger == version
@@ -208,10 +208,6 @@ def _end(rows: Sequence[Entry], champion: Entry) -> str:
     """When the next champion took over; empty if none has."""
     changes = (row for row in rows if row.seq > champion.seq and row.event in ("promoted", "rolled_back"))
     return next((row.time for row in changes), "")
-
-
-def _until(rows: Sequence[Entry], moment: dt.datetime) -> list[Entry]:
-    return [row for row in rows if dt.datetime.fromisoformat(row.time) <= moment]
 
 
 def _unknown_request(settings: Settings, model: str, request_id: str) -> ConfigError:

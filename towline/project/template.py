@@ -19,7 +19,16 @@ from towline.errors import ConfigError
 RECORD = ".towline-project.json"
 _MODE = 0o644  # these files are for version control
 #: paths in the repository; in the wheel they are below ``towline/project/template``, as pyproject.toml says
-PATHS = ("flows", "tasks", "deployments/ci", "deployments/prefect.yaml", ".gitignore")
+PATHS = (
+    "flows",
+    "tasks",
+    "deployments/ci",
+    "deployments/kubernetes/base",
+    "deployments/kubernetes/overlays/production",
+    "deployments/kubernetes/overlays/staging",
+    "deployments/prefect.yaml",
+    ".gitignore",
+)
 
 _README = """# {name}
 
@@ -30,16 +39,16 @@ A project of towline, made by `towline init`.
 | `configs/` | what each pipeline does: one YAML file a pipeline |
 | `flows/` | the order of the steps: training, drift, quality, scoring |
 | `tasks/` | the steps, each with one call into towline |
-| `deployments/` | a Prefect deployment, and CI workflows to copy |
+| `deployments/` | a Prefect deployment, CI workflows to copy, and the Kustomize files that they apply |
 | `mlruns/` | the store: runs, releases, predictions; not in git |
 
 ```
 pip install -r requirements.txt
-towline doctor                             # check the installation and this project
-towline validate configs/{config}          # check the config and the table
-towline run configs/{config}               # train, evaluate, promote
-towline serve {name}                       # predict over HTTP
-towline up configs/{config}                # serve and monitor
+towline doctor  # check the installation and this project
+towline validate configs/{config}  # check the config and the table
+towline run configs/{config}  # train, evaluate, promote
+towline serve {name}  # predict over HTTP
+towline up configs/{config}  # serve and monitor
 ```
 
 The files of `flows/` and `tasks/` are yours to edit. After an upgrade of towline, `towline init --update` replaces
@@ -51,6 +60,7 @@ _REPLACED = {
     "make check": _INSTALL,
     "make env": _INSTALL,
     ".venv/bin/pytest tests/unit": ".venv/bin/towline doctor",
+    ", source: data/bike_hourly.parquet": "",  # a run names the rows that it scores
 }
 
 

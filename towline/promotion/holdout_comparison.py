@@ -34,7 +34,7 @@ from towline.promotion.gate_self_test import check_gate
 from towline.release.smoke_test import SmokeTestResult
 from towline.training.behaviour.results import BehaviourCheck
 from towline.training.evaluation.holdout import Evaluation, load_evaluation_predictions
-from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
 from towline.training.model_selection.cross_validation import load_out_of_fold_predictions
 
 
@@ -74,12 +74,15 @@ def judge_release(
         compared = compared._replace(out_of_fold=_load_out_of_fold_rows(work, evaluation.candidate, baseline))
     if champion:
         try:
-            model = open_release(champion.release.directory, digest=champion.release.digest)
-            compared = compared._replace(
-                champion=_predict_with_champion(
-                    model, compared.contract, work.columns(), work.split_positions()["holdout"]
-                )
+            model, classes = (
+                open_release(champion.release.directory, digest=champion.release.digest),
+                config.data.classes,
             )
+            merged = classes.other if classes.rare == "merge" else None
+            predicted = _predict_with_champion(
+                model, compared.contract, work.columns(), work.split_positions()["holdout"], merged
+            )
+            compared = compared._replace(champion=predicted)
         except ReleaseError as error:
             failed_check = GateCheck(name="champion", outcome="inconclusive", detail=f"{error.what}; {error.remedy}")
         except DataError as error:
@@ -107,15 +110,24 @@ def _load_out_of_fold_rows(work: Workspace, candidate: str, baseline: Prediction
     return ComparedRows(rows, train.labels[saved.rows], saved.predictions, constant)
 
 
-def _predict_with_champion(model: Model, contract: Contract, table: Table, holdout: np.ndarray) -> ChampionPredictions:
+def _predict_with_champion(
+    model: Model, contract: Contract, table: Table, holdout: np.ndarray, merged: str | None = None
+) -> ChampionPredictions:
     """The champion's predictions for the rows of the holdout (n,).
+
+    Args:
+        model: the champion.
+        contract: of the challenger.
+        table: rows of the run.
+        holdout: positions in the table.
+        merged: the class of the rare classes, which exists only while a class is rare; None: there is none.
 
     Raises:
         DataError: the rows do not fit the champion's contract.
         ReleaseError: it has another task, or a class that no longer exists.
     """
     old = model.contract
-    removed = set(old.classes) - set(contract.classes)
+    removed = set(old.classes) - set(contract.classes) - {merged}
     if (old.target, old.task) != (contract.target, contract.task) or removed:
         raise ReleaseError(
             f"the champion, version {model.version}, has another target, task or classes: {old.task} of {old.target}"
@@ -128,11 +140,22 @@ def _predict_with_champion(model: Model, contract: Contract, table: Table, holdo
     if int(unseen.sum()) < MIN_UNSEEN_ROWS:
         predictions, replaced = _use_saved_predictions(model, rows, predictions, unseen)
         unseen = unseen | replaced
-    if predictions.probabilities is not None:
-        aligned = np.zeros((len(rows), len(contract.classes)))
-        aligned[:, [contract.classes.index(label) for label in old.classes]] = predictions.probabilities
-        predictions = Predictions(labels=predictions.labels, probabilities=aligned)
+    if contract.task != "regression":
+        predictions = _align_classes(predictions, old, contract)
     return ChampionPredictions(model.version, predictions, unseen)
+
+
+def _align_classes(predictions: Predictions, old: Contract, contract: Contract) -> Predictions:
+    """Predictions with the classes of another contract; a label that it lacks becomes the likeliest other one."""
+    aligned = np.zeros((len(predictions.labels), len(contract.classes)))
+    if predictions.probabilities is not None:
+        old_places = [place for place, label in enumerate(old.classes) if label in contract.classes]
+        places = [contract.classes.index(old.classes[place]) for place in old_places]
+        aligned[:, places] = predictions.probabilities[:, old_places]
+    codes = encode_labels(predictions.labels, contract.classes)
+    codes = np.where(codes < 0, aligned.argmax(axis=1), codes)
+    labels = decode_labels(codes, contract.classes)
+    return Predictions(labels, None if predictions.probabilities is None else aligned)
 
 
 def _use_saved_predictions(

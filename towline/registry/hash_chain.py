@@ -139,9 +139,14 @@ class Chain:
                         key = self._seals.signing_key(model, {*sealed_with}) if self._seals else None
                         if key:
                             _insert_seals(connection, [entry], key)
+                        is_anchored = anchor is not None or model not in sealed_with.values()
+                        if self._seals and key and not anchor and is_anchored:
+                            # before the first seal is committed: a sealed row never lacks its anchor
+                            row_before = SealedRow(model, entry.seq - 1, entry.prev_hash)
+                            self._seals.advance(row_before, key, since=entry.seq)
                 except IntegrityError:
                     continue  # another writer took this number: read again, decide again
-                if self._seals and key and (anchor or model not in sealed_with.values()):
+                if self._seals and key and is_anchored:
                     self._seals.advance(sealed_row(entry), key, since=entry.seq)
                 return entry
         raise TransientError(

@@ -456,6 +456,20 @@ def champion_of(rows: Sequence[Entry]) -> Entry | None:
     return next(reversed(champions_of(rows)), None)
 
 
+def rows_until(rows: Sequence[Entry], moment: dt.datetime) -> list[Entry]:
+    """The rows of a model, oldest first, that were written until a time.
+
+    A clock may be set back. A row is older than each row after it, whatever its time says. Rows that are dated in the
+    future and follow the others count, too: nobody knows when they were written, but it was before now.
+    """
+    present, count = dt.datetime.now(dt.UTC), 0
+    for number, row in enumerate(rows):
+        time = dt.datetime.fromisoformat(row.time)
+        if time <= moment or (time > present and count == number):
+            count = number + 1
+    return list(rows[:count])
+
+
 def _previous_champion(model: str, rows: Sequence[Entry]) -> Entry:
     champions = champions_of(rows)
     if len(champions) < 2:

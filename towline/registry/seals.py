@@ -60,13 +60,13 @@ class Anchor(Frozen):
 
     Attributes:
         model: its name.
-        seq, hash: of the row.
+        seq, hash: of the row; 0 and empty before the first row.
         since: number of the first row that has a seal.
         key, mac: the signature.
     """
 
     model: str
-    seq: int = Field(ge=1)
+    seq: int = Field(ge=0)
     hash: str
     since: int = Field(ge=1)
     key: str
@@ -214,7 +214,7 @@ def check_anchor(model: str, anchor: Anchor | None, hashes: Sequence[str]) -> No
     Raises:
         ReleaseError: rows were removed from the end, or replaced.
     """
-    if anchor is None or (len(hashes) >= anchor.seq and hashes[anchor.seq - 1] == anchor.hash):
+    if anchor is None or (len(hashes) >= anchor.seq and ["", *hashes][anchor.seq] == anchor.hash):
         return
     lost = anchor.seq - len(hashes)
     what = f"the last {lost} rows were removed" if lost > 0 else f"row {anchor.seq} is another one than was written"

@@ -177,7 +177,7 @@ def _check_anchor(subject: _Subject) -> Iterator[IntegrityCheck]:
     model, anchor = subject.model, subject.anchor
     check_anchor(model, anchor, [row.hash for row in subject.rows])
     if anchor is not None:
-        what = f"no row was removed: row {anchor.seq} is {anchor.hash[:12]}…"
+        what = "no row was removed" + (f": row {anchor.seq} is {anchor.hash[:12]}…" if anchor.seq else "")
         yield IntegrityCheck(model=model, name="anchor", state="ok", what=what)
     elif subject.ledger.seals(model):
         raise ReleaseError(
@@ -192,8 +192,8 @@ def _check_seals(subject: _Subject) -> Iterator[IntegrityCheck]:
     model, rows, key = subject.model, subject.rows, subject.key
     seals = subject.ledger.seals(model)
     since = subject.anchor.since if subject.anchor else min(seals, default=None)
-    if since is None:
-        if key is not None:
+    if since is None or since > len(rows):
+        if key is not None and rows:
             what = f"no row of {model} is signed: they are older than the key, or were not written by towline"
             remedy = f"the next row signs them; to sign them now: towline verify {model} --accept --reason '...'"
             yield IntegrityCheck(model=model, name="seals", state="note", what=what, remedy=remedy)

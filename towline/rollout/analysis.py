@@ -309,6 +309,8 @@ def _check_loss(evidence: RolloutEvidence, criteria: Criteria) -> tuple[RolloutC
     margin = criteria.margin if criteria.promote_if == "not_worse" else 0.0
     test = RatioTest(series.challenger, series.champion, series.bound, 1 + margin)
     needed = _comparisons_needed(test, alphas, paired=evidence.paired) * series.rows
+    if evidence.loss_bound is None:
+        needed += max(0, WARM_UP_ROWS - int(np.isfinite(evidence.champion_loss).sum()))
     if not len(series.champion):
         reason = f"{series.missing:.0%} of the labelled rows have no loss" if series.missing else "no labelled rows yet"
         if evidence.loss_bound is None and len(evidence.champion_loss) and not series.missing:
@@ -346,8 +348,9 @@ def _judge_loss(name: str, test: RatioTest, alphas: tuple[float, float]) -> Roll
     limits, rows = test.limits(*alphas), test.below.observations
     lower, upper, estimate = limits.lower - 1, limits.upper - 1, test.estimate - 1
     accepted = f", accepted {test.ratio - 1:+.0%}" if test.ratio != 1 else ""
-    limits_text = f"limits {lower:+.1%} to {upper:+.1%}"
-    text = f"{name}: {estimate:+.1%} against the champion{accepted}, {limits_text}, {rows:,} comparisons"
+    limits_text = f"limits {lower:+.1%} to {f'{upper:+.1%}' if math.isfinite(upper) else 'any value'}"
+    against = f"{estimate:+.1%} against the champion" if math.isfinite(estimate) else "the champion's is 0"
+    text = f"{name}: {against}{accepted}, {limits_text}, {rows:,} comparisons"
     return RolloutCheckResult(name, verdict, estimate, lower, upper, rows, text)
 
 

@@ -32,8 +32,11 @@ class ServiceCounts:
             worker follows a change of the weight at a time of its own.
         champion_rows, challenger_rows: rows answered to clients by each version.
         champion_errors: requests for the champion that failed with a 5xx error.
-        attempts: rows that the challenger was asked, also in shadow.
-        failures: those of them that it could not answer: an exception, no answer in time, or an infinite number or NaN.
+        asked_rows: rows that the challenger was asked, also in shadow.
+        failed_rows: those of them that it could not answer: an exception, no answer in time, an infinite number or NaN.
+        attempts: requests, or consecutive rows of one, that the challenger was asked, also in shadow. Their rows fail
+            together, so they count once.
+        failures: those of the attempts that failed.
         nonfinite: those of the failures with an infinite number or NaN.
         shadow_attempts, shadow_failures: those of the attempts and failures that were in shadow.
         timed, champion_timed: answers to clients whose duration was measured.
@@ -47,6 +50,8 @@ class ServiceCounts:
     champion_rows: int = 0
     challenger_rows: int = 0
     champion_errors: int = 0
+    asked_rows: int = 0
+    failed_rows: int = 0
     attempts: int = 0
     failures: int = 0
     nonfinite: int = 0
@@ -88,7 +93,7 @@ class ServiceCounts:
         The tests may be repeated after each row: the probability that one of them ever stops a challenger whose rates
         are at most the accepted ones is ``STOP_PROBABILITY``.
         """
-        # apart, since a fault that comes and goes is rarer in shadow, where a failed batch is asked row by row
+        # apart, since a fault that comes and goes is rarer in shadow, where a failed batch is asked part by part
         shadow = self.shadow_failures, self.shadow_attempts
         clients = self.failures - self.shadow_failures, self.attempts - self.shadow_attempts
         for failures, attempts in (clients, shadow):

@@ -216,13 +216,14 @@ class RolloutArms:
             result = NonFiniteError("an answer is not finite")
         if isinstance(result, Exception):
             if by_challenger:
-                self.counts.shadow_attempts += rows
-                self.counts.shadow_failures += rows
+                self.counts.shadow_attempts += 1
+                self.counts.shadow_failures += 1
                 self._count_failure(rows, result)
             return
         if by_challenger:
-            self.counts.attempts += rows
-            self.counts.shadow_attempts += rows
+            self.counts.asked_rows += rows
+            self.counts.attempts += 1
+            self.counts.shadow_attempts += 1
         self.counts.compared += rows
         self.counts.disagreements += sum(map(disagree, part.predictions, result.predictions))
         self._shadow_log.add(part.request_id, part.at, part.model, part.first, result)
@@ -277,18 +278,22 @@ class RolloutArms:
             return NonFiniteError("an answer is not finite")
         duration = time.perf_counter() - started
         self.counts.challenger_rows += len(rows)
-        self.counts.attempts += len(rows)
+        self.counts.asked_rows += len(rows)
+        self.counts.attempts += 1
         if self._slow_limit < math.inf and len(rows) <= MAX_TIMED_ROWS:
             self.counts.timed += 1
             self.counts.slow += duration > self._slow_limit
         return predictions
 
     def _count_failure(self, rows: int, error: Exception) -> None:
+        """Counts rows that failed together."""
         if not self.counts.failures:
             _logger.error("version %d failed: %s: %s", self.active.rollout.challenger, type(error).__name__, error)
-        self.counts.attempts += rows
-        self.counts.failures += rows
-        self.counts.nonfinite += rows if isinstance(error, NonFiniteError) else 0
+        self.counts.asked_rows += rows
+        self.counts.failed_rows += rows
+        self.counts.attempts += 1
+        self.counts.failures += 1
+        self.counts.nonfinite += isinstance(error, NonFiniteError)
         self._check_challenger()
 
     def _check_challenger(self) -> None:
@@ -349,7 +354,7 @@ class RolloutRouter:
         return {
             ("champion", "answered"): counts.champion_rows,
             ("challenger", "answered"): counts.challenger_rows,
-            ("challenger", "failed"): counts.failures,
+            ("challenger", "failed"): counts.failed_rows,
             ("challenger", "compared"): counts.compared,
             ("challenger", "disagreed"): counts.disagreements,
         }

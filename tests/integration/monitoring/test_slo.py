@@ -94,10 +94,17 @@ def test_a_service_with_keys_needs_the_scope_admin(sample_store: SampleStore) ->
 
 @pytest.mark.parametrize(
     ("status", "why"),
-    [(503, "/metrics returns 503"), (429, "/metrics returns 429"), (302, None), (404, None), (401, None)],
+    [
+        (503, "/metrics returns 503"),
+        (429, "/metrics returns 429"),
+        (408, "/metrics returns 408"),
+        (302, None),
+        (404, None),
+        (401, None),
+    ],
 )
 def test_other_responses(status: int, why: str | None) -> None:
-    """Overload counts as down; a redirect is not followed, and the key is not sent on."""
+    """A 5xx counts as down, too many requests do not; a redirect is not followed, and the key is not sent on."""
     received = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -119,7 +126,7 @@ def test_other_responses(status: int, why: str | None) -> None:
                 scrape_metrics(url, "key")
         else:
             result = scrape_metrics(url, "key")
-            assert (result.up, result.why, result.counters) == (False, why, None)
+            assert (result.up, result.why, result.counters) == (status < 500, why, None)
     finally:
         server.shutdown()
         server.server_close()

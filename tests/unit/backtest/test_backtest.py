@@ -4,6 +4,7 @@ import datetime as dt
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -160,3 +161,16 @@ def test_late_labels_delay_decisions(tmp_path: Path) -> None:
     assert trainings
     assert trainings[0].end >= day("2026-05-11")
     assert all(step.trained_until <= step.start - month for step in late.policies[0].steps)
+
+
+def test_a_class_that_was_rare_at_first(tmp_path: Path) -> None:
+    """The first version knows it as one of the rare classes, which the whole table does not have."""
+    frame = make_turning_table().iloc[:1200:2].drop(columns="y")
+    kind = np.where(frame["a"] > 0, "high", "low").astype(object)
+    kind[(np.arange(600) > 400) & (frame["b"] > 0.5)], kind[[30, 60, 90]] = "new", "new"
+    classes = {"rare": "merge", "min_rows": 20, "other": "rare"}
+    data = {"source": "t.parquet", "target": "kind", "time": "at", "classes": classes}
+    config = make_config(tmp_path, frame.assign(kind=kind), data=data)
+    start, end = day("2026-01-26"), day("2026-02-15")
+    result = run_backtest(config, tmp_path, start, end, "10d", ["never"])
+    assert [step.value is not None for step in result.policies[0].steps] == [True, True]

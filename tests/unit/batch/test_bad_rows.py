@@ -56,6 +56,19 @@ def test_bad_rows_are_quarantined(tmp_path: Path, model: Model, monkeypatch: pyt
     assert scored["prediction"].tolist() == model.predict(good).tolist()
 
 
+@pytest.mark.parametrize("output", ["out.csv", "out.jsonl", "out.parquet", "out"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_bad_rows_are_quarantined_if_no_column_is_copied(
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, kind: str, output: str
+) -> None:
+    use_small_shards(monkeypatch)
+    source = write(make_table(), tmp_path / f"in.{kind}")
+    if kind == "jsonl":
+        source.write_text(source.read_text() + "no JSON\n")
+    done = score(model, source, tmp_path / output, keep=())
+    assert (done.rows, done.quarantined) == (96, 4 + (kind == "jsonl"))
+
+
 def test_a_column_that_some_rows_of_json_lines_lack_is_null_there(tmp_path: Path, model: Model) -> None:
     """As in training; a column that no row has is missing in each."""
     table = make_customer_table(60, seed=9).drop(columns="bought")

@@ -222,6 +222,54 @@ def test_the_input_is_never_replaced(tmp_path: Path, model: Model, way: str) -> 
     assert source.read_text() == HEADER + LINES
 
 
+@pytest.mark.parametrize(("source", "output"), [("in/*.csv", "in/b.csv"), ("in", "in/b.csv"), ("in/b.csv", "in"),
+                                                ("in/*.csv", ".")])  # fmt: skip
+def test_no_file_of_several_is_replaced(tmp_path: Path, model: Model, source: str, output: str) -> None:
+    """Nor is a folder that holds an input."""
+    folder = tmp_path / "home" / "in"
+    folder.mkdir(parents=True)
+    for name in ("a.csv", "b.csv"):
+        (folder / name).write_text(HEADER + LINES)
+    with pytest.raises(ConfigError, match="would replace the input"):
+        score(model, tmp_path / "home" / source, tmp_path / "home" / output, prefix="p_", overwrite=True)
+    assert [path.read_text() for path in sorted(folder.iterdir())] == [HEADER + LINES] * 2
+
+
+def test_a_partition_has_columns_beside_its_own(tmp_path: Path, model: Model) -> None:
+    """A Parquet file without columns has no rows."""
+    (tmp_path / "in.csv").write_text(HEADER + LINES)
+    with pytest.raises(ConfigError, match="no column would be written beside"):
+        score(model, tmp_path / "in.csv", tmp_path / "out", keep=("zip",), columns=(), partition_by="zip")
+
+
+def test_a_name_that_is_too_long_is_named(tmp_path: Path, model: Model) -> None:
+    (tmp_path / "in.csv").write_text(HEADER + LINES)
+    with pytest.raises(ConfigError, match="longer than 200 bytes"):
+        score(model, tmp_path / "in.csv", tmp_path / f"{'n' * 240}.csv", prefix="p_")
+    assert score(model, tmp_path / "in.csv", tmp_path / f"{'n' * 196}.csv", prefix="p_").rows == 3
+
+
+def test_an_output_is_not_written_among_the_inputs(tmp_path: Path, model: Model) -> None:
+    """The next run would read it as an input."""
+    (tmp_path / "in.csv").write_text(HEADER + LINES)
+    with pytest.raises(ConfigError, match="the next run would read it"):
+        score(model, tmp_path, tmp_path / "out.csv", prefix="p_")
+    assert score(model, tmp_path, tmp_path / "out" / "out.csv", prefix="p_").rows == 3
+
+
+def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path, model: Model) -> None:
+    """Only a folder of Parquet files can be an earlier output."""
+    (tmp_path / "in.csv").write_text(HEADER + LINES)
+    output = tmp_path / "out"
+    score(model, tmp_path / "in.csv", output, prefix="p_")
+    (output / "_SUCCESS").touch()
+    score(model, tmp_path / "in.csv", output, prefix="q_", overwrite=True)
+    (output / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="replaced as a whole") as refused:
+        score(model, tmp_path / "in.csv", output, prefix="p_", overwrite=True)
+    assert refused.value.where == str(output / "notes.txt")
+
+
 def test_formulas_are_escaped_with_safe_csv(tmp_path: Path, model: Model) -> None:
     """Numbers stay numbers. By default the text of the file is not changed."""
     source = tmp_path / "in.csv"
@@ -281,3 +329,19 @@ def test_each_row_is_in_one_partition(tmp_path: Path, model: Model) -> None:
         for path in (tmp_path / "out").rglob("*.parquet")
     }
     assert written == {"key=1.0": [0, 6], "key=0.0": [2, 3], "key=__HIVE_DEFAULT_PARTITION__": [1, 4, 5]}
+
+
+@pytest.mark.parametrize(
+    ("name", "keep", "left_out"),
+    [("out.csv", None, True), ("out.csv", ("zip",), False), ("out.parquet", None, True), ("out.jsonl", None, False)],
+)
+def test_columns_that_only_later_rows_have_are_named(
+    tmp_path: Path, model: Model, name: str, keep: tuple[str, ...] | None, left_out: bool
+) -> None:
+    """The columns of an output are those of the first rows; JSON lines keep the text of each row."""
+    row = {"zip": "00501", "word": "T", "size": 1.5, "flag": True, "day": None}
+    rows = [row] * 10_001 + [{**row, "id": "a,7"}]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = score(model, tmp_path / "in.jsonl", tmp_path / name, keep=keep)
+    assert (done.rows, done.left_out) == (10_002, ("id",) if left_out else ())
+    assert ("columns that the first rows do not have, and the output neither: id" in done.text()) == left_out

@@ -150,8 +150,10 @@ def test_an_existing_output_needs_overwrite(tmp_path: Path, model: Model, rows: 
     score_addresses(model, source, "memory://bucket/out.csv", tmp_path, overwrite=True)
     assert bucket.cat("/bucket/out.csv").count(b"\n") > 200
     bucket.pipe("/bucket/folder/earlier.parquet", b"old")
+    bucket.pipe("/bucket/folder/notes.txt", b"mine")
     score_addresses(model, source, "memory://bucket/folder", tmp_path, overwrite=True)
     assert not bucket.exists("/bucket/folder/earlier.parquet")
+    assert bucket.cat("/bucket/folder/notes.txt") == b"mine"
     assert bucket.exists("/bucket/folder/part-000000.parquet")
 
 
@@ -260,12 +262,18 @@ def test_faults_of_a_copied_file_name_the_file(tmp_path: Path, model: Model, buc
         ("in.csv", "https://host/out.csv", "https:// cannot be written"),
         ("in.csv", "s4://bucket/out.csv", "unknown scheme"),
         ("memory://bucket/out.csv", "memory://bucket/out.csv", "would replace the input"),
+        ("memory://bucket/new/*.csv", "memory://bucket/new/a.csv", "would replace the input"),
+        ("memory://bucket/new/a.csv", "memory://bucket/new/", "would replace the input"),
+        ("sqlite:///shop.db#rows", "sqlite:///shop.db#rows", "would replace the input"),
         ("in.csv", "memory://bucket/out.xlsx", "unknown output format"),
     ],
 )
-def test_bad_urls(tmp_path: Path, model: Model, rows: pd.DataFrame, source: str, output: str, expected: str) -> None:
+def test_bad_urls(
+    tmp_path: Path, model: Model, rows: pd.DataFrame, bucket: Any, source: str, output: str, expected: str
+) -> None:
     """Each is named before a row is read, with a remedy and without the secret."""
     write(rows, tmp_path / "in.csv")
+    bucket.put_file(str(tmp_path / "in.csv"), "/bucket/new/a.csv")
     output = output if "://" in output else str(tmp_path / output)
     with pytest.raises(TowlineError, match=expected) as raised:
         score_addresses(model, source, output, tmp_path)

@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.batch import make_customer_table, score, use_small_shards
 from tests.support.checks import at_least_one
+from towline.batch.input import records
 from towline.batch.input.source import open_source
 from towline.errors import DataError
 from towline.inference.predictor import Model
@@ -65,6 +66,27 @@ ENCODINGS: dict[str, Any] = {
     "a quote within a field": lambda text: text.replace(",ü\n", ',5" pipe\n').encode(),
     "an inch within a quoted file": lambda text: text.replace(",ü\n", ',5"\n').encode(),
 }
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.csv.gz", "in.csv.zst", "in.utf16.csv"])
+def test_a_csv_with_a_header_only_has_no_rows(tmp_path: Path, model: Model, name: str) -> None:
+    """However its text is read."""
+    text = "zip,word,size,flag,day\n"
+    raw = text.encode("utf-16" if "utf16" in name else "utf-8")
+    codec = {"gz": "gzip", "zst": "zstd"}.get(name.rpartition(".")[2])
+    (tmp_path / name).write_bytes(pa.Codec(codec).compress(raw, asbytes=True) if codec else raw)
+    done = score(model, tmp_path / name, tmp_path / "out.csv")
+    assert (done.rows, done.rows_in) == (0, 0)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_header_that_fills_a_block_is_no_row(
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """The next block has no header."""
+    monkeypatch.setattr(records, "BLOCK_BYTES", 25)
+    (tmp_path / "in.csv.gz").write_bytes(gzip.compress(b"zip,word,size,flag,day\n" + b"501,a,1,True,\n" * rows))
+    assert score(model, tmp_path / "in.csv.gz", tmp_path / "out.csv").rows == rows
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
@@ -182,7 +204,7 @@ def test_shards_do_not_change_the_output(
     output = tmp_path / ("one" if target == "folder" else f"one.{target}")
     score(model, source, output)
     use_small_shards(monkeypatch)
-    assert len(open_source(str(source), None, model.contract, tmp_path, tmp_path / "copies").shards) > 5
+    assert len(open_source(str(source), [source], None, model.contract, tmp_path / "copies").shards) > 5
     other = tmp_path / output.name.replace("one", "many")
     score(model, source, other)
     if target in ("folder", "parquet"):

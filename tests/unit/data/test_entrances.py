@@ -234,7 +234,7 @@ def test_a_value_means_the_same_at_every_entrance(tmp_path: Path, seed: int, ori
 def by_batch(contract: Contract, table: pa.Table, folder: Path) -> dict[str, list[Any]]:
     """The input columns as ``towline score`` reads them from Parquet."""
     path = parquet(table, folder / "batch.parquet")
-    source = open_source(str(path), None, contract, folder, folder / "copies")
+    source = open_source(str(path), [path], None, contract, folder / "copies")
     (batch,) = source.read(source.shards[0], contract, None, as_text=False)
     columns = convert_inputs(contract, batch.inputs, len(batch))
     assert not columns.bad.any()

@@ -10,8 +10,10 @@ import pytest
 from tests.support.monitored_store import DAY, MonitoredStore, make_rows
 from tests.support.releases import make_house_table
 from tests.support.sample_store import MODEL, SampleStore
+from towline.errors import PromotionRejectedError
 from towline.monitoring import monitoring_run
 from towline.prediction_log.label_store import REQUEST, LabelStore
+from towline.registry.ledger import Ledger
 
 
 @pytest.fixture
@@ -156,3 +158,19 @@ def test_a_champion_younger_than_the_delay_has_an_empty_window(store: MonitoredS
     assert (result.state, result.rows) == ("unknown", 0)
     assert result.start == result.end == store.since
     assert result.estimate is not None, "the predictions are estimated"
+
+
+def test_the_champion_stays_if_the_clock_was_set_back(store: MonitoredStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are dated in the future were written before now; of the past, the rows of that time count."""
+    store.sample_store.promote(2)
+    rows, now = store.sample_store.ledger.rows(MODEL), dt.datetime.now(dt.UTC)
+    before, future = now - dt.timedelta(minutes=1), (now + 300 * DAY).isoformat()
+    ahead = [row.model_copy(update={"time": future} if row.event == "promoted" else {}) for row in rows]
+    for recorded in (ahead[:-1], [*rows[:-1], ahead[-1]], [row.model_copy(update={"time": future}) for row in rows]):
+        monkeypatch.setattr(Ledger, "rows", lambda _, model, recorded=recorded: recorded)
+        champion = monitoring_run.champion_at(store.settings, MODEL, now)
+        assert (champion.version, champion.event) == (recorded[-1].version, recorded[-1].event)
+        assert dt.datetime.fromisoformat(champion.time) <= now
+    monkeypatch.setattr(Ledger, "rows", lambda _, model: [*rows[:-1], ahead[-1]])
+    with pytest.raises(PromotionRejectedError):
+        monitoring_run.champion_at(store.settings, MODEL, before - DAY)

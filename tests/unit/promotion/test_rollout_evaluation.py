@@ -1,6 +1,7 @@
 """The evaluation of a rollout on logged answers of both versions and late labels."""
 
 import datetime as dt
+import json
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class RolloutStore:
         self.assignments[str(self.rollout.weight)] = [pair[0] + champion, pair[1] + challenger]
         counts = ServiceCounts(
             assignments=self.assignments, champion_rows=self.requests[1], challenger_rows=self.requests[2],
-            attempts=self.count,
+            attempts=self.count, asked_rows=self.count,
         )  # fmt: skip
         write_counts(self.settings.layout.rollout(MODEL, self.rollout.id), "w", counts)
 
@@ -167,6 +168,34 @@ def test_failures_of_the_challenger_abort_it(nonfinite: int, check: str, store: 
     evaluation = store.evaluate()
     assert evaluation.action == "abort"
     assert [each["name"] for each in evaluation.checks if each["verdict"] == "abort"] == [check]
+
+
+def test_slices_are_those_of_the_evaluation_from_the_first_labels_on(store: RolloutStore) -> None:
+    """The first labels are few, so no slice can be chosen from them, and the quartiles of later rows are others."""
+    metrics = store.sample_store.release(2) / "metrics.json"
+    document = json.loads(metrics.read_bytes())
+    slices = [("sunny", "True"), ("size", "(40.0, 50.0]"), ("at", "2025-01"), ("a `kind`, of sorts", "missing")]
+    part = {"rows": 30, "metric": {"value": 1.0}, "baseline": None}
+    document["evaluation"]["slices"] = [{"column": column, "value": value, **part} for column, value in slices]
+    metrics.write_text(json.dumps(document))
+    rollout = store.start(strategy="shadow")
+    folder, expected = store.settings.layout.rollout(MODEL, rollout.id), []
+    for labels_before, rows in ((0, 5), (5, 150)):
+        store.serve(rows, truth=2)
+        evaluation = store.evaluate()
+        record_evaluation(folder, evaluation)
+        expected.append({check["name"] for check in evaluation.checks if check["name"].startswith("loss in ")})
+        assert evaluation.labels == labels_before + rows
+    assert expected[0] == expected[1]
+    assert expected[0] == {
+        "loss in sunny = True",
+        "loss in size = (40.0, 50.0]",
+        "loss in a `kind`, of sorts = missing",
+    }
+    observed = {check["name"]: check["observations"] for check in evaluation.checks}
+    assert observed["loss in sunny = True"] > 10
+    assert observed["loss in size = (40.0, 50.0]"] > 10
+    assert observed["loss in a `kind`, of sorts = missing"] == 0
 
 
 def test_nan_in_shadow_is_no_loss_of_zero(store: RolloutStore) -> None:

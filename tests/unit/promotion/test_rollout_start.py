@@ -10,6 +10,7 @@ from tests.support.serving import COLUMNS, make_contract
 from towline.config import RolloutConfig, read_config
 from towline.errors import ConfigError, PromotionRejectedError
 from towline.monitoring import service_check
+from towline.operations.supervisor import Supervisor
 from towline.promotion.rollout_start import begin_rollout, check_contracts
 from towline.registry.rollouts import start_rollout
 
@@ -86,3 +87,19 @@ def test_towline_up_starts_the_evaluation_once_an_interval(
     assert [due(minutes) for minutes in (0, 1, 4, 5, 6)] == [True] * 5
     assert {deployment for deployment, _ in runs} == {f"rollout/{MODEL}"}
     assert [runs[0][1] == key for _, key in runs] == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize("ports", [(), (18080,)])
+def test_towline_up_evaluates_rollouts_wherever_the_service_runs(
+    sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch, ports: tuple[int, ...]
+) -> None:
+    """Also with --no-service."""
+    models: list[str] = []
+    monkeypatch.setattr(service_check, "start_due_rollout", lambda _, config, *__: models.append(config.name))
+    path = sample_store.release(1) / "config.yaml"
+    supervisor = Supervisor(sample_store.settings, [path], [read_config(path)], ports, print)
+    supervisor._start_due_rollouts()
+    assert models == []  # the first check comes after an interval
+    supervisor._rollout_checks[MODEL].next_time = 0.0
+    supervisor._start_due_rollouts()
+    assert models == [MODEL]

@@ -17,7 +17,7 @@ from towline.errors import ConfigError, ReleaseError, TransientError
 from towline.registry import verification
 from towline.registry.hash_chain import Entry
 from towline.registry.ledger import JudgedVersion, Ledger, open_ledger
-from towline.registry.seals import Seals
+from towline.registry.seals import LedgerKey, SealedRow, Seals, open_seals
 from towline.registry.verification import IntegrityCheck
 
 Command = Callable[..., CommandResult]
@@ -229,6 +229,37 @@ def test_a_lost_ledger_is_named(sealed: SampleStore, command: Command) -> None:
     (fault,) = faults(sealed.settings)
     assert "the ledger has no row of" in fault.what
     assert command("verify", MODEL).code == 6
+
+
+@pytest.mark.parametrize("earlier", [0, 2])
+@pytest.mark.parametrize("place", ["before the row", "after the row"])
+def test_a_process_that_ends_at_the_first_signed_row_leaves_no_fault(
+    place: str, earlier: int, empty: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The anchor is there before the row is, and moves forward with the next row or check."""
+    for number in range(earlier):  # rows of a ledger without a key
+        Ledger(empty.ledger_url).register(MODEL, "ann", "trained", {}, f"key{number}")
+    advance = Seals.advance
+
+    def end(seals: Seals, row: SealedRow, key: LedgerKey, *, since: int) -> None:
+        if place == "before the row":
+            advance(seals, row, key, since=since)
+        if place == "before the row" or row.seq > earlier:
+            raise SystemExit
+        advance(seals, row, key, since=since)
+
+    monkeypatch.setattr(Seals, "advance", end)
+    with pytest.raises(SystemExit):
+        open_ledger(empty).register(MODEL, "ann", "trained", {}, "last")
+    monkeypatch.setattr(Seals, "advance", advance)
+    count = earlier + (place == "after the row")
+    assert len(Ledger(empty.ledger_url).rows(MODEL)) == count
+    assert faults(empty) == []
+    open_ledger(empty).register(MODEL, "ann", "trained", {}, "next")
+    assert faults(empty) == []
+    anchor = open_seals(empty).anchor(MODEL)
+    assert anchor is not None
+    assert (anchor.seq, anchor.since) == (count + 1, earlier + 1)
 
 
 def test_two_machines_need_the_same_key(empty: Settings, tmp_path: Path) -> None:

@@ -143,6 +143,23 @@ def test_a_champion_that_cannot_be_asked(
         assert "has another target, task or classes" in champion_check(verdict).detail
 
 
+def test_the_class_of_rare_classes_may_disappear(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
+    """When all classes are frequent, a champion that knows the merged class can still be replaced."""
+    frame = make_house_table(400).drop(columns=["value", "at"])
+    rare = {"rare": "merge", "min_rows": 5, "other": "few"}
+    frame.loc[frame["doors"] == 7, "sold"] = "later"
+    classes = frame["sold"].where(frame["doors"] != 8, "few")
+    older = build(tmp_path / "older", frame.assign(sold=classes), target="sold", classes=rare)
+    newer = build(tmp_path / "newer", frame, target="sold", classes=rare)
+    champion = older.settings.store / older.package().path
+    verdict = judge(newer, champion)
+    assert "no longer exist" not in champion_check(verdict).detail
+    predicted = holdout_comparison._predict_with_champion(
+        open_release(champion), newer.work.contract(), *holdout_of(newer), "few"
+    )
+    assert set(predicted.predictions.labels) <= set(newer.work.contract().classes)
+
+
 def test_a_new_class_is_weighed(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
     """A champion that knows fewer classes gives the new one no chance; one that knows more cannot be compared."""
     frame = make_house_table(400).drop(columns=["value", "at"])

@@ -63,6 +63,22 @@ class TestMissingObservations:
         assert verdict.days_needed == pytest.approx(verdict.labels_needed / 100)
         assert f"about {verdict.labels_needed:,} more labels are needed" in verdict.text
 
+    @pytest.mark.parametrize(("rows", "left"), [(0, 100), (40, 60), (99, 1)])
+    def test_labels_that_only_choose_the_bound_are_needed_too(self, rows: int, left: int) -> None:
+        """The forecast is that of a fixed bound, and the labels that are still missing for the bound."""
+        champion, challenger = losses(rows)
+        fixed = analyse(evidence(), Criteria()).labels_needed
+        chosen = analyse(evidence(champion, challenger, loss_bound=None), Criteria()).labels_needed
+        assert fixed is not None
+        assert chosen == fixed + left
+
+    def test_a_champion_without_loss_has_no_ratio(self) -> None:
+        """The text has no NaN or infinity."""
+        verdict = analyse(evidence(np.zeros(300), np.ones(300)), Criteria())
+        assert verdict.verdict == "abort"
+        assert verdict.text.startswith("loss: the champion's is 0, limits ")
+        assert "to any value, 300 comparisons" in verdict.text
+
     def test_unpaired_arms_need_more_labels(self) -> None:
         """The forecast without labels knows the design."""
         paired, unpaired = (analyse(evidence(paired=paired), Criteria()).labels_needed or 0 for paired in (True, False))

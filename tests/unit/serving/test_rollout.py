@@ -254,7 +254,8 @@ def test_answers_that_are_not_finite_are_counted_apart_from_errors(
 def test_a_broken_challenger_is_stopped_in_shadow(service: RunningService, begin: Begin, tmp_path: Path) -> None:
     rollout = begin(0.0, model(tmp_path / "broken", CHALLENGER, kind=Failing))
     with lifespan(service):
-        ask(service, *range(10))
+        for _ in range(5):
+            ask(service, *range(10))
         wait_for(service, lambda: bool(stop_reason(rollout.folder)))
     assert ask(service, 10.0)["predictions"] == [20.0]
 
@@ -306,7 +307,7 @@ def test_the_challenger_reads_many_rows_beside_the_event_loop(
     with lifespan(service):
         ask(service, *map(float, range(1000)))
         ask(service, 1.0)
-        wait_for(service, lambda: read_counts(rollout.folder).attempts == 1001)
+        wait_for(service, lambda: read_counts(rollout.folder).asked_rows == 1001)
     assert threads[1000] is not threading.main_thread()
     assert threads[1] is threading.main_thread()
 
@@ -317,7 +318,7 @@ def test_shadow_answers_are_counted_and_logged_without_input(service: RunningSer
         request_id = ask(service, 10.0, 20.0)["request_id"]
         wait_for(service, lambda: read_counts(rollout.folder).compared == 2)
     counts = read_counts(rollout.folder)
-    assert (counts.disagreements, counts.challenger_rows, counts.attempts) == (2, 0, 2)
+    assert (counts.disagreements, counts.challenger_rows, counts.asked_rows, counts.attempts) == (2, 0, 2, 1)
     logged = read_predictions(rollout.folder / "shadow").sort_by("row").to_pydict()
     assert logged["request_id"] == [request_id] * 2
     assert (logged["row"], logged["version"]) == ([0, 1], [CHALLENGER] * 2)
@@ -364,6 +365,29 @@ def test_a_stopped_challenger_stays_out_after_a_restart(service: RunningService,
         sound = model(tmp_path / "sound", CHALLENGER, offset=1000.0)
         restarted.live.rollout = make_rollout(tmp_path, sound, steps=(100.0,))
         assert ask(restarted, 10.0)["model"]["version"] == CHAMPION
+
+
+@pytest.mark.parametrize("weight", [0.0, 100.0])
+def test_one_failed_request_of_many_rows_is_one_failure(
+    service: RunningService, begin: Begin, tmp_path: Path, weight: float
+) -> None:
+    """Its rows fail together, which says no more than one row that fails; also in shadow."""
+    failures = [ValueError("once")]
+
+    class FailingOnce(FakeModel):
+        def predict_canonical(self, canonical: Any) -> RowPredictions:
+            if failures:
+                raise failures.pop()
+            return super().predict_canonical(canonical)
+
+    rollout = begin(weight, model(tmp_path / "once", CHALLENGER, kind=FailingOnce))
+    with lifespan(service):
+        for number in (1, 2):
+            ask(service, *map(float, range(200)))
+            wait_for(service, lambda number=number: read_counts(rollout.folder).asked_rows == 200 * number)
+    counts = read_counts(rollout.folder)
+    assert (counts.failed_rows, counts.failures, counts.attempts) == (200, 1, 2)
+    assert stop_reason(rollout.folder) == ""
 
 
 def test_the_failures_of_all_workers_count_together(tmp_path: Path) -> None:

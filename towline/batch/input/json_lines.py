@@ -42,10 +42,19 @@ class JsonReader:
         copied: names and types of the columns that are copied; None: the text of the rows is copied.
         as_text: copy the columns as text, whatever their types are.
         filled: columns of the file that are null in a row without them.
+        known: all columns of the first rows; None: ``copied``.
     """
 
-    def __init__(self, copied: pa.Schema | None, *, as_text: bool = False, filled: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        copied: pa.Schema | None,
+        *,
+        as_text: bool = False,
+        filled: Iterable[str] = (),
+        known: Iterable[str] | None = None,
+    ) -> None:
         self._copied, self._filled = copied, frozenset(filled)
+        self._known = frozenset((copied.names if copied else ()) if known is None else known)
         if copied is not None and as_text:
             self._copied = pa.schema([(name, pa.string()) for name in copied.names])
 
@@ -62,14 +71,17 @@ class JsonReader:
         }
         copied = None if self._copied is None else self._copy(rows, reasons)
         places = np.array([place for place in range(len(rows)) if place not in reasons], dtype=np.int64)
-        if copied is not None and reasons:
+        if copied is not None and copied.num_columns and reasons:  # without columns it has no rows
             copied = copied.take(pa.array(places))
         rejected = tuple(
             RejectedRow(first + place, field, reason, texts[place].decode(errors="replace"))
             for place, (field, reason) in sorted(reasons.items())
         )
-        objects = [self._fill(rows[place]) for place in places.tolist()]
-        return RowBatch(first + places, {}, copied, records, places, rejected, objects)
+        objects = [rows[place] for place in places.tolist()]
+        new = {name for row in objects if not row.keys() <= self._known for name in row.keys() - self._known}
+        left_out = frozenset() if copied is None else frozenset(new)
+        filled = [self._fill(row) for row in objects]
+        return RowBatch(first + places, {}, copied, records, places, rejected, filled, left_out)
 
     def _fill(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row with null for each column that it lacks; unchanged if it has none of them, as an empty object."""

@@ -40,6 +40,7 @@ class RowBatch:
         places: (n,) the rows' positions in ``records``.
         rejected: rows that cannot be read.
         objects: the rows of JSON lines, in place of ``inputs``.
+        left_out: columns of JSON lines that the first rows do not have, so that they are not copied.
     """
 
     numbers: np.ndarray
@@ -49,6 +50,7 @@ class RowBatch:
     places: np.ndarray | None = None
     rejected: tuple[RejectedRow, ...] = ()
     objects: Sequence[Mapping[str, Any]] | None = None
+    left_out: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -111,7 +111,8 @@ class ShardedFiles(Frozen):
         else:
             types = None if copied is None else pa.schema([self.schema.field(name) for name in copied])
             inputs = {column.name for column in contract.input_columns}
-            reader = JsonReader(types, as_text=as_text, filled=inputs.intersection(self.columns))
+            filled = inputs.intersection(self.columns)
+            reader = JsonReader(types, as_text=as_text, filled=filled, known=self.columns)
         return _check_around(file, self._read_text(file, shard, reader))
 
     def read_general(self, shard: Shard, contract: Contract, copied: Sequence[str]) -> Iterator[RowBatch]:
@@ -126,13 +127,16 @@ class ShardedFiles(Frozen):
 
     def _read_text(self, file: SourceFile, shard: Shard, reader: CsvReader | JsonReader) -> Iterator[RowBatch]:
         is_csv = self.format == "csv"
-        first = 0
+        first, has_header = 0, is_csv and file.reading == "stream"
         try:
             with open_text(file) as stream:
                 size = _skip(stream, file, shard)
                 for block in read_blocks(stream, size, quoted=is_csv, separator=self.separator):
-                    if is_csv and not first and size is None:
+                    if has_header:
                         block = block[read_header(block, self.separator, str(file.path)).body :]  # noqa: PLW2901
+                        has_header = False
+                    if not block:
+                        continue
                     batch = reader.read(block, first)
                     first += len(batch.records or ())
                     yield batch
@@ -167,23 +171,24 @@ class ShardedFiles(Frozen):
                 first += len(batch)
 
 
-def open_source(source: str, separator: str | None, contract: Contract, folder: Path, copies: Path) -> ShardedFiles:
+def open_source(
+    source: str, inputs: Sequence[FilePath], separator: str | None, contract: Contract, copies: Path
+) -> ShardedFiles:
     """Opens files, and checks before the first row is read that they have the model's columns.
 
     Args:
-        source: a file, a folder or a glob pattern, or the URL of one.
+        source: how the files were given, for errors.
+        inputs: the files.
         separator: of a CSV; None: the one that the first file seems to have.
         contract: of the model.
-        folder: at which a relative path starts.
         copies: folder for the remote files that cannot be read in ranges.
 
     Raises:
         ConfigError: a URL must not be read, or its scheme is unknown.
         TransientError: the server of a URL does not answer.
-        DataError: there is no such file, a file cannot be read, or the columns differ between the files or from
-            those of the contract.
+        DataError: a file cannot be read, or the columns differ between the files or from those of the contract.
     """
-    paths = [_copy_if_needed(path, copies) for path in _list_files(source, folder)]
+    paths = [_copy_if_needed(path, copies) for path in inputs]
     kinds = {path: _block_format(path) or "csv" for path in paths}  # other texts are CSV
     kind = kinds[paths[0]]
     if other := next((path for path in paths if kinds[path] != kind), None):
@@ -198,7 +203,18 @@ def open_source(source: str, separator: str | None, contract: Contract, folder: 
     return opened
 
 
-def _list_files(source: str, folder: Path) -> Sequence[FilePath]:
+def list_inputs(source: str, folder: Path) -> Sequence[FilePath]:
+    """The files of a source.
+
+    Args:
+        source: a file, a folder or a glob pattern, or the URL of one.
+        folder: at which a relative path starts.
+
+    Raises:
+        ConfigError: a URL must not be read, or its scheme is unknown.
+        TransientError: the server of a URL does not answer.
+        DataError: there is no such file.
+    """
     if is_url(source):
         return list_remote_files(source, formats.TABLES, "IN")
     path = (folder / source).absolute()

@@ -4,6 +4,7 @@ Rows that cannot be used are counted, and the reason is noted.
 """
 
 import datetime as dt
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.prediction_log.privacy import HashKeys, read_privacy_filter
 from towline.times import to_utc
 from towline.training.evaluation.definitions import Metric
-from towline.training.evaluation.holdout import SliceRows, find_slices
+from towline.training.evaluation.holdout import SliceRows, find_slices, slice_members
 from towline.training.evaluation.predictions import Predictions
 
 
@@ -172,6 +173,22 @@ def find_logged_slices(
     evaluation = config.evaluation.model_copy(update={"slices": names})
     config = config.model_copy(update={"evaluation": evaluation})
     return find_slices(frame, contract.model_copy(update={"columns": columns}), config)[0]
+
+
+def select_evaluated_slices(rows: pa.Table, release: Path, contract: Contract) -> dict[str, np.ndarray]:
+    """Name of a slice → (n,) whether a logged row is in it, for each slice of the release's evaluation.
+
+    They do not depend on the rows. Left out are slices by time, which no later row is in, and by columns that are not
+    logged unmodified.
+    """
+    evaluation = json.loads((release / "metrics.json").read_bytes())["evaluation"]
+    times = {column.name for column in contract.columns if column.kind == "datetime"}
+    frame = logged_features(rows, sorted(unmodified_features(release, contract) - times))
+    members: dict[str, np.ndarray] = {}
+    for column in frame.columns:
+        values = [each["value"] for each in evaluation["slices"] if each["column"] == column]
+        members |= zip((f"{column} = {value}" for value in values), slice_members(frame[column], values), strict=True)
+    return members
 
 
 def read_logged_predictions(rows: pa.Table, contract: Contract) -> tuple[Predictions, np.ndarray]:

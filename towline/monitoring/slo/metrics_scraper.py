@@ -43,11 +43,11 @@ class ServiceSample(Frozen):
     Attributes:
         at: time of the scrape.
         service: address of the service.
-        up: whether it returned its metrics.
-        why: why not.
+        up: whether it answered without a 5xx.
+        why: why there are no counters.
         started: its start time, in seconds since 1970; None if unknown.
         model, version: what it serves; of several workers, the most frequent version.
-        counters: since its start; None if it is down.
+        counters: since its start; None if it is down, or answered without its metrics.
     """
 
     at: dt.datetime
@@ -83,7 +83,8 @@ def scrape_metrics(url: str, key: str | None = None, *, now: dt.datetime | None 
     except HttpRequestError as error:
         return ServiceSample(at=at, service=service, up=False, why=str(error))
     if response.status >= 500 or response.status in (408, 429):
-        return ServiceSample(at=at, service=service, up=False, why=f"/metrics returns {response.status}")
+        why = f"/metrics returns {response.status}"
+        return ServiceSample(at=at, service=service, up=response.status < 500, why=why)
     return parse_metrics(_check_response(response, service), service, at)
 
 

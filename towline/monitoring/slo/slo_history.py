@@ -101,7 +101,7 @@ def advance(before: CounterTotals | None, sample: ServiceSample) -> CounterTotal
         return CounterTotals(at=sample.at, service=sample.service, counters=RequestCounters(), last=sample)
     totals = before.model_copy(update={"at": sample.at, "scrapes": before.scrapes + 1})
     if sample.counters is None:
-        return totals.model_copy(update={"missed": before.missed + 1})
+        return totals.model_copy(update={"missed": before.missed + (not sample.up)})
     last = before.last
     if last is None or last.counters is None:  # the file was edited: start again here
         return totals.model_copy(update={"last": sample})

@@ -5,7 +5,9 @@ the permutation importance of the columns.
 """
 
 import copy as copying
+import re
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +33,7 @@ MAX_SLICES = 60
 SLICE_RESAMPLES = 100
 MAX_LEVELS = {"category": 20, "boolean": 20, "numeric": 12}  # of a column that is sliced by default
 QUARTILES_FROM = 20  # distinct numbers: columns with more are cut at their quartiles
+_QUARTILE = re.compile(r"\((\S+), (\S+)\]")  # as pandas names it
 _BASELINE = "baseline_"  # prefix of the arrays of its predictions
 MAX_PREDICTED_ROWS, MAX_PREDICTED_CELLS = 75_000, 40_000_000  # budget of the permutation importance
 
@@ -230,13 +233,41 @@ def find_slices(
 
 def slice_values(column: pd.Series) -> np.ndarray:
     """(n,) text that names the slice of each row."""
-    text = column
+    if _is_number(column) and column.nunique() > QUARTILES_FROM:
+        return _slice_texts(column, pd.qcut(column, 4, duplicates="drop").astype(object))
+    return _slice_texts(column, _value_texts(column))
+
+
+def slice_members(column: pd.Series, values: Sequence[str]) -> list[np.ndarray]:
+    """For each slice of a column that ``slice_values`` named on other rows, (n,) whether a row is in it.
+
+    Example:
+        >>> [rows.tolist() for rows in slice_members(pd.Series([1.0, 2.5, None]), ["(2.0, 3.0]", "missing"])]
+        [[False, True, False], [False, False, True]]
+    """
+    texts, is_number = _slice_texts(column, _value_texts(column)), _is_number(column)
+    members = []
+    for value in values:
+        quartile = _QUARTILE.fullmatch(value) if is_number else None
+        low, high = map(float, quartile.groups()) if quartile else (0.0, 0.0)
+        inside = (column > low) & (column <= high) if quartile else texts == value
+        members.append(np.asarray(inside, dtype=bool))
+    return members
+
+
+def _is_number(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
+def _value_texts(column: pd.Series) -> pd.Series:
     if pd.api.types.is_datetime64_any_dtype(column):
-        text = column.dt.strftime("%Y-%m")
-    elif pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-        is_cut = column.nunique() > QUARTILES_FROM
-        text = pd.qcut(column, 4, duplicates="drop").astype(object) if is_cut else column.map(category_name)
-    return np.where(column.isna(), "missing", text.astype(str)).astype(str)
+        months: pd.Series = column.dt.strftime("%Y-%m")
+        return months
+    return column.map(category_name) if _is_number(column) else column
+
+
+def _slice_texts(column: pd.Series, texts: pd.Series) -> np.ndarray:
+    return np.where(column.isna(), "missing", texts.astype(str)).astype(str)
 
 
 def _numeric_order(value: str) -> tuple[float, str]:

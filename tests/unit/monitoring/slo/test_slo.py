@@ -216,6 +216,16 @@ def test_counting_continues_after_an_outage() -> None:
     assert evaluate(samples, "reachability").bad == 2
 
 
+def test_a_service_that_answers_without_its_metrics_is_reached() -> None:
+    """It limits the requests, or is slow to read them; its counters continue with the next scrape."""
+    limited = ServiceSample(at=NOW - MINUTE, service="http://a", up=True, why="/metrics returns 429")
+    samples = [sample(NOW - 12 * MINUTE + at * MINUTE, 100 + at) for at in range(11)]
+    samples += [limited, sample(NOW, 180)]
+    reached = evaluate(samples, "reachability")
+    assert (reached.total, reached.bad) == (12, 0)
+    assert evaluate(samples).total == 80
+
+
 def test_a_gap_is_filled_evenly() -> None:
     """Between scrapes six hours apart, a window of one hour has a sixth of the requests."""
     result = evaluate([sample(NOW - 6 * HOUR), sample(NOW, 6000, 6)])
