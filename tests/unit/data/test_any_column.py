@@ -381,6 +381,15 @@ def test_a_last_row_that_is_no_total_is_kept(tmp_path: Path, end: str) -> None:
     assert (len(frame), dataset.left_out) == (ROWS + 1, ())
 
 
+@pytest.mark.parametrize("level", ["average", "Total", "Mean"])
+def test_a_level_named_like_a_mean_is_no_summary(tmp_path: Path, level: str) -> None:
+    """The last row has an answer that other rows give too, and by chance numbers near the means of their columns."""
+    table = shops().assign(answer=[level.lower() if row % 3 else "below" for row in range(ROWS)])
+    end = f"S401,{table['visits'].mean():.0f},{table['y'].sum():.2f},{level}\n"
+    dataset, frame = read_text(tmp_path, table.to_csv(index=False) + end)
+    assert (len(frame), dataset.left_out) == (ROWS + 1, ())
+
+
 @pytest.mark.parametrize("end", ["\n(400 rows affected)\n", "Source: the ministry\n\nDone at 12:00\n"])
 def test_notes_below_the_table_are_not_read(tmp_path: Path, end: str) -> None:
     """Nor are they read from a file that is read in blocks."""
