@@ -119,3 +119,12 @@ def test_a_column_with_later_times_than_now_is_not_taken() -> None:
     now = dt.datetime(2026, 1, 1)  # noqa: DTZ001 - naive UTC
     assert suggest_time_column(table(created=future), "price") is not None
     assert suggest_time_column(table(created=future), "price", now) is None
+
+
+def test_the_moment_is_the_time_and_not_its_day() -> None:
+    """Whatever the two are called; a moment of another day, such as that of a payment, is no closer time."""
+    day, moment = DAYS.floor("D"), DAYS + pd.Timedelta("17min")
+    for name in ("Dates", "x"):
+        assert suggest_time_column(table(date=day, **{name: moment})).name == name
+    assert suggest_time_column(table(date=day, paid=moment + pd.Timedelta("2D"))).name == "date"
+    assert suggest_time_column(table(date=day, x=day)).name == "date"
