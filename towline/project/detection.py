@@ -73,7 +73,7 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
     )  # fmt: skip
     proposal.drop |= unreadable_columns(sample.table, target)
     _propose_formats(proposal, sample.table)
-    _propose_numeric_target(proposal, sample.table)
+    _propose_numeric(proposal, sample.table)
     frame, contract = read_table(proposal, sample)
     _propose_booleans(proposal, frame)
     _propose_personal(proposal, frame)
@@ -191,18 +191,27 @@ def read_table(proposal: Proposal, sample: TableSample) -> tuple[pd.DataFrame, C
     return frame, infer_contract(frame, config, dataset.formats)
 
 
-def _propose_numeric_target(proposal: Proposal, table: pa.Table) -> None:
-    """A target of numbers with other texts among them, such as <0.5, is numeric; rows with these texts are left out."""
-    if not text_columns.is_text(table[proposal.target].type):
-        return
+def _propose_numeric(proposal: Proposal, table: pa.Table) -> None:
+    """Columns of numbers with more texts among them than a run reads as null on its own, such as unknown or <0.5.
+
+    Of the target, rows with these texts are left out, also if they are few.
+    """
     fmt = ValueFormat(decimal=proposal.decimal, thousands=proposal.thousands)
-    column = text_columns.large_text(table[proposal.target])
-    read = notation.read_text_column(column, fmt, DataConfig.model_fields["max_unreadable"].default).values
-    present = read.drop_null().to_pandas()
-    if text_columns.is_text(read.type) and (texts := find_texts_among_numbers(present, fmt)):
-        share = present.isin(texts).mean()
-        reason = f"{share:.1%} of the rows have other texts, such as {texts[0][:20]!r}, and are left out"
-        proposal.kinds[proposal.target] = "numeric", reason
+    for name in table.column_names:
+        if not text_columns.is_text(table[name].type):
+            continue
+        column = text_columns.large_text(table[name])
+        read = notation.read_text_column(column, fmt, DataConfig.model_fields["max_unreadable"].default).values
+        if not text_columns.is_text(read.type):
+            continue
+        is_target, present = name == proposal.target, read.drop_null().to_pandas()
+        texts = find_texts_among_numbers(present, fmt) if is_target else notation.find_words_among_numbers(column, fmt)
+        if texts:
+            what = "rows have" if is_target else "values are"
+            then = "are left out" if is_target else "are read as null"
+            share = present.isin(texts).mean()
+            reason = f"{share:.1%} of the {what} other texts, such as {texts[0][:20]!r}, and {then}"
+            proposal.kinds[name] = "numeric", reason
 
 
 def _propose_booleans(proposal: Proposal, frame: pd.DataFrame) -> None:

@@ -203,6 +203,24 @@ def test_a_total_is_left_out_and_said(command: Command, folder: Path) -> None:
     assert "leak" not in screen
 
 
+def test_numbers_with_many_words_among_them_are_numbers(command: Command, folder: Path) -> None:
+    """Words that stand again and again among many different numbers are null; codes with letters stay a category."""
+    rng = np.random.default_rng(9)
+    amount, few = rng.normal(50, 9, 400).round(1), rng.integers(1, 6, 400)
+    table = pd.DataFrame(
+        {
+            "amount": np.where(rng.random(400) < 0.3, rng.choice(["unknown", "#REF!"], 400), amount.astype(str)),
+            "few": np.where(rng.random(400) < 0.3, "6 or more", few.astype(str)),
+            "code": [f"{number}" if number % 3 else f"V{number}" for number in rng.integers(100, 300, 400)],
+            "y": (amount + rng.normal(size=400)).round(2),
+        }
+    )
+    table.to_csv("sales.csv", index=False)
+    screen = command("init", "sales.csv", "--target", "y").out
+    assert "of the values are other texts" in screen
+    assert read_config(folder / "configs/sales.yaml").data.columns == {"amount": "numeric"}
+
+
 def test_yes_and_no_in_several_spellings_are_two_classes(command: Command, folder: Path) -> None:
     """A target and a feature with several spellings are booleans, in the table and in a request."""
     rng = np.random.default_rng(7)
