@@ -40,6 +40,12 @@ _GROUP_WORDS = {
     "subject", "patient", "person", "user", "customer", "client", "household", "participant", "student", "case",
     "individual", "animal", "family", "account", "member", "pig", "device",
 }  # fmt: skip
+# words in which "id" is no word of its own, as it is in "distid"
+_NO_IDS = {
+    "acid", "aid", "android", "avoid", "bid", "covid", "fluid", "grid", "humid", "hybrid", "invalid", "kid", "lipid",
+    "liquid", "mid", "overpaid", "paid", "plaid", "prepaid", "pyramid", "raid", "rapid", "rigid", "solid", "steroid",
+    "thyroid", "unpaid", "valid", "void",
+}  # fmt: skip
 # texts that are no level of a category; NA may be one among short codes, such as those of countries, and None a level
 _ALWAYS_NULL = {"N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "NaN", "nan"}
 _TARGET_WORDS = {"target", "label", "class", "outcome", "y", "churn", "churned", "response", "result"}
@@ -362,13 +368,14 @@ def _names_group(words: list[str], values: pd.Series) -> bool:
         return False
     if words[-1] in ("id", "nr", "uuid"):
         return True
+    in_blocks = int((values != values.shift()).sum()) <= 1.2 * values.nunique()  # rows of one member stand together
+    if words[-1].endswith("id") and words[-1] not in _NO_IDS:
+        return in_blocks
     if words[0] not in _GROUP_WORDS:
         return False
     if len(words) > 1:
         return words[-1] in ("number", "no", "num", "code", "key")
-    # a number called "member" may be a count; rows of one member stand together
-    blocks = int((values != values.shift()).sum())
-    return values.dtype.kind not in "iuf" or blocks <= 1.2 * values.nunique()
+    return values.dtype.kind not in "iuf" or in_blocks  # a number called "member" may be a count
 
 
 def _propose_metric(proposal: Proposal, frame: pd.DataFrame) -> None:

@@ -164,6 +164,16 @@ def test_rows_of_one_person_are_in_one_group(folder: Path) -> None:
     assert config.data.time is None
 
 
+@pytest.mark.parametrize(("name", "group"), [("RANDID", "RANDID"), ("distid", "distid"), ("paid", None)])
+def test_a_group_may_have_a_name_in_one_word(folder: Path, name: str, group: str | None) -> None:
+    """If the rows of one member stand together, and the name only ends in id."""
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame({name: np.repeat(rng.permutation(9_000)[:50], 4), "dose": rng.random(200)})
+    table["response"] = table["dose"] * 2 + rng.normal(0, 0.5, 200)
+    table.to_csv("trial.csv", index=False)
+    assert read_config(towline.init("trial.csv", "response").config).data.group == group
+
+
 def test_all_leaks_are_dropped_at_once(folder: Path) -> None:
     """A sum and a copy that it hides are both found, with their evidence."""
     rng = np.random.default_rng(2)
