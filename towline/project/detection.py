@@ -29,7 +29,7 @@ from towline.data.source.sources import SUMMARIES, UNLABELLED, load_dataset, rea
 from towline.data.validation.leakage import find_leaks
 from towline.errors import ConfigError, DataError
 from towline.project.expectations import propose_expectations, propose_slices
-from towline.project.personal_data import SAMPLE, detect_personal, split_words
+from towline.project.personal_data import SAMPLE, detect_personal, may_be_personal_numbers, split_words
 from towline.project.proposal import Proposal
 from towline.project.sample import TableSample
 
@@ -309,7 +309,7 @@ def _propose_personal(proposal: Proposal, frame: pd.DataFrame) -> None:
         if name == proposal.target or values.empty or values.dtype.kind in "bM":
             continue
         distinct = values.drop_duplicates()
-        if values.dtype.kind in "iuf" and not set(split_words(name)) & {"phone", "telephone", "mobile", "ssn"}:
+        if values.dtype.kind in "iuf" and not may_be_personal_numbers(name):
             continue
         what = detect_personal(name, [str(text) for text in distinct.head(SAMPLE)], len(distinct) / len(values))
         if what:

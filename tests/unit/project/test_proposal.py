@@ -174,6 +174,15 @@ def test_a_group_may_have_a_name_in_one_word(folder: Path, name: str, group: str
     assert read_config(towline.init("trial.csv", "response").config).data.group == group
 
 
+def test_dates_of_birth_written_as_numbers_are_personal(folder: Path) -> None:
+    rng = np.random.default_rng(1)
+    days = pd.Series(pd.date_range("1950-01-01", periods=200, freq="60D")).dt.strftime("%Y%m%d")
+    pd.DataFrame({"date_of_birth": days, "birth_weight": rng.integers(2_000, 4_500, 200), "y": rng.random(200)}).to_csv(
+        "births.csv", index=False
+    )
+    assert set(towline.init("births.csv", "y").proposal.pii) == {"date_of_birth"}
+
+
 def test_all_leaks_are_dropped_at_once(folder: Path) -> None:
     """A sum and a copy that it hides are both found, with their evidence."""
     rng = np.random.default_rng(2)
@@ -507,6 +516,10 @@ def test_the_wheel_holds_the_template() -> None:
         ("home address", ["12 High Street", "4b Park Lane"], "addresses"),
         ("Date of Birth", ["1990-01-02"], "dates of birth"),
         ("client_ip", ["10.0.0.1", "192.168.1.9"], "network addresses"),
+        ("given_name", ["lachlan", "deakin"], "names of persons"),
+        ("passenger", ["Cumings, Mrs. John Bradley (Florence Briggs Thayer)", "Bo, Mr. A"], "names of persons"),
+        ("date of birth", ["19081209", "19990219"], "dates of birth"),
+        ("comment", ["The doctor was late", "Mr. Smith called about order 7, twice"], None),
         ("car name", ["ford torino 500", "audi 100 ls"], None),
         ("plan", ["basic", "plus"], None),
         ("name", ["hawaiian", "classic_dlx"], None),
