@@ -28,6 +28,7 @@ def table(**columns: Any) -> pd.DataFrame:
         ("sold", DAYS.strftime("%d.%m.%Y %H:%M"), "%d.%m.%Y %H:%M"),
         ("Opened", DAYS.strftime("%d.%m.%Y %H:%M"), "%d.%m.%Y %H:%M"),
         ("month", DAYS.strftime("%b-%Y"), "%b-%Y"),
+        ("week", DAYS.strftime("%G-W%V"), "week"),
         ("day", [f"{day.year}-{day.month}-{day.day}" for day in DAYS], "%Y-%m-%d"),
         ("day", DAYS.strftime("%d/%m/%Y, %H:%M:%S"), "%d/%m/%Y, %H:%M:%S"),
         ("day", DAYS.strftime("%b %d %Y %I:%M%p"), "%b %d %Y %I:%M%p"),

@@ -20,6 +20,7 @@ from towline.data.schema.values import (
     CURRENCY,
     PLAIN,
     QUARTER,
+    WEEK,
     ValueFormat,
     is_blank,
     is_null_marker,
@@ -408,7 +409,7 @@ def _date_formats(texts: list[str], weights: np.ndarray) -> tuple[list[str], flo
     """The formats that read the largest share of the texts, if it is large enough, and this share."""
     shares = []
     seasons = all(_is_season(text) for text in texts)
-    for date_format in (*(date + clock for date in _DATES for clock in _CLOCKS), *_MOMENTS, QUARTER):
+    for date_format in (*(date + clock for date in _DATES for clock in _CLOCKS), *_MOMENTS, QUARTER, WEEK):
         if seasons and date_format in ("%Y-%m", "%Y/%m"):
             continue
         if any(parse_formatted_time(text, date_format) for text in texts[:2]):
