@@ -78,7 +78,17 @@ NullMarkers = Annotated[
 ]
 
 
-_NAMED_DATE_FORMATS = ("epoch_d", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns", "excel", "decimal_year", "quarter")
+_NAMED_DATE_FORMATS = (
+    "epoch_d",
+    "epoch_s",
+    "epoch_ms",
+    "epoch_us",
+    "epoch_ns",
+    "excel",
+    "decimal_year",
+    "quarter",
+    "week",
+)
 
 
 def _is_date_format(text: str) -> bool:

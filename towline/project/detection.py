@@ -29,7 +29,7 @@ from towline.data.source.sources import SUMMARIES, UNLABELLED, load_dataset, rea
 from towline.data.validation.leakage import find_leaks
 from towline.errors import ConfigError, DataError
 from towline.project.expectations import propose_expectations, propose_slices
-from towline.project.personal_data import SAMPLE, detect_personal, split_words
+from towline.project.personal_data import SAMPLE, detect_personal, may_be_personal_numbers, split_words
 from towline.project.proposal import Proposal
 from towline.project.sample import TableSample
 
@@ -39,6 +39,12 @@ MAX_SPELLINGS = 20  # of yes and no; a target of texts has at least as many leve
 _GROUP_WORDS = {
     "subject", "patient", "person", "user", "customer", "client", "household", "participant", "student", "case",
     "individual", "animal", "family", "account", "member", "pig", "device",
+}  # fmt: skip
+# words in which "id" is no word of its own, as it is in "distid"
+_NO_IDS = {
+    "acid", "aid", "android", "avoid", "bid", "covid", "fluid", "grid", "humid", "hybrid", "invalid", "kid", "lipid",
+    "liquid", "mid", "overpaid", "paid", "plaid", "prepaid", "pyramid", "raid", "rapid", "rigid", "solid", "steroid",
+    "thyroid", "unpaid", "valid", "void",
 }  # fmt: skip
 # texts that are no level of a category; NA may be one among short codes, such as those of countries, and None a level
 _ALWAYS_NULL = {"N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "NaN", "nan"}
@@ -73,7 +79,7 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
     )  # fmt: skip
     proposal.drop |= unreadable_columns(sample.table, target)
     _propose_formats(proposal, sample.table)
-    _propose_numeric_target(proposal, sample.table)
+    _propose_numeric(proposal, sample.table)
     frame, contract = read_table(proposal, sample)
     _propose_booleans(proposal, frame)
     _propose_personal(proposal, frame)
@@ -191,18 +197,27 @@ def read_table(proposal: Proposal, sample: TableSample) -> tuple[pd.DataFrame, C
     return frame, infer_contract(frame, config, dataset.formats)
 
 
-def _propose_numeric_target(proposal: Proposal, table: pa.Table) -> None:
-    """A target of numbers with other texts among them, such as <0.5, is numeric; rows with these texts are left out."""
-    if not text_columns.is_text(table[proposal.target].type):
-        return
+def _propose_numeric(proposal: Proposal, table: pa.Table) -> None:
+    """Columns of numbers with more texts among them than a run reads as null on its own, such as unknown or <0.5.
+
+    Of the target, rows with these texts are left out, also if they are few.
+    """
     fmt = ValueFormat(decimal=proposal.decimal, thousands=proposal.thousands)
-    column = text_columns.large_text(table[proposal.target])
-    read = notation.read_text_column(column, fmt, DataConfig.model_fields["max_unreadable"].default).values
-    present = read.drop_null().to_pandas()
-    if text_columns.is_text(read.type) and (texts := find_texts_among_numbers(present, fmt)):
-        share = present.isin(texts).mean()
-        reason = f"{share:.1%} of the rows have other texts, such as {texts[0][:20]!r}, and are left out"
-        proposal.kinds[proposal.target] = "numeric", reason
+    for name in table.column_names:
+        if not text_columns.is_text(table[name].type):
+            continue
+        column = text_columns.large_text(table[name])
+        read = notation.read_text_column(column, fmt, DataConfig.model_fields["max_unreadable"].default).values
+        if not text_columns.is_text(read.type):
+            continue
+        is_target, present = name == proposal.target, read.drop_null().to_pandas()
+        texts = find_texts_among_numbers(present, fmt) if is_target else notation.find_words_among_numbers(column, fmt)
+        if texts:
+            what = "rows have" if is_target else "values are"
+            then = "are left out" if is_target else "are read as null"
+            share = present.isin(texts).mean()
+            reason = f"{share:.1%} of the {what} other texts, such as {texts[0][:20]!r}, and {then}"
+            proposal.kinds[name] = "numeric", reason
 
 
 def _propose_booleans(proposal: Proposal, frame: pd.DataFrame) -> None:
@@ -294,7 +309,7 @@ def _propose_personal(proposal: Proposal, frame: pd.DataFrame) -> None:
         if name == proposal.target or values.empty or values.dtype.kind in "bM":
             continue
         distinct = values.drop_duplicates()
-        if values.dtype.kind in "iuf" and not set(split_words(name)) & {"phone", "telephone", "mobile", "ssn"}:
+        if values.dtype.kind in "iuf" and not may_be_personal_numbers(name):
             continue
         what = detect_personal(name, [str(text) for text in distinct.head(SAMPLE)], len(distinct) / len(values))
         if what:
@@ -353,13 +368,14 @@ def _names_group(words: list[str], values: pd.Series) -> bool:
         return False
     if words[-1] in ("id", "nr", "uuid"):
         return True
+    in_blocks = int((values != values.shift()).sum()) <= 1.2 * values.nunique()  # rows of one member stand together
+    if words[-1].endswith("id") and words[-1] not in _NO_IDS:
+        return in_blocks
     if words[0] not in _GROUP_WORDS:
         return False
     if len(words) > 1:
         return words[-1] in ("number", "no", "num", "code", "key")
-    # a number called "member" may be a count; rows of one member stand together
-    blocks = int((values != values.shift()).sum())
-    return values.dtype.kind not in "iuf" or blocks <= 1.2 * values.nunique()
+    return values.dtype.kind not in "iuf" or in_blocks  # a number called "member" may be a count
 
 
 def _propose_metric(proposal: Proposal, frame: pd.DataFrame) -> None:

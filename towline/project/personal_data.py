@@ -9,6 +9,9 @@ SAMPLE = 500  # distinct values that are looked at
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
 _PHONE = re.compile(r"\+?\(?\d[\d\s()./-]{6,18}\d")
 _PERSON = re.compile(r"[^\W\d_][\w'.’-]*(,?\s+[^\W\d_][\w'.’-]*){1,3}")
+_TITLED = re.compile(
+    r"[^\d]{0,60}\b(Mr|Mrs|Ms|Miss|Master|Dr|Prof|Rev|Herr|Frau|Mme|Mlle|Monsieur|Madame|Sig|Señor|Señora)\b[^\d]{1,80}"
+)
 _ADDRESS = re.compile(r"\d+[a-zA-Z]?\s+\S.*[^\W\d_]{2}.*|[^\W\d_]{3,}.*\s\d+[a-zA-Z]?")
 _NATIONAL_ID = re.compile(r"\d{3}-\d{2}-\d{4}")
 _IBAN = re.compile(r"[A-Z]{2}\d{2}(\s?[A-Z0-9]{4}){3,7}(\s?[A-Z0-9]{1,3})?")
@@ -29,11 +32,15 @@ _BY_NAME = (
     ("addresses", {"address", "street", "addr"}, _ADDRESS),
     ("network addresses", {"ip", "ipaddress"}, _IP),
 )
-_NAME_PAIRS = {("first", "name"), ("last", "name"), ("full", "name"), ("birth", "date"), ("date", "birth")}
+_NAME_PAIRS = {
+    *((word, "name") for word in ("first", "last", "full", "given", "family", "middle", "maiden")), ("birth", "date"),
+}  # fmt: skip
+_NUMBERS = {"phone", "telephone", "mobile", "ssn", "dob", "birthdate", "birthday"}
 _BY_VALUES = (
     ("e-mail addresses", _EMAIL),
     ("national identity numbers", _NATIONAL_ID),
     ("bank accounts", _IBAN),
+    ("names of persons", _TITLED),
     ("network addresses", _IP),
 )
 
@@ -47,6 +54,17 @@ def split_words(name: str) -> list[str]:
     """
     spaced = re.sub(r"([a-z0-9])([A-Z])|([A-Z])(?=[A-Z][a-z])", r"\1\3 \2", name)
     return [word for word in re.split(r"[\W_]+", spaced.lower()) if word]
+
+
+def may_be_personal_numbers(name: str) -> bool:
+    """Whether a name says that numbers are personal, such as phone numbers, or dates of birth written as 19901231.
+
+    Example:
+        >>> may_be_personal_numbers("date_of_birth"), may_be_personal_numbers("birth_weight")
+        (True, False)
+    """
+    words = set(split_words(name))
+    return bool(words & _NUMBERS) or words >= {"birth", "date"}
 
 
 def detect_personal(name: str, texts: Sequence[str], distinct_share: float) -> str | None:

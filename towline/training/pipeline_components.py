@@ -221,6 +221,7 @@ class TextEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     FOLDS = 5
     ROWS_PER_COMPONENT = 200  # in small tables more components are noise
+    LEAST_COMPONENT = 1e-7  # singular value, relative to the largest
     MAX_SCORES = 30  # the most frequent classes
 
     def __init__(
@@ -289,8 +290,10 @@ class TextEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             matrix = self._matrix(projection, sample)
             components = min(self.components, max(1, len(sample) // self.ROWS_PER_COMPONENT), *matrix.shape)
             svd = TruncatedSVD(components, random_state=self.random_state).fit(matrix)
+            # beyond the rank, a component is 0 in these texts but for rounding errors, and arbitrary in others
+            present = svd.singular_values_ > self.LEAST_COMPONENT * svd.singular_values_.max()
             coefficients = self._regress(matrix, targets[chosen])
-            projection = replace(projection, components=np.column_stack([svd.components_.T, coefficients]))
+            projection = replace(projection, components=np.column_stack([svd.components_[present].T, coefficients]))
         self.analyzers_.append(analyzer)
         self.vocabularies_.append(list(vocabulary))
         self.weights_.append(weights)

@@ -381,6 +381,15 @@ def test_a_last_row_that_is_no_total_is_kept(tmp_path: Path, end: str) -> None:
     assert (len(frame), dataset.left_out) == (ROWS + 1, ())
 
 
+@pytest.mark.parametrize("level", ["average", "Total", "Mean"])
+def test_a_level_named_like_a_mean_is_no_summary(tmp_path: Path, level: str) -> None:
+    """The last row has an answer that other rows give too, and by chance numbers near the means of their columns."""
+    table = shops().assign(answer=[level.lower() if row % 3 else "below" for row in range(ROWS)])
+    end = f"S401,{table['visits'].mean():.0f},{table['y'].sum():.2f},{level}\n"
+    dataset, frame = read_text(tmp_path, table.to_csv(index=False) + end)
+    assert (len(frame), dataset.left_out) == (ROWS + 1, ())
+
+
 @pytest.mark.parametrize("end", ["\n(400 rows affected)\n", "Source: the ministry\n\nDone at 12:00\n"])
 def test_notes_below_the_table_are_not_read(tmp_path: Path, end: str) -> None:
     """Nor are they read from a file that is read in blocks."""
@@ -526,6 +535,8 @@ def test_months_are_dates_and_seasons_are_categories(tmp_path: Path, texts: list
         (["2024 Q2", "2021 Q4", "2024 Q1", "2020-Q3"], "2024-04-01"),
         (["Q2/2024", "q4/2021", "Q1 2024", "Q3/2020"], "2024-04-01"),
         (["2Q2024", "4Q2021", "1Q2024", "3Q2020"], "2024-04-01"),
+        (["2024-W22", "2020-W53", "2024W1", "2020-W03"], "2024-05-27"),
+        (["W22/2024", "KW 53 2020", "kw01/2024"], "2024-05-27"),
         (["01/06/2024 12:00:00 a. m.", "13/06/2024 01:30:00 p.\u00a0m."], "2024-06-01"),
         (["2024/06/01 1:00:00 AM GMT+1", "2024/01/13 11:10:00 PM GMT", "2024/07/01 1:00:00 PM GMT-3:30"], "2024-06-01"),
         (["01.06.2024 02:00:00 +0200", "13.06.2024 02:00:00 UTC"], "2024-06-01"),
@@ -535,7 +546,7 @@ def test_months_are_dates_and_seasons_are_categories(tmp_path: Path, texts: list
     ],
 )
 def test_notations_of_dates_are_read_in_a_file_and_a_request(tmp_path: Path, texts: list[str], day: str) -> None:
-    """Months of other languages, weekdays, quarters, the end of a day, zones, and the empty date of MySQL."""
+    """Months of other languages, weekdays, quarters, weeks, the end of a day, zones, and the empty date of MySQL."""
     _, rows, contract = load(tmp_path, {"x": (texts * ROWS)[:ROWS]})
     read = RowReader(contract).read([{"x": text} for text in texts])
     assert contract.columns[1].kind == "datetime"

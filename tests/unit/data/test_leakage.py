@@ -51,6 +51,25 @@ def test_a_weighted_sum_with_a_constant_is_found_among_related_columns(clean: pd
     assert leak.detail == "3 × a + -0.5 × b + 7 = rentals"
 
 
+def test_all_parts_of_a_total_or_a_mean_are_found() -> None:
+    """Columns that add up to the target with equal weights leak it, however many they are; other formulas may be."""
+    parts = pd.DataFrame(np.random.default_rng(2).integers(0, 100, (300, 6)), columns=list("abcdef"))
+    for target in (parts[list("abcde")].sum(axis=1), parts[list("abcde")].mean(axis=1)):
+        (leak,) = leaks(parts.assign(y=target.astype(float)), "y")
+        assert (leak.kind, leak.columns) == ("sum", ("a", "b", "c", "d", "e"))
+    assert leaks(parts.assign(y=parts[list("abcde")] @ [1, 2, 3, 4, 5.5]), "y") == ()
+
+
+def test_the_total_of_a_part_is_the_leak() -> None:
+    """The other parts do not give the target away without the total."""
+    parts = pd.DataFrame(np.random.default_rng(3).poisson(9, (300, 4)), columns=["y", "silver", "bronze", "other"])
+    table = parts.assign(total=parts.sum(axis=1))
+    (leak,) = leaks(table, "y")
+    assert (leak.kind, leak.columns) == ("sum", ("total",))
+    assert leak.detail == "-1 × silver + -1 × bronze + -1 × other + total = y"
+    assert leaks(table.drop(columns="total"), "y") == ()
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_the_call_duration_is_dominant(bank: pd.DataFrame, seed: int) -> None:
     """The duration of a call, which is known only after it, predicts as well as all other columns together."""

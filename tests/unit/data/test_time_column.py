@@ -28,6 +28,7 @@ def table(**columns: Any) -> pd.DataFrame:
         ("sold", DAYS.strftime("%d.%m.%Y %H:%M"), "%d.%m.%Y %H:%M"),
         ("Opened", DAYS.strftime("%d.%m.%Y %H:%M"), "%d.%m.%Y %H:%M"),
         ("month", DAYS.strftime("%b-%Y"), "%b-%Y"),
+        ("week", DAYS.strftime("%G-W%V"), "week"),
         ("day", [f"{day.year}-{day.month}-{day.day}" for day in DAYS], "%Y-%m-%d"),
         ("day", DAYS.strftime("%d/%m/%Y, %H:%M:%S"), "%d/%m/%Y, %H:%M:%S"),
         ("day", DAYS.strftime("%b %d %Y %I:%M%p"), "%b %d %Y %I:%M%p"),
@@ -119,3 +120,12 @@ def test_a_column_with_later_times_than_now_is_not_taken() -> None:
     now = dt.datetime(2026, 1, 1)  # noqa: DTZ001 - naive UTC
     assert suggest_time_column(table(created=future), "price") is not None
     assert suggest_time_column(table(created=future), "price", now) is None
+
+
+def test_the_moment_is_the_time_and_not_its_day() -> None:
+    """Whatever the two are called; a moment of another day, such as that of a payment, is no closer time."""
+    day, moment = DAYS.floor("D"), DAYS + pd.Timedelta("17min")
+    for name in ("Dates", "x"):
+        assert suggest_time_column(table(date=day, **{name: moment})).name == name
+    assert suggest_time_column(table(date=day, paid=moment + pd.Timedelta("2D"))).name == "date"
+    assert suggest_time_column(table(date=day, x=day)).name == "date"

@@ -164,6 +164,25 @@ def test_rows_of_one_person_are_in_one_group(folder: Path) -> None:
     assert config.data.time is None
 
 
+@pytest.mark.parametrize(("name", "group"), [("RANDID", "RANDID"), ("distid", "distid"), ("paid", None)])
+def test_a_group_may_have_a_name_in_one_word(folder: Path, name: str, group: str | None) -> None:
+    """If the rows of one member stand together, and the name only ends in id."""
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame({name: np.repeat(rng.permutation(9_000)[:50], 4), "dose": rng.random(200)})
+    table["response"] = table["dose"] * 2 + rng.normal(0, 0.5, 200)
+    table.to_csv("trial.csv", index=False)
+    assert read_config(towline.init("trial.csv", "response").config).data.group == group
+
+
+def test_dates_of_birth_written_as_numbers_are_personal(folder: Path) -> None:
+    rng = np.random.default_rng(1)
+    days = pd.Series(pd.date_range("1950-01-01", periods=200, freq="60D")).dt.strftime("%Y%m%d")
+    pd.DataFrame({"date_of_birth": days, "birth_weight": rng.integers(2_000, 4_500, 200), "y": rng.random(200)}).to_csv(
+        "births.csv", index=False
+    )
+    assert set(towline.init("births.csv", "y").proposal.pii) == {"date_of_birth"}
+
+
 def test_all_leaks_are_dropped_at_once(folder: Path) -> None:
     """A sum and a copy that it hides are both found, with their evidence."""
     rng = np.random.default_rng(2)
@@ -201,6 +220,24 @@ def test_a_total_is_left_out_and_said(command: Command, folder: Path) -> None:
     screen = command("init", "shops.csv", "--target", "sales").out
     assert "totals or means" in screen
     assert "leak" not in screen
+
+
+def test_numbers_with_many_words_among_them_are_numbers(command: Command, folder: Path) -> None:
+    """Words that stand again and again among many different numbers are null; codes with letters stay a category."""
+    rng = np.random.default_rng(9)
+    amount, few = rng.normal(50, 9, 400).round(1), rng.integers(1, 6, 400)
+    table = pd.DataFrame(
+        {
+            "amount": np.where(rng.random(400) < 0.3, rng.choice(["unknown", "#REF!"], 400), amount.astype(str)),
+            "few": np.where(rng.random(400) < 0.3, "6 or more", few.astype(str)),
+            "code": [f"{number}" if number % 3 else f"V{number}" for number in rng.integers(100, 300, 400)],
+            "y": (amount + rng.normal(size=400)).round(2),
+        }
+    )
+    table.to_csv("sales.csv", index=False)
+    screen = command("init", "sales.csv", "--target", "y").out
+    assert "of the values are other texts" in screen
+    assert read_config(folder / "configs/sales.yaml").data.columns == {"amount": "numeric"}
 
 
 def test_yes_and_no_in_several_spellings_are_two_classes(command: Command, folder: Path) -> None:
@@ -479,6 +516,10 @@ def test_the_wheel_holds_the_template() -> None:
         ("home address", ["12 High Street", "4b Park Lane"], "addresses"),
         ("Date of Birth", ["1990-01-02"], "dates of birth"),
         ("client_ip", ["10.0.0.1", "192.168.1.9"], "network addresses"),
+        ("given_name", ["lachlan", "deakin"], "names of persons"),
+        ("passenger", ["Cumings, Mrs. John Bradley (Florence Briggs Thayer)", "Bo, Mr. A"], "names of persons"),
+        ("date of birth", ["19081209", "19990219"], "dates of birth"),
+        ("comment", ["The doctor was late", "Mr. Smith called about order 7, twice"], None),
         ("car name", ["ford torino 500", "audi 100 ls"], None),
         ("plan", ["basic", "plus"], None),
         ("name", ["hawaiian", "classic_dlx"], None),

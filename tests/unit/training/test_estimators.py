@@ -296,6 +296,16 @@ def test_scores_of_texts_are_cross_fitted() -> None:
     assert abs(np.corrcoef(encoder.transform(texts)[:, -1], target)[0, 1]) > 0.5  # not cross-fitted
 
 
+def test_texts_of_few_phrases_have_few_components() -> None:
+    """A text with half of a phrase is no extreme value, though no text of the training rows has the half alone."""
+    texts = ["washed in water", "dried in the sun", "peeled by hand"]
+    frame = pd.DataFrame({"t": [f"{texts[row % 3]} {row:05x}" for row in range(1_200)], "x": range(1_200)})
+    frame["y"] = np.arange(1_200) % 3 + np.random.default_rng(8).normal(size=1_200)
+    model, contract = _fitted("linear", frame, data={"source": "x", "target": "y", "columns": {"t": "text"}})
+    halves = pd.DataFrame({"t": ["washed", "sun", "by hand in water"], "x": 7, "y": 0.0})
+    assert np.abs(model.predict(contract.features(halves))).max() < 100
+
+
 @pytest.mark.parametrize(
     "texts",
     [

@@ -29,7 +29,7 @@ NULL_MARKERS = frozenset({
     "0000-00-00", "0000-00-00 00:00:00",  # MySQL's empty date
 })  # fmt: skip
 EPOCHS = {"epoch_d": 86_400_000_000, "epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1, "epoch_ns": 0.001}  # in µs
-DECIMAL_YEAR, EXCEL, QUARTER = "decimal_year", "excel", "quarter"
+DECIMAL_YEAR, EXCEL, QUARTER, WEEK = "decimal_year", "excel", "quarter", "week"
 CURRENCY = (
     r"[$€£¥₹₽₩₺₫฿]|us\$|r\$|c\$|a\$|rs\.?|kr\.?|zł|"
     r"usd|eur|gbp|chf|jpy|inr|brl|cad|aud|pln|sek|nok|dkk|cny|czk|huf|try|zar|mxn"
@@ -49,6 +49,10 @@ _NO_FRACTION = re.compile(r"(?<=\d)\.0+$", re.ASCII)  # 1950.0
 _WORD = re.compile(r"(?<![^\W\d_])[^\W\d_]++\b\.?")
 _QUARTER = re.compile(
     r"(?P<year>\d{4})[ \-/.]*q(?P<quarter>[1-4])|(?:q(?P<q>[1-4])|(?P<n>[1-4])q)[ \-/.']*(?P<y>\d{4}|\d\d)",
+    re.IGNORECASE | re.ASCII,
+)
+_WEEK = re.compile(
+    r"(?P<year>\d{4})[ \-/.]*(?:w|wk|cw|kw) ?(?P<week>\d\d?)|(?:w|wk|cw|kw) ?(?P<w>\d\d?)[ \-/.]*(?P<y>\d{4})",
     re.IGNORECASE | re.ASCII,
 )
 _MONTHS = {  # English by the names and abbreviations of German, French, Spanish, Italian, Portuguese and Dutch
@@ -84,8 +88,9 @@ class ValueFormat(Frozen):
         thousands: the mark between groups of three digits; empty: none.
         na_values: texts, and numbers as text, that mean null in this column.
         date_format: of times: a ``strptime`` format, ``epoch_s``, ``epoch_ms``, ``epoch_d`` (days since 1970),
-            ``excel`` (days since 1899-12-30), ``decimal_year`` (2026.5 is the middle of 2026) or ``quarter`` (2026 Q1,
-            Q1/2026, 1Q26 are the 1st of January 2026); ISO 8601 is always read.
+            ``excel`` (days since 1899-12-30), ``decimal_year`` (2026.5 is the middle of 2026), ``quarter`` (2026 Q1,
+            Q1/2026, 1Q26 are the 1st of January 2026) or ``week`` (2026-W02, W02/2026 are the Monday of the second week
+            of ISO 8601); dates of ISO 8601 are always read.
         spelling: the type of a category's levels. ``text``: as written. With ``number``, ``boolean`` and ``date``,
             equal values are one level (1.0 and 1; True and true; 2026-01-31 and 2026-01-31T00:00). With ``caseless``,
             levels that differ in case and spaces only are one level.
@@ -430,8 +435,8 @@ def parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:
         if not read.is_integer() and date_format not in EPOCHS:
             return None
         text = str(int(value) if read.is_integer() else read)
-    if date_format == QUARTER:
-        return _parse_quarter(text)
+    if date_format in (QUARTER, WEEK):
+        return (_parse_quarter if date_format == QUARTER else _parse_week)(text)
     if date_format in EPOCHS:
         if not re.fullmatch(r"-?\d+(\.\d+)?", text, re.ASCII):
             return None
@@ -463,6 +468,19 @@ def _parse_quarter(text: str) -> dt.datetime | None:
     year, quarter = parts["year"] or parts["y"], int(parts["quarter"] or parts["q"] or parts["n"])
     century = "" if len(year) > 2 else "20" if int(year) < 69 else "19"  # as strptime's %y
     return dt.datetime(int(century + year), 3 * quarter - 2, 1) if int(century + year) else None  # noqa: DTZ001
+
+
+def _parse_week(text: str) -> dt.datetime | None:
+    """The Monday of a week of ISO 8601."""
+    parts = _WEEK.fullmatch(text)
+    try:
+        return (
+            dt.datetime.fromisocalendar(int(parts["year"] or parts["y"]), int(parts["week"] or parts["w"]), 1)
+            if parts
+            else None
+        )
+    except ValueError:  # the year has no such week
+        return None
 
 
 def _parse_excel_date(days: float) -> dt.datetime | None:

@@ -1,10 +1,10 @@
 """Target leaks: columns that contain the target, or that are known only after it.
 
 There are six kinds: a copy of the target, also in another order-preserving scale; columns whose sum is exactly the
-target; a column that has values, or nulls, for one class only; one column that predicts the target almost perfectly;
-and two that may be legitimate: a strong column, which predicts it very well, and a dominant one, which predicts it as
-well as all others together. All are measured on a seeded sample, and every score is cross-fitted: no row is predicted
-by a mean that includes it.
+target, or a total of which the target is a part; a column that has values, or nulls, for one class only; one column
+that predicts the target almost perfectly; and two that may be legitimate: a strong column, which predicts it very well,
+and a dominant one, which predicts it as well as all others together. All are measured on a seeded sample, and every
+score is cross-fitted: no row is predicted by a mean that includes it.
 """
 
 import math
@@ -28,6 +28,7 @@ BINS = 64
 COPY_CORRELATION = 0.9999  # least |Pearson| of a copy
 EXTREME_SHARE = 0.01  # rows without which a copy, or the R² of a column alone, must hold too
 MIN_EXTREMES = 5
+MAX_TERMS = 3  # of a sum whose weights differ
 COPY_LEVELS = 20  # least distinct values of a copy in another scale
 CHANCE = 1e-6  # largest probability that the values of a legitimate column are in rows of one class only
 # least score of a column that is a leak, and of a strong one, as the list price of a house that is sold
@@ -254,7 +255,7 @@ def _renamed_copy(column: _SampleColumn, codes: np.ndarray) -> Leak | None:
 
 
 def _find_sum(columns: Sequence[_SampleColumn], target: np.ndarray, target_name: str) -> Leak | None:
-    """Two or three numeric columns whose weighted sum is the target, found by least squares and elimination."""
+    """The fewest numeric columns whose weighted sum is the target, found by least squares and elimination."""
     columns = [c for c in columns if c.numeric and np.isnan(c.values).mean() < 0.1 and np.nanstd(c.values) > 0]
     if len(columns) < 2:
         return None
@@ -286,14 +287,29 @@ def _find_sum(columns: Sequence[_SampleColumn], target: np.ndarray, target_name:
             selected = fewer
     selected = np.sort(selected)
     weights = exact_weights(selected, None)
-    if weights is None or not 2 <= len(selected) <= 3:
+    if weights is None or len(selected) < 2:
         return None
     weights = weights * y.std() / table.std(axis=0)[selected]
     names = tuple(columns[i].name for i in selected)
     terms = [name if abs(w - 1) < 1e-6 else f"{w:.4g} × {name}" for name, w in zip(names, weights, strict=True)]
     constant = float(np.mean(y - table[:, selected] @ weights))
     terms += [f"{constant:.4g}"] if abs(constant) > 1e-6 * y.std() else []
-    return Leak(columns=names, kind="sum", score=1.0, detail=f"{' + '.join(terms)} = {target_name}")
+    detail = f"{' + '.join(terms)} = {target_name}"
+    leaking = _leaking_terms(names, weights)
+    return Leak(columns=leaking, kind="sum", score=1.0, detail=detail) if leaking else None
+
+
+def _leaking_terms(names: tuple[str, ...], weights: np.ndarray) -> tuple[str, ...]:
+    """The terms of an exact sum that leak the target; none if it may be a formula of many columns.
+
+    If all weights are equal but for their sign, the columns are the parts of a total or a mean, however many they are.
+    If one of them is the total of which the target is a part, the other parts alone do not give the target away.
+    """
+    equal = np.allclose(np.abs(weights), np.abs(weights[0]), rtol=1e-4)
+    if not equal or len(names) == 2:
+        return names if len(names) <= MAX_TERMS else ()
+    positive = np.flatnonzero(weights > 0)
+    return (names[positive[0]],) if len(positive) == 1 else names
 
 
 def _find_dominant(scores: dict[str, float], sample: _LeakageSample, seed: int) -> Leak | None:

@@ -20,6 +20,7 @@ from towline.data.schema.values import (
     CURRENCY,
     PLAIN,
     QUARTER,
+    WEEK,
     ValueFormat,
     is_blank,
     is_null_marker,
@@ -34,6 +35,7 @@ _SHORTEST = 6  # letters of a date, as 1/1/26
 _MAX_DISTINCT = 2_000  # distinct values that are examined
 _FEW_NUMBERS = 20  # a column with at most as many distinct numbers and a frequent word is a category
 _FREQUENT_WORD = 0.01
+_MOST_WORDS = 10  # different ones among numbers that are no codes, and a fifth as many as numbers
 _ROUNDING = 1e-9
 _NUMBERS = (
     ("a decimal comma", "data.decimal: ','", ValueFormat(decimal=",")),
@@ -251,6 +253,25 @@ def _read_mixed(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float
     return TextColumn(values, fmt, unread | _unusual_markers(column))
 
 
+def find_words_among_numbers(column: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> list[str]:
+    """The few texts, such as unknown or <0.1, that stand again and again among many different numbers of a column.
+
+    The list is empty if there are none, if most values are texts, or if the values may be codes.
+
+    Example:
+        >>> find_words_among_numbers(pa.chunked_array([["unknown"] * 20 + [str(number) for number in range(60)]]))
+        ['unknown']
+    """
+    if text_columns.has_zero_padding(column):
+        return []
+    texts, weights = _distinct_texts(column.to_pandas())
+    fmt = detect_number_format(column, fmt, max_unreadable=1) or fmt
+    is_word = np.array([np.isnan(parse_number(text, fmt)) for text in texts], dtype=bool)
+    words, numbers = int(is_word.sum()), int((~is_word).sum())
+    many = numbers > max(_FEW_NUMBERS, 5 * words) and weights[is_word].sum() <= 0.5
+    return [text for text, word in zip(texts, is_word, strict=True) if word] if many and words <= _MOST_WORDS else []
+
+
 def _allow_decimal_comma(column: pa.ChunkedArray, fmt: ValueFormat) -> ValueFormat:
     """The format; of numbers with a decimal point it also reads those with a decimal comma if the column has some."""
     plain = fmt.decimal == "." and not fmt.thousands
@@ -388,7 +409,7 @@ def _date_formats(texts: list[str], weights: np.ndarray) -> tuple[list[str], flo
     """The formats that read the largest share of the texts, if it is large enough, and this share."""
     shares = []
     seasons = all(_is_season(text) for text in texts)
-    for date_format in (*(date + clock for date in _DATES for clock in _CLOCKS), *_MOMENTS, QUARTER):
+    for date_format in (*(date + clock for date in _DATES for clock in _CLOCKS), *_MOMENTS, QUARTER, WEEK):
         if seasons and date_format in ("%Y-%m", "%Y/%m"):
             continue
         if any(parse_formatted_time(text, date_format) for text in texts[:2]):

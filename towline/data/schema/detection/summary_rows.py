@@ -1,7 +1,7 @@
 """Rows at the end of a table that summarize the rows above them: totals and means, as spreadsheets have them.
 
 A row is one only if its numbers are the sums or the means of their columns, and if it is named so or lacks the values
-that the other rows have.
+that the other rows have. A name that rows above have too, such as the answer "average", is a value of its column.
 """
 
 import re
@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from towline.data.schema import arrow_types, text_columns
 from towline.data.schema.detection import notation
@@ -55,6 +56,14 @@ class _TableColumn:
             return np.full(len(values), np.nan)
         return np.asarray(values.cast(pa.float64(), safe=False).to_numpy())
 
+    def has_above(self, text: str, rows: int) -> bool:
+        """Whether one of the first rows has a text; its case does not matter."""
+        head = self._values.slice(0, rows)
+        if not text_columns.is_text(head.type):
+            return False
+        texts = pc.utf8_lower(pc.utf8_trim_whitespace(text_columns.large_text(head)))
+        return bool(pc.any(pc.equal(texts, text.lower())).as_py())
+
     def is_mostly_present(self, rows: int) -> bool:
         """Whether nearly all of the first rows have a value."""
         head = self._values.slice(0, rows)
@@ -83,10 +92,14 @@ def count_summary_rows(table: pa.Table, format_of: Callable[[str], ValueFormat],
     return 0
 
 
-def _name(columns: list[_TableColumn], row: int, rows: int) -> re.Pattern[str] | None:
-    """The pattern that a text of the row matches as a whole."""
-    texts = [column.last[row - rows].rstrip(":") for column in columns]
-    return next((pattern for pattern in (_TOTAL, _MEAN) for text in texts if pattern.fullmatch(text)), None)
+def _name(columns: list[_TableColumn], row: int, first: int, rows: int) -> re.Pattern[str] | None:
+    """The pattern that a text of the row matches as a whole, if none of the first rows has this text."""
+    for pattern in (_TOTAL, _MEAN):
+        for column in columns:
+            text = column.last[row - rows]
+            if pattern.fullmatch(text.rstrip(":")) and not column.has_above(text, first):
+                return pattern
+    return None
 
 
 def _is_remark(columns: list[_TableColumn], row: int, rows: int) -> bool:
@@ -96,14 +109,14 @@ def _is_remark(columns: list[_TableColumn], row: int, rows: int) -> bool:
 
 def _may_summarize(columns: list[_TableColumn], row: int, first: int, rows: int) -> bool:
     """Whether a row may be a summary, so that the numbers of the columns must be parsed."""
-    if _name(columns, row, rows) or _is_remark(columns, row, rows):
+    if _name(columns, row, first, rows) or _is_remark(columns, row, rows):
         return True
     return any(not column.last[row - rows] and column.is_mostly_present(first) for column in columns)
 
 
 def _kind(columns: list[_TableColumn], row: int, first: int, rows: int) -> bool | None:
     """True for a sum or mean, False for a remark, None for a row of data."""
-    name = _name(columns, row, rows)
+    name = _name(columns, row, first, rows)
     if name is None and _is_remark(columns, row, rows):
         return False
     matches = 0

@@ -24,10 +24,10 @@ _LEAST_UNNAMED = 20
 _READ = 0.99  # of the values of the sample
 _NULLS = 0.01
 _TIME_WORDS = {
-    "date", "datetime", "time", "timestamp", "ts", "day", "month", "week", "period", "quarter", "at", "epoch", "unix",
-    "datum", "fecha", "zeit",
+    "date", "dates", "datetime", "datetimes", "time", "timestamp", "timestamps", "ts", "day", "month", "week", "period",
+    "quarter", "at", "epoch", "unix", "datum", "fecha", "zeit",
 }  # fmt: skip
-_DATE_WORDS = {"date", "datetime", "datum", "fecha", "timestamp"}
+_DATE_WORDS = {"date", "dates", "datetime", "datetimes", "datum", "fecha", "timestamp", "timestamps"}
 _YEAR_WORDS = {"year", "yr", "yyyy"}
 # words of a year by which rows may be ordered
 _EVENT_WORDS = {
@@ -75,6 +75,12 @@ class TimeColumn(NamedTuple):
 class _Candidate(NamedTuple):
     column: TimeColumn
     rank: tuple[float, ...]
+    moments: np.ndarray
+
+    def refines(self, other: "_Candidate") -> bool:
+        """Whether these are moments of the other's days."""
+        days = self.moments.astype("datetime64[D]")
+        return bool((days == other.moments).all() and (days != self.moments).any())
 
 
 def suggest_time_column(
@@ -102,7 +108,11 @@ def suggest_time_column(
         if len(values) and float(values.isna().mean()) <= _NULLS:
             candidate = _consider(values.iloc[rows], place, latest)
             candidates += [candidate] if candidate else []
-    return max(candidates, key=lambda candidate: candidate.rank).column if candidates else None
+    if not candidates:
+        return None
+    best = max(candidates, key=lambda candidate: candidate.rank)
+    finer = [candidate for candidate in candidates if candidate.refines(best)]
+    return max(finer, key=lambda candidate: candidate.rank, default=best).column
 
 
 def _consider(values: pd.Series, place: int, latest: dt.datetime | None) -> _Candidate | None:
@@ -130,7 +140,7 @@ def _consider(values: pd.Series, place: int, latest: dt.datetime | None) -> _Can
     named = bool(words & (_TIME_WORDS | _YEAR_WORDS))
     fine = 0 if what.endswith("years") else 1 if "decimal" in what else 2
     column = TimeColumn(str(values.name), date_format, evidence)
-    return _Candidate(column, (fine, named, clock, ordered, -place))
+    return _Candidate(column, (fine, named, clock, ordered, -place), moments)
 
 
 def _read(values: pd.Series, words: set[str]) -> tuple[np.ndarray | None, str | None, str]:
