@@ -1,4 +1,4 @@
-"""The real application with a made-up model, as a pod's probes ask it."""
+"""The real application with a fake model, for the probes of a pod."""
 
 from collections.abc import Iterator
 from pathlib import Path
