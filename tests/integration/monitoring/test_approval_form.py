@@ -1,4 +1,4 @@
-"""A version is approved on its model's page: with a key of the scope admin, from this page, on loopback."""
+"""A version is approved on its model's page: with a key with the scope admin, in a form of this page, on loopback."""
 
 import datetime as dt
 import re
@@ -53,7 +53,7 @@ def get(address: str) -> str:
 
 
 def send(address: str, key: str, page: str, **headers: str) -> tuple[int, str]:
-    """Fills in the form of a page and sends it; the status before redirections are followed, and the page after."""
+    """Fills in the form of a page and sends it; returns the status before a redirect, and the page after it."""
     (digest,) = re.findall(r'name="digest" value="(\w{64})"', page)
     (path,) = re.findall(r'<form method="post" action="([^"]+)"', page)
     body = urllib.parse.urlencode({"digest": digest, "key": key, "reason": "numbers checked"}).encode()
@@ -88,7 +88,7 @@ def test_the_last_approval_on_the_page_promotes(waiting_store: SampleStore) -> N
 
 
 def test_approvals_that_do_not_count_are_refused_on_the_page(waiting_store: SampleStore) -> None:
-    """An unknown key, one without the scope, the holder who started the run, another release: each says why."""
+    """An unknown key, a key without the scope, the starter of the run, another release: the page has the reason."""
     predict = create_key(waiting_store.settings.store, "bob", ["predict"])[0]
     starter = create_key(waiting_store.settings.store, "ann", ["admin"])[0]
     with serve(waiting_store) as address:
@@ -103,7 +103,7 @@ def test_approvals_that_do_not_count_are_refused_on_the_page(waiting_store: Samp
 
 
 def test_forms_of_other_sites_and_on_other_addresses_are_refused(waiting_store: SampleStore) -> None:
-    """A page of another site cannot send the form; a server for a network has none and names the command."""
+    """A page of another site cannot send the form; a server on other addresses has no form and names the command."""
     key = create_key(waiting_store.settings.store, "bob", ["admin"])[0]
     with serve(waiting_store) as address:
         page = get(address)

@@ -76,7 +76,7 @@ def test_a_damaged_release_fails_the_smoke_test(regression: TrainedRun, packed: 
 
 
 def test_a_process_without_a_result_fails_the_smoke_test(regression: TrainedRun, packed: Release) -> None:
-    """The process was killed, or is slower than the timeout."""
+    """The process was killed, or took longer than the timeout."""
     with smoke_test.start_tester() as process:
         process.kill()
         process.wait()
@@ -90,7 +90,7 @@ def test_a_process_without_a_result_fails_the_smoke_test(regression: TrainedRun,
 
 @pytest.mark.slow
 def test_the_process_ends_when_its_stdin_closes() -> None:
-    """A process that was started and never gets a job ends with exit code 0."""
+    """A process that gets no job ends with exit code 0."""
     with smoke_test.start_tester() as process:
         pass
     assert process.returncode == 0

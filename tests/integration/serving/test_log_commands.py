@@ -26,7 +26,7 @@ Command = Callable[..., CommandResult]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a champion whose log has a bucket, a hash and no column with personal data."""
+    """A store with a champion whose log has a bucket, a hash, and no column with personal data."""
     folder = tmp_path_factory.mktemp("log")
     frame = make_house_table(200).drop(columns="sold")
     run = train_run(folder, frame, "linear", target="value", time="at", privacy=PRIVACY)
@@ -45,7 +45,7 @@ def model(trained: Path, store: Path) -> Model:
 
 
 def write_log(store: Path, model: Model) -> list[dict[str, object]]:
-    """Twenty rows of this hour and of 200 days ago, as a service logs them."""
+    """Logs twenty rows of this hour and of 200 days ago, as a service does."""
     rows = json.loads((model.directory / "probe.json").read_bytes())["rows"][:20]
     now = dt.datetime.now(dt.UTC)
     log = PredictionLog(store / "predictions" / MODEL, "w0", convert=False)
@@ -100,7 +100,7 @@ def test_log_is_written_shown_labelled_erased_and_purged(
 
 
 def test_shadow_answers_are_erased_and_purged_with_the_predictions(command: Command, store: Path, model: Model) -> None:
-    """Those of all rollouts; rows of other persons in the same request stay."""
+    """Shadow answers of all rollouts are erased; rows of other persons in the same request remain."""
     rows = write_log(store, model)
     folders = [store / "rollouts" / MODEL / rollout / "shadow" for rollout in ("a1", "b2")]
     for folder, age in zip(folders, (200, 0), strict=True):
