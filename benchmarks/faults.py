@@ -69,7 +69,7 @@ def main() -> None:
             time.sleep(2)
             fault(docker, container(service), options.seconds)
             time.sleep(5)
-        counts = load.counted()
+        counts = load.counts()
         print(
             f"{name:<22}{sum(counts.statuses.values()):>9}{counts.failed:>9}{counts.p99:>9.1f}{counts.longest:>12.0f}"
         )

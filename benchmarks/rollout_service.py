@@ -113,7 +113,7 @@ def measure_kills(store: SampleStore, kills: int) -> None:
         for answer in load.answers
         if (answer.version == 2) != (key_position(answer.request_id, rollout.id) < 0.5)
     ]
-    mixed = load.mixed({1: store.release(1), 2: store.release(2)})
+    mixed = load.find_wrong_predictions({1: store.release(1), 2: store.release(2)})
     errors = [failure for failure in load.failures if is_error(failure)]
     print(f"kills: {killed} × SIGKILL, {len(load.answers):,} answers")
     print(f"  responses with an error {len(errors)}, mixed {len(mixed)}, of the wrong version {len(misplaced)}")
@@ -136,7 +136,7 @@ def measure_changes(store: SampleStore, changes: int) -> None:
 
     with ServeProcess(store.settings, MODEL, "--workers", "2") as service:
         load = load_while(store, service.port, change)
-    mixed = load.mixed({1: store.release(1), 2: store.release(2)})
+    mixed = load.find_wrong_predictions({1: store.release(1), 2: store.release(2)})
     positions = (key_position(each.request_id, rollout.id) for each in load.answers if each.version == 2)
     highest = max(positions, default=0.0)
     share = sum(each.version == 2 for each in load.answers) / len(load.answers)

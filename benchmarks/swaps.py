@@ -50,7 +50,7 @@ def main() -> None:
             )
             memory.append(serving.memory())
             code = serving.stop()
-        mixed = load.mixed(releases)
+        mixed = load.find_wrong_predictions(releases)
         latency = sorted(answer.ended - answer.began for answer in load.answers)
         versions = Counter(answer.version for answer in load.answers)
         for name, value in (

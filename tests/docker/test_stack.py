@@ -206,7 +206,7 @@ def test_predictions_continue_while_the_stores_are_down(stack: ComposeStack, key
         time.sleep(5)
         stack.compose("start", *stores, "service-b")
         wait_until(lambda: stack.state("service-b") == "healthy", "service-b is ready again")
-    counted = load.counted()
+    counted = load.counts()
     assert counted.failed == 0, counted
     assert counted.statuses[200] > 1000
     wait_until(lambda: all(stack.state(part) == "healthy" for part in stores), "the stores are back")

@@ -184,7 +184,7 @@ def test_bodies_with_changed_bytes(fuzzed_service: FuzzedService) -> None:
     rng = random.Random(20_261_122)
     valid = bodies(fuzzed_service)
     for path, body in at_least_one(valid):
-        assert fuzzed_service.ask("POST", path, body)[0] == 200
+        assert fuzzed_service.send_request("POST", path, body)[0] == 200
     for _ in range(MUTATED):
         path, body = rng.choice(valid)
         headers = {}

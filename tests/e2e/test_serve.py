@@ -95,7 +95,7 @@ def test_promotions_and_rollbacks_under_load(
     assert load.failures == []
     assert load.refused == 0
     assert {answer.version for answer in load.answers} == {1, 2}
-    assert load.mixed({1: sample_store.release(1), 2: sample_store.release(2)}) == []
+    assert load.find_wrong_predictions({1: sample_store.release(1), 2: sample_store.release(2)}) == []
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -115,7 +115,7 @@ def test_shutdown_answers_all_accepted_requests(
 
     asyncio.run(load.run(8, end))
     assert load.failures == []
-    assert load.mixed({1: sample_store.release(1)}) == []
+    assert load.find_wrong_predictions({1: sample_store.release(1)}) == []
     assert "Traceback" not in serving.log.read_text()
 
 

@@ -1,4 +1,4 @@
-"""Whatever the table, the flow finishes or refuses by name."""
+"""For any table, the flow finishes or is refused with a named error."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,8 +10,10 @@ from tests.support.commands import CommandResult
 from tests.support.random_tables import Case, cases
 
 
-def test_the_flow_finishes_or_refuses_by_name(towline: Callable[..., CommandResult], tmp_path: Path) -> None:
-    """Random tables through the whole flow: done, not promoted, or an error of the input that says what and where."""
+def test_the_flow_finishes_or_raises_an_error_with_a_remedy(
+    towline: Callable[..., CommandResult], tmp_path: Path
+) -> None:
+    """Random tables through the whole flow: promoted, not promoted, or an error of the input with place and remedy."""
     ends: Counter[str] = Counter()
 
     @settings(

@@ -1,4 +1,4 @@
-"""The training flow on a small real table: its results in the ledger, in MLflow and on disk."""
+"""The training flow on a small real table: results in the ledger, in MLflow and on disk."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Command = Callable[..., CommandResult]
 def test_a_run_promotes_and_a_repeated_run_does_nothing(towline: Command, config: Path, store: Path) -> None:
     """The first run ends with a champion; the same command again reports it and creates no second version.
 
-    Its behaviour tests are checks of the gate and are in the model card.
+    Behaviour tests are checks of the gate, and are in the model card.
     """
     tested = ("--set", "behaviour={robustness: {}, expect: [{name: a day, row: {hour: 8}, between: [-500, 1500]}]}")
     first = towline("run", config, *tested, "--json")
@@ -41,7 +41,7 @@ def test_a_run_promotes_and_a_repeated_run_does_nothing(towline: Command, config
 
 
 def test_a_changed_table_gives_a_new_version(towline: Command, config: Path) -> None:
-    """One more row is another run; rollback restores the previous version, and the history has all of it."""
+    """One more row gives another run key; a rollback restores the previous version, and the history has all events."""
     assert towline("run", config).code == 0
     path = Path(yaml.safe_load(config.read_text())["data"]["source"])
     table = pd.read_csv(path)
@@ -56,7 +56,7 @@ def test_a_changed_table_gives_a_new_version(towline: Command, config: Path) -> 
 
 
 def test_a_rejected_model_does_not_serve(towline: Command, config: Path) -> None:
-    """A bound that is not met: exit code 4 and a recorded rejection, no champion; later commands give the remedy."""
+    """A bound that is not met: exit code 4, a recorded refusal and no champion; later commands show the remedy."""
     done = towline("run", config, "--set", "gate.max.mae=0.5", "--json")
     assert done.code == 4
     assert done.json["event"] == "refused"
@@ -75,7 +75,7 @@ def test_a_rejected_model_does_not_serve(towline: Command, config: Path) -> None
 
 
 def test_a_version_waits_for_approval(towline: Command, config: Path, tmp_path: Path) -> None:
-    """The run ends with exit code 0 and without a champion; the last approval promotes the version, which is whole."""
+    """The run ends with exit code 0 and without a champion; the last approval promotes the complete version."""
     words = ("--set", "approval={required: 1, expires: 1d}")
     done = towline("run", config, *words)
     assert done.code == 0, done.err
@@ -94,7 +94,7 @@ def test_a_version_waits_for_approval(towline: Command, config: Path, tmp_path: 
 
 
 def test_another_gate_reuses_the_fits_and_another_split_does_not(towline: Command, config: Path, store: Path) -> None:
-    """After a rejection the bound is relaxed: cross-validation is not repeated, as its measured times show."""
+    """After a refusal with a relaxed bound, cross-validation is not repeated: its measured times are the same."""
     rejected = towline("run", config, "--set", "gate.max.mae=0.5", "--json").json
     assert rejected["event"] == "refused"
     (workspace,) = (store / "work").iterdir()
@@ -113,14 +113,14 @@ def test_another_gate_reuses_the_fits_and_another_split_does_not(towline: Comman
 
 
 def test_as_of_leaves_out_later_rows(towline: Command, config: Path) -> None:
-    """A run as of a past day has no row after it."""
+    """A run as of an earlier day has no row after it."""
     outcome = towline("run", config, "--as-of", "2011-02-10", "--json").json
     assert outcome["dataset"]["end"] <= "2011-02-10T00:00:00"
     assert outcome["dataset"]["rows"] < 1000
 
 
 def test_mlflow_mirrors_the_ledger(towline: Command, config: Path, store: Path) -> None:
-    """The version is in MLflow with its aliases, its candidates as nested runs, plots, release and digest."""
+    """MLflow has the version with aliases, nested runs of candidates, plots, release and digest."""
     outcome = towline("run", config, "--json").json
     from mlflow import MlflowClient
 
@@ -138,7 +138,7 @@ def test_mlflow_mirrors_the_ledger(towline: Command, config: Path, store: Path) 
 
 
 def test_a_wrong_behaviour_test_stops_the_run_before_it_trains(towline: Command, config: Path, store: Path) -> None:
-    """A column that the table does not have is exit code 2 with its key, and nothing was fitted."""
+    """A column that the table does not have: exit code 2 with the config key, and no fit."""
     done = towline("run", config, "--set", "behaviour={directional: [{column: temp, delta: 1}]}")
     assert done.code == 2
     assert "behaviour.directional.0.column" in done.err
@@ -146,13 +146,13 @@ def test_a_wrong_behaviour_test_stops_the_run_before_it_trains(towline: Command,
 
 
 def test_without_a_time_column_rows_are_split_at_random(towline: Command, config: Path) -> None:
-    """The same table without its time column is trained on as well; rejected data leaves the stores unchanged."""
+    """The same table without a time column is trained, too; rejected data changes no store."""
     words = ["--set", "data.time=null", "--set", "data.drop=[casual, registered, datetime]"]
     assert towline("run", config, *words, "--json").json["split"]["by"] == "random"
 
 
 def test_leaks_are_rejected(towline: Command, config: Path, store: Path) -> None:
-    """Columns that add up to the target end the run with exit code 3 before anything is trained."""
+    """Columns that add up to the target end the run with exit code 3 before any fit."""
     done = towline("run", config, "--set", "data.drop=[]")
     assert done.code == 3
     assert "casual" in done.err
@@ -162,9 +162,7 @@ def test_leaks_are_rejected(towline: Command, config: Path, store: Path) -> None
 
 
 def test_end_states_in_prefect(towline: Command, config: Path, prefect: str) -> None:
-    """A rejected model, rejected data, a repeated run and a promotion have different states in Prefect, with the
-    reason.
-    """
+    """Refused version, rejected data, repeated run and promotion have different states in Prefect, with reasons."""
 
     def ask(what: str, **query: Any) -> list[dict[str, Any]]:
         body = json.dumps(query).encode()
@@ -173,8 +171,8 @@ def test_end_states_in_prefect(towline: Command, config: Path, prefect: str) -> 
             return list(json.load(answer))
 
     def last() -> dict[str, str]:
-        begun = {"state": {"type": {"not_any_": ["SCHEDULED"]}}}  # other tests leave schedules behind
-        run = ask("flow_runs", limit=1, sort="START_TIME_DESC", flow_runs=begun)[0]
+        started = {"state": {"type": {"not_any_": ["SCHEDULED"]}}}  # other tests have created schedules
+        run = ask("flow_runs", limit=1, sort="START_TIME_DESC", flow_runs=started)[0]
         return run["state"] | {"tag": run["tags"][0]}
 
     code, state = towline("run", config).code, last()
@@ -194,7 +192,7 @@ def test_end_states_in_prefect(towline: Command, config: Path, prefect: str) -> 
 
 
 def test_a_candidate_beyond_the_budget_is_left_out_and_named(towline: Command, config: Path, store: Path) -> None:
-    """The run promotes the other candidate; screen, model card and MLflow name the one that was left out."""
+    """The run promotes the other candidate; screen, model card and MLflow name the candidate that was left out."""
     candidates = "candidates=[linear, {estimator: forest, params: {n_estimators: 3000}}]"
     done = towline("run", config, "--set", candidates, "--set", "budget=2s")
     assert done.code == 0, done.err
@@ -216,7 +214,7 @@ def test_a_candidate_beyond_the_budget_is_left_out_and_named(towline: Command, c
 
 
 def test_a_small_table_is_trained_as_without_a_budget(towline: Command, config: Path) -> None:
-    """The default budget changes neither scores nor metrics, and there is no step that measures fits."""
+    """The default budget changes neither scores nor metrics, and no step measures fits."""
     limited = towline("run", config, "--json")
     free = towline("run", config, "--set", "budget=null", "--json")
     for done in (limited, free):
@@ -230,7 +228,7 @@ def test_a_small_table_is_trained_as_without_a_budget(towline: Command, config: 
 def test_a_model_far_below_boosting_is_reported(
     towline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A linear model of the sign of a product is compared with boosting, and the summary says what to do."""
+    """A linear model cannot learn the sign of a product; the summary compares it with boosting and gives advice."""
     monkeypatch.setattr(reference_model, "REFERENCE", Candidate(estimator="boosting"))
     rng = np.random.default_rng(0)
     table = pd.DataFrame(rng.normal(size=(800, 3)), columns=["a", "b", "c"])

@@ -20,7 +20,7 @@ from tests.support.batch import (
     train_customer_model,
     use_small_shards,
 )
-from tests.support.object_store import BUCKET, SECRET_KEY, ExpiredHandler, FileHandler, answering, running_s3
+from tests.support.object_store import BUCKET, SECRET_KEY, ExpiredHandler, FileHandler, run_web_server, running_s3
 from tests.support.paths import TOWLINE
 from towline import remote_files
 from towline.errors import ConfigError, DataError, TransientError
@@ -119,7 +119,7 @@ def test_no_access(
             score_addresses(model, source, output, tmp_path)
         shown.append(str(raised.value))
 
-    with answering(ExpiredHandler) as address:
+    with run_web_server(ExpiredHandler) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         fail(f"s3://{BUCKET}/in.csv", str(tmp_path / "out.csv"), ConfigError, "(?s)no access.*token has expired")
         fail("in.csv", f"s3://{BUCKET}/out.csv", ConfigError, "no access")
@@ -140,7 +140,7 @@ def test_web_servers(
     """With ranges, without them, and refused; the signature in the URL is in no output."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(FileHandler, "files", {"/in.csv": table().to_csv(index=False).encode()})
-    with answering(FileHandler) as address:
+    with run_web_server(FileHandler) as address:
         results = [
             score_addresses(model, f"{address}{path}?sig={SECRET_KEY}", str(tmp_path / f"{number}.csv"), tmp_path)
             for number, path in enumerate(("/in.csv", "/ranges/in.csv"))

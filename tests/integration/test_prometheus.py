@@ -67,7 +67,7 @@ class _ScrapeHandler(BaseHTTPRequestHandler):
             for size in (5, 60, 150, None, 950):
                 service.client.post("/predict", {"rows": [{**ROW, "size": size}]}, Authorization=authorization)
             service.log.drops += 3
-            service.live.rejections = 1
+            service.reloader.rejections = 1
         response = service.client.get(self.path, Authorization=authorization)
         self.send_response(response.status_code)
         self.send_header("Content-Type", response.headers["content-type"])
@@ -149,7 +149,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusA
         for name, classes in (("service", ()), ("labels", CLASSES)):
             server = ScrapedService(folder / name, classes)
             server.service = stack.enter_context(server.running)
-            server.service.live.rollout = server.rollout
+            server.service.reloader.rollout = server.rollout
             services[name] = stack.enter_context(listening(server))
         status = stack.enter_context(listening(StatusServer(0, sample_store.settings)))
         words = [

@@ -229,14 +229,14 @@ def test_variables_of_the_worker_are_settings() -> None:
 
 
 @pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
-def test_the_service_answers_the_probes(client: ServiceClient, live: ModelReloader, probe: str) -> None:
+def test_the_service_answers_the_probes(client: ServiceClient, reloader: ModelReloader, probe: str) -> None:
     """Each probe gets 200 without a key; a pod that drains is not ready, but alive."""
     (deployment,) = of_kind(render_kustomization("base"), "Deployment")
     (container,) = pod_spec(deployment)["containers"]
     probe_request = container[probe]["httpGet"]
     assert probe_request["port"] == container["ports"][0]["name"]
     assert client.get(probe_request["path"]).status_code == 200
-    live.drain()
+    reloader.drain()
     assert client.get(probe_request["path"]).status_code == (200 if probe == "livenessProbe" else 503)
 
 

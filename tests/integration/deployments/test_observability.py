@@ -53,7 +53,7 @@ def exported_labels(tmp_path: Path) -> dict[str, set[str]]:
         folder.mkdir()
         with run_service(FakeModel(make_contract(kind), folder)) as service:
             challenger = FakeModel(make_contract(kind), folder, version=4)
-            service.live.rollout = make_rollout(folder, challenger, steps=(50.0, 100.0))
+            service.reloader.rollout = make_rollout(folder, challenger, steps=(50.0, 100.0))
             service.client.post("/predict", {"rows": [{**ROW, "size": None}]})
             service.client.post("/predict", {})
             texts.append(service.client.get("/metrics").text)

@@ -22,14 +22,14 @@ def store(sample_store: SampleStore, tmp_path: Path) -> MonitoredStore:
 def test_an_unknown_window_stays_open(store: MonitoredStore) -> None:
     """Rows are neither lost nor looked at twice; the same night again is the same result."""
     first = store.since
-    store.ask(make_rows(30), first + DAY / 2)
+    store.log_requests(make_rows(30), first + DAY / 2)
     result = store.drift(first + DAY)
     assert (result.state, result.rows, result.start) == ("unknown", 30, first)
-    store.ask(make_rows(60), first + 1.5 * DAY)
+    store.log_requests(make_rows(60), first + 1.5 * DAY)
     result = store.drift(first + 2 * DAY)
     assert (result.state, result.rows, result.start) == ("ok", 90, first)
     assert store.drift(first + 2 * DAY).rows == 90
-    store.ask(make_rows(70), first + 2.5 * DAY)
+    store.log_requests(make_rows(70), first + 2.5 * DAY)
     result = store.drift(first + 3 * DAY)
     assert (result.rows, result.start) == (70, first + 2 * DAY)
     assert store.decide(first + 3 * DAY).action == "nothing"
@@ -39,7 +39,7 @@ def test_a_version_worse_than_the_previous_one_is_rolled_back(store: MonitoredSt
     """The ledger records the decision with its evidence, once."""
     store.sample_store.promote(2)  # a thousand off
     start = store.since
-    store.ask(make_rows(120), start + DAY / 2, truth=0.0)
+    store.log_requests(make_rows(120), start + DAY / 2, truth=0.0)
     result = store.quality(start + DAY)
     assert (result.state, result.labelled) == ("degraded", 120)
     decisions = [store.decide(start + DAY) for _ in range(2)]
@@ -62,7 +62,7 @@ def test_training_needs_new_rows(store: MonitoredStore) -> None:
     The same window gives no warning after the training that it started.
     """
     start = store.since
-    store.ask(make_rows(120), start + DAY / 2, truth=80.0)
+    store.log_requests(make_rows(120), start + DAY / 2, truth=80.0)
     assert store.quality(start + DAY).state == "degraded"
     source = store.settings.project / "table.parquet"
     frame = make_house_table(200).drop(columns="sold")
@@ -87,7 +87,7 @@ def test_a_training_that_pays_is_started(store: MonitoredStore) -> None:
     later = frame.assign(at=frame["at"] + pd.Timedelta(days=400), value=frame["value"] + 1080)
     later.to_parquet(store.settings.project / "table.parquet", index=False)
     start, datasets = store.since, sorted((store.settings.store / "datasets").glob("*"))
-    store.ask(make_rows(120), start + DAY / 2, truth=80.0)
+    store.log_requests(make_rows(120), start + DAY / 2, truth=80.0)
     store.quality(start + DAY)
     assert store.gain(start + DAY) is None, "the window is not complete"
     result = store.gain(start + DAY, at_once=True)
@@ -115,7 +115,7 @@ def test_refits_use_the_rows_that_a_training_would_use(store: MonitoredStore) ->
     within = frame.head(300).assign(at=day + 0.4 * DAY, value=frame["value"] + 1080)
     pd.concat([before, within]).to_parquet(store.settings.project / "table.parquet", index=False)
     for moment in (0.2, 0.8):
-        store.ask(make_rows(60), start + moment * DAY, truth=80.0)
+        store.log_requests(make_rows(60), start + moment * DAY, truth=80.0)
     result = store.gain(start + DAY)
     assert (result.state, result.rows, result.fitted_rows) == ("measured", 120, 400)
     losses = np.array(result.blocks)
@@ -129,7 +129,7 @@ def test_quality_is_unknown_until_the_window_is_complete(store: MonitoredStore) 
     config = store.config.model_copy(update={"quality": store.config.quality.model_copy(update={"window": 3 * DAY})})
     store.config = config
     start = store.since
-    store.ask(make_rows(120), start + DAY / 2, truth=0.0)
+    store.log_requests(make_rows(120), start + DAY / 2, truth=0.0)
     result = store.quality(start + DAY)
     assert (result.state, "the window ends at" in result.reason) == ("unknown", True)
     assert store.quality(start + 3 * DAY).state == "ok"
@@ -138,7 +138,7 @@ def test_quality_is_unknown_until_the_window_is_complete(store: MonitoredStore) 
 def test_a_repeated_run_does_not_see_labels_that_were_replaced_later(store: MonitoredStore) -> None:
     """A run with the same time has the same result."""
     now = store.since + dt.timedelta(hours=3)
-    store.ask(make_rows(60), store.since + dt.timedelta(hours=1), truth=0.0)
+    store.log_requests(make_rows(60), store.since + dt.timedelta(hours=1), truth=0.0)
     before = store.quality(now)
     assert before.labelled == 60
     folder = LabelStore(store.settings.layout.labels(MODEL))
@@ -151,7 +151,7 @@ def test_a_champion_younger_than_the_delay_has_an_empty_window(store: MonitoredS
     """No label is due yet: the window does not end before it starts."""
     late = store.config.quality.model_copy(update={"delay": 30 * DAY})
     store.config = store.config.model_copy(update={"quality": late})
-    store.ask(make_house_table(60).drop(columns=["sold", "value"]), store.since + dt.timedelta(hours=1))
+    store.log_requests(make_house_table(60).drop(columns=["sold", "value"]), store.since + dt.timedelta(hours=1))
     result = store.quality(store.since + DAY)
     assert (result.state, result.rows) == ("unknown", 0)
     assert result.start == result.end == store.since

@@ -641,11 +641,11 @@ def test_without_a_model_the_service_is_live_but_not_ready(model: FakeModel) -> 
             assert answer.headers["retry-after"] == "1"
         assert service.client.send(BODY).status_code == 503
         assert service.client.get("/livez").status_code == 200
-        service.live.model, service.live.ready = model, True
+        service.reloader.model, service.reloader.ready = model, True
         assert service.client.send(BODY).status_code == 200
         assert service.client.get("/readyz").json() == {"ready": True, "model": {"name": "house-price", "version": 3}}
         # told to end: sent no more requests, but those that come are answered
-        service.live.ready, service.live.reason = False, "draining"
+        service.reloader.ready, service.reloader.reason = False, "draining"
         assert service.client.get("/readyz").json()["detail"] == "draining"
         assert service.client.send(BODY).status_code == 200
 
@@ -673,7 +673,7 @@ def test_a_model_replaced_during_a_request_answers_the_next_one(
         task = asyncio.ensure_future(service.app(scope, queue.get, send))
         await queue.put({"type": "http.request", "body": BODY[:20], "more_body": True})
         await asyncio.sleep(0.01)
-        service.live.model = newer
+        service.reloader.model = newer
         await queue.put({"type": "http.request", "body": BODY[20:], "more_body": False})
         await task
         return sent[0]["status"], {}, sent[1]["body"]

@@ -87,7 +87,7 @@ def test_versions_are_counted_separately(service: RunningService, tmp_path: Path
     service.client.post("/predict", {"rows": [ROW]})
     folder = tmp_path / "newer"
     folder.mkdir()
-    service.live.model = FakeModel(make_contract(), folder, version=4)
+    service.reloader.model = FakeModel(make_contract(), folder, version=4)
     service.client.post("/predict", {"rows": [ROW, ROW]})
     scrape = read(service)
     assert sample_value(scrape, "input_rows_total", version="3") == 1

@@ -207,5 +207,5 @@ def test_personal_data_is_not_described(tmp_path: Path) -> None:
 def test_the_document_describes_the_new_model_after_a_promotion(service: RunningService, tmp_path: Path) -> None:
     folder = tmp_path / "newer"
     folder.mkdir()
-    service.live.model = FakeModel(make_contract(), folder, version=4)
+    service.reloader.model = FakeModel(make_contract(), folder, version=4)
     assert service.client.get("/openapi.json").json()["info"]["version"] == "4"

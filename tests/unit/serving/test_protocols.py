@@ -99,8 +99,8 @@ def test_each_format_gives_the_same_predictions(service: RunningService, path: s
     content = answer.json()
     assert (content["outputs"][0]["data"] if path.startswith("/v2") else content["predictions"]) == PREDICTED
     logged = service.log.records[0][3]
-    assert [service.live.model.reader.read([row]) for row in logged] == [
-        service.live.model.reader.read([row]) for row in ROWS
+    assert [service.reloader.model.reader.read([row]) for row in logged] == [
+        service.reloader.model.reader.read([row]) for row in ROWS
     ]
 
 

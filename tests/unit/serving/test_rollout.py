@@ -46,8 +46,8 @@ def begin(service: RunningService, tmp_path: Path) -> Begin:
     def begin(weight: float = 0.0, challenger: FakeModel | None = None, **config: Any) -> ActiveRollout:
         challenger = challenger or model(tmp_path / "challenger", CHALLENGER, offset=1000.0)
         steps = tuple(dict.fromkeys((weight, 100.0)))
-        service.live.rollout = make_rollout(tmp_path, challenger, steps=steps, **config)
-        rollout: ActiveRollout = service.live.rollout
+        service.reloader.rollout = make_rollout(tmp_path, challenger, steps=steps, **config)
+        rollout: ActiveRollout = service.reloader.rollout
         return rollout
 
     return begin
@@ -235,7 +235,7 @@ def test_rows_that_neither_version_can_answer_are_no_fault_of_the_challenger(
     service: RunningService, begin: Begin, tmp_path: Path
 ) -> None:
     rollout = begin(100.0, model(tmp_path / "broken", CHALLENGER, kind=Nan))
-    service.live.model = model(tmp_path / "broken champion", CHAMPION, kind=Nan)
+    service.reloader.model = model(tmp_path / "broken champion", CHAMPION, kind=Nan)
     for _ in range(5):
         assert service.client.post("/predict", {"rows": [ROW]}).status_code == 422
     assert stop_reason(rollout.folder) == ""
@@ -362,7 +362,7 @@ def test_a_stopped_challenger_stays_out_after_a_restart(service: RunningService,
         ask(service, 10.0)
     with run_service(model(tmp_path / "again", CHAMPION)) as restarted:
         sound = model(tmp_path / "sound", CHALLENGER, offset=1000.0)
-        restarted.live.rollout = make_rollout(tmp_path, sound, steps=(100.0,))
+        restarted.reloader.rollout = make_rollout(tmp_path, sound, steps=(100.0,))
         assert ask(restarted, 10.0)["model"]["version"] == CHAMPION
 
 
@@ -420,7 +420,9 @@ def test_a_test_request_may_pin_the_challenger(service: RunningService, begin: B
 def test_pinning_needs_the_scope_admin(tmp_path: Path) -> None:
     scopes = {"user": frozenset({"predict"}), "operator": frozenset({"predict", "admin"})}
     with run_service(model(tmp_path / "champion", CHAMPION), scopes) as service:
-        service.live.rollout = make_rollout(tmp_path, model(tmp_path / "challenger", CHALLENGER), steps=(0.0, 100.0))
+        service.reloader.rollout = make_rollout(
+            tmp_path, model(tmp_path / "challenger", CHALLENGER), steps=(0.0, 100.0)
+        )
         pin = {"x_towline_version": str(CHALLENGER)}
         assert service.client.post("/predict", {"rows": [ROW]}, x_api_key="user", **pin).status_code == 403
         assert service.client.post("/predict", {"rows": [ROW]}, x_api_key="operator", **pin).status_code == 200
@@ -429,7 +431,9 @@ def test_pinning_needs_the_scope_admin(tmp_path: Path) -> None:
 def test_the_readiness_of_the_challenger_needs_no_key(tmp_path: Path) -> None:
     """As that of the champion; other paths of the challenger need the scope ``admin``."""
     with run_service(model(tmp_path / "champion", CHAMPION), {"user": frozenset({"predict"})}) as service:
-        service.live.rollout = make_rollout(tmp_path, model(tmp_path / "challenger", CHALLENGER), steps=(0.0, 100.0))
+        service.reloader.rollout = make_rollout(
+            tmp_path, model(tmp_path / "challenger", CHALLENGER), steps=(0.0, 100.0)
+        )
         path = f"/v2/models/house-price/versions/{CHALLENGER}"
         assert service.client.get(f"{path}/ready").json() == {"name": "house-price", "ready": True}
         assert service.client.get(path, x_api_key="user").status_code == 403
@@ -510,7 +514,7 @@ def test_without_the_challenger_its_fields_are_not_needed(
     service: RunningService, rollout_of_other_fields: ActiveRollout
 ) -> None:
     assert service.client.post("/predict", {"rows": [ROW]}).status_code == 422
-    service.live.rollout = None
+    service.reloader.rollout = None
     assert service.client.post("/predict", {"rows": [ROW]}).status_code == 200
     assert "garden" not in service.client.get("/openapi.json").json()["components"]["schemas"]["Row"]["properties"]
 
@@ -518,7 +522,7 @@ def test_without_the_challenger_its_fields_are_not_needed(
 def test_a_rollout_from_an_earlier_champion_is_ignored(service: RunningService, begin: Begin, tmp_path: Path) -> None:
     """Between a promotion and the next poll, the new champion serves."""
     begin(100.0)
-    service.live.model = model(tmp_path / "newest", 5, offset=7.0)
+    service.reloader.model = model(tmp_path / "newest", 5, offset=7.0)
     assert ask(service, 10.0)["predictions"] == [27.0]
 
 

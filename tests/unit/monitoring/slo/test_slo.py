@@ -412,10 +412,10 @@ def test_metrics_of_the_service_are_parsed(tmp_path: Path) -> None:
         service.client.get("/readyz")
         service.client.get("/metadata")
         service.log.drops = 4
-        service.live.model = None
+        service.reloader.model = None
         service.client.post("/predict", {"rows": [ROW]})  # 503
         service.client.get("/readyz")
-        service.live.model = model
+        service.reloader.model = model
         result = parse_metrics(service.client.get("/metrics").text, "http://x", NOW)
         predicting = {endpoint.path for endpoint in service.app.endpoints if endpoint.path.endswith(PREDICTION_ROUTES)}
         assert predicting == {endpoint.path for endpoint in service.app.endpoints if endpoint.method == "POST"}
