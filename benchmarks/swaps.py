@@ -51,7 +51,7 @@ def main() -> None:
             memory.append(serving.memory())
             code = serving.stop()
         mixed = load.find_wrong_predictions(releases)
-        latency = sorted(answer.ended - answer.began for answer in load.answers)
+        latency = sorted(answer.ended - answer.started for answer in load.answers)
         versions = Counter(answer.version for answer in load.answers)
         for name, value in (
             ("requests answered", f"{len(load.answers):,}"),
