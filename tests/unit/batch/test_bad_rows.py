@@ -1,4 +1,4 @@
-"""Bad rows go to the quarantine, with their number, field and reason; the counts add up."""
+"""Bad rows go to the quarantine with number, field and reason; the counts add up."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_bad_rows_are_quarantined(tmp_path: Path, model: Model, monkeypatch: pyt
 
 
 def test_a_column_that_some_rows_of_json_lines_lack_is_null_there(tmp_path: Path, model: Model) -> None:
-    """As in training; a column that no row has is missing in each."""
+    """As in training. A column that all rows lack is a missing field in each."""
     table = make_customer_table(60, seed=9).drop(columns="bought")
     rows, name = table.to_dict("records"), table.select_dtypes("number").columns[0]
     lacking = [{key: value for key, value in row.items() if key != name or at % 3} for at, row in enumerate(rows)]
@@ -95,7 +95,7 @@ def test_malformed_lines_of_a_csv_are_quarantined(
 
 
 def test_a_job_can_stop_at_the_first_bad_row(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the row in its file; there is no output."""
+    """The error names the row of the file; there is no output."""
     use_small_shards(monkeypatch)
     source, output = write(make_table(), tmp_path / "in.csv"), tmp_path / "out.csv"
     with pytest.raises(DataError, match="row 4: size is not a number"):
@@ -111,7 +111,7 @@ def test_a_job_can_stop_at_the_first_bad_row(tmp_path: Path, model: Model, monke
 def test_a_row_that_the_model_refuses_is_quarantined(
     tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows that are scored together with it are scored."""
+    """The other rows of its batch are scored."""
     real = type(model.scorer).predict_columns
 
     def refuse(scorer: Any, columns: Any) -> Any:

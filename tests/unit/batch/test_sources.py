@@ -1,4 +1,4 @@
-"""Files of every kind are scored as a table of their rows is, whatever the shards are."""
+"""Files of every format are scored like a table of their rows, whatever the size of shards."""
 
 import bz2
 import codecs
@@ -44,7 +44,7 @@ def check_equal(model: Model, table: pd.DataFrame, scored: pd.DataFrame) -> None
 
 
 def spaced_quotes(text: str) -> str:
-    """The CSV with quotes around each value, and a space before each of them but the first."""
+    """The CSV with quotes around each value, and a space before each quoted value but the first."""
     table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
     return table.to_csv(index=False, quoting=csv.QUOTE_ALL).replace('","', '", "')
 
@@ -69,7 +69,7 @@ ENCODINGS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_text_of_any_form_is_read(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Newlines, byte order marks, lines before the header, encodings and stray quotes do not change an answer."""
+    """Newlines, byte order marks, lines before the header, encodings and stray quotes do not change a prediction."""
     use_small_shards(monkeypatch)
     table, source = table_of(), tmp_path / "in.csv"
     source.write_bytes(ENCODINGS[name](table.to_csv(index=False)))
@@ -83,7 +83,7 @@ def test_text_of_any_form_is_read(tmp_path: Path, model: Model, monkeypatch: pyt
 def test_rows_with_names_as_r_writes_them(
     tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, separator: str, end: str
 ) -> None:
-    """The header has no name for them; it has an empty one in the output, so that the columns stay in place."""
+    """The header has no name for them; in the output this name is empty, so that the columns are aligned."""
     use_small_shards(monkeypatch)
     table, source = table_of(), tmp_path / f"in.{end}"
     names = pd.Index([str(number + 1) for number in range(len(table))])
@@ -100,7 +100,7 @@ def test_rows_with_names_as_r_writes_them(
 
 @pytest.mark.parametrize("name", ["in.dat", "in.csv.gz"])
 def test_columns_aligned_by_blanks(tmp_path: Path, model: Model, name: str) -> None:
-    """They are read as a CSV is."""
+    """They are read like a CSV."""
     table = table_of().drop(columns="note")
     table["word"] = table["word"].replace({'a "b", c': "T", "two\nlines": "-5"})
     rows = [table.columns, *table.assign(day=table["day"].dt.strftime("%Y-%m-%dT%H:%M")).astype(str).to_numpy()]
@@ -117,7 +117,7 @@ def test_columns_aligned_by_blanks(tmp_path: Path, model: Model, name: str) -> N
 def test_other_encodings_in_header_values_and_compressed_files(
     tmp_path: Path, model: Model, kind: str, encoding: str, *, late: bool
 ) -> None:
-    """Names and values have accents; ``late``: the first accent stands behind the part that is read first."""
+    """Names and values have accents; ``late``: the first accent is after the part that is read first."""
     table, source, output = table_of(), tmp_path / f"in.{kind}", tmp_path / "out.csv"
     note = ["Größe"] * len(table)
     if late:
@@ -176,7 +176,7 @@ def test_every_format_gives_the_same_predictions(
 def test_shards_do_not_change_the_output(
     tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    """Rows keep their order. Text is the same to the byte."""
+    """Rows keep their order. Text has the same bytes."""
     source = tmp_path / "in.csv"
     table_of().to_csv(source, index=False)
     output = tmp_path / ("one" if target == "folder" else f"one.{target}")
@@ -225,7 +225,7 @@ def test_files_may_have_their_columns_in_another_order(tmp_path: Path, model: Mo
 
 
 def test_one_row_no_row_and_no_bytes(tmp_path: Path, model: Model) -> None:
-    """A file with a header alone gives a header alone; an empty file is an error that names it."""
+    """A file with only a header gives only a header; an empty file is an error that names it."""
     table, source, output = table_of(4)[:1], tmp_path / "in.csv", tmp_path / "out.csv"
     table.to_csv(source, index=False)
     assert score(model, source, output).rows == 1
@@ -292,10 +292,10 @@ SPOILED = [
 
 
 @pytest.mark.parametrize(("spoil", "named"), SPOILED, ids=lambda case: getattr(case, "__name__", ""))
-def test_a_source_that_does_not_fit_is_refused_before_the_first_row(
+def test_an_invalid_source_is_refused_before_the_first_row(
     tmp_path: Path, model: Model, spoil: Any, named: str
 ) -> None:
-    """An earlier output stays."""
+    """An earlier output remains."""
     output = tmp_path / "out" / "out.csv"
     output.parent.mkdir()
     output.write_text("old")

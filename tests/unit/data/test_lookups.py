@@ -1,4 +1,4 @@
-"""Lookups: rows and columns get equal values, as pandas' joins give them; tables that look ahead are refused."""
+"""Lookups: rows and columns get equal values, those of pandas' joins; tables with later entries are refused."""
 
 import datetime as dt
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_a_row_gets_the_latest_entry_at_or_before_its_time(tmp_path: Path, seed:
     merged = pd.merge_asof(
         with_key.astype({"shop": str}), read, left_on="at", right_on="valid_from", by="shop"
     ).set_index("index").reindex(range(len(rows)))  # fmt: skip
-    assert merged["valid_from"].eq(merged["at"]).any()  # equal times are in the sample
+    assert merged["valid_from"].eq(merged["at"]).any()  # the sample contains equal times
     for name in ("size", "region", "opened"):
         expected = merged[name].astype(object).where(merged[name].notna(), None).tolist()
         values = frame[name].astype(object).where(frame[name].notna(), None).tolist()
@@ -133,7 +133,7 @@ def test_a_feature_of_an_unused_joined_column_is_computed(tmp_path: Path) -> Non
 
 
 def test_a_changed_table_gives_another_run(tmp_path: Path) -> None:
-    """Steps of a run with the former table are not used again; a workspace keeps its table."""
+    """Steps of a run with the former table are not used; a workspace keeps its copy of the table."""
     lookup = {"table": "shops.csv", "key": "shop", "columns": ["v"]}
     config, rows, table = make_config(lookup), make_rows(), pd.DataFrame({"shop": SHOPS, "v": range(6)})
     first, contract = infer(tmp_path, rows, table, config)
@@ -176,12 +176,12 @@ def test_errors_have_a_remedy_that_works(
 
 
 def test_the_table_has_its_own_separator(tmp_path: Path) -> None:
-    """The separator in data is that of the rows."""
+    """The separator in data is for the rows."""
     (tmp_path / "shops.csv").write_text("shop;size\na;1,5\nb;2,5\n")
     config = make_config(LOOKUP)
     config = config.model_copy(update={"data": config.data.model_copy(update={"decimal": ","})})
     _, contract = infer(tmp_path, make_rows(), make_rows(), config)
-    assert contract.features(make_rows())["size"].max() == 1.5  # there are rows of a
+    assert contract.features(make_rows())["size"].max() == 1.5  # some rows have the key a
 
 
 def test_repeated_keys_are_named(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_repeated_keys_are_named(tmp_path: Path) -> None:
 
 
 def test_entries_from_the_future_of_a_row_are_refused(tmp_path: Path) -> None:
-    """Each key occurs once, but with a time after rows; both remedies work."""
+    """Each key occurs once, but its time is after that of rows; both remedies work."""
     (tmp_path / "shops.csv").write_text("shop,size,updated\na,1,2026-04-02\n7,2,2026-04-01\n")
     with pytest.raises(ConfigError, match="'updated' is later than the row") as refused:
         infer(tmp_path, make_rows(), make_rows(), make_config(LOOKUP))
@@ -235,7 +235,7 @@ def test_an_unreadable_file_keeps_the_remedy_of_its_reader(tmp_path: Path) -> No
 
 
 def test_boolean_and_datetime_keys(tmp_path: Path) -> None:
-    """They are read as the row's columns, from a file with types and from text; a null key has no entry."""
+    """They are read like the row's columns, from a file with types and from text; a null key has no entry."""
     rows = make_rows().assign(open=np.array([True, False, None] * 100, dtype=object))
     rows["day"] = rows["at"].dt.floor("D").where(rows["number"].notna())
     days = pd.Series(pd.date_range("2026-03-29", periods=5))
@@ -329,7 +329,7 @@ features:
 def test_errors_name_the_line_and_column_of_the_config(
     tmp_path: Path, text: str, changed: str, positions: list[str]
 ) -> None:
-    """Whether the config alone or the tables show them; several errors of one kind are reported at once."""
+    """Whether the config or the tables cause them; several errors of one kind are reported together."""
     assert text in POSITIONS
     path = tmp_path / "m.yaml"
     path.write_text(POSITIONS.replace(text, changed, 1))

@@ -65,7 +65,7 @@ def test_fields_and_cells_are_read_equally(contract: Contract, column: str, cell
     reader = RowReader(contract)
     try:
         expected = contract.features(frame)
-        if (expected[["size"]].abs() > LARGEST).any(axis=None):  # refused by Model.features
+        if (expected[["size"]].abs() > LARGEST).any(axis=None):  # Model.features refuses it
             raise DataError("too large")
     except DataError:
         with pytest.raises(InputValidationError) as refused:
@@ -84,7 +84,7 @@ def test_fields_and_cells_are_read_equally(contract: Contract, column: str, cell
 @settings(max_examples=300, deadline=None)
 @given(st.datetimes(), st.sampled_from(["T", " "]))
 def test_times_read_back(moment: dt.datetime, separator: str) -> None:
-    """A time that Python writes as ISO 8601 is read as this time, as by pandas."""
+    """A time in ISO 8601, as Python writes it, is read exactly, and as pandas reads it."""
     text = moment.isoformat(separator)
     assert parse_time(text) == moment
     assert pd.Timestamp(text) == pd.Timestamp(moment) if 1700 < moment.year < 2200 else True
@@ -136,6 +136,6 @@ def test_input_anomalies(contract: Contract) -> None:
     ],
 )
 def test_a_long_text_is_read_in_linear_time(kind: Kind, fmt: ValueFormat, text: str) -> None:
-    """A request of 5 MB would else occupy a worker for hours; the time limit of tests ends this one."""
+    """Otherwise a request of 5 MB would occupy a worker for hours; the time limit of tests ends this test."""
     reader = ValueReader(kind, fmt)
     assert all(reader.misfits(text) for _ in range(20))

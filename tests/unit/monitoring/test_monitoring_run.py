@@ -20,7 +20,7 @@ def store(sample_store: SampleStore, tmp_path: Path) -> MonitoredStore:
 
 
 def test_an_unknown_window_stays_open(store: MonitoredStore) -> None:
-    """Rows are neither lost nor looked at twice; the same night again is the same result."""
+    """Each row is evaluated once; a repeated run has the same result."""
     first = store.since
     store.log_requests(make_rows(30), first + DAY / 2)
     result = store.drift(first + DAY)
@@ -37,7 +37,7 @@ def test_an_unknown_window_stays_open(store: MonitoredStore) -> None:
 
 def test_a_version_worse_than_the_previous_one_is_rolled_back(store: MonitoredStore) -> None:
     """The ledger records the decision with its evidence, once."""
-    store.sample_store.promote(2)  # a thousand off
+    store.sample_store.promote(2)  # its predictions are 1,000 too high
     start = store.since
     store.log_requests(make_rows(120), start + DAY / 2, truth=0.0)
     result = store.quality(start + DAY)
@@ -57,9 +57,9 @@ def test_a_version_worse_than_the_previous_one_is_rolled_back(store: MonitoredSt
 
 
 def test_training_needs_new_rows(store: MonitoredStore) -> None:
-    """If both versions are worse, the decision is a warning without new rows in the source, and else a training.
+    """If both versions are worse, the decision is a warning without new rows in the source, else a training.
 
-    The same window gives no warning after the training that it started.
+    The same window gives no warning after the training that it caused.
     """
     start = store.since
     store.log_requests(make_rows(120), start + DAY / 2, truth=80.0)
@@ -79,7 +79,7 @@ def test_training_needs_new_rows(store: MonitoredStore) -> None:
 
 
 def test_a_training_that_pays_is_started(store: MonitoredStore) -> None:
-    """The source has rows of the changed world, 80 above version 1, which predicts 1,000 more than the table had."""
+    """The source has rows after a change: 80 above version 1, which predicts 1,000 more than the table had."""
     retrain = store.config.retrain.model_copy(update={"triggers": ("gain", "drift", "quality")})
     quality = store.config.quality.model_copy(update={"window": 3 * DAY})
     store.config = store.config.model_copy(update={"retrain": retrain, "quality": quality})
@@ -98,12 +98,12 @@ def test_a_training_that_pays_is_started(store: MonitoredStore) -> None:
     assert (decision.action, decision.trigger) == ("retrain", "gain")
     (row,) = [row for row in store.sample_store.ledger.decisions(MODEL) if row.evidence["action"] == "retrain"]
     assert row.evidence["gain"][0]["rows"] == 120
-    again = store.decide(start + DAY + dt.timedelta(minutes=9))
-    assert again.action == "nothing", "windows before the last training are no evidence"
+    repeated = store.decide(start + DAY + dt.timedelta(minutes=9))
+    assert repeated.action == "nothing", "windows before the last training are no evidence"
 
 
 def test_refits_use_the_rows_that_a_training_would_use(store: MonitoredStore) -> None:
-    """For the first half of the window those of the 30 days before it, for the second half also those of the first."""
+    """For the first half of the window the 30 days before it; for the second half also the rows of the first."""
     quality = store.config.quality.model_copy(update={"window": DAY})
     retrain = store.config.retrain.model_copy(update={"triggers": ("gain",)})
     data = store.config.data.model_copy(update={"window": (30 * DAY,)})
@@ -125,7 +125,7 @@ def test_refits_use_the_rows_that_a_training_would_use(store: MonitoredStore) ->
 
 
 def test_quality_is_unknown_until_the_window_is_complete(store: MonitoredStore) -> None:
-    """A window stays open until it has the configured length."""
+    """A window remains open until it has the configured length."""
     config = store.config.model_copy(update={"quality": store.config.quality.model_copy(update={"window": 3 * DAY})})
     store.config = config
     start = store.since
@@ -148,7 +148,7 @@ def test_a_repeated_run_does_not_see_labels_that_were_replaced_later(store: Moni
 
 
 def test_a_champion_younger_than_the_delay_has_an_empty_window(store: MonitoredStore) -> None:
-    """No label is due yet: the window does not end before it starts."""
+    """No label is due yet: the window must not end before it starts."""
     late = store.config.quality.model_copy(update={"delay": 30 * DAY})
     store.config = store.config.model_copy(update={"quality": late})
     store.log_requests(make_house_table(60).drop(columns=["sold", "value"]), store.since + dt.timedelta(hours=1))
