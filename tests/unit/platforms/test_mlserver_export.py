@@ -1,4 +1,4 @@
-"""`towline export mlserver`: the folder holds the release unchanged and settings that name it, or does not exist."""
+"""`towline export mlserver`: the folder has the unchanged release and settings that name it, or does not exist."""
 
 import json
 from collections.abc import Callable
@@ -45,15 +45,15 @@ def test_the_command_writes_the_release_and_its_settings(
 
 
 def test_other_users_can_read_the_folder(release: Path, tmp_path: Path) -> None:
-    """MLServer's container runs as a user of its own."""
+    """MLServer's container runs as another user."""
     export_release(ReleaseLocation(release), tmp_path / "folder")
     files = [path for path in (tmp_path / "folder").rglob("*") if path.is_file()]
     assert len(files) > 5
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in files)
 
 
-def test_a_folder_with_files_is_left_alone(release: Path, tmp_path: Path) -> None:
-    """An export never mixes with other files; an empty folder is used."""
+def test_a_folder_with_files_is_refused(release: Path, tmp_path: Path) -> None:
+    """An export is never mixed with other files; an empty folder is used."""
     (tmp_path / "file").write_text("mine")
     for folder in (tmp_path, tmp_path / "file"):
         with pytest.raises(ConfigError, match="exists and is not empty"):

@@ -47,7 +47,7 @@ def test_the_page_loads_nothing(page: str) -> None:
 
 
 def test_a_leak_is_shown_with_its_evidence(page: str) -> None:
-    """A copy of the target on another scale stands at the top."""
+    """A copy of the target on another scale is at the top of the page."""
     assert "<b>used_twice</b>leak: " in page
 
 
