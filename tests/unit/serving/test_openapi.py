@@ -51,7 +51,7 @@ def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:
 
 
 def test_the_document_lists_the_routes_of_the_service(service: RunningService, document: dict[str, Any]) -> None:
-    """Each path in it is a route, and each route is in it except aliases and pages."""
+    """Each documented path is a route, and each route is documented, except aliases and pages."""
     served = {endpoint.path.replace("{name}", "house-price") for endpoint in service.app.endpoints}
     assert document["paths"].keys() <= served
     left_out = {path for path in served - document["paths"].keys() if "{version}" not in path}
@@ -59,7 +59,7 @@ def test_the_document_lists_the_routes_of_the_service(service: RunningService, d
 
 
 def test_the_document_states_which_paths_need_a_key(service: RunningService, document: dict[str, Any]) -> None:
-    """A path has ``security`` exactly if its route is not public."""
+    """A path has ``security`` if and only if its route is not public."""
     access = {endpoint.path.replace("{name}", "house-price"): endpoint.access for endpoint in service.app.endpoints}
     keyed = {path: "security" in next(iter(methods.values())) for path, methods in document["paths"].items()}
     assert keyed == {path: access[path] != "public" for path in keyed}
@@ -177,7 +177,7 @@ def test_values_on_the_page_are_escaped(service: RunningService) -> None:
     "host", ["<script>", "a b", "x'; rm -rf /;'", "evil.example/path", "a" * 300, "", "[::1", "x:y"]
 )
 def test_the_page_does_not_show_an_invalid_host_header(service: RunningService, host: str) -> None:
-    """The curl command then has the address that the service listens on."""
+    """The curl command then has the address of the service."""
     text = service.client.get("/docs", host=host).text
     assert "curl http://127.0.0.1:8080/predict" in text
 
@@ -188,7 +188,7 @@ def test_the_curl_command_has_the_host_of_the_request(service: RunningService, h
 
 
 def test_personal_data_is_not_described(tmp_path: Path) -> None:
-    """Of a column with personal data, only the kind is described; examples are generated."""
+    """For a column with personal data only the kind is described; examples are generated."""
     properties = {"min": 3.5, "max": 4711.25, "categories": ("Erika",), "levels": 1}
     plain = make_contract(columns=(("age", "numeric", properties), ("kind", "category", properties)))
     private = [

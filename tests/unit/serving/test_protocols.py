@@ -1,4 +1,4 @@
-"""The request formats: each gives the same rows, and other shapes are refused."""
+"""The request formats: all give the same rows, and other shapes are refused."""
 
 import gzip
 import json
@@ -43,7 +43,7 @@ def column(name: str) -> list[Any]:
     return [row[name] for row in ROWS]
 
 
-# as MLServer's PandasCodec.encode_request writes a frame, and as tritonclient writes tensors with binary_data=False
+# a frame as MLServer's PandasCodec.encode_request writes it, and tensors as tritonclient does with binary_data=False
 PANDAS = {
     "parameters": {"content_type": "pd"},
     "inputs": [
@@ -93,7 +93,7 @@ ASKED = {
 
 @pytest.mark.parametrize(("path", "document"), ASKED.values(), ids=ASKED.keys())
 def test_each_format_gives_the_same_predictions(service: RunningService, path: str, document: Any) -> None:
-    """The log holds the same rows too."""
+    """The log has the same rows, too."""
     answer = service.client.post(path, document)
     assert answer.status_code == 200, answer.text
     content = answer.json()
@@ -126,7 +126,7 @@ def test_no_rows_get_an_empty_list(service: RunningService) -> None:
 
 
 def test_a_classification_returns_probabilities(tmp_path: Path) -> None:
-    """Each protocol with a place for them has them in the order of the classes."""
+    """Each protocol that can return them has them in the order of the classes."""
     with run_service(FakeModel(make_contract(CLASSES), tmp_path)) as service:
         content = service.client.post("/predict", {"rows": ROWS}).json()
         assert content["predictions"] == ["no", "yes", "no"]
@@ -185,7 +185,7 @@ def test_a_single_tensor_is_refused_if_a_column_is_no_number(service: RunningSer
 
 
 def test_the_model_description_has_names_datatypes_and_shapes(service: RunningService) -> None:
-    """The clients of MLServer and Triton read it."""
+    """The clients of MLServer and Triton need it."""
     content = service.client.get("/v2/models/house-price/versions/3").json()
     assert content["name"] == "house-price"
     assert content["versions"] == ["3"]
@@ -247,7 +247,7 @@ def test_binary_tensors_are_read(service: RunningService) -> None:
     body, headers = binary({"inputs": inputs}, *parts.values())
     answer = service.client.send(body, INFER, **headers)
     assert answer.json()["outputs"][0]["data"] == PREDICTED
-    # compressed, the length of the document is still that of the document
+    # the length of the document is that without compression
     answer = service.client.send(gzip.compress(body), INFER, **headers, content_encoding="gzip")
     assert answer.json()["outputs"][0]["data"] == PREDICTED
 

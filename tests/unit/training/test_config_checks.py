@@ -110,7 +110,7 @@ def test_a_column_that_does_not_exist_is_named_before_the_fits(key: str, change:
 
 
 def test_columns_of_these_keys() -> None:
-    """Slices may be of the target; drift checks may ignore the predictions, and a column that is dropped."""
+    """Slices may use the target; drift checks may ignore the predictions, and a dropped column."""
     raw = {
         "name": "demo", "data": {"source": "t", "target": "price", "drop": ["id"]}, "rollout": {"key": "kind"},
         "evaluation": {"slices": ["kind", "price"]}, "drift": {"ignore": ["kind", "id", "prediction", "probability"]},
