@@ -90,8 +90,8 @@ def test_run_is_in_prefect_mlflow_api_and_prometheus(stack: ComposeStack, outcom
     assert version["version"] == str(outcome["version"])
     files = stack.mlflow(f"/api/2.0/mlflow/artifacts/list?run_id={version['run_id']}&path=release")["files"]
     assert "release/manifest.json" in {file["path"] for file in files}
-    status, answer = stack.send_request("SERVICE", "/predict", {"rows": [BIKE_ROW]}, key=key)
-    assert (status, answer["model"]) == (200, {"name": MODEL, "version": outcome["version"]})
+    status, response = stack.send_request("SERVICE", "/predict", {"rows": [BIKE_ROW]}, key=key)
+    assert (status, response["model"]) == (200, {"name": MODEL, "version": outcome["version"]})
     wait_until(
         lambda: stack.query('sum(towline_requests_total{route="/predict"}) > 0'), "Prometheus has scraped the request"
     )
@@ -109,9 +109,9 @@ def test_service_predicts_as_the_release_does(
     folder = tmp_path / Path(outcome["release"]).name
     subprocess.run(["docker", "cp", source, str(folder)], check=True, capture_output=True)
     rows = json.loads((folder / "probe.json").read_bytes())["rows"]
-    status, answer = stack.send_request("SERVICE", "/predict", {"rows": rows}, key=key)
+    status, response = stack.send_request("SERVICE", "/predict", {"rows": rows}, key=key)
     assert status == 200
-    assert answer["predictions"] == open_release(folder).predict_rows(rows).predictions
+    assert response["predictions"] == open_release(folder).predict_rows(rows).predictions
 
 
 def test_every_container_is_healthy(stack: ComposeStack, key: str) -> None:
@@ -280,8 +280,10 @@ def test_run_of_a_killed_worker_is_completed(stack: ComposeStack, key: str) -> N
     def under_way() -> list[Any]:
         runs = stack.prefect("/api/flow_runs/filter", running)
         tasks = {"flow_runs": {"id": {"any_": [run["id"] for run in runs]}}}
-        done = [task for task in stack.prefect("/api/task_runs/filter", tasks) if task["state"]["type"] == "COMPLETED"]
-        return runs if len(done) >= 3 else []
+        result = [
+            task for task in stack.prefect("/api/task_runs/filter", tasks) if task["state"]["type"] == "COMPLETED"
+        ]
+        return runs if len(result) >= 3 else []
 
     (run,) = wait_until(under_way, "a run is under way")
     subprocess.run(["docker", "kill", stack.container("worker")], check=True, capture_output=True)

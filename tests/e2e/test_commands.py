@@ -97,8 +97,8 @@ def test_prefect_log_has_one_line_per_step(first_run: tuple[str, str], commands:
     while not any(text.startswith("update MLflow done") for text in lines) and time.monotonic() < deadline:
         time.sleep(0.2)  # the server stores log lines from a queue
         request = Request(f"{server.url}/api/logs/filter", query, {"Content-Type": "application/json"})
-        with urlopen(request, timeout=30) as answer:  # on loopback
-            lines = [entry["message"] for entry in json.load(answer)]
+        with urlopen(request, timeout=30) as response:  # on loopback
+            lines = [entry["message"] for entry in json.load(response)]
     step_names = [text.partition(" done in ")[0] for text in lines if " done in " in text]
     assert {"load", "validate", "split", "register", "decide promotion", "update MLflow"} <= set(step_names)
     assert len(step_names) == len(set(step_names))

@@ -92,8 +92,8 @@ def test_new_project_from_the_wheel(project: NewProject) -> None:
         address = read_startup(serving)["address"]
         body = json.dumps({"rows": [{"rooms": 4, "heating": "gas"}]}).encode()
         request = urllib.request.Request(f"{address}/predict", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            (prediction,) = json.loads(answer.read())["predictions"]
+        with urllib.request.urlopen(request, timeout=30) as response:
+            (prediction,) = json.loads(response.read())["predictions"]
     finally:
         serving.terminate()
         serving.communicate(timeout=60)

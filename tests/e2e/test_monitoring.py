@@ -52,8 +52,8 @@ def predict_version(up: UpProcess, row: dict[str, Any]) -> int:
     row_sent = {key: value for key, value in row.items() if key not in ("rentals", "casual", "registered")}
     content, head = json.dumps({"rows": [row_sent]}).encode(), {"Content-Type": "application/json"}
     request = urllib.request.Request(f"http://127.0.0.1:{up.port}/predict", content, head)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return int(json.load(answer)["model"]["version"])
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return int(json.load(response)["model"]["version"])
 
 
 def append_to_source(up: UpProcess, rows: list[dict[str, Any]]) -> None:

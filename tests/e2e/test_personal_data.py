@@ -159,11 +159,11 @@ def _serve_markers(commands: StoreCommands) -> str:
         request = urllib.request.Request(
             f"{address}/predict", json.dumps({"rows": rows}).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # on loopback
-            assert len(json.load(answer)["predictions"]) == len(rows)
+        with urllib.request.urlopen(request, timeout=30) as response:  # on loopback
+            assert len(json.load(response)["predictions"]) == len(rows)
         for path in ("/docs", "/openapi.json", "/metadata", "/metrics", "/v2/models/people"):
-            with urllib.request.urlopen(address + path, timeout=30) as answer:  # on loopback
-                output += answer.read().decode()
+            with urllib.request.urlopen(address + path, timeout=30) as response:  # on loopback
+                output += response.read().decode()
     finally:
         service.send_signal(signal.SIGTERM)
         assert service.wait(30) == 0

@@ -50,8 +50,8 @@ def predict(service: ServeProcess, rows: pd.DataFrame) -> list[tuple[str, int]]:
             f"http://127.0.0.1:{service.port}/predict", json.dumps({"rows": [row]}).encode(),
             {"Content-Type": "application/json"},
         )  # fmt: skip
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            document = json.load(answer)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            document = json.load(response)
         answers.append((document["request_id"], document["model"]["version"]))
     return answers
 
@@ -60,8 +60,8 @@ def send_in_one_request(service: ServeProcess, rows: pd.DataFrame) -> None:
     records = rows.drop(columns=["rentals", "casual", "registered"]).to_dict("records")
     body = json.dumps({"rows": records}).encode()
     address, head = f"http://127.0.0.1:{service.port}/predict", {"Content-Type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(address, body, head), timeout=60) as answer:
-        assert set(json.load(answer)["versions"]) == {1, 2}
+    with urllib.request.urlopen(urllib.request.Request(address, body, head), timeout=60) as response:
+        assert set(json.load(response)["versions"]) == {1, 2}
 
 
 def add_labels(commands: StoreCommands, rows: pd.DataFrame, answers: list[tuple[str, int]]) -> None:

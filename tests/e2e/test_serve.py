@@ -52,10 +52,10 @@ def send_request(
     with contextlib.closing(connection):
         headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
         connection.request("GET" if body is None else "POST", path, body and json.dumps(body), headers)
-        answer = connection.getresponse()
-        content = answer.read()
-        kind = answer.getheader("content-type") or ""
-        return answer.status, json.loads(content) if "json" in kind else content.decode()
+        response = connection.getresponse()
+        content = response.read()
+        kind = response.getheader("content-type") or ""
+        return response.status, json.loads(content) if "json" in kind else content.decode()
 
 
 def predict(serving: ServeProcess, sample_store: SampleStore, **options: Any) -> tuple[int, Any]:

@@ -46,9 +46,9 @@ class ServedSample:
 
     def predict(self, connection: http.client.HTTPConnection, body: dict[str, Any]) -> dict[str, Any]:
         connection.request("POST", "/predict", json.dumps(body), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        content = json.loads(answer.read())
-        assert answer.status == 200, content
+        response = connection.getresponse()
+        content = json.loads(response.read())
+        assert response.status == 200, content
         assert content["model"] == {"name": self.model.name, "version": 1}
         return content  # type: ignore[no-any-return]
 

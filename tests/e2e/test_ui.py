@@ -87,8 +87,8 @@ def test_runs_are_shown_in_prefect_and_mlflow(environment: dict[str, str], page:
     )
     assert first == again
     prefect = first["runs"].removesuffix("/runs")
-    with urlopen(f"{prefect}/api/artifacts/ui-bikes-validation/latest", timeout=10) as answer:  # on loopback
-        assert "casual + registered = rentals" in json.load(answer)["data"]
+    with urlopen(f"{prefect}/api/artifacts/ui-bikes-validation/latest", timeout=10) as response:  # on loopback
+        assert "casual + registered = rentals" in json.load(response)["data"]
     expect_texts(page, first["runs"], "ui-bikes")
     expect_texts(page, door, "ui-bikes", "serves since", "Runs in Prefect", "Models in MLflow")
     leads = {link.inner_text(): link.get_attribute("href") for link in page.get_by_role("link").all()}
@@ -120,13 +120,13 @@ def test_monitoring_runs_are_shown_in_evidently_and_on_the_status_page(environme
         journal.add(drift, now)
         result = subprocess.run([TOWLINE, "ui", "--json"], env=environment, check=True, capture_output=True)
         addresses = json.loads(result.stdout)
-    with urlopen(f"{addresses['drift']}/api/projects", timeout=10) as answer:
-        [project] = json.load(answer)
+    with urlopen(f"{addresses['drift']}/api/projects", timeout=10) as response:
+        [project] = json.load(response)
     assert project["name"] == "ui-bikes"
     runs = f"{addresses['drift']}/api/projects/{project['id']}/snapshots"
     for _ in range(120):
-        with urlopen(runs, timeout=10) as answer:
-            if len(json.load(answer)) == 2:
+        with urlopen(runs, timeout=10) as response:
+            if len(json.load(response)) == 2:
                 break
         time.sleep(1)
     expect_texts(page, addresses["drift"], "ui-bikes")

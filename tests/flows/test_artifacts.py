@@ -34,8 +34,8 @@ def test_markdown_of_tables_is_escaped(towline: Callable[..., CommandResult], tm
 
     body = json.dumps({"artifacts": {"key": {"like_": "hostile-names"}}, "limit": 200}).encode()
     request = Request(f"{prefect}/api/artifacts/filter", body, {"Content-Type": "application/json"})
-    with urlopen(request, timeout=30) as answer:  # on loopback
-        artifacts = json.load(answer)
+    with urlopen(request, timeout=30) as response:  # on loopback
+        artifacts = json.load(response)
     rendered = [artifact["description"] or "" for artifact in artifacts]
     rendered += [str(artifact["data"]) for artifact in artifacts if artifact["type"] == "markdown"]
     texts = "\n".join(rendered)

@@ -126,8 +126,8 @@ def run_printed_commands(
                 json.dumps({"rows": rows}).encode(),
                 {"content-type": "application/json"},
             )
-            with urlopen(request, timeout=60) as answer:
-                content = json.load(answer)
+            with urlopen(request, timeout=60) as response:
+                content = json.load(response)
                 assert content["predictions"] == json.loads(json.dumps(predicted))
                 assert content.get("probabilities") == probabilities
     return predicted

@@ -106,9 +106,11 @@ def test_status_restores_a_deleted_champion(pipeline: Pipeline) -> None:
     client = pipeline.client()
     client.delete_model_version(MODEL, "1")
     client.set_registered_model_alias(MODEL, "champion", "2")
-    done = pipeline.towline("status", MODEL)
-    assert done.code == 0, done.err
-    assert "version 1, which serves, is missing: put back; the alias champion is not on version 1: put back" in done.out
+    result = pipeline.towline("status", MODEL)
+    assert result.code == 0, result.err
+    assert (
+        "version 1, which serves, is missing: put back; the alias champion is not on version 1: put back" in result.out
+    )
     assert "mlflow " not in pipeline.towline("status", MODEL).out
     numbers, aliases = pipeline.read_mirror()
     assert aliases == {"champion": "1"}
@@ -157,8 +159,8 @@ def test_a_version_deleted_during_its_run(pipeline: Pipeline, monkeypatch: pytes
         return decide(*given)
 
     monkeypatch.setattr(outcome, "decide_promotion", late)
-    done = pipeline.run()
-    assert (done["event"], done["note"]) == ("promoted", "")
+    result = pipeline.run()
+    assert (result["event"], result["note"]) == ("promoted", "")
     assert pipeline.read_mirror() == ({"1": "1"}, {"champion": "1"})
 
 
@@ -179,10 +181,10 @@ def test_a_locked_mlflow_store_gives_a_note(pipeline: Pipeline, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(outcome, "decide_promotion", late)
-        done = pipeline.run()
+        result = pipeline.run()
     locks[0].close()
-    assert done["event"] == "promoted"
-    assert "MLflow does not show this yet" in done["note"]
+    assert result["event"] == "promoted"
+    assert "MLflow does not show this yet" in result["note"]
     assert pipeline.read_mirror()[1] == {}
     assert "put back" in pipeline.towline("status", MODEL, "--json").json["mirror"]
     assert pipeline.read_mirror() == ({"1": "1"}, {"champion": "1"})
@@ -190,12 +192,12 @@ def test_a_locked_mlflow_store_gives_a_note(pipeline: Pipeline, monkeypatch: pyt
 
 def accept_ledger(pipeline: Pipeline, reason: str) -> None:
     """A run on a ledger that lost rows is refused; its remedy, with a reason, accepts the ledger."""
-    done = pipeline.towline("run", pipeline.config, "--set", "seed=99", "--json")
-    assert done.code == 6, done.out + done.err
-    assert "rows were removed" in done.json["what"]
-    words = shlex.split(done.json["remedy"].rpartition(": ")[2].replace("'...'", shlex.quote(reason)))
-    done = pipeline.towline(*words[1:])
-    assert "signed and anchored" in done.err or "the anchor of its last row is removed" in done.err, done.err
+    result = pipeline.towline("run", pipeline.config, "--set", "seed=99", "--json")
+    assert result.code == 6, result.out + result.err
+    assert "rows were removed" in result.json["what"]
+    words = shlex.split(result.json["remedy"].rpartition(": ")[2].replace("'...'", shlex.quote(reason)))
+    result = pipeline.towline(*words[1:])
+    assert "signed and anchored" in result.err or "the anchor of its last row is removed" in result.err, result.err
 
 
 def test_a_lost_ledger_is_reported(pipeline: Pipeline) -> None:
@@ -210,10 +212,10 @@ def test_a_lost_ledger_is_reported(pipeline: Pipeline) -> None:
         ("up", pipeline.config), ("run", pipeline.config),
     )  # fmt: skip
     for words in commands:
-        done = pipeline.towline(*words)
-        assert done.code == 6, (words, done.err)
-        assert "the ledger was lost" in done.err
-        assert "towline restore FILE --force" in done.err
+        result = pipeline.towline(*words)
+        assert result.code == 6, (words, result.err)
+        assert "the ledger was lost" in result.err
+        assert "towline restore FILE --force" in result.err
     assert not pipeline.store.joinpath("ledger.db").exists()
 
     shutil.copy(backup, pipeline.store / "ledger.db")
@@ -235,8 +237,8 @@ def test_an_old_backup_of_the_ledger_gives_no_number_twice(pipeline: Pipeline) -
     pipeline.store.joinpath("yesterday").rename(pipeline.store / "ledger.db")
     accept_ledger(pipeline, "yesterday's ledger was restored")
     assert pipeline.towline("promote", f"{MODEL}@2", "--reason", "x").code == 2
-    done = pipeline.run(*REFUSED)
-    assert (lost["version"], done["version"], done["event"]) == (2, 3, "refused")
+    result = pipeline.run(*REFUSED)
+    assert (lost["version"], result["version"], result["event"]) == (2, 3, "refused")
     assert pipeline.towline("promote", f"{MODEL}@3", "--reason", "x").code == 4
     folders = sorted(path.name.partition("-")[0] for path in (pipeline.store / "releases" / MODEL).glob("v*"))
     assert folders == ["v1", "v2", "v3"]
@@ -259,6 +261,6 @@ def test_a_changed_ledger_is_rejected_by_all_commands(
     with closing(sqlite3.connect(sample_store.ledger_file)) as database, database:
         older = sample_store.release(2).relative_to(sample_store.settings.store).as_posix()
         database.execute("UPDATE ledger SET release = ? WHERE event = 'rolled_back'", (older,))
-    done = command(*(word.replace(MODEL, "house-value") for word in words))
-    assert done.code == 6, done.out + done.err
-    assert "was changed after it was written" in done.err
+    result = command(*(word.replace(MODEL, "house-value") for word in words))
+    assert result.code == 6, result.out + result.err
+    assert "was changed after it was written" in result.err

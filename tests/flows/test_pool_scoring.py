@@ -160,9 +160,9 @@ def test_the_scoring_flow_is_the_parent_of_its_runs(
     start_worker()
     wait_for_workers(client, 1)
     raw = {"name": MODEL, "data": {"source": "x.csv", "target": "y"}, "scoring": {"engine": "prefect"}}
-    done = state_value(scoring_flow(build_config(raw, "test"), str(tmp_path / "new.csv"), return_state=True))
-    assert (done.rows, done.version) == (300, 1)
-    assert Path(done.output).is_relative_to(sample_store.settings.store)
+    result = state_value(scoring_flow(build_config(raw, "test"), str(tmp_path / "new.csv"), return_state=True))
+    assert (result.rows, result.version) == (300, 1)
+    assert Path(result.output).is_relative_to(sample_store.settings.store)
     (run,) = runs_of(client, deployment)
     parent = client.read_task_run(UUID(str(run.parent_task_run_id)))
     assert client.read_flow_run(UUID(str(parent.flow_run_id))).name == MODEL

@@ -44,9 +44,9 @@ def test_readme_example_works(towline: Callable[..., CommandResult], tmp_path: P
     commands = re.findall(r"^towline ((?:validate|run) .*houses.yaml)", page, re.MULTILINE)
     assert len(commands) == 2
     for command in at_least_one(commands):
-        done = towline(*shlex.split(command.replace("configs", str(tmp_path))), "--json")
-        assert done.code == 0, done.err
-    assert done.json["dataset"]["end"] == "2026-07-15T00:00:00"
+        result = towline(*shlex.split(command.replace("configs", str(tmp_path))), "--json")
+        assert result.code == 0, result.err
+    assert result.json["dataset"]["end"] == "2026-07-15T00:00:00"
 
     (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {}

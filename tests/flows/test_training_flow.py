@@ -57,10 +57,10 @@ def test_a_changed_table_gives_a_new_version(towline: Command, config: Path) -> 
 
 def test_a_rejected_model_does_not_serve(towline: Command, config: Path) -> None:
     """A bound that is not met: exit code 4, a recorded refusal and no champion; later commands show the remedy."""
-    done = towline("run", config, "--set", "gate.max.mae=0.5", "--json")
-    assert done.code == 4
-    assert done.json["event"] == "refused"
-    failed = [check for check in done.json["verdict"]["checks"] if check["outcome"] == "fail"]
+    result = towline("run", config, "--set", "gate.max.mae=0.5", "--json")
+    assert result.code == 4
+    assert result.json["event"] == "refused"
+    failed = [check for check in result.json["verdict"]["checks"] if check["outcome"] == "fail"]
     assert [check["bound"] for check in failed] == [0.5]
     assert towline("models", "--json").json[0]["state"] == "refused"
     promoted = towline("promote", "bikes@1", "--reason", "please")
@@ -77,9 +77,9 @@ def test_a_rejected_model_does_not_serve(towline: Command, config: Path) -> None
 def test_a_version_waits_for_approval(towline: Command, config: Path, tmp_path: Path) -> None:
     """The run ends with exit code 0 and without a champion; the last approval promotes the complete version."""
     words = ("--set", "approval={required: 1, expires: 1d}")
-    done = towline("run", config, *words)
-    assert done.code == 0, done.err
-    assert "towline approve bikes@1" in done.out
+    result = towline("run", config, *words)
+    assert result.code == 0, result.err
+    assert "towline approve bikes@1" in result.out
     assert towline("models", "--json").json[0]["state"] == "awaiting approval"
     again = towline("run", config, *words)
     assert (again.code, "awaits approval: 1 approval until" in again.out) == (0, True)
@@ -139,9 +139,9 @@ def test_mlflow_mirrors_the_ledger(towline: Command, config: Path, store: Path) 
 
 def test_a_wrong_behaviour_test_stops_the_run_before_it_trains(towline: Command, config: Path, store: Path) -> None:
     """A column that the table does not have: exit code 2 with the config key, and no fit."""
-    done = towline("run", config, "--set", "behaviour={directional: [{column: temp, delta: 1}]}")
-    assert done.code == 2
-    assert "behaviour.directional.0.column" in done.err
+    result = towline("run", config, "--set", "behaviour={directional: [{column: temp, delta: 1}]}")
+    assert result.code == 2
+    assert "behaviour.directional.0.column" in result.err
     assert not list(store.glob("work/*/model.skops"))
 
 
@@ -153,10 +153,10 @@ def test_without_a_time_column_rows_are_split_at_random(towline: Command, config
 
 def test_leaks_are_rejected(towline: Command, config: Path, store: Path) -> None:
     """Columns that add up to the target end the run with exit code 3 before any fit."""
-    done = towline("run", config, "--set", "data.drop=[]")
-    assert done.code == 3
-    assert "casual" in done.err
-    assert "registered" in done.err
+    result = towline("run", config, "--set", "data.drop=[]")
+    assert result.code == 3
+    assert "casual" in result.err
+    assert "registered" in result.err
     assert not (store / "ledger.db").exists()
     assert not (store / "releases").exists()
 
@@ -167,8 +167,8 @@ def test_end_states_in_prefect(towline: Command, config: Path, prefect: str) -> 
     def ask(what: str, **query: Any) -> list[dict[str, Any]]:
         body = json.dumps(query).encode()
         request = Request(f"{prefect}/api/{what}/filter", body, {"Content-Type": "application/json"})
-        with urlopen(request, timeout=30) as answer:  # on loopback
-            return list(json.load(answer))
+        with urlopen(request, timeout=30) as response:  # on loopback
+            return list(json.load(response))
 
     def last() -> dict[str, str]:
         started = {"state": {"type": {"not_any_": ["SCHEDULED"]}}}  # other tests have created schedules
@@ -194,11 +194,11 @@ def test_end_states_in_prefect(towline: Command, config: Path, prefect: str) -> 
 def test_a_candidate_beyond_the_budget_is_left_out_and_named(towline: Command, config: Path, store: Path) -> None:
     """The run promotes the other candidate; screen, model card and MLflow name the candidate that was left out."""
     candidates = "candidates=[linear, {estimator: forest, params: {n_estimators: 3000}}]"
-    done = towline("run", config, "--set", candidates, "--set", "budget=2s")
-    assert done.code == 0, done.err
+    result = towline("run", config, "--set", candidates, "--set", "budget=2s")
+    assert result.code == 0, result.err
     reduction = "forest is left out: its fits on all 1,400 rows would take about"
-    assert f"  · {reduction}" in done.out
-    assert "left out (budget)" in done.out
+    assert f"  · {reduction}" in result.out
+    assert "left out (budget)" in result.out
     (card,) = store.glob("releases/**/card.html")
     assert reduction in card.read_text()
 
@@ -217,11 +217,11 @@ def test_a_small_table_is_trained_as_without_a_budget(towline: Command, config: 
     """The default budget changes neither scores nor metrics, and no step measures fits."""
     limited = towline("run", config, "--json")
     free = towline("run", config, "--set", "budget=null", "--json")
-    for done in (limited, free):
-        assert done.json["training_notes"] == []
-        assert "plan fits" not in done.err
+    for result in (limited, free):
+        assert result.json["training_notes"] == []
+        assert "plan fits" not in result.err
     assert free.json["metrics"] == limited.json["metrics"]
-    scores = [[each["mean"] for each in done.json["candidates"]] for done in (limited, free)]
+    scores = [[each["mean"] for each in result.json["candidates"]] for result in (limited, free)]
     assert scores[0] == scores[1]
 
 
@@ -236,7 +236,7 @@ def test_a_model_far_below_boosting_is_reported(
     table.to_csv(tmp_path / "signs.csv", index=False)
     raw = {"name": "signs", "data": {"source": str(tmp_path / "signs.csv"), "target": "y"}, "candidates": ["linear"]}
     (tmp_path / "signs.yaml").write_text(yaml.safe_dump(raw))
-    done = towline("run", tmp_path / "signs.yaml")
-    assert "compare with boosting" in done.err
-    assert "linear is far below default boosting" in done.out
-    assert "add boosting to candidates" in done.out
+    result = towline("run", tmp_path / "signs.yaml")
+    assert "compare with boosting" in result.err
+    assert "linear is far below default boosting" in result.out
+    assert "add boosting to candidates" in result.out

@@ -131,9 +131,9 @@ def test_a_lost_connection_leaves_the_old_table(
 
     monkeypatch.setattr(table_output, "_BATCH_ROWS", 100)
     monkeypatch.setattr(table_output, "_as_csv", lose_connection)
-    with pytest.raises(TransientError, match=r"not written|does not answer") as lost:
+    with pytest.raises(TransientError, match=r"not written|does not answer") as caught:
         score(model, tmp_path, f"{postgres}#new", f"{postgres}#scored", overwrite=True)
-    assert str(make_url(postgres).password) not in str(lost.value)
+    assert str(make_url(postgres).password) not in str(caught.value)
     assert read(postgres, "scored")["id"].tolist() == [7]
     monkeypatch.setattr(table_output, "_as_csv", real)
     monkeypatch.setattr(type(model.scorer), "predict_columns", None)

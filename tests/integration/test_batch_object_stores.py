@@ -115,9 +115,9 @@ def test_no_access(
 
     def fail(source: str, output: str, error: type[Exception], expected: str) -> None:
         type(s3).clear_instance_cache()
-        with pytest.raises(error, match=expected) as raised:
+        with pytest.raises(error, match=expected) as caught:
             score_addresses(model, source, output, tmp_path)
-        shown.append(str(raised.value))
+        shown.append(str(caught.value))
 
     with run_web_server(ExpiredHandler) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
@@ -148,14 +148,14 @@ def test_web_servers(
         assert results[0].output_digest == results[1].output_digest
         assert [result.rows for result in results] == [200, 200]
         wrong = SECRET_KEY[::-1]
-        with pytest.raises(ConfigError, match="no access") as refused:
+        with pytest.raises(ConfigError, match="no access") as caught:
             score_addresses(model, f"{address}/in.csv?sig={wrong}", str(tmp_path / "out.csv"), tmp_path)
         with pytest.raises(DataError, match="no such file") as missing:
             score_addresses(model, f"{address}/none.csv?sig={wrong}", str(tmp_path / "out.csv"), tmp_path)
     with pytest.raises(TransientError, match="does not answer") as down:
         score_addresses(model, f"{address}/in.csv?sig={wrong}", str(tmp_path / "out.csv"), tmp_path)
     texts = [path.read_text() for path in tmp_path.rglob("*.json")]
-    shown = caplog.text + "".join([str(error.value) for error in (refused, missing, down)] + texts)
+    shown = caplog.text + "".join([str(error.value) for error in (caught, missing, down)] + texts)
     assert SECRET_KEY not in shown
     assert wrong not in shown
 

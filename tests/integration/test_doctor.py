@@ -29,10 +29,10 @@ def states(result: CommandResult) -> dict[str, str]:
 def test_a_new_project_is_in_order(command: Command, folder: Path) -> None:
     """After `towline init` the exit code is 0, and no check is an error."""
     template.write_project(folder, "demo", "demo.yaml")
-    done = command("doctor", "--json")
-    assert done.code == 0, done.out
-    assert states(done)["project"] == "ok"
-    assert "error" not in states(done).values()
+    result = command("doctor", "--json")
+    assert result.code == 0, result.out
+    assert states(result)["project"] == "ok"
+    assert "error" not in states(result).values()
 
 
 def test_a_folder_without_a_project_names_the_command_that_makes_one(command: Command) -> None:
@@ -81,9 +81,9 @@ def test_a_full_disk_is_an_error(command: Command, monkeypatch: pytest.MonkeyPat
     """With less than a gigabyte the exit code is 2."""
     usage = doctor.shutil._ntuple_diskusage(100, 100, 2**20)  # type: ignore[attr-defined]
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: usage)
-    done = command("doctor")
-    assert done.code == 2
-    assert "free disk space" in done.out
+    result = command("doctor")
+    assert result.code == 2
+    assert "free disk space" in result.out
 
 
 def test_a_server_that_does_not_answer(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

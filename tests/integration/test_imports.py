@@ -14,8 +14,8 @@ from tests.support.sample_store import MODEL, SampleStore
 def test_the_service_loads_no_table_library() -> None:
     """The prediction log imports neither pandas nor pyarrow."""
     code = "import sys, towline.prediction_log.writer; print(*{name.partition('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"pandas", "pyarrow", "sklearn", "sqlalchemy"} & set(done.stdout.split())
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"pandas", "pyarrow", "sklearn", "sqlalchemy"} & set(result.stdout.split())
 
 
 def test_serving_a_compiled_model_imports_no_heavy_library(sample_store: SampleStore) -> None:
@@ -29,14 +29,14 @@ def test_serving_a_compiled_model_imports_no_heavy_library(sample_store: SampleS
         "served.open(); served.check_ledger();"
         "print(served.model.compiled, *sys.modules)"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, MODEL],
         env={"TOWLINE_STORE": str(sample_store.settings.store)},
         capture_output=True,
         text=True,
         check=True,
     )
-    compiled, *modules = done.stdout.split()
+    compiled, *modules = result.stdout.split()
     assert compiled == "True"
     assert not {"pandas", "sklearn", "scipy", "sqlalchemy", "pyarrow", "mlflow", "skops"} & set(modules)
 
@@ -50,8 +50,8 @@ def test_an_embedded_model_is_light(tmp_path: Path) -> None:
     )
     run = train_regression(tmp_path)
     release = run.settings.store / run.package().path
-    done = subprocess.run([sys.executable, "-c", code, release], capture_output=True, text=True, check=True)
-    answer, modules = done.stdout.splitlines()
+    result = subprocess.run([sys.executable, "-c", code, release], capture_output=True, text=True, check=True)
+    answer, modules = result.stdout.splitlines()
     assert float(answer) == json.loads((release / "probe.json").read_bytes())["labels"][0]
     heavy = {
         "prefect", "mlflow", "great_expectations", "evidently", "starlette", "fastapi", "uvicorn", "sklearn", "scipy",
@@ -71,8 +71,8 @@ def test_importing_towline_is_light() -> None:
     """A program that embeds a model imports neither Prefect nor MLflow nor a web framework."""
     heavy = {"prefect", "mlflow", "great_expectations", "evidently", "fastapi", "pandas", "sklearn", "sqlalchemy"}
     code = "import sys, towline; towline.load; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert heavy & set(done.stdout.split()) == set()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert heavy & set(result.stdout.split()) == set()
 
 
 def test_detection_imports_no_slow_library(sample_store: SampleStore, tmp_path: Path) -> None:
@@ -87,12 +87,12 @@ def test_detection_imports_no_slow_library(sample_store: SampleStore, tmp_path: 
         "contract = Contract.model_validate_json(Path(sys.argv[1], 'contract.json').read_bytes())\n"
         "print(detect(Path(sys.argv[1]), read_table(Path(sys.argv[2]), contract), DriftConfig()).state, *sys.modules)"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, str(sample_store.release(1)), str(path)],
         capture_output=True, text=True, check=True,
         cwd=REPOSITORY,
     )  # fmt: skip
-    state, *modules = done.stdout.split()
+    state, *modules = result.stdout.split()
     assert state == "ok"
     assert {"evidently", "pandas", "sklearn", "mlflow", "prefect", "matplotlib"} & set(modules) == set()
 
@@ -127,5 +127,5 @@ def test_limits_of_threads_hold_in_a_process_that_has_not_loaded_openmp() -> Non
         "print(*{pool['num_threads'] for pool in threadpool_info() if pool['user_api'] == 'openmp'})"
     )
     environment = {"OMP_NUM_THREADS": "3", "PATH": os.environ["PATH"]}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1"]
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["1"]

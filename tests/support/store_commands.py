@@ -135,8 +135,8 @@ class StoreCommands:
             return []
         body = json.dumps({**filters, "limit": 200, "sort": "EXPECTED_START_TIME_DESC"}).encode()
         request = urllib.request.Request(f"{address}/{kind}/filter", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return list(json.load(answer))
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return list(json.load(response))
 
     def count_task_states(self) -> Counter[str]:
         """Counts the tasks of the newest flow run by state."""

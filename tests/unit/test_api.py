@@ -202,9 +202,9 @@ def test_a_table_that_cannot_be_stored_is_refused_with_the_column(tmp_path: Path
         (pd.DataFrame([[1, 2, 3]], columns=["x", "x", "y"]), "several columns have the same name: 'x'"),
         (pa.table({"y": range(3), "x": spans}), "column 'x' cannot be stored"),
     ):
-        with pytest.raises(DataError, match=what) as refused:
+        with pytest.raises(DataError, match=what) as caught:
             _store(tmp_path, data)
-        assert "remove" in refused.value.remedy
+        assert "remove" in caught.value.remedy
 
 
 def test_configs_in_three_forms_are_equal() -> None:

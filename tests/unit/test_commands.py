@@ -75,10 +75,10 @@ def test_the_error_for_a_missing_package_has_the_install_command(
 ) -> None:
     """With the base installation only, a command that needs more prints the install command and does nothing else."""
     monkeypatch.setattr(extras, "find_spec", lambda name: None if hidden(name) else importlib.util.find_spec(name))
-    done = command(*words, "--json")
-    assert (done.code, done.json["code"]) == (2, "T100"), done.err
-    assert done.json["remedy"] == f"pip install 'towline[{extra}]'"
-    assert done.json["where"] == f"towline {words[0]}"
+    result = command(*words, "--json")
+    assert (result.code, result.json["code"]) == (2, "T100"), result.err
+    assert result.json["remedy"] == f"pip install 'towline[{extra}]'"
+    assert result.json["where"] == f"towline {words[0]}"
 
 
 def hidden(name: str) -> bool:
@@ -94,17 +94,17 @@ def test_a_package_that_is_missing_during_a_command_is_named(
         raise ModuleNotFoundError("No module named 'matplotlib.pyplot'", name="matplotlib.pyplot")
 
     monkeypatch.setattr(Settings, "from_environment", imports)
-    done = command("models", "--json")
-    assert (done.code, done.json["remedy"]) == (2, "pip install 'towline[pipeline]'")
+    result = command("models", "--json")
+    assert (result.code, result.json["remedy"]) == (2, "pip install 'towline[pipeline]'")
 
 
 @pytest.mark.parametrize("words", [["labels", "add", "taxis"], ["drift", "taxis.yaml", "--current"]])
 def test_the_error_for_a_missing_table_names_the_given_path(words: list[str], command: Command, folder: Path) -> None:
     """The error names the given file and the most similar name, not data.source."""
-    done = command(*words, "taxi.csv", "--json")
-    assert (done.code, done.json["what"]) == (2, "no such file")
-    assert done.json["remedy"] == "did you mean taxis.csv?"
-    assert done.json["where"] == str(folder / "taxi.csv")
+    result = command(*words, "taxi.csv", "--json")
+    assert (result.code, result.json["what"]) == (2, "no such file")
+    assert result.json["remedy"] == "did you mean taxis.csv?"
+    assert result.json["where"] == str(folder / "taxi.csv")
 
 
 @pytest.mark.parametrize(
@@ -170,8 +170,8 @@ def test_the_only_config_of_a_project_need_not_be_named(
 @pytest.mark.parametrize("limit", ["0", "-1"])
 def test_a_history_has_at_least_one_row(limit: str, command: Command, folder: Path) -> None:
     """Another limit is an error, so that an empty list always means an empty ledger."""
-    done = command("history", "--limit", limit)
-    assert (done.code, "--limit" in done.err) == (2, True)
+    result = command("history", "--limit", limit)
+    assert (result.code, "--limit" in result.err) == (2, True)
 
 
 def test_the_help_lists_each_command_under_its_purpose(command: Command) -> None:
@@ -201,8 +201,8 @@ def test_slo_queries_the_service_that_towline_started(
         record(started)
         assert services.find_service_addresses(settings, "taxis") == ["http://127.0.0.1:9"]
         assert services.find_service_addresses(settings, "other") == []
-        done = command("slo", "taxis.yaml", "--quiet", "--json")
-        assert [service["service"] for service in done.json["services"]] == ["http://127.0.0.1:9"]
+        result = command("slo", "taxis.yaml", "--quiet", "--json")
+        assert [service["service"] for service in result.json["services"]] == ["http://127.0.0.1:9"]
         [path] = (store / "servers").glob("service-*.json")
         path.write_text(path.read_text().replace(f'"pid":{os.getpid()}', '"pid":4194304'))
         assert services.find_service_addresses(settings, "taxis") == ["http://127.0.0.1:9"], "it is missed"

@@ -80,18 +80,18 @@ def test_a_secret_is_not_repeated_in_an_error(project: Path) -> None:
 def test_a_misspelt_profile_gets_a_suggestion(command: Callable[..., CommandResult], project: Path) -> None:
     """A misspelt name gets a suggestion; without the stack's .env the error says how to create it."""
     (project / "profiles" / "team.env").touch()
-    done = command("--profile", "taem", "run", project / "bikes.yaml")
-    assert (done.code, "did you mean team?" in done.err) == (2, True)
-    done = command("--profile", "compose", "run", project / "bikes.yaml")
-    assert (done.code, "cp .env.example .env" in done.err) == (2, True)
+    result = command("--profile", "taem", "run", project / "bikes.yaml")
+    assert (result.code, "did you mean team?" in result.err) == (2, True)
+    result = command("--profile", "compose", "run", project / "bikes.yaml")
+    assert (result.code, "cp .env.example .env" in result.err) == (2, True)
 
 
 def test_commands_that_need_the_store_are_refused_with_a_profile(
     command: Callable[..., CommandResult], project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would show this machine's store instead of the workers'; commands without a store run."""
-    done = command("--profile", "compose", "models")
-    assert (done.code, "docker compose exec worker towline models" in done.err) == (2, True)
+    result = command("--profile", "compose", "models")
+    assert (result.code, "docker compose exec worker towline models" in result.err) == (2, True)
     monkeypatch.setenv("TOWLINE_PROFILE", "compose")
     assert command("rollback", "bikes").code == 2
     assert command("config", "schema").code == 0

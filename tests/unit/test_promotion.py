@@ -22,10 +22,10 @@ FAILED = {
 def test_the_champion_is_not_promoted_again(sample_store: SampleStore, command: Command) -> None:
     """The command reports since when it is champion; no row is written."""
     before = sample_store.ledger.rows(MODEL)
-    done = command("promote", f"{MODEL}@1", "--reason", "better")
-    assert done.code == 0, done.err
-    assert "version 1 is the champion already, since" in done.out
-    assert "instead of" not in done.out
+    result = command("promote", f"{MODEL}@1", "--reason", "better")
+    assert result.code == 0, result.err
+    assert "version 1 is the champion already, since" in result.out
+    assert "instead of" not in result.out
     document = command("promote", f"{MODEL}@1", "--reason", "better", "--json").json
     assert (document["version"], document["changed"]) == (1, False)
     assert sample_store.ledger.rows(MODEL) == before
@@ -33,8 +33,8 @@ def test_the_champion_is_not_promoted_again(sample_store: SampleStore, command: 
 
 def test_promotion_and_rollback(sample_store: SampleStore, command: Command) -> None:
     """The result has the previous version; a rollback is a change, too."""
-    done = command("promote", f"{MODEL}@2", "--reason", "better")
-    assert "version 2 serves now instead of 1" in done.out
+    result = command("promote", f"{MODEL}@2", "--reason", "better")
+    assert "version 2 serves now instead of 1" in result.out
     assert command("rollback", "--json").json["changed"]
     assert sample_store.ledger.champion(MODEL).version == 1  # type: ignore[union-attr]
 
@@ -43,9 +43,9 @@ def test_promotion_and_rollback(sample_store: SampleStore, command: Command) -> 
 def test_a_promotion_needs_a_version(words: str, sample_store: SampleStore, command: Command) -> None:
     """A name without a version is rejected with the list of versions and their states."""
     before = sample_store.ledger.rows(MODEL)
-    done = command("promote", words, "--reason", "better")
-    assert done.code == 2
-    assert f"{MODEL}@" in done.err
+    result = command("promote", words, "--reason", "better")
+    assert result.code == 2
+    assert f"{MODEL}@" in result.err
     assert sample_store.ledger.rows(MODEL) == before
 
 
@@ -78,9 +78,9 @@ def test_a_version_without_a_release(sample_store: SampleStore, command: Command
         ("show", f"{MODEL}@3"), ("package", f"{MODEL}@3"), ("promote", f"{MODEL}@3", "--reason", "x"),
         ("score", "x.csv", "y.csv", "--model", f"{MODEL}@3"),
     ):  # fmt: skip
-        done = command(*words)
-        assert done.code in (2, 4, 6)
-        assert "its run has not ended" in done.err
+        result = command(*words)
+        assert result.code in (2, 4, 6)
+        assert "its run has not ended" in result.err
 
 
 def test_a_replaced_release_is_not_promoted(sample_store: SampleStore, command: Command) -> None:
@@ -96,6 +96,6 @@ def test_a_replaced_release_is_not_promoted(sample_store: SampleStore, command: 
     (own / "manifest.json").write_text(forged.text())
     shutil.move(own, own.with_name(forged.folder))
     assert other.exists()
-    done = command("promote", f"{MODEL}@1", "--reason", "x")
-    assert done.code == 6
+    result = command("promote", f"{MODEL}@1", "--reason", "x")
+    assert result.code == 6
     assert sample_store.ledger.champion(MODEL).version == 2  # type: ignore[union-attr]

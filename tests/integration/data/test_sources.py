@@ -242,9 +242,9 @@ def test_a_lost_database_connection(tmp_path: Path, postgres: str, monkeypatch: 
     monkeypatch.setattr(snapshot, "MAX_CELLS", 1_000)
     monkeypatch.setattr(sql_source, "BLOCK_ROWS", 1_000)
     monkeypatch.setattr(sql_source.QueryRows, "add", lose_connection)
-    with pytest.raises(TransientError, match="does not answer") as lost:
+    with pytest.raises(TransientError, match="does not answer") as caught:
         load(tmp_path, {"url": postgres, "query": query})
-    assert str(make_url(postgres).password) not in str(lost.value)
+    assert str(make_url(postgres).password) not in str(caught.value)
     assert len(fetched) >= 3
     assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
     monkeypatch.setattr(sql_source.QueryRows, "add", real)
@@ -474,10 +474,10 @@ def test_rows_without_a_time_are_left_out(
     table.loc[70, "t"] = "unknown"
     table.to_csv(tmp_path / "t.csv", index=False)
     dates = {} if format_ == "%Y-%m-%d" else {"date_format": format_}
-    with pytest.raises(DataError, match="1 of 100 values are not") as refused:
+    with pytest.raises(DataError, match="1 of 100 values are not") as caught:
         load(tmp_path, "t.csv", time="t", **dates)
-    assert "data.na_values" in refused.value.remedy
-    assert refused.value.details == ("row 71: 'unknown'",)
+    assert "data.na_values" in caught.value.remedy
+    assert caught.value.details == ("row 71: 'unknown'",)
     dates |= {"na_values": ["unknown"]}
     dataset = load(tmp_path, "t.csv", time="t", **dates)
     assert sources.read_snapshot(dataset, tmp_path / "store")["y"].tolist() == [
@@ -595,9 +595,9 @@ def test_database_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="not a database URL"):
         load(tmp_path, {"url": "t.db", "query": "SELECT 1"})
     monkeypatch.setenv("DB_PW", "s3cr:t@/x")
-    with pytest.raises(TransientError) as away:
+    with pytest.raises(TransientError) as caught:
         load(tmp_path, {"url": "postgresql://me:${DB_PW}@127.0.0.1:1/d", "query": "SELECT 1"})
-    assert "s3cr" not in str(away.value)
+    assert "s3cr" not in str(caught.value)
     assert "hidden" not in mask_passwords("postgresql://me:hid@hidden@h/d?password=hidden")
 
 
@@ -613,9 +613,9 @@ def test_postgresql(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPat
         (f"{url}_not_there", "SELECT 1 AS y"),
         (url, "SELECT 1 AS y, pg_terminate_backend(pg_backend_pid())"),
     ):
-        with pytest.raises(TransientError, match="does not answer") as away:
+        with pytest.raises(TransientError, match="does not answer") as caught:
             load(tmp_path, {"url": wrong, "query": query})
-        assert str(password) not in str(away.value)
+        assert str(password) not in str(caught.value)
 
 
 ALIGNED = {

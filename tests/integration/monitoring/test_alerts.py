@@ -158,8 +158,8 @@ def test_alerts_of_other_kinds_or_unknown_state_stay_open(hook: FakeWebhook, tmp
     open_alert(alert(kind="reaction"), hook.config, tmp_path)
     for subject in ("latency", "metric"):
         open_alert(alert(subject=subject), hook.config, tmp_path)
-    done = AlertStore(tmp_path, MODEL, hook.config).replace("slo", [], NOW, unknown=["metric"])
-    assert (done.opened, done.resolved) == (0, 1)
+    result = AlertStore(tmp_path, MODEL, hook.config).replace("slo", [], NOW, unknown=["metric"])
+    assert (result.opened, result.resolved) == (0, 1)
     assert {(item.kind, item.subject) for item in read_open_alerts(tmp_path, MODEL)} == {
         ("reaction", ""),
         ("slo", "metric"),
@@ -204,8 +204,8 @@ def test_an_alert_resolved_before_delivery_is_sent_as_resolved(hook: FakeWebhook
 def test_redirects_are_not_followed(hook: FakeWebhook, tmp_path: Path, status: int) -> None:
     """They may lead to a host that is not listed."""
     hook.statuses = [status]
-    done = open_alert(alert(), hook.config, tmp_path)
-    assert (done.webhook, done.why) == ("failed", "it redirects, which is not followed")
+    result = open_alert(alert(), hook.config, tmp_path)
+    assert (result.webhook, result.why) == ("failed", "it redirects, which is not followed")
     assert hook.paths == [f"/services/{SECRET}?room=1"]
 
 
@@ -214,9 +214,9 @@ def test_a_webhook_that_hangs_times_out(hook: FakeWebhook, tmp_path: Path, monke
     monkeypatch.setattr(webhook, "TIMEOUT", 0.2)
     monkeypatch.setattr(webhook, "PAUSES", ())
     hook.hold = threading.Event()
-    done = open_alert(alert(), hook.config, tmp_path)
-    assert (done.opened, done.webhook) == (1, "failed")
-    assert "no response" in done.why
+    result = open_alert(alert(), hook.config, tmp_path)
+    assert (result.opened, result.webhook) == (1, "failed")
+    assert "no response" in result.why
     assert [item.notified for item in read_alerts(tmp_path, MODEL)] == [""]
 
 
@@ -225,9 +225,9 @@ def test_an_unreachable_webhook_is_no_error(tmp_path: Path, monkeypatch: pytest.
     for host, port in (("127.0.0.1", 1), ("no-such-host.invalid", 443)):
         scheme = "http" if host == "127.0.0.1" else "https"
         config = AlertConfig(webhook=f"{scheme}://{host}:{port}/{SECRET}", hosts=(host,))
-        done = open_alert(alert(subject=host), config, tmp_path)
-        assert done.webhook == "failed"
-        assert SECRET not in done.why
+        result = open_alert(alert(subject=host), config, tmp_path)
+        assert result.webhook == "failed"
+        assert SECRET not in result.why
 
 
 @pytest.mark.parametrize(
@@ -255,10 +255,10 @@ def test_an_address_from_the_environment_must_be_listed(
     if value is not None:
         monkeypatch.setenv("HOOK", value.replace("{secret}", SECRET))
     config = AlertConfig(webhook="${HOOK}", hosts=("127.0.0.1", "hooks.example"))
-    done = open_alert(alert(), config, tmp_path)
-    assert done.webhook == "failed"
-    assert why in done.why
-    assert SECRET not in done.why + caplog.text + read_all_files(tmp_path)
+    result = open_alert(alert(), config, tmp_path)
+    assert result.webhook == "failed"
+    assert why in result.why
+    assert SECRET not in result.why + caplog.text + read_all_files(tmp_path)
     assert hook.paths == []
 
 
@@ -324,10 +324,10 @@ def config(**changes: Any) -> PipelineConfig:
 )  # fmt: skip
 def test_an_invalid_webhook_is_a_config_error(changes: dict[str, Any], check: str) -> None:
     """The error names the place in the config and does not repeat a secret."""
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         config(**changes)
-    assert check in str(refused.value)
-    assert SECRET not in str(refused.value)
+    assert check in str(caught.value)
+    assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize(

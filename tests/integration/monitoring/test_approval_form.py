@@ -48,8 +48,8 @@ def serve(store: SampleStore, host: str = "127.0.0.1") -> Iterator[str]:
 
 
 def get(address: str) -> str:
-    with urllib.request.urlopen(f"{address}/{MODEL}", timeout=30) as answer:
-        return str(answer.read().decode())
+    with urllib.request.urlopen(f"{address}/{MODEL}", timeout=30) as response:
+        return str(response.read().decode())
 
 
 def send(address: str, key: str, page: str, **headers: str) -> tuple[int, str]:
@@ -59,8 +59,8 @@ def send(address: str, key: str, page: str, **headers: str) -> tuple[int, str]:
     body = urllib.parse.urlencode({"digest": digest, "key": key, "reason": "numbers checked"}).encode()
     request = urllib.request.Request(f"{address}{path}", body, headers)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return (303 if answer.geturl() != request.full_url else answer.status), answer.read().decode()
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return (303 if response.geturl() != request.full_url else response.status), response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
 
@@ -94,11 +94,11 @@ def test_approvals_that_do_not_count_are_refused_on_the_page(waiting_store: Samp
     with serve(waiting_store) as address:
         page = get(address)
         for key, why in (("tl_no_key", "is unknown"), (predict, "no scope admin"), (starter, "started the run")):
-            status, answer = send(address, key, page)
-            assert (status, why in answer) == (409, True), answer
+            status, response = send(address, key, page)
+            assert (status, why in response) == (409, True), response
         other = page.replace(re.findall(r'value="(\w{64})"', page)[0], 64 * "0")
-        status, answer = send(address, create_key(waiting_store.settings.store, "eva", ["admin"])[0], other)
-        assert (status, "another release" in answer) == (409, True)
+        status, response = send(address, create_key(waiting_store.settings.store, "eva", ["admin"])[0], other)
+        assert (status, "another release" in response) == (409, True)
     assert not [row for row in waiting_store.ledger.rows(MODEL) if row.event == "approved"]
 
 

@@ -74,8 +74,8 @@ def post(url: str, document: object) -> int:
     request = urllib.request.Request(
         f"{url}/predict", json.dumps(document).encode(), {"content-type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        return int(answer.status)
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return int(response.status)
 
 
 def test_a_service_with_keys_needs_the_scope_admin(sample_store: SampleStore) -> None:
@@ -85,10 +85,10 @@ def test_a_service_with_keys_needs_the_scope_admin(sample_store: SampleStore) ->
     with ServeProcess(sample_store.settings, MODEL) as serving:
         url = f"http://127.0.0.1:{serving.port}"
         for wrong in (None, caller, "tl_00000000_none"):
-            with pytest.raises(ConfigError, match="key") as refused:
+            with pytest.raises(ConfigError, match="key") as caught:
                 scrape_metrics(url, wrong)
-            assert "--scope admin" in refused.value.remedy
-            assert str(wrong) not in str(refused.value)
+            assert "--scope admin" in caught.value.remedy
+            assert str(wrong) not in str(caught.value)
         assert scrape_metrics(url, admin).up
 
 

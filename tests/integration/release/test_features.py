@@ -49,5 +49,5 @@ def test_opening_a_release_runs_no_code(tmp_path: Path) -> None:
     release = run.settings.store / run.package().path
     row = {"at": "2025-01-01T00:00:00", "size": 41.98, "a `kind`, of sorts": "d", "doors": 3, "sunny": True}
     command = [sys.executable, "-P", "-c", AUDITED, str(release), json.dumps(row)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    assert json.loads(done.stdout) == {"prediction": open_release(release).predict(row)[0], "events": []}
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert json.loads(result.stdout) == {"prediction": open_release(release).predict(row)[0], "events": []}

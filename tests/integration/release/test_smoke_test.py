@@ -109,5 +109,5 @@ def test_the_import_blocker_refuses_and_records_each_module() -> None:
         "print(*sorted(b.refused))"
     )
     root = str(Path(smoke_test.__file__).parents[2])
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == names
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == names

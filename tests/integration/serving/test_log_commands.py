@@ -65,9 +65,9 @@ def test_log_is_written_shown_labelled_erased_and_purged(
     rows = write_log(store, model)
 
     def run(*words: object, code: int = 0) -> dict[str, object]:
-        done = command(*words, "--json")
-        assert done.code == code, done.err
-        return done.json
+        result = command(*words, "--json")
+        assert result.code == code, result.err
+        return result.json
 
     output = run("log", "show", MODEL, "--tail", "3")
     assert (output["rows"], output["waiting"], len(output["days"])) == (40, 40, 2)
@@ -138,8 +138,8 @@ def test_invalid_arguments_are_refused(command: Command, store: Path, model: Mod
         (("labels", "add", MODEL, str(tmp_path / "label.csv")), "did you mean labels.csv?"),
         (("labels", "add", MODEL, str(labels), "--by", "size"), "not logged with 'size'"),
     ):
-        done = command(*arguments)
-        assert (done.code, message in done.err) == (2, True), done.err
+        result = command(*arguments)
+        assert (result.code, message in result.err) == (2, True), result.err
 
 
 def test_text_output(command: Command, store: Path, model: Model) -> None:

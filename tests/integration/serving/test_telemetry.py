@@ -72,10 +72,10 @@ def test_the_trace_of_a_request_continues_to_the_prediction_log(
 def test_a_trace_that_is_not_sampled_is_logged_but_not_sent(sample_store: SampleStore, receiver: OtlpReceiver) -> None:
     """The caller decides about sampling, by the flag of its traceparent."""
     with ServeProcess(sample_store.settings, MODEL) as serving:
-        answer = send(serving, {"row": sample_store.probe_rows()[0]}, traceparent=f"00-{TRACE}-{PARENT}-00")
+        response = send(serving, {"row": sample_store.probe_rows()[0]}, traceparent=f"00-{TRACE}-{PARENT}-00")
         serving.stop()
-    assert answer.headers["traceresponse"].startswith(f"00-{TRACE}-")
-    assert answer.headers["traceresponse"].endswith("-00")
+    assert response.headers["traceresponse"].startswith(f"00-{TRACE}-")
+    assert response.headers["traceresponse"].endswith("-00")
     assert receiver.spans == []
     assert logged_traces(sample_store) == {TRACE: 1}
 
@@ -184,9 +184,9 @@ def test_without_options_stdout_has_only_the_startup_line(sample_store: SampleSt
     """No metrics are written without the option, and no response has a trace."""
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" not in os.environ
     with ServeProcess(sample_store.settings, MODEL) as serving:
-        answer = send(serving, {"row": sample_store.probe_rows()[0]})
+        response = send(serving, {"row": sample_store.probe_rows()[0]})
         serving.process.send_signal(signal.SIGTERM)
         assert serving.process.stdout is not None
         assert serving.process.stdout.read() == ""
-    assert "traceresponse" not in answer.headers
+    assert "traceresponse" not in response.headers
     assert logged_traces(sample_store) == {None: 1}

@@ -158,9 +158,9 @@ def test_a_finished_job_is_not_repeated(tmp_path: Path, model: Model, source: Pa
     assert (again.unchanged, len(scored_shards)) == (True, count)
     assert "not scored again" in again.text()
     assert again.output_digest == first.output_digest
-    with pytest.raises(ConfigError, match="the output exists") as refused:
+    with pytest.raises(ConfigError, match="the output exists") as caught:
         score(model, source, output, prefix="p_")
-    assert "--overwrite" in refused.value.remedy
+    assert "--overwrite" in caught.value.remedy
     assert not score(model, source, output, prefix="p_", overwrite=True).unchanged
     assert "p_prediction" in output.read_text()
     output.write_text("spoiled")

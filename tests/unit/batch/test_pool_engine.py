@@ -323,5 +323,5 @@ def test_without_a_server_the_command_says_how_to_name_one(
 
 def test_a_profile_needs_the_engine_of_the_pool(command: Callable[..., CommandResult]) -> None:
     """Without this engine the command would score on this machine."""
-    done = command("--profile", "compose", "score", "in.csv", "out.csv")
-    assert (done.code, "`towline score` needs the store" in done.err) == (2, True)
+    result = command("--profile", "compose", "score", "in.csv", "out.csv")
+    assert (result.code, "`towline score` needs the store" in result.err) == (2, True)

@@ -243,9 +243,9 @@ def test_a_source_that_changes_is_an_error(
 def test_faults_of_a_copied_file_name_the_file(tmp_path: Path, model: Model, bucket: Any) -> None:
     """Not its temporary copy, which the user does not know."""
     bucket.pipe("/bucket/new.csv.gz", gzip.compress(b"zip,word\n1,2\n")[:-9])
-    with pytest.raises(DataError) as raised:
+    with pytest.raises(DataError) as caught:
         score_addresses(model, "memory://bucket/new.csv.gz", str(tmp_path / "out.csv"), tmp_path)
-    assert raised.value.where == "new.csv.gz"
+    assert caught.value.where == "new.csv.gz"
 
 
 @pytest.mark.parametrize(
@@ -267,10 +267,10 @@ def test_bad_urls(tmp_path: Path, model: Model, rows: pd.DataFrame, source: str,
     """The error names each before a row is read, with a remedy and without the secret."""
     write(rows, tmp_path / "in.csv")
     output = output if "://" in output else str(tmp_path / output)
-    with pytest.raises(TowlineError, match=expected) as raised:
+    with pytest.raises(TowlineError, match=expected) as caught:
         score_addresses(model, source, output, tmp_path)
-    assert raised.value.remedy
-    assert SECRET not in str(raised.value)
+    assert caught.value.remedy
+    assert SECRET not in str(caught.value)
 
 
 class SecretError(Exception):
@@ -293,10 +293,10 @@ def test_errors_show_no_secret(monkeypatch: pytest.MonkeyPatch, error: Exception
     url = f"https://me:{SECRET}@host/in.csv?X-Amz-Signature={SECRET}&t=${{TOKEN_OF_URL}}"
     full = url.replace("${TOKEN_OF_URL}", "another-t0ken")
     error.args = (f"{error.args[0]}: GET {full} with {SECRET}",)
-    with pytest.raises(expected) as raised, remote_files.remote_errors(remote_files.hide_passwords(url)):
+    with pytest.raises(expected) as caught, remote_files.remote_errors(remote_files.hide_passwords(url)):
         raise error
-    shown = str(raised.value)
+    shown = str(caught.value)
     assert SECRET not in shown
     assert "another-t0ken" not in shown
     assert "host/in.csv" in shown
-    assert raised.value.__suppress_context__
+    assert caught.value.__suppress_context__

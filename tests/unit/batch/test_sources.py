@@ -73,9 +73,9 @@ def test_text_of_any_form_is_read(tmp_path: Path, model: Model, monkeypatch: pyt
     use_small_shards(monkeypatch)
     table, source = table_of(), tmp_path / "in.csv"
     source.write_bytes(ENCODINGS[name](table.to_csv(index=False)))
-    done = score(model, source, tmp_path / "out.csv")
+    result = score(model, source, tmp_path / "out.csv")
     check_equal(model, table, read_output(tmp_path / "out.csv"))
-    assert (done.rows, done.rows_in, done.quarantined) == (120, 120, 0)
+    assert (result.rows, result.rows_in, result.quarantined) == (120, 120, 0)
 
 
 @pytest.mark.parametrize("separator", [",", "\t"])
@@ -89,8 +89,8 @@ def test_rows_with_names_as_r_writes_them(
     names = pd.Index([str(number + 1) for number in range(len(table))])
     text = table.set_index(names).to_csv(sep=separator, quoting=csv.QUOTE_NONNUMERIC).removeprefix(f'""{separator}')
     source.write_bytes(gzip.compress(text.encode()) if end.endswith(".gz") else text.encode())
-    done = score(model, source, tmp_path / "out.csv")
-    assert (done.rows, done.quarantined) == (len(table), 0)
+    result = score(model, source, tmp_path / "out.csv")
+    assert (result.rows, result.quarantined) == (len(table), 0)
     scored = pd.read_csv(
         tmp_path / "out.csv", sep=separator, float_precision="round_trip", keep_default_na=False, index_col=0
     )
@@ -130,8 +130,8 @@ def test_other_encodings_in_header_values_and_compressed_files(
     )
     packed = {"gz": gzip.compress, "zst": lambda data: pa.Codec("zstd").compress(data, asbytes=True)}
     source.write_bytes(packed.get(kind.rpartition(".")[2], bytes)(text.encode(encoding)))
-    done = score(model, source, output)
-    assert (done.rows, done.quarantined) == (len(table), 0)
+    result = score(model, source, output)
+    assert (result.rows, result.quarantined) == (len(table), 0)
     check_equal(model, table, read_output(output))
     assert "Größe" in output.read_text()
 
@@ -214,8 +214,8 @@ def test_files_may_have_their_columns_in_another_order(tmp_path: Path, model: Mo
         part.to_parquet(folder / f"{number}.parquet") if kind == "parquet" else part.to_csv(
             folder / f"{number}.{kind}", index=False, sep=";"
         )
-    done = score(model, folder, tmp_path / "out.csv")
-    assert (done.rows, done.quarantined) == (len(table), 0)
+    result = score(model, folder, tmp_path / "out.csv")
+    assert (result.rows, result.quarantined) == (len(table), 0)
     scored = pd.read_csv(
         tmp_path / "out.csv", sep="," if kind == "parquet" else ";", float_precision="round_trip", keep_default_na=False
     )
@@ -241,9 +241,9 @@ def test_one_row_no_row_and_no_bytes(tmp_path: Path, model: Model) -> None:
     assert pq.read_table(tmp_path / "folder").num_rows == 0
     for name in ("in.csv", "in.parquet", "in.jsonl"):
         (tmp_path / name).write_bytes(b"")
-        with pytest.raises(DataError) as refused:
+        with pytest.raises(DataError) as caught:
             score(model, tmp_path / name, tmp_path / "other.csv")
-        assert name in refused.value.where
+        assert name in caught.value.where
 
 
 def test_a_wide_table(tmp_path: Path, model: Model) -> None:

@@ -435,9 +435,9 @@ def test_one_value_more_than_the_header_without_quotes_is_an_error(tmp_path: Pat
 @pytest.mark.parametrize("end", ["S4", "a note of the shop\nS1,2,3\n"])
 def test_a_row_that_is_cut_off_is_an_error(tmp_path: Path, end: str) -> None:
     """A last row that is cut off, or a note within the table."""
-    with pytest.raises(DataError, match="1 field, but the header has 3") as refused:
+    with pytest.raises(DataError, match="1 field, but the header has 3") as caught:
         read_text(tmp_path, shops().to_csv(index=False) + end)
-    assert refused.value.where.endswith(f"t.csv:{ROWS + 2}")
+    assert caught.value.where.endswith(f"t.csv:{ROWS + 2}")
 
 
 def test_an_error_below_a_title_names_the_line_of_the_file(tmp_path: Path) -> None:

@@ -109,18 +109,18 @@ REFUSED = {
 def test_a_file_that_is_not_a_table_is_refused(tmp_path: Path, name: str) -> None:
     content, what = REFUSED[name]
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=re.escape(what)) as raised:
+    with pytest.raises(DataError, match=re.escape(what)) as caught:
         sources.load_dataset(DataConfig(source=name, target="y"), tmp_path, tmp_path / "store", None)
-    assert name in raised.value.where
-    assert raised.value.remedy
+    assert name in caught.value.where
+    assert caught.value.remedy
 
 
 def test_a_faulty_line_of_json_is_named(tmp_path: Path) -> None:
     """The error has the number of the line, and the problem."""
     (tmp_path / "t.jsonl").write_bytes(LINES[:-1] + b"}\n")
-    with pytest.raises(DataError, match="not readable JSON") as raised:
+    with pytest.raises(DataError, match="not readable JSON") as caught:
         sources.load_dataset(DataConfig(source="t.jsonl", target="y"), tmp_path, tmp_path / "store", None)
-    assert raised.value.where.endswith("t.jsonl:240")
+    assert caught.value.where.endswith("t.jsonl:240")
 
 
 @pytest.mark.parametrize("name", ["t.json", "t.jsonl"])

@@ -98,9 +98,9 @@ def test_free_text_and_addresses_are_text_with_the_reason(name: str, values: Any
 def test_numbers_with_other_texts_among_them_are_no_classes() -> None:
     """Detection limits such as <0.5 are named, with the remedy; numbers with leading zeros alone are classes."""
     amounts = [f"{value:.2f}" for value in RANDOM.uniform(0.5, 9, 200)] + ["<0.5"] * 60
-    with pytest.raises(ConfigError, match=r"numbers, and other texts such as '<0\.5'") as refused:
+    with pytest.raises(ConfigError, match=r"numbers, and other texts such as '<0\.5'") as caught:
         infer_task(pd.Series(amounts, name="lead"))
-    assert "data.columns: {lead: numeric}" in refused.value.remedy
+    assert "data.columns: {lead: numeric}" in caught.value.remedy
     assert infer_task(pd.Series([f"{row % 40:03}" for row in range(400)], name="zone")).task == "multiclass"
 
 

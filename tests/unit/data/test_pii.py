@@ -149,9 +149,9 @@ def test_validation_shows_no_value(tmp_path: Path) -> None:
         }
     }
     frame = pd.concat([table(), table().head(3)])
-    with pytest.raises(DataValidationError) as refused:
+    with pytest.raises(DataValidationError) as caught:
         checked(tmp_path, frame, config(**rules))
-    text = json.dumps(refused.value.as_dict())
+    text = json.dumps(caught.value.as_dict())
     assert "***" in text
     assert "marker" not in text
     assert "4711" not in text

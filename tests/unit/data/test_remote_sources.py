@@ -60,9 +60,9 @@ def test_a_url_gives_the_dataset_of_files(
 def test_faults_name_the_remote_file(tmp_path: Path, bucket: Any) -> None:
     """The error has the line in the file behind the URL; its temporary copy is not named."""
     bucket.pipe("/bucket/faulty.csv", b"size,price\n1,2\n1,2,3\n")
-    with pytest.raises(DataError) as raised:
+    with pytest.raises(DataError) as caught:
         load_dataset(DataConfig(source="memory://bucket/faulty.csv", target="price"), tmp_path, tmp_path, None)
-    assert raised.value.where == "faulty.csv:3"
+    assert caught.value.where == "faulty.csv:3"
     with pytest.raises(DataError, match="no such file"):
         load_dataset(DataConfig(source="memory://bucket/none.csv", target="price"), tmp_path, tmp_path, None)
 

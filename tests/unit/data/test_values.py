@@ -255,9 +255,9 @@ def test_codes_and_words_are_no_notation(values: list[str]) -> None:
 )
 def test_invalid_formats_are_rejected(data: dict[str, Any], words: str) -> None:
     """Invalid formats are rejected with the config, before any data is read."""
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         build_config({"name": "t", "data": {"source": "t.csv", "target": "y", **data}}, "t")
-    assert words in str(refused.value)
+    assert words in str(caught.value)
 
 
 def test_words_among_plain_numbers_are_named_instead_of_a_decimal_mark() -> None:

@@ -339,9 +339,9 @@ def test_monotone_constraints_by_column(library: str) -> None:
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
 def test_wrong_parameters_are_refused(library: str, params: dict[str, Any], message: str, remedy: str) -> None:
     """Before the fit: LightGBM and XGBoost themselves ignore unknown parameters."""
-    with pytest.raises(ConfigError, match=message) as refused:
+    with pytest.raises(ConfigError, match=message) as caught:
         fit_numbers(numbers_table(), library, params=params)
-    assert remedy in refused.value.remedy
+    assert remedy in caught.value.remedy
 
 
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
@@ -379,6 +379,6 @@ def test_a_stored_model_needs_no_trust(library: str, tmp_path: Path, monkeypatch
         raise ModuleNotFoundError(f"No module named {library!r}", name=library)
 
     monkeypatch.setattr(type(booster_of(model)), "_read", without_library)
-    with pytest.raises(ReleaseError, match=f"needs {library}, which is not installed") as refused:
+    with pytest.raises(ReleaseError, match=f"needs {library}, which is not installed") as caught:
         model_io.load_model(path)
-    assert refused.value.remedy == f"pip install 'towline[{library}]'"
+    assert caught.value.remedy == f"pip install 'towline[{library}]'"

@@ -39,10 +39,10 @@ def config(tmp_path: Path) -> Path:
 def exported(config: Path, tmp_path: Path, command: Command) -> list[dict[str, Any]]:
     """The two documents of a definition: the pipeline, and its Kubernetes settings."""
     words = ("--image", "registry.example.com/team/towline", "--secret", "addresses", "--claim", "store")
-    done = command("export", "kubeflow", config, "-o", tmp_path / "pipeline.yaml", *words, "--json")
-    assert done.code == 0, done.err
-    assert done.json["steps"][:3] == ["load", "validate", "split"]
-    return list(yaml.safe_load_all(Path(done.json["file"]).read_text()))
+    result = command("export", "kubeflow", config, "-o", tmp_path / "pipeline.yaml", *words, "--json")
+    assert result.code == 0, result.err
+    assert result.json["steps"][:3] == ["load", "validate", "split"]
+    return list(yaml.safe_load_all(Path(result.json["file"]).read_text()))
 
 
 def test_the_definition_is_valid_for_kubeflow(exported: list[dict[str, Any]]) -> None:
@@ -119,9 +119,9 @@ def test_a_literal_password_is_refused(tmp_path: Path, command: Command) -> None
     source = {"url": "postgresql+psycopg://ann:hunter2@db/taxis", "query": "SELECT * FROM rides"}
     path, output = tmp_path / "taxis.yaml", tmp_path / "pipeline.yaml"
     path.write_text(yaml.safe_dump(CONFIG | {"data": {"source": source, "target": "fare"}}))
-    done = command("export", "kubeflow", path, "-o", output, "--json")
-    assert (done.code, done.json["what"][:33]) == (2, "the config has a literal password")
-    assert "hunter2" not in done.out + done.err
+    result = command("export", "kubeflow", path, "-o", output, "--json")
+    assert (result.code, result.json["what"][:33]) == (2, "the config has a literal password")
+    assert "hunter2" not in result.out + result.err
     assert not output.exists()
     source["url"] = "postgresql+psycopg://ann:${PGPASSWORD}@db/taxis"
     path.write_text(yaml.safe_dump(CONFIG | {"data": {"source": source, "target": "fare"}}))

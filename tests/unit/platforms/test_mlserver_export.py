@@ -23,8 +23,8 @@ def test_the_command_writes_the_release_and_its_settings(
     release: Path, tmp_path: Path, command: Callable[..., CommandResult]
 ) -> None:
     """MLServer gets the exact files of the release, its name, version and digest, and a limit of rows."""
-    done = command("export", "mlserver", release, tmp_path / "models" / "house", "--max-rows", "50", "--json")
-    assert done.code == 0, done.err
+    result = command("export", "mlserver", release, tmp_path / "models" / "house", "--max-rows", "50", "--json")
+    assert result.code == 0, result.err
     folder = tmp_path / "models" / "house"
     assert sorted(path.name for path in folder.iterdir()) == ["model-settings.json", release.name]
     manifest = verify_release(folder / release.name)
@@ -40,7 +40,7 @@ def test_the_command_writes_the_release_and_its_settings(
             "extra": {"digest": manifest.digest, "max_rows": 50},
         },
     }
-    assert done.json["folder"] == str(folder)
+    assert result.json["folder"] == str(folder)
     assert list(folder.parent.iterdir()) == [folder]  # no temporary folder
 
 
@@ -70,6 +70,6 @@ def test_a_release_that_is_not_the_ledgers_is_refused(release: Path, tmp_path: P
 
 
 def test_an_unknown_model_is_named(tmp_path: Path, command: Callable[..., CommandResult]) -> None:
-    done = command("export", "mlserver", "nothing", tmp_path / "folder", "--json")
-    assert (done.code, done.json["error"]) == (2, "ConfigError")
+    result = command("export", "mlserver", "nothing", tmp_path / "folder", "--json")
+    assert (result.code, result.json["error"]) == (2, "ConfigError")
     assert not (tmp_path / "folder").exists()

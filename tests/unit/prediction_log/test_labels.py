@@ -241,11 +241,11 @@ def test_the_error_for_an_invalid_boolean_names_the_classes(
     """It also names the row and the file."""
     labelled_log = make_labelled_log((False, True))
     labelled_log.predict("a")
-    with pytest.raises(DataError, match="1 of 1 values") as refused:
+    with pytest.raises(DataError, match="1 of 1 values") as caught:
         labelled_log.add("request_id,y\na,maybe\n")
-    assert "the classes are False, True" in refused.value.remedy
-    assert "row 1: 'maybe'" in str(refused.value)
-    assert refused.value.where.endswith(".csv")
+    assert "the classes are False, True" in caught.value.remedy
+    assert "row 1: 'maybe'" in str(caught.value)
+    assert caught.value.where.endswith(".csv")
 
 
 @pytest.mark.parametrize("classes", [("no", "yes"), ("a", "b", "c"), (1, 2, 3)])

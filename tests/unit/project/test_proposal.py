@@ -404,9 +404,9 @@ def test_a_large_query_is_sampled(folder: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_command_writes_a_project_and_says_why(command: Command, folder: Path) -> None:
     """In an empty folder there are flows, tasks, a config and a README; the screen names each decision."""
     customers().to_csv("customers.csv", index=False)
-    done = command("init", "customers.csv", "--target", "churned", "--name", "churn", "--yes")
-    assert done.code == 0, done.err
-    assert "identifies the row" in done.out
+    result = command("init", "customers.csv", "--target", "churned", "--name", "churn", "--yes")
+    assert result.code == 0, result.err
+    assert "identifies the row" in result.out
     for path in ("flows/training.py", "tasks/data.py", "configs/churn.yaml", ".gitignore", "README.md"):
         assert (folder / path).is_file(), path
     assert "churn" in (folder / "deployments/ci/github.yml").read_text()
@@ -645,8 +645,8 @@ def test_a_table_behind_a_url(folder: Path, command: Command) -> None:
         "/bucket/Flats 2026.csv", b"size,rent\n" + b"".join(b"%d,%d\n" % (n % 60, n * 7 % 900) for n in range(ROWS))
     )
     try:
-        done = command("init", "memory://bucket/Flats 2026.csv", "--target", "rent", "--yes")
-        assert done.code == 0, done.err
+        result = command("init", "memory://bucket/Flats 2026.csv", "--target", "rent", "--yes")
+        assert result.code == 0, result.err
         assert read_config(folder / "configs" / "flats_2026.yaml").data.source == "memory://bucket/Flats 2026.csv"
         assert command("init", "memory://bucket/houses.csv", "--target", "rent", "--yes").code == 2
     finally:
@@ -657,8 +657,8 @@ def test_a_table_without_a_header(folder: Path, command: Command) -> None:
     """The error for an unknown target names the cause, and its remedy works."""
     rows = "".join(f"{n % 30},{n * 7 % 50}.5,{'ab'[n % 3 % 2]}\n" for n in range(ROWS))
     (folder / "iris.csv").write_text(rows)
-    done = command("init", "iris.csv", "--target", "species", "--yes")
-    assert done.code == 2
-    assert "add a first line with the names of the columns" in done.err
+    result = command("init", "iris.csv", "--target", "species", "--yes")
+    assert result.code == 2
+    assert "add a first line with the names of the columns" in result.err
     (folder / "iris.csv").write_text("length,width,species\n" + rows)
     assert command("init", "iris.csv", "--target", "species", "--yes").code == 0

@@ -30,8 +30,8 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> s
     words = ["pump", "was", "repaired", "again", "today"]
     table["remark"] = [f"no. {number:03} " + " ".join(words[: 1 + number % 5]) for number in range(ROWS)]
     table.to_csv("meters.csv", index=False)
-    done = command("data", "profile", "meters.csv", "--target", "used")
-    assert done.code == 0, done.err
+    result = command("data", "profile", "meters.csv", "--target", "used")
+    assert result.code == 0, result.err
     return Path("meters-profile.html").read_text()
 
 

@@ -127,8 +127,8 @@ def test_promotion_by_hand_needs_approval_too(project: SampleStore, command: Com
     assert waiting_version(store.ledger.rows(MODEL)) is None
     key_file = project.settings.store / "key.txt"
     key_file.write_text(store.key("bob") + "\n")
-    done = command("approve", f"{MODEL}@2", "--key-file", key_file, "--json")
-    assert (done.code, done.json["state"], store.champion) == (0, "promoted", 2)
+    result = command("approve", f"{MODEL}@2", "--key-file", key_file, "--json")
+    assert (result.code, result.json["state"], store.champion) == (0, "promoted", 2)
     assert "promoted, 1 of 1 approvals" in command("approvals", MODEL).out
     assert towline.approvals(MODEL)[0].approvals[0].holder == "bob"
 

@@ -68,9 +68,9 @@ def forge(store: SampleStore, row: Entry) -> None:
 
 def test_an_intact_store_has_no_fault(sealed: SampleStore, command: Command) -> None:
     """Rows older than the key are covered by the first seal; only the user can read the key."""
-    done = command("verify")
-    assert (done.code, done.err) == (0, ""), done.out
-    assert "no fault" in done.out
+    result = command("verify")
+    assert (result.code, result.err) == (0, ""), result.out
+    assert "no fault" in result.out
     checks = {check["name"]: check for check in command("verify", MODEL, "--json").json}
     assert {name: check["state"] for name, check in checks.items()} == {
         "key": "ok", "chain": "ok", "anchor": "ok", "seals": "ok", "champion": "ok", "previous": "ok",
@@ -159,8 +159,8 @@ def test_a_missing_key_and_a_missing_anchor_are_named(sealed: SampleStore, comma
     open_ledger(sealed.settings).rollback(MODEL, "ann", "worse")
     assert "no anchor" in faults(sealed.settings)[0].what
     key.unlink()
-    done = command("verify", MODEL, "--accept", "--reason", "the key was lost")
-    assert done.code == 0, done.out
+    result = command("verify", MODEL, "--accept", "--reason", "the key was lost")
+    assert result.code == 0, result.out
     row = sealed.ledger.rows(MODEL)[-1]
     assert (row.event, row.reason, len(row.evidence["faults"])) == ("accepted", "the key was lost", 2)
     assert faults(sealed.settings) == []
@@ -172,8 +172,8 @@ def test_accepting_never_accepts_a_wrong_digest(sealed: SampleStore, command: Co
     assert command("verify").code == 6
     assert command("verify", "--accept", "--reason", "restored the backup of Monday").code == 0
     execute(sealed, "UPDATE ledger SET actor = 'bob' WHERE seq = 2")
-    done = command("verify", "--accept", "--reason", "please")
-    assert (done.code, "row 2" in done.err) == (6, True)
+    result = command("verify", "--accept", "--reason", "please")
+    assert (result.code, "row 2" in result.err) == (6, True)
     assert command("verify", "--accept").code == 2
 
 
@@ -260,8 +260,8 @@ def test_the_first_key_of_an_empty_ledger(empty: Settings, command: Command) -> 
     """On a server it is created before the first row and copied to all stores. The remedy of the note creates it."""
     (note,) = verification.verify_models(empty)
     assert "towline verify --accept --reason 'first key'" in note.remedy
-    done = command("verify", "--accept", "--reason", "first key", "--json")
-    assert (done.code, [check["state"] for check in done.json]) == (0, ["ok"])
+    result = command("verify", "--accept", "--reason", "first key", "--json")
+    assert (result.code, [check["state"] for check in result.json]) == (0, ["ok"])
     key = empty.layout.ledger_key.read_text()
     open_ledger(empty).register("houses", "ann", "trained", {}, "key1")
     assert (empty.layout.ledger_key.read_text(), faults(empty)) == (key, [])
@@ -272,8 +272,8 @@ def test_a_restored_backup_is_anchored(sealed: SampleStore, command: Command, tm
     archive = tmp_path / "backup.tar.gz"
     assert command("backup", archive).code == 0
     open_ledger(sealed.settings).rollback(MODEL, "ann", "worse")
-    done = command("restore", archive, "--force")
-    assert done.code == 0, done.err
+    result = command("restore", archive, "--force")
+    assert result.code == 0, result.err
     assert faults(sealed.settings) == []
     assert command("restore", archive, "--into", tmp_path / "other").code == 0
     other = sealed.settings.model_copy(

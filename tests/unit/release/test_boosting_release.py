@@ -54,6 +54,6 @@ def test_another_version_of_the_library_is_refused(tmp_path: Path, monkeypatch: 
             if estimator == "lightgbm":
                 assert open_release(directory).compiled
                 continue
-            with pytest.raises(ReleaseError, match=f"trained with lightgbm {trained}, 9.9 is installed") as refused:
+            with pytest.raises(ReleaseError, match=f"trained with lightgbm {trained}, 9.9 is installed") as caught:
                 open_release(directory)
-            assert refused.value.remedy == f"pip install 'lightgbm=={trained}'"
+            assert caught.value.remedy == f"pip install 'lightgbm=={trained}'"

@@ -27,10 +27,10 @@ def test_a_flipped_bit_in_any_file_is_refused(release: Path) -> None:
         raw = path.read_bytes()
         for at in sorted({0, len(raw) - 1, *range(0, len(raw), max(1, len(raw) // 12))}):
             path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
-            with pytest.raises(ReleaseError) as refused:
+            with pytest.raises(ReleaseError) as caught:
                 verify_release(release)
-            assert path.name in str(refused.value)
-            assert refused.value.remedy
+            assert path.name in str(caught.value)
+            assert caught.value.remedy
             flips += 1
         path.write_bytes(raw)
     verify_release(release)

@@ -150,8 +150,8 @@ def test_types_of_trusted_packages_are_recorded(tmp_path: Path, build: Callable[
     assert "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace" in manifest.trusted
     assert open_release(directory, digest=packed.digest).predict(frame.head(3)).shape == (3,)
     assert open_release(directory, ["sklearn.gaussian_process"]).predict(frame.head(3)).shape == (3,)
-    with pytest.raises(ReleaseError, match="not trusted") as refused:
+    with pytest.raises(ReleaseError, match="not trusted") as caught:
         open_release(directory)
-    assert "--trust sklearn" in refused.value.remedy
+    assert "--trust sklearn" in caught.value.remedy
     with pytest.raises(ReleaseError, match="the ledger says 00000"):
         open_release(directory, digest="0" * 64)

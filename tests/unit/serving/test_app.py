@@ -162,11 +162,11 @@ def test_a_key_may_be_in_one_of_three_headers(service_with_keys: RunningService,
 )  # fmt: skip
 def test_an_invalid_key_gets_401(service_with_keys: RunningService, header: str) -> None:
     """The response has a challenge, and no part of the key."""
-    answer = service_with_keys.client.send(BODY, authorization=header)
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == 'Bearer realm="towline"'
-    assert answer.json()["code"] == "no-key"
-    assert "pkey" not in answer.text
+    response = service_with_keys.client.send(BODY, authorization=header)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == 'Bearer realm="towline"'
+    assert response.json()["code"] == "no-key"
+    assert "pkey" not in response.text
 
 
 def test_a_browser_prompts_for_the_key(service_with_keys: RunningService) -> None:
@@ -186,13 +186,13 @@ def test_a_key_with_other_bytes_than_ascii_gets_401(service_with_keys: RunningSe
 def test_other_methods_get_405(service: RunningService, path: str, method: str) -> None:
     """A path allows its method, and HEAD if it allows GET; the Allow header names them."""
     allowed = ("GET", "HEAD") if ROUTES[path][0] == "GET" else ("POST",)
-    answer = service.client.request(method, fill_path(path), content=b"{}")
+    response = service.client.request(method, fill_path(path), content=b"{}")
     if method in allowed:
-        assert answer.status_code in (200, 303, 415, 422)
+        assert response.status_code in (200, 303, 415, 422)
     else:
-        assert answer.status_code == 405
-        assert answer.headers["allow"] == ", ".join(allowed)
-        assert method == "HEAD" or answer.json()["code"] == "method-not-allowed"
+        assert response.status_code == 405
+        assert response.headers["allow"] == ", ".join(allowed)
+        assert method == "HEAD" or response.json()["code"] == "method-not-allowed"
 
 
 @pytest.mark.parametrize(
@@ -211,17 +211,17 @@ def test_head_has_the_status_and_headers_of_get(service: RunningService, path: s
 )
 def test_unknown_paths_get_404(service: RunningService, path: str) -> None:
     """The response is a problem document."""
-    answer = service.client.request("POST", path, content=BODY)
-    assert answer.status_code == 404
-    assert answer.headers["content-type"] == "application/problem+json"
+    response = service.client.request("POST", path, content=BODY)
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/nope"])
 def test_every_response_has_security_headers_and_a_request_id(service: RunningService, path: str) -> None:
-    answer = service.client.request("GET", fill_path(path), headers={"x-request-id": "abc"})
-    assert {name: answer.headers[name] for name in SECURE} == SECURE
-    assert answer.headers["x-request-id"] == "abc"
-    assert "strict-transport-security" not in answer.headers
+    response = service.client.request("GET", fill_path(path), headers={"x-request-id": "abc"})
+    assert {name: response.headers[name] for name in SECURE} == SECURE
+    assert response.headers["x-request-id"] == "abc"
+    assert "strict-transport-security" not in response.headers
 
 
 def test_hsts_is_sent_only_with_tls(model: FakeModel) -> None:
@@ -258,9 +258,9 @@ def test_hostile_json_gets_400(service: RunningService, path: str, body: bytes) 
     if path == "/invocations" and body == HOSTILE_JSON["NaN"]:
         assert service.client.send(b'{"dataframe_records": [NaN]}', path).status_code == 422
         return
-    answer = service.client.send(body, path)
-    assert answer.status_code == 400
-    assert answer.json()["code"] == "malformed-json"
+    response = service.client.send(body, path)
+    assert response.status_code == 400
+    assert response.json()["code"] == "malformed-json"
 
 
 @pytest.mark.parametrize(
@@ -270,8 +270,8 @@ def test_hostile_json_gets_400(service: RunningService, path: str, body: bytes) 
 )  # fmt: skip
 def test_other_media_types_get_415(service: RunningService, kind: str) -> None:
     """A form on another site cannot send declared JSON."""
-    answer = service.client.send(BODY, content_type=kind)
-    assert (answer.status_code, answer.json()["code"]) == (415, "not-json")
+    response = service.client.send(BODY, content_type=kind)
+    assert (response.status_code, response.json()["code"]) == (415, "not-json")
 
 
 @pytest.mark.parametrize(
@@ -397,8 +397,8 @@ def test_allowed_origins_get_cors_headers(model: FakeModel, path: str) -> None:
 
 def test_any_origin_may_be_allowed(model: FakeModel) -> None:
     with run_service(model, KEYS, cors_origins=("*",)) as service:
-        answer = service.client.send(BODY, x_api_key="pkey", origin="https://any.example")
-        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
+        response = service.client.send(BODY, x_api_key="pkey", origin="https://any.example")
+        assert (response.status_code, response.headers["access-control-allow-origin"]) == (200, "*")
 
 
 def preflight(origin: str) -> dict[str, str]:
@@ -423,24 +423,24 @@ def preflight(origin: str) -> dict[str, str]:
 )
 def test_compressed_bodies_are_read(service: RunningService, coding: str, packed: bytes) -> None:
     """This holds on each path."""
-    answer = service.client.send(packed, content_encoding=coding)
-    assert (answer.status_code, answer.json()["predictions"]) == (200, [41.0])
+    response = service.client.send(packed, content_encoding=coding)
+    assert (response.status_code, response.json()["predictions"]) == (200, [41.0])
 
 
 def test_large_compressed_bodies_are_read_on_the_parser_thread(service: RunningService) -> None:
     """The predictions have the order of the rows."""
     body = json.dumps({"rows": [{**ROW, "size": float(number)} for number in range(5_000)]}).encode()
-    answer = service.client.send(gzip.compress(body, mtime=0), content_encoding="gzip")
-    assert answer.json()["predictions"] == [2.0 * number for number in range(5_000)]
+    response = service.client.send(gzip.compress(body, mtime=0), content_encoding="gzip")
+    assert response.json()["predictions"] == [2.0 * number for number in range(5_000)]
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "compress", "gzip, gzip", "", "gzip;q=1"])
 def test_other_codings_get_415(service: RunningService, coding: str) -> None:
     """The response names the supported codings."""
-    answer = service.client.send(BODY, content_encoding=coding)
-    assert (answer.status_code, answer.json()["code"]) == (415, "unknown-encoding")
-    assert answer.headers["accept-encoding"] == "gzip, deflate"
-    assert "gzip" in answer.json()["remedy"]
+    response = service.client.send(BODY, content_encoding=coding)
+    assert (response.status_code, response.json()["code"]) == (415, "unknown-encoding")
+    assert response.headers["accept-encoding"] == "gzip, deflate"
+    assert "gzip" in response.json()["remedy"]
 
 
 @pytest.mark.parametrize(
@@ -505,9 +505,9 @@ def test_a_zip_bomb_is_not_decompressed(service: RunningService) -> None:
 def test_the_limit_of_a_body_is_exact(model: FakeModel) -> None:
     with run_service(model, max_body=len(BODY)) as service:
         assert service.client.send(BODY).status_code == 200
-        answer = service.client.send(BODY + b" ")
-        assert (answer.status_code, answer.json()["code"]) == (413, "too-large")
-        assert answer.headers["connection"] == "close"
+        response = service.client.send(BODY + b" ")
+        assert (response.status_code, response.json()["code"]) == (413, "too-large")
+        assert response.headers["connection"] == "close"
 
 
 def test_a_chunked_body_is_limited(model: FakeModel) -> None:
@@ -562,9 +562,9 @@ def test_errors_contain_no_value(service: RunningService) -> None:
     ]
     for path in ("/predict", "/invocations", "/v2/models/house-price/infer"):
         for body in bodies:
-            answer = service.client.post(path, body)
-            assert answer.status_code == 422
-            assert secret not in answer.text
+            response = service.client.post(path, body)
+            assert response.status_code == 422
+            assert secret not in response.text
 
 
 @pytest.mark.parametrize(
@@ -580,9 +580,9 @@ def test_a_prediction_that_is_not_finite_is_refused(service: RunningService, mod
     """JSON cannot represent it; the error names the row."""
     for offset in (float("inf"), float("nan")):
         model.offset = offset
-        answer = service.client.send(BODY)
-        assert (answer.status_code, answer.json()["code"]) == (422, "unanswerable")
-        assert answer.json()["errors"] == [{"row": 0, "field": "", "detail": "the prediction is not finite"}]
+        response = service.client.send(BODY)
+        assert (response.status_code, response.json()["code"]) == (422, "unanswerable")
+        assert response.json()["errors"] == [{"row": 0, "field": "", "detail": "the prediction is not finite"}]
     assert service.log.records == []
 
 
@@ -592,8 +592,8 @@ def test_a_probability_that_is_not_finite_is_refused(tmp_path: Path, monkeypatch
         FakeModel, "predict_canonical", lambda *_: RowPredictions(["no", "yes"], [[0.5, 0.5], [float("nan"), 0.1]])
     )
     with run_service(model) as service:
-        answer = service.client.post("/predict", {"rows": [ROW, ROW]})
-    assert (answer.status_code, answer.json()["errors"][0]["row"]) == (422, 1)
+        response = service.client.post("/predict", {"rows": [ROW, ROW]})
+    assert (response.status_code, response.json()["errors"][0]["row"]) == (422, 1)
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -624,10 +624,10 @@ def test_a_model_that_fails(
 
     model.compiled, model.predict_canonical = compiled, fail  # type: ignore[method-assign]
     with caplog.at_level(logging.ERROR):
-        answer = service.client.send(BODY, x_request_id="find-me")
-    assert answer.status_code == status
-    assert answer.json()["request_id"] == "find-me"
-    assert "secret" not in answer.text
+        response = service.client.send(BODY, x_request_id="find-me")
+    assert response.status_code == status
+    assert response.json()["request_id"] == "find-me"
+    assert "secret" not in response.text
     assert ("find-me" in caplog.text) == (status >= 500)
     assert service.client.get("/livez").status_code == 200
 
@@ -636,9 +636,9 @@ def test_without_a_model_the_service_is_live_but_not_ready(model: FakeModel) -> 
     """The status is 503 with Retry-After."""
     with run_service(None) as service:
         for path in ("/readyz", "/ping", "/v2/health/ready", "/v2/models/house-price/ready", "/metadata", "/docs"):
-            answer = service.client.get(path)
-            assert (answer.status_code, answer.json()["code"]) == (503, "not-ready"), path
-            assert answer.headers["retry-after"] == "1"
+            response = service.client.get(path)
+            assert (response.status_code, response.json()["code"]) == (503, "not-ready"), path
+            assert response.headers["retry-after"] == "1"
         assert service.client.send(BODY).status_code == 503
         assert service.client.get("/livez").status_code == 200
         service.reloader.model, service.reloader.ready = model, True
@@ -692,9 +692,9 @@ def test_the_rate_is_limited_for_each_key(model: FakeModel) -> None:
         codes = [service.client.send(BODY, x_api_key="onekey").status_code for _ in range(5)]
         assert codes[:3] == [200, 200, 200]
         assert 429 in codes
-        answer = service.client.send(BODY, x_api_key="onekey")
-        assert answer.json()["code"] == "too-many-requests"
-        assert int(answer.headers["retry-after"]) >= 1
+        response = service.client.send(BODY, x_api_key="onekey")
+        assert response.json()["code"] == "too-many-requests"
+        assert int(response.headers["retry-after"]) >= 1
         assert service.client.send(BODY, x_api_key="twokey").status_code == 200
         assert {service.client.get("/livez").status_code for _ in range(10)} == {200}
 
@@ -707,10 +707,10 @@ def test_invalid_keys_are_limited_by_address(model: FakeModel, monkeypatch: pyte
         codes = [service.client.send(BODY, x_api_key=f"bad{number}").status_code for number in range(50)]
         assert codes[:5] == [401] * 5
         assert codes.count(429) > 30
-        answer = service.client.send(BODY)
-        assert (answer.status_code, answer.json()["code"]) == (429, "too-many-requests")
-        assert "without a valid key" in answer.json()["detail"]
-        assert int(answer.headers["retry-after"]) >= 1
+        response = service.client.send(BODY)
+        assert (response.status_code, response.json()["code"]) == (429, "too-many-requests")
+        assert "without a valid key" in response.json()["detail"]
+        assert int(response.headers["retry-after"]) >= 1
         assert service.client.send(BODY, x_api_key="pkey").status_code == 200
         assert service.client.get("/livez").status_code == 200
         assert asyncio.run(send_asgi(service.app, [BODY], client="10.0.0.7"))[0] == 401
@@ -727,11 +727,11 @@ def test_refusals_over_the_limit_are_delayed(model: FakeModel, monkeypatch: pyte
         assert (await send_asgi(app, [BODY]))[0] == 401
         pending_requests = [asyncio.ensure_future(send_asgi(app, [BODY])) for _ in range(3)]
         statuses = [(await send_asgi(app, [BODY], x_api_key="pkey"))[0]]
-        done, waiting = await asyncio.wait(pending_requests, return_when=asyncio.FIRST_COMPLETED)
+        result, waiting = await asyncio.wait(pending_requests, return_when=asyncio.FIRST_COMPLETED)
         assert len(waiting) == 2
         for task in waiting:
             task.cancel()
-        return [*statuses, *(task.result()[0] for task in done)]
+        return [*statuses, *(task.result()[0] for task in result)]
 
     assert asyncio.run(send_request()) == [200, 429]
 
@@ -751,11 +751,11 @@ def test_each_prediction_is_logged_once(service: RunningService, model: FakeMode
 def test_large_requests_are_parsed_on_a_thread(service: RunningService, model: FakeModel) -> None:
     """The predictions have the order of the rows."""
     rows = [{**ROW, "size": float(n)} for n in range(5_000)]
-    answer = service.client.post("/predict", {"rows": rows})
-    assert answer.json()["predictions"] == [2.0 * n for n in range(5_000)]
+    response = service.client.post("/predict", {"rows": rows})
+    assert response.json()["predictions"] == [2.0 * n for n in range(5_000)]
     rows[4_321]["size"] = "x"
-    answer = service.client.post("/predict", {"rows": rows})
-    assert (answer.status_code, answer.json()["errors"][0]["row"]) == (422, 4_321)
+    response = service.client.post("/predict", {"rows": rows})
+    assert (response.status_code, response.json()["errors"][0]["row"]) == (422, 4_321)
 
 
 def test_metadata_has_the_manifest_and_the_fields(tmp_path: Path) -> None:
@@ -769,8 +769,8 @@ def test_metadata_has_the_manifest_and_the_fields(tmp_path: Path) -> None:
 
 def test_the_root_redirects_to_the_page(service: RunningService) -> None:
     """The redirect is relative, so it works behind a proxy's prefix."""
-    answer = service.client.get("/")
-    assert (answer.status_code, answer.headers["location"]) == (303, "docs")
+    response = service.client.get("/")
+    assert (response.status_code, response.headers["location"]) == (303, "docs")
 
 
 @pytest.mark.parametrize("code", PROBLEM_TYPES)

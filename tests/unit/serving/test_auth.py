@@ -236,7 +236,7 @@ def test_invalid_commands_have_an_error_and_write_no_file(
     store: Path, command: Callable[..., CommandResult], words: tuple[str, ...], message: str
 ) -> None:
     """The exit code is 2."""
-    done = command("keys", *words, "--json")
-    assert done.code == 2
-    assert message in json.dumps(done.json)
+    result = command("keys", *words, "--json")
+    assert result.code == 2
+    assert message in json.dumps(result.json)
     assert not file(store).exists()

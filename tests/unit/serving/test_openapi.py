@@ -70,9 +70,9 @@ def test_examples_match_the_schemas_and_are_answered(service: RunningService, do
     for path, operation in at_least_one(posts(document).items()):
         request = operation["requestBody"]["content"]["application/json"]
         check(document, request["schema"], request["example"])
-        answer = service.client.post(path, request["example"])
-        assert answer.status_code == 200, path
-        check(document, operation["responses"]["200"]["content"]["application/json"]["schema"], answer.json())
+        response = service.client.post(path, request["example"])
+        assert response.status_code == 200, path
+        check(document, operation["responses"]["200"]["content"]["application/json"]["schema"], response.json())
 
 
 def test_error_responses_match_their_schema(service: RunningService, document: dict[str, Any]) -> None:
@@ -80,9 +80,9 @@ def test_error_responses_match_their_schema(service: RunningService, document: d
     schema = {"$ref": "#/components/schemas/Problem"}
     for path in at_least_one(posts(document)):
         for body in (b"", b"{}", b"[]", b'{"rows":[{}]}', b'{"inputs":[{}]}'):
-            answer = service.client.send(body, path)
-            check(document, schema, answer.json())
-            assert str(answer.status_code) in document["paths"][path]["post"]["responses"]
+            response = service.client.send(body, path)
+            check(document, schema, response.json())
+            assert str(response.status_code) in document["paths"][path]["post"]["responses"]
 
 
 def test_each_status_of_an_error_code_is_described(document: dict[str, Any]) -> None:
@@ -130,18 +130,18 @@ def parse_page(text: str) -> Page:
 
 def test_the_page_loads_nothing_and_runs_no_script(service: RunningService) -> None:
     """Its content security policy forbids both, and allows its style by digest."""
-    answer = service.client.get("/docs")
-    assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    page = parse_page(answer.text)
+    response = service.client.get("/docs")
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    page = parse_page(response.text)
     names = {tag for tag, _ in page.tags}
     assert not names & {"script", "link", "img", "iframe", "form", "object"}
     assert not [
         name for _, attributes in page.tags for name in attributes if name.startswith("on") or name in ("src", "style")
     ]
     assert {attributes["href"] for tag, attributes in page.tags if tag == "a"} == {"openapi.json"}
-    policy = answer.headers["content-security-policy"]
+    policy = response.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; ")
-    style = re.search(r"<style>(.*?)</style>", answer.text, re.DOTALL)
+    style = re.search(r"<style>(.*?)</style>", response.text, re.DOTALL)
     assert style is not None
     digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
     assert f"style-src 'sha256-{digest}'" in policy

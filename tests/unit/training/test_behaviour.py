@@ -217,10 +217,10 @@ def test_equal_groups_rarely_fail() -> None:
 )
 def test_tests_that_do_not_fit_the_table(train: Train, behaviour: dict[str, Any], where: str, what: str) -> None:
     """An unknown column, class or metric and a value of the wrong type are errors that name the config key."""
-    with pytest.raises(ConfigError, match=what) as raised:
+    with pytest.raises(ConfigError, match=what) as caught:
         run_tests(train, make_table("class"), behaviour)
-    assert raised.value.where == where
-    assert raised.value.remedy
+    assert caught.value.where == where
+    assert caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -238,15 +238,15 @@ def test_tests_that_do_not_fit_the_table(train: Train, behaviour: dict[str, Any]
 )
 def test_an_invalid_behaviour_test_is_a_config_error(behaviour: dict[str, Any], what: str) -> None:
     """Errors that are found when the config is read, before any data."""
-    with pytest.raises(ConfigError) as raised:
+    with pytest.raises(ConfigError) as caught:
         build_config({"name": "t", "data": {"source": "x.csv", "target": "y"}, "behaviour": behaviour}, "config")
-    assert what in "\n".join(raised.value.details)
+    assert what in "\n".join(caught.value.details)
 
 
 def test_a_missing_file_of_known_cases(tmp_path: Path) -> None:
     """The error is found before any data is loaded."""
     raw = {"known_cases": [{"file": "none.csv", "min": {"mae": 1}}]}
     config = build_config({"name": "t", "data": {"source": "x.csv", "target": "y"}, "behaviour": raw}, "config")
-    with pytest.raises(ConfigError, match="no such file") as raised:
+    with pytest.raises(ConfigError, match="no such file") as caught:
         behaviour_suite.check_files(config.behaviour, tmp_path)
-    assert raised.value.where == "behaviour.known_cases.0.file"
+    assert caught.value.where == "behaviour.known_cases.0.file"

@@ -240,19 +240,19 @@ def test_the_baseline_is_not_calibrated(train: Callable[..., TrainedModel]) -> N
 def test_a_regression_cannot_be_calibrated() -> None:
     raw = {"name": "t", "data": {"source": "x", "target": "y"}, "task": "regression", "calibrate": "sigmoid"}
     config = build_config(raw, "test")
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         check_config(config)
-    assert refused.value.where == "calibrate"
-    assert refused.value.what == "a regression has no probabilities to calibrate"
-    assert "remove calibrate" in refused.value.remedy
+    assert caught.value.where == "calibrate"
+    assert caught.value.what == "a regression has no probabilities to calibrate"
+    assert "remove calibrate" in caught.value.remedy
 
 
 def test_calibration_and_a_metric_of_regressions_are_refused_together() -> None:
     """The error is raised before any data is read."""
     raw = {"name": "t", "data": {"source": "x", "target": "y"}, "calibrate": "sigmoid", "gate": {"max": {"mae": 1}}}
-    with pytest.raises(ConfigError, match="one of them") as refused:
+    with pytest.raises(ConfigError, match="one of them") as caught:
         check_config(build_config(raw, "test"))
-    assert refused.value.what == "calibrate is for binary or multiclass, and gate.max.mae is for regression"
+    assert caught.value.what == "calibrate is for binary or multiclass, and gate.max.mae is for regression"
 
 
 def test_an_estimator_without_probabilities_gets_a_note(train: Callable[..., TrainedModel]) -> None:
@@ -263,10 +263,10 @@ def test_an_estimator_without_probabilities_gets_a_note(train: Callable[..., Tra
 
 
 def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         build_config({"name": "t", "data": {"source": "x", "target": "y"}, "calibrate": "platt"}, "test")
-    assert "calibrate" in refused.value.details[0]
-    assert "isotonic" in str(refused.value)
+    assert "calibrate" in caught.value.details[0]
+    assert "isotonic" in str(caught.value)
 
 
 CASES = [

@@ -76,11 +76,11 @@ def test_invalid_configs_are_rejected_without_data(case: str) -> None:
     """The error has what, where and remedy, although the source does not exist."""
     changes, what, where, remedy = WRONG[case]
     config = build_config({"name": "t", "data": {"source": "nowhere.csv", "target": "y"}, **changes}, "t.yaml")
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         check_config(config)
-    assert what in refused.value.what
-    assert where in refused.value.where
-    assert remedy in refused.value.remedy
+    assert what in caught.value.what
+    assert where in caught.value.where
+    assert remedy in caught.value.remedy
 
 
 def test_the_task_of_the_data_is_checked_too() -> None:

@@ -238,9 +238,9 @@ def test_a_failed_candidate_does_not_end_the_run(
     assert warned.notes == ("UserWarning: not in the mood",)
     assert not recwarn.list
     assert choose_candidate([failed, warned], config, "binary") is warned
-    with pytest.raises(FitError) as refused:
+    with pytest.raises(FitError) as caught:
         choose_candidate([failed], config, "binary")
-    assert refused.value.details == ("unreliable: ValueError: too unreliable",)
+    assert caught.value.details == ("unreliable: ValueError: too unreliable",)
 
 
 def test_config_errors_are_raised(tmp_path: Path) -> None:
@@ -317,9 +317,9 @@ def test_invalid_search_space(tmp_path: Path, spec: object) -> None:
     """An invalid range is a config error that names the parameter."""
     work, config = prepare_workspace(tmp_path, _binary(share=0.3))
     search = {"trials": 2, "space": {"C": spec}}
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         cross_validate(work, config, Candidate.model_validate({"estimator": "linear", "search": search}))
-    assert refused.value.where == "candidates.linear.search.space.C"
+    assert caught.value.where == "candidates.linear.search.space.C"
 
 
 def test_estimators_that_cannot_be_stored_are_rejected(tmp_path: Path) -> None:
@@ -509,6 +509,6 @@ def test_random_folds_do_not_choose_the_time_trend(tmp_path: Path) -> None:
 def test_a_time_trend_that_is_neither_true_nor_false_is_refused(tmp_path: Path) -> None:
     work, config = prepare_workspace(tmp_path, _yearly_levels(3.0, 0.1), data={"time": "at"}, split={"by": "time"})
     candidate = Candidate(estimator="forest", name="forest", params={"time_trend": "no"})
-    with pytest.raises(ConfigError, match="'no' is not true, false or extrapolate") as refused:
+    with pytest.raises(ConfigError, match="'no' is not true, false or extrapolate") as caught:
         cross_validate(work, config, candidate)
-    assert refused.value.where == "candidates.forest.params.time_trend"
+    assert caught.value.where == "candidates.forest.params.time_trend"

@@ -102,6 +102,6 @@ def test_classes_cannot_be_detrended(tmp_path: Path) -> None:
     frame, _ = _grown(300)
     frame["y"] = np.where(frame["y"] > frame["y"].median(), "much", "little")
     work, config = prepare_workspace(tmp_path, frame, data={"time": "at", "detrend": "7d"}, candidates=["linear"])
-    with pytest.raises(ConfigError, match="no trend") as refused:
+    with pytest.raises(ConfigError, match="no trend") as caught:
         check_candidates(config, work.contract())
-    assert "half_life" in str(refused.value)
+    assert "half_life" in str(caught.value)

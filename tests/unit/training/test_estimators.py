@@ -170,11 +170,11 @@ def test_calendar_parts(mixed: pd.DataFrame) -> None:
 def test_invalid_candidates_are_rejected(candidate: dict[str, object], what: str, remedy: str) -> None:
     """The error has the problem, the key and the remedy."""
     frame = pd.DataFrame({"x": np.arange(100.0) % 7, "y": np.arange(100.0)})
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         build_model(Candidate.model_validate(candidate), _contract(frame, task="regression"), 7)
-    assert what in refused.value.what
-    assert remedy in refused.value.remedy
-    assert refused.value.where.startswith("candidates.")
+    assert what in caught.value.what
+    assert remedy in caught.value.remedy
+    assert caught.value.where.startswith("candidates.")
 
 
 def test_class_weights() -> None:
@@ -315,9 +315,9 @@ def test_texts_of_any_form(texts: list[str | None]) -> None:
 def test_a_table_without_features_is_rejected() -> None:
     """The error has the note of each ignored column."""
     frame = pd.DataFrame({"constant": [1.0] * 100, "y": np.arange(100.0) * 1.5})
-    with pytest.raises(FitError, match="there is no feature column") as refused:
+    with pytest.raises(FitError, match="there is no feature column") as caught:
         build_model(Candidate(estimator="linear"), _contract(frame), 7)
-    assert refused.value.details == ("constant: constant",)
+    assert caught.value.details == ("constant: constant",)
 
 
 @pytest.mark.parametrize("task", ["regression", "multiclass"])

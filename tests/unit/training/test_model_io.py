@@ -123,9 +123,9 @@ def test_recorded_types(tmp_path: Path, project_module: Any, installed: Any) -> 
         types = model_io.untrusted_types(path)
         assert set(types) == {f"{made.__name__}.Mean", f"{made.__name__}.Part"}
         assert model_io.load_model(path, (), types).predict(x)[0] == pytest.approx(y.mean())
-        with pytest.raises(ReleaseError, match="not trusted") as refused:
+        with pytest.raises(ReleaseError, match="not trusted") as caught:
             model_io.load_model(path, (), types[:1])
-        assert f"--trust {made.__name__}" in refused.value.remedy
+        assert f"--trust {made.__name__}" in caught.value.remedy
     path = written(tmp_path, project_module.make().fit(x, y))
     np.testing.assert_allclose(model_io.load_model(path, (), model_io.untrusted_types(path)).predict(x), y, atol=2)
     path = written(tmp_path, installed.make().fit(x, y))
@@ -143,9 +143,9 @@ def test_a_missing_library_is_reported(tmp_path: Path, monkeypatch: pytest.Monke
     for name in [name for name in sys.modules if name.partition(".")[0] == "lightgbm"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not (Path(entry) / "lightgbm").is_dir()])
-    with pytest.raises(ReleaseError, match="needs lightgbm, which is not installed") as refused:
+    with pytest.raises(ReleaseError, match="needs lightgbm, which is not installed") as caught:
         model_io.load_model(path)
-    assert refused.value.remedy == "pip install 'towline[lightgbm]'"
+    assert caught.value.remedy == "pip install 'towline[lightgbm]'"
 
 
 @pytest.mark.parametrize(
@@ -165,10 +165,10 @@ def test_models_that_cannot_be_stored_are_reported_after_the_first_fold(
     monkeypatch.setattr(project_module.Mean, "fit", lambda self, *data: fits.append(1) or fit(self, *data))
     monkeypatch.setattr(cross_validation.joblib, "cpu_count", lambda: 1)
     candidate = {"estimator": f"own_estimators.{name}"}
-    with pytest.raises(FitError, match=what) as refused:
+    with pytest.raises(FitError, match=what) as caught:
         train(table(), candidate=candidate, cross_validation={"folds": 20})
-    assert refused.value.where == f"candidates.{name}"
-    assert refused.value.remedy
+    assert caught.value.where == f"candidates.{name}"
+    assert caught.value.remedy
     assert len(fits) == 1
 
 

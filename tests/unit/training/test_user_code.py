@@ -81,10 +81,10 @@ def test_modules_of_python_are_rejected(estimator: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("subprocess.Popen", started)
     monkeypatch.setattr("os.system", started)
-    with pytest.raises(ConfigError, match="part of Python") as refused:
+    with pytest.raises(ConfigError, match="part of Python") as caught:
         build(estimator, args=["true"], command="true")
-    assert refused.value.where == f"candidates.{estimator.rpartition('.')[2]}.estimator"
-    assert "name a class of scikit-learn, LightGBM, XGBoost or CatBoost" in refused.value.remedy
+    assert caught.value.where == f"candidates.{estimator.rpartition('.')[2]}.estimator"
+    assert "name a class of scikit-learn, LightGBM, XGBoost or CatBoost" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,10 @@ def test_modules_of_towline_are_rejected(estimator: str) -> None:
 
 def test_an_installed_package_is_not_imported_unless_it_is_trusted(installed: str, tmp_path: Path) -> None:
     """The remedy works as printed: then the class or function is called."""
-    with pytest.raises(ConfigError, match="the config does not trust bought_models") as refused:
+    with pytest.raises(ConfigError, match="the config does not trust bought_models") as caught:
         build(f"{installed}.Mean")
     assert not (tmp_path / "imported").exists()
-    assert f"package: {{trusted: [{installed}]}}" in refused.value.remedy
+    assert f"package: {{trusted: [{installed}]}}" in caught.value.remedy
     raw = {"name": "t", "data": {"source": "x", "target": "y"}, "package": {"trusted": [installed]}}
     trusted = build_config(raw, "test").package.trusted
     assert type(build(f"{installed}.Mean", trusted)).__name__ == "Mean"
@@ -161,9 +161,9 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
 ) -> None:
     """The remedy is the command that installs it."""
     monkeypatch.setattr("towline.package_origin.find_origin", lambda _: "absent")
-    with pytest.raises(ConfigError, match="LightGBM is not installed") as refused:
+    with pytest.raises(ConfigError, match="LightGBM is not installed") as caught:
         build(estimator)
-    assert refused.value.remedy == "pip install 'towline[lightgbm]'"
+    assert caught.value.remedy == "pip install 'towline[lightgbm]'"
 
 
 @pytest.mark.parametrize(
@@ -173,9 +173,9 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
 def test_the_standard_library_cannot_be_trusted(trusted: str, what: str) -> None:
     """A config that trusts a module of Python is rejected when it is read."""
     raw = {"name": "t", "data": {"source": "x", "target": "y"}, "package": {"trusted": [trusted]}}
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         build_config(raw, "test")
-    assert what in " ".join(refused.value.details)
+    assert what in " ".join(caught.value.details)
 
 
 def test_the_boosting_libraries_are_quiet_and_use_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

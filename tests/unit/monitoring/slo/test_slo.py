@@ -434,9 +434,9 @@ def test_metrics_of_the_service_are_parsed(tmp_path: Path) -> None:
 )
 def test_invalid_addresses_are_refused(url: str) -> None:
     """No request is sent, and the error does not repeat a password."""
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         scrape_metrics(url)
-    assert "secret" not in str(refused.value)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "hello", "node_cpu_seconds_total 5\n", "<html>{", "towline_x{le=} 1"])

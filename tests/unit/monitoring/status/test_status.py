@@ -351,10 +351,10 @@ def test_the_status_command(
     journal(sample_store, make_drift(2), make_drift(1, "drift"), make_quality(1, "degraded"))
     log(sample_store.settings.store / "predictions" / MODEL, NOW.date(), 12)
     sample_store.ledger.decide(MODEL, "watch", "warn: it moved", {"action": "warn"}, "c")
-    done = run_status("status", "--page", tmp_path / "page.html")
+    result = run_status("status", "--page", tmp_path / "page.html")
     for text in (MODEL, "alarm", "12 predictions", "mae 21.5 [20.5, 22.5]", "300 of 400", "rooms", "0.6", "it moved"):
-        assert text in done.out
-    assert re.search(r"rooms +distribution +0\.6 +0\.3 +.!$", done.out, re.MULTILINE)
+        assert text in result.out
+    assert re.search(r"rooms +distribution +0\.6 +0\.3 +.!$", result.out, re.MULTILINE)
     assert "<h2>Drift" in (tmp_path / "page.html").read_text()
     document = run_status("status", MODEL, "--json").json
     assert (document["model"], document["health"], document["champion"]["version"]) == (MODEL, "alarm", 1)
