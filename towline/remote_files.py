@@ -81,7 +81,7 @@ class RemoteFile(Frozen):
     Attributes:
         url: of the file; literal secrets are moved to the environment.
         size: in bytes; -1 if the server does not give it.
-        version: what the server says of the content: an ETag or a time; empty if it says nothing.
+        version: of the content, from the server: an ETag or a time; empty without one.
     """
 
     url: str
@@ -118,7 +118,7 @@ class RemoteFile(Frozen):
         return _RangeStream(stream, self)  # type: ignore[return-value]
 
     def check_unchanged(self) -> None:
-        """Checks that the file is the one that was listed.
+        """Checks that the file has not changed since it was listed.
 
         Raises:
             DataError: it has changed.
@@ -146,7 +146,7 @@ class RemoteFile(Frozen):
                 return False
 
     def copy_to(self, folder: Path) -> Path:
-        """Copies the file into a folder of its own below this one; a copy of this version is not made again.
+        """Copies the file into its own folder below this one; an existing copy of this version is used.
 
         Raises:
             DataError: the file does not exist, or it changes while it is copied.
@@ -321,7 +321,7 @@ def remote_errors(url: str) -> Iterator[None]:
 
 @contextmanager
 def naming_originals(folder: Path) -> Iterator[None]:
-    """Names a remote file in a DataError in place of the path of its copy (``copy_to``) below a folder."""
+    """Names a remote file in a DataError instead of the path of its copy (``copy_to``) below a folder."""
     try:
         yield
     except DataError as error:

@@ -50,7 +50,7 @@ class BatchResult(Frozen):
         output_digest: SHA-256 of the output.
         drift: of the batch against the training rows; None if the release has no profile.
         column_checks: of the columns with values that differ from those of the training rows.
-        unchanged: the output was complete, and nothing was scored.
+        unchanged: the output was complete, so no row was scored.
     """
 
     rows: int
@@ -70,7 +70,7 @@ class BatchResult(Frozen):
 
     @property
     def evidence(self) -> dict[str, Any]:
-        """What the ledger records: digests, counts, and the state of the drift."""
+        """The record for the ledger: digests, counts, and the state of the drift."""
         names = {"rows", "rows_in", "quarantined", "output", "input_digest", "output_digest"}
         return {**self.model_dump(include=names), "drift": self.drift.state if self.drift else None}
 

@@ -44,7 +44,7 @@ def score_source(
     """Scores files and writes their rows with the added columns.
 
     An interrupted job resumes when it is called again with the same arguments; finished shards are not scored again.
-    If the output of the same input, version and options is complete, nothing is scored.
+    If the output of the same input, version and options is complete, no row is scored.
 
     Args:
         model: that scores.

@@ -34,7 +34,7 @@ class ShardResult(Frozen):
 
 
 class WorkFolder(Frozen):
-    """A folder beside the output, named after the digest of the job."""
+    """A folder next to the output, named after the digest of the job."""
 
     path: Path
 
@@ -93,7 +93,7 @@ class WorkFolder(Frozen):
 
     @property
     def outcome(self) -> dict[str, Any] | None:
-        """What was recorded before the output got its name."""
+        """The record that was written before the output got its name."""
         file = self.path / "outcome.json"
         return dict(json.loads(file.read_bytes())) if file.exists() else None
 

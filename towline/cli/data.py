@@ -1,4 +1,4 @@
-"""towline data: what a table holds."""
+"""towline data: the content of a table."""
 
 from pathlib import Path
 

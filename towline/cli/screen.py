@@ -125,7 +125,7 @@ def _line(record: logging.LogRecord) -> str:
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.__dict__.get("status") in ("done", "failed"):
-            with contextlib.suppress(OSError):  # the run goes on if its reader has ended
+            with contextlib.suppress(OSError):  # the run continues if the reader of its output has ended
                 click.echo(_line(record), err=True)
 
 

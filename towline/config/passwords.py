@@ -1,4 +1,4 @@
-"""Passwords in URLs of a config are moved to the environment, so that nothing that stores the config stores them.
+"""Passwords in URLs of a config are moved to the environment, so that they are not stored with the config.
 
 Prefect, MLflow, releases and logs store the config. ``hide_passwords`` replaces a literal password by ``${NAME}`` and
 sets the variable NAME in the environment of this process, which child processes inherit.

@@ -1,4 +1,4 @@
-"""The pipeline config: what one pipeline does, read from one YAML file.
+"""The pipeline config: the settings of one pipeline, read from one YAML file.
 
 ``TrainingConfig`` is the part that training depends on; ``PipelineConfig`` adds the gate and monitoring.
 """

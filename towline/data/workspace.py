@@ -114,7 +114,7 @@ class Workspace(Frozen):
         return self.verdict_file(run_key).exists()
 
     def origin_file(self, run_key: str) -> Path:
-        """What a run determined when it began; a resumed run reads it."""
+        """The context that a run determined at its start; a resumed run reads it."""
         return self.file(f"origin-{run_key[:16]}.json")
 
     def end_run(self, run_key: str, *, keep_fits: bool) -> None:
@@ -132,10 +132,10 @@ class Workspace(Frozen):
         self._sweep()
 
     def _sweep(self) -> None:
-        """Deletes what interrupted deletions have left, and abandoned workspaces.
+        """Deletes the rest of interrupted deletions, and abandoned workspaces.
 
         Workspaces of other runs are removed too if nothing was written to them for 30 days, no process uses them and
-        they hold no verdict that is still to be carried out.
+        they have no verdict that is not yet carried out.
         """
         for other in self.path.parent.glob("[!.]*"):
             if files.age(other) > ABANDONED_AFTER and not any(other.glob("verdict-*.json")):

@@ -1,4 +1,4 @@
-"""The operations of expressions: what each function and operator computes, for one row and for columns.
+"""The operations of expressions: the functions and operators, for one row and for columns.
 
 An operation has one definition, for values that are not null. The results of NumPy and of Python are equal for the
 operations that IEEE 754 defines exactly; every other operation calls the same Python function for each row of a column.

@@ -26,7 +26,7 @@ class RolloutStatus(Frozen):
         rollout: that is under way; None without one.
         evaluation: the last one; None before the first.
         counts: of the service since the start.
-        stopped: why the service does not ask the challenger any more; empty if it does.
+        stopped: the reason why the service no longer uses the challenger; else empty.
         waiting: version that waits for the end of the rollout.
         note: what remains to be done.
     """
@@ -86,7 +86,7 @@ def start(settings: Settings, version: str, changes: Mapping[str, Any], *, repla
     Raises:
         ConfigError: there is no such version, or a key is not valid.
         PromotionRejectedError: it cannot be rolled out.
-        ReleaseError: its release differs from the one that was judged.
+        ReleaseError: its release differs from the judged one.
     """
     ledger = open_ledger(settings)
     judged = select_version(settings, ledger, version, numbered=True)
@@ -120,8 +120,8 @@ def end(settings: Settings, name: str, how: RolloutEnd, *, reason: str) -> Rollo
 
     Raises:
         ConfigError: there is no such model.
-        PromotionRejectedError: no rollout is under way, or the champion has changed meanwhile.
-        ReleaseError: the challenger's release differs from the one that was judged.
+        PromotionRejectedError: no rollout is active, or the champion has changed in the meantime.
+        ReleaseError: the challenger's release differs from the judged one.
     """
     ledger, rollout = _require_rollout(settings, name)
     if how == "promoted":

@@ -31,7 +31,7 @@ State = Literal["ok", "warning", "error"]
 
 
 class SetupCheck(Frozen):
-    """The result of one check; ``remedy`` is empty if nothing has to be done."""
+    """The result of one check; ``remedy`` is empty if no action is needed."""
 
     name: str
     state: State
@@ -40,7 +40,7 @@ class SetupCheck(Frozen):
 
 
 def check_setup(settings: Settings) -> list[SetupCheck]:
-    """Runs all checks; one that fails unexpectedly is an error of its own."""
+    """Runs all checks; a check that fails unexpectedly is reported as an error."""
     checks: tuple[Callable[[Settings], Iterator[SetupCheck]], ...] = (
         _check_python, _check_packages, _check_project, _check_disk, _check_ledger, _check_servers, _check_ports,
         _check_clock,

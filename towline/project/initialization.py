@@ -23,7 +23,7 @@ _DATABASE = re.compile(r"(postgresql|sqlite|mysql|mariadb|mssql|oracle)(?=(\+\w+
 
 
 class InitResult(NamedTuple):
-    """What was written.
+    """The written files.
 
     Attributes:
         config: path of the config.

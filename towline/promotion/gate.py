@@ -22,7 +22,7 @@ Checks:
   over all tests: a sound model fails the check with a probability of at most 5 %.
 * **custom**: functions of the user, in ``gate.custom``, get the holdout and return a reason to reject, or nothing.
 * **behaviour**: the tests of the prediction function in ``behaviour``, which run after the fit.
-* **smoke** and **latency**: the packaged release answers correctly, and fast enough, in a process of its own.
+* **smoke** and **latency**: the packaged release answers correctly, and fast enough, in a separate process.
 
 Error rates of the champion check: a challenger exactly at the margin fails with a probability of 5 %, one equal to the
 champion with far less. A challenger beyond the margin passes with a probability of at most 5 %, plus the probability

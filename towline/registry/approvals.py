@@ -19,7 +19,7 @@ MIN_SEPARATE_APPROVERS = 2  # from this many required approvals on, none may com
 
 
 class ApprovalRequest(Frozen):
-    """What a version waits for.
+    """The approvals that a version waits for.
 
     Attributes:
         model, version, run_key: the version.
@@ -41,14 +41,14 @@ class ApprovalRequest(Frozen):
     starter: str
 
     def describe(self) -> str:
-        """What is required, in words."""
+        """The requirement, in words."""
         people = f"{self.required} approval{'s' if self.required > 1 else ''}"
         others = f", none from {self.starter}" if self.required >= MIN_SEPARATE_APPROVERS else ""
         return f"{people}{others}, until {self.expires:%Y-%m-%d %H:%M} UTC"
 
 
 def request_evidence(config: ApprovalConfig, now: dt.datetime) -> dict[str, object]:
-    """What the row ``passed`` records of the config."""
+    """The part of the config that the row ``passed`` records."""
     return {
         "required": config.required,
         "approvers": list(config.approvers),
@@ -57,7 +57,7 @@ def request_evidence(config: ApprovalConfig, now: dt.datetime) -> dict[str, obje
 
 
 def find_request(rows: Sequence[Entry], version: int, run_key: str) -> ApprovalRequest | None:
-    """What a version waits for, or waited for; None if it needs no approval."""
+    """The approvals that a version waits or waited for; None if it needs none."""
     of_run = [row for row in rows if (row.version, row.run_key) == (version, run_key)]
     passed = next((row for row in of_run if row.event == "passed" and row.evidence.get("approval")), None)
     if passed is None:
@@ -104,7 +104,7 @@ def approval_error(row: Entry, request: ApprovalRequest) -> str:
 
 
 def approver_error(request: ApprovalRequest, key: str, holder: str, actor: str) -> str:
-    """The reason why somebody may not approve; empty if they may."""
+    """The reason why a person may not approve; empty if they may."""
     if request.approvers and key not in request.approvers:
         return f"the key {key} is not in approval.approvers of the run's config: {', '.join(request.approvers)}"
     if request.required >= MIN_SEPARATE_APPROVERS and request.starter.casefold() in (

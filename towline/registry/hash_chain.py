@@ -116,7 +116,7 @@ class Chain:
             return str(row["hash"]) if row else ""
 
     def append(self, model: str, decide: Callable[[Sequence[Entry]], Entry | NewRow]) -> Entry:
-        """Adds the row that ``decide`` returns for the model's rows; a row that exists already is returned as it is.
+        """Adds the row that ``decide`` returns for the model's rows; an existing row is returned unchanged.
 
         Raises:
             ReleaseError: a row was changed or removed; nothing is added.
@@ -153,7 +153,7 @@ class Chain:
 
         Raises:
             ReleaseError: a row does not follow from the row before it.
-            TransientError: another process has added a row meanwhile.
+            TransientError: another process has added a row in the meantime.
         """
         from sqlalchemy.exc import IntegrityError
 
@@ -286,7 +286,7 @@ def _insert(connection: "Connection", entry: Entry) -> Entry:
 
 
 def sealed_row(entry: Entry) -> SealedRow:
-    """What a seal signs of a row."""
+    """The part of a row that a seal signs."""
     return SealedRow(entry.model, entry.seq, entry.hash)
 
 

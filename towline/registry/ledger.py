@@ -1,4 +1,4 @@
-"""The ledger records, for each model, which versions exist, which of them served, when and why.
+"""The ledger records the versions of each model, and when and why they were champion.
 
 It is an append-only table of hash-chained rows (``hash_chain.py``). It numbers versions and decides which version is
 the champion; MLflow mirrors it. A version belongs to one run, by its run key, and a verdict to one release.
@@ -150,7 +150,7 @@ class Ledger:
         """Records an approval of the release of a request; a person's second one is not recorded.
 
         Args:
-            request: what the version waits for.
+            request: the approvals that the version waits for.
             evidence: ``key`` (its id), ``holder`` (its name), ``release`` (the digest) and ``signature``.
             actor: who acts.
             reason: why.
@@ -288,7 +288,7 @@ class Ledger:
         two rollbacks at the same moment, one is rejected.
 
         Raises:
-            PromotionRejectedError: there is no earlier champion, or the champion has changed meanwhile.
+            PromotionRejectedError: there is no earlier champion, or the champion has changed in the meantime.
         """
         expected = _version(self.champion(model))
 
@@ -401,7 +401,7 @@ class Ledger:
 
         Raises:
             ReleaseError: a row does not follow from the row before it.
-            TransientError: another process has added a row meanwhile.
+            TransientError: another process has added a row in the meantime.
         """
 
         def decide(rows: Sequence[Entry]) -> NewRow:

@@ -1,6 +1,6 @@
 """Selection finds the model, version or release that a user names: ``NAME``, ``NAME@3`` or a release's folder.
 
-In a store with one model, ``3`` is enough. It also checks that the ledger knows the releases in the store.
+In a store with one model, ``3`` is enough. It also checks that the ledger has rows for the releases in the store.
 """
 
 import re
@@ -38,7 +38,7 @@ def only_model(settings: Settings, ledger: Ledger) -> str:
     """Returns the name of the only model in the store.
 
     Raises:
-        ConfigError: there is none, or more than one.
+        ConfigError: there is no model, or more than one.
         ReleaseError: the ledger lost its rows of a model.
     """
     check_recorded(settings, ledger)
@@ -148,7 +148,7 @@ def check_recorded(settings: Settings, ledger: Ledger, model: str | None = None)
         model: its name; None: every model with releases.
 
     Raises:
-        ReleaseError: the ledger has no row of a model; says what to do.
+        ReleaseError: the ledger has no row of a model; has the remedy.
         TransientError: the ledger cannot be read.
     """
     home = settings.layout.releases

@@ -1,4 +1,4 @@
-"""The ASGI application of the service: the table of routes, who may call each, and what it does.
+"""The ASGI application of the service: the table of routes, with the access and the function of each.
 
 Routes with the access ``public`` are health checks; they reveal nothing about the data. Routes that use or describe the
 model need an API key with the scope ``predict``; ``/metrics`` describes the callers and needs ``admin``. While no key
@@ -249,7 +249,7 @@ class RouteHandlers:
         parsed: _ParsedRequest,
         pin: int,
     ) -> Response:
-        """The answer of the version that was asked for (``pin``), or of those to which the rows are assigned."""
+        """The predictions of the requested version (``pin``), or of the versions to which the rows are assigned."""
         request, canonical, anomalies = parsed
         answer = await arms.answer(champion, request.rows, canonical, context.request_id, pin)
         predictions, parts, versions = answer.predictions, answer.parts, answer.versions
@@ -338,7 +338,7 @@ class RouteHandlers:
         return Problem("not-ready", self._reloader.reason or "no model is loaded", headers=_RETRY)
 
     def _model(self, context: RequestContext, *, restricted: bool = True) -> "Model":
-        """The model of this request. The request uses this reference until its end, whatever is promoted meanwhile.
+        """The model of this request. The request uses this reference until its end, also after a promotion.
 
         ``restricted``: whether a path with the version of a challenger needs a key with the scope ``admin``.
         """
@@ -364,7 +364,7 @@ class RouteHandlers:
         context.version = version
 
     def _pinned(self, context: RequestContext, champion: "Model", arms: RolloutArms | None) -> int:
-        """The version that the request asks for in its path or in a header; 0: none."""
+        """The version that the request names in its path or in a header; 0: none."""
         version: str | None = (context.scope.get("path_params") or {}).get("version")
         if version is None:
             if (header := context.headers.get(b"x-towline-version")) is None:
@@ -385,7 +385,7 @@ class RouteHandlers:
         return content
 
     async def _run_on_parser_thread(self, function: Callable[[], _Result]) -> _Result:
-        """Runs a function on the parsing thread, so that small requests are answered meanwhile."""
+        """Runs a function on the parsing thread, so that small requests are answered in the meantime."""
         if self._pending_reads >= MAX_PENDING_READS:
             raise Problem("busy", f"{self._pending_reads} large requests wait to be parsed", headers=_RETRY)
         self._pending_reads += 1
@@ -398,7 +398,7 @@ class RouteHandlers:
         return await self._score_on(self._thread_batcher, model, canonical)
 
     async def _score_challenger(self, model: "Model", canonical: list[Row]) -> "RowPredictions":
-        """On a thread of its own: a slow challenger must not delay the champion."""
+        """On a separate thread: a slow challenger must not delay the champion."""
         return await self._score_on(self._challenger_batcher, model, canonical)
 
     async def _score_on(self, batcher: ThreadBatcher, model: "Model", canonical: list[Row]) -> "RowPredictions":

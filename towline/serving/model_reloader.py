@@ -123,7 +123,7 @@ class ModelReloader:
             self._thread.start()
 
     def check_ledger(self) -> None:
-        """Reads the champion once, and replaces the model if it is another release that opens. Never raises."""
+        """Reads the champion once, and replaces the model if another release can be opened. Never raises."""
         try:
             champion, rollout = self._watch.champion(), self._watch.rollout()
         except TowlineError as error:
@@ -228,7 +228,7 @@ class ModelReloader:
         while not self._stop.wait(_POLL_INTERVAL_S):
             try:
                 self.check_ledger()
-            except Exception:  # noqa: BLE001 - the service survives whatever a database or a release raises
+            except Exception:  # noqa: BLE001 - the service continues after any error of a database or a release
                 _LOG.exception("checking the ledger failed; the current model stays")
 
     def _initial_release(self) -> RecordedRelease:

@@ -1,6 +1,6 @@
-"""The two versions of a rollout in one service: which of them answers a row, and the failures of the challenger.
+"""The two versions of a rollout in one service: the assignment of rows, and the failures of the challenger.
 
-The champion answers whatever the challenger cannot: a client never gets an error because of a rollout.
+The champion answers if the challenger fails: a client never gets an error because of a rollout.
 """
 
 import asyncio
@@ -90,7 +90,7 @@ class RolloutArms:
 
     Attributes:
         active: the rollout; its weight may change.
-        is_shadow_only: whether the champion answers all requests that ask for no version.
+        is_shadow_only: whether the champion answers all requests that do not name a version.
         counts: of this worker.
         stopped: why the challenger does not answer any more; empty if it may.
         champion_header: of an answer of the champion.
@@ -192,7 +192,7 @@ class RolloutArms:
     def exchange(self) -> None:
         """Writes the counts of this worker, reads those of the others, and stops a challenger that fails."""
         self._shadow_log.flush()
-        counts = self.counts + ServiceCounts()  # a copy: requests change the counts meanwhile
+        counts = self.counts + ServiceCounts()  # a copy: requests change the counts during the write
         if counts != self._written:
             write_counts(self.active.folder, self._worker, counts)
             self._written = counts
@@ -204,7 +204,7 @@ class RolloutArms:
             self._slow_limit = max(usual * SLOW_FACTOR, usual + SLOW_MARGIN_S)
 
     def close(self) -> None:
-        """Writes what is in memory, as far as the disk allows."""
+        """Writes the rows in memory, as far as the disk allows."""
         with contextlib.suppress(TowlineError, OSError):
             self.exchange()
         self._shadow_log.close()
@@ -374,7 +374,7 @@ class RolloutRouter:
                     _logger.warning("the counts of the rollout are not shared with other workers: %s", error)
 
     def close(self) -> None:
-        """Writes what is in memory."""
+        """Writes the rows in memory."""
         if self._arms is not None:
             self._arms.close()
 

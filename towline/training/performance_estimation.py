@@ -83,7 +83,7 @@ def fit_estimator(work: Workspace, config: PipelineConfig, candidate: str) -> tu
     """Fits the estimator of the primary metric; returns it and, for a regression, the loss model (else None).
 
     It is fitted on the out-of-fold predictions of the chosen candidate and on the holdout, at most 20,000 rows. The
-    result is deterministic. If it cannot be fitted, ``unavailable`` says why; that never ends a run.
+    result is deterministic. If it cannot be fitted, ``unavailable`` has the reason; that never ends a run.
 
     Raises:
         ConfigError: the metric does not fit the task.

@@ -1,4 +1,4 @@
-"""Reads the rows of JSON lines; a value means what it means in a request."""
+"""Reads the rows of JSON lines; a value has the same meaning as in a request."""
 
 import json
 from collections.abc import Iterable, Sequence

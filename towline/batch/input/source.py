@@ -1,4 +1,4 @@
-"""Sources: what is scored. A source names its columns, its digest and its shards, and reads the rows of a shard."""
+"""Sources: the input of a job. A source names its columns, its digest and its shards, and reads the rows of a shard."""
 
 import base64
 import codecs
@@ -172,7 +172,7 @@ def open_source(source: str, separator: str | None, contract: Contract, folder: 
 
     Args:
         source: a file, a folder or a glob pattern, or the URL of one.
-        separator: of a CSV; None: the one that the first file seems to have.
+        separator: of a CSV; None: it is detected in the first file.
         contract: of the model.
         folder: at which a relative path starts.
         copies: folder for the remote files that cannot be read in ranges.

@@ -1,6 +1,6 @@
 """Fusion: features of one column are looked up together with the column, so that a request does not compute them.
 
-The trees ask only in which row of its table a feature is. If a feature depends on one column of texts, or is a step
+The trees need only the row of a feature's table. If a feature depends on one column of texts, or is a step
 function of one column of numbers, this row follows from the row of the column: the masks of the column and of its
 features become one table, by the levels or the steps. A text that is not a known level has no row there; then the
 features are computed.

@@ -154,7 +154,7 @@ def _is_unmodified(field: Any) -> bool:
 
 
 def pair_samples(reference: pd.DataFrame, current: pd.DataFrame, first: Iterable[str] = ()) -> SamplePair:
-    """Gives two samples the same columns and types, whatever they contain.
+    """Gives two samples the same columns and types.
 
     Each has at most 5,000 rows and 50 columns. Values that are infinite, of the wrong type or too large become null.
     Excluded are columns of one sample only, duplicated columns, datetimes, and columns with hardly any values.

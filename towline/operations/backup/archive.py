@@ -27,7 +27,7 @@ STORE = "store"
 _ROOTS = (STORE, "folders", "databases")
 _CODECS = {".tar.zst": ("zstd", b"\x28\xb5\x2f\xfd"), ".tar.gz": ("gzip", b"\x1f\x8b")}
 _BLOCK = 2**20
-_SMALL_FILE = 2**24  # read at once: such a file may be rewritten while it is read
+_SMALL_FILE = 2**24  # read in one call: such a file may be rewritten during the backup
 _MAX_MANIFEST = 2**29
 
 
@@ -86,7 +86,7 @@ class _HashingReader(io.RawIOBase):
 
 
 class ArchiveWriter:
-    """Adds files and folders to an archive; ``members`` holds what was added."""
+    """Adds files and folders to an archive; ``members`` lists them."""
 
     def __init__(self, tar: tarfile.TarFile) -> None:
         self.members: dict[str, Member] = {}
@@ -99,10 +99,10 @@ class ArchiveWriter:
         self.members[name] = Member(sha256="", size=0, mode=info.mode)
 
     def add_file(self, name: str, path: Path) -> None:
-        """Adds a file with its present length, though it may grow meanwhile.
+        """Adds a file with its current length, although it may grow during the call.
 
         Raises:
-            FileNotFoundError: it is gone.
+            FileNotFoundError: it does not exist any more.
             TransientError: it became shorter while it was read, or cannot be read.
         """
         try:

@@ -1,4 +1,4 @@
-"""A run record is what a training run logs to MLflow: parameters, metrics, tags and files.
+"""A run record has the parameters, metrics, tags and files that a training run logs to MLflow.
 
 MLflow compares versions by the parameters and metrics of their runs. So every run uses the same names; values that
 differ between estimators are one JSON value.

@@ -1,4 +1,4 @@
-"""Metrics of predictions, with the definitions of scikit-learn, for many weightings of the same rows at once.
+"""Metrics of predictions, with the definitions of scikit-learn, for many weightings of the same rows in one call.
 
 A *weighting* says how often each row counts. All rows once is the metric itself; a resample of the rows is a weighting
 too, so that an interval needs one pass over the predictions, not one call of scikit-learn for each resample.
