@@ -95,7 +95,7 @@ def call_in_helper(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
     try:
         result, seconds = pickle.load(_helper.replies)  # noqa: S301 - our own child
     except EOFError as error:
-        raise _killed() from error
+        raise _killed_error() from error
     if isinstance(result, BaseException):
         raise result
     return result, seconds
@@ -118,10 +118,10 @@ def _send(helper: _HelperProcess, message: object) -> None:
         pickle.dump(message, helper.requests)
         helper.requests.flush()
     except BrokenPipeError as error:
-        raise _killed() from error
+        raise _killed_error() from error
 
 
-def _killed() -> TransientError:
+def _killed_error() -> TransientError:
     stop()
     return TransientError(
         "the helper process of the run was killed",

@@ -127,7 +127,7 @@ class RemoteFile(Frozen):
         with remote_errors(self.url):
             now = _to_file(self.url, storage.system.info(storage.path))
         if now != self:
-            raise _changed(str(self))
+            raise _changed_error(str(self))
 
     @property
     def has_ranges(self) -> bool:
@@ -421,7 +421,7 @@ def _remove(system: Any, path: str) -> None:
         system.rm_file(path)
 
 
-def _changed(where: str) -> DataError:
+def _changed_error(where: str) -> DataError:
     remedy = "run the same command again when nothing writes to it"
     return DataError("the file has changed since it was opened", where=where, remedy=remedy)
 
@@ -429,7 +429,7 @@ def _changed(where: str) -> DataError:
 def _translate(error: Exception, url: str) -> TowlineError:
     where, reason = mask_passwords(url), _reason(error, url)
     if type(error).__name__ == "FileExpired":
-        return _changed(where)
+        return _changed_error(where)
     cause = error.__cause__ or error
     if isinstance(error, FileNotFoundError) and isinstance(cause, OSError | TimeoutError) and cause is not error:
         return TransientError(f"the server does not answer: {_reason(cause, url)}", where=where, remedy=_LATER)

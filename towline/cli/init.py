@@ -65,7 +65,7 @@ def init(
         )
     reader = TableReader(data, query, settings)
     try:
-        target = _ask_target(reader, target, ask=not yes)
+        target = _choose_target(reader, target, ask=not yes)
         proposal = reader.propose(target, name, "" if time == "none" else time)
         if not yes and time is None and sys.stdin.isatty() and proposal.time:
             question = f"Is {proposal.time!r} the time at which each row happened?"
@@ -81,10 +81,10 @@ def init(
         "existing": list(result.existing),
         "assumptions": [dict(zip(("key", "value", "reason"), line, strict=True)) for line in proposal.assumptions],
     }
-    emit(document, as_json, lambda: _screen(result))
+    emit(document, as_json, lambda: _render_result(result))
 
 
-def _ask_target(reader: "TableReader", target: str | None, *, ask: bool) -> str:
+def _choose_target(reader: "TableReader", target: str | None, *, ask: bool) -> str:
     from towline.errors import ConfigError
 
     columns = reader.columns
@@ -116,7 +116,7 @@ def _update(project: Path, as_json: bool) -> None:
     emit(document, as_json, lambda: "\n".join(lines or ["flows and tasks are those of the installed towline"]))
 
 
-def _screen(result: "InitResult") -> str:
+def _render_result(result: "InitResult") -> str:
     from towline.cli import screen
 
     proposal = result.proposal

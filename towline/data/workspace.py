@@ -122,16 +122,16 @@ class Workspace(Frozen):
         if keep_fits:
             self.origin_file(run_key).unlink(missing_ok=True)
             self.verdict_file(run_key).unlink(missing_ok=True)
-            self._sweep()
+            self._remove_abandoned()
         else:
             self.remove()
 
     def remove(self) -> None:
         """Removes the folder: a rename, then the deletion."""
         _move_aside(self.path)
-        self._sweep()
+        self._remove_abandoned()
 
-    def _sweep(self) -> None:
+    def _remove_abandoned(self) -> None:
         """Deletes the rest of interrupted deletions, and abandoned workspaces.
 
         Workspaces of other runs are removed too if nothing was written to them for 30 days, no process uses them and

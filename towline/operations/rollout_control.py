@@ -98,7 +98,7 @@ def start(settings: Settings, version: str, changes: Mapping[str, Any], *, repla
         document["rollout"] = {**(document["rollout"] or {}), **changes, **({"newer": "replace"} if replace else {})}
         config = build_config(document, "command line").rollout or config
     rollout = begin_rollout(settings, ledger, judged.model, judged.version, config, actor(), reason)
-    notes = _required_fields(settings, ledger, rollout), _who_evaluates(settings)
+    notes = _required_fields(settings, ledger, rollout), _evaluation_note(settings)
     return read_rollout_status(settings, judged.model, "; ".join(filter(None, notes)))
 
 
@@ -150,7 +150,7 @@ def _required_fields(settings: Settings, ledger: Ledger, rollout: Rollout) -> st
     return f"requests must also have: {', '.join(names)}" if names else ""
 
 
-def _who_evaluates(settings: Settings) -> str:
+def _evaluation_note(settings: Settings) -> str:
     from towline.operations import up_state
 
     if up_state.find_running(settings) is not None:

@@ -86,7 +86,12 @@ def counted_approvals(
     counted: list[Entry] = []
     people, keys = set[str](), set[str]()
     for row in rows:
-        if row.event != "approved" or not _is_about(row, request) or approval_error(row, request) or not is_signed(row):
+        if (
+            row.event != "approved"
+            or not _belongs_to(row, request)
+            or approval_error(row, request)
+            or not is_signed(row)
+        ):
             continue
         person, key = str(row.evidence["holder"]).casefold(), str(row.evidence["key"])
         if person not in people and key not in keys:
@@ -186,6 +191,6 @@ def expired_error(request: ApprovalRequest, count: int) -> PromotionRejectedErro
     )
 
 
-def _is_about(row: Entry, request: ApprovalRequest) -> bool:
+def _belongs_to(row: Entry, request: ApprovalRequest) -> bool:
     about = (row.version, row.run_key, row.release, row.evidence.get("release"))
     return about == (request.version, request.run_key, request.release, request.digest)

@@ -324,20 +324,20 @@ def rows_of(stored: Iterable[Mapping[str, Any]]) -> list[Entry]:
     before: Entry | None = None
     for row in stored:
         try:
-            entry = _checked(*(row[name] for name in _FIELDS))
-        except ValueError:  # of pydantic, json and _checked
-            raise _changed(row["model"], row["seq"]) from None
+            entry = _read_entry(*(row[name] for name in _FIELDS))
+        except ValueError:  # from pydantic, json and _read_entry
+            raise _changed_row_error(row["model"], row["seq"]) from None
         follows = before is not None and before.model == entry.model
         expected = (before.seq + 1, before.hash) if before is not None and follows else (1, "")
         if (entry.seq, entry.prev_hash) != expected:
-            raise _changed(entry.model, entry.seq)
+            raise _changed_row_error(entry.model, entry.seq)
         entries.append(entry)
         before = entry
     return entries
 
 
 @functools.lru_cache(maxsize=4096, typed=True)
-def _checked(*values: Any) -> Entry:
+def _read_entry(*values: Any) -> Entry:
     """One row from its stored fields; ValueError if its digest is wrong."""
     row = dict(zip(_FIELDS, values, strict=True))
     entry = Entry.model_validate({**row, "evidence": json.loads(row["evidence"])})
@@ -358,7 +358,7 @@ def _entry(model: str, rows: Sequence[Entry], draft: NewRow) -> Entry:
     return entry.model_copy(update={"hash": entry.digest()})
 
 
-def _changed(model: str, seq: int) -> ReleaseError:
+def _changed_row_error(model: str, seq: int) -> ReleaseError:
     return ReleaseError(
         f"ledger row {seq} of {model} was changed after it was written",
         where=f"{model}, row {seq}",

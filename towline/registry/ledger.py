@@ -334,7 +334,7 @@ class Ledger:
         events = [row.event for row in rows if row.version == version]
         if version not in served and "promoted" in events:
             return "rolled back"
-        if events and events[-1] == "passed" and self._waits(model, version):
+        if events and events[-1] == "passed" and self._is_waiting(model, version):
             return "awaiting approval"
         return {"refused": "refused", "registered": "registered"}.get(events[-1], "passed") if events else "unknown"
 
@@ -376,7 +376,7 @@ class Ledger:
         """The keys of the runs that have a verdict."""
         return {row.run_key for row in self._verdicts(model)}
 
-    def _waits(self, model: str, version: int) -> bool:
+    def _is_waiting(self, model: str, version: int) -> bool:
         """Whether a version that passed needs more approvals than it has."""
         rows = self._chain.read(model)
         try:

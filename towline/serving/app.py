@@ -211,7 +211,7 @@ class RouteHandlers:
             if compressed:
                 body = await self._decompress(body)
             arms = self._rollouts.arms(model.version)
-            pin = self._pinned(context, model, arms)
+            pin = self._requested_version(context, model, arms)
             fields = None if arms is None else arms.fields_of_both(model)
             parse = partial(_parse_request, protocol, body, headers, model, self._options.max_rows, fields)
             parsed = parse() if len(body) < LARGE_BODY else await self._run_on_parser_thread(parse)
@@ -294,7 +294,7 @@ class RouteHandlers:
 
     async def tensors(self, context: RequestContext) -> Response:
         model = self._model(context)
-        document = open_inference.describe_model(self._described(model))
+        document = open_inference.describe_model(self._description_model(model))
         if active := self._reloader.rollout:
             document["versions"] = [str(model.version), str(active.rollout.challenger)]
         return Response(orjson.dumps(document))
@@ -303,7 +303,10 @@ class RouteHandlers:
         """The manifest of the release without its list of files, and the fields of a row."""
         model = self._model(context)
         document = model.metadata.model_dump(mode="json", exclude={"files"})
-        document |= {"compiled": model.compiled, "fields": openapi.describe_fields(self._described(model).contract)}
+        document |= {
+            "compiled": model.compiled,
+            "fields": openapi.describe_fields(self._description_model(model).contract),
+        }
         return Response(orjson.dumps(document))
 
     async def exposition(self, context: RequestContext) -> Response:
@@ -315,7 +318,7 @@ class RouteHandlers:
 
     async def docs(self, context: RequestContext) -> Response:
         model = self._model(context)
-        described = self._described(model)
+        described = self._description_model(model)
         row = example_row(described.contract)
         answer = json_rows.write_rows(model.predict_rows([row]), model, PredictionRequest([row]), "7f3a9c-1")
         page = html_page.render(described, self._openapi_document(model), _address(context, self._options), answer)
@@ -323,12 +326,12 @@ class RouteHandlers:
         return Response(page.encode(), b"text/html; charset=utf-8", headers=(policy,))
 
     def _openapi_document(self, model: "Model") -> dict[str, Any]:
-        described = self._described(model)
+        described = self._description_model(model)
         if self._openapi_cache is None or self._openapi_cache[0] is not described:
             self._openapi_cache = described, openapi.openapi_document(described, self._options.max_rows)
         return self._openapi_cache[1]
 
-    def _described(self, model: "Model") -> "Model":
+    def _description_model(self, model: "Model") -> "Model":
         """The model with the fields that requests must have; during a rollout these may be the fields of both."""
         arms = self._rollouts.arms(model.version)
         fields = None if arms is None else arms.fields_of_both(model)
@@ -363,7 +366,7 @@ class RouteHandlers:
             raise Problem("missing-scope", "a request for the challenger of a rollout needs a key with scope 'admin'")
         context.version = version
 
-    def _pinned(self, context: RequestContext, champion: "Model", arms: RolloutArms | None) -> int:
+    def _requested_version(self, context: RequestContext, champion: "Model", arms: RolloutArms | None) -> int:
         """The version that the request names in its path or in a header; 0: none."""
         version: str | None = (context.scope.get("path_params") or {}).get("version")
         if version is None:

@@ -132,12 +132,12 @@ class RolloutArms:
         challenger = self.active.challenger
         chosen = self._assign(rows, request_id, pin)
         if not chosen:
-            predictions = await self._ask_champion(champion, canonical)
+            predictions = await self._predict_with_champion(champion, canonical)
             self._queue_shadow(challenger, request_id, 0, rows, predictions)
             return RolloutAnswer(predictions, (AnsweredRows(0, len(rows), champion),))
-        answer = await self._ask_challenger([rows[row] for row in chosen])
+        answer = await self._predict_with_challenger([rows[row] for row in chosen])
         if isinstance(answer, Exception):
-            predictions = await self._ask_champion(champion, canonical)
+            predictions = await self._predict_with_champion(champion, canonical)
             if not find_nonfinite(predictions):  # else the rows are at fault
                 self._count_failure(len(chosen), answer)
             return RolloutAnswer(predictions, (AnsweredRows(0, len(rows), champion),))
@@ -148,7 +148,7 @@ class RolloutArms:
         for row in chosen:
             is_chosen[row] = True
         others = [row for row, by_challenger in enumerate(is_chosen) if not by_challenger]
-        rest = await self._ask_champion(champion, [canonical[row] for row in others])
+        rest = await self._predict_with_champion(champion, [canonical[row] for row in others])
         merged = _merge(len(rows), (chosen, answer), (others, rest))
         parts = tuple(
             AnsweredRows(first, end, challenger if by_challenger else champion)
@@ -245,7 +245,7 @@ class RolloutArms:
             if key_position(request_id if value is None else value, rollout.id) < rollout.weight
         ]
 
-    async def _ask_champion(self, champion: "Model", canonical: list[Row]) -> RowPredictions:
+    async def _predict_with_champion(self, champion: "Model", canonical: list[Row]) -> RowPredictions:
         started = time.perf_counter()
         try:
             predictions = await self._score(champion, canonical)
@@ -261,7 +261,7 @@ class RolloutArms:
                 self.counts.champion_slow += duration > self._slow_limit
         return predictions
 
-    async def _ask_challenger(self, rows: Rows) -> RowPredictions | Exception:
+    async def _predict_with_challenger(self, rows: Rows) -> RowPredictions | Exception:
         """The challenger's predictions, or its error: the champion answers then."""
         challenger, started = self.active.challenger, time.perf_counter()
         try:

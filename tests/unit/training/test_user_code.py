@@ -128,7 +128,7 @@ def test_classes_and_functions_of_the_project_are_called(project_module: str) ->
         ("nothing", "is not a scikit-learn regressor"),
     ],
 )
-@pytest.mark.parametrize("package", ["own", "installed"])
+@pytest.mark.parametrize("package", ["project_module", "installed"])
 def test_imported_objects_do_not_belong_to_a_module(
     package: str, name: str, what: str, request: pytest.FixtureRequest
 ) -> None:

@@ -368,7 +368,7 @@ def _number_text(value: float) -> str | None:
     return str(int(value) if value.is_integer() else value)
 
 
-def _whole_text(text: str) -> str:
+def _normalize_whole_number(text: str) -> str:
     match = _WHOLE.fullmatch(text)
     return ("0" if match[1] == "-0" else match[1]) if match else text
 
@@ -413,7 +413,7 @@ def _date_text(moment: dt.datetime) -> str:
 
 
 _SPELLED: dict[str, Callable[[str], str]] = {
-    "number": _whole_text, "boolean": _boolean_text, "date": _dated_text, "caseless": fold_case,
+    "number": _normalize_whole_number, "boolean": _boolean_text, "date": _dated_text, "caseless": fold_case,
 }  # fmt: skip
 
 

@@ -54,13 +54,13 @@ class FusedForest:
         try:
             return self._fused.score_rows(rows)
         except IndexError:  # an unknown level
-            return self.forest.score_rows([self._complete(row) for row in rows])
+            return self.forest.score_rows([self._add_features(row) for row in rows])
 
     def score_columns(self, columns: Sequence[np.ndarray]) -> np.ndarray:
         """Columns hold all features."""
         return self.forest.score_columns(columns)
 
-    def _complete(self, row: Sequence[Any]) -> list[Any]:
+    def _add_features(self, row: Sequence[Any]) -> list[Any]:
         complete = list(row)
         for place, evaluate in self.features.items():
             complete[place] = evaluate(row)

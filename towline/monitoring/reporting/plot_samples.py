@@ -169,7 +169,7 @@ def pair_samples(reference: pd.DataFrame, current: pd.DataFrame, first: Iterable
     excluded: dict[str, str] = {}
     pairs: dict[str, _ColumnPair] = {}
     for name in _order_names([*in_reference, *in_current], first):
-        if why := _why_excluded(in_reference.count(name), in_current.count(name), len(pairs)):
+        if why := _exclusion_reason(in_reference.count(name), in_current.count(name), len(pairs)):
             excluded[plain_text(name)] = why
             continue
         columns = reference.iloc[:, in_reference.index(name)], current.iloc[:, in_current.index(name)]
@@ -193,7 +193,7 @@ class _ColumnPair(NamedTuple):
     numeric: bool
 
 
-def _why_excluded(in_reference: int, in_current: int, columns: int) -> str:
+def _exclusion_reason(in_reference: int, in_current: int, columns: int) -> str:
     if in_reference != 1:
         return "duplicated" if in_reference else "not among the training columns"
     if in_current != 1:

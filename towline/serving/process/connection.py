@@ -185,7 +185,7 @@ class HttpConnection(HttpToolsProtocol):
         end = time.perf_counter() + CONNECTION_TURN_S
         while self._unparsed and not self.flow.read_paused:
             first = self._unparsed.popleft()
-            size = max(PARSE_SLICE, self._announced())
+            size = max(PARSE_SLICE, self._count_body_bytes())
             if len(first) > size:
                 self._unparsed.appendleft(first[size:])
             self._parse(first[:size])
@@ -196,7 +196,7 @@ class HttpConnection(HttpToolsProtocol):
             self.transport.raw.resume_reading()
         return self._queued
 
-    def _announced(self) -> int:
+    def _count_body_bytes(self) -> int:
         """How many of the next bytes can be parsed in one step: the rest of a body with a known length."""
         if self.cycle is None or not self.cycle.more_body:
             return 0

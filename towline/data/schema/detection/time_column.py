@@ -100,12 +100,12 @@ def suggest_time_column(
         if name == target or not isinstance(values := frame[name], pd.Series):
             continue
         if len(values) and float(values.isna().mean()) <= _NULLS:
-            candidate = _consider(values.iloc[rows], place, latest)
+            candidate = _make_candidate(values.iloc[rows], place, latest)
             candidates += [candidate] if candidate else []
     return max(candidates, key=lambda candidate: candidate.rank).column if candidates else None
 
 
-def _consider(values: pd.Series, place: int, latest: dt.datetime | None) -> _Candidate | None:
+def _make_candidate(values: pd.Series, place: int, latest: dt.datetime | None) -> _Candidate | None:
     """The column as a candidate; the rank goes by the fineness of its times, then name, then order of the rows."""
     words = _words(str(values.name))
     past = words & _PAST_WORDS
