@@ -1,7 +1,7 @@
 """Simulated rows, and the reference of a model trained on them, for the benchmark of drift detection.
 
 Ten columns: five of numbers (normal, skewed, heavy-tailed, counts, whole numbers), a flag, three categories (3, 10 and
-60 levels) and the model's own answer; some with nulls. Each comes from a normal latent variable of its own.
+60 levels) and the model's prediction; some with nulls. Each comes from a separate normal latent variable.
 """
 
 import json

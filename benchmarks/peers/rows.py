@@ -1,4 +1,4 @@
-"""Rows that try a model where it can go wrong: nulls, unseen categories, values on its trees' thresholds and beside."""
+"""Rows with edge cases of a model: nulls, unseen categories, values at and next to the thresholds of its trees."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def generate(table: pd.DataFrame, contract: Contract, model: Any, count: int, se
 
 
 def thresholds(model: Any) -> dict[str, list[float]]:
-    """Where the trees of a pipeline cut its number columns; nothing for other estimators."""
+    """The thresholds of a pipeline's trees in its numeric columns; none for other estimators."""
     pipeline = getattr(model, "estimator_", model)
     prepare, estimator = pipeline.named_steps["prepare"], pipeline.named_steps["estimate"]
     if hasattr(estimator, "_predictors"):
