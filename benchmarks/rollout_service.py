@@ -143,9 +143,7 @@ def measure_changes(store: SampleStore, changes: int) -> None:
     highest = max(positions, default=0.0)
     share = sum(each.version == 2 for each in load.answers) / len(load.answers)
     print(f"changes: {changes} weights from 1 % to 99 %, {len(load.answers):,} answers, {share:.0%} by the challenger")
-    print(
-        f"  failures {len(load.failures)}, wrong predictions {len(wrong)}, highest position of the challenger {highest:.3f}"
-    )
+    print(f"  failures {len(load.failures)}, wrong predictions {len(wrong)}, highest challenger position {highest:.3f}")
     end(store)
 
 
@@ -184,13 +182,13 @@ def load_at_rate(
 ) -> RecordingLoad:
     """Five clients that together send about ``rate`` requests a second."""
     load = RecordingLoad(port, read_pool(store))
-    ask = load._ask
+    send_request = load._send_request
 
     async def send_slowly(*arguments: object) -> bool:
         await asyncio.sleep(5 / rate)
-        return await ask(*arguments)  # type: ignore[arg-type]
+        return await send_request(*arguments)  # type: ignore[arg-type]
 
-    load._ask = send_slowly  # type: ignore[method-assign]
+    load._send_request = send_slowly  # type: ignore[method-assign]
     asyncio.run(load.run(5, lambda: work(load)))
     return load
 
