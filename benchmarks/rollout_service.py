@@ -116,9 +116,7 @@ def measure_kills(store: SampleStore, kills: int) -> None:
     wrong = load.find_wrong_predictions({1: store.release(1), 2: store.release(2)})
     errors = [failure for failure in load.failures if is_error(failure)]
     print(f"kills: {killed} × SIGKILL, {len(load.answers):,} answers")
-    print(
-        f"  responses with an error {len(errors)}, wrong predictions {len(wrong)}, of the wrong version {len(misplaced)}"
-    )
+    print(f"  responses with an error {len(errors)}, wrong predictions {len(wrong)}, wrong version {len(misplaced)}")
     print(f"  connections cut by a kill {len(load.failures) - len(errors)}, sent again")
     end(store)
 
