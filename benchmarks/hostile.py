@@ -151,7 +151,7 @@ def measure(port: int, request: bytes, hostile: Attack | None, seconds: float) -
         process.join(10)
     waited.sort()
     return {
-        "beside": hostile.name if hostile else "nobody",
+        "attack": hostile.name if hostile else "none",
         **{f"p{part}": waited[min(len(waited) - 1, int(len(waited) * part / 100))] for part in (50, 95, 99)},
         "max": waited[-1],
         "answers": len(waited),
@@ -176,7 +176,7 @@ def main() -> None:
     settings = Settings(project=REPOSITORY, store=store, tracking_uri="", ledger_url=f"sqlite:///{store}/ledger.db")
     request = whole(key, json.dumps({"rows": sample.rows[:1]}).encode())
     lines = []
-    print("| beside | p50, ms | p95 | p99 | longest | answers | failed | hostile attempts |\n|---|" + "---:|" * 7)
+    print("| attack | p50, ms | p95 | p99 | longest | answers | failed | hostile attempts |\n|---|" + "---:|" * 7)
     with ServeProcess(settings, sample.name) as serving:
         measure(serving.port, request, None, 2)  # warm
         for hostile in (None, *attacks(key, sample.rows[0]), None):
@@ -184,7 +184,7 @@ def main() -> None:
             lines.append(line)
             times = " | ".join(f"{line[name]:.1f}" for name in ("p50", "p95", "p99", "max"))
             print(
-                f"| {line['beside']} | {times} | {line['answers']:,} | {line['failed']} | {line['attempts']:,} |",
+                f"| {line['attack']} | {times} | {line['answers']:,} | {line['failed']} | {line['attempts']:,} |",
                 flush=True,
             )
         serving.stop()

@@ -89,7 +89,7 @@ SD = {
 
 
 def release(folder: Path, kind: str, rng: np.random.Generator, days: int = DAYS) -> tuple[Path, Years]:
-    """The reference of a model trained on such rows; the years go on after its last day."""
+    """The reference of a model trained on such rows; the years continue after its last day."""
     import pandas as pd
 
     from towline.config import PipelineConfig

@@ -115,7 +115,7 @@ def run(
         data: a pandas, polars or Arrow table instead of ``data.source``; it is stored under the digest of its content.
         as_of: leave out rows after this time (UTC if it has no zone).
         overrides: ``key=value`` texts for keys of the YAML file, for example ``gate.max.mae=50``.
-        force: run again although an identical run is finished.
+        force: run again even if an identical run has finished.
         profile: name of a profile: a worker runs the flow there. Default: this process.
 
     Returns:

@@ -29,10 +29,10 @@ def generate(table: pd.DataFrame, contract: Contract, model: Any, count: int, se
             on = np.asarray(cuts.get(column.name) or usual[:1], dtype=np.float64)[
                 rng.integers(0, len(cuts.get(column.name) or [0]), count)
             ]
-            beside = np.nextafter(on, rng.choice([-np.inf, np.inf], count))
+            adjacent = np.nextafter(on, rng.choice([-np.inf, np.inf], count))
             narrow = np.nextafter(on.astype(np.float32), rng.choice([-np.inf, np.inf], count).astype(np.float32))
             far = rng.normal(0, 1, count) * 10.0 ** rng.integers(-6, 9, count)
-            made = np.choose(rng.integers(0, 5, count), [on, beside, narrow.astype(np.float64), far, np.nan])
+            made = np.choose(rng.integers(0, 5, count), [on, adjacent, narrow.astype(np.float64), far, np.nan])
         values = np.where(rng.random(count) < 0.5, usual.astype(object), made.astype(object))
         columns[column.name] = [None if pd.isna(value) else value for value in values]
         columns[column.name] = [v.item() if isinstance(v, np.generic) else v for v in columns[column.name]]

@@ -122,7 +122,7 @@ class WorkFolder(Frozen):
 
 
 def remove_other_folders(output: Path, current: WorkFolder) -> None:
-    """Removes the work folders of earlier jobs with the same output that nobody works on."""
+    """Removes the unlocked work folders of earlier jobs with the same output."""
     for folder in output.parent.glob(f".{output.name}{_MARK}*"):
         if folder != current.path:
             with files.exclusive_lock(folder / "lock", wait=False) as acquired:

@@ -18,10 +18,10 @@ MAX_LINES = 30  # of assumptions on the screen
 @click.command()
 @click.argument("data", required=False)
 @click.option("--target", metavar="COLUMN", help="The column to predict.")
-@click.option("--time", metavar="COLUMN", help="The column with the time of each row; none: there is no such column.")
+@click.option("--time", metavar="COLUMN", help="The column with the time of each row; none: no such column.")
 @click.option("--query", metavar="SQL", help="The query, if DATA is the URL of a database.")
 @click.option("--name", metavar="NAME", help="Name of the pipeline and the model; default: that of the file.")
-@click.option("-y", "--yes", is_flag=True, help="Ask nothing; take the defaults.")
+@click.option("-y", "--yes", is_flag=True, help="Ask no questions; use the defaults.")
 @click.option("--force", is_flag=True, help="Replace a config of the same name.")
 @click.option("--update", is_flag=True, help="Update the flows and tasks of a project after an upgrade of towline.")
 @json_option
@@ -36,7 +36,7 @@ def init(
     update: bool,
     as_json: bool,
 ) -> None:
-    """Makes a project with a config for a table.
+    """Creates a project with a config for a table.
 
     DATA is a CSV, Parquet or JSON file, a folder of them, a URL such as s3://bucket/data.csv, or the URL of a database.
     In a folder without a project, all files of a project are written, else only the config. The config is ready to run;

@@ -268,7 +268,7 @@ def _next_steps(outcome: "Outcome") -> list[tuple[str, str]]:
         return [*steps, *_after_refusal(outcome)]
     if outcome.approval:
         approve = ("approve it", f"towline approve {name}@{outcome.version}")
-        return [*steps, approve, ("see who has approved", f"towline approvals {name}")]
+        return [*steps, approve, ("list the approvals", f"towline approvals {name}")]
     if outcome.event == "passed":
         return [*steps, ("follow the rollout", f"towline rollout status {name}")]
     steps += [

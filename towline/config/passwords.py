@@ -103,7 +103,7 @@ def _value(name: str, setting: str) -> str:
     if name not in os.environ:
         if name.startswith(PREFIX):
             raise ConfigError(
-                "the source URL has a literal password, which only the process that read the config knows",
+                "the source URL has a literal password, which is not passed to other processes",
                 where=setting,
                 remedy="write ${NAME} instead of the password, and set NAME in the environment of each process that "
                 "runs the pipeline",

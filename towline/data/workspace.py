@@ -82,7 +82,7 @@ class Workspace(Frozen):
 
     @contextmanager
     def exclusive_lock(self) -> Iterator[None]:
-        """Keeps other processes out of the workspace; removes a snapshot of its own, and rows of parts, at the end.
+        """Locks the workspace for this process; at the end removes its snapshot and the rows of parts.
 
         Raises:
             TransientError: another process uses the workspace, or has removed it since it was opened.

@@ -69,7 +69,7 @@ class LabelledLosses(NamedTuple):
 
 
 def find_rollout(settings: Settings, model: str) -> Rollout | None:
-    """The rollout that is under way; None without one."""
+    """The current rollout; None without one."""
     return active_rollout(open_ledger(settings).rows(model))
 
 

@@ -74,13 +74,13 @@ def read_rollout_status(settings: Settings, name: str | None = None, note: str =
 
 
 def start(settings: Settings, version: str, changes: Mapping[str, Any], *, replace: bool, reason: str) -> RolloutStatus:
-    """Begins the rollout of a version that has passed.
+    """Starts the rollout of a version that has passed the gate.
 
     Args:
         settings: for the store.
         version: ``NAME@3``.
         changes: keys of ``rollout`` that differ from the config in the champion's release.
-        replace: whether it replaces the challenger of a rollout that is under way.
+        replace: whether it replaces the challenger of the current rollout.
         reason: recorded in the ledger.
 
     Raises:

@@ -78,7 +78,7 @@ def crash_children(client: SyncPrefectClient, run: FlowRun) -> None:
 
 
 def _crashed() -> State[Any]:
-    return Crashed(message="its process is gone")
+    return Crashed(message="its process has ended")
 
 
 def create_crash_automations(
@@ -98,7 +98,7 @@ def create_crash_automations(
         client,
         "towline: run without a heartbeat",
         {"after": {"prefect.flow-run.heartbeat"}, "within": silence_limit},
-        f"no heartbeat for {silence_limit.total_seconds():.0f} s: its worker is gone",
+        f"no heartbeat for {silence_limit.total_seconds():.0f} s: its worker is lost",
     )
     _create_automation(
         client,

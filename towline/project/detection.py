@@ -317,7 +317,7 @@ def _propose_drop(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -
 
 def _propose_time(proposal: Proposal, frame: pd.DataFrame, given: str | None) -> None:
     if given is not None:
-        proposal.time, proposal.time_reason = given or None, "given" if given else "there is none, as you say"
+        proposal.time, proposal.time_reason = given or None, "given"
         proposal.drop.pop(given, None)
         return
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)

@@ -124,7 +124,7 @@ def _check_project(settings: Settings) -> Iterator[SetupCheck]:
         yield SetupCheck(name=name, state="warning", detail=detail, remedy="towline init --update")
     elif (edited := states.get("edited")) and record.version != towline.__version__:
         detail = f"{made}; edited by you, and perhaps older than the library: {', '.join(edited[:5])}"
-        remedy = "towline init --update writes the library's files beside them"
+        remedy = "towline init --update writes the library's files next to them"
         yield SetupCheck(name=name, state="warning", detail=detail, remedy=remedy)
     else:
         yield SetupCheck(name=name, state="ok", detail=made)
@@ -153,7 +153,7 @@ def _check_ledger(settings: Settings) -> Iterator[SetupCheck]:
         settings.ledger_url.startswith("sqlite:///")
         and not Path(settings.ledger_url.removeprefix("sqlite:///")).exists()
     ):
-        yield SetupCheck(name="ledger", state="ok", detail="there is none yet; the first run makes it")
+        yield SetupCheck(name="ledger", state="ok", detail="does not exist yet; the first run creates it")
         return
     ledger = open_ledger(settings)
     ledger.verify()

@@ -1,4 +1,4 @@
-"""Makes a project, or adds a config to one, from a table: what `towline init` does."""
+"""Creates a project, or adds a config to a project, from a table (`towline init`)."""
 
 import math
 import re

@@ -538,6 +538,6 @@ def _check_smoke_test(smoke: SmokeTestResult) -> GateCheck:
     faults = [] if smoke.identical else ["its predictions differ from the fitted model's"]
     if smoke.modules:
         faults.append(f"it imported {', '.join(smoke.modules)}")
-    passed = f"the release predicts {smoke.rows:,} rows identically in a process of its own, in {smoke.seconds:.3g} s"
+    passed = f"the release predicts {smoke.rows:,} rows identically in a new process, in {smoke.seconds:.3g} s"
     detail = " and ".join(faults) + (f": {smoke.detail}" if smoke.detail else "") if faults else passed
     return GateCheck(name="smoke", outcome="fail" if faults else "pass", detail=detail)

@@ -172,7 +172,7 @@ def check_approved(
     raise PromotionRejectedError(
         f"version {version} waits for approval: it has {len(counted)} of {request.describe()}",
         where=request.model,
-        remedy=f"towline approve {name}; `towline approvals {request.model}` lists who has approved",
+        remedy=f"towline approve {name}; `towline approvals {request.model}` lists the approvers",
     )
 
 

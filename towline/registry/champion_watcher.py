@@ -47,7 +47,7 @@ class ChampionWatcher:
         return self._release(champion_of(self._rows))
 
     def rollout(self) -> Rollout | None:
-        """The rollout that is under way; None without one."""
+        """The current rollout; None without one."""
         self._read()
         return active_rollout(self._rows)
 

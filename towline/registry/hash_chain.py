@@ -145,7 +145,7 @@ class Chain:
                     self._seals.advance(sealed_row(entry), key, since=entry.seq)
                 return entry
         raise TransientError(
-            "too many writers at once", where=mask_passwords(self._url), remedy="run the same command again"
+            "too many concurrent writers", where=mask_passwords(self._url), remedy="run the same command again"
         )
 
     def accept(self, model: str, decide: Callable[[Sequence[Entry]], NewRow]) -> Entry:

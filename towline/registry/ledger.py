@@ -493,7 +493,7 @@ def _check_number(model: str, rows: Sequence[Entry], judged: JudgedVersion) -> N
 
 
 def judged_row(model: str, rows: Sequence[Entry], version: int) -> Entry:
-    """The row with the verdict on a version: the last one of its own run."""
+    """The row with the verdict on a version: the last verdict of its own run."""
     run_key = _registered(model, rows, version).run_key
     for row in reversed(rows):
         if (row.version, row.run_key) == (version, run_key) and row.event in VERDICTS:

@@ -19,7 +19,7 @@ RolloutEnd = Literal["promoted", "aborted", "inconclusive", "replaced"]
 
 
 class Rollout(Frozen):
-    """The rollout that is under way.
+    """The current rollout.
 
     Attributes:
         id: differs for each rollout; the salt of the assignment of rows.
@@ -61,7 +61,7 @@ class Rollout(Frozen):
 
 
 def active_rollout(rows: Sequence[Entry]) -> Rollout | None:
-    """The rollout that is under way, from the rows of a model, oldest first."""
+    """The current rollout, from the rows of a model, oldest first."""
     rollout: Rollout | None = None
     for row in rows:
         if row.event == "rollout_started":
@@ -100,7 +100,7 @@ def start_rollout(
         config: how it is rolled out.
         actor: who acts.
         reason: why.
-        replace: whether it replaces the challenger of a rollout that is under way.
+        replace: whether it replaces the challenger of the current rollout.
 
     Raises:
         PromotionRejectedError: the version has not passed or serves already, there is no champion, or another rollout

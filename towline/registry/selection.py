@@ -127,7 +127,7 @@ def check_judged_release(settings: Settings, entry: Entry) -> None:
     recorded = (entry.model, entry.version, entry.run_key, entry.evidence.get("release", manifest.digest))
     if (manifest.name, manifest.version, manifest.run_key, manifest.digest) != recorded:
         raise ReleaseError(
-            "the release is not the one that was judged: name, version, run key or digest differ from the ledger's",
+            "the gate did not check this release: name, version, run key or digest differ from the ledger's",
             where=str(directory),
             remedy=REMEDY,
         )
@@ -174,7 +174,7 @@ def _is_release_folder(text: str) -> bool:
 
 
 def _choices(models: Sequence[str]) -> str:
-    return f"name one of: {', '.join(models)}" if models else "there is none yet: towline run CONFIG makes one"
+    return f"name one of: {', '.join(models)}" if models else "no model exists yet: towline run CONFIG trains one"
 
 
 def _versions(ledger: Ledger, name: str) -> str:

@@ -56,7 +56,7 @@ class ModelReloader:
         ready: whether load balancers should send requests to this process.
         reason: why it is not ready; empty when it is.
         rejections: how many releases were rejected because a check failed.
-        rollout: the rollout that is under way, with the challenger's model; None without one.
+        rollout: the current rollout, with the challenger's model; None without one.
     """
 
     def __init__(self, options: ServeOptions) -> None:

@@ -313,13 +313,13 @@ class RolloutArms:
 
 
 class RolloutRouter:
-    """Has the ``RolloutArms`` of the rollout that is under way, in one worker; another rollout gets new ones.
+    """Has the ``RolloutArms`` of the current rollout, in one worker; another rollout gets new ones.
 
     Args:
         score: scores canonical rows with the champion.
         score_challenger: the same for the challenger, which must not delay the champion.
         worker: names this process in the folder of a rollout.
-        current: returns the rollout that is under way; None without one.
+        current: returns the current rollout; None without one.
     """
 
     def __init__(

@@ -280,7 +280,7 @@ def read_open_alerts(store: Path, model: str) -> tuple[Alert, ...]:
 
 
 def _open_alerts(states: Sequence[AlertState], alerts: Iterable[Alert]) -> list[AlertState]:
-    """With these alerts open. A ticket that becomes a page is notified again; a page stays one until it is resolved."""
+    """Opens these alerts. A ticket that becomes a page is notified again; an open page does not become a ticket."""
     updated = list(states)
     for alert in alerts:
         position = next(

@@ -100,7 +100,7 @@ class ModelStatus(Frozen):
         alarms: severe ones first.
         mirror: the versions that were missing in MLflow, and whether they were restored; else empty.
         approvals: versions that wait for approvals of people.
-        rollout: the rollout that is under way in one line; empty without one.
+        rollout: the current rollout in one line; empty without one.
         evaluations: of this rollout, or of the last one, oldest first.
         reports: end dates of the windows that have an Evidently report.
     """
