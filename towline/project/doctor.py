@@ -108,7 +108,7 @@ def _wrong_versions() -> Iterator[str]:
 def _check_project(settings: Settings) -> Iterator[SetupCheck]:
     name, project = "project", settings.project
     if not template.has_project(project):
-        remedy = "towline init DATA --target COLUMN makes one here; or run the command in a project"
+        remedy = "towline init DATA --target COLUMN creates one here; or run the command in a project"
         yield SetupCheck(name=name, state="warning", detail=f"{project} has no flows", remedy=remedy)
         return
     record = template.read_record(project)

@@ -234,7 +234,7 @@ class Ledger:
         def choose(rows: Sequence[Entry]) -> Entry | NewRow:
             champion = champion_of(rows)
             if champion is None:
-                raise PromotionRejectedError("no version serves", where=model, remedy="towline run CONFIG makes one")
+                raise PromotionRejectedError("no version serves", where=model, remedy="towline run CONFIG trains one")
             recorded = (row for row in rows if row.event == "decided" and row.run_key == cause)
             version = JudgedVersion(champion.version, cause, champion.release, evidence)
             draft = draft_row("decided", version, rows, actor, reason)

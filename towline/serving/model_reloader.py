@@ -203,7 +203,7 @@ class ModelReloader:
         try:
             files.write(self._rollout_path(), rollout.model_dump_json(indent=1) + "\n")
         except (TowlineError, OSError) as error:
-            _LOG.warning("cannot store the rollout, so a restart without the ledger does not know it: %s", error)
+            _LOG.warning("cannot store the rollout, so it is lost after a restart without the ledger: %s", error)
 
     def _stored_rollout(self) -> Rollout | None:
         try:

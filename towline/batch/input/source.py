@@ -187,7 +187,7 @@ def open_source(source: str, separator: str | None, contract: Contract, folder: 
     kinds = {path: _block_format(path) or "csv" for path in paths}  # other texts are CSV
     kind = kinds[paths[0]]
     if other := next((path for path in paths if kinds[path] != kind), None):
-        raise DataError(f"{kinds[other]} and {kind} files", where=str(other), remedy="give files of one format")
+        raise DataError(f"{kinds[other]}, but the first file is {kind}", where=str(other), remedy="give one format")
     mark = separator or (_detect_separator(paths[0]) if kind == "csv" else ",")
     if not is_plain(mark):
         paths, separator = [_write_as_csv(path, mark, copies) for path in paths], ","
