@@ -9,7 +9,7 @@ The simulated tables have 36 weeks of 300 rows, six inputs and a linear target w
 
 - concept drift: each week the effect of a random input changes by a step that raises the loss of a model of the week
   before by 5 %; models learn from the last week
-- nothing changes
+- no change
 - covariate shift: the mean of an input moves by two standard deviations after 12 weeks, the effects do not change
 """
 
@@ -56,7 +56,7 @@ def simulate_table(kind: str, seed: int) -> pd.DataFrame:
 
 
 def backtest_simulated(kind: str, seed: int) -> BacktestResult:
-    """Weekly backtest of a simulated table; labels are known at once."""
+    """Weekly backtest of a simulated table; labels are known immediately."""
     recent = {"window": "7d"} if kind == "concept drift" else {}
     document = {
         "name": "simulated",

@@ -5,10 +5,10 @@
     python benchmarks/batch.py --rows 1000000 --format parquet    # from Parquet to Parquet
     python benchmarks/batch.py --rows 1000000 10000000 --text     # growth with a column of text, towline alone
     python benchmarks/batch.py --rows 10000000 --workers 2 --dask # scaling of two processes, and of Dask
-    python benchmarks/batch.py --kills 200 --rows 300000          # SIGKILL at random moments
+    python benchmarks/batch.py --kills 200 --rows 300000          # SIGKILL at random times
 
 The table is generated: eight numbers, two categories and an id. Each way reads a file and writes a file of the same
-format with all columns and the predictions; each runs in a process of its own, with one thread. The peers have a plain
+format with all columns and the predictions; each runs in a separate process, with one thread. The peers have a plain
 pipeline of scikit-learn with the same estimator: 50,000 rows at a time, or by mlflow.pyfunc on the whole table, with a
 signature. mlflow.pyfunc writes no probabilities; `towline score --columns prediction` writes the same columns and is
 measured, too. CPU is user and system time of all processes with their start; memory is the peak of the sum of their
@@ -277,7 +277,7 @@ def print_growth(lines: Sequence[dict[str, object]]) -> None:
 
 
 def count_kills(arguments: argparse.Namespace, work: Path) -> dict[str, int]:
-    """Kills a job at random moments until it ends; then compares its output with that of a job without kills.
+    """Kills a job at random times until it ends; then compares its output with that of a job without kills.
 
     Each run of a job has a random number of workers; all its processes are killed, or only the main one.
     """

@@ -1,4 +1,4 @@
-"""Whether compiled LightGBM, XGBoost and CatBoost models answer as the libraries do, in every way to ask them.
+"""Compares the predictions of compiled LightGBM, XGBoost and CatBoost models with the libraries, in every mode.
 
 Usage: boosters.py [--rows 100000] [--libraries lightgbm ...] [--native] [--work DIR]
 

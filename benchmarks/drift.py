@@ -3,7 +3,7 @@
 Usage: drift.py [--quick] [--only alarms year power cost real]
 
 Ten columns: five of numbers (normal, skewed, heavy-tailed, counts, whole numbers), a flag, three categories (3, 10 and
-60 levels) and the model's own answer; some with nulls. Each comes from a normal latent variable of its own, so that
+60 levels) and the model's prediction; some with nulls. Each comes from a separate normal latent variable, so that
 rows can be drawn independently, in clusters (20 rows of one entity, intra-class correlation 0.2) or by day (a season of
 0.7 sd, and 0.3 sd of weather that lasts for days). A release is the reference alone: no model is trained.
 

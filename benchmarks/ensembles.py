@@ -1,4 +1,4 @@
-"""What an ensemble of the default candidates adds on real tables, and what it costs.
+"""The gain and the cost of an ensemble of the default candidates on real tables.
 
 Usage: ensembles.py TABLES LABELS [--draw 30] [--seed 5] [--max-rows 40000] [--results FILE.jsonl]
 
@@ -7,7 +7,7 @@ the file name). For a seeded draw of the tables, the config is the one that `tow
 forest and boosting. They are cross-validated on the train part, and an ensemble of them is added. Then the best single
 candidate and the ensemble are fitted on the train part, compiled, and scored on the holdout.
 
-Printed for each table: the cross-validated and the holdout score of both, which of them the selection takes, seconds of
+Printed for each table: the cross-validated and the holdout score of both, the selected one, seconds of
 the fit, bytes of the compiled plan, and the median microseconds to predict one row. Then the gain on the holdout if an
 ensemble is selected where it is better by more than some number of standard errors, for several numbers.
 """
@@ -130,7 +130,7 @@ def measure(path: Path, target: str) -> dict[str, Any]:
 
 
 def summarize(results: list[dict[str, Any]]) -> str:
-    """What the ensemble gains on the holdout, by the margin of its selection; and its costs."""
+    """The gain of the ensemble on the holdout, by the margin of its selection, and its cost."""
     scored = [each for each in results if "ensemble_model" in each]
     gains = np.array([_holdout_gain(each) for each in scored])
     advantages = np.array([_fold_gain(each) for each in scored])

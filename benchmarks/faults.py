@@ -1,8 +1,8 @@
-"""What a running stack answers while its parts are taken away, one after the other, under load.
+"""Responses of a running stack under load while its services are stopped, one after the other.
 
     docker compose up -d && python benchmarks/faults.py --key tl_… --seconds 60
 
-Sends rows to the API without pause and counts every answer; a prediction that fails is one that is not 200, or none.
+Sends rows to the API without a pause and counts every response; a prediction fails without a response of status 200.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main() -> None:
             time.sleep(2)
             fault(docker, container(service), options.seconds)
             time.sleep(5)
-        counts = load.counted()
+        counts = load.counts()
         print(
             f"{name:<22}{sum(counts.statuses.values()):>9}{counts.failed:>9}{counts.p99:>9.1f}{counts.longest:>12.0f}"
         )

@@ -12,7 +12,7 @@ must be equal to the last bit: by scikit-learn from the training table, by `towl
 from the file, and by `towline serve` from JSON.
 
 Then one row a request is posted by wrk to a service of a model without features and to one of the same model with 20
-features, in turns. ``--pairs 0``, ``--served 0`` and ``--seconds 0`` leave out a part.
+features, alternately. ``--pairs 0``, ``--served 0`` and ``--seconds 0`` leave out a part.
 """
 
 import argparse
@@ -153,7 +153,7 @@ def _serve(sample: prepare.Sample, store: Path, key: str) -> Iterator[tuple[Runn
 
 
 def compare_served(pairs: int, seed: int) -> dict[str, tuple[int, int]]:
-    """For each way to ask a model, the numbers of (expression, row) pairs and of rows with another prediction."""
+    """For each mode, the numbers of (expression, row) pairs and of rows with another prediction."""
     rng = random.Random(seed)
     counts = {"towline.load, row by row": [0, 0], "towline score": [0, 0], "towline serve": [0, 0]}
     while counts["towline serve"][0] < pairs:
@@ -166,7 +166,7 @@ def compare_served(pairs: int, seed: int) -> dict[str, tuple[int, int]]:
 
 
 def _compare_release(folder: Path, rng: random.Random) -> list[int]:
-    """Trains a model on random rows and features, and asks it in three ways."""
+    """Trains a model on random rows and features, and predicts with it in three modes."""
     rows = [_without_nul(draw_row(rng)) for _ in range(SERVED_ROWS)]
     features = {f"f{place}": draw_feature(rng).text for place in range(BATCH)}
     table = pd.DataFrame(rows, dtype=object).assign(y=[rng.gauss(0, 1) for _ in rows])

@@ -1,9 +1,9 @@
-"""How often the gate errs: verdicts on challengers whose true quality is known.
+"""Error rates of the gate: verdicts on challengers with a known true quality.
 
 Usage: gate.py [--trials 400] [--rows 200 1000 5000] [--alike 0.9]
 
-Each trial draws a holdout, a champion and a challenger that is truly as good, or truly worse by a share of the deciding
-metric, and asks the gate (`towline.promotion.gate`, default margins, all checks, two columns to slice by). Regression
+Each trial draws a holdout, a champion and a challenger that is equally good, or worse by a share of the primary metric,
+and applies the gate (`towline.promotion.gate`, default margins, all checks, two columns to slice by). Regression
 is judged by mae, with normal errors; binary by roc_auc, with one row in five positive and a champion of AUC 0.8. The
 errors of the two models correlate (`--alike`), as those of a model and its retrained successor do. Rows are independent
 of each other and new to the champion.

@@ -1,13 +1,13 @@
-"""How long honest callers wait while others do what only costs: p50, p95 and p99 alone and beside each of them.
+"""Latency of normal clients during attacks: p50, p95 and p99 without an attack and during each of them.
 
 Usage: hostile.py [--seconds 10] [--json FILE] [--cache DIR]
 
-Four honest callers post one row each on a connection that they keep, and pause for 2 ms between two requests. Beside
-them stand, in turn, eight connections that send bodies in chunks of one byte, with a key and without; four that send
-objects of 300,000 keys; eight that ask with bad keys; eight that send many requests in one write; and four that send
-gzip that unpacks without end. Each sends its next attempt as soon as it was refused. Honest callers and hostile ones
-are processes of their own, the hostile ones at lower priority: what is measured is the service, not the share that the
-load takes of its cores. Last come bodies as large as allowed and in order, for comparison.
+Four normal clients post one row each on an open connection, and pause for 2 ms between two requests. The attacks, one
+after the other, are: eight connections that send bodies in chunks of one byte, with a key and without; four that send
+objects of 300,000 keys; eight with invalid keys; eight that send many requests in one write; and four that send gzip
+without end. Each sends its next request as soon as one is refused. Normal clients and attackers are separate
+processes, the attackers at lower priority: the service is measured, not the share of the cores that the load takes.
+For comparison, the last load is valid bodies of the maximum size.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def until(ended: Any, work: Callable[[], None]) -> None:
             work()
 
 
-def ask_honestly(port: int, request: bytes, ready: Any, ended: Any, results: Any) -> None:
+def send_normal_requests(port: int, request: bytes, ready: Any, ended: Any, results: Any) -> None:
     """Milliseconds of each answer, and how many were none."""
     waited: list[float] = []
     failed = [0]
@@ -137,7 +137,7 @@ def measure(port: int, request: bytes, hostile: Attack | None, seconds: float) -
     ended, results = SPAWN.RawValue("b", 0), SPAWN.Queue()
     counts = SPAWN.RawArray("l", hostile.connections if hostile else 1)
     ready = SPAWN.Barrier(3 if hostile else 2)
-    processes = [SPAWN.Process(target=ask_honestly, args=(port, request, ready, ended, results), daemon=True)]
+    processes = [SPAWN.Process(target=send_normal_requests, args=(port, request, ready, ended, results), daemon=True)]
     if hostile:
         given = (port, hostile.connections, hostile.sent, ready, ended, counts)
         processes.append(SPAWN.Process(target=attack, args=given, daemon=True))
@@ -151,7 +151,7 @@ def measure(port: int, request: bytes, hostile: Attack | None, seconds: float) -
         process.join(10)
     waited.sort()
     return {
-        "beside": hostile.name if hostile else "nobody",
+        "attack": hostile.name if hostile else "none",
         **{f"p{part}": waited[min(len(waited) - 1, int(len(waited) * part / 100))] for part in (50, 95, 99)},
         "max": waited[-1],
         "answers": len(waited),
@@ -176,7 +176,7 @@ def main() -> None:
     settings = Settings(project=REPOSITORY, store=store, tracking_uri="", ledger_url=f"sqlite:///{store}/ledger.db")
     request = whole(key, json.dumps({"rows": sample.rows[:1]}).encode())
     lines = []
-    print("| beside | p50, ms | p95 | p99 | longest | answers | failed | hostile attempts |\n|---|" + "---:|" * 7)
+    print("| attack | p50, ms | p95 | p99 | longest | answers | failed | hostile attempts |\n|---|" + "---:|" * 7)
     with ServeProcess(settings, sample.name) as serving:
         measure(serving.port, request, None, 2)  # warm
         for hostile in (None, *attacks(key, sample.rows[0]), None):
@@ -184,7 +184,7 @@ def main() -> None:
             lines.append(line)
             times = " | ".join(f"{line[name]:.1f}" for name in ("p50", "p95", "p99", "max"))
             print(
-                f"| {line['beside']} | {times} | {line['answers']:,} | {line['failed']} | {line['attempts']:,} |",
+                f"| {line['attack']} | {times} | {line['answers']:,} | {line['failed']} | {line['attempts']:,} |",
                 flush=True,
             )
         serving.stop()

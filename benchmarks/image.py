@@ -1,9 +1,9 @@
-"""How large the image of a release is, beside the one that MLflow builds for the same kind of model.
+"""The size of a release's image, compared with the image that MLflow builds for the same kind of model.
 
-    python benchmarks/image.py            # of the one model of the store; needs a Docker engine
+    python benchmarks/image.py            # the only model of the store; needs a Docker engine
 
-MLflow's is that of ``mlflow models build-docker --env-manager local``, the smallest that it makes. Its default installs
-compilers, pyenv and a JDK besides, and is not built here. Sizes are what each image adds to its own base.
+MLflow's image is that of ``mlflow models build-docker --env-manager local``, its smallest one. MLflow's default also
+installs compilers, pyenv and a JDK, and is not built here. Sizes are without the base image of each.
 """
 
 import json
@@ -35,7 +35,7 @@ def ours() -> tuple[str, int]:
 
 
 def mlflows(folder: Path) -> tuple[str, int, int]:
-    """Saves a boosted model with the packages that it needs, and builds what MLflow says."""
+    """Saves a boosted model with the packages that it needs, and builds MLflow's image of it."""
     from importlib.metadata import version
 
     import mlflow.sklearn
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def files(image: str) -> tuple[int, str]:
-    """How many Python packages an image holds, and who runs it."""
+    """The number of Python packages in an image, and its user."""
     script = "import importlib.metadata as m; print(len({d.name for d in m.distributions()}))"
     packages = int(run("docker", "run", "--rm", "--entrypoint", "python", image, "-c", script).splitlines()[-1])
     user = run("docker", "image", "inspect", image, "--format", "{{.Config.User}}").strip()

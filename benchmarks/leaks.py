@@ -1,4 +1,4 @@
-"""How often the search for leaks finds a planted leak, and how often it rejects a table without a leak.
+"""The rates at which the search for leaks finds a planted leak, and rejects a table without a leak.
 
 Usage: leaks.py [--tables 200] [--seed 5]
 

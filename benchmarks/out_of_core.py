@@ -3,7 +3,7 @@
 Usage: out_of_core.py [--flow] [--rows 20_000_000] [--columns 12] [--limit-mb 4096] [--folder DIR]
                       [--source parquet|csv]
 
-Writes a table, then runs load, validate, split, fit (linear), evaluate and refit, each in a process of its own whose
+Writes a table, then runs load, validate, split, fit (linear), evaluate and refit, each in a separate process whose
 address space is limited, and prints the time and the largest resident memory of each.
 
 With --flow it runs `towline init` and `towline run` with the config that init writes, and `towline data profile`. It
@@ -205,7 +205,7 @@ class ProcessTree:
 
 
 def _make_control_group(limit: int) -> Path | None:
-    """A control group (v1 or v2) whose memory is limited; None if this user may not make one."""
+    """A control group (v1 or v2) whose memory is limited; None if this user may not create one."""
     for root, setting in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
         group = Path(root, f"out-of-core-{os.getpid()}")
         try:
@@ -220,7 +220,7 @@ def _make_control_group(limit: int) -> Path | None:
 
 
 def run_flow(source: Path, project: Path, limit: int) -> None:
-    """Runs ``towline init``, ``towline run`` and ``towline data profile``; prints what each step needs."""
+    """Runs ``towline init``, ``towline run`` and ``towline data profile``; prints time and memory of each step."""
     project.mkdir()
     towline = str(Path(sys.executable).with_name("towline"))
     profile = [towline, "data", "profile", str(source), "--target", "bought"]

@@ -1,9 +1,9 @@
-"""What Prefect and towline cost beside a plain script that does the same fits, expectations and MLflow records.
+"""The overhead of Prefect and towline over a plain script with the same fits, expectations and MLflow records.
 
 Usage: overhead.py [--pairs 5] [--samples bike bank]
 
-Both run in turn, plain, towline, plain, towline …, on this machine in this call: the ratio pair by pair counts, not
-the seconds. The plain script is plain.py beside this file. towline's first run, which starts a Prefect server, is
+Both run alternately on this machine in this call: the ratio of each pair counts, not the seconds. The plain script is
+plain.py in this folder. towline's first run, which starts a Prefect server, is
 reported separately.
 """
 
@@ -36,7 +36,7 @@ def compare(sample: str, pairs: int, folder: Path) -> None:
     store = folder / sample
     environ = {**os.environ, "TOWLINE_STORE": str(store), "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
     run = [TOWLINE, "run", CONFIGS[sample], "--force", "--json"]
-    # the suite that towline makes of the config is the plain script's, too
+    # the plain script uses the suite that towline makes from the config
     timed([TOWLINE, "validate", CONFIGS[sample]], environ)
     (suite,) = store.glob("work/*/suite.json")
     suite = suite.rename(folder / f"{sample}.json")

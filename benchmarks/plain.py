@@ -2,7 +2,7 @@
 
 Usage: plain.py bike|bank SUITE.json STORE_FOLDER
 
-The same candidates, fits, expectations, plots and MLflow records; no Prefect, no towline. What towline does besides
+The same candidates, fits, expectations, plots and MLflow records; no Prefect, no towline. What towline does in addition
 (bootstrap intervals, leak search, release, smoke test, gate, ledger) is left out here.
 """
 
@@ -217,7 +217,7 @@ def main() -> None:
     test_metrics = evaluate(sample, model, test, y_test)
     plots = store / "plots"
     draw(sample, model, test, y_test, scores, plots)
-    model = fitted(sample, chosen, features, target, times)  # what is released has learnt from all rows
+    model = fitted(sample, chosen, features, target, times)  # the released model is fitted on all rows
 
     mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
     experiment = mlflow.get_experiment_by_name(name)

@@ -1,8 +1,8 @@
-"""What the prediction log costs a service, beside the logging module writing the same lines.
+"""The cost of the prediction log for a service, compared with the logging module for the same lines.
 
 Usage: prediction_log.py [--rounds 5] [--rows 100000] [--rate 5000]
 
-All ways take turns in one process on the rows of the bike sample: the ratios count, not the microseconds.
+All run alternately in one process on the rows of the bike sample: the ratios count, not the microseconds.
 """
 
 import argparse
@@ -51,7 +51,7 @@ Write = Callable[[int], None]
 
 
 def release(folder: Path, table: pd.DataFrame, privacy: dict[str, Any]) -> Any:
-    """What the log needs of a release."""
+    """The attributes of a release that the log uses."""
     config = read_config(HERE.parent / "configs" / "bike_demand.yaml")
     config = PipelineConfig.model_validate({**config.model_dump(), "privacy": privacy})
     contract = infer_contract(table, config)
@@ -83,7 +83,7 @@ def ours(folder: Path, model: Any, rows: list[dict[str, Any]]) -> Iterator[tuple
 
 @contextmanager
 def stdlib(folder: Path, rows: list[dict[str, Any]], queued: bool) -> Iterator[tuple[Write, Callable[[], bool]]]:
-    """The logging module, as it is mostly used: a line made by the caller, written by it or by a listener's thread."""
+    """The logging module in common use: the caller formats a line; the caller or a listener's thread writes it."""
     folder.mkdir(parents=True, exist_ok=True)
     logger = logging.getLogger(f"predictions.{folder.name}")
     logger.setLevel(logging.INFO)
@@ -125,7 +125,7 @@ def throughput(write: Write, idle: Callable[[], bool], count: int) -> tuple[floa
 
 
 def latency(write: Write, rate: float, seconds: float) -> list[float]:
-    """Microseconds of a piece of work and the call after it, at a steady rate: what a request would notice."""
+    """Microseconds of a piece of work and the call after it, at a steady rate, as in a request."""
     taken = []
     start = time.perf_counter()
     for number in range(int(rate * seconds)):

@@ -2,11 +2,11 @@
 
     python benchmarks/promotions.py --tries 1000 --races 200
 
-Each try is a model of its own whose version 2 needs two approvals. Four processes act on it at the same moment:
+Each try is a separate model whose version 2 needs two approvals. Four processes act on it at the same moment:
 
 - missing: promotions and a rollout with one approval of two, and with approvals of one person
 - raced: promotions while the two approvals arrive
-- expired: approvals and promotions after the time
+- expired: approvals and promotions after the time limit
 - replayed: approvals of version 2, copied into rows about version 3, and about another digest of version 2
 
 A promotion counts as unapproved if the ledger has fewer than two approvals, of different people, of the digest of this
@@ -101,7 +101,7 @@ def judge(ledger: Ledger, model: str, version: int) -> JudgedVersion:
 
 
 def act(settings: Settings, model: str, action: Action) -> bool:
-    """One attempt, in a process of its own; whether it was accepted."""
+    """One attempt, in a separate process; whether it was accepted."""
     ledger = open_ledger(settings)
     try:
         match action:

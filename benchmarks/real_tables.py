@@ -1,4 +1,4 @@
-"""How well `towline init --yes` and `towline run` do on real tables that nobody prepared.
+"""The scores of `towline init --yes` and `towline run` on real tables without preparation.
 
 Usage: real_tables.py [--draw 60] [--seed 3] [--only PART] [--folder FOLDER --labels FILE] [--results FILE.jsonl]
                       [--output FILE.md]
@@ -19,7 +19,7 @@ the same train rows and scored on the same holdout rows, without the columns tha
 - skrub: `skrub.tabular_pipeline` with its defaults.
 
 Then up to 300 rows of the CSV are predicted in five ways: `towline score`; `towline.load` with texts and with JSON
-types; the HTTP service with texts and with JSON types. The answers must be equal to the last bit.
+types; the HTTP service with texts and with JSON types. The predictions must be equal to the last bit.
 
 Each result is added to the file of `--results`, and a table that is in it is skipped, so an interrupted measurement can
 be resumed. Delete the line of a table to measure it again. `--output` writes all results of that file as Markdown,

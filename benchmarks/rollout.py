@@ -1,4 +1,4 @@
-"""Verdicts on simulated rollouts whose truth is known: how often they are wrong, and how many labels they take.
+"""Verdicts on simulated rollouts with a known truth: their error rates, and the number of labels that they need.
 
 Usage: rollout.py [--trials 2000] [--power-trials 200] [--seed 1] [--parts identical power dependent speed]
 

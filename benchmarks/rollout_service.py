@@ -1,4 +1,4 @@
-"""A rollout in a real service under load: kills, changes of the weight, and challengers that are broken.
+"""A rollout in a real service under load: kills, changes of the weight, and broken challengers.
 
 Usage: rollout_service.py [--kills 500] [--changes 100] [--only NAME]
 
@@ -6,13 +6,13 @@ Two versions of a small model are trained, whose predictions for any row are 1,0
 rolled out. Each answer is compared with the prediction of the version that it names, and its version with the hash
 that assigns its request id.
 
-* kills: a worker of two is killed with SIGKILL, again and again, while half of the requests go to each version. A
+* kills: one of two workers is killed with SIGKILL, repeatedly, while half of the requests go to each version. A
   request that the killed worker had accepted gets no answer; clients send it again. A response with an error, an
-  answer of the wrong version and a mixed answer count as failures.
+  answer of the wrong version and wrong predictions count as failures.
 * changes: the weight grows from 1 % to 99 % in steps, under load.
 * broken challengers, at 25 % of 50 requests a second: one that raises, one with 5 % errors, one that takes 20 ms
-  longer. Measured are the seconds from the first answer that it was asked for until no worker asks it, and what the
-  clients noticed. The faults are injected into the scorer of the challenger.
+  longer. Measured are the seconds from its first prediction until no worker uses it, and the failures
+  that clients see. The faults are injected into the scorer of the challenger.
 * shadow: requests per second, median latency and the service's CPU time a request, with and without shadow answers, in
   alternating turns. The load is that of Debian's ``wrk``, with one connection and with eight.
 """
@@ -113,10 +113,10 @@ def measure_kills(store: SampleStore, kills: int) -> None:
         for answer in load.answers
         if (answer.version == 2) != (key_position(answer.request_id, rollout.id) < 0.5)
     ]
-    mixed = load.mixed({1: store.release(1), 2: store.release(2)})
+    wrong = load.find_wrong_predictions({1: store.release(1), 2: store.release(2)})
     errors = [failure for failure in load.failures if is_error(failure)]
     print(f"kills: {killed} × SIGKILL, {len(load.answers):,} answers")
-    print(f"  responses with an error {len(errors)}, mixed {len(mixed)}, of the wrong version {len(misplaced)}")
+    print(f"  responses with an error {len(errors)}, wrong predictions {len(wrong)}, wrong version {len(misplaced)}")
     print(f"  connections cut by a kill {len(load.failures) - len(errors)}, sent again")
     end(store)
 
@@ -136,12 +136,12 @@ def measure_changes(store: SampleStore, changes: int) -> None:
 
     with ServeProcess(store.settings, MODEL, "--workers", "2") as service:
         load = load_while(store, service.port, change)
-    mixed = load.mixed({1: store.release(1), 2: store.release(2)})
+    wrong = load.find_wrong_predictions({1: store.release(1), 2: store.release(2)})
     positions = (key_position(each.request_id, rollout.id) for each in load.answers if each.version == 2)
     highest = max(positions, default=0.0)
     share = sum(each.version == 2 for each in load.answers) / len(load.answers)
     print(f"changes: {changes} weights from 1 % to 99 %, {len(load.answers):,} answers, {share:.0%} by the challenger")
-    print(f"  failures {len(load.failures)}, mixed {len(mixed)}, highest position of the challenger {highest:.3f}")
+    print(f"  failures {len(load.failures)}, wrong predictions {len(wrong)}, highest challenger position {highest:.3f}")
     end(store)
 
 
@@ -180,13 +180,13 @@ def load_at_rate(
 ) -> RecordingLoad:
     """Five clients that together send about ``rate`` requests a second."""
     load = RecordingLoad(port, read_pool(store))
-    ask = load._ask
+    send_request = load._send_request
 
-    async def ask_slowly(*arguments: object) -> bool:
+    async def send_slowly(*arguments: object) -> bool:
         await asyncio.sleep(5 / rate)
-        return await ask(*arguments)  # type: ignore[arg-type]
+        return await send_request(*arguments)  # type: ignore[arg-type]
 
-    load._ask = ask_slowly  # type: ignore[method-assign]
+    load._send_request = send_slowly  # type: ignore[method-assign]
     asyncio.run(load.run(5, lambda: work(load)))
     return load
 

@@ -1,11 +1,11 @@
-"""What one row and 10,000 rows cost, and whether the answers are scikit-learn's: the pipeline, treelite, ONNX, towline.
+"""Time for one row and for 10,000 rows, and differences from scikit-learn: the pipeline, treelite, ONNX, towline.
 
 Usage: scorer.py [--samples bank bike] [--estimators linear forest boosting] [--rows 100000] [--onnx] [--json FILE]
 
-Each model is fitted on a whole sample and asked 100,000 generated rows: nulls, unseen categories, values on the trees'
-thresholds and on the nearest numbers beside them. treelite and ONNX know the trees alone: they are given what
-scikit-learn's own preprocessing makes of the rows, and its cost is not in their time. The time of scikit-learn and of
-towline is from dicts to answers; towline's with the check against the contract. One thread.
+Each model is fitted on a whole sample and predicts 100,000 generated rows: nulls, unseen categories, values at the
+trees' thresholds and the numbers nearest to them. treelite and ONNX have the trees only: their input is preprocessed
+by scikit-learn, which is not in their time. The time of scikit-learn and of towline is from dicts to predictions;
+towline's includes the check against the contract. One thread.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class Fitted(NamedTuple):
 
 
 class Result(NamedTuple):
-    """µs a row asked alone and among 10,000; the largest difference of any value or probability, relative where it is
+    """µs a row, alone and among 10,000; the largest difference of any value or probability, relative where it is
     beyond 1; labels that differ."""
 
     scorer: str
@@ -78,7 +78,7 @@ def alone(ask: Callable[[int], object], count: int) -> float:
 
 
 def together(ask: Callable[[], object]) -> float:
-    """µs a row, the best of three: what is asked holds 10,000."""
+    """µs for a row, the best of three calls with 10,000 rows."""
     taken = []
     for _ in range(3):
         begin = time.perf_counter()

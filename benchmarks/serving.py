@@ -1,13 +1,13 @@
-"""Requests per second of one model behind towline and behind its peers, side by side in one run.
+"""Requests per second of one model in towline and in its peers, side by side in one run.
 
 Usage: serving.py [--only mlflow towline] [--seconds 10] [--json FILE] [--cache DIR]
 
-One row of named columns is posted by wrk at 1, 8 and 32 connections. Each peer runs in an environment of its own, made
-from ``peers/<peer>/requirements.txt`` the first time, with one worker and set up as its guide shows. Access logs are
-off, numbers of threads are 1: without that the peers are slower. Before and after it is measured a server must answer
-200 rows as scikit-learn does; a line with one wrong or refused answer is marked failed. towline runs with an API key,
-validation, metrics and its prediction log on. What counts are the ratios, and the CPU a request took: the load
-generator has the same cores. `scorer.py --onnx` tells what ONNX would have answered.
+One row of named columns is posted by wrk at 1, 8 and 32 connections. Each peer runs in a separate environment, created
+from ``peers/<peer>/requirements.txt`` at the first use, with one worker and set up as its guide shows. Access logs are
+off, numbers of threads are 1: otherwise the peers are slower. Before and after the measurement a server must predict
+200 rows like scikit-learn; a line with one wrong or refused response is marked failed. towline runs with an API key,
+validation, metrics and its prediction log on. The ratios count, and the CPU time of a request: the load
+generator uses the same cores. `scorer.py --onnx` compares the predictions of ONNX.
 """
 
 import argparse
@@ -66,7 +66,7 @@ class Running:
     def __init__(self, command: list[str], environ: dict[str, str], work: Path, port: int) -> None:
         self.port = port
         self.log = work / "server.log"
-        self.began = time.perf_counter()
+        self.started = time.perf_counter()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, env=environ, cwd=work, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
@@ -79,16 +79,16 @@ class Running:
         return []
 
     def memory(self) -> dict[str, float]:
-        """Of the whole tree, in MB: what is resident, and the same with shared pages counted once."""
+        """Memory of the whole process tree, in MB: resident, and with shared pages counted once."""
         full = [process.memory_full_info() for process in self.tree()]
         return {"rss": sum(usage.rss for usage in full) / 1e6, "pss": sum(usage.pss for usage in full) / 1e6}
 
     def cpu(self) -> float:
-        """Seconds of the whole tree so far."""
+        """CPU seconds of the whole process tree so far."""
         return sum(used.user + used.system for used in (process.cpu_times() for process in self.tree()))
 
     def load(self, url: str, connections: int, seconds: float, environ: dict[str, str]) -> dict[str, float]:
-        """What wrk saw, and the server's CPU µs a request: that hardly depends on what else the machine does."""
+        """The results of wrk, and the server's CPU µs for a request, which hardly depends on other load."""
         before = self.cpu()
         figures = wrk(url, connections, seconds, environ)
         return figures | {"cpu": 1e6 * (self.cpu() - before) / max(figures["requests"], 1)}
@@ -104,8 +104,8 @@ class Running:
                 process.kill()
         self.process.wait(5)
 
-    def ask(self, server: Server, body: bytes, headers: dict[str, str]) -> list[Any]:
-        """The labels answered to one body; OSError while nothing listens."""
+    def send_request(self, server: Server, body: bytes, headers: dict[str, str]) -> list[Any]:
+        """The labels in the response to one body; OSError while no server listens."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
             connection.request("POST", server.path, body, headers)
@@ -120,13 +120,13 @@ class Running:
     def first_answer(self, server: Server, body: bytes, headers: dict[str, str]) -> float:
         """Seconds from the start to the first answer."""
         trouble: Exception | None = None
-        while time.perf_counter() - self.began < START:
+        while time.perf_counter() - self.started < START:
             try:
-                self.ask(server, body, headers)
+                self.send_request(server, body, headers)
             except (OSError, http.client.HTTPException, Failed) as error:
                 trouble = error
             else:
-                return time.perf_counter() - self.began
+                return time.perf_counter() - self.started
             if self.process.poll() is not None:
                 break
             time.sleep(0.01)
@@ -147,7 +147,7 @@ def wrong_answers(running: Running, server: Server, sample: Sample, headers: dic
     if not server.checked:
         return 0
     bodies = (json.dumps(server.body([row])).encode() for row in sample.rows)
-    answers = [running.ask(server, body, headers)[0] for body in bodies]
+    answers = [running.send_request(server, body, headers)[0] for body in bodies]
     return sum(str(answer) != label for answer, label in zip(answers, sample.labels, strict=True))
 
 

@@ -1,7 +1,7 @@
 """Simulated rows, and the reference of a model trained on them, for the benchmark of drift detection.
 
 Ten columns: five of numbers (normal, skewed, heavy-tailed, counts, whole numbers), a flag, three categories (3, 10 and
-60 levels) and the model's own answer; some with nulls. Each comes from a normal latent variable of its own.
+60 levels) and the model's prediction; some with nulls. Each comes from a separate normal latent variable.
 """
 
 import json
@@ -89,7 +89,7 @@ SD = {
 
 
 def release(folder: Path, kind: str, rng: np.random.Generator, days: int = DAYS) -> tuple[Path, Years]:
-    """The reference of a model trained on such rows; the years go on after its last day."""
+    """The reference of a model trained on such rows; the years continue after its last day."""
     import pandas as pd
 
     from towline.config import PipelineConfig

@@ -1,10 +1,10 @@
-"""Swaps the champion under constant load, then checks every answer against the version it names.
+"""Changes the champion under constant load, then compares every response with the version that it names.
 
     python benchmarks/swaps.py --swaps 100
 
-Two versions of a model are trained, one is served, and callers ask without a pause while the ledger promotes the one
-and rolls back to the other. Each answer is kept with its request id, its version and its rows. Afterwards each of the
-two releases is opened here and asked for the same rows: an answer that is not exactly its version's own is mixed.
+Two versions of a model are trained, one is served, and clients send requests without a pause while the other one is
+promoted and rolled back. Each response is stored with its request id, its version and its rows. Afterwards each of the
+two releases predicts the same rows: a response that differs from the predictions of its version is wrong.
 """
 
 import argparse
@@ -50,15 +50,15 @@ def main() -> None:
             )
             memory.append(serving.memory())
             code = serving.stop()
-        mixed = load.mixed(releases)
-        latency = sorted(answer.ended - answer.began for answer in load.answers)
+        wrong = load.find_wrong_predictions(releases)
+        latency = sorted(answer.ended - answer.started for answer in load.answers)
         versions = Counter(answer.version for answer in load.answers)
         for name, value in (
             ("requests answered", f"{len(load.answers):,}"),
             ("by version", ", ".join(f"{version}: {count:,}" for version, count in sorted(versions.items()))),
             ("failures", len(load.failures)),
             ("swaps", len(delays)),
-            ("mixed answers", len(mixed)),
+            ("wrong predictions", len(wrong)),
             ("picked up after, median", f"{sorted(delays)[len(delays) // 2]:.2f} s"),
             ("picked up after, at most", f"{max(delays):.2f} s"),
             ("longest gap without an answer", f"{load.longest_gap() * 1e3:.0f} ms"),
@@ -68,7 +68,7 @@ def main() -> None:
             ("exit code of the service", code),
         ):
             print(f"{name:<32}{value:>24}")
-        for problem in (*load.failures[:10], *mixed[:10]):
+        for problem in (*load.failures[:10], *wrong[:10]):
             print(problem, file=sys.stderr)
 
 

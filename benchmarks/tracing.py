@@ -1,4 +1,4 @@
-"""What the export of traces and metrics costs a service: CPU time and rate of requests, in alternating turns.
+"""The cost of exporting traces and metrics for a service: CPU time and rate of requests, measured alternately.
 
 Usage: tracing.py [--turns 10] [--requests 3000] [--checkout PATH]
 

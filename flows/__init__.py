@@ -1,1 +1,1 @@
-"""The DAGs: nothing but order and decisions."""
+"""The DAGs: only the order of the steps and the decisions between them."""

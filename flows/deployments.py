@@ -56,7 +56,7 @@ def deployments(
         pool: the work pool, for workers; None for the scheduler of ``towline up``.
 
     Returns:
-        One deployment a flow; a flow without a schedule runs when it is asked for.
+        One deployment for each flow; a flow without a schedule runs only on request.
 
     Raises:
         ConfigError: a cron line of the schedule is not valid.
@@ -96,7 +96,7 @@ def deployments(
 
 
 def run_scheduler(paths: Sequence[str]) -> None:
-    """Runs the flows of these configs until a stop signal; a model without a champion is trained at once."""
+    """Runs the flows of these configs until a stop signal; a model without a champion is trained immediately."""
     settings = Settings.from_environment()
     store_tag = f"store:{hashlib.sha256(str(settings.store).encode()).hexdigest()[:12]}"
 
@@ -115,10 +115,10 @@ def run_scheduler(paths: Sequence[str]) -> None:
 
 
 def run_worker(pool: str, paths: Sequence[str], limit: int | None = None) -> None:
-    """Works for a pool until a stop signal: runs what is due there, of these configs and of all others.
+    """Works for a pool until a stop signal: executes the runs that are due, of these configs and of all others.
 
     The pool and the crash automations are created if they are missing. A model without a champion waits for its
-    schedule, or until a run is asked for.
+    schedule, or until a run is requested.
 
     Args:
         pool: its name.

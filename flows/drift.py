@@ -17,7 +17,7 @@ from towline.orchestration.end_states import monitoring_end_state
 def drift_flow(config: ConfigOrPath, as_of: datetime | None = None) -> MonitoringRun:
     """Detects drift in the rows since the last window.
 
-    An alarm gets a report, and the gain of a training is measured at once. The policy decides what to do.
+    An alarm gets a report, and the gain of a training is measured immediately. The policy decides what to do.
 
     Args:
         config: the model's config, or its path in the project.

@@ -1,4 +1,4 @@
-"""The training flow as a pipeline of Kubeflow: the same steps in the same order, each in a container of its own.
+"""The training flow as a pipeline of Kubeflow: the same steps in the same order, each in its own container.
 
 `towline export kubeflow CONFIG` compiles it. Candidates are cross-validated in parallel.
 """

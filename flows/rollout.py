@@ -23,7 +23,7 @@ def rollout_flow(config: ConfigOrPath, as_of: datetime | None = None) -> Rollout
 
     Raises:
         DataError: a part of a log cannot be read.
-        PromotionRejectedError: the rollout has changed meanwhile.
+        PromotionRejectedError: the rollout has changed in the meantime.
         TransientError: a store or server was unavailable during all retries.
     """
     settings, now = Settings.from_environment(), resolve_time(as_of)

@@ -38,8 +38,8 @@ def cached_task(name: str, *, ignored_input: str = "", **options: Any) -> TaskDe
 
     The name of the task is a part of the key, since several tasks have the same inputs.
 
-    Among the inputs is the workspace, whose token is drawn when its folder is created: results of a workspace that was
-    removed are never used.
+    The workspace is one of the inputs. Its token is drawn when its folder is created, so results of a removed workspace
+    are never used.
 
     Args:
         name: of the task.

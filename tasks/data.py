@@ -21,7 +21,7 @@ from towline.steps import step
 
 
 class RunContext(Frozen):
-    """What a run determines once, when it begins: its provenance, and the contract of the version that serves then."""
+    """The context that a run determines at its start: its provenance, and the contract of the current champion."""
 
     provenance: Provenance
     champion_contract: Contract | None

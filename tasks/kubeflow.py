@@ -1,7 +1,7 @@
 """The steps of a pipeline of Kubeflow: each calls the tasks of the training flow with the results of earlier steps.
 
-A step runs in a process of its own, on any machine: ``run_step`` rebuilds the workspace from the artifacts of the
-earlier steps. The store of the settings is the one that all machines share: it has the ledger's key and the releases.
+A step runs in its own process, on any machine: ``run_step`` rebuilds the workspace from the artifacts of the
+earlier steps. The store of the settings is shared by all machines: it has the ledger's key and the releases.
 """
 
 import logging
@@ -55,7 +55,7 @@ class LoadResult(Frozen):
 
 
 class SplitResult(Frozen):
-    """The parts of the table, and what the time budget allows."""
+    """The parts of the table, and the limits of the time budget."""
 
     sizes: SplitSummary
     limits: BudgetLimits
@@ -71,7 +71,7 @@ class SelectionResult(Frozen):
 
 
 class StepInputs:
-    """What a step reads: the settings, the results of earlier steps by name, and the workspace rebuilt from them.
+    """The inputs of a step: the settings, the results of earlier steps by name, and the workspace rebuilt from them.
 
     Args:
         name: of the step.

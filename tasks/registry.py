@@ -60,7 +60,7 @@ def decide_promotion(
 def update_mlflow(
     work: Workspace, settings: Settings, version: tracking.RegisteredVersion, release: Release, verdict: Verdict
 ) -> str:
-    """Updates MLflow with the decision and with whatever it lacks of the model; returns a note if that fails."""
+    """Updates MLflow with the decision and with missing versions of the model; returns a note if that fails."""
     with steps.step("update MLflow", work.path) as progress:
         progress.note = "MLflow is up to date"
         folder, costs = settings.layout.release(release.path), steps.costs(work.path)

@@ -1,6 +1,6 @@
 """Fixtures of all tests: servers for the session, a store or database for each test, and the commands.
 
-A test gets the marker of its folder and that folder's time limit; the last line of a run names what was left out.
+A test gets the marker and the time limit of its folder; the last line of a run names the tests that were left out.
 """
 
 import gc
@@ -33,12 +33,12 @@ for name in [name for name in os.environ if name.startswith("TOWLINE_")]:
     del os.environ[name]
 
 
-# seconds for one test with its fixtures; a test of its own limit has @pytest.mark.timeout
+# seconds for one test with its fixtures; @pytest.mark.timeout sets another limit
 TIMEOUTS = {"unit": 120, "integration": 300, "flows": 600, "e2e": 1800, "docker": 2400}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    gc.set_threshold(50_000, 20, 20)  # imports and collection make many objects, and hardly any is free again
+    gc.set_threshold(50_000, 20, 20)  # imports and collection create many objects that are not freed
     config.pluginmanager.register(LeftOut(config))
     memory = Path("/dev/shm")
     if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * 2**30:  # towline syncs each file it writes
@@ -56,20 +56,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Bytes get the argument's name: a compressed file holds its time, and the workers must collect the same ids."""
+    """Bytes get the argument's name: compressed files contain their time, but all workers must collect the same ids."""
     return argname if isinstance(val, bytes) else None
 
 
 @pytest.fixture(scope="session")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Prefect server that every flow of the session runs against."""
+    """The address of the Prefect server for all flows of the session."""
     with run_prefect(tmp_path_factory.mktemp("prefect")) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
-    """The address of a PostgreSQL server: the one that LEDGER_TEST_URL names, or the session's own."""
+    """The address of a PostgreSQL server: that of LEDGER_TEST_URL, else one for the session."""
     named, installed = os.environ.get("LEDGER_TEST_URL"), find_postgres()
     if named:
         yield named
@@ -82,7 +82,7 @@ def cluster() -> Iterator[str]:
 
 @pytest.fixture
 def postgres(cluster: str) -> Iterator[str]:
-    """The URL of an empty PostgreSQL database that goes when the test ends."""
+    """The URL of an empty PostgreSQL database, which is dropped when the test ends."""
     from sqlalchemy import create_engine, make_url
 
     name = f"test_{secrets.token_hex(8)}"
@@ -98,7 +98,7 @@ def postgres(cluster: str) -> Iterator[str]:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty store that commands of this test work on, in the repository's own project."""
+    """An empty store for the commands of this test, in the repository as the project."""
     monkeypatch.setenv("TOWLINE_PROJECT", str(REPOSITORY))
     monkeypatch.setenv("TOWLINE_STORE", str(tmp_path / "store"))
     return tmp_path / "store"
@@ -109,7 +109,7 @@ def command(store: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Comma
     """Runs a command that needs no server in this process: ``command("keys", "list").code``."""
 
     def run(*words: object) -> CommandResult:
-        monkeypatch.setattr(sys, "argv", ["towline", *map(str, words)])  # where an error looks for --json
+        monkeypatch.setattr(sys, "argv", ["towline", *map(str, words)])  # errors look for --json there
         result = CliRunner().invoke(main, sys.argv[1:], prog_name="towline")
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
@@ -123,7 +123,7 @@ def towline(
     command: Callable[..., CommandResult], prefect: str, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., CommandResult]:
     """Runs any command in this process: ``towline("run", "configs/bike_demand.yaml").code``."""
-    monkeypatch.setattr(helper_process, "start", lambda _: None)  # the imports are paid once, here
+    monkeypatch.setattr(helper_process, "start", lambda _: None)  # the modules are imported once, in this process
     return command
 
 
@@ -136,5 +136,5 @@ def sample_store_template(tmp_path_factory: pytest.TempPathFactory) -> "SampleSt
 
 @pytest.fixture
 def sample_store(sample_store_template: "SampleStore", tmp_path: Path) -> "SampleStore":
-    """A store of the test's own: versions 1 and 2 of a model, 1 is champion."""
+    """A copy of the sample store for one test: versions 1 and 2 of a model, 1 is champion."""
     return sample_store_template.copy(tmp_path / "store")

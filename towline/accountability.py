@@ -1,6 +1,6 @@
-"""The Python API of accountability: which version was responsible, whether the records are whole, who approved.
+"""The Python API of accountability: the version that was responsible, the integrity of the records, and the approvals.
 
-``towline/__init__.py`` exports these functions beside those of ``api.py``.
+``towline/__init__.py`` exports these functions together with those of ``api.py``.
 """
 
 import contextlib
@@ -103,7 +103,7 @@ def approve(version: str, *, key: str, reason: str = "approved") -> "ApprovalSta
     Raises:
         ConfigError: there is no such version, or the key is not valid.
         PromotionRejectedError: it needs no approval, its time is over, or the holder of the key may not approve it.
-        ReleaseError: its release differs from the one that was judged.
+        ReleaseError: its release differs from the judged one.
     """
     return approve_with_note(version, key=key, reason=reason)[0]
 

@@ -51,9 +51,9 @@ class ChampionChange(Frozen):
         changed: False if this version was the champion already.
         event: promoted or rolled_back.
         time: of the ledger's row (UTC, ISO 8601).
-        reason: as it stands in the ledger.
+        reason: the text in the ledger.
         note: a message if MLflow does not show the change yet.
-        row: the whole row of the ledger.
+        row: the complete row of the ledger.
     """
 
     model: str
@@ -112,10 +112,10 @@ def run(
 
     Args:
         config: path of a YAML file, mapping or PipelineConfig.
-        data: a pandas, polars or Arrow table in place of ``data.source``; it is stored under the digest of its content.
+        data: a pandas, polars or Arrow table instead of ``data.source``; it is stored under the digest of its content.
         as_of: leave out rows after this time (UTC if it has no zone).
         overrides: ``key=value`` texts for keys of the YAML file, for example ``gate.max.mae=50``.
-        force: run again although an identical run is finished.
+        force: run again even if an identical run has finished.
         profile: name of a profile: a worker runs the flow there. Default: this process.
 
     Returns:
@@ -155,7 +155,7 @@ def init(
         data: a CSV, Parquet or JSON file, a folder or glob pattern of them, or the URL of a database.
         target: the column to predict.
         name: of the pipeline and the model; default: the name of the file.
-        time: the column with the time of each row; "": there is none; default: it is detected.
+        time: the column with the time of each row; "": no column; default: it is detected.
         query: of the database.
         force: replace a config of the same name.
 
@@ -181,11 +181,11 @@ def init(
 def validate(
     config: Config, *, data: Any = None, as_of: datetime | None = None, overrides: Sequence[str] = ()
 ) -> "PreflightResult":
-    """Checks a config and its table; trains nothing.
+    """Checks a config and its table without training.
 
     Args:
         config: path of a YAML file, mapping or PipelineConfig.
-        data: a table in place of ``data.source``, as in ``run``.
+        data: a table instead of ``data.source``, as in ``run``.
         as_of: leave out rows after this time.
         overrides: ``key=value`` texts for keys of the YAML file.
 
@@ -252,7 +252,7 @@ def promote(version: str, *, reason: str) -> ChampionChange:
     Raises:
         ConfigError: there is no such version.
         PromotionRejectedError: it did not pass its gate, or another promotion came first.
-        ReleaseError: its release differs from the one that was judged.
+        ReleaseError: its release differs from the judged one.
     """
     from towline.registry.ledger import actor
     from towline.registry.selection import check_judged_release, select_version
@@ -278,7 +278,7 @@ def rollback(name: str | None = None, *, reason: str = "rolled back by hand") ->
     Raises:
         ConfigError: there is no such model.
         PromotionRejectedError: there is no previous champion.
-        ReleaseError: its release differs from the one that was judged.
+        ReleaseError: its release differs from the judged one.
     """
     from towline.registry.ledger import actor
     from towline.registry.selection import check_judged_release, only_model, require_model
@@ -313,13 +313,13 @@ def score(
 ) -> "BatchResult":
     """Writes the rows of files with their predictions.
 
-    The output appears when it is complete. A repeated call resumes an interrupted one, and scores nothing that is done.
+    The output appears when it is complete. A repeated call resumes an interrupted one, without scoring finished shards.
 
     Args:
         source: a file, folder or pattern of CSV, JSON lines (also .gz, .zst) or Parquet; its URL; or a ``URL#TABLE``.
         output: CSV, Parquet or JSON lines by its name, else a folder of Parquet files; also a URL or ``URL#TABLE``.
         model: ``NAME``, ``NAME@3`` or the directory of a release; None: the only model's champion.
-        separator: of a CSV; None: the one that the file seems to have.
+        separator: of a CSV; None: it is detected.
         prefix: of the names of the added columns.
         safe_csv: put ' before text that a spreadsheet would run as a formula.
         trusted: packages whose types may be in a release that is given by its directory.
@@ -366,7 +366,7 @@ def score(
     )  # fmt: skip
 
     def record(done: "BatchResult") -> None:
-        if recorded.digest:  # else a folder, which the ledger may not know
+        if recorded.digest:  # else a folder, which may not be in the ledger
             _stores()[1].record_batch(loaded.name, loaded.version, actor(), done.evidence, done.job)
 
     read = parse_source(os.fspath(source), query)
@@ -389,7 +389,7 @@ def drift(
 
     Args:
         config: path of a YAML file, mapping or PipelineConfig.
-        current: a CSV, Parquet or JSON file in place of the prediction log.
+        current: a CSV, Parquet or JSON file instead of the prediction log.
         report: with ``current``: write an Evidently report even without an alarm.
         as_of: ignore predictions from this time on.
         overrides: ``key=value`` texts for keys of the YAML file.

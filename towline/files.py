@@ -102,7 +102,7 @@ def sync(folder: Path) -> None:
 
 
 def age(path: Path) -> timedelta:
-    """The time since a file, or a folder or its entries, was written; 0 if it is gone."""
+    """The time since a file, or a folder or its entries, was written; 0 if it does not exist."""
     try:
         newest = max(entry.stat().st_mtime for entry in (path, *(path.iterdir() if path.is_dir() else ())))
     except FileNotFoundError:

@@ -48,7 +48,7 @@ def start(output: Path) -> None:
     if _helper is None:
         output.parent.mkdir(parents=True, exist_ok=True)
         with output.open("ab") as log:
-            # a forked process may wait for ever for a lock that another thread held
+            # a forked process may wait for ever for a lock of another thread
             can_fork = sys.platform == "linux" and threading.active_count() == 1
             _helper = _fork(log) if can_fork else _spawn(log)
 
@@ -95,7 +95,7 @@ def call_in_helper(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
     try:
         result, seconds = pickle.load(_helper.replies)  # noqa: S301 - our own child
     except EOFError as error:
-        raise _killed() from error
+        raise _killed_error() from error
     if isinstance(result, BaseException):
         raise result
     return result, seconds
@@ -118,10 +118,10 @@ def _send(helper: _HelperProcess, message: object) -> None:
         pickle.dump(message, helper.requests)
         helper.requests.flush()
     except BrokenPipeError as error:
-        raise _killed() from error
+        raise _killed_error() from error
 
 
-def _killed() -> TransientError:
+def _killed_error() -> TransientError:
     stop()
     return TransientError(
         "the helper process of the run was killed",
@@ -133,7 +133,9 @@ def _serve(requests: IO[bytes]) -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not get between the replies
     logging.captureWarnings(True)
-    gc.set_threshold(50_000, 20, 20)  # else the imports spend a fifth of their time on collections that free nothing
+    gc.set_threshold(
+        50_000, 20, 20
+    )  # else garbage collections that free no object take a fifth of the time of the imports
     while True:
         try:
             message = pickle.load(requests)  # noqa: S301 - our own parent

@@ -48,7 +48,7 @@ def send_request(
         except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: the URL or host is invalid
             outcome.put(HttpRequestError(_describe(error)))
 
-    # name resolution, a TLS handshake or slow bytes have no timeout of their own: the thread is abandoned
+    # name resolution, a TLS handshake or slow bytes have no separate timeout: the thread is abandoned
     threading.Thread(target=work, daemon=True, name="towline-http-request").start()
     try:
         response = outcome.get(timeout=timeout)

@@ -1,4 +1,4 @@
-"""Preflight checks, `towline validate`: the config and its table are checked, and nothing is trained."""
+"""Preflight checks, `towline validate`: the config and its table are checked without training."""
 
 import contextlib
 from datetime import UTC, datetime

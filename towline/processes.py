@@ -52,7 +52,7 @@ def is_running(pid: int, start_time: str) -> bool:
 
 
 def set_parent_death_signal(parent: int, sent: signal.Signals = signal.SIGTERM) -> None:
-    """Makes Linux send this process a signal when its parent ends; at once if the parent has ended already."""
+    """Makes Linux send this process a signal when its parent ends; immediately if the parent has already ended."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, sent)
     if os.getppid() != parent:
         os.kill(os.getpid(), sent)
@@ -77,7 +77,7 @@ def _stat(pid: int) -> list[str] | None:
 def private_files() -> Iterator[None]:
     """Sets the umask so that only its user can read what this process and its children write (0600, folders 0700).
 
-    The libraries that write into the store set no mode of their own.
+    The libraries that write into the store do not set a mode.
     """
     umask = os.umask(PRIVATE_UMASK)
     try:

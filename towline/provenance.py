@@ -1,4 +1,4 @@
-"""Provenance: who started a run, when and why, and from which code and which config."""
+"""Provenance of a run: the user, the time and the trigger, and its code and config."""
 
 import ast
 import hashlib
@@ -40,7 +40,7 @@ class Provenance(Frozen):
         as_of: the run ignored later rows (ISO 8601); empty: it used all rows.
         git_commit: commit of the project; empty outside a repository.
         git_dirty: "true" if the commit does not contain all code and the config of the run; empty without a commit.
-        git_missing: what the commit does not contain.
+        git_missing: the files of the run that the commit does not contain.
         code: digest of the code that made the model.
         config: digest of the config.
         towline, python: versions.

@@ -81,7 +81,7 @@ class RemoteFile(Frozen):
     Attributes:
         url: of the file; literal secrets are moved to the environment.
         size: in bytes; -1 if the server does not give it.
-        version: what the server says of the content: an ETag or a time; empty if it says nothing.
+        version: of the content, from the server: an ETag or a time; empty without one.
     """
 
     url: str
@@ -118,7 +118,7 @@ class RemoteFile(Frozen):
         return _RangeStream(stream, self)  # type: ignore[return-value]
 
     def check_unchanged(self) -> None:
-        """Checks that the file is the one that was listed.
+        """Checks that the file has not changed since it was listed.
 
         Raises:
             DataError: it has changed.
@@ -127,7 +127,7 @@ class RemoteFile(Frozen):
         with remote_errors(self.url):
             now = _to_file(self.url, storage.system.info(storage.path))
         if now != self:
-            raise _changed(str(self))
+            raise _changed_error(str(self))
 
     @property
     def has_ranges(self) -> bool:
@@ -146,7 +146,7 @@ class RemoteFile(Frozen):
                 return False
 
     def copy_to(self, folder: Path) -> Path:
-        """Copies the file into a folder of its own below this one; a copy of this version is not made again.
+        """Copies the file into its own folder below this one; an existing copy of this version is used.
 
         Raises:
             DataError: the file does not exist, or it changes while it is copied.
@@ -322,7 +322,7 @@ def remote_errors(url: str) -> Iterator[None]:
 
 @contextmanager
 def naming_originals(folder: Path) -> Iterator[None]:
-    """Names a remote file in a DataError in place of the path of its copy (``copy_to``) below a folder."""
+    """Names a remote file in a DataError instead of the path of its copy (``copy_to``) below a folder."""
     try:
         yield
     except DataError as error:
@@ -422,7 +422,7 @@ def _remove(system: Any, path: str) -> None:
         system.rm_file(path)
 
 
-def _changed(where: str) -> DataError:
+def _changed_error(where: str) -> DataError:
     remedy = "run the same command again when nothing writes to it"
     return DataError("the file has changed since it was opened", where=where, remedy=remedy)
 
@@ -430,7 +430,7 @@ def _changed(where: str) -> DataError:
 def _translate(error: Exception, url: str) -> TowlineError:
     where, reason = mask_passwords(url), _reason(error, url)
     if type(error).__name__ == "FileExpired":
-        return _changed(where)
+        return _changed_error(where)
     cause = error.__cause__ or error
     if isinstance(error, FileNotFoundError) and isinstance(cause, OSError | TimeoutError) and cause is not error:
         return TransientError(f"the server does not answer: {_reason(cause, url)}", where=where, remedy=_LATER)

@@ -5,7 +5,7 @@
     ledger.db  mlflow.db         the ledger and MLflow's database, unless the settings name others
     ledger.key  anchors/         the key that signs the ledger's rows, unless the settings name another; last rows
     datasets/                    snapshots of training data, named by the digest of their content
-    tables/                      tables given to the Python API in place of a source, named the same way
+    tables/                      tables given to the Python API instead of a source, named the same way
     work/<workspace key>/        workspaces of runs
     releases/<model>/v<N>-…/     releases
     artifacts/                   MLflow's artifacts
@@ -13,7 +13,7 @@
     labels/<model>/              ground-truth labels
     monitoring/<model>/          monitoring results and alerts; monitoring/up.json: the `towline up` of the store
     rollouts/<model>/<id>/       counts, shadow answers and evaluations of a rollout
-    serving/                     API keys, and what each service served last
+    serving/                     API keys, and the last version of each service
     scored/<model>/              output of the scoring flow
     evidently/  prefect/         Evidently's workspace; Prefect's database and task results
     servers/  locks/  logs/      processes of this machine, locks between runs, log files
@@ -27,7 +27,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class StoreLayout:
-    """The paths of a store; nothing is read or created here.
+    """The paths of a store; this module reads and creates no file.
 
     Args:
         root: the store's folder.

@@ -1,4 +1,4 @@
-"""An environment of its own for each peer, made from its pinned requirements the first time."""
+"""A separate environment for each peer, created from its pinned requirements at the first use."""
 
 import importlib.metadata
 import shutil
@@ -31,7 +31,7 @@ def bin_of(peer: str, cache: Path = CACHE) -> Path:
 
 
 def version(distribution: str, bin_: Path) -> str:
-    """``mlflow 3.17.2``, as installed beside these programs; in this process's own environment too."""
+    """``mlflow 3.17.2``, as installed with these programs, or in this process's environment."""
     if bin_ == Path(sys.executable).parent:
         return f"{distribution} {importlib.metadata.version(distribution)}"
     places = [str(place) for place in bin_.parent.glob("lib/python*/site-packages")]

@@ -1,4 +1,4 @@
-"""What the benchmarks of serving and scoring share: a model that towline trained, and rows that try it."""
+"""Inputs of the benchmarks of serving and scoring: a model that towline trained, and rows to test it with."""
 
 import json
 import os

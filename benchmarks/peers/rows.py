@@ -1,4 +1,4 @@
-"""Rows that try a model where it can go wrong: nulls, unseen categories, values on its trees' thresholds and beside."""
+"""Rows with edge cases of a model: nulls, unseen categories, values at and next to the thresholds of its trees."""
 
 from typing import Any
 
@@ -29,10 +29,10 @@ def generate(table: pd.DataFrame, contract: Contract, model: Any, count: int, se
             on = np.asarray(cuts.get(column.name) or usual[:1], dtype=np.float64)[
                 rng.integers(0, len(cuts.get(column.name) or [0]), count)
             ]
-            beside = np.nextafter(on, rng.choice([-np.inf, np.inf], count))
+            adjacent = np.nextafter(on, rng.choice([-np.inf, np.inf], count))
             narrow = np.nextafter(on.astype(np.float32), rng.choice([-np.inf, np.inf], count).astype(np.float32))
             far = rng.normal(0, 1, count) * 10.0 ** rng.integers(-6, 9, count)
-            made = np.choose(rng.integers(0, 5, count), [on, beside, narrow.astype(np.float64), far, np.nan])
+            made = np.choose(rng.integers(0, 5, count), [on, adjacent, narrow.astype(np.float64), far, np.nan])
         values = np.where(rng.random(count) < 0.5, usual.astype(object), made.astype(object))
         columns[column.name] = [None if pd.isna(value) else value for value in values]
         columns[column.name] = [v.item() if isinstance(v, np.generic) else v for v in columns[column.name]]
@@ -40,7 +40,7 @@ def generate(table: pd.DataFrame, contract: Contract, model: Any, count: int, se
 
 
 def thresholds(model: Any) -> dict[str, list[float]]:
-    """Where the trees of a pipeline cut its number columns; nothing for other estimators."""
+    """The thresholds of a pipeline's trees in its numeric columns; none for other estimators."""
     pipeline = getattr(model, "estimator_", model)
     prepare, estimator = pipeline.named_steps["prepare"], pipeline.named_steps["estimate"]
     if hasattr(estimator, "_predictors"):

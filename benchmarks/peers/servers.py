@@ -1,4 +1,4 @@
-"""The servers that are compared: how each is started, asked and read."""
+"""The compared servers: the command, the request and the parser of the response of each."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +38,7 @@ def _columns(rows: Sequence[Row]) -> Any:
 
 @dataclass(frozen=True)
 class Place:
-    """What a server is started with: the bin folder of its environment, its working folder, the model, free ports."""
+    """The inputs of a server's command: its environment's bin folder, its working folder, the model, free ports."""
 
     bin: Path
     work: Path
@@ -61,11 +61,11 @@ class Server:
         name: of the line.
         command: the words that start it.
         folder: its own under ``peers``, with its requirements; empty for what runs in this environment.
-        versions: distributions whose versions the table tells.
+        versions: distributions whose versions the table shows.
         before: words that prepare its working folder.
-        path: what is asked.
-        body: rows → what is posted.
-        labels: what is answered → labels.
+        path: of the request.
+        body: rows → body of the request.
+        labels: body of the response → labels.
         model: which of the samples it serves.
         checked: False for what answers a constant.
     """

@@ -1,4 +1,4 @@
-"""A Docker engine: without one these tests are skipped, but where CI is set they fail."""
+"""A Docker engine: without one these tests are skipped; if the variable CI is set, they fail."""
 
 import os
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def engine() -> "Iterator[DockerClient]":
 
 @pytest.fixture
 def untagged_images_are_removed(engine: "DockerClient") -> Iterator[None]:
-    """Removes the build stages of the test's images, which stay without a tag: with a library, 0.5 GB each."""
+    """Removes the build stages of the test's images, which remain without a tag: with a library, 0.5 GB each."""
     with remove_untagged_images(engine):
         yield
 
@@ -42,7 +42,7 @@ def _untagged_images_of_the_module_are_removed(engine: "DockerClient") -> Iterat
 
 @contextmanager
 def remove_untagged_images(engine: "DockerClient") -> Iterator[None]:
-    """Afterwards, the untagged images are removed that did not exist before; others may be the user's."""
+    """Removes, at the end of the block, untagged images that did not exist before; others may be the user's."""
     from docker.errors import APIError
 
     before = {image.id for image in engine.images.list(all=True)}

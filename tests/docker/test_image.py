@@ -1,4 +1,4 @@
-"""The image of a release, with a real Docker engine."""
+"""The image of a release, built with a real Docker engine."""
 
 import contextlib
 import functools
@@ -63,7 +63,7 @@ def release(run: TrainedRun) -> Path:
 def release_image(engine: "DockerClient", compiled: TrainedRun) -> Iterator[image.ReleaseImage]:
     built = image.build_release_image(release(compiled))
     yield built
-    with contextlib.suppress(ImageNotFound):  # another test of the same release was quicker
+    with contextlib.suppress(ImageNotFound):  # another test has already built the image of this release
         engine.images.remove(built.tag, force=True)
 
 
@@ -140,7 +140,7 @@ def test_image_build_is_reproducible(
 
 
 def test_a_tag_is_never_moved(engine: "DockerClient", compiled: TrainedRun) -> None:
-    """The same command again gives the same image; a tag of another image is refused and stays unchanged."""
+    """The same command gives the same image; a tag of another image is refused and not changed."""
     first = image.build_release_image(release(compiled))
     assert image.build_release_image(release(compiled)).id == first.id
     other = f"other-{time.time_ns()}:{first.tag.partition(':')[2]}"
@@ -153,7 +153,7 @@ def test_a_tag_is_never_moved(engine: "DockerClient", compiled: TrainedRun) -> N
 
 
 @pytest.fixture
-def started(engine: "DockerClient", compiled: TrainedRun) -> "Iterator[Callable[..., Container]]":
+def start_container(engine: "DockerClient", compiled: TrainedRun) -> "Iterator[Callable[..., Container]]":
     """Starts containers of the image as a user would, and removes them."""
     release_image = image.build_release_image(release(compiled))
     containers = []
@@ -168,9 +168,9 @@ def started(engine: "DockerClient", compiled: TrainedRun) -> "Iterator[Callable[
         container.remove(force=True, v=True)
 
 
-def test_container_runs_without_privileges(started: "Callable[..., Container]") -> None:
-    """As user nobody, with a read-only root and no capabilities; on SIGTERM it ends in order and at once."""
-    container = started(
+def test_container_runs_without_privileges(start_container: "Callable[..., Container]") -> None:
+    """As user nobody, with a read-only root and no capabilities; SIGTERM ends it in order and quickly."""
+    container = start_container(
         "serve", "/release", "--host", "0.0.0.0", "--insecure", read_only=True, cap_drop=["ALL"], network_mode="none"
     )
     code, output = container.exec_run(["python", "-m", "towline.serving.process.health", "--wait", "60"])
@@ -189,9 +189,9 @@ def test_container_runs_without_privileges(started: "Callable[..., Container]") 
     assert b"ended" in container.logs()
 
 
-def test_container_without_keys_does_not_start(started: "Callable[..., Container]") -> None:
-    """Without keys it refuses to start, instead of serving the whole network."""
-    container = started()
+def test_container_without_keys_does_not_start(start_container: "Callable[..., Container]") -> None:
+    """It would serve the whole network."""
+    container = start_container()
     assert container.wait(timeout=300)["StatusCode"] == 2
     assert b"towline keys create" in container.logs()
 
@@ -199,7 +199,7 @@ def test_container_without_keys_does_not_start(started: "Callable[..., Container
 def test_image_has_labels_and_a_bill_of_materials(
     engine: "DockerClient", release_image: image.ReleaseImage, compiled: TrainedRun
 ) -> None:
-    """Standard OCI labels, and a CycloneDX document in the image and in the release."""
+    """Labels of the OCI standard, and a CycloneDX document in the image and in the release."""
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
@@ -223,15 +223,16 @@ def test_image_has_labels_and_a_bill_of_materials(
     script = "import importlib.metadata as m\nfor d in m.distributions(): print(d.name.lower(), d.version)"
     output = engine.containers.run(release_image.id, ["-c", script], entrypoint=["python"], remove=True).decode()
     installed = {tuple(line.split()) for line in output.splitlines() if "/" not in line}
-    ours = {pair for pair in installed if pair[0] not in ("pip", "setuptools", "wheel")}  # of the base, if it has them
+    # the base image may have these three
+    ours = {pair for pair in installed if pair[0] not in ("pip", "setuptools", "wheel")}
     assert {(name.replace("_", "-"), version) for name, version in ours} <= components
 
 
 def test_image_with_different_predictions_is_refused(
     engine: "DockerClient", compiled: TrainedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error says so, and neither the image nor a container is left."""
-    monkeypatch.setattr(image, "open_release", lambda *_, **__: _Other())
+    """The error names the difference, and neither an image nor a container remains."""
+    monkeypatch.setattr(image, "open_release", lambda *_, **__: _OtherModel())
     before = {entry.id for entry in engine.images.list()}
     name = f"other-{time.time_ns()}"
     with pytest.raises(ReleaseError, match="the predictions of the container differ"):
@@ -240,13 +241,13 @@ def test_image_with_different_predictions_is_refused(
     assert not engine.containers.list(all=True, filters={"label": "io.towline.trial"})
 
 
-class _Other:
-    """Answers that are not the image's."""
+class _OtherModel:
+    """A model with other predictions than the image."""
 
     predictions = (0.0,)
     probabilities = None
 
-    def predict_rows(self, rows: object) -> "_Other":
+    def predict_rows(self, rows: object) -> "_OtherModel":
         return self
 
 
@@ -259,7 +260,7 @@ def test_a_damaged_release_gets_no_image(tmp_path: Path, compiled: TrainedRun) -
 
 
 def test_release_is_packaged_without_a_docker_engine(compiled: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says that no engine answers, and where the release is."""
+    """The error says that no engine answers, and names the folder of the release."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     with pytest.raises(TransientError, match="no Docker engine answers") as error:
         image.build_release_image(release(compiled))

@@ -1,4 +1,4 @@
-"""The image of MLServer with towline's runtime, as KServe starts it."""
+"""The image of MLServer with towline's runtime, in the form in which KServe starts it."""
 
 import json
 import time
@@ -43,7 +43,7 @@ def mlserver_image(engine: "DockerClient") -> Iterator[str]:
 
 
 def test_the_image_serves_an_exported_release(engine: "DockerClient", mlserver_image: str, tmp_path: Path) -> None:
-    """Without privileges, with a read-only root: the answer is the model's own, to the last bit."""
+    """Without privileges, with a read-only root: the predictions are those of the model, to the last bit."""
     run = train_run(tmp_path / "run", make_house_table().drop(columns=["sold", "at"]), target="value")
     release = run.settings.store / run.package().path
     export_release(ReleaseLocation(release), tmp_path / "models")

@@ -1,4 +1,4 @@
-"""A pod of deployments/kubernetes, as closely as a Docker engine can run it."""
+"""A pod of deployments/kubernetes, simulated with a Docker engine."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 _UNITS = {"Mi": 2**20, "Gi": 2**30}
-_ASK = """
+_SEND_REQUEST = """
 import http.client, json, sys
 path, key, body = sys.argv[1:]
 connection = http.client.HTTPConnection("127.0.0.1", 8080, timeout=10)
@@ -29,7 +29,7 @@ connection.request("POST" if body else "GET", path, body or None, headers)
 answer = connection.getresponse()
 print(json.dumps([answer.status, answer.read().decode()]))
 """
-_FIND = """
+_FIND_REQUEST = """
 import pathlib, sys
 files = pathlib.Path("/store/predictions").rglob("*.jsonl")
 sys.exit(not any(sys.argv[1] in file.read_text() for file in files))
@@ -53,7 +53,7 @@ def mount(folder: Path, file: Path, name: str) -> None:
 
 
 def start(engine: "DockerClient", image: str, folders: dict[str, Path]) -> "Container":
-    """The container of the base deployment: its user, rights, limits and mounts."""
+    """Starts the container of the base deployment with its user, privileges, limits and mounts."""
     (deployment,) = of_kind(render_kustomization("base"), "Deployment")
     spec = pod_spec(deployment)
     (container,) = spec["containers"]
@@ -80,8 +80,8 @@ def start(engine: "DockerClient", image: str, folders: dict[str, Path]) -> "Cont
     )
 
 
-def ask(container: "Container", path: str, key: str = "", body: str = "") -> tuple[int, str]:
-    code, output = container.exec_run(["python", "-c", _ASK, path, key, body])
+def send_request(container: "Container", path: str, key: str = "", body: str = "") -> tuple[int, str]:
+    code, output = container.exec_run(["python", "-c", _SEND_REQUEST, path, key, body])
     assert code == 0, output
     status, text = json.loads(output)
     return status, text
@@ -90,12 +90,12 @@ def ask(container: "Container", path: str, key: str = "", body: str = "") -> tup
 def test_pod_predicts_logs_and_accepts_new_keys(
     engine: "DockerClient", image: str, sample_store: SampleStore, tmp_path: Path
 ) -> None:
-    """With the manifest's rights and mounts: probes, a prediction, its log, a new key in the Secret, a shutdown."""
+    """With the manifest's privileges and mounts: probes, a prediction, its log, a new key in the Secret, a shutdown."""
     folders = {name: tmp_path / "pod" / name for name in ("tmp", "store", "keys")}
     for folder in folders.values():
         folder.mkdir(parents=True)
     for name in ("tmp", "store"):
-        folders[name].chmod(0o2777)  # as an emptyDir is
+        folders[name].chmod(0o2777)  # the mode of an emptyDir
     maker = tmp_path / "maker"
     caller, _ = create_key(maker, "shop")
     file = maker / "serving" / "keys.json"
@@ -108,21 +108,21 @@ def test_pod_predicts_logs_and_accepts_new_keys(
     try:
         code, output = container.exec_run(["python", "-m", "towline.serving.process.health", "--wait", "60"])
         assert code == 0, (output, container.logs())
-        assert [ask(container, path)[0] for path in ("/readyz", "/livez", "/v2/health/ready")] == [200] * 3
-        assert ask(container, "/predict", body=json.dumps({"rows": rows}))[0] == 401
-        status, text = ask(container, "/predict", caller, json.dumps({"rows": rows}))
+        assert [send_request(container, path)[0] for path in ("/readyz", "/livez", "/v2/health/ready")] == [200] * 3
+        assert send_request(container, "/predict", body=json.dumps({"rows": rows}))[0] == 401
+        status, text = send_request(container, "/predict", caller, json.dumps({"rows": rows}))
         assert status == 200, text
         assert len(json.loads(text)["predictions"]) == 2
 
         operator, _ = create_key(maker, "operator", ["admin"])
-        assert ask(container, "/metrics", operator)[0] == 401
+        assert send_request(container, "/metrics", operator)[0] == 401
         mount(folders["keys"], file, "..two")
         end = time.monotonic() + 120
-        while (status := ask(container, "/metrics", operator)[0]) != 200:
+        while (status := send_request(container, "/metrics", operator)[0]) != 200:
             assert time.monotonic() < end, status
 
         number, end = json.loads(text)["request_id"], time.monotonic() + 120
-        while container.exec_run(["python", "-c", _FIND, number])[0] != 0:
+        while container.exec_run(["python", "-c", _FIND_REQUEST, number])[0] != 0:
             assert time.monotonic() < end, container.logs()
 
         (deployment,) = of_kind(render_kustomization("base"), "Deployment")

@@ -1,4 +1,4 @@
-"""docker-compose.yml from a clean checkout: training, serving, failures of components, backup."""
+"""docker-compose.yml from a new checkout: training, serving, failures of components, backup."""
 
 import json
 import os
@@ -29,7 +29,7 @@ wait_until = partial(wait, seconds=300, pause=0.5)
 
 
 def quick_candidate(iterations: int) -> tuple[str, ...]:
-    """Options of a run with one candidate that is good enough for the gate, and fitted in seconds."""
+    """Options of a run with one candidate that passes the gate and is fitted in seconds."""
     params = f"{{loss: absolute_error, max_iter: {iterations}, early_stopping: false}}"
     candidates = f"candidates=[{{estimator: boosting, params: {params}}}]"
     return ("--set", candidates, "--set", "cross_validation.folds=2")
@@ -37,7 +37,7 @@ def quick_candidate(iterations: int) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def stack(engine: "DockerClient", tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
-    """The running stack, with a first version trained through the profile."""
+    """The running stack."""
     stack = ComposeStack(tmp_path_factory.mktemp("checkout"))
     stack.write()
     stack.compose("down", "-v", check=False)
@@ -61,12 +61,12 @@ def outcome(stack: ComposeStack) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def key(stack: ComposeStack, outcome: dict[str, Any]) -> str:
     wait_until(lambda: stack.state("service-a") == stack.state("service-b") == "healthy", "services are ready")
-    wait_until(lambda: stack.ask("SERVICE", "/readyz")[0] == 200, "the proxy routes to the service")
+    wait_until(lambda: stack.send_request("SERVICE", "/readyz")[0] == 200, "the proxy routes to the service")
     result = stack.compose("exec", "-T", "worker", "towline", "keys", "create", "shop", "--json")
     return str(json.loads(result.stdout)["key"])
 
 
-def inside(stack: ComposeStack, *words: str) -> Any:
+def run_in_worker(stack: ComposeStack, *words: str) -> Any:
     """Runs a command in the worker; returns its JSON."""
     return json.loads(stack.compose("exec", "-T", "worker", "towline", *words, "--json").stdout)
 
@@ -90,8 +90,8 @@ def test_run_is_in_prefect_mlflow_api_and_prometheus(stack: ComposeStack, outcom
     assert version["version"] == str(outcome["version"])
     files = stack.mlflow(f"/api/2.0/mlflow/artifacts/list?run_id={version['run_id']}&path=release")["files"]
     assert "release/manifest.json" in {file["path"] for file in files}
-    status, answer = stack.ask("SERVICE", "/predict", {"rows": [BIKE_ROW]}, key=key)
-    assert (status, answer["model"]) == (200, {"name": MODEL, "version": outcome["version"]})
+    status, response = stack.send_request("SERVICE", "/predict", {"rows": [BIKE_ROW]}, key=key)
+    assert (status, response["model"]) == (200, {"name": MODEL, "version": outcome["version"]})
     wait_until(
         lambda: stack.query('sum(towline_requests_total{route="/predict"}) > 0'), "Prometheus has scraped the request"
     )
@@ -104,30 +104,40 @@ def test_run_is_in_prefect_mlflow_api_and_prometheus(stack: ComposeStack, outcom
 def test_service_predicts_as_the_release_does(
     stack: ComposeStack, outcome: dict[str, Any], key: str, tmp_path: Path
 ) -> None:
-    """The release, copied out and opened in this process, gives exactly the same numbers."""
+    """The release, opened in this process, gives exactly the same predictions."""
     source = f"{stack.container('worker')}:/store/{outcome['release']}"
     folder = tmp_path / Path(outcome["release"]).name
     subprocess.run(["docker", "cp", source, str(folder)], check=True, capture_output=True)
     rows = json.loads((folder / "probe.json").read_bytes())["rows"]
-    status, answer = stack.ask("SERVICE", "/predict", {"rows": rows}, key=key)
+    status, response = stack.send_request("SERVICE", "/predict", {"rows": rows}, key=key)
     assert status == 200
-    assert answer["predictions"] == open_release(folder).predict_rows(rows).predictions
+    assert response["predictions"] == open_release(folder).predict_rows(rows).predictions
 
 
 def test_every_container_is_healthy(stack: ComposeStack, key: str) -> None:
-    """Containers with a health check pass it; one-time containers have ended with success."""
-    lasting = ("postgres", "mlflow", "prefect", "worker", "service-a", "service-b", "proxy", "status", "prometheus")
-    for part in (*lasting, "alertmanager"):
-        wait_until(lambda part=part: stack.state(part) == "healthy", f"{part} is healthy")
+    """Containers with a health check pass it; one-time containers have ended successfully."""
+    long_running = (
+        "postgres",
+        "mlflow",
+        "prefect",
+        "worker",
+        "service-a",
+        "service-b",
+        "proxy",
+        "status",
+        "prometheus",
+    )
+    for service in (*long_running, "alertmanager"):
+        wait_until(lambda service=service: stack.state(service) == "healthy", f"{service} is healthy")
     assert stack.state("prepare") == "exited"
 
 
 def test_key_or_password_is_required(stack: ComposeStack, key: str) -> None:
     """The API, MLflow and Prefect refuse anonymous requests; metrics are not published."""
-    assert stack.ask("SERVICE", "/predict", {"rows": [BIKE_ROW]})[0] == 401
-    assert stack.ask("SERVICE", "/metrics", key=key)[0] == 404
-    assert stack.ask("MLFLOW", "/api/2.0/mlflow/experiments/search?max_results=1")[0] == 401
-    assert stack.ask("PREFECT", "/api/flows/name/training")[0] == 401
+    assert stack.send_request("SERVICE", "/predict", {"rows": [BIKE_ROW]})[0] == 401
+    assert stack.send_request("SERVICE", "/metrics", key=key)[0] == 404
+    assert stack.send_request("MLFLOW", "/api/2.0/mlflow/experiments/search?max_results=1")[0] == 401
+    assert stack.send_request("PREFECT", "/api/flows/name/training")[0] == 401
     for line in at_least_one(subprocess.run(
         ["docker", "ps", "-f", f"name={NAME}", "--format", "{{.Names}} {{.Ports}}"],
         capture_output=True, text=True, check=True,
@@ -137,7 +147,7 @@ def test_key_or_password_is_required(stack: ComposeStack, key: str) -> None:
 
 
 def test_rollout_in_both_services(stack: ComposeStack, outcome: dict[str, Any], key: str) -> None:
-    """The worker's flow adds up the answers of both services; a key gets the same version from either of them."""
+    """The worker's flow adds up the counts of both services; both services assign a key to the same version."""
     canary = {"strategy": "canary", "key": "hour", "steps": [0, 50, 100], "bake": "1s", "min_rows": 40}
     words = (*quick_candidate(150), "--set", f"rollout={json.dumps(canary)}", "--json")
     result = stack.towline("--profile", "compose", "run", CONFIG, *words)
@@ -145,13 +155,13 @@ def test_rollout_in_both_services(stack: ComposeStack, outcome: dict[str, Any], 
     challenger = json.loads(result.stdout)["version"]
 
     def predict() -> list[int]:
-        """The versions that answered the hours of a day."""
+        """The versions that answered the rows of 24 hours."""
         rows = [BIKE_ROW | {"hour": hour} for hour in range(24)]
-        answers = [stack.ask("SERVICE", "/predict", {"rows": [row]}, key=key)[1] for row in rows]
+        answers = [stack.send_request("SERVICE", "/predict", {"rows": [row]}, key=key)[1] for row in rows]
         return [answer["model"]["version"] for answer in answers]
 
     def evaluate() -> str:
-        """The action of a run of the flow in the worker."""
+        """The state of a run of the flow in the worker, which is the action of the rollout."""
         deployment = stack.prefect(f"/api/deployments/name/rollout/{MODEL}")
         run = stack.prefect(f"/api/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
         ended = ("COMPLETED", "FAILED", "CRASHED")
@@ -161,7 +171,7 @@ def test_rollout_in_both_services(stack: ComposeStack, outcome: dict[str, Any], 
         )["name"])  # fmt: skip
 
     def counts() -> list[dict[str, Any]]:
-        """Of each service, a line each."""
+        """The counts of each service."""
         files = f"/store/rollouts/{MODEL}/*/counts/*.json"
         command = ("exec", "-T", "worker", "sh", "-c", f'for file in {files}; do cat "$file" && echo; done')
         return [json.loads(line) for line in stack.compose(*command, check=False).stdout.splitlines() if line]
@@ -174,16 +184,16 @@ def test_rollout_in_both_services(stack: ComposeStack, outcome: dict[str, Any], 
     wait_until(is_compared, "both services have made shadow answers")
     assert evaluate() == "Advance"
     wait_until(lambda: len(set(predict())) == 2, "the services have read the weight")
-    time.sleep(5)  # both have read it
+    time.sleep(5)  # both services have read it
     rounds = [predict() for _ in range(4)]
     assert set(rounds[0]) == {outcome["version"], challenger}
     assert rounds[1:] == rounds[:1] * 3
-    assert inside(stack, "rollout", "abort", MODEL)["rollout"] is None
+    assert run_in_worker(stack, "rollout", "abort", MODEL)["rollout"] is None
     wait_until(lambda: set(predict()) == {outcome["version"]}, "the champion answers alone")
 
 
 def test_predictions_continue_while_the_stores_are_down(stack: ComposeStack, key: str) -> None:
-    """PostgreSQL, MLflow and Prefect stopped, a service restarted meanwhile, the other killed: no request fails."""
+    """PostgreSQL, MLflow and Prefect are stopped, one service is restarted, the other is killed: no request fails."""
     port, stores = int(stack.env["SERVICE_PORT"]), ("postgres", "mlflow", "prefect")
     with CountingLoad(port, key, [BIKE_ROW]) as load:
         time.sleep(1)
@@ -196,7 +206,7 @@ def test_predictions_continue_while_the_stores_are_down(stack: ComposeStack, key
         time.sleep(5)
         stack.compose("start", *stores, "service-b")
         wait_until(lambda: stack.state("service-b") == "healthy", "service-b is ready again")
-    counted = load.counted()
+    counted = load.counts()
     assert counted.failed == 0, counted
     assert counted.statuses[200] > 1000
     wait_until(lambda: all(stack.state(part) == "healthy" for part in stores), "the stores are back")
@@ -213,8 +223,8 @@ def test_backup_service(stack: ComposeStack, key: str) -> None:
         assert any(Path(line).stem == name for line in listed.splitlines()), (name, listed[-2000:])
 
 
-def test_down_and_up_loses_nothing(stack: ComposeStack, outcome: dict[str, Any], key: str) -> None:
-    """Ledger, runs, versions, keys, schedules and the prediction log are as before."""
+def test_data_survives_down_and_up(stack: ComposeStack, outcome: dict[str, Any], key: str) -> None:
+    """Ledger, runs, versions, keys, schedules and the prediction log do not change."""
 
     def list_runs(*, planned: bool) -> list[dict[str, Any]]:
         """The runs that a schedule has planned, or all others."""
@@ -224,27 +234,29 @@ def test_down_and_up_loses_nothing(stack: ComposeStack, outcome: dict[str, Any],
     def scheduled_deployments() -> set[str]:
         return {run["deployment_id"] for run in list_runs(planned=True)}
 
-    stack.ask("SERVICE", "/predict", {"rows": [BIKE_ROW]}, key=key)
-    ledger = inside(stack, "history", "--all")
+    stack.send_request("SERVICE", "/predict", {"rows": [BIKE_ROW]}, key=key)
+    ledger = run_in_worker(stack, "history", "--all")
     runs = {run["id"] for run in list_runs(planned=False)}
     assert runs
     scheduled = wait_until(scheduled_deployments, "the schedules have planned runs")
-    stack.compose("stop", "service-a", "service-b")  # in order, so that all is written
-    rows = inside(stack, "log", "show", MODEL)["rows"]
+    stack.compose("stop", "service-a", "service-b")  # an ordered shutdown, so that all data is written
+    rows = run_in_worker(stack, "log", "show", MODEL)["rows"]
     stack.compose("down")
     stack.compose("up", "-d")
-    wait_until(lambda: stack.ask("SERVICE", "/predict", {"rows": [BIKE_ROW]}, key=key)[0] == 200, "it answers again")
-    assert inside(stack, "history", "--all") == ledger
+    wait_until(
+        lambda: stack.send_request("SERVICE", "/predict", {"rows": [BIKE_ROW]}, key=key)[0] == 200, "it answers again"
+    )
+    assert run_in_worker(stack, "history", "--all") == ledger
     assert runs <= {run["id"] for run in list_runs(planned=False)}
-    # the worker deploys again when it starts: Prefect then replaces the planned runs
+    # the worker deploys when it starts, and Prefect replaces the planned runs
     wait_until(lambda: scheduled_deployments() == scheduled, "the schedules have planned runs again")
     alias = stack.mlflow(f"/api/2.0/mlflow/registered-models/alias?name={MODEL}&alias=champion")
     assert alias["model_version"]["version"] == str(outcome["version"])
-    assert inside(stack, "log", "show", MODEL)["rows"] >= rows > 1000
+    assert run_in_worker(stack, "log", "show", MODEL)["rows"] >= rows > 1000
 
 
 def test_run_of_a_killed_worker_is_completed(stack: ComposeStack, key: str) -> None:
-    """The killed worker reports nothing; after its restart the run is set to Crashed and run again, to its end."""
+    """The killed worker reports nothing; after its restart the run is set to Crashed and completed by a new run."""
     words = (
         "--profile",
         "compose",
@@ -268,8 +280,10 @@ def test_run_of_a_killed_worker_is_completed(stack: ComposeStack, key: str) -> N
     def under_way() -> list[Any]:
         runs = stack.prefect("/api/flow_runs/filter", running)
         tasks = {"flow_runs": {"id": {"any_": [run["id"] for run in runs]}}}
-        done = [task for task in stack.prefect("/api/task_runs/filter", tasks) if task["state"]["type"] == "COMPLETED"]
-        return runs if len(done) >= 3 else []
+        result = [
+            task for task in stack.prefect("/api/task_runs/filter", tasks) if task["state"]["type"] == "COMPLETED"
+        ]
+        return runs if len(result) >= 3 else []
 
     (run,) = wait_until(under_way, "a run is under way")
     subprocess.run(["docker", "kill", stack.container("worker")], check=True, capture_output=True)
@@ -287,7 +301,7 @@ def test_run_of_a_killed_worker_is_completed(stack: ComposeStack, key: str) -> N
         return state and (runs[0]["id"], state)
 
     second, state = wait_until(again, "it was run again")
-    assert state["name"] in ("Completed", "Refused"), state  # either is the flow's own end
+    assert state["name"] in ("Completed", "Refused"), state  # both are end states of the flow
     tasks = stack.prefect("/api/task_runs/filter", {"flow_runs": {"id": {"any_": [second]}}})
     assert {"validate", "split"} <= {
         task["name"].rpartition("-")[0] for task in tasks if task["state"]["name"] == "Cached"
@@ -297,14 +311,14 @@ def test_run_of_a_killed_worker_is_completed(stack: ComposeStack, key: str) -> N
 
 
 def test_secrets_are_only_in_the_environment(stack: ComposeStack, engine: "DockerClient", key: str) -> None:
-    """No image, log line or container description holds a secret, except the environment that needs it."""
+    """No image, log line or container description holds a secret, except the environment of its service."""
     planted = (MARKER.encode(), key.encode())
     for image in at_least_one(
         {container.image.id for container in engine.containers.list(all=True, filters={"name": NAME})}
     ):
         names = engine.images.get(image).tags
         if not any(name.startswith("towline/") for name in names):
-            continue  # not ours: nothing of the stack's went into it
+            continue  # images of other projects: nothing was copied into them
         before, size = b"", 0
         for chunk in engine.images.get(image).save(chunk_size=2**24):
             text = before + chunk

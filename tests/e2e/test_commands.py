@@ -1,4 +1,4 @@
-"""All commands in the installed program: help, JSON output, exit codes, and a screen without unrelated output."""
+"""All commands of the installed program: help, JSON output, exit codes, and no unrelated output."""
 
 import json
 import os
@@ -44,7 +44,7 @@ record("guard loaded")
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreCommands]:
-    """A store on which every process records that it has the guard, and the addresses that it connects to."""
+    """A store whose processes all record that they have the guard, and the addresses that they connect to."""
     folder = tmp_path_factory.mktemp("commands")
     (folder / "guard").mkdir()
     (folder / "guard" / "sitecustomize.py").write_text(GUARD)
@@ -58,20 +58,20 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreCommands
 
 
 @pytest.fixture(scope="module")
-def ran(commands: StoreCommands) -> tuple[str, str]:
+def first_run(commands: StoreCommands) -> tuple[str, str]:
     """The output of the first run on the store: stdout and stderr."""
     code, out, err = commands.run()
     assert code == 0, err
     return out, err
 
 
-def test_a_run_prints_only_steps_and_a_summary(ran: tuple[str, str]) -> None:
+def test_a_run_prints_only_steps_and_a_summary(first_run: tuple[str, str]) -> None:
     """No library prints a warning, log line or traceback; without a terminal, stderr has one plain line per step."""
-    out, err = ran
+    out, err = first_run
     assert [re.fullmatch(r"✓ [a-zA-Z -]+ +\d+\.\d s(  .+)?", text) for text in err.splitlines()].count(None) == 0
     steps = [re.split(r"  +", text.removeprefix("✓ "))[0] for text in err.splitlines()]
     assert (len(steps), len(set(steps))) == (17, 17)
-    assert "compare with boosting" in steps  # its candidate has parameters of its own
+    assert "compare with boosting" in steps  # its candidate has its own parameters
     shapes = (
         r"",
         r"(data|checked|split|verdict|version|release|report) +\S.*",
@@ -86,8 +86,8 @@ def test_a_run_prints_only_steps_and_a_summary(ran: tuple[str, str]) -> None:
     assert [text for text in out.splitlines() if not any(re.fullmatch(shape, text) for shape in shapes)] == []
 
 
-def test_prefect_log_has_one_line_per_step(ran: tuple[str, str], commands: StoreCommands) -> None:
-    """Each step logs its end once; Prefect's own line for the same task is not added."""
+def test_prefect_log_has_one_line_per_step(first_run: tuple[str, str], commands: StoreCommands) -> None:
+    """Each step logs its end once; Prefect's own line for the task is not added."""
     server = servers.find_server(commands.settings, "prefect")
     assert server is not None
     (run,) = [run for run in commands.query_prefect("flow_runs") if run["name"].startswith(MODEL)][-1:]
@@ -95,23 +95,23 @@ def test_prefect_log_has_one_line_per_step(ran: tuple[str, str], commands: Store
     deadline = time.monotonic() + 300
     lines: list[str] = []
     while not any(text.startswith("update MLflow done") for text in lines) and time.monotonic() < deadline:
-        time.sleep(0.2)  # the server takes lines in from a queue
+        time.sleep(0.2)  # the server stores log lines from a queue
         request = Request(f"{server.url}/api/logs/filter", query, {"Content-Type": "application/json"})
-        with urlopen(request, timeout=30) as answer:  # on loopback
-            lines = [entry["message"] for entry in json.load(answer)]
+        with urlopen(request, timeout=30) as response:  # on loopback
+            lines = [entry["message"] for entry in json.load(response)]
     step_names = [text.partition(" done in ")[0] for text in lines if " done in " in text]
     assert {"load", "validate", "split", "register", "decide promotion", "update MLflow"} <= set(step_names)
     assert len(step_names) == len(set(step_names))
     assert "Finished in state Completed()" not in lines
 
 
-def test_only_loopback_addresses_are_used(ran: tuple[str, str], commands: StoreCommands) -> None:
+def test_only_loopback_addresses_are_used(first_run: tuple[str, str], commands: StoreCommands) -> None:
     """Neither the run nor the servers that it starts connect to a network."""
     attempts = Path(commands.environment["ATTEMPTS"])
     assert set(attempts.read_text().splitlines()) == {"guard loaded"}
 
 
-def test_each_result_is_one_json_document(ran: tuple[str, str], commands: StoreCommands) -> None:
+def test_each_result_is_one_json_document(first_run: tuple[str, str], commands: StoreCommands) -> None:
     """On success and on error, stdout holds one JSON document; errors include their code."""
     for arguments, expected in (
         (["models"], 0),
@@ -150,8 +150,8 @@ def test_each_result_is_one_json_document(ran: tuple[str, str], commands: StoreC
             assert err.splitlines()[-1].startswith(("error", "  ")), arguments
 
 
-def test_misspelled_names_get_a_suggestion(ran: tuple[str, str], commands: StoreCommands) -> None:
-    """The error suggests the nearest model, command, option or key."""
+def test_misspelled_names_get_a_suggestion(first_run: tuple[str, str], commands: StoreCommands) -> None:
+    """The error suggests the most similar model, command, option or key."""
     assert "did you mean bikes?" in commands.run("bikez", command="show")[2]
     assert "Did you mean 'models'?" in commands.run(command="modles")[2]
     assert "Did you mean '--json'?" in commands.run("--jsn", command="models")[2]
@@ -171,7 +171,7 @@ def test_shipped_configs_are_valid_under_the_json_schema(commands: StoreCommands
 
 
 def test_commands_on_an_empty_store_say_how_to_start(tmp_path: Path) -> None:
-    """Commands that read find nothing, say what to do, and create no file."""
+    """Commands that read the store name the first command, and create no file."""
     config = write_bike_config(tmp_path)
     commands = StoreCommands(tmp_path / "none", config, databases=False)
     assert "towline run" in commands.run(command="models")[1]

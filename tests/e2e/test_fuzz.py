@@ -19,7 +19,7 @@ from tests.support.serving import create_application
 from towline.inference.predictor import Model, open_release
 from towline.serving.app import ServingApp
 
-GENERATED = 50  # requests for each of three ways to ask, by the document, for each of two models
+GENERATED = 50  # requests for each of three kinds of values and each of two models
 MUTATED = 5_000  # for each of two models
 TASKS = {
     "compiled": ("boosting", {"target": "value", "time": "at", "drop": ["sold"]}),
@@ -28,19 +28,19 @@ TASKS = {
 
 
 class FuzzedService:
-    """A service, how it answered so far, and what it announces."""
+    """A service in this process, the statuses of its responses, and its OpenAPI document."""
 
     def __init__(self, model: Model) -> None:
         self.app: ServingApp = create_application(model, max_body=100_000, max_rows=500)[0]
         self.model = model
         self.statuses: Counter[int] = Counter()
         self.runner = asyncio.Runner()
-        _, _, body = self.ask("GET", "/openapi.json")
+        _, _, body = self.send_request("GET", "/openapi.json")
         self.document = json.loads(body)
         problem = self.document["components"]["schemas"]["Problem"]
         self.problem = jsonschema.Draft202012Validator(problem)
 
-    def ask(
+    def send_request(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
         messages: list[Any] = []
@@ -63,8 +63,8 @@ class FuzzedService:
         return status, {name.decode(): value.decode() for name, value in messages[0]["headers"]}, messages[1]["body"]
 
     def check(self, path: str, request_body: bytes, headers: dict[str, str] | None = None) -> None:
-        """The answer is a prediction or a problem, as announced."""
-        status, response_headers, body = self.ask("POST", path, request_body, headers)
+        """Sends a request; the response must be a prediction or a problem, as documented."""
+        status, response_headers, body = self.send_request("POST", path, request_body, headers)
         assert status < 500, (path, request_body[:2000], body)
         content = json.loads(body)
         assert str(status) in self.document["paths"][path]["post"]["responses"], (status, request_body[:2000])
@@ -137,7 +137,7 @@ TOKENS = [
 SPAN = 12
 
 
-def mutated(body: bytes, rng: random.Random) -> bytes:
+def mutate(body: bytes, rng: random.Random) -> bytes:
     """Changes a body in one to four places: bytes flipped, cut or doubled, values replaced by unusual ones."""
     parts = bytearray(body)
     for _ in range(rng.randint(1, 4)):
@@ -152,11 +152,11 @@ def mutated(body: bytes, rng: random.Random) -> bytes:
         elif kind == 3:
             parts[at:at] = rng.choice(TOKENS)
         else:  # a whole value
-            places = [place for place, byte in enumerate(parts) if byte in b":[,"]
-            if places:
-                begin = rng.choice(places) + 1
-                end = next((place for place in range(begin, len(parts)) if parts[place] in b",]}"), len(parts))
-                parts[begin:end] = rng.choice(TOKENS)
+            positions = [position for position, byte in enumerate(parts) if byte in b":[,"]
+            if positions:
+                start = rng.choice(positions) + 1
+                end = next((position for position in range(start, len(parts)) if parts[position] in b",]}"), len(parts))
+                parts[start:end] = rng.choice(TOKENS)
     return bytes(parts)
 
 
@@ -180,18 +180,18 @@ def bodies(fuzzed_service: FuzzedService) -> list[tuple[str, bytes]]:
 
 
 def test_bodies_with_changed_bytes(fuzzed_service: FuzzedService) -> None:
-    """Valid bodies with a few changed bytes, as a faulty client, network or attacker would send them."""
+    """Valid bodies with a few changed bytes, as a faulty client, a network or an attacker would send."""
     rng = random.Random(20_261_122)
     valid = bodies(fuzzed_service)
     for path, body in at_least_one(valid):
-        assert fuzzed_service.ask("POST", path, body)[0] == 200
+        assert fuzzed_service.send_request("POST", path, body)[0] == 200
     for _ in range(MUTATED):
         path, body = rng.choice(valid)
         headers = {}
         if path.endswith("/infer") and rng.random() < 0.2:
             headers["inference-header-content-length"] = str(rng.randint(0, len(body) + 5))
-        fuzzed_service.check(path, mutated(body, rng), headers)
-    assert fuzzed_service.statuses[200] > MUTATED // 100  # some changes leave the body valid
+        fuzzed_service.check(path, mutate(body, rng), headers)
+    assert fuzzed_service.statuses[200] > MUTATED // 100  # some changed bodies are valid
     assert fuzzed_service.statuses[400] > MUTATED // 10
     assert fuzzed_service.statuses[422] > MUTATED // 10
     assert sum(fuzzed_service.statuses.values()) > MUTATED
@@ -199,7 +199,7 @@ def test_bodies_with_changed_bytes(fuzzed_service: FuzzedService) -> None:
 
 @pytest.mark.parametrize("body", HOSTILE_JSON.values(), ids=HOSTILE_JSON.keys())
 def test_hostile_values_in_rows(fuzzed_service: FuzzedService, body: bytes) -> None:
-    """The same hostile values, as values of a row."""
+    """The same hostile values in the rows of a request."""
     for path, valid in bodies(fuzzed_service):
         at = valid.rindex(b":") + 1
         fuzzed_service.check(path, valid[:at] + body + valid[at:])

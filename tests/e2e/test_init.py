@@ -1,4 +1,4 @@
-"""A new project from the wheel: build, install, init, run, serve."""
+"""A new project from the wheel: build, installation, init, run, serve."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.support.serve_process import read_startup
 
 
 class NewProject:
-    """An empty folder, and the towline of an environment into which the built wheel is installed."""
+    """An empty folder, and the towline command of an environment with the built wheel."""
 
     def __init__(self, path: Path, environment: Path) -> None:
         self.path, self.environment = path, environment
@@ -72,7 +72,7 @@ def project(installed: Path, tmp_path: Path) -> Iterator[NewProject]:
 
 
 def test_new_project_from_the_wheel(project: NewProject) -> None:
-    """In an empty folder without the repository, three commands turn a table into a served model."""
+    """In an empty folder outside the repository, three commands train and serve a model of a table."""
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"rooms": rng.integers(1, 8, 300), "heating": rng.choice(["gas", "oil"], 300)})
     table["price"] = 1000 * table["rooms"] + 500 * (table["heating"] == "gas") + rng.normal(0, 900, 300)
@@ -92,8 +92,8 @@ def test_new_project_from_the_wheel(project: NewProject) -> None:
         address = read_startup(serving)["address"]
         body = json.dumps({"rows": [{"rooms": 4, "heating": "gas"}]}).encode()
         request = urllib.request.Request(f"{address}/predict", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            (prediction,) = json.loads(answer.read())["predictions"]
+        with urllib.request.urlopen(request, timeout=30) as response:
+            (prediction,) = json.loads(response.read())["predictions"]
     finally:
         serving.terminate()
         serving.communicate(timeout=60)

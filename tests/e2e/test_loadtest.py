@@ -15,7 +15,7 @@ from towline.api_keys import create_key
 
 @pytest.mark.parametrize("kind", [["--users", "4"], ["--rate", "100"]])
 def test_load_test_of_a_real_service(sample_store: SampleStore, kind: list[str]) -> None:
-    """Two workers with API keys: no request fails; the report has cores and memory of both."""
+    """Two workers with API keys: no request fails; the report has the CPU and memory of both."""
     key, _ = create_key(sample_store.settings.store, "load", ("admin",), None)
     with ServeProcess(sample_store.settings, MODEL, "--workers", "2") as serving:
         command = [

@@ -1,4 +1,4 @@
-"""From predictions to drift, to a retraining, to the service that has reloaded, without an operator."""
+"""From predictions to drift, to a retraining, to a service with the new version, without an operator."""
 
 import json
 import urllib.request
@@ -17,7 +17,7 @@ from tests.support.up_process import UpProcess
 from towline.data.schema.contract import Contract
 from towline.monitoring.journal import Journal
 
-WATCH = {
+SECTIONS = {
     "schedule": {"drift": "0 0 1 1 *", "quality": None},  # the test starts the runs
     "retrain": {"bad_windows": 1, "recent_windows": 1, "min_rows": 50, "cooldown": "1d"},
 }
@@ -27,7 +27,7 @@ WATCH = {
 def up(tmp_path: Path) -> Iterator[UpProcess]:
     write_lookup(tmp_path, 0.5)
     lookup = {"table": str(tmp_path / "skies.csv"), "key": "weather", "columns": ["light"]}
-    up = UpProcess(tmp_path, lookups={"skies": lookup}, features={"glare": "light * temp_c"}, **WATCH)
+    up = UpProcess(tmp_path, lookups={"skies": lookup}, features={"glare": "light * temp_c"}, **SECTIONS)
     try:
         yield up
     finally:
@@ -48,12 +48,12 @@ def make_warmer_rows() -> list[dict[str, Any]]:
 
 
 def predict_version(up: UpProcess, row: dict[str, Any]) -> int:
-    """Sends a prediction request; returns the version that answered."""
+    """Sends a prediction request and returns the version that answered."""
     row_sent = {key: value for key, value in row.items() if key not in ("rentals", "casual", "registered")}
     content, head = json.dumps({"rows": [row_sent]}).encode(), {"Content-Type": "application/json"}
     request = urllib.request.Request(f"http://127.0.0.1:{up.port}/predict", content, head)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return int(json.load(answer)["model"]["version"])
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return int(json.load(response)["model"]["version"])
 
 
 def append_to_source(up: UpProcess, rows: list[dict[str, Any]]) -> None:
@@ -76,7 +76,7 @@ def run_drift_check(up: UpProcess) -> str:
 def test_drift_alarm_triggers_one_retraining_that_is_served(up: UpProcess, tmp_path: Path) -> None:
     """Rows of warmer days cause a drift alarm, one retraining, and a service that predicts with the new version.
 
-    The new version has the entries that its lookup table has by then.
+    The new version has the current entries of its lookup table.
     """
     up.start()
     up.wait_until(up.is_ready)
@@ -85,8 +85,8 @@ def test_drift_alarm_triggers_one_retraining_that_is_served(up: UpProcess, tmp_p
     write_lookup(tmp_path, 0.9)
     assert {predict_version(up, row) for row in rows} == {1}
     commands, ledger = up.commands, up.commands.ledger
-    up.wait_until(lambda: run_drift_check(up) == "Retrain")  # the first one may come before all rows are in the log
-    # requests during a long training would fill another window with drift
+    up.wait_until(lambda: run_drift_check(up) == "Retrain")  # the first check may run before all rows are in the log
+    # requests during a long training would cause drift in another window
     up.wait_until(lambda: (champion := ledger.champion(MODEL)) and champion.version == 2)
     up.wait_until(lambda: predict_version(up, rows[0]) == 2)
 

@@ -15,7 +15,7 @@ from towline.operations import servers
 
 @pytest.fixture
 def commands(tmp_path: Path, postgres: str) -> StoreCommands:
-    """A config whose source is a database, with the password written into its URL."""
+    """A config whose source is a database, with a literal password in its URL."""
     path = write_bike_config(tmp_path)
     table = pd.read_csv(tmp_path / "bikes.csv", parse_dates=["datetime"])
     engine = create_engine(postgres)
@@ -43,7 +43,8 @@ def test_literal_password_is_not_in_the_store(commands: StoreCommands, postgres:
 
     Runs with both forms of the URL, a rejected query and a database that does not answer.
     """
-    password = (make_url(postgres).password or "").partition(":")[0].encode()  # the part that no encoding changes
+    # the part that is the same in every encoding
+    password = (make_url(postgres).password or "").partition(":")[0].encode()
     parameter = with_password_as_parameter(postgres)
     changes = [
         ("data.source.url=" + postgres, 0),

@@ -1,4 +1,4 @@
-"""Markers in columns with personal data: no use of the model copies them out of the snapshot."""
+"""Markers in columns with personal data: no command copies them out of the snapshot."""
 
 import json
 import os
@@ -76,8 +76,8 @@ def drifted_rows() -> pd.DataFrame:
 
 
 @dataclass
-class Used:
-    """A store after training, serving and monitoring; ``output`` is the text of the service and the commands."""
+class UsedStore:
+    """A store after training, serving and monitoring; ``output`` is the output of the service and the commands."""
 
     commands: StoreCommands
     folder: Path
@@ -85,7 +85,7 @@ class Used:
 
 
 @pytest.fixture(scope="module")
-def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
+def used_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UsedStore]:
     folder = tmp_path_factory.mktemp("personal")
     table().to_parquet(folder / "t.parquet", index=False)
     raw = {
@@ -123,7 +123,7 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
         code, out, err = commands.run()
         assert code == 0, err
         outputs.append(out + err)
-        outputs.append(_served(commands))
+        outputs.append(_serve_markers(commands))
         drifted_rows().to_csv(folder / "new.csv", index=False)
         labels = table(200, seed=2)[["customer", "y"]].drop_duplicates("customer")
         labels.loc[len(labels) + 1] = [f"{TEXTS['customer']}-of-whom-no-prediction-is-known", 1.0]
@@ -138,13 +138,13 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Used]:
             code, out, err = commands.run("--set", change)
             assert code in expected, err
             outputs.append(out + err)
-        yield Used(commands, folder, "\n".join(outputs))
+        yield UsedStore(commands, folder, "\n".join(outputs))
     finally:
         servers.stop(commands.settings)
 
 
-def _served(commands: StoreCommands) -> str:
-    """The text output of a service, after it has predicted rows with every marker."""
+def _serve_markers(commands: StoreCommands) -> str:
+    """The output of a service that has predicted rows with every marker."""
     command = [str(Path(sys.executable).with_name("towline")), "serve", "people", "--port", "0", "--json"]
     service = subprocess.Popen(command, env=commands.environment, stdout=subprocess.PIPE, text=True)
     try:
@@ -159,35 +159,35 @@ def _served(commands: StoreCommands) -> str:
         request = urllib.request.Request(
             f"{address}/predict", json.dumps({"rows": rows}).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # on loopback
-            assert len(json.load(answer)["predictions"]) == len(rows)
+        with urllib.request.urlopen(request, timeout=30) as response:  # on loopback
+            assert len(json.load(response)["predictions"]) == len(rows)
         for path in ("/docs", "/openapi.json", "/metadata", "/metrics", "/v2/models/people"):
-            with urllib.request.urlopen(address + path, timeout=30) as answer:  # on loopback
-                output += answer.read().decode()
+            with urllib.request.urlopen(address + path, timeout=30) as response:  # on loopback
+                output += response.read().decode()
     finally:
         service.send_signal(signal.SIGTERM)
         assert service.wait(30) == 0
     return output
 
 
-def test_no_marker_outside_the_snapshot(used: Used) -> None:
+def test_no_marker_outside_the_snapshot(used_store: UsedStore) -> None:
     """No marker is in releases, MLflow, Prefect, Evidently, logs, workspaces or the commands' output."""
-    (snapshot,) = (used.commands.store / "datasets").glob("*.parquet")
+    (snapshot,) = (used_store.commands.store / "datasets").glob("*.parquet")
     for part in ("releases", "artifacts", "prefect", "evidently", "monitoring", "predictions", "logs"):
-        assert any((used.commands.store / part).rglob("*")), part
+        assert any((used_store.commands.store / part).rglob("*")), part
     encodings = markers()
     assert len(find_traces(snapshot.parent, encodings)) > 15
-    assert find_traces(used.commands.store, encodings, [snapshot]) == []
-    assert [encoding for encoding in encodings if encoding in used.output.encode()] == []
+    assert find_traces(used_store.commands.store, encodings, [snapshot]) == []
+    assert [encoding for encoding in encodings if encoding in used_store.output.encode()] == []
 
 
-def test_only_the_user_can_read_the_store(used: Used) -> None:
+def test_only_the_user_can_read_the_store(used_store: UsedStore) -> None:
     """Each file of the store has mode 0600 and each folder 0700, whichever library has written it."""
     os.umask(before := os.umask(0))
     assert before != 0o077, "the test would prove nothing"
     readable = []
-    for path in used.commands.store.rglob("*"):
+    for path in used_store.commands.store.rglob("*"):
         mode = stat.S_IMODE(path.lstat().st_mode)
         if not path.is_symlink() and not path.is_socket() and mode & 0o077:
-            readable.append(f"{path.relative_to(used.commands.store)} {mode:o}")
+            readable.append(f"{path.relative_to(used_store.commands.store)} {mode:o}")
     assert readable == []

@@ -1,4 +1,4 @@
-"""A Prefect work pool: deployed from prefect.yaml, triggered from another machine, with a worker that is lost."""
+"""A Prefect work pool: deployed from prefect.yaml, with a client on another machine and a worker that is killed."""
 
 import json
 import os
@@ -20,14 +20,14 @@ from tests.support.paths import REPOSITORY
 from tests.support.store_commands import write_bike_config
 from towline.processes import child_pids
 
-if TYPE_CHECKING:  # the fixture says where the server is before Prefect is imported
+if TYPE_CHECKING:  # the fixture sets the server's address before Prefect is imported
     from prefect.client.orchestration import SyncPrefectClient
 
 POOL, MODEL = "towline", "bike-demand"
 
 
-class Team:
-    """A project with the shipped prefect.yaml and a quick config, a worker of its pool, and a client elsewhere."""
+class WorkPool:
+    """A pool with the shipped prefect.yaml and a quick config, one worker, and a client on another machine."""
 
     def __init__(self, folder: Path, server: str, client: "SyncPrefectClient") -> None:
         self.project, self.store, self.client = folder / "project", folder / "store", client
@@ -41,10 +41,16 @@ class Team:
         pq.write_table(rows, self.project / "data" / "bike_hourly.parquet")
         (self.project / "configs" / "bike_demand.yaml").write_text(yaml.safe_dump(config))
         (self.project / ".env").write_text(f"PREFECT_AUTH_STRING=me:secret\nPREFECT_PORT={urlsplit(server).port}\n")
-        plain = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-        self.elsewhere = plain | {"TOWLINE_PROJECT": str(self.project), "TOWLINE_STORE": str(folder / "elsewhere")}
-        self.here = self.elsewhere | {"TOWLINE_STORE": str(self.store), "PREFECT_API_URL": f"{server}/api"}
-        self.here |= {"PREFECT_HOME": str(self.store / "prefect"), "OMP_NUM_THREADS": "1"}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        self.client_environment = environment | {
+            "TOWLINE_PROJECT": str(self.project),
+            "TOWLINE_STORE": str(folder / "elsewhere"),
+        }
+        self.worker_environment = self.client_environment | {
+            "TOWLINE_STORE": str(self.store),
+            "PREFECT_API_URL": f"{server}/api",
+        }
+        self.worker_environment |= {"PREFECT_HOME": str(self.store / "prefect"), "OMP_NUM_THREADS": "1"}
         self.log = folder / "worker.log"
         self.worker: subprocess.Popen[str] | None = None
 
@@ -52,32 +58,39 @@ class Team:
         with self.log.open("a") as log:
             self.worker = subprocess.Popen(
                 [sys.executable, "-m", "flows.deployments", "--pool", POOL],
-                env=self.here, cwd=self.project, stdout=log, stderr=log, text=True,
+                env=self.worker_environment, cwd=self.project, stdout=log, stderr=log, text=True,
             )  # fmt: skip
         begin = self.log.stat().st_size
         self.until(lambda: "started!" in self.log.read_text()[begin:])
 
     def kill(self) -> None:
-        """The worker and its runs, which nobody then tells anything of."""
+        """Kills the worker and its runs, so that nothing reports their end."""
         assert self.worker is not None
         for pid in (self.worker.pid, *child_pids(self.worker.pid)):
             os.kill(pid, signal.SIGKILL)
         self.worker.wait()
 
-    def ask(self, *arguments: str) -> "subprocess.Popen[str]":
-        """`towline --profile compose …` from elsewhere."""
+    def run_client(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Runs `towline --profile compose …` on the client's machine."""
         command = [str(Path(sys.executable).with_name("towline")), "--profile", "compose", *arguments]
         return subprocess.Popen(
-            command, env=self.elsewhere, cwd=self.project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            env=self.client_environment,
+            cwd=self.project,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def prefect(self, *arguments: str) -> str:
         command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
-        result = subprocess.run(command, env=self.here, cwd=self.project, capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            command, env=self.worker_environment, cwd=self.project, capture_output=True, text=True, check=False
+        )
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
-    def deployed(self) -> dict[str, Any]:
+    def read_deployments(self) -> dict[str, Any]:
         """The settings of each deployment, by its flow."""
         from prefect.client.schemas.filters import DeploymentFilter
 
@@ -126,30 +139,30 @@ class Team:
         if self.worker is not None and self.worker.poll() is None:
             self.kill()
         self.delete_automations()
-        for deployment in self.deployed().values():
+        for deployment in self.read_deployments().values():
             self.client.delete_deployment(deployment["id"])
 
 
 @pytest.fixture
-def team(tmp_path: Path, prefect: str) -> Iterator[Team]:
+def work_pool(tmp_path: Path, prefect: str) -> Iterator[WorkPool]:
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        team = Team(tmp_path, prefect, client)
+        work_pool = WorkPool(tmp_path, prefect, client)
         try:
-            yield team
+            yield work_pool
         finally:
-            team.end()
+            work_pool.end()
 
 
-def test_another_worker_resumes_the_run_of_a_lost_worker(team: Team) -> None:
+def test_another_worker_resumes_the_run_of_a_lost_worker(work_pool: WorkPool) -> None:
     """The server ends the run, the waiting client gets an error, and another worker resumes the run."""
     from towline.orchestration import crash_detection, worker
 
-    crash_detection.create_crash_automations(team.client, silence_limit=timedelta(seconds=20))
-    worker.create_pool(team.client, POOL)
-    team.prefect("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
-    deployed = team.deployed()
+    crash_detection.create_crash_automations(work_pool.client, silence_limit=timedelta(seconds=20))
+    worker.create_pool(work_pool.client, POOL)
+    work_pool.prefect("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+    deployed = work_pool.read_deployments()
     assert {flow: deployment["lines"] for flow, deployment in deployed.items()} == {
         "training": [("0 1 * * *", {"trigger": "schedule"})],
         "drift": [("0 2 * * *", {})],
@@ -162,45 +175,49 @@ def test_another_worker_resumes_the_run_of_a_lost_worker(team: Team) -> None:
     assert {deployment["work_pool_name"] for deployment in deployed.values()} == {POOL}
     assert {flow for flow, deployment in deployed.items() if deployment["limit"] != 1} == {"scoring_shards"}
 
-    first = team.ask("run", "configs/bike_demand.yaml", "--json")
-    team.start()
-    team.until(lambda: team.runs("training"))
-    (run,) = team.runs("training")
-    team.until(lambda: [name for name, state in team.tasks(run).items() if (name[:5], state) == ("split", "Completed")])
-    team.kill()
-    team.prefect("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
-    assert team.deployed() == deployed
+    first = work_pool.run_client("run", "configs/bike_demand.yaml", "--json")
+    work_pool.start()
+    work_pool.until(lambda: work_pool.runs("training"))
+    (run,) = work_pool.runs("training")
+    work_pool.until(
+        lambda: [name for name, state in work_pool.tasks(run).items() if (name[:5], state) == ("split", "Completed")]
+    )
+    work_pool.kill()
+    work_pool.prefect("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+    assert work_pool.read_deployments() == deployed
     out, err = first.communicate(timeout=600)
     assert (first.returncode, json.loads(out)["code"]) == (5, "T900"), err
     assert "the process of the run has ended unexpectedly: no heartbeat for 20 s" in err
     assert "✓ load" in err
-    assert team.runs("training")[0].state_name == "Crashed"
+    assert work_pool.runs("training")[0].state_name == "Crashed"
 
-    team.delete_automations()
-    team.start()
-    second = team.ask("run", "configs/bike_demand.yaml", "--json")
+    work_pool.delete_automations()
+    work_pool.start()
+    second = work_pool.run_client("run", "configs/bike_demand.yaml", "--json")
     out, err = second.communicate(timeout=600)
     assert second.returncode == 0, err
     outcome = json.loads(out)
     assert (outcome["model"], outcome["version"], outcome["event"]) == (MODEL, 1, "promoted")
-    assert outcome["repeated"]  # it waited for the run that replaced the lost run
-    lost, repeated, waiting = team.runs("training")
+    assert outcome["repeated"]  # it waited for the run that replaced the crashed run
+    lost, repeated, waiting = work_pool.runs("training")
     assert [run.state_name for run in (lost, repeated, waiting)] == ["Crashed", "Completed", "Unchanged"]
     assert waiting.start_time >= repeated.end_time
     assert outcome["page"].endswith(f"/runs/flow-run/{waiting.id}")
-    resumed = {name.rpartition("-")[0]: state for name, state in team.tasks(repeated).items()}
+    resumed = {name.rpartition("-")[0]: state for name, state in work_pool.tasks(repeated).items()}
     assert (resumed["validate"], resumed["split"]) == ("Cached", "Cached")
-    assert "Completed" in resumed.values()  # the last steps; fits may have ended before the kill
-    assert set(team.tasks(lost).values()) <= {"Completed", "Crashed"}
+    assert "Completed" in resumed.values()  # the last steps; fits may have completed before the kill
+    assert set(work_pool.tasks(lost).values()) <= {"Completed", "Crashed"}
 
-    scoring = team.client.create_flow_run_from_deployment(deployed["scoring"]["id"])
-    state = team.until(lambda: (now := team.client.read_flow_run(scoring.id).state) and now.is_final() and now)
+    scoring = work_pool.client.create_flow_run_from_deployment(deployed["scoring"]["id"])
+    state = work_pool.until(
+        lambda: (now := work_pool.client.read_flow_run(scoring.id).state) and now.is_final() and now
+    )
     assert state.name == "Completed", state.message
     assert "600 rows scored by version 1 of bike-demand" in state.message
-    scored = pq.read_table(team.store / "scored" / MODEL / "bike_hourly.parquet")
+    scored = pq.read_table(work_pool.store / "scored" / MODEL / "bike_hourly.parquet")
     assert scored.num_rows == 600
     assert "prediction" in scored.column_names
 
-    assert team.worker is not None
-    team.worker.send_signal(signal.SIGTERM)
-    assert team.worker.wait(timeout=300) == 0
+    assert work_pool.worker is not None
+    work_pool.worker.send_signal(signal.SIGTERM)
+    assert work_pool.worker.wait(timeout=300) == 0

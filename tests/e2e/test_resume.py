@@ -1,4 +1,4 @@
-"""Runs that are killed, interrupted or started twice: the same command again completes them."""
+"""Runs that are killed, interrupted or started twice: the same command completes them."""
 
 import json
 import os
@@ -37,9 +37,9 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreCommands
 
 
 def test_run_killed_at_each_step_completes_with_one_version(commands: StoreCommands) -> None:
-    """Killed eight times, at the start and the end of steps and between them: one version, no leftovers.
+    """Killed eight times, at the start and end of steps and between them: one version, no leftover files.
 
-    A fault that benchmarks/kill.py finds, which kills at random moments, belongs here.
+    Add a test here for each fault that benchmarks/kill.py finds, which kills at random times.
     """
     work, releases = commands.store / "work", commands.store / "releases"
     moments = [
@@ -66,9 +66,9 @@ def test_run_killed_at_each_step_completes_with_one_version(commands: StoreComma
 
 
 def test_a_run_that_is_stopped_three_times_is_resumed_each_time(commands: StoreCommands) -> None:
-    """Ctrl-C, a killed Prefect server, a killed process, as for lack of memory: what was completed is Cached.
+    """Ctrl-C, a killed Prefect server and a killed process: completed steps have the state Cached.
 
-    Each time all processes of the run end, and its output is a line or an error, without output of libraries.
+    Each time all processes of the run end, and the output is a line or an error, without output of libraries.
     """
     arguments = ("--set", "seed=2")
     process = start_until(commands, "fit …", *arguments)
@@ -98,12 +98,12 @@ def test_a_run_that_is_stopped_three_times_is_resumed_each_time(commands: StoreC
     assert "✓ load" in err
     assert "✓ plot" in err
     assert "cross-validate" not in err
-    assert commands.count_task_states()["Cached"] == 11  # load is never cached, and plot had not ended
+    assert commands.count_task_states()["Cached"] == 11  # load is never cached, and plot was not complete
     assert commands.find_faults() == NOTHING
 
 
 def start_until(commands: StoreCommands, text: str, *arguments: str) -> "subprocess.Popen[str]":
-    """Starts a run and returns its process as soon as its log has a text."""
+    """Starts a run and returns its process as soon as a text is in its log."""
     has_gained, process = commands.log_gained(text), commands.start(*arguments)
     while not has_gained():
         assert process.poll() is None
@@ -112,7 +112,7 @@ def start_until(commands: StoreCommands, text: str, *arguments: str) -> "subproc
 
 
 def test_killed_run_with_force_is_resumed(commands: StoreCommands) -> None:
-    """--force creates one more version; after a kill the same command resumes that version."""
+    """--force creates one more version; after a kill the same command resumes it."""
     if not commands.ledger.versions(MODEL):
         assert commands.run()[0] == 0
     before = len(commands.ledger.versions(MODEL))
@@ -126,9 +126,9 @@ def test_killed_run_with_force_is_resumed(commands: StoreCommands) -> None:
 
 
 def test_two_configs_of_one_model_and_a_second_run_of_one(commands: StoreCommands) -> None:
-    """Each promotes, or reports that the other was promoted first and is evaluated again on the next run.
+    """Each run promotes its version, or reports that the champion has changed and its version is evaluated again later.
 
-    A second run of the first config, while it is under way, ends with exit code 5.
+    A second run of the first config during the first one ends with exit code 5.
     """
     both = [("--set", f"seed={seed}") for seed in (7, 8)]
     running = [start_until(commands, "validate …", *both[0]), commands.start(*both[1])]
@@ -145,7 +145,7 @@ def test_two_configs_of_one_model_and_a_second_run_of_one(commands: StoreCommand
 
 
 def test_server_record_of_another_process_is_ignored(commands: StoreCommands) -> None:
-    """After a reboot the pid may belong to another process, which is neither waited for nor ended."""
+    """After a reboot the recorded pid may be that of another process: it is neither waited for nor ended."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
     stale = commands.settings.model_copy(update={"store": commands.store / "stale"})
     record = {"kind": "prefect", "pid": process.pid, "start_time": "1", "url": "http://127.0.0.1:1"}

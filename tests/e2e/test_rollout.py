@@ -1,4 +1,4 @@
-"""A canary from the run that passed to the promotion, and one that is aborted, as a user sees them."""
+"""A canary from a passed gate to the promotion, and an aborted one, with the commands of a user."""
 
 import json
 import os
@@ -23,7 +23,7 @@ WEAK = {"candidates": [{"estimator": "forest", "params": {"max_depth": 1, "n_est
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, prefect: str) -> StoreCommands:
-    """A weak champion, and boosted trees that passed the gate and begin a canary."""
+    """A weak champion, and a config whose boosted trees pass the gate and start a canary."""
     folder = tmp_path_factory.mktemp("rollout")
     commands = StoreCommands(folder / "store", write_bike_config(folder, **WEAK))
     commands.environment |= {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
@@ -37,21 +37,21 @@ def store(tmp_path_factory: pytest.TempPathFactory, prefect: str) -> StoreComman
 
 
 def read_rows(start: int, count: int) -> pd.DataFrame:
-    """Hours that follow those of the training, with their true rentals."""
+    """Hours after those of the training, with their true rentals."""
     table = pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").iloc[start : start + count]
     return table.assign(hour=table["datetime"].dt.hour, datetime=table["datetime"].astype(str))
 
 
 def predict(service: ServeProcess, rows: pd.DataFrame) -> list[tuple[str, int]]:
-    """Sends each row as a request; returns its request id and the version that answered."""
+    """Sends each row as a request; returns the request ids and the versions that answered."""
     answers = []
     for row in rows.drop(columns=["rentals", "casual", "registered"]).to_dict("records"):
         request = urllib.request.Request(
             f"http://127.0.0.1:{service.port}/predict", json.dumps({"rows": [row]}).encode(),
             {"Content-Type": "application/json"},
         )  # fmt: skip
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            document = json.load(answer)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            document = json.load(response)
         answers.append((document["request_id"], document["model"]["version"]))
     return answers
 
@@ -60,8 +60,8 @@ def send_in_one_request(service: ServeProcess, rows: pd.DataFrame) -> None:
     records = rows.drop(columns=["rentals", "casual", "registered"]).to_dict("records")
     body = json.dumps({"rows": records}).encode()
     address, head = f"http://127.0.0.1:{service.port}/predict", {"Content-Type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(address, body, head), timeout=60) as answer:
-        assert set(json.load(answer)["versions"]) == {1, 2}
+    with urllib.request.urlopen(urllib.request.Request(address, body, head), timeout=60) as response:
+        assert set(json.load(response)["versions"]) == {1, 2}
 
 
 def add_labels(commands: StoreCommands, rows: pd.DataFrame, answers: list[tuple[str, int]]) -> None:
@@ -72,18 +72,18 @@ def add_labels(commands: StoreCommands, rows: pd.DataFrame, answers: list[tuple[
     assert code == 0, out + err
 
 
-def rollout(commands: StoreCommands, *words: str) -> dict[str, Any]:
+def run_rollout_command(commands: StoreCommands, *words: str) -> dict[str, Any]:
     code, out, err = commands.run(*words, "--json", command="rollout")
     assert code == 0, err
     return dict(json.loads(out))
 
 
 def evaluate(commands: StoreCommands) -> dict[str, Any]:
-    return rollout(commands, "evaluate", str(commands.config))
+    return run_rollout_command(commands, "evaluate", str(commands.config))
 
 
 def test_a_canary_from_the_run_to_the_promotion(store: StoreCommands) -> None:
-    """Shadow, half of the keys, all; promoted on late labels. A key that got the challenger keeps it."""
+    """Shadow, half of the keys, all keys; then promoted by late labels. A key keeps the challenger once it has it."""
     code, out, err = store.run()
     assert code == 0, err
     assert "passed" in out
@@ -124,17 +124,19 @@ def wait_for_weight(service: ServeProcess, weight: int) -> None:
 
 
 def test_commands_of_an_operator(store: StoreCommands) -> None:
-    """Begin by hand, pause, resume, abort; refusals say what to do."""
+    """Start, pause, resume, abort; a refused command has a remedy."""
     code, _, err = store.run("pause", MODEL, command="rollout")
     assert (code, "no rollout is under way" in err) == (4, True)
-    begun = rollout(store, f"{MODEL}@1", "--strategy", "canary", "--step", "5", "--step", "100", "--bake", "1s")
+    begun = run_rollout_command(
+        store, f"{MODEL}@1", "--strategy", "canary", "--step", "5", "--step", "100", "--bake", "1s"
+    )
     assert (begun["rollout"]["champion"], begun["rollout"]["challenger"]) == (2, 1)
     code, _, err = store.run(f"{MODEL}@1", "--key", "hours", command="rollout")
     assert code != 0
     assert "did you mean" in err
-    assert rollout(store, "pause", MODEL)["rollout"]["paused"]
-    assert not rollout(store, "resume", MODEL)["rollout"]["paused"]
-    assert rollout(store, "abort", MODEL, "--reason", "enough")["rollout"] is None
+    assert run_rollout_command(store, "pause", MODEL)["rollout"]["paused"]
+    assert not run_rollout_command(store, "resume", MODEL)["rollout"]["paused"]
+    assert run_rollout_command(store, "abort", MODEL, "--reason", "enough")["rollout"] is None
     assert store.ledger.history(MODEL)[0].reason == "enough"
     code, _, err = store.run(f"{MODEL}@1", "--step", "50", "--step", "5", command="rollout")
     assert code == 2
@@ -142,8 +144,8 @@ def test_commands_of_an_operator(store: StoreCommands) -> None:
 
 
 def test_towline_up_evaluates_a_rollout(store: StoreCommands, tmp_path: Path) -> None:
-    """Its scheduler runs the flow, which raises the weight after enough shadow answers; history is in Prefect."""
-    begun = rollout(store, f"{MODEL}@1")["rollout"]
+    """Its scheduler runs the flow, which raises the weight after enough shadow answers; Prefect has the runs."""
+    begun = run_rollout_command(store, f"{MODEL}@1")["rollout"]
     with ServeProcess(store.settings, MODEL) as service:
         predict(service, read_rows(600, 60))
         wait_for_shadow_answers(store, 20)
@@ -164,7 +166,7 @@ def weight_changes(commands: StoreCommands, rollout_id: str) -> list[Entry]:
 
 
 def wait_for_shadow_answers(commands: StoreCommands, count: int) -> None:
-    """Waits until the service has written the counts of so many shadow answers."""
+    """Waits until the service has written the counts of at least this number of shadow answers."""
     import time
 
     active = active_rollout(commands.ledger.rows(MODEL))

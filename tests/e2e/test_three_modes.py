@@ -1,4 +1,4 @@
-"""One release, three modes, identical answers: in a program, over HTTP, and in batch, on rows of both samples."""
+"""One release gives identical predictions in a program, over HTTP and in batch, on rows of both samples."""
 
 import http.client
 import json
@@ -27,8 +27,8 @@ ROWS = 10_000
 
 
 @dataclass(frozen=True)
-class Served:
-    """A trained sample, its rows, and the service that answers for it."""
+class ServedSample:
+    """A trained sample, its rows, and a service of its model."""
 
     model: Model
     table: pd.DataFrame
@@ -37,28 +37,30 @@ class Served:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """As a client of the service writes them: JSON, null where nothing is known."""
+        """The rows as a client of the service sends them: JSON, with null for unknown values."""
         frame = self.table.astype(object).where(self.table.notna(), None)
         for name in frame.columns:
             if self.table[name].dtype.kind == "M":
                 frame[name] = [None if value is None else value.isoformat() for value in frame[name]]
         return json.loads(json.dumps(frame.to_dict("records")))  # type: ignore[no-any-return]
 
-    def ask(self, connection: http.client.HTTPConnection, body: dict[str, Any]) -> dict[str, Any]:
+    def predict(self, connection: http.client.HTTPConnection, body: dict[str, Any]) -> dict[str, Any]:
         connection.request("POST", "/predict", json.dumps(body), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        content = json.loads(answer.read())
-        assert answer.status == 200, content
+        response = connection.getresponse()
+        content = json.loads(response.read())
+        assert response.status == 200, content
         assert content["model"] == {"name": self.model.name, "version": 1}
         return content  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module", params=["bike_demand", "bank_subscription"])
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, prefect: str) -> Iterator[Served]:
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, prefect: str
+) -> Iterator[ServedSample]:
     store = tmp_path_factory.mktemp(request.param) / "store"
     environ = os.environ | {"TOWLINE_STORE": str(store), "TOWLINE_PROJECT": str(REPOSITORY)}
     config = read_config(REPOSITORY / "configs" / f"{request.param}.yaml")
-    # a threshold and trees in one, a sum in the other would be found by the unit tests of the plan
+    # unit tests of the plan compare other estimators
     command = [TOWLINE, "run", REPOSITORY / "configs" / f"{request.param}.yaml"]
     quick = [
         "--set",
@@ -80,30 +82,30 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         release = next((store / "releases" / config.name).glob("v1-*"))
         source = REPOSITORY / str(config.data.source)
         table = pd.read_parquet(source).drop(columns=[*config.data.drop, config.data.target])
-        yield Served(load(release), table.sample(ROWS, random_state=3).reset_index(drop=True), port, environ)
+        yield ServedSample(load(release), table.sample(ROWS, random_state=3).reset_index(drop=True), port, environ)
     finally:
         if service is not None:
             service.send_signal(signal.SIGTERM)
             assert service.wait(30) == 0
 
 
-def test_three_modes_predict_identical_values(served: Served, tmp_path: Path) -> None:
-    """10,000 rows: dicts together and separately, frames, Arrow; requests of 500 rows and of 1; Parquet and CSV."""
+def test_three_modes_predict_identical_values(served: ServedSample, tmp_path: Path) -> None:
+    """10,000 rows: lists and single dicts, frames, Arrow; requests of 500 rows and of 1 row; Parquet and CSV."""
     model, rows = served.model, served.rows
     expected = model.predict(rows).tolist()
     assert [model.predict(row)[0] for row in rows] == expected
     assert model.predict(served.table).tolist() == expected
     assert model.predict(pa.Table.from_pandas(served.table)).tolist() == expected
-    chances = model.predict_proba(rows).tolist() if model.contract.classes else None
+    expected_probabilities = model.predict_proba(rows).tolist() if model.contract.classes else None
 
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
-    for begin in range(0, ROWS, 500):
-        answer = served.ask(connection, {"rows": rows[begin : begin + 500]})
-        assert answer["predictions"] == expected[begin : begin + 500]
-        if chances:
-            assert answer["probabilities"] == chances[begin : begin + 500]
+    for start in range(0, ROWS, 500):
+        answer = served.predict(connection, {"rows": rows[start : start + 500]})
+        assert answer["predictions"] == expected[start : start + 500]
+        if expected_probabilities:
+            assert answer["probabilities"] == expected_probabilities[start : start + 500]
     for row, value in at_least_one(zip(rows[:1000], expected, strict=False)):
-        assert served.ask(connection, {"row": row})["predictions"] == [value]
+        assert served.predict(connection, {"row": row})["predictions"] == [value]
 
     served.table.to_parquet(tmp_path / "in.parquet", index=False)
     served.table.to_csv(tmp_path / "in.csv", index=False)
@@ -115,12 +117,12 @@ def test_three_modes_predict_identical_values(served: Served, tmp_path: Path) ->
         scored = read(tmp_path / output, **({} if output.endswith("parquet") else {"float_precision": "round_trip"}))
         assert scored["prediction"].tolist() == expected
         assert set(scored["version"]) == {1}
-        if chances:
+        if expected_probabilities:
             probabilities = scored[[f"probability_{label}" for label in model.contract.classes]]
-            assert probabilities.to_numpy().tolist() == chances
+            assert probabilities.to_numpy().tolist() == expected_probabilities
 
 
-def test_clients_of_mlflow_and_triton(served: Served) -> None:
+def test_clients_of_mlflow_and_triton(served: ServedSample) -> None:
     """MLflow's scoring client, and Triton's client with JSON and binary tensors, get the model's predictions."""
     import tritonclient.http as triton
     from mlflow.pyfunc.scoring_server.client import ScoringServerClient
@@ -142,7 +144,7 @@ def test_clients_of_mlflow_and_triton(served: Served) -> None:
                 numeric = column.kind in ("numeric", "boolean")
                 values = rows[column.name].to_numpy(float if numeric else object).reshape(-1, 1)
                 tensor = triton.InferInput(column.name, list(values.shape), "FP64" if numeric else "BYTES")
-                holes = numeric and bool(pd.isna(values).any())  # JSON has no word for NaN, and Triton writes it
+                holes = numeric and bool(pd.isna(values).any())  # JSON has no NaN, but Triton's client writes it
                 inputs.append(tensor.set_data_from_numpy(values, binary_data=as_bytes or holes))
             answer = v2.infer(model.name, inputs, outputs=[triton.InferRequestedOutput("predict", binary_data=False)])
             predicted = answer.as_numpy("predict").ravel().tolist()

@@ -1,4 +1,4 @@
-"""Results of the CLI in every web interface, in a real browser."""
+"""Results of commands in every web interface, in a real browser."""
 
 import datetime as dt
 import json
@@ -23,7 +23,7 @@ from towline.monitoring.results import DriftCheckResult, DriftResult
 
 CHROMIUM = shutil.which("chromium")
 TOWLINE = Path(sys.executable).with_name("towline")
-TIMEOUT_MS = 120_000  # ms: on a machine that does much else, a page takes its time
+TIMEOUT_MS = 120_000  # ms: on a busy machine, a page loads slowly
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -54,9 +54,9 @@ def expect_texts(page: Page, url: str, *texts: str) -> None:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A store with a completed run of a small table and one refused for leakage; the servers are stopped at the end.
+    """A store with a completed run and a run refused for leakage; the servers are stopped at the end.
 
-    Shared by the tests of this file: its last test adds monitoring runs.
+    Shared by the tests of this file: the last test adds monitoring runs.
     """
     tmp_path = tmp_path_factory.mktemp("ui")
     pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").head(1400).to_csv(tmp_path / "bikes.csv", index=False)
@@ -64,7 +64,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     data |= {"drop": ["casual", "registered"]}
     raw = {"name": "ui-bikes", "data": data, "candidates": ["linear"], "cross_validation": {"folds": 2}}
     (tmp_path / "bikes.yaml").write_text(yaml.safe_dump(raw))
-    hidden = ("PREFECT_API_URL", "PREFECT_HOME")  # of the session's own server
+    hidden = ("PREFECT_API_URL", "PREFECT_HOME")  # variables of the session's server
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     environment |= {"TOWLINE_STORE": str(tmp_path / "store"), "TOWLINE_PROJECT": str(REPOSITORY)}
     try:
@@ -78,7 +78,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 
 def test_runs_are_shown_in_prefect_and_mlflow(environment: dict[str, str], page: Page) -> None:
-    """`towline ui` twice returns the same two addresses; they show the runs, the version and a refusal."""
+    """`towline ui` returns the same addresses twice; they show the runs, the version and the refused run."""
     shown = subprocess.run([TOWLINE, "ui"], env=environment, check=True, capture_output=True, text=True).stdout
     [door] = re.findall(r"https?://\S+", shown)
     first, again = (
@@ -87,15 +87,15 @@ def test_runs_are_shown_in_prefect_and_mlflow(environment: dict[str, str], page:
     )
     assert first == again
     prefect = first["runs"].removesuffix("/runs")
-    with urlopen(f"{prefect}/api/artifacts/ui-bikes-validation/latest", timeout=10) as answer:  # on loopback
-        assert "casual + registered = rentals" in json.load(answer)["data"]
+    with urlopen(f"{prefect}/api/artifacts/ui-bikes-validation/latest", timeout=10) as response:  # on loopback
+        assert "casual + registered = rentals" in json.load(response)["data"]
     expect_texts(page, first["runs"], "ui-bikes")
     expect_texts(page, door, "ui-bikes", "serves since", "Runs in Prefect", "Models in MLflow")
     leads = {link.inner_text(): link.get_attribute("href") for link in page.get_by_role("link").all()}
     assert (leads["Runs in Prefect"], leads["Models in MLflow"]) == (first["runs"], first["models"])
     expect_texts(page, first["models"], "ui-bikes")
     expect_texts(page, leads["version 1 in MLflow"], "Version 1", "champion")
-    page.set_viewport_size({"width": 2000, "height": 1000})  # MLflow makes the columns that fit
+    page.set_viewport_size({"width": 2000, "height": 1000})  # MLflow shows the columns that fit
     expect_texts(page, leads["trainings with their metrics"], "mae_baseline", "verdict")
     expect_texts(page, f"{door}{leads['model card']}", "Performance on the holdout")
     assert "drift" not in first, "no window was checked"
@@ -105,9 +105,9 @@ def test_runs_are_shown_in_prefect_and_mlflow(environment: dict[str, str], page:
 
 
 def test_monitoring_runs_are_shown_in_evidently_and_on_the_status_page(environment: dict[str, str], page: Page) -> None:
-    """After a monitoring run `towline ui` starts Evidently too; a later run is shown without a restart.
+    """After a monitoring run `towline ui` also starts Evidently; a later run is shown without a restart.
 
-    `--stop` ends all of it.
+    `--stop` ends all servers.
     """
     store, now = Path(environment["TOWLINE_STORE"]), dt.datetime.now(dt.UTC)
     journal = Journal(store / "monitoring" / "ui-bikes")
@@ -120,13 +120,13 @@ def test_monitoring_runs_are_shown_in_evidently_and_on_the_status_page(environme
         journal.add(drift, now)
         result = subprocess.run([TOWLINE, "ui", "--json"], env=environment, check=True, capture_output=True)
         addresses = json.loads(result.stdout)
-    with urlopen(f"{addresses['drift']}/api/projects", timeout=10) as answer:
-        [project] = json.load(answer)
+    with urlopen(f"{addresses['drift']}/api/projects", timeout=10) as response:
+        [project] = json.load(response)
     assert project["name"] == "ui-bikes"
     runs = f"{addresses['drift']}/api/projects/{project['id']}/snapshots"
     for _ in range(120):
-        with urlopen(runs, timeout=10) as answer:
-            if len(json.load(answer)) == 2:
+        with urlopen(runs, timeout=10) as response:
+            if len(json.load(response)) == 2:
                 break
         time.sleep(1)
     expect_texts(page, addresses["drift"], "ui-bikes")

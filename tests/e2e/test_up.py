@@ -1,4 +1,4 @@
-"""`towline up`: trains, serves, is killed, catches up on missed runs, and shuts down in order."""
+"""`towline up`: it trains, serves, is killed, catches up on missed runs, and shuts down in order."""
 
 import os
 import re
@@ -27,7 +27,7 @@ def up(tmp_path: Path) -> Iterator[UpProcess]:
 
 
 def test_up_catches_up_after_a_kill_and_three_missed_windows(up: UpProcess) -> None:
-    """Killed in its first training with all servers, stopped for three windows: one training, one monitoring run."""
+    """Killed in its first training, with all servers, for three windows: then one training and one monitoring run."""
     up.start()
     up.wait_until(lambda: "Running" in up.states("training"))
     up.wait_until(lambda: len(up.runs("drift")) >= 3)
@@ -43,7 +43,8 @@ def test_up_catches_up_after_a_kill_and_three_missed_windows(up: UpProcess) -> N
 
     up.start()
     up.wait_until(up.is_ready)
-    up.wait_until(lambda: up.states("training") == ["Completed", "Crashed"])  # it serves before the run has ended
+    # the service starts before the run has ended
+    up.wait_until(lambda: up.states("training") == ["Completed", "Crashed"])
     assert [entry.version for entry in up.commands.ledger.versions(MODEL)] == [1]
     states = up.wait_until(lambda: len(states := up.states("drift")) == 3 and "Running" not in states and states)
     assert states.count("Missed") == 2
@@ -75,7 +76,7 @@ def test_up_catches_up_after_a_kill_and_three_missed_windows(up: UpProcess) -> N
     assert up.process.wait(timeout=300) == 0
     assert up_state.read(up.commands.settings) is None
     servers_left = [kind for kind in SERVER_KINDS if servers.find_server(up.commands.settings, kind)]
-    assert servers_left == ["prefect"]  # it ran before `up` did
+    assert servers_left == ["prefect"]  # it ran before `up` was started
     assert [command for command in up.find_processes() if "prefect server" not in command] == []
     assert not is_running(record.pid, record.start_time)
 
@@ -85,14 +86,15 @@ def _coming(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_up_after_one_of_its_processes_is_killed(up: UpProcess) -> None:
-    """Without its scheduler a training ends, and the next one runs it again; without `up` all its processes end."""
+    """If its scheduler is killed, the training is run again; if `up` is killed, all its processes end."""
     up.start()
     up.wait_until(lambda: "Running" in up.states("training"))
     record = up_state.find_running(up.commands.settings)
     assert record is not None
     os.kill(next(process.pid for process in record.processes if process.name == "schedules"), signal.SIGKILL)
     up.wait_until(up.is_ready)
-    up.wait_until(lambda: up.states("training") == ["Completed", "Crashed"])  # it serves before the run has ended
+    # the service starts before the run has ended
+    up.wait_until(lambda: up.states("training") == ["Completed", "Crashed"])
     assert "schedules: ended (exit code -9, 1 in a row)" in up.output
 
     assert up.process is not None
@@ -105,4 +107,4 @@ def test_up_after_one_of_its_processes_is_killed(up: UpProcess) -> None:
     assert up.process.poll() is None
     up.process.send_signal(signal.SIGTERM)
     assert up.process.wait(timeout=300) == 0
-    assert up.find_processes() == []  # the servers too: an `up` before had started them
+    assert up.find_processes() == []  # the servers, too, which an earlier `up` has started

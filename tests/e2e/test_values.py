@@ -36,8 +36,8 @@ CONFIG = {
 }
 
 
-class Awkward:
-    """The trained model, its training file, and how to ask it."""
+class TrainedModel:
+    """A trained model, its training file, and the commands."""
 
     def __init__(self, folder: Path, environ: dict[str, str]) -> None:
         self.folder, self.environ, self.file = folder, environ, folder / "t.csv"
@@ -56,7 +56,7 @@ class Awkward:
 
     @property
     def values(self) -> list[dict[str, Any]]:
-        """The same as a program would hold them."""
+        """The same rows with typed values."""
         rows = self.texts
         for row in rows:
             row["price"] = row["price"] and float(row["price"])
@@ -67,7 +67,7 @@ class Awkward:
 
 
 def write(path: Path) -> None:
-    """Every column affects the target: a value that is parsed differently changes the prediction."""
+    """Writes a table whose columns all affect the target: a value that is parsed differently changes a prediction."""
     rng = np.random.default_rng(0)
     zips, versions, countries = (
         {"00501": 9, "501": 0, "01234": 3},
@@ -94,34 +94,34 @@ def write(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def awkward(tmp_path_factory: pytest.TempPathFactory, prefect: str) -> Awkward:
+def trained(tmp_path_factory: pytest.TempPathFactory, prefect: str) -> TrainedModel:
     folder = tmp_path_factory.mktemp("awkward")
     environ = os.environ | {"TOWLINE_STORE": str(folder / "store"), "TOWLINE_PROJECT": str(REPOSITORY)}
-    awkward = Awkward(folder, environ)
-    write(awkward.file)
-    CONFIG["data"]["source"] = str(awkward.file)  # type: ignore[index]
+    trained = TrainedModel(folder, environ)
+    write(trained.file)
+    CONFIG["data"]["source"] = str(trained.file)  # type: ignore[index]
     (folder / "awkward.yaml").write_text(yaml.safe_dump(CONFIG))
-    assert awkward.run("run", folder / "awkward.yaml")["event"] == "promoted"
-    return awkward
+    assert trained.run("run", folder / "awkward.yaml")["event"] == "promoted"
+    return trained
 
 
-def test_all_modes_predict_the_same_for_text_and_typed_values(awkward: Awkward) -> None:
-    """In a program, as Arrow, over HTTP and in batch, from the file that the model was trained on."""
-    model = load(str(next((awkward.folder / "store" / "releases" / "awkward").glob("v1-*"))))
-    expected = model.predict(awkward.values).tolist()
+def test_all_modes_predict_the_same_for_text_and_typed_values(trained: TrainedModel) -> None:
+    """In a program, as Arrow, over HTTP and in batch, on the training file."""
+    model = load(str(next((trained.folder / "store" / "releases" / "awkward").glob("v1-*"))))
+    expected = model.predict(trained.values).tolist()
     assert len(set(expected)) > ROWS / 2
-    assert model.predict(awkward.texts).tolist() == expected
-    assert model.predict(pa.Table.from_pylist(awkward.values)).tolist() == expected
-    awkward.run("score", awkward.file, awkward.folder / "scored.csv", "--prefix", "p_")
-    scored = pd.read_csv(awkward.folder / "scored.csv", dtype=str, keep_default_na=False)
+    assert model.predict(trained.texts).tolist() == expected
+    assert model.predict(pa.Table.from_pylist(trained.values)).tolist() == expected
+    trained.run("score", trained.file, trained.folder / "scored.csv", "--prefix", "p_")
+    scored = pd.read_csv(trained.folder / "scored.csv", dtype=str, keep_default_na=False)
     assert scored["p_prediction"].astype(float).tolist() == expected
-    assert scored.iloc[:, :9].equals(pd.read_csv(awkward.file, dtype=str, keep_default_na=False))
+    assert scored.iloc[:, :9].equals(pd.read_csv(trained.file, dtype=str, keep_default_na=False))
 
 
-def test_training_data_causes_no_alarm(awkward: Awkward) -> None:
-    """Sent to the service as text and typed values, it shows no drift; its labels give the training's quality."""
+def test_training_data_causes_no_alarm(trained: TrainedModel) -> None:
+    """Training rows in requests, as text and typed values, cause no drift; their labels give the training's quality."""
     service = subprocess.Popen(
-        [TOWLINE, "serve", "awkward", "--port", "0", "--json"], env=awkward.environ, stdout=subprocess.PIPE, text=True
+        [TOWLINE, "serve", "awkward", "--port", "0", "--json"], env=trained.environ, stdout=subprocess.PIPE, text=True
     )
     try:
         assert service.stdout is not None
@@ -130,18 +130,18 @@ def test_training_data_causes_no_alarm(awkward: Awkward) -> None:
             lines += service.stdout.readline()
         connection = http.client.HTTPConnection(json.loads(lines)["address"].rpartition("/")[2], timeout=60)
         answers = []
-        for rows in (awkward.texts[: ROWS // 2], awkward.values[ROWS // 2 :]):
+        for rows in (trained.texts[: ROWS // 2], trained.values[ROWS // 2 :]):
             connection.request("POST", "/predict", json.dumps({"rows": rows}), {"Content-Type": "application/json"})
             answer = json.loads(connection.getresponse().read())
             answers += answer["predictions"]
     finally:
         service.send_signal(signal.SIGTERM)
         assert service.wait(30) == 0
-    scored = pd.read_csv(awkward.folder / "scored.csv", dtype=str)
+    scored = pd.read_csv(trained.folder / "scored.csv", dtype=str)
     assert answers == scored["p_prediction"].astype(float).tolist()
-    config = awkward.folder / "awkward.yaml"
-    assert awkward.run("drift", config, "--current", awkward.file)["state"] == "ok"
-    added = awkward.run("labels", "add", "awkward", awkward.file, "--by", "order", "--column", "y")
+    config = trained.folder / "awkward.yaml"
+    assert trained.run("drift", config, "--current", trained.file)["state"] == "ok"
+    added = trained.run("labels", "add", "awkward", trained.file, "--by", "order", "--column", "y")
     assert (added["added"], added["waiting"]) == (ROWS, 0)
-    shown = awkward.run("log", "show", "awkward")
+    shown = trained.run("log", "show", "awkward")
     assert shown["rows"] == ROWS

@@ -1,4 +1,4 @@
-"""The config that flows are tested with, and a client of the Prefect server."""
+"""The config for tests of flows, and a client of the Prefect server."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def small_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model that the selected candidate is compared with has few trees: most runs are not about it."""
+    """The reference model has few trees, since most runs do not test it."""
     params = {"max_iter": 10, "early_stopping": False}
     monkeypatch.setattr(reference_model, "REFERENCE", Candidate(estimator="boosting", params=params))
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """Two months of bike rentals and a quick set of candidates."""
+    """Two months of bike rentals and quick candidates."""
     table = pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").head(1400)
     table.to_csv(tmp_path / "bikes.csv", index=False)
     raw = {

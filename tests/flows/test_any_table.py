@@ -1,4 +1,4 @@
-"""Whatever the table, the flow finishes or refuses by name."""
+"""For any table, the flow finishes or is refused with a named error."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,8 +10,10 @@ from tests.support.commands import CommandResult
 from tests.support.random_tables import Case, cases
 
 
-def test_the_flow_finishes_or_refuses_by_name(towline: Callable[..., CommandResult], tmp_path: Path) -> None:
-    """Random tables through the whole flow: done, not promoted, or an error of the input that says what and where."""
+def test_the_flow_finishes_or_raises_an_error_with_a_remedy(
+    towline: Callable[..., CommandResult], tmp_path: Path
+) -> None:
+    """Random tables through the whole flow: promoted, not promoted, or an error of the input with place and remedy."""
     ends: Counter[str] = Counter()
 
     @settings(
@@ -25,16 +27,16 @@ def test_the_flow_finishes_or_refuses_by_name(towline: Callable[..., CommandResu
     def check(case: Case) -> None:
         folder = tmp_path / str(ends.total())
         folder.mkdir()
-        done = towline("run", case.write(folder, f"any-{ends.total()}"), "--json")
-        assert done.code in (0, 2, 3, 4), done.err
-        assert "Traceback" not in done.err
-        if done.code in (2, 3):
-            assert done.json["code"] in ("T100", "T200", "T300", "T400")
-            assert done.json["what"]
-            assert done.json["where"]
-            assert done.json["remedy"]
-        ends[done.json.get("what") or done.json["event"]] += 1
-        print(*done.json.get("details", ()), sep="\n")
+        result = towline("run", case.write(folder, f"any-{ends.total()}"), "--json")
+        assert result.code in (0, 2, 3, 4), result.err
+        assert "Traceback" not in result.err
+        if result.code in (2, 3):
+            assert result.json["code"] in ("T100", "T200", "T300", "T400")
+            assert result.json["what"]
+            assert result.json["where"]
+            assert result.json["remedy"]
+        ends[result.json.get("what") or result.json["event"]] += 1
+        print(*result.json.get("details", ()), sep="\n")
 
     check()
     print(ends)

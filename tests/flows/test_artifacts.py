@@ -1,4 +1,4 @@
-"""What Prefect's interface renders as Markdown shows the text of tables and configs as text."""
+"""Text of tables and configs is shown as text where Prefect's interface renders Markdown."""
 
 import json
 import re
@@ -16,7 +16,7 @@ HOSTILE = "<img src=x onerror=alert(1)> [click](javascript:alert(1)) **bold**"
 
 
 def test_markdown_of_tables_is_escaped(towline: Callable[..., CommandResult], tmp_path: Path, prefect: str) -> None:
-    """Column names and category levels with HTML and Markdown in them are escaped in every artifact of a run."""
+    """HTML and Markdown in column names and category levels is escaped in every artifact of a run."""
     rng = np.random.default_rng(1)
     size = rng.normal(0, 1, 200)
     table = pd.DataFrame({HOSTILE: "same", "size": size, "level": rng.choice([HOSTILE, "b"], 200)})
@@ -29,13 +29,13 @@ def test_markdown_of_tables_is_escaped(towline: Callable[..., CommandResult], tm
         "evaluation": {"resamples": 50},
     }
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(raw))
-    done = towline("run", tmp_path / "t.yaml")
-    assert done.code in (0, 4), done.err
+    result = towline("run", tmp_path / "t.yaml")
+    assert result.code in (0, 4), result.err
 
     body = json.dumps({"artifacts": {"key": {"like_": "hostile-names"}}, "limit": 200}).encode()
     request = Request(f"{prefect}/api/artifacts/filter", body, {"Content-Type": "application/json"})
-    with urlopen(request, timeout=30) as answer:  # on loopback
-        artifacts = json.load(answer)
+    with urlopen(request, timeout=30) as response:  # on loopback
+        artifacts = json.load(response)
     rendered = [artifact["description"] or "" for artifact in artifacts]
     rendered += [str(artifact["data"]) for artifact in artifacts if artifact["type"] == "markdown"]
     texts = "\n".join(rendered)

@@ -1,4 +1,4 @@
-"""Invalid input to the commands: one screen with what, where and remedy, and unchanged stores."""
+"""Invalid input to the commands: one short error with problem, place and remedy, and unchanged stores."""
 
 import errno
 import json
@@ -44,7 +44,7 @@ def taxis(rows: int = 150) -> pd.DataFrame:
 
 
 def paid(table: pd.DataFrame) -> pd.DataFrame:
-    """The same rows with a class to predict, half yes and half no, in turns."""
+    """The same rows with a class to predict, alternately yes and no."""
     return table.drop(columns="price").assign(tip=np.where(np.arange(len(table)) % 2, "yes", "no"))
 
 
@@ -73,7 +73,7 @@ BAD: dict[str, tuple[Source, dict[str, Any] | str, int, list[str]]] = {
     "header only": (b"start,miles,time_of_day,price\n", RAW, 2, ["a header, but no row", "taxis.csv"]),
     "wrong separator": (csv(taxis(), sep=";"), RAW, 2, ["';'", "taxis.csv:1", "set data.separator to ';'"]),
     "not UTF-8": (
-        csv(taxis()).replace(b"time_of_day,", b"\xed\xee\xf7\xfc,", 1),  # bytes of a text in Windows-1251
+        csv(taxis()).replace(b"time_of_day,", b"\xed\xee\xf7\xfc,", 1),  # text in Windows-1251
         RAW,
         2,
         ["0xed", "taxis.csv:1", "iconv"],
@@ -148,9 +148,9 @@ def make(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     return made
 
 
-def error_lines(done: CommandResult) -> list[str]:
-    """The lines of the error on the screen, without those of the steps before it."""
-    lines = done.err.splitlines()
+def error_lines(result: CommandResult) -> list[str]:
+    """The lines of the error on the screen, without the steps before it."""
+    lines = result.err.splitlines()
     return lines[next(place for place, line in enumerate(lines) if line.startswith("error T")) :]
 
 
@@ -158,16 +158,16 @@ def error_lines(done: CommandResult) -> list[str]:
 def test_invalid_input_gives_one_screen(case: str, towline: Command, make: Callable[..., Path], store: Path) -> None:
     """Exit code, message and remedy as documented; no traceback, no ledger, no release, no MLflow store."""
     source, raw, code, words = BAD[case]
-    done = towline("run", make(source, raw), "--json")
-    print(done.err)
-    assert done.code == code, done.err
-    lines = error_lines(done)
+    result = towline("run", make(source, raw), "--json")
+    print(result.err)
+    assert result.code == code, result.err
+    lines = error_lines(result)
     assert len(lines) <= 25
     assert max(map(len, lines)) < 400
     for word in at_least_one(words):
         assert word in "\n".join(lines)
-    assert "Traceback" not in done.err
-    error = done.json
+    assert "Traceback" not in result.err
+    error = result.json
     assert error["what"]
     assert error["where"]
     assert error["remedy"]
@@ -180,27 +180,27 @@ def test_invalid_input_gives_one_screen(case: str, towline: Command, make: Calla
 def test_an_invalid_config_is_reported_before_anything_runs(
     name: str, case: str, towline: Command, make: Callable[..., Path], store: Path, prefect: str
 ) -> None:
-    """Neither command loads the table, which does not exist, and no failed run is left in Prefect."""
+    """Neither command loads the table, which does not exist, and Prefect has no failed run."""
     _, raw, code, words = BAD[case]
     before = _count_runs(prefect)
-    done = towline(name, make(None, raw), "--json")
-    assert done.code == code, done.err
+    result = towline(name, make(None, raw), "--json")
+    assert result.code == code, result.err
     for word in at_least_one(words):
-        assert word in "\n".join(error_lines(done))
+        assert word in "\n".join(error_lines(result))
     assert _count_runs(prefect) == before
     assert not (store / "datasets").exists()
 
 
 def _count_runs(prefect: str) -> int:
     request = urllib.request.Request(f"{prefect}/api/flow_runs/count", b"{}", {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return int(json.load(answer))
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return int(json.load(response))
 
 
-def test_a_second_run_of_a_config_starts_nothing(
+def test_a_second_run_of_a_config_starts_no_process(
     command: Command, make: Callable[..., Path], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one process has the lock, another starts no helper and no server; another config may run."""
+    """While one process has the lock, another starts neither a helper nor a server; another config may run."""
     started: list[str] = []
 
     def start(what: str) -> Callable[..., None]:
@@ -215,10 +215,10 @@ def test_a_second_run_of_a_config_starts_nothing(
     config = make(taxis(), RAW)
     settings = Settings.from_environment()
     with flow_runner._exclusive_run(settings, read_config(config), None):
-        done = command("run", config, "--json")
-        assert (done.code, done.json["code"]) == (5, "T900")
-        assert "under way in another process" in done.json["what"]
-        assert "run the same command again" in done.json["remedy"]
+        result = command("run", config, "--json")
+        assert (result.code, result.json["code"]) == (5, "T900")
+        assert "under way in another process" in result.json["what"]
+        assert "run the same command again" in result.json["remedy"]
         assert started == []
         command("run", config, "--set", "seed=7")
         assert len(started) == 1
@@ -227,18 +227,18 @@ def test_a_second_run_of_a_config_starts_nothing(
 
 
 def test_the_remedy_for_a_class_that_occurs_late_works(towline: Command, make: Callable[..., Path]) -> None:
-    """A fold by time lacks a class; with the setting of the remedy the same table is trained on."""
+    """A fold by time lacks a class; with the setting of the remedy the table is trained on."""
     config = make(*BAD["one class in a fold"][:2])
-    done = towline("run", config, "--json")
-    key, value = re.match(r"set ([\w.]+): (\w+),", done.json["remedy"]).groups()
-    done = towline("run", config, "--set", f"{key}={value}", "--json")
-    assert done.code in (0, 4), done.err
-    assert done.json["split"]["by"] == "random"
+    result = towline("run", config, "--json")
+    key, value = re.match(r"set ([\w.]+): (\w+),", result.json["remedy"]).groups()
+    result = towline("run", config, "--set", f"{key}={value}", "--json")
+    assert result.code in (0, 4), result.err
+    assert result.json["split"]["by"] == "random"
 
 
 @contextmanager
 def full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A folder on a disk too small for a release: a real one where mounting is allowed, else a simulated one."""
+    """A folder on a disk that is too small for a release: a real disk if mounting is allowed, else a simulated one."""
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
     mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0 if os.geteuid() == 0 else False
@@ -270,40 +270,40 @@ def test_a_full_disk_leaves_no_incomplete_file(
     """Packaging on a full disk ends with exit code 5 and no file; with free space the same command succeeds."""
     config = make(taxis(), RAW)
     with full_disk(store / "releases", monkeypatch):
-        done = towline("run", config, "--json")
-        print(done.err)
-        assert done.code == 5, done.err
-        assert (done.json["code"], done.json["where"].startswith(str(store))) == ("T900", True)
-        assert "No space left" in done.json["what"]
-        assert "free some disk space" in done.json["remedy"]
-        assert versions(towline) == [("registered", 1)]  # it has its number, and no verdict
-    done = towline("run", config, "--json")
-    assert done.code == 0, done.err
+        result = towline("run", config, "--json")
+        print(result.err)
+        assert result.code == 5, result.err
+        assert (result.json["code"], result.json["where"].startswith(str(store))) == ("T900", True)
+        assert "No space left" in result.json["what"]
+        assert "free some disk space" in result.json["remedy"]
+        assert versions(towline) == [("registered", 1)]  # it has a number but no verdict
+    result = towline("run", config, "--json")
+    assert result.code == 0, result.err
     assert versions(towline) == [("promoted", 1), ("registered", 1)]
 
 
 def test_a_locked_mlflow_store(
     towline: Command, make: Callable[..., Path], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another process locks the store: exit code 5 within a minute. After it: version 1 only."""
-    monkeypatch.setattr(client, "_TIMEOUT_S", 1)  # seconds to each of three tries
+    """While another process locks the store: exit code 5 within a minute. Afterwards there is version 1 only."""
+    monkeypatch.setattr(client, "_TIMEOUT_S", 1)  # seconds for each of three attempts
     config = make(taxis(), RAW)
     store.mkdir()
     with closing(sqlite3.connect(store / "mlflow.db", isolation_level=None)) as other:
         other.execute("CREATE TABLE held (x)")
         other.execute("BEGIN EXCLUSIVE")
         begin = time.monotonic()
-        done = towline("run", config, "--json")
-        print(done.err, time.monotonic() - begin)
+        result = towline("run", config, "--json")
+        print(result.err, time.monotonic() - begin)
         assert time.monotonic() - begin < 60
-        assert done.code == 5, done.err
-        assert done.json["code"] == "T900"
-        assert "locked" in done.json["what"]
-        assert "mlflow.db" in done.json["where"]
-        assert "run the same command again" in done.json["remedy"]
-        assert versions(towline) == [("registered", 1)]  # it has its number, and no verdict
-    done = towline("run", config, "--json")
-    assert done.code == 0, done.err
+        assert result.code == 5, result.err
+        assert result.json["code"] == "T900"
+        assert "locked" in result.json["what"]
+        assert "mlflow.db" in result.json["where"]
+        assert "run the same command again" in result.json["remedy"]
+        assert versions(towline) == [("registered", 1)]  # it has a number but no verdict
+    result = towline("run", config, "--json")
+    assert result.code == 0, result.err
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{store}/mlflow.db"
@@ -313,10 +313,10 @@ def test_a_locked_mlflow_store(
 def test_a_file_at_the_path_of_the_store(towline: Command, make: Callable[..., Path], store: Path) -> None:
     """Exit code 5, and the file is unchanged."""
     store.write_text("mine")
-    done = towline("run", make(taxis(), RAW), "--json")
-    print(done.err)
-    assert done.code == 5
-    assert "TOWLINE_STORE" in done.json["remedy"]
+    result = towline("run", make(taxis(), RAW), "--json")
+    print(result.err)
+    assert result.code == 5
+    assert "TOWLINE_STORE" in result.json["remedy"]
     assert store.read_text() == "mine"
 
 
@@ -325,12 +325,20 @@ def test_a_store_without_write_permission(make: Callable[..., Path], store: Path
     config = make(taxis(), RAW)
     store.mkdir()
     store.chmod(0o555)
-    # root may write anywhere unless it lays that right down
-    humble = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
-    if humble and not shutil.which("setpriv"):
+    # root may write anywhere without this restriction
+    without_privileges = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    if without_privileges and not shutil.which("setpriv"):
         pytest.skip("needs setpriv to lay down the rights of root")
-    done = subprocess.run(
-        [*humble, sys.executable, "-c", "from towline.cli import main; main()", "run", str(config), "--json"],
+    result = subprocess.run(
+        [
+            *without_privileges,
+            sys.executable,
+            "-c",
+            "from towline.cli import main; main()",
+            "run",
+            str(config),
+            "--json",
+        ],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
@@ -338,8 +346,8 @@ def test_a_store_without_write_permission(make: Callable[..., Path], store: Path
         timeout=60,
         check=False,
     )
-    print(done.stderr)
-    assert done.returncode == 5, done.stderr
-    assert "TOWLINE_STORE" in done.stdout
-    assert "Traceback" not in done.stderr
+    print(result.stderr)
+    assert result.returncode == 5, result.stderr
+    assert "TOWLINE_STORE" in result.stdout
+    assert "Traceback" not in result.stderr
     assert not list(store.iterdir())

@@ -13,7 +13,7 @@ import pytest
 from towline.config import PipelineConfig, build_config
 from towline.errors import ConfigError
 
-if TYPE_CHECKING:  # the fixture says where the server is before Prefect is imported
+if TYPE_CHECKING:  # the fixture sets the server's address before Prefect is imported
     from prefect.automations import Automation
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
@@ -39,8 +39,8 @@ def runs(client: "SyncPrefectClient", number: UUID) -> "list[FlowRun]":
     return client.read_flow_runs(flow_run_filter=run_filter)
 
 
-def scheduled(client: "SyncPrefectClient", number: UUID, count: int = 1) -> "list[FlowRun]":
-    """The slots that Prefect has laid out, once there are some."""
+def wait_for_scheduled_runs(client: "SyncPrefectClient", number: UUID, count: int = 1) -> "list[FlowRun]":
+    """The runs that Prefect's scheduler has created, once there are enough."""
     deadline = time.monotonic() + 300
     while len(slots := runs(client, number)) < count:
         assert time.monotonic() < deadline, "Prefect's scheduler makes no runs"
@@ -48,12 +48,12 @@ def scheduled(client: "SyncPrefectClient", number: UUID, count: int = 1) -> "lis
     return slots
 
 
-def passed(client: "SyncPrefectClient", number: UUID, *ago: int) -> list[UUID]:
-    """Missed slots, each of them ``ago`` days old, as after a time in which the machine was off."""
+def make_runs_late(client: "SyncPrefectClient", number: UUID, *ago: int) -> list[UUID]:
+    """Makes scheduled runs as many days late as ``ago`` says, as if the machine had been off."""
     from prefect.states import Scheduled
 
     run_ids = []
-    for run, days in zip(scheduled(client, number, len(ago)), ago, strict=False):
+    for run, days in zip(wait_for_scheduled_runs(client, number, len(ago)), ago, strict=False):
         then = dt.datetime.now(dt.UTC) - dt.timedelta(days=days)
         client.set_flow_run_state(run.id, Scheduled(scheduled_time=then), force=True)
         run_ids.append(run.id)
@@ -61,18 +61,18 @@ def passed(client: "SyncPrefectClient", number: UUID, *ago: int) -> list[UUID]:
 
 
 def states(client: "SyncPrefectClient", number: UUID) -> list[str]:
-    """Of all runs but those that are laid out for times to come."""
-    due = [run for run in runs(client, number) if not waits(run) or age(run) > dt.timedelta(0)]
-    return sorted("Scheduled" if waits(run) else str(run.state_name) for run in due)
+    """The states of all runs except runs that are scheduled for the future."""
+    due = [run for run in runs(client, number) if not is_scheduled(run) or age(run) > dt.timedelta(0)]
+    return sorted("Scheduled" if is_scheduled(run) else str(run.state_name) for run in due)
 
 
-def waits(run: "FlowRun") -> bool:
-    """Scheduled, by whichever name: one whose time is over the server calls Late as soon as it sees it."""
+def is_scheduled(run: "FlowRun") -> bool:
+    """Whether a run is scheduled; the server gives scheduled runs in the past the name Late."""
     return run.state is not None and run.state.is_scheduled()
 
 
 def age(run: "FlowRun") -> dt.timedelta:
-    """How long ago its time came; negative for one to come."""
+    """The time since the scheduled start of a run; negative for a start in the future."""
     times = [time for time in (run.expected_start_time, run.next_scheduled_start_time) if time]
     return dt.datetime.now(dt.UTC) - min(times)
 
@@ -80,33 +80,37 @@ def age(run: "FlowRun") -> dt.timedelta:
 def test_cron_lines_become_scheduled_runs(client: "SyncPrefectClient") -> None:
     """Prefect's scheduler creates runs for each flow with a cron line, in its time zone, and none for others."""
     training, drift, quality, reaction, *_ = deploy(config("laid-out", drift="30 2 * * *", timezone="Europe/Berlin"))
-    slots = [run.expected_start_time.astimezone(BERLIN) for run in scheduled(client, drift) if run.expected_start_time]
-    assert {(slot.hour, slot.minute) for slot in slots} <= {(2, 30), (1, 30)}  # 1:30 in the night without a 2:30
-    assert scheduled(client, quality)
+    slots = [
+        run.expected_start_time.astimezone(BERLIN)
+        for run in wait_for_scheduled_runs(client, drift)
+        if run.expected_start_time
+    ]
+    assert {(slot.hour, slot.minute) for slot in slots} <= {(2, 30), (1, 30)}  # 1:30 on the day without 2:30
+    assert wait_for_scheduled_runs(client, quality)
     assert runs(client, training) == runs(client, reaction) == []
 
 
 def test_the_trigger_of_a_training(client: "SyncPrefectClient") -> None:
     """The trigger in the ledger is schedule for scheduled runs and manual for a run from Prefect's page."""
     training = deploy(config("weekly", train="0 3 * * 0"))[0]
-    assert {run.parameters["trigger"] for run in scheduled(client, training)} == {"schedule"}
+    assert {run.parameters["trigger"] for run in wait_for_scheduled_runs(client, training)} == {"schedule"}
     assert "trigger" not in client.create_flow_run_from_deployment(training).parameters
 
 
 def test_a_changed_config_applies_to_scheduled_runs(client: "SyncPrefectClient") -> None:
     """After a new deployment, scheduled runs have the new config; a flow without a cron line has none."""
     drift = deploy(config("edited"))[1]
-    assert scheduled(client, drift)
+    assert wait_for_scheduled_runs(client, drift)
     changed = config("edited", drift="15 5 * * *").model_copy(update={"seed": 7})
     assert deploy(changed)[1] == drift
-    assert {run.parameters["config"]["seed"] for run in scheduled(client, drift)} == {7}
+    assert {run.parameters["config"]["seed"] for run in wait_for_scheduled_runs(client, drift)} == {7}
     deploy(config("edited", drift=None))
     assert runs(client, drift) == []
     assert client.read_deployment_schedules(drift) == []
 
 
 def test_removed_configs_are_paused(client: "SyncPrefectClient") -> None:
-    """A config that `towline up` no longer has gets no scheduled runs; those of another store are not changed."""
+    """A config that `towline up` no longer has gets no scheduled runs; deployments of another store are not changed."""
     first, other = deploy(config("left-out"), mark="mine")[1], deploy(config("not-mine"), mark="theirs")[1]
     deploy(config("kept"), mark="mine")
     assert client.read_deployment(first).paused
@@ -116,26 +120,26 @@ def test_removed_configs_are_paused(client: "SyncPrefectClient") -> None:
 
 
 def test_one_of_three_missed_runs_is_run(client: "SyncPrefectClient") -> None:
-    """The newest one runs, with the new config; after that nothing is caught up."""
+    """The newest one runs, with the new config; a second call changes nothing."""
     from towline.orchestration import scheduler
 
     drift = deploy(config("missed"))[1]
-    passed(client, drift, 1, 3, 2)
+    make_runs_late(client, drift, 1, 3, 2)
     deploy(config("missed").model_copy(update={"seed": 7}))
     for _ in range(2):
         scheduler.catch_up(client, drift)
         assert states(client, drift) == ["Missed", "Missed", "Scheduled"]
-    (remaining,) = [run for run in runs(client, drift) if waits(run) and age(run) > dt.timedelta(0)]
+    (remaining,) = [run for run in runs(client, drift) if is_scheduled(run) and age(run) > dt.timedelta(0)]
     assert age(remaining) < dt.timedelta(days=1, hours=1)
     assert remaining.parameters["config"]["seed"] == 7
 
 
 def test_requested_runs_are_not_cancelled(client: "SyncPrefectClient") -> None:
-    """A training that drift had requested before the shutdown runs besides the missed scheduled run."""
+    """A training that drift requested before the shutdown runs in addition to the missed scheduled run."""
     from towline.orchestration import scheduler
 
     training = deploy(config("asked-for", train="0 3 * * *"))[0]
-    passed(client, training, 1, 2)
+    make_runs_late(client, training, 1, 2)
     client.create_flow_run_from_deployment(training, parameters={"trigger": "drift"})
     scheduler.catch_up(client, training)
     assert states(client, training) == ["Missed", "Scheduled", "Scheduled"]
@@ -143,7 +147,7 @@ def test_requested_runs_are_not_cancelled(client: "SyncPrefectClient") -> None:
 
 @pytest.mark.parametrize("recorded", [True, False])
 def test_a_run_whose_process_was_killed_is_run_again_once(client: "SyncPrefectClient", recorded: bool) -> None:
-    """It has the same parameters and cause, whether or not it had recorded its process."""
+    """It has the same parameters and cause, also if its process was not recorded."""
     from prefect.states import Running
 
     from towline.orchestration import scheduler
@@ -159,15 +163,15 @@ def test_a_run_whose_process_was_killed_is_run_again_once(client: "SyncPrefectCl
     for _ in range(2):
         scheduler.catch_up(client, training)
         assert states(client, training) == ["Crashed", "Scheduled"]
-    (again,) = [run for run in runs(client, training) if waits(run)]
+    (again,) = [run for run in runs(client, training) if is_scheduled(run)]
     assert again.parameters["trigger"] == "drift"
     client.set_flow_run_state(again.id, Running(), force=True)
     scheduler.catch_up(client, training)
-    assert states(client, training) == ["Crashed", "Crashed"]  # what ends the machine each time does not for ever
+    assert states(client, training) == ["Crashed", "Crashed"]  # a run that crashes the machine is not repeated for ever
 
 
 def test_a_crashed_part_of_a_batch_job_is_left_to_the_job(client: "SyncPrefectClient") -> None:
-    """The command that waits for it gives its shards to new runs; a worker would score them a second time."""
+    """The waiting command gives its shards to new runs; a worker would score them a second time."""
     from prefect.states import Running
 
     from towline.orchestration import scheduler
@@ -183,7 +187,7 @@ def test_a_crashed_part_of_a_batch_job_is_left_to_the_job(client: "SyncPrefectCl
 
 
 def test_a_run_with_a_running_process_is_not_changed(client: "SyncPrefectClient") -> None:
-    """A run that is under way is not reported as crashed."""
+    """It is not reported as crashed."""
     from prefect.states import Running
 
     from towline.orchestration import scheduler
@@ -204,7 +208,7 @@ def test_a_killed_and_a_missed_run_are_caught_up_by_one(client: "SyncPrefectClie
     from towline.orchestration import scheduler
 
     drift = deploy(config("both"))[1]
-    first, _ = passed(client, drift, 2, 1)
+    first, _ = make_runs_late(client, drift, 2, 1)
     client.set_flow_run_state(first, Running(), force=True)
     scheduler.catch_up(client, drift)
     assert states(client, drift) == ["Crashed", "Scheduled"]
@@ -226,7 +230,7 @@ def test_runs_of_other_workers_are_not_changed(client: "SyncPrefectClient") -> N
 
 
 def test_a_killed_run_of_a_pool_is_run_again(client: "SyncPrefectClient") -> None:
-    """It runs once with any number of workers, with its own config instead of the deployment's."""
+    """It is run once, whatever the number of workers, with its own config instead of the deployment's."""
     from prefect.states import Crashed
 
     from towline.orchestration import scheduler
@@ -238,12 +242,12 @@ def test_a_killed_run_of_a_pool_is_run_again(client: "SyncPrefectClient") -> Non
     for _ in range(2):
         scheduler.catch_up(client, training, shared=True)
     assert states(client, training) == ["Crashed", "Scheduled"]
-    (again,) = [run for run in runs(client, training) if waits(run)]
+    (again,) = [run for run in runs(client, training) if is_scheduled(run)]
     assert again.parameters["config"]["seed"] == 7
 
 
 def test_crash_automations_are_created_once(client: "SyncPrefectClient") -> None:
-    """Each worker that starts creates them if they are missing; an edited time limit is kept."""
+    """Each worker creates them at its start if they are missing; a changed time limit is not replaced."""
     from towline.orchestration import crash_detection
 
     def automations() -> "list[Automation]":
@@ -262,7 +266,7 @@ def test_crash_automations_are_created_once(client: "SyncPrefectClient") -> None
 
 
 def test_the_first_training_is_started_once(client: "SyncPrefectClient") -> None:
-    """A model without a version is trained at once, and only once."""
+    """A model without a version is trained immediately, and only once."""
     from towline.orchestration import scheduler
 
     training = client.read_deployment(deploy(config("first"))[0])

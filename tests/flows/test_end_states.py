@@ -1,4 +1,4 @@
-"""End states of runs in Prefect, and the results for their callers."""
+"""End states of runs in Prefect, and the results that callers get."""
 
 import datetime as dt
 from uuid import UUID
@@ -27,7 +27,7 @@ def monitoring_run(action: Action) -> MonitoringRun:
     ],
 )
 def test_the_end_state_of_a_monitoring_run_with_an_alarm(prefect: str, action: Action, name: str, kind: str) -> None:
-    """The command that ran it, and a parent flow, get its result and no error."""
+    """The command that ran it and a parent flow get its result without an error."""
     from prefect import flow
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
@@ -53,8 +53,8 @@ def test_the_end_state_of_a_monitoring_run_with_an_alarm(prefect: str, action: A
     assert "temp_c moved" in runs[0].tags
 
 
-def test_a_run_that_the_server_does_not_know_has_lost_its_connection(prefect: str) -> None:
-    """A killed server's port may go to the server of another store, which answers 404; the command ends with 5."""
+def test_a_run_that_the_server_does_not_have_is_a_lost_connection(prefect: str) -> None:
+    """The port of a killed server may be that of another store's server, which answers 404; the command ends with 5."""
     from prefect import flow
     from prefect.client.orchestration import get_client
     from prefect.runtime import flow_run

@@ -1,4 +1,4 @@
-"""The scripts in examples/ run as they are."""
+"""The scripts in examples/ run without changes."""
 
 import re
 import runpy
@@ -39,14 +39,14 @@ def sample_store(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_readme_lists_every_example() -> None:
-    """No script is forgotten, none is missing."""
+    """README.md and the folder have the same scripts."""
     page = (EXAMPLES / "README.md").read_text()
     scripts = {path.name for path in EXAMPLES.glob("*.py")} - {"my_features.py", "my_metrics.py", "my_models.py"}
     assert scripts == {line.split("](")[1].split(")")[0] for line in page.splitlines() if line.startswith("| [")}
 
 
 def test_train_and_embed_model(towline: Callable[..., CommandResult], example: Example) -> None:
-    """A table in memory becomes a promoted model; one row, a list and a table get the same predictions."""
+    """A table in memory becomes a promoted model; a dict, a list and a table get the same predictions."""
     out = example("train.py")
     assert "example-bikes@1 was promoted" in out
     assert "mae" in out
@@ -72,14 +72,14 @@ def test_lookups(towline: Callable[..., CommandResult], example: Example) -> Non
 
 
 def test_custom_estimator(towline: Callable[..., CommandResult], example: Example) -> None:
-    """An estimator of the project is trained, stored, and answers from the release."""
+    """An estimator of the project is trained and stored, and predicts from the release."""
     out = example("custom_estimator.py")
     assert "example-clipped@1 was promoted" in out
     assert "smallest prediction: 0.0" in out
 
 
 def test_custom_transformer(towline: Callable[..., CommandResult], example: Example) -> None:
-    """A transformer of the project is trained with, stored, and used by the release."""
+    """A transformer of the project is trained and stored, and used by the release."""
     out = example("custom_transformer.py")
     assert "example-rush-hour@1 was promoted" in out
     assert re.search(r"rush hour: \d+ bikes", out)

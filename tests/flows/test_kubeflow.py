@@ -1,4 +1,4 @@
-"""The training as a pipeline of Kubeflow: by its own runner, and its steps in this process."""
+"""The training as a Kubeflow pipeline: with Kubeflow's local runner, and its steps in this process."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ from towline.promotion.outcome import Outcome
 from towline.registry.ledger import open_ledger
 
 Command = Callable[..., CommandResult]
-# kfp's runner starts a process for each component, as a cluster starts a pod
+# kfp's runner starts a process for each component, like a pod in a cluster
 LOCAL_RUN = """
 import sys
 from kfp import components, local
@@ -57,20 +57,20 @@ def run_steps(config: Path, settings: Settings, folder: Path, *overrides: str, *
 def test_kubeflows_runner_promotes_the_model_of_towline_run(
     towline: Command, config: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The compiled file, run by kfp's SubprocessRunner, ends with a promotion; `towline run` makes the same model.
+    """The compiled file, run by kfp's SubprocessRunner, ends with a promotion; `towline run` trains the same model.
 
-    Each component is a process that gets files only through artifacts. Both runs select the same candidate with the
+    Each component is a process that gets files through artifacts only. Both runs select the same candidate with the
     same metrics, and their models are equal to the last bit.
     """
     overrides = ("--set", "candidates=[linear]")
     pipeline = tmp_path / "pipeline.yaml"
     assert towline("export", "kubeflow", config, "-o", pipeline, *overrides).code == 0
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "TOWLINE_STORE": str(store)}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", LOCAL_RUN, pipeline, tmp_path / "root"],
         env=environment, capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-5000:]
     settings = Settings.from_environment()
     champion = open_ledger(settings).champion("bikes")
     assert champion is not None
@@ -92,9 +92,9 @@ def test_kubeflows_runner_promotes_the_model_of_towline_run(
 
 
 def test_a_refused_version_fails_the_run_and_is_recorded(config: Path, settings: Settings, tmp_path: Path) -> None:
-    """Kubeflow shows a run that the gate refuses as failed; the ledger has the refusal, and no version serves.
+    """Kubeflow shows the run as failed; the ledger has the refusal, and no version serves.
 
-    An identical run later is not trained again, and one with another gate is.
+    An identical later run is not trained again; a run with another gate is judged again.
     """
     words = ("gate.max.mae=0.5", "candidates=[linear]")
     with pytest.raises(PromotionRejectedError, match="mae"):
@@ -118,10 +118,10 @@ def test_invalid_data_stops_at_the_validation(config: Path, settings: Settings, 
     assert open_ledger(settings).models() == []
 
 
-def test_a_store_that_is_down_is_tried_again(
+def test_a_step_is_retried_while_a_store_is_down(
     config: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two failures of a store are no failure of the step; a third one is."""
+    """A step succeeds after two failures of a store, and fails after three."""
     monkeypatch.setattr(kubeflow, "DELAY_S", 0.0)
     failures = [TransientError("the ledger is down")] * 2
 

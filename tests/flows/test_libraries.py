@@ -1,4 +1,4 @@
-"""Models of other libraries and of the project's own code, by nothing but the commands that a run prints."""
+"""Models of other libraries and of the project's own code, used by the commands that a run prints."""
 
 import json
 import re
@@ -71,7 +71,7 @@ def train(
     sections: dict[str, Any] | None = None,
     **evaluation: str,
 ) -> dict[str, str]:
-    """Runs a pipeline on a table; the commands that it prints for what it promoted, by what they are for."""
+    """Runs a pipeline on a table; returns the printed commands by their purpose."""
     frame.to_parquet(folder / "table.parquet", index=False)
     raw = {
         "name": "boosted",
@@ -83,19 +83,21 @@ def train(
         **(sections or {}),
     }
     (folder / "boosted.yaml").write_text(yaml.safe_dump(raw))
-    done = towline("run", folder / "boosted.yaml")
-    assert done.code == 0, done.err
-    printed = dict(re.findall(r"^  (predict in Python|predict over HTTP|score a file) +(.*)$", done.out, re.MULTILINE))
-    assert len(printed) == 3, done.out
+    result = towline("run", folder / "boosted.yaml")
+    assert result.code == 0, result.err
+    printed = dict(
+        re.findall(r"^  (predict in Python|predict over HTTP|score a file) +(.*)$", result.out, re.MULTILINE)
+    )
+    assert len(printed) == 3, result.out
     return printed
 
 
-def follow(
+def run_printed_commands(
     towline: Callable[..., CommandResult], folder: Path, frame: pd.DataFrame, printed: dict[str, str]
 ) -> list[Any]:
-    """Does what a run printed: loads, scores and serves the model. All three answer alike; returns the answers.
+    """Runs the printed commands: loads, scores with and serves the model; returns the predictions, which must be equal.
 
-    In a classification the probabilities are compared too, to the last bit.
+    For a classification the probabilities are also compared, to the last bit.
     """
     inputs = frame.drop(columns="y")
     rows = inputs.head(20).astype(object).where(inputs.head(20).notna(), None).to_dict("records")
@@ -118,14 +120,14 @@ def follow(
     _, command, *words = shlex.split(printed["predict over HTTP"])
     assert command == "serve"
     with ServeProcess(Settings.from_environment(), *words, "--workers", "2") as serving:
-        for _ in range(4):  # more than there are workers
+        for _ in range(4):  # more requests than workers
             request = Request(
                 f"{serving.startup['address']}/predict",
                 json.dumps({"rows": rows}).encode(),
                 {"content-type": "application/json"},
             )
-            with urlopen(request, timeout=60) as answer:
-                content = json.load(answer)
+            with urlopen(request, timeout=60) as response:
+                content = json.load(response)
                 assert content["predictions"] == json.loads(json.dumps(predicted))
                 assert content.get("probabilities") == probabilities
     return predicted
@@ -134,10 +136,10 @@ def follow(
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "by_path"), [*((task, False) for task in TASKS), ("three classes", True)], ids=str)
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_a_library_from_config_to_answers(
+def test_a_library_from_config_to_predictions(
     library: str, task: str, by_path: bool, towline: Callable[..., CommandResult], store: Path, tmp_path: Path
 ) -> None:
-    """Trained and promoted; the printed commands work as printed, and answers have the type of the labels."""
+    """Trained and promoted; the printed commands work as printed, and predictions have the type of the labels."""
     classes, kind = TASKS[task]
     frame = table(classes)
     estimator = f"{library}.{LIBRARIES[library][1 if classes else 0]}" if by_path else library
@@ -146,17 +148,17 @@ def test_a_library_from_config_to_answers(
     assert ("plan.npz" in manifest["files"]) is not by_path
     assert any(name.removesuffix("-cpu") == library for name in manifest["libraries"])
     assert manifest["trusted"] == []
-    predicted = follow(towline, tmp_path, frame, printed)
+    predicted = run_printed_commands(towline, tmp_path, frame, printed)
     assert {type(answer) for answer in predicted} == {kind}
     if classes:
         assert np.mean([answer == label for answer, label in zip(predicted, frame["y"], strict=False)]) > 0.7
 
 
 @pytest.mark.parametrize("target", ["value", "sold", "grade"])
-def test_an_ensemble_from_config_to_answers(
+def test_an_ensemble_from_config_to_predictions(
     target: str, towline: Callable[..., CommandResult], store: Path, tmp_path: Path
 ) -> None:
-    """It is selected and compiled, and the program, the batch and the service give equal answers."""
+    """It is selected and compiled; program, batch and service give equal predictions."""
     frame = make_mixed_table(target)
     candidates = ["linear", {"estimator": "boosting", "params": {"max_iter": 60, "early_stopping": False}}, "ensemble"]
     metric = {"metric": "log_loss"} if target == "grade" else {}
@@ -170,7 +172,7 @@ def test_an_ensemble_from_config_to_answers(
     assert certificate["compiled"]
     assert certificate["scorer"] == "ensemble of linear, bitmask forest"
     assert "weights" in (release / "card.md").read_text()
-    answers = follow(towline, tmp_path, frame, printed)
+    answers = run_printed_commands(towline, tmp_path, frame, printed)
     truth = frame["y"].head(20)
     if target == "value":
         assert np.corrcoef(np.array(answers, dtype=float), truth)[0, 1] > 0.9
@@ -179,10 +181,10 @@ def test_an_ensemble_from_config_to_answers(
 
 
 @pytest.mark.parametrize("target", ["sold", "grade"])
-def test_a_calibrated_model_from_config_to_answers(
+def test_a_calibrated_model_from_config_to_predictions(
     target: str, towline: Callable[..., CommandResult], store: Path, tmp_path: Path
 ) -> None:
-    """It is promoted and compiled, and the program, the batch and the service give equal probabilities."""
+    """It is promoted and compiled; program, batch and service give equal probabilities."""
     frame = make_mixed_table(target, rows=1_500)
     candidate = {"estimator": "boosting", "weights": "balanced", "params": {"max_iter": 60, "early_stopping": False}}
     printed = train(towline, tmp_path, frame, candidate, calibrate="isotonic")
@@ -194,14 +196,14 @@ def test_a_calibrated_model_from_config_to_answers(
     assert json.loads((release / "certificate.json").read_text())["compiled"]
     evaluation = json.loads((release / "metrics.json").read_text())["evaluation"]
     assert evaluation["calibration"]["after"]["log_loss"] == evaluation["metrics"]["log_loss"]["value"]
-    answers = follow(towline, tmp_path, frame, printed)
+    answers = run_printed_commands(towline, tmp_path, frame, printed)
     assert np.mean(frame["y"].head(20) == answers) > 0.7
 
 
-def test_a_model_with_lookups_from_config_to_answers(
+def test_a_model_with_lookups_from_config_to_predictions(
     towline: Callable[..., CommandResult], store: Path, tmp_path: Path
 ) -> None:
-    """Joined columns decide the target; rows hold the key only; the tables are not needed after the training."""
+    """The target depends on joined columns; rows have the key only; after the training the tables are not needed."""
     rng = np.random.default_rng(4)
     towns, days = [f"Ort {number}" for number in range(30)], pd.date_range("2025-01-01", periods=900, freq="8h")
     sizes = pd.DataFrame({"town": towns, "size": rng.normal(size=30), "coast": rng.choice(["yes", "no"], 30)})
@@ -230,7 +232,7 @@ def test_a_model_with_lookups_from_config_to_answers(
     printed = train(towline, tmp_path, frame, "linear", sections=sections)
     for name in ("sizes.csv", "rates.parquet"):
         (tmp_path / name).unlink()
-    answers = follow(towline, tmp_path, frame, printed)
+    answers = run_printed_commands(towline, tmp_path, frame, printed)
     known = frame["town"].head(20).notna().to_numpy()
     assert np.abs(np.array(answers) - frame["y"].head(20))[known].mean() < 1
     card = next((store / "releases" / "boosted").glob("v1-*/card.md")).read_text()
@@ -244,10 +246,10 @@ def test_a_model_with_lookups_from_config_to_answers(
     assert towline("validate", tmp_path / "boosted.yaml").code == 0
 
 
-def test_the_projects_own_estimator_from_config_to_answers(
+def test_the_projects_own_estimator_from_config_to_predictions(
     towline: Callable[..., CommandResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the config named needs no --trust: not to load, score or serve, nor to restore a backup of it."""
+    """A class that the config names needs no --trust to load, score or serve, or to restore a backup of it."""
     project = tmp_path / "project"
     for name in ("flows", "tasks"):
         shutil.copytree(REPOSITORY / name, project / name)
@@ -255,7 +257,7 @@ def test_the_projects_own_estimator_from_config_to_answers(
     monkeypatch.setenv("TOWLINE_PROJECT", str(project))
     monkeypatch.chdir(project)
     frame = table(None)
-    predicted = follow(towline, tmp_path, frame, train(towline, tmp_path, frame, "own_pipelines.make"))
+    predicted = run_printed_commands(towline, tmp_path, frame, train(towline, tmp_path, frame, "own_pipelines.make"))
     assert np.corrcoef(predicted, frame["y"].head(20))[0, 1] > 0.9
     taken = towline("backup", tmp_path / "store.tar.zst")
     assert taken.code == 0, taken.err

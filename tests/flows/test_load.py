@@ -14,7 +14,7 @@ from towline.errors import ConfigError
 def test_load_opens_a_model_by_name_version_and_folder(
     towline: Callable[..., CommandResult], config: Path, store: Path
 ) -> None:
-    """The champion's name, its version and the folder of its release give equal predictions."""
+    """Name, version and release folder give equal predictions."""
     outcome = towline("run", config, "--json").json
     rows = pd.read_csv(config.parent / "bikes.csv").tail(50)
     by_name, by_version = library.load("bikes"), library.load("bikes@1")

@@ -1,4 +1,4 @@
-"""A lost MLflow store or ledger: numbers stay unique, releases have their verdicts, MLflow is repaired."""
+"""A lost MLflow store or ledger: version numbers stay unique, verdicts belong to their releases, MLflow is repaired."""
 
 import shlex
 import shutil
@@ -22,18 +22,18 @@ Command = Callable[..., CommandResult]
 
 
 class Pipeline:
-    """A config, the runs it has made, and what the ledger and MLflow say of them."""
+    """A config, its runs, and their versions in the ledger and in MLflow."""
 
     def __init__(self, towline: Command, config: Path, store: Path) -> None:
         self.towline, self.config, self.store, self.seed = towline, config, store, 0
         self.settings = Settings.from_environment()
 
     def run(self, *words: str, seed: int | None = None) -> Any:
-        """Another run, which is another key, but for a ``seed`` that was given before."""
+        """Runs the config with a new seed, which gives a new run key, or with the ``seed`` of an earlier run."""
         self.seed += 1
-        done = self.towline("run", self.config, "--set", f"seed={seed or self.seed}", *words, "--json")
-        assert done.code in (0, 4), done.err
-        return done.json
+        result = self.towline("run", self.config, "--set", f"seed={seed or self.seed}", *words, "--json")
+        assert result.code in (0, 4), result.err
+        return result.json
 
     @property
     def ledger(self) -> Ledger:
@@ -44,8 +44,8 @@ class Pipeline:
 
         return MlflowClient(self.settings.tracking_uri, self.settings.tracking_uri)
 
-    def let_go(self) -> None:
-        """Has this process know nothing of MLflow's database any more, as a new process does: the file changes."""
+    def close_mlflow(self) -> None:
+        """Closes MLflow's connections, since the database file is replaced."""
         from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Models
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Runs
         from mlflow.tracking._model_registry.registry import ModelRegistryStoreRegistry
@@ -58,16 +58,16 @@ class Pipeline:
         for registry in (ModelRegistryStoreRegistry, TrackingStoreRegistry):
             registry._get_store_with_resolved_uri.cache_clear()
 
-    def mirrored(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Of MLflow: its number by the ledger's, and aliases with the ledger's numbers."""
+    def read_mirror(self) -> tuple[dict[str, str], dict[str, str]]:
+        """MLflow's version numbers by the ledger's numbers, and MLflow's aliases with the ledger's numbers."""
         present = mirror.read(self.settings, MODEL)
         numbers = {version.number: version.tags[mlflow_client.VERSION] for version in present.versions.values()}
         return {ours: own for own, ours in numbers.items()}, {
             name: numbers[own] for name, own in present.aliases.items()
         }
 
-    def whole(self) -> bool:
-        """Whether each version has one run, one release, and the verdict of that release."""
+    def is_consistent(self) -> bool:
+        """Checks that each version has one run, one release, and a verdict for that release."""
         rows = self.ledger.rows(MODEL)
         keys = {(row.version, row.run_key) for row in rows if row.event in ("registered", "promoted", "refused")}
         assert len(keys) == len({version for version, _ in keys}), keys
@@ -87,46 +87,48 @@ REFUSED = ("--set", "gate.max.mae=0.5")
 
 
 def test_a_deleted_registered_model_is_restored(pipeline: Pipeline) -> None:
-    """The next run is not version 1 again; versions, aliases and runs are in MLflow as before."""
+    """The next run is not version 1; versions, aliases and runs are restored in MLflow."""
     first, refused = pipeline.run(), pipeline.run(*REFUSED)
     pipeline.client().delete_registered_model(MODEL)
     third = pipeline.run()
     assert [first["version"], refused["version"], third["version"]] == [1, 2, 3]
-    assert pipeline.whole()
-    assert pipeline.mirrored() == ({"1": "1", "2": "2", "3": "3"}, {"champion": "3", "previous": "1"})
-    back = pipeline.client().get_model_version(MODEL, "1")
-    assert back.run_id == first["run_id"]
-    assert back.tags["verdict"] == "pass"
+    assert pipeline.is_consistent()
+    assert pipeline.read_mirror() == ({"1": "1", "2": "2", "3": "3"}, {"champion": "3", "previous": "1"})
+    restored = pipeline.client().get_model_version(MODEL, "1")
+    assert restored.run_id == first["run_id"]
+    assert restored.tags["verdict"] == "pass"
     assert pipeline.client().get_model_version(MODEL, "2").tags["verdict"] == "fail"
 
 
 def test_status_restores_a_deleted_champion(pipeline: Pipeline) -> None:
-    """status reports what was missing, once. A later run has a new number."""
+    """status reports the missing version once. A later run has a new number."""
     first, _ = pipeline.run(), pipeline.run(*REFUSED)
     client = pipeline.client()
     client.delete_model_version(MODEL, "1")
     client.set_registered_model_alias(MODEL, "champion", "2")
-    done = pipeline.towline("status", MODEL)
-    assert done.code == 0, done.err
-    assert "version 1, which serves, is missing: put back; the alias champion is not on version 1: put back" in done.out
+    result = pipeline.towline("status", MODEL)
+    assert result.code == 0, result.err
+    assert (
+        "version 1, which serves, is missing: put back; the alias champion is not on version 1: put back" in result.out
+    )
     assert "mlflow " not in pipeline.towline("status", MODEL).out
-    numbers, aliases = pipeline.mirrored()
+    numbers, aliases = pipeline.read_mirror()
     assert aliases == {"champion": "1"}
     assert client.get_model_version(MODEL, numbers["1"]).run_id == first["run_id"]
     assert pipeline.run()["version"] == 3
-    assert pipeline.whole()
-    assert pipeline.mirrored()[1] == {"champion": "3", "previous": "1"}
+    assert pipeline.is_consistent()
+    assert pipeline.read_mirror()[1] == {"champion": "3", "previous": "1"}
 
 
 def test_a_lost_tracking_store_is_restored(pipeline: Pipeline) -> None:
-    """Releases and the ledger suffice to restore all versions in MLflow without its database and artifacts."""
+    """All versions are restored from releases and ledger without MLflow's database and artifacts."""
     first, _ = pipeline.run(), pipeline.run(*REFUSED)
-    pipeline.let_go()
+    pipeline.close_mlflow()
     pipeline.store.joinpath("mlflow.db").unlink()
     shutil.rmtree(pipeline.store / "artifacts")
     assert pipeline.run()["version"] == 3
-    assert pipeline.whole()
-    assert pipeline.mirrored() == ({"1": "1", "2": "2", "3": "3"}, {"champion": "3", "previous": "1"})
+    assert pipeline.is_consistent()
+    assert pipeline.read_mirror() == ({"1": "1", "2": "2", "3": "3"}, {"champion": "3", "previous": "1"})
     client = pipeline.client()
     run = client.get_run(client.get_model_version(MODEL, "1").run_id)
     assert run.data.metrics["mae"] == pytest.approx(first["metrics"]["mae"]["value"])
@@ -134,20 +136,20 @@ def test_a_lost_tracking_store_is_restored(pipeline: Pipeline) -> None:
 
 
 def test_an_old_backup_of_the_tracking_store_is_updated(pipeline: Pipeline) -> None:
-    """Missing versions are restored under their numbers, and the alias is on the champion."""
+    """Missing versions are restored under their numbers, and the champion has its alias."""
     pipeline.run()
     shutil.copy(pipeline.store / "mlflow.db", pipeline.store / "yesterday.db")
     pipeline.run()
-    pipeline.let_go()
+    pipeline.close_mlflow()
     pipeline.store.joinpath("yesterday.db").rename(pipeline.store / "mlflow.db")
     refused = pipeline.run(*REFUSED)
     assert (refused["version"], refused["event"]) == (3, "refused")
-    assert pipeline.whole()
-    assert pipeline.mirrored() == ({"1": "1", "2": "2", "3": "3"}, {"champion": "2", "previous": "1"})
+    assert pipeline.is_consistent()
+    assert pipeline.read_mirror() == ({"1": "1", "2": "2", "3": "3"}, {"champion": "2", "previous": "1"})
 
 
 def test_a_version_deleted_during_its_run(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow loses the model between registration and decision: the run succeeds, and MLflow has the model again."""
+    """The model is deleted in MLflow between registration and decision: the run succeeds, and MLflow has it again."""
     from towline.promotion import outcome
 
     decide = outcome.decide_promotion
@@ -157,13 +159,13 @@ def test_a_version_deleted_during_its_run(pipeline: Pipeline, monkeypatch: pytes
         return decide(*given)
 
     monkeypatch.setattr(outcome, "decide_promotion", late)
-    done = pipeline.run()
-    assert (done["event"], done["note"]) == ("promoted", "")
-    assert pipeline.mirrored() == ({"1": "1"}, {"champion": "1"})
+    result = pipeline.run()
+    assert (result["event"], result["note"]) == ("promoted", "")
+    assert pipeline.read_mirror() == ({"1": "1"}, {"champion": "1"})
 
 
 def test_a_locked_mlflow_store_gives_a_note(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the decision a locked MLflow store fails no run; the next command that writes updates it."""
+    """After the decision a locked MLflow store does not fail the run; the next command that writes updates it."""
     from towline.promotion import outcome
     from towline.registry.mlflow import client
 
@@ -179,27 +181,27 @@ def test_a_locked_mlflow_store_gives_a_note(pipeline: Pipeline, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(outcome, "decide_promotion", late)
-        done = pipeline.run()
+        result = pipeline.run()
     locks[0].close()
-    assert done["event"] == "promoted"
-    assert "MLflow does not show this yet" in done["note"]
-    assert pipeline.mirrored()[1] == {}
+    assert result["event"] == "promoted"
+    assert "MLflow does not show this yet" in result["note"]
+    assert pipeline.read_mirror()[1] == {}
     assert "put back" in pipeline.towline("status", MODEL, "--json").json["mirror"]
-    assert pipeline.mirrored() == ({"1": "1"}, {"champion": "1"})
+    assert pipeline.read_mirror() == ({"1": "1"}, {"champion": "1"})
 
 
 def accept_ledger(pipeline: Pipeline, reason: str) -> None:
-    """A run on a ledger that lost rows is refused; its remedy, with a reason, accepts the ledger as it is."""
-    done = pipeline.towline("run", pipeline.config, "--set", "seed=99", "--json")
-    assert done.code == 6, done.out + done.err
-    assert "rows were removed" in done.json["what"]
-    words = shlex.split(done.json["remedy"].rpartition(": ")[2].replace("'...'", shlex.quote(reason)))
-    done = pipeline.towline(*words[1:])
-    assert "signed and anchored" in done.err or "the anchor of its last row is removed" in done.err, done.err
+    """A run on a ledger that lost rows is refused; its remedy, with a reason, accepts the ledger."""
+    result = pipeline.towline("run", pipeline.config, "--set", "seed=99", "--json")
+    assert result.code == 6, result.out + result.err
+    assert "rows were removed" in result.json["what"]
+    words = shlex.split(result.json["remedy"].rpartition(": ")[2].replace("'...'", shlex.quote(reason)))
+    result = pipeline.towline(*words[1:])
+    assert "signed and anchored" in result.err or "the anchor of its last row is removed" in result.err, result.err
 
 
 def test_a_lost_ledger_is_reported(pipeline: Pipeline) -> None:
-    """Every command reports the loss with a remedy, which works as written."""
+    """Every command reports the loss with a remedy, which works as printed."""
     pipeline.run()
     backup = pipeline.store / "ledger.copy"
     shutil.copy(pipeline.store / "ledger.db", backup)
@@ -210,10 +212,10 @@ def test_a_lost_ledger_is_reported(pipeline: Pipeline) -> None:
         ("up", pipeline.config), ("run", pipeline.config),
     )  # fmt: skip
     for words in commands:
-        done = pipeline.towline(*words)
-        assert done.code == 6, (words, done.err)
-        assert "the ledger was lost" in done.err
-        assert "towline restore FILE --force" in done.err
+        result = pipeline.towline(*words)
+        assert result.code == 6, (words, result.err)
+        assert "the ledger was lost" in result.err
+        assert "towline restore FILE --force" in result.err
     assert not pipeline.store.joinpath("ledger.db").exists()
 
     shutil.copy(backup, pipeline.store / "ledger.db")
@@ -224,24 +226,24 @@ def test_a_lost_ledger_is_reported(pipeline: Pipeline) -> None:
     accept_ledger(pipeline, "the ledger was lost")
     assert pipeline.run()["version"] == 1
     assert pipeline.towline("models", "--json").json[0]["version"] == 1
-    assert pipeline.whole()
+    assert pipeline.is_consistent()
 
 
 def test_an_old_backup_of_the_ledger_gives_no_number_twice(pipeline: Pipeline) -> None:
-    """Numbers of releases in the store are not given to other runs, nor are their verdicts."""
+    """Other runs get neither the numbers nor the verdicts of releases in the store."""
     pipeline.run()
     shutil.copy(pipeline.store / "ledger.db", pipeline.store / "yesterday")
     lost = pipeline.run()
     pipeline.store.joinpath("yesterday").rename(pipeline.store / "ledger.db")
     accept_ledger(pipeline, "yesterday's ledger was restored")
     assert pipeline.towline("promote", f"{MODEL}@2", "--reason", "x").code == 2
-    done = pipeline.run(*REFUSED)
-    assert (lost["version"], done["version"], done["event"]) == (2, 3, "refused")
+    result = pipeline.run(*REFUSED)
+    assert (lost["version"], result["version"], result["event"]) == (2, 3, "refused")
     assert pipeline.towline("promote", f"{MODEL}@3", "--reason", "x").code == 4
     folders = sorted(path.name.partition("-")[0] for path in (pipeline.store / "releases" / MODEL).glob("v*"))
     assert folders == ["v1", "v2", "v3"]
     assert pipeline.run(seed=2)["version"] == 4  # the run whose promotion was lost is judged again
-    assert pipeline.whole()
+    assert pipeline.is_consistent()
 
 
 @pytest.mark.parametrize(
@@ -255,10 +257,10 @@ def test_an_old_backup_of_the_ledger_gives_no_number_twice(pipeline: Pipeline) -
 def test_a_changed_ledger_is_rejected_by_all_commands(
     words: tuple[str, ...], command: Command, sample_store: Any
 ) -> None:
-    """A version that somebody wrote into the ledger as champion neither serves nor is shown as champion."""
+    """A champion that was written into the ledger by SQL is neither served nor shown."""
     with closing(sqlite3.connect(sample_store.ledger_file)) as database, database:
         older = sample_store.release(2).relative_to(sample_store.settings.store).as_posix()
         database.execute("UPDATE ledger SET release = ? WHERE event = 'rolled_back'", (older,))
-    done = command(*(word.replace(MODEL, "house-value") for word in words))
-    assert done.code == 6, done.out + done.err
-    assert "was changed after it was written" in done.err
+    result = command(*(word.replace(MODEL, "house-value") for word in words))
+    assert result.code == 6, result.out + result.err
+    assert "was changed after it was written" in result.err

@@ -25,7 +25,7 @@ from towline.config import build_config
 from towline.inference.predictor import Model
 from towline.processes import child_pids
 
-if TYPE_CHECKING:  # the fixture says where the server is before Prefect is imported
+if TYPE_CHECKING:  # the fixture sets the server's address before Prefect is imported
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
 
@@ -47,7 +47,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def deployment(client: "SyncPrefectClient", model: Model) -> Iterator[Any]:
-    """The deployment of the model in a pool of its own; lost runs are ended sooner than in production."""
+    """The deployment of the model in its own pool; lost runs are ended sooner than in production."""
     from flows.deployments import deployments
     from towline.orchestration import crash_detection, scheduler, worker
 
@@ -66,7 +66,7 @@ def deployment(client: "SyncPrefectClient", model: Model) -> Iterator[Any]:
 
 @pytest.fixture
 def start_worker(prefect: str, store: Path, tmp_path: Path) -> "Iterator[Callable[[], subprocess.Popen[bytes]]]":
-    """Starts workers of the pool, which run one part at a time."""
+    """Starts workers of the pool, which run one part of a job at a time."""
     words = [sys.executable, "-m", "flows.deployments", "--pool", POOL, "--limit", "1"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     with ExitStack() as stack:
@@ -81,9 +81,9 @@ def start_worker(prefect: str, store: Path, tmp_path: Path) -> "Iterator[Callabl
 
 
 def kill(worker: "subprocess.Popen[bytes]") -> None:
-    """Kills a worker and its runs, so that nobody reports their end."""
+    """Kills a worker and its runs, so that nothing reports their end."""
     for pid in (worker.pid, *child_pids(worker.pid)):
-        with contextlib.suppress(ProcessLookupError):  # its run ends with the worker
+        with contextlib.suppress(ProcessLookupError):  # its run has ended with the worker
             os.kill(pid, signal.SIGKILL)
     worker.wait()
 
@@ -120,8 +120,8 @@ def test_a_pool_gives_the_same_bytes_although_a_worker_is_killed(
     start_worker: "Callable[[], subprocess.Popen[bytes]]",
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The other worker scores the shards of the killed one."""
-    monkeypatch.setenv("PREFECT_HOME", os.environ["PREFECT_HOME"])  # the command changes it
+    """Another worker scores the shards of the killed one."""
+    monkeypatch.setenv("PREFECT_HOME", os.environ["PREFECT_HOME"])  # the command changes the environment
     use_small_shards(monkeypatch, size=SHARD_BYTES, block=records.BLOCK_BYTES)
     score(model, source, tmp_path / "alone.csv")
     workers = [start_worker(), start_worker()]
@@ -160,9 +160,9 @@ def test_the_scoring_flow_is_the_parent_of_its_runs(
     start_worker()
     wait_for_workers(client, 1)
     raw = {"name": MODEL, "data": {"source": "x.csv", "target": "y"}, "scoring": {"engine": "prefect"}}
-    done = state_value(scoring_flow(build_config(raw, "test"), str(tmp_path / "new.csv"), return_state=True))
-    assert (done.rows, done.version) == (300, 1)
-    assert Path(done.output).is_relative_to(sample_store.settings.store)
+    result = state_value(scoring_flow(build_config(raw, "test"), str(tmp_path / "new.csv"), return_state=True))
+    assert (result.rows, result.version) == (300, 1)
+    assert Path(result.output).is_relative_to(sample_store.settings.store)
     (run,) = runs_of(client, deployment)
     parent = client.read_task_run(UUID(str(run.parent_task_run_id)))
     assert client.read_flow_run(UUID(str(parent.flow_run_id))).name == MODEL

@@ -17,7 +17,7 @@ from towline.monitoring.policy import Decision, MonitoringRun
 def test_each_trigger_starts_a_training(
     towline: Callable[..., CommandResult], config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a new row, a training registers a version and records why; without one, the finished run is returned."""
+    """With a new row, a training registers a version with the trigger; without one, the finished run is returned."""
     from flows import reaction
     from towline.orchestration.local_run import run_local
 

@@ -1,4 +1,4 @@
-"""The README's own example, followed to the letter."""
+"""The example of the README, without changes."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ from tests.support.paths import REPOSITORY
 
 
 def houses(rows: int = 1200) -> pd.DataFrame:
-    """A table with the columns that the README names, sold day by day until the summer of 2026."""
+    """A table with the columns of the README's example, with sales until the summer of 2026."""
     rng = np.random.default_rng(11)
     rooms, heating = rng.integers(1, 9, rows), rng.choice(["gas", "oil", "none"], rows)
     area = (25 * rooms + rng.normal(20, 15, rows)).clip(20).round(1)
@@ -34,7 +34,7 @@ def houses(rows: int = 1200) -> pd.DataFrame:
 
 
 def test_readme_example_works(towline: Callable[..., CommandResult], tmp_path: Path) -> None:
-    """Its config, its commands and its program work on a table with the columns it names."""
+    """Its config, commands and program work on a table with its columns."""
     page = (REPOSITORY / "README.md").read_text()
     table = houses()
     table.to_csv(tmp_path / "houses.csv", index=False)
@@ -44,13 +44,13 @@ def test_readme_example_works(towline: Callable[..., CommandResult], tmp_path: P
     commands = re.findall(r"^towline ((?:validate|run) .*houses.yaml)", page, re.MULTILINE)
     assert len(commands) == 2
     for command in at_least_one(commands):
-        done = towline(*shlex.split(command.replace("configs", str(tmp_path))), "--json")
-        assert done.code == 0, done.err
-    assert done.json["dataset"]["end"] == "2026-07-15T00:00:00"
+        result = towline(*shlex.split(command.replace("configs", str(tmp_path))), "--json")
+        assert result.code == 0, result.err
+    assert result.json["dataset"]["end"] == "2026-07-15T00:00:00"
 
     (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {}
-    exec(program.replace("configs/houses.yaml", str(path)), names)  # the README's own
+    exec(program.replace("configs/houses.yaml", str(path)), names)  # the README's table
     assert names["outcome"].repeated
     row = yaml.safe_load(re.findall(r"predict\((\{.*?\})", program)[0])
     assert {*row, *yaml.safe_load(config)["data"]["drop"], "price"} == set(table)

@@ -1,4 +1,4 @@
-"""The end and the steps of a run on another machine, as its caller sees them."""
+"""The end and the steps of a run on another machine, as the caller gets them."""
 
 import logging
 import os
@@ -11,13 +11,13 @@ import pytest
 
 from towline.errors import ConfigError, DataValidationError, TowlineError, TransientError
 
-if TYPE_CHECKING:  # the fixture says where the server is before Prefect is imported
+if TYPE_CHECKING:  # the fixture sets the server's address before Prefect is imported
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
 
 
-def ended(client: "SyncPrefectClient", name: str, kind: str, message: str = "") -> "FlowRun":
-    """A run of the training flow in that state."""
+def make_ended_run(client: "SyncPrefectClient", name: str, kind: str, message: str = "") -> "FlowRun":
+    """A run of the training flow with this end state."""
     from prefect.client.schemas.objects import State, StateType
 
     from flows.training import training_flow
@@ -28,12 +28,12 @@ def ended(client: "SyncPrefectClient", name: str, kind: str, message: str = "") 
 
 
 def test_the_error_of_a_remote_run_is_raised_here(client: "SyncPrefectClient") -> None:
-    """The text and the exit code are those of a run in this process."""
+    """Text and exit code are those of a run in this process."""
     from prefect.client.schemas.actions import ArtifactCreate
 
     from towline.orchestration import end_states, remote_run
 
-    run = ended(client, "Data refused", "FAILED")
+    run = make_ended_run(client, "Data refused", "FAILED")
     document = DataValidationError("the table breaks 1 rule", where="a.csv", details=("hour: 25",)).as_dict()
     left = ArtifactCreate(
         key=end_states.result_artifact_key("training"),
@@ -58,10 +58,10 @@ def test_the_error_of_a_remote_run_is_raised_here(client: "SyncPrefectClient") -
 def test_a_remote_run_without_a_result(
     client: "SyncPrefectClient", name: str, kind: str, error: type[TowlineError], what: str
 ) -> None:
-    """The error has the state and the address of its page."""
+    """The error has the end state and the address of the run's page."""
     from towline.orchestration import remote_run
 
-    run = ended(client, name, kind, "gone")
+    run = make_ended_run(client, name, kind, "gone")
     with pytest.raises(error) as caught:
         remote_run._read_result(client, "training", run, "http://page")
     assert (caught.value.what, caught.value.where) == (what, "http://page")
@@ -71,7 +71,7 @@ def test_a_remote_run_without_a_result(
 def test_steps_of_a_remote_run_are_logged_here(
     client: "SyncPrefectClient", caplog: pytest.LogCaptureFixture, polls: str
 ) -> None:
-    """Begin and end of each step are logged once with duration and note, however often the run is polled."""
+    """Start and end of each step are logged once with duration and note, however often the run is polled."""
     from flows.training import training_flow
     from towline.orchestration.step_table import StepTableReader, publish_steps
     from towline.steps import step
@@ -102,7 +102,7 @@ def _steps(caplog: pytest.LogCaptureFixture) -> list[tuple[object, ...]]:
 
 
 def test_waiting_for_the_worker_of_a_pool(client: "SyncPrefectClient", prefect: str, tmp_path: Path) -> None:
-    """As after ``docker compose up -d``: after the wait the worker is there."""
+    """As after ``docker compose up -d``: the command waits until the worker has started."""
     from towline.orchestration import remote_run
 
     words = [sys.executable, "-m", "flows.deployments", "--pool", "starting"]
@@ -118,7 +118,7 @@ def test_waiting_for_the_worker_of_a_pool(client: "SyncPrefectClient", prefect: 
 
 
 def test_an_unknown_pool_is_rejected(client: "SyncPrefectClient", monkeypatch: pytest.MonkeyPatch) -> None:
-    """The existing pools are listed at once, the remedy at the end."""
+    """The error lists the existing pools, and has a remedy."""
     from prefect.client.schemas.actions import WorkPoolCreate
 
     from towline.orchestration import remote_run

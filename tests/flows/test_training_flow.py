@@ -1,4 +1,4 @@
-"""The training flow on a small real table: its results in the ledger, in MLflow and on disk."""
+"""The training flow on a small real table: results in the ledger, in MLflow and on disk."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Command = Callable[..., CommandResult]
 def test_a_run_promotes_and_a_repeated_run_does_nothing(towline: Command, config: Path, store: Path) -> None:
     """The first run ends with a champion; the same command again reports it and creates no second version.
 
-    Its behaviour tests are checks of the gate and are in the model card.
+    Behaviour tests are checks of the gate, and are in the model card.
     """
     tested = ("--set", "behaviour={robustness: {}, expect: [{name: a day, row: {hour: 8}, between: [-500, 1500]}]}")
     first = towline("run", config, *tested, "--json")
@@ -41,7 +41,7 @@ def test_a_run_promotes_and_a_repeated_run_does_nothing(towline: Command, config
 
 
 def test_a_changed_table_gives_a_new_version(towline: Command, config: Path) -> None:
-    """One more row is another run; rollback restores the previous version, and the history has all of it."""
+    """One more row gives another run key; a rollback restores the previous version, and the history has all events."""
     assert towline("run", config).code == 0
     path = Path(yaml.safe_load(config.read_text())["data"]["source"])
     table = pd.read_csv(path)
@@ -56,11 +56,11 @@ def test_a_changed_table_gives_a_new_version(towline: Command, config: Path) -> 
 
 
 def test_a_rejected_model_does_not_serve(towline: Command, config: Path) -> None:
-    """A bound that is not met: exit code 4 and a recorded rejection, no champion; later commands give the remedy."""
-    done = towline("run", config, "--set", "gate.max.mae=0.5", "--json")
-    assert done.code == 4
-    assert done.json["event"] == "refused"
-    failed = [check for check in done.json["verdict"]["checks"] if check["outcome"] == "fail"]
+    """A bound that is not met: exit code 4, a recorded refusal and no champion; later commands show the remedy."""
+    result = towline("run", config, "--set", "gate.max.mae=0.5", "--json")
+    assert result.code == 4
+    assert result.json["event"] == "refused"
+    failed = [check for check in result.json["verdict"]["checks"] if check["outcome"] == "fail"]
     assert [check["bound"] for check in failed] == [0.5]
     assert towline("models", "--json").json[0]["state"] == "refused"
     promoted = towline("promote", "bikes@1", "--reason", "please")
@@ -75,11 +75,11 @@ def test_a_rejected_model_does_not_serve(towline: Command, config: Path) -> None
 
 
 def test_a_version_waits_for_approval(towline: Command, config: Path, tmp_path: Path) -> None:
-    """The run ends with exit code 0 and without a champion; the last approval promotes the version, which is whole."""
+    """The run ends with exit code 0 and without a champion; the last approval promotes the complete version."""
     words = ("--set", "approval={required: 1, expires: 1d}")
-    done = towline("run", config, *words)
-    assert done.code == 0, done.err
-    assert "towline approve bikes@1" in done.out
+    result = towline("run", config, *words)
+    assert result.code == 0, result.err
+    assert "towline approve bikes@1" in result.out
     assert towline("models", "--json").json[0]["state"] == "awaiting approval"
     again = towline("run", config, *words)
     assert (again.code, "awaits approval: 1 approval until" in again.out) == (0, True)
@@ -94,7 +94,7 @@ def test_a_version_waits_for_approval(towline: Command, config: Path, tmp_path: 
 
 
 def test_another_gate_reuses_the_fits_and_another_split_does_not(towline: Command, config: Path, store: Path) -> None:
-    """After a rejection the bound is relaxed: cross-validation is not repeated, as its measured times show."""
+    """After a refusal with a relaxed bound, cross-validation is not repeated: its measured times are the same."""
     rejected = towline("run", config, "--set", "gate.max.mae=0.5", "--json").json
     assert rejected["event"] == "refused"
     (workspace,) = (store / "work").iterdir()
@@ -113,14 +113,14 @@ def test_another_gate_reuses_the_fits_and_another_split_does_not(towline: Comman
 
 
 def test_as_of_leaves_out_later_rows(towline: Command, config: Path) -> None:
-    """A run as of a past day has no row after it."""
+    """A run as of an earlier day has no row after it."""
     outcome = towline("run", config, "--as-of", "2011-02-10", "--json").json
     assert outcome["dataset"]["end"] <= "2011-02-10T00:00:00"
     assert outcome["dataset"]["rows"] < 1000
 
 
 def test_mlflow_mirrors_the_ledger(towline: Command, config: Path, store: Path) -> None:
-    """The version is in MLflow with its aliases, its candidates as nested runs, plots, release and digest."""
+    """MLflow has the version with aliases, nested runs of candidates, plots, release and digest."""
     outcome = towline("run", config, "--json").json
     from mlflow import MlflowClient
 
@@ -138,43 +138,41 @@ def test_mlflow_mirrors_the_ledger(towline: Command, config: Path, store: Path) 
 
 
 def test_a_wrong_behaviour_test_stops_the_run_before_it_trains(towline: Command, config: Path, store: Path) -> None:
-    """A column that the table does not have is exit code 2 with its key, and nothing was fitted."""
-    done = towline("run", config, "--set", "behaviour={directional: [{column: temp, delta: 1}]}")
-    assert done.code == 2
-    assert "behaviour.directional.0.column" in done.err
+    """A column that the table does not have: exit code 2 with the config key, and no fit."""
+    result = towline("run", config, "--set", "behaviour={directional: [{column: temp, delta: 1}]}")
+    assert result.code == 2
+    assert "behaviour.directional.0.column" in result.err
     assert not list(store.glob("work/*/model.skops"))
 
 
 def test_without_a_time_column_rows_are_split_at_random(towline: Command, config: Path) -> None:
-    """The same table without its time column is trained on as well; rejected data leaves the stores unchanged."""
+    """The same table without a time column is trained, too; rejected data changes no store."""
     words = ["--set", "data.time=null", "--set", "data.drop=[casual, registered, datetime]"]
     assert towline("run", config, *words, "--json").json["split"]["by"] == "random"
 
 
 def test_leaks_are_rejected(towline: Command, config: Path, store: Path) -> None:
-    """Columns that add up to the target end the run with exit code 3 before anything is trained."""
-    done = towline("run", config, "--set", "data.drop=[]")
-    assert done.code == 3
-    assert "casual" in done.err
-    assert "registered" in done.err
+    """Columns that add up to the target end the run with exit code 3 before any fit."""
+    result = towline("run", config, "--set", "data.drop=[]")
+    assert result.code == 3
+    assert "casual" in result.err
+    assert "registered" in result.err
     assert not (store / "ledger.db").exists()
     assert not (store / "releases").exists()
 
 
 def test_end_states_in_prefect(towline: Command, config: Path, prefect: str) -> None:
-    """A rejected model, rejected data, a repeated run and a promotion have different states in Prefect, with the
-    reason.
-    """
+    """Refused version, rejected data, repeated run and promotion have different states in Prefect, with reasons."""
 
     def ask(what: str, **query: Any) -> list[dict[str, Any]]:
         body = json.dumps(query).encode()
         request = Request(f"{prefect}/api/{what}/filter", body, {"Content-Type": "application/json"})
-        with urlopen(request, timeout=30) as answer:  # on loopback
-            return list(json.load(answer))
+        with urlopen(request, timeout=30) as response:  # on loopback
+            return list(json.load(response))
 
     def last() -> dict[str, str]:
-        begun = {"state": {"type": {"not_any_": ["SCHEDULED"]}}}  # other tests leave schedules behind
-        run = ask("flow_runs", limit=1, sort="START_TIME_DESC", flow_runs=begun)[0]
+        started = {"state": {"type": {"not_any_": ["SCHEDULED"]}}}  # other tests have created schedules
+        run = ask("flow_runs", limit=1, sort="START_TIME_DESC", flow_runs=started)[0]
         return run["state"] | {"tag": run["tags"][0]}
 
     code, state = towline("run", config).code, last()
@@ -194,13 +192,13 @@ def test_end_states_in_prefect(towline: Command, config: Path, prefect: str) -> 
 
 
 def test_a_candidate_beyond_the_budget_is_left_out_and_named(towline: Command, config: Path, store: Path) -> None:
-    """The run promotes the other candidate; screen, model card and MLflow name the one that was left out."""
+    """The run promotes the other candidate; screen, model card and MLflow name the candidate that was left out."""
     candidates = "candidates=[linear, {estimator: forest, params: {n_estimators: 3000}}]"
-    done = towline("run", config, "--set", candidates, "--set", "budget=2s")
-    assert done.code == 0, done.err
+    result = towline("run", config, "--set", candidates, "--set", "budget=2s")
+    assert result.code == 0, result.err
     reduction = "forest is left out: its fits on all 1,400 rows would take about"
-    assert f"  · {reduction}" in done.out
-    assert "left out (budget)" in done.out
+    assert f"  · {reduction}" in result.out
+    assert "left out (budget)" in result.out
     (card,) = store.glob("releases/**/card.html")
     assert reduction in card.read_text()
 
@@ -216,21 +214,21 @@ def test_a_candidate_beyond_the_budget_is_left_out_and_named(towline: Command, c
 
 
 def test_a_small_table_is_trained_as_without_a_budget(towline: Command, config: Path) -> None:
-    """The default budget changes neither scores nor metrics, and there is no step that measures fits."""
+    """The default budget changes neither scores nor metrics, and no step measures fits."""
     limited = towline("run", config, "--json")
     free = towline("run", config, "--set", "budget=null", "--json")
-    for done in (limited, free):
-        assert done.json["training_notes"] == []
-        assert "plan fits" not in done.err
+    for result in (limited, free):
+        assert result.json["training_notes"] == []
+        assert "plan fits" not in result.err
     assert free.json["metrics"] == limited.json["metrics"]
-    scores = [[each["mean"] for each in done.json["candidates"]] for done in (limited, free)]
+    scores = [[each["mean"] for each in result.json["candidates"]] for result in (limited, free)]
     assert scores[0] == scores[1]
 
 
 def test_a_model_far_below_boosting_is_reported(
     towline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A linear model of the sign of a product is compared with boosting, and the summary says what to do."""
+    """A linear model cannot learn the sign of a product; the summary compares it with boosting and gives advice."""
     monkeypatch.setattr(reference_model, "REFERENCE", Candidate(estimator="boosting"))
     rng = np.random.default_rng(0)
     table = pd.DataFrame(rng.normal(size=(800, 3)), columns=["a", "b", "c"])
@@ -238,7 +236,7 @@ def test_a_model_far_below_boosting_is_reported(
     table.to_csv(tmp_path / "signs.csv", index=False)
     raw = {"name": "signs", "data": {"source": str(tmp_path / "signs.csv"), "target": "y"}, "candidates": ["linear"]}
     (tmp_path / "signs.yaml").write_text(yaml.safe_dump(raw))
-    done = towline("run", tmp_path / "signs.yaml")
-    assert "compare with boosting" in done.err
-    assert "linear is far below default boosting" in done.out
-    assert "add boosting to candidates" in done.out
+    result = towline("run", tmp_path / "signs.yaml")
+    assert "compare with boosting" in result.err
+    assert "linear is far below default boosting" in result.out
+    assert "add boosting to candidates" in result.out

@@ -76,7 +76,7 @@ def test_dask_on_this_machine_gives_the_same_bytes(
 def test_workers_with_another_version_or_other_files_are_refused(
     tmp_path: Path, model: Model, source: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error comes before the source is read: its bytes are no CSV at all."""
+    """The error is raised before the source is read, which is no valid CSV."""
     options = {"engine": "dask", "scheduler": cluster.scheduler_address}
     source.write_bytes(b"")
     with monkeypatch.context() as patch:

@@ -38,8 +38,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _no_leftovers(tmp_path: Path) -> Iterator[None]:
-    """A finished job leaves no work folder."""
+def _check_work_folders(tmp_path: Path) -> Iterator[None]:
+    """Checks that a finished job leaves no work folder."""
     yield
     assert [path for path in tmp_path.rglob(".*towline-batch*") if path.is_dir()] == []
 
@@ -88,8 +88,8 @@ def test_a_table_becomes_a_table(model: Model, database: str, tmp_path: Path) ->
     assert not list(tmp_path.rglob("*.parquet"))
 
 
-def test_a_table_is_replaced_only_if_asked_for(model: Model, database: str, tmp_path: Path) -> None:
-    """The existing table is an error before a row is read; --overwrite replaces it whole."""
+def test_a_table_is_replaced_only_with_overwrite(model: Model, database: str, tmp_path: Path) -> None:
+    """An existing table is an error before a row is read; --overwrite replaces the whole table."""
     write(database, pd.DataFrame({"id": [7], "old": ["x"]}), "scored")
     with pytest.raises(ConfigError, match="the table exists"):
         score(model, tmp_path, f"{database}#new", f"{database}#scored")
@@ -99,7 +99,7 @@ def test_a_table_is_replaced_only_if_asked_for(model: Model, database: str, tmp_
 
 
 def test_a_query_becomes_a_file(model: Model, database: str, tmp_path: Path) -> None:
-    """With its bad rows in the quarantine; the rows keep their order."""
+    """Bad rows are in the quarantine; the rows keep their order."""
     query = "SELECT id, zip, word, size, flag, CASE id % 100 WHEN 99 THEN 'soon' ELSE '2026-01-01' END AS day FROM new"
     result = score(model, tmp_path, database, str(tmp_path / "out.parquet"), f"{query} ORDER BY id DESC")
     written = pq.read_table(tmp_path / "out.parquet").to_pandas()
@@ -113,7 +113,7 @@ def test_a_query_becomes_a_file(model: Model, database: str, tmp_path: Path) -> 
 def test_a_lost_connection_leaves_the_old_table(
     model: Model, postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same command then writes the table without scoring again."""
+    """The same command then writes the table without repeated scoring."""
     write(postgres, new_rows(), "new")
     write(postgres, pd.DataFrame({"id": [7]}), "scored")
     real, calls = table_output._as_csv, list[int]()
@@ -131,9 +131,9 @@ def test_a_lost_connection_leaves_the_old_table(
 
     monkeypatch.setattr(table_output, "_BATCH_ROWS", 100)
     monkeypatch.setattr(table_output, "_as_csv", lose_connection)
-    with pytest.raises(TransientError, match=r"not written|does not answer") as lost:
+    with pytest.raises(TransientError, match=r"not written|does not answer") as caught:
         score(model, tmp_path, f"{postgres}#new", f"{postgres}#scored", overwrite=True)
-    assert str(make_url(postgres).password) not in str(lost.value)
+    assert str(make_url(postgres).password) not in str(caught.value)
     assert read(postgres, "scored")["id"].tolist() == [7]
     monkeypatch.setattr(table_output, "_as_csv", real)
     monkeypatch.setattr(type(model.scorer), "predict_columns", None)
@@ -142,7 +142,7 @@ def test_a_lost_connection_leaves_the_old_table(
 
 
 def test_wrong_addresses(model: Model, database: str, tmp_path: Path) -> None:
-    """Each is named before a row is scored, and no password is shown."""
+    """The error names each before a row is scored, without its password."""
     output = str(tmp_path / "out.csv")
     with pytest.raises(ConfigError, match="neither a table nor a query"):
         score(model, tmp_path, database, output)

@@ -1,4 +1,4 @@
-"""Batch scoring in processes of its own: kills, and the number of workers."""
+"""Batch scoring in separate processes: kills, and different numbers of workers."""
 
 import multiprocessing
 import subprocess
@@ -36,9 +36,9 @@ def command(folder: Path, model: Path, output: Path, workers: int) -> list[str]:
 
 @pytest.mark.slow
 def test_a_killed_job_resumes_with_the_same_bytes(tmp_path: Path) -> None:
-    """Killed after the first, the third and the fifth shard: each row is there once, and one worker gives the same.
+    """Killed after the first, third and fifth shard: each row is in the output once, which equals that of one worker.
 
-    If only the main process is killed, its workers end too. One worker continues the work of several, and they its.
+    If only the main process is killed, its workers end too. The number of workers differs between the attempts.
     """
     model = train_customer_model(tmp_path / "model").directory
     write_files(tmp_path / "in", FILES, ROWS)
@@ -56,8 +56,8 @@ def test_a_killed_job_resumes_with_the_same_bytes(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".out.csv.*"))
 
 
-def test_a_run_on_a_cluster_that_was_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It writes the piece of a shard after the workers of this machine have started: the job uses it and ends."""
+def test_a_shard_that_an_earlier_cluster_run_completes_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard is completed elsewhere after the local workers have started: the job uses the result and ends."""
     model, prepare = train_customer_model(tmp_path / "model"), ProcessEngine.prepare
     write_files(tmp_path / "in", 4, 100)
     expected = score(model, tmp_path / "in", tmp_path / "expected.csv").output_digest
@@ -71,15 +71,15 @@ def test_a_run_on_a_cluster_that_was_left_behind(tmp_path: Path, monkeypatch: py
 
 
 def test_a_worker_that_is_killed_while_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It waits for the place of its shard: the job ends with an error, and the next one completes the output."""
+    """It waits to append its shard: the job ends with an error, and the next job completes the output."""
     model, submit = train_customer_model(tmp_path / "model"), ProcessEngine.submit
     write_files(tmp_path / "in", 3, 100)
     expected = score(model, tmp_path / "in", tmp_path / "expected.csv").output_digest
 
     def kill_a_waiting_worker(engine: ProcessEngine, shard: Shard, task: ShardTask, report: object) -> object:
-        handle = submit(engine, Shard(**{**shard.model_dump(), "number": 1}), task, report)  # the place of 0 is unknown
-        wait_until(lambda: bool(list(task.work.glob(".000001.quarantine.*"))))  # it has begun
-        for worker in multiprocessing.active_children()[:1]:  # a later call may be after the end of all
+        handle = submit(engine, Shard(**{**shard.model_dump(), "number": 1}), task, report)  # shard 0 is not written
+        wait_until(lambda: bool(list(task.work.glob(".000001.quarantine.*"))))  # it has started
+        for worker in multiprocessing.active_children()[:1]:  # in a later call all may have ended
             worker.kill()
         return handle
 

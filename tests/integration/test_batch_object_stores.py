@@ -20,7 +20,7 @@ from tests.support.batch import (
     train_customer_model,
     use_small_shards,
 )
-from tests.support.object_store import BUCKET, SECRET_KEY, ExpiredHandler, FileHandler, answering, running_s3
+from tests.support.object_store import BUCKET, SECRET_KEY, ExpiredHandler, FileHandler, run_web_server, running_s3
 from tests.support.paths import TOWLINE
 from towline import remote_files
 from towline.errors import ConfigError, DataError, TransientError
@@ -54,10 +54,10 @@ def table(rows: int = 200) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(("name", "target"), [("in.csv", "out.csv"), ("in.parquet", "out.parquet"), ("in.csv", "out")])
-def test_s3_gives_what_files_give(
+def test_s3_gives_the_bytes_of_local_files(
     tmp_path: Path, model: Model, s3: Any, monkeypatch: pytest.MonkeyPatch, name: str, target: str
 ) -> None:
-    """From and to S3: the bytes are those of files, and the same command does not score again."""
+    """Source and output in S3: the bytes are those of local files, and the same command does not score again."""
     use_small_shards(monkeypatch, size=4_000, block=1_000)
     table().to_csv(tmp_path / "in.csv", index=False)
     table().to_parquet(tmp_path / "in.parquet")
@@ -76,7 +76,7 @@ def test_s3_gives_what_files_give(
 
 
 def test_an_object_that_changes_is_an_error(tmp_path: Path, model: Model, s3: Any) -> None:
-    """A range of another version of an object is never read."""
+    """Ranges of two versions of an object are never mixed."""
     s3.pipe(f"{BUCKET}/changing.csv", table().to_csv(index=False).encode())
     (file,) = remote_files.list_remote_files(f"s3://{BUCKET}/changing.csv", (), "IN")
     with file.open() as stream:
@@ -98,7 +98,7 @@ def test_an_object_that_changes_is_an_error(tmp_path: Path, model: Model, s3: An
 def test_missing_objects_and_buckets(
     tmp_path: Path, model: Model, s3: Any, source: str, output: str, error: type[Exception], expected: str
 ) -> None:
-    """Each is named before a row is read."""
+    """The error names each before a row is read."""
     table().to_csv(tmp_path / "in.csv", index=False)
     output = output if "://" in output else str(tmp_path / output)
     with pytest.raises(error, match=expected):
@@ -108,18 +108,18 @@ def test_missing_objects_and_buckets(
 def test_no_access(
     tmp_path: Path, model: Model, s3: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No credentials, an expired token and a server that is down: named, without a secret in an error or a log."""
+    """Missing credentials, an expired token and a server that is down are named, without a secret in error or log."""
     caplog.set_level(logging.INFO)
     table().to_csv(tmp_path / "in.csv", index=False)
     shown = []
 
     def fail(source: str, output: str, error: type[Exception], expected: str) -> None:
         type(s3).clear_instance_cache()
-        with pytest.raises(error, match=expected) as raised:
+        with pytest.raises(error, match=expected) as caught:
             score_addresses(model, source, output, tmp_path)
-        shown.append(str(raised.value))
+        shown.append(str(caught.value))
 
-    with answering(ExpiredHandler) as address:
+    with run_web_server(ExpiredHandler) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         fail(f"s3://{BUCKET}/in.csv", str(tmp_path / "out.csv"), ConfigError, "(?s)no access.*token has expired")
         fail("in.csv", f"s3://{BUCKET}/out.csv", ConfigError, "no access")
@@ -137,10 +137,10 @@ def test_no_access(
 def test_web_servers(
     tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With ranges, without them, and refused: the signature in the URL is shown nowhere."""
+    """With ranges, without them, and refused; the signature in the URL is in no output."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(FileHandler, "files", {"/in.csv": table().to_csv(index=False).encode()})
-    with answering(FileHandler) as address:
+    with run_web_server(FileHandler) as address:
         results = [
             score_addresses(model, f"{address}{path}?sig={SECRET_KEY}", str(tmp_path / f"{number}.csv"), tmp_path)
             for number, path in enumerate(("/in.csv", "/ranges/in.csv"))
@@ -148,21 +148,21 @@ def test_web_servers(
         assert results[0].output_digest == results[1].output_digest
         assert [result.rows for result in results] == [200, 200]
         wrong = SECRET_KEY[::-1]
-        with pytest.raises(ConfigError, match="no access") as refused:
+        with pytest.raises(ConfigError, match="no access") as caught:
             score_addresses(model, f"{address}/in.csv?sig={wrong}", str(tmp_path / "out.csv"), tmp_path)
         with pytest.raises(DataError, match="no such file") as missing:
             score_addresses(model, f"{address}/none.csv?sig={wrong}", str(tmp_path / "out.csv"), tmp_path)
     with pytest.raises(TransientError, match="does not answer") as down:
         score_addresses(model, f"{address}/in.csv?sig={wrong}", str(tmp_path / "out.csv"), tmp_path)
     texts = [path.read_text() for path in tmp_path.rglob("*.json")]
-    shown = caplog.text + "".join([str(error.value) for error in (refused, missing, down)] + texts)
+    shown = caplog.text + "".join([str(error.value) for error in (caught, missing, down)] + texts)
     assert SECRET_KEY not in shown
     assert wrong not in shown
 
 
 @pytest.mark.slow
 def test_a_killed_command_resumes(tmp_path: Path, model: Model, server: dict[str, str], s3: Any) -> None:
-    """Killed at several moments from S3 to S3: the object is not there or whole, and the last run gives the bytes."""
+    """Killed at several times: the object is missing or complete, and the last attempt gives the expected bytes."""
     for number in range(6):
         rows = make_customer_table(4_000, seed=number).drop(columns="bought")
         s3.pipe(f"{BUCKET}/many/part-{number}.csv", rows.to_csv(index=False).encode())

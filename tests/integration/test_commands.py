@@ -33,8 +33,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "replay taxis.yaml --from 2026-01-01 --to 2026-02-01",
     ],
 )  # fmt: skip
-def test_a_strange_folder_stays_as_it_is(words: str, folder: Path) -> None:
-    """What only reads, or refuses, makes no store where none is."""
+def test_a_folder_without_a_project_is_not_changed(words: str, folder: Path) -> None:
+    """Commands that only read, or that end with an error, create no store there."""
     result = CliRunner().invoke(main, words.split(), prog_name="towline")
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert sorted(path.name for path in folder.iterdir()) == ["taxis.csv", "taxis.yaml"], result.stderr

@@ -1,4 +1,4 @@
-"""What `towline doctor` reports of a setup, and that its remedies work."""
+"""What `towline doctor` reports of a setup; its remedies work."""
 
 import socket
 from collections.abc import Callable
@@ -27,12 +27,12 @@ def states(result: CommandResult) -> dict[str, str]:
 
 
 def test_a_new_project_is_in_order(command: Command, folder: Path) -> None:
-    """After `towline init` nothing has to be done: the exit code is 0, and no check is an error."""
+    """After `towline init` the exit code is 0, and no check is an error."""
     template.write_project(folder, "demo", "demo.yaml")
-    done = command("doctor", "--json")
-    assert done.code == 0, done.out
-    assert states(done)["project"] == "ok"
-    assert "error" not in states(done).values()
+    result = command("doctor", "--json")
+    assert result.code == 0, result.out
+    assert states(result)["project"] == "ok"
+    assert "error" not in states(result).values()
 
 
 def test_a_folder_without_a_project_names_the_command_that_makes_one(command: Command) -> None:
@@ -66,8 +66,8 @@ def test_a_missing_extra_names_its_installation(command: Command, monkeypatch: p
     assert check["remedy"] == "pip install 'towline[pipeline]'"
 
 
-def test_an_extra_for_one_platform_is_not_asked_for(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLServer needs an environment of its own, with other versions: its absence is in order."""
+def test_an_extra_for_one_platform_is_not_required(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLServer needs a separate environment with other versions, so its absence is no warning."""
     real = extras.find_spec
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "mlserver" else real(name))
     checks = {check["name"]: check for check in command("doctor", "--json").json}
@@ -81,13 +81,13 @@ def test_a_full_disk_is_an_error(command: Command, monkeypatch: pytest.MonkeyPat
     """With less than a gigabyte the exit code is 2."""
     usage = doctor.shutil._ntuple_diskusage(100, 100, 2**20)  # type: ignore[attr-defined]
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: usage)
-    done = command("doctor")
-    assert done.code == 2
-    assert "free disk space" in done.out
+    result = command("doctor")
+    assert result.code == 2
+    assert "free disk space" in result.out
 
 
 def test_a_server_that_does_not_answer(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that is down is named with the setting that leads to it, without its password."""
+    """A server that is down is named with its setting, without its password."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
@@ -104,7 +104,7 @@ def _refuse(*_: object) -> None:
 
 
 def test_a_clock_that_was_set_back(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine whose clock differs from that of the store's disk is an error."""
+    """A clock that differs from that of the store's disk is an error."""
     now = doctor.time.time()
     monkeypatch.setattr(doctor.time, "time", lambda: now - 3600)
     (check,) = [check for check in command("doctor", "--json").json if check["name"] == "clock"]

@@ -1,4 +1,4 @@
-"""Imports: what a process loads for a task, measured in a new interpreter."""
+"""The modules that a process loads for a task, in a new interpreter."""
 
 import json
 import os
@@ -12,14 +12,14 @@ from tests.support.sample_store import MODEL, SampleStore
 
 
 def test_the_service_loads_no_table_library() -> None:
-    """Neither pandas nor pyarrow comes with the log."""
+    """The prediction log imports neither pandas nor pyarrow."""
     code = "import sys, towline.prediction_log.writer; print(*{name.partition('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"pandas", "pyarrow", "sklearn", "sqlalchemy"} & set(done.stdout.split())
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"pandas", "pyarrow", "sklearn", "sqlalchemy"} & set(result.stdout.split())
 
 
 def test_serving_a_compiled_model_imports_no_heavy_library(sample_store: SampleStore) -> None:
-    """Start and memory of a service rest on it."""
+    """The start time and memory of a service depend on it."""
     code = (
         "import sys;"
         "from towline.serving.model_reloader import ModelReloader;"
@@ -29,20 +29,20 @@ def test_serving_a_compiled_model_imports_no_heavy_library(sample_store: SampleS
         "served.open(); served.check_ledger();"
         "print(served.model.compiled, *sys.modules)"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, MODEL],
         env={"TOWLINE_STORE": str(sample_store.settings.store)},
         capture_output=True,
         text=True,
         check=True,
     )
-    compiled, *modules = done.stdout.split()
+    compiled, *modules = result.stdout.split()
     assert compiled == "True"
     assert not {"pandas", "sklearn", "scipy", "sqlalchemy", "pyarrow", "mlflow", "skops"} & set(modules)
 
 
 def test_an_embedded_model_is_light(tmp_path: Path) -> None:
-    """To answer a dict, a compiled release needs no pipeline, no web framework, no scikit-learn and no pandas."""
+    """A prediction of a compiled release needs no pipeline, no web framework, no scikit-learn and no pandas."""
     code = (
         "import json, sys; from towline import load; model = load(sys.argv[1])\n"
         "print(float(model.predict(json.load(open(sys.argv[1] + '/probe.json'))['rows'][0])[0]))\n"
@@ -50,8 +50,8 @@ def test_an_embedded_model_is_light(tmp_path: Path) -> None:
     )
     run = train_regression(tmp_path)
     release = run.settings.store / run.package().path
-    done = subprocess.run([sys.executable, "-c", code, release], capture_output=True, text=True, check=True)
-    answer, modules = done.stdout.splitlines()
+    result = subprocess.run([sys.executable, "-c", code, release], capture_output=True, text=True, check=True)
+    answer, modules = result.stdout.splitlines()
     assert float(answer) == json.loads((release / "probe.json").read_bytes())["labels"][0]
     heavy = {
         "prefect", "mlflow", "great_expectations", "evidently", "starlette", "fastapi", "uvicorn", "sklearn", "scipy",
@@ -61,18 +61,18 @@ def test_an_embedded_model_is_light(tmp_path: Path) -> None:
 
 
 def test_importing_the_ledger_is_light() -> None:
-    """`towline models` pays for no library it does not use."""
+    """`towline models` imports no library that it does not use."""
     code = "import sys, json, towline.registry.ledger; print(json.dumps(sorted(sys.modules)))"
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert not {"sqlalchemy", "pandas", "numpy", "mlflow", "sklearn"} & set(loaded)
 
 
 def test_importing_towline_is_light() -> None:
-    """A program that embeds a model pays for neither Prefect nor MLflow nor a web framework."""
+    """A program that embeds a model imports neither Prefect nor MLflow nor a web framework."""
     heavy = {"prefect", "mlflow", "great_expectations", "evidently", "fastapi", "pandas", "sklearn", "sqlalchemy"}
     code = "import sys, towline; towline.load; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert heavy & set(done.stdout.split()) == set()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert heavy & set(result.stdout.split()) == set()
 
 
 def test_detection_imports_no_slow_library(sample_store: SampleStore, tmp_path: Path) -> None:
@@ -87,18 +87,18 @@ def test_detection_imports_no_slow_library(sample_store: SampleStore, tmp_path: 
         "contract = Contract.model_validate_json(Path(sys.argv[1], 'contract.json').read_bytes())\n"
         "print(detect(Path(sys.argv[1]), read_table(Path(sys.argv[2]), contract), DriftConfig()).state, *sys.modules)"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, str(sample_store.release(1)), str(path)],
         capture_output=True, text=True, check=True,
         cwd=REPOSITORY,
     )  # fmt: skip
-    state, *modules = done.stdout.split()
+    state, *modules = result.stdout.split()
     assert state == "ok"
     assert {"evidently", "pandas", "sklearn", "mlflow", "prefect", "matplotlib"} & set(modules) == set()
 
 
 def test_evidently_is_not_imported_without_an_alarm(tmp_path: Path) -> None:
-    """The modules that watch, and catching up on nothing, leave it out."""
+    """Monitoring modules do not import it, not even to catch up on missing reports."""
     code = (
         "import sys, pathlib, datetime; from towline.monitoring import journal;"
         "from towline.monitoring.reporting import evidently_report, plot_samples;"
@@ -111,14 +111,14 @@ def test_evidently_is_not_imported_without_an_alarm(tmp_path: Path) -> None:
 
 
 def test_batch_scoring_needs_the_base_installation_only() -> None:
-    """Its modules, drift included, load without the packages of the extras."""
+    """Its modules, with drift, load without the packages of the extras."""
     absent = ("orjson", "starlette", "prometheus_client", "prefect", "mlflow", "rich")
     hide = f"import sys; sys.modules.update(dict.fromkeys({absent}));"
     subprocess.run([sys.executable, "-c", f"{hide} import towline.batch.shard_scoring"], check=True)
 
 
 def test_limits_of_threads_hold_in_a_process_that_has_not_loaded_openmp() -> None:
-    """Else the search for leaks of the first table takes a minute on busy cores instead of a second."""
+    """Otherwise the search for leaks of the first table takes a minute on busy cores instead of a second."""
     code = (
         "from threadpoolctl import threadpool_info;"
         "from towline.processes import thread_pools;"
@@ -127,5 +127,5 @@ def test_limits_of_threads_hold_in_a_process_that_has_not_loaded_openmp() -> Non
         "print(*{pool['num_threads'] for pool in threadpool_info() if pool['user_api'] == 'openmp'})"
     )
     environment = {"OMP_NUM_THREADS": "3", "PATH": os.environ["PATH"]}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1"]
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["1"]

@@ -1,4 +1,4 @@
-"""MLflow as the mirror of the ledger, looked at by `towline up` and by commands."""
+"""MLflow as the mirror of the ledger: `towline up` and commands report differences and repair them."""
 
 import json
 from collections.abc import Callable
@@ -18,28 +18,30 @@ CONFIG = PipelineConfig.model_validate({"name": MODEL, "data": {"source": "x.csv
 
 @pytest.fixture
 def mirrored(sample_store: SampleStore) -> SampleStore:
-    """The sample store, with an MLflow store of its own that is not there yet."""
+    """The sample store, with the address of an MLflow store that does not exist yet."""
     uri = f"sqlite:///{sample_store.settings.store}/mlflow.db"
     return SampleStore(sample_store.settings.model_copy(update={"tracking_uri": uri}))
 
 
 @pytest.mark.slow
-def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: SampleStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that is gone, then a champion and its alias: told, and put back by another process; then all is quiet."""
+def test_up_restores_versions_that_were_deleted_in_mlflow(
+    mirrored: SampleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing MLflow store, then a deleted champion: each is reported once, and restored by another process."""
     from mlflow import MlflowClient
 
     monkeypatch.setattr(supervisor, "_MLFLOW_CHECK_S", 0.0)
     settings, messages = mirrored.settings, list[str]()
-    watcher = Supervisor(settings, [], [CONFIG], [], messages.append)
+    up = Supervisor(settings, [], [CONFIG], [], messages.append)
     (settings.store / "logs").mkdir()
 
-    def look() -> None:
-        watcher._check_mlflow()
-        watcher._check_mlflow()
-        if process := watcher._mlflow_checks[MODEL].process:
+    def check_twice() -> None:
+        up._check_mlflow()
+        up._check_mlflow()
+        if process := up._mlflow_checks[MODEL].process:
             assert process.wait(120) == 0, (settings.store / "logs" / "mirror.log").read_text()
 
-    look()
+    check_twice()
     assert "version 1, which serves, is missing" in messages[0]
     assert "version 2 is missing" in messages[0]
     present = mirror.read(settings, MODEL)
@@ -48,12 +50,12 @@ def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: SampleStore, monkeypa
         "2": "2",
     }
     assert present.aliases == {"champion": "1"}
-    look()
+    check_twice()
     assert len(messages) == 1
 
     MlflowClient(settings.tracking_uri, settings.tracking_uri).delete_model_version(MODEL, "1")
     assert find_differences(settings, MODEL) == ("version 1, which serves, is missing",)
-    look()
+    check_twice()
     assert len(messages) == 2
     assert find_differences(settings, MODEL) == ()
     present = mirror.read(settings, MODEL)
@@ -61,8 +63,8 @@ def test_up_puts_back_what_was_deleted_in_mlflow(mirrored: SampleStore, monkeypa
     assert (champion.tags[client.VERSION], champion.tags["verdict"]) == ("1", "pass")
 
 
-def test_a_damaged_release_does_not_keep_the_others_away(mirrored: SampleStore) -> None:
-    """What can be mirrored is; what is not whole is named again."""
+def test_a_damaged_release_does_not_prevent_mirroring_of_other_versions(mirrored: SampleStore) -> None:
+    """Versions with an undamaged release are mirrored; the other one is still reported as missing."""
     from towline.registry.mlflow.synchronization import synchronize
 
     (mirrored.release(2) / "contract.json").write_text("{}")
@@ -73,15 +75,15 @@ def test_a_damaged_release_does_not_keep_the_others_away(mirrored: SampleStore) 
     assert mirror.read(mirrored.settings, MODEL).aliases == {"champion": "1"}
 
 
-def test_a_promotion_with_mlflow_away_is_a_promotion(
+def test_a_promotion_succeeds_while_mlflow_is_down(
     mirrored: SampleStore, command: Callable[..., CommandResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It serves; MLflow is spoken of in a note, by status too, which answers all the same."""
+    """The version becomes champion; a note names MLflow, and `towline status` reports that MLflow cannot be read."""
     monkeypatch.setenv("TOWLINE_TRACKING_URI", "http://127.0.0.1:1")
-    done = command("promote", f"{MODEL}@2", "--reason", "better", "--json")
-    assert done.code == 0
-    assert json.loads(done.out)["changed"]
-    assert "note: MLflow does not show this yet" in done.err
+    result = command("promote", f"{MODEL}@2", "--reason", "better", "--json")
+    assert result.code == 0
+    assert json.loads(result.out)["changed"]
+    assert "note: MLflow does not show this yet" in result.err
     status = command("status", MODEL, "--json")
     assert status.code == 0
     assert status.json["champion"]["version"] == 2

@@ -35,7 +35,7 @@ WAIT = 60.0
 
 
 class Failing(FakeModel):
-    """Fails on what is larger than 900."""
+    """Raises an error for sizes above 900."""
 
     def predict_canonical(self, canonical: Any) -> RowPredictions:
         if any(row[0] > 900 for row in canonical):
@@ -43,12 +43,13 @@ class Failing(FakeModel):
         return super().predict_canonical(canonical)
 
 
-class Scraped(HTTPServer):
-    """The application over HTTP; each look finds that more was asked, that some failed, and that the log
-    lost some. A rollout is under way."""
+class ScrapedService(HTTPServer):
+    """The application over HTTP, with a rollout. Each scrape first sends predictions, some of which fail, and drops
+    log rows.
+    """
 
     def __init__(self, folder: Path, classes: tuple[str, ...]) -> None:
-        super().__init__(("127.0.0.1", 0), _Scrape)
+        super().__init__(("127.0.0.1", 0), _ScrapeHandler)
         folder.mkdir()
         model = Failing(make_contract(classes), folder, name=MODEL, version=2)
         challenger = FakeModel(make_contract(classes), folder, name=MODEL, version=3)
@@ -57,22 +58,22 @@ class Scraped(HTTPServer):
         self.refused = 0
 
 
-class _Scrape(BaseHTTPRequestHandler):
-    server: Scraped
+class _ScrapeHandler(BaseHTTPRequestHandler):
+    server: ScrapedService
 
     def do_GET(self) -> None:
-        service, given = self.server.service, self.headers.get("Authorization", "")
-        if given:
+        service, authorization = self.server.service, self.headers.get("Authorization", "")
+        if authorization:
             for size in (5, 60, 150, None, 950):
-                service.client.post("/predict", {"rows": [{**ROW, "size": size}]}, Authorization=given)
+                service.client.post("/predict", {"rows": [{**ROW, "size": size}]}, Authorization=authorization)
             service.log.drops += 3
-            service.live.rejections = 1
-        answer = service.client.get(self.path, Authorization=given)
-        self.send_response(answer.status_code)
-        self.send_header("Content-Type", answer.headers["content-type"])
+            service.reloader.rejections = 1
+        response = service.client.get(self.path, Authorization=authorization)
+        self.send_response(response.status_code)
+        self.send_header("Content-Type", response.headers["content-type"])
         self.end_headers()
-        self.wfile.write(answer.content)
-        self.server.refused += answer.status_code == 401
+        self.wfile.write(response.content)
+        self.server.refused += response.status_code == 401
 
     def log_message(self, *words: Any) -> None:
         pass
@@ -90,23 +91,23 @@ def listening(server: HTTPServer) -> Iterator[str]:
         thread.join()
 
 
-class Asked:
-    """The HTTP interface of a Prometheus."""
+class PrometheusApi:
+    """The HTTP API of a Prometheus server."""
 
     def __init__(self, address: str) -> None:
         self.address = address
 
-    def get(self, path: str, **more: str) -> Any:
-        url = f"http://{self.address}/api/v1/{path}?{urllib.parse.urlencode(more)}"
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as answer:
-            return json.load(answer)["data"]
+    def get(self, path: str, **parameters: str) -> Any:
+        url = f"http://{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as response:
+            return json.load(response)["data"]
 
     def values(self, query: str) -> list[tuple[dict[str, str], float]]:
         return [(sample["metric"], float(sample["value"][1])) for sample in self.get("query", query=query)["result"]]
 
 
-def configured(folder: Path, services: dict[str, str], status: str, address: str) -> Path:
-    """The stack's own files, with these addresses, and a second instead of a quarter of a minute."""
+def write_configuration(folder: Path, services: dict[str, str], status: str, address: str) -> Path:
+    """Writes the stack's Prometheus files with these addresses and intervals of one second."""
     config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     jobs = {job["job_name"]: job for job in config["scrape_configs"]}
@@ -125,11 +126,11 @@ def configured(folder: Path, services: dict[str, str], status: str, address: str
     return folder / "prometheus.yml"
 
 
-def watch(sample_store: SampleStore) -> None:
-    """Drift windows, quality windows and an alert of the version that serves."""
+def add_monitoring_results(sample_store: SampleStore) -> None:
+    """Adds drift windows, quality windows and an alert to the champion."""
     path = sample_store.release(1) / "config.yaml"
-    promised = {"slo": {"availability": 0.99, "p95_ms": 50}, "schedule": {"drift": "0 2 * * *"}}
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | promised))
+    sections = {"slo": {"availability": 0.99, "p95_ms": 50}, "schedule": {"drift": "0 2 * * *"}}
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | sections))
     journal = Journal.of(sample_store.settings, MODEL)
     journal.add(make_drift(3, "drift"), NOW - 3 * DAY)
     journal.add(make_quality(3, "degraded"), NOW - 3 * DAY)
@@ -138,21 +139,21 @@ def watch(sample_store: SampleStore) -> None:
 
 
 @pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusApi]:
     folder = tmp_path_factory.mktemp("prometheus")
     sample_store = make_sample_store(tmp_path_factory.mktemp("sample_store"))
-    watch(sample_store)
+    add_monitoring_results(sample_store)
     address = f"127.0.0.1:{free_port()}"
     with contextlib.ExitStack() as stack:
         services = {}
         for name, classes in (("service", ()), ("labels", CLASSES)):
-            server = Scraped(folder / name, classes)
+            server = ScrapedService(folder / name, classes)
             server.service = stack.enter_context(server.running)
-            server.service.live.rollout = server.rollout
+            server.service.reloader.rollout = server.rollout
             services[name] = stack.enter_context(listening(server))
         status = stack.enter_context(listening(StatusServer(0, sample_store.settings)))
         words = [
-            f"--config.file={configured(folder, services, status, address)}",
+            f"--config.file={write_configuration(folder, services, status, address)}",
             f"--storage.tsdb.path={folder}/data",
             f"--web.listen-address={address}",
         ]
@@ -165,11 +166,11 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
                 start_new_session=True,
             )
         stack.callback(_stop, process)
-        yield _ready(Asked(address), process, folder / "log")
+        yield _wait_until_ready(PrometheusApi(address), process, folder / "log")
 
 
-def _ready(server: Asked, process: "subprocess.Popen[bytes]", log: Path) -> Asked:
-    """Once it has scraped and evaluated for a while."""
+def _wait_until_ready(server: PrometheusApi, process: "subprocess.Popen[bytes]", log: Path) -> PrometheusApi:
+    """Returns the server once it has scraped and evaluated for a while."""
     end = time.monotonic() + WAIT
     while time.monotonic() < end and process.poll() is None:
         with contextlib.suppress(OSError):
@@ -184,8 +185,8 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     process.wait(timeout=60)
 
 
-def test_everything_is_scraped(prometheus: Asked) -> None:
-    """With the key from its file, and the status server as it is."""
+def test_all_targets_are_scraped(prometheus: PrometheusApi) -> None:
+    """The service with the key from its file, the status server without a key."""
     targets = prometheus.get("targets", state="active")["activeTargets"]
     assert {target["labels"]["job"]: (target["health"], target["lastError"]) for target in targets} == dict.fromkeys(
         ("service", "service-labels", "status", "prometheus"), ("up", "")
@@ -195,14 +196,14 @@ def test_everything_is_scraped(prometheus: Asked) -> None:
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
-def test_every_panel_shows_something(prometheus: Asked, path: Path) -> None:
-    """Each query of each panel finds data of a service that is asked and a model that is watched."""
-    given = {"$__rate_interval": "10s", "$job": "service.*", "$model": MODEL}
+def test_every_panel_shows_data(prometheus: PrometheusApi, path: Path) -> None:
+    """Each query of each panel returns data of a service with traffic and of a monitored model."""
+    variables = {"$__rate_interval": "10s", "$job": "service.*", "$model": MODEL}
     panel_queries = []
     for panel in json.loads(path.read_text())["panels"]:
         for target in panel["targets"]:
             query = target["expr"]
-            for name, value in given.items():
+            for name, value in variables.items():
                 query = query.replace(name, value)
             panel_queries.append((panel["title"], query))
     end = time.monotonic() + WAIT
@@ -222,15 +223,15 @@ def _has_number(values: list[tuple[dict[str, str], float]]) -> bool:
     return any(value == value for _, value in values)
 
 
-def test_what_is_promised_comes_from_the_config(prometheus: Asked) -> None:
-    """Availability and latency are those of the champion's release, not those of the file."""
+def test_slo_targets_come_from_the_config(prometheus: PrometheusApi) -> None:
+    """Availability and latency are those of the champion's release, not the defaults of the rules."""
     assert prometheus.values('towline:slo:target{objective="availability"}')[0][1] == 0.99
     assert prometheus.values("towline:slo_latency:edge_seconds")[0][1] == 0.05
     assert {metric["le"] for metric, _ in prometheus.values("towline:slo_latency:edge")} == {"0.05"}
 
 
-def test_a_fifth_that_fails_is_a_fifth(prometheus: Asked) -> None:
-    """What is recorded of a real service is what happened to it, and it burns the budget."""
+def test_failed_requests_are_recorded_and_burn_the_error_budget(prometheus: PrometheusApi) -> None:
+    """A fifth of the requests fails: Prometheus records this share, and the alerts fire."""
     query = 'towline:slo_bad:ratio_rate5m{objective="availability",job="service"}'
     assert prometheus.values(query)[0][1] == pytest.approx(0.2, abs=0.01)
     firing = {

@@ -1,4 +1,4 @@
-"""What of a run the project's commit holds: its code, wherever that is imported from, and its config."""
+"""Provenance: which code and config of a run are in the project's git commit."""
 
 import subprocess
 from pathlib import Path
@@ -17,13 +17,13 @@ RAW = {
 
 
 def git(project: Path, *words: str) -> None:
-    line = ["git", "-C", project, "-c", "user.name=ann", "-c", "user.email=a@b", *words]
-    subprocess.run(line, check=True, capture_output=True)
+    command = ["git", "-C", project, "-c", "user.name=ann", "-c", "user.email=a@b", *words]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project whose model is a module of its own that imports another module and a package."""
+    """A project whose candidate is a module of the project, which imports another module and a package."""
     contents = {
         "flows/training.py": "import tasks.data\n",
         "tasks/data.py": "import json\n",
@@ -49,8 +49,8 @@ def config(project: Path, *overrides: str) -> PipelineConfig:
     return read_config(project / "configs" / "fares.yaml", overrides)
 
 
-def test_the_code_of_a_model_is_all_that_it_imports_from_the_project(project: Path) -> None:
-    """Flows, tasks, the candidate's module, what that imports; not numpy, not a module that nobody imports."""
+def test_code_of_a_run_is_what_it_imports_from_the_project(project: Path) -> None:
+    """Flows, tasks, the candidate's module and its imports; neither numpy nor a module that is not imported."""
     names = {path.relative_to(project).as_posix() for path in project_code(config(project), project)}
     assert names == {
         "flows/training.py", "tasks/data.py", "own_fares_model.py", "own_fares_helpers.py",
@@ -58,8 +58,8 @@ def test_the_code_of_a_model_is_all_that_it_imports_from_the_project(project: Pa
     }  # fmt: skip
 
 
-def test_a_change_of_any_of_it_is_another_code(project: Path) -> None:
-    """Also of what the model's module merely imports: a run after it is another run."""
+def test_a_changed_module_changes_the_code_digest(project: Path) -> None:
+    """Also a change of a module that the candidate's module imports: the run key is then another one."""
     before = code_digest(config(project), project)
     (project / "unrelated.py").write_text("changed = 1\n")
     assert code_digest(config(project), project) == before
@@ -67,8 +67,8 @@ def test_a_change_of_any_of_it_is_another_code(project: Path) -> None:
     assert code_digest(config(project), project) != before
 
 
-def test_a_commit_that_holds_everything_is_clean(project: Path) -> None:
-    """Files that have nothing to do with the run may be untracked."""
+def test_a_commit_with_all_files_of_the_run_is_complete(project: Path) -> None:
+    """Files that the run does not use may be untracked."""
     (project / "notes.py").write_text("")
     commit = find_commit(config(project), project)
     assert len(commit.commit) == 40
@@ -78,8 +78,8 @@ def test_a_commit_that_holds_everything_is_clean(project: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["own_fares_model.py", "own_fares_helpers.py", "own_fares_tables/sums.py", "flows/training.py"]
 )
-def test_code_that_git_does_not_know_is_not_in_the_commit(project: Path, name: str) -> None:
-    """Untracked, or ignored: the model is not made of what the commit holds, and the file is named."""
+def test_code_that_is_not_committed_is_named(project: Path, name: str) -> None:
+    """An untracked or ignored file of the model is named."""
     git(project, "rm", "-q", "--cached", name)
     git(project, "commit", "-qm", "without")
     assert find_commit(config(project), project).missing == (name,)
@@ -88,8 +88,8 @@ def test_code_that_git_does_not_know_is_not_in_the_commit(project: Path, name: s
     assert find_commit(config(project), project).missing == (name,)
 
 
-def test_a_config_that_git_does_not_know_is_not_in_the_commit(project: Path) -> None:
-    """Nor is one that was changed on the command line; one under another name, but with the same content, is."""
+def test_a_config_that_is_not_committed_is_named(project: Path) -> None:
+    """A config with --set is not in the commit; a file with another name and the same content is."""
     clean, changed = config(project), config(project, "seed=7")
     assert find_commit(changed, project).missing == ("the config of fares",)
     git(project, "mv", "configs/fares.yaml", "configs/other.yaml")
@@ -101,11 +101,11 @@ def test_a_config_that_git_does_not_know_is_not_in_the_commit(project: Path) -> 
 
 
 def test_a_changed_file_is_named(project: Path) -> None:
-    """A tracked file that differs from the commit."""
+    """A tracked file with uncommitted changes."""
     (project / "own_fares_model.py").write_text("changed = 1\n")
     assert find_commit(config(project), project).missing == ("own_fares_model.py",)
 
 
 def test_outside_git_there_is_no_commit(tmp_path: Path) -> None:
-    """Nothing is said of what it does not hold."""
+    """The commit is empty, and no file is named as missing."""
     assert find_commit(PipelineConfig.model_validate(RAW), tmp_path) == ("", ())

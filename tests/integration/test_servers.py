@@ -12,9 +12,11 @@ from towline.operations import servers
 from towline.processes import is_running
 
 
-def test_stores_started_together_have_ports_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A port is taken from the moment on that it is given, though its server takes seconds until it listens."""
-    with servers._port(0)[1] as claim:  # a port that is free in all likelihood
+def test_servers_of_stores_started_together_have_different_ports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A port is reserved as soon as it is chosen, although the server listens on it only seconds later."""
+    with servers._port(0)[1] as claim:  # a port that is probably free
         monkeypatch.setitem(servers.PORTS, "status", int(claim.getsockname().decode().partition(":")[2]))
     stores = [
         Settings.from_environment({"TOWLINE_STORE": str(tmp_path / name)}, cwd=REPOSITORY) for name in ("one", "two")
@@ -37,7 +39,7 @@ def test_stores_started_together_have_ports_of_their_own(tmp_path: Path, monkeyp
 def test_a_server_that_the_settings_name_is_linked_and_not_started(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store whose MLflow and Prefect are elsewhere starts neither; links to them hold no password."""
+    """A store whose MLflow and Prefect run elsewhere starts neither; links to them hold no password."""
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setenv("TOWLINE_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
     own = Settings.from_environment()

@@ -1,4 +1,4 @@
-"""The service on a real socket: MLflow's own client, and what only shows in the bytes of a connection."""
+"""The service on a real socket: MLflow's clients, and behaviour of connections that only raw bytes show."""
 
 import json
 import re
@@ -26,7 +26,7 @@ TINY = b"1\r\n \r\n" * 40_000  # chunks of one byte
 
 
 @contextmanager
-def served(folder: Path, keys: dict[str, frozenset[str]] | None = None) -> Iterator[int]:
+def run_server(folder: Path, keys: dict[str, frozenset[str]] | None = None) -> Iterator[int]:
     app, _, _ = create_application(FakeModel(make_contract(), folder), keys, max_body=100_000)
     listening = socket.create_server(("127.0.0.1", 0))
     server = Server(
@@ -43,24 +43,24 @@ def served(folder: Path, keys: dict[str, frozenset[str]] | None = None) -> Itera
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with served(tmp_path_factory.mktemp("release")) as listening_port:
+    with run_server(tmp_path_factory.mktemp("release")) as listening_port:
         yield listening_port
 
 
 @pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A service that was given keys."""
-    with served(tmp_path_factory.mktemp("release"), {"pkey": frozenset({"predict"})}) as listening_port:
+def port_with_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A service with API keys."""
+    with run_server(tmp_path_factory.mktemp("release"), {"pkey": frozenset({"predict"})}) as listening_port:
         yield listening_port
 
 
 def exchange(port: int, *parts: bytes) -> bytes:
-    """Sends bytes and reads until the other end closes, or stops answering."""
+    """Sends bytes and reads until the other end closes the connection or stops sending."""
     with socket.create_connection(("127.0.0.1", port), 5) as sender:
         try:
             for part in parts:
                 sender.sendall(part)
-        except OSError:  # an answer that came early, and then the end
+        except OSError:  # the service answered early and closed the connection
             pass
         sender.settimeout(1)
         answer = b""
@@ -73,7 +73,7 @@ def exchange(port: int, *parts: bytes) -> bytes:
 
 
 def test_mlflows_own_client(port: int) -> None:
-    """It waits for the server, asks its version and scores a frame, as against MLflow's own server."""
+    """It waits for the server, requests its version and scores a frame, as with MLflow's own server."""
     from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 
     from towline import __version__
@@ -89,7 +89,7 @@ def test_mlflows_own_client(port: int) -> None:
 
 
 def test_mlflows_deployments_client(port: int) -> None:
-    """The model is an endpoint of its name; another name is not found."""
+    """The model is an endpoint with its name; another name gets 404."""
     from mlflow.deployments import get_deploy_client
 
     client = get_deploy_client(f"http://127.0.0.1:{port}")
@@ -100,7 +100,7 @@ def test_mlflows_deployments_client(port: int) -> None:
 
 
 def test_requests_on_one_connection(port: int) -> None:
-    """A refusal ends the request, not the connection."""
+    """A refused request does not end the connection."""
     bad = HEAD + b"Content-Length: 2\r\n\r\n{]"
     good = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
     answers = exchange(port, bad + good + bad + good)
@@ -108,27 +108,27 @@ def test_requests_on_one_connection(port: int) -> None:
 
 
 def test_a_chunked_body(port: int) -> None:
-    """Read like any other."""
+    """Chunks of any size are one body."""
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (BODY[:10], BODY[10:11], BODY[11:]))
     assert b" 200 OK" in exchange(port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
 
 
 def test_a_chunked_body_without_end(port: int) -> None:
-    """Refused once it is too long, and the connection ends."""
+    """It gets 413 once it is too long, and the connection is closed."""
     chunk = b"2710\r\n" + b" " * 10_000 + b"\r\n"
     answer = exchange(port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 60)
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
 def test_a_length_that_is_too_large(port: int) -> None:
-    """Refused before the body comes."""
+    """It gets 413 before the body arrives."""
     answer = exchange(port, HEAD + b"Content-Length: 100001\r\n\r\n")
     assert b" 413 " in answer
     assert b'"code":"too-large"' in answer
 
 
-def test_a_refusal_is_read_by_who_still_sends(port: int) -> None:
-    """Python's own client and requests see the 413 for 6 MB, each time, and not a connection that was reset."""
+def test_clients_that_are_still_sending_get_the_refusal(port: int) -> None:
+    """urllib and requests get the 413 for a body of 6 MB each time, instead of a reset connection."""
     url = f"http://127.0.0.1:{port}/predict"
     for _ in range(5):
         request = urllib.request.Request(url, LARGE, {"Content-Type": "application/json"})
@@ -140,8 +140,8 @@ def test_a_refusal_is_read_by_who_still_sends(port: int) -> None:
         assert requests.post(url, parts, headers={"Content-Type": "application/json"}, timeout=20).status_code == 413
 
 
-def test_a_refused_sender_is_not_read_for_ever(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a refused sender still sends is discarded up to a limit, then the connection ends."""
+def test_bytes_after_a_refusal_are_discarded_up_to_a_limit(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes after the refusal are discarded up to a limit, then the connection is closed."""
     monkeypatch.setattr(connection, "LINGER_BYTES", 300_000)
     with socket.create_connection(("127.0.0.1", port), 5) as endless:
         endless.settimeout(20)
@@ -156,8 +156,8 @@ def send_for_ever(sender: socket.socket, part: bytes) -> None:
 
 
 @pytest.mark.parametrize("limit", ["LINGER_IDLE", "LINGER_SECONDS"])
-def test_a_refused_sender_does_not_hold_the_connection(port: int, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    """It gets its answer at once, and some time later the connection ends whether it sends or not."""
+def test_the_connection_of_a_refused_sender_is_closed(port: int, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    """It gets its response immediately; the connection is closed after the limit, whether it sends or not."""
     monkeypatch.setattr(connection, "LINGER_LOOK", 0.05)
     monkeypatch.setattr(connection, limit, -1.0)
     with socket.create_connection(("127.0.0.1", port), 5) as stalled:
@@ -172,7 +172,7 @@ def test_a_refused_sender_does_not_hold_the_connection(port: int, monkeypatch: p
 
 
 def test_tiny_chunks(port: int) -> None:
-    """A small body may come in them; one that has far more framing than content is refused, with the remedy."""
+    """A small body in them is accepted; a body with much more framing than content is refused with a remedy."""
     single = b"".join(b"1\r\n%c\r\n" % byte for byte in BODY) + b"0\r\n\r\n"
     assert exchange(port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + single).startswith(b"HTTP/1.1 200 ")
     answer = exchange(port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + TINY)
@@ -180,25 +180,25 @@ def test_tiny_chunks(port: int) -> None:
     assert b"send larger ones" in answer
 
 
-def test_no_body_is_read_before_the_key_is_known(locked: int) -> None:
-    """Without a key the answer is 401, whatever the body is; with one it is what the body deserves."""
+def test_no_body_is_read_before_the_key_is_known(port_with_keys: int) -> None:
+    """Without a key the response is 401, whatever the body is; with a key it depends on the body."""
     chunked = HEAD + b"Transfer-Encoding: chunked\r\n"
-    assert exchange(locked, chunked + b"\r\n" + TINY).startswith(b"HTTP/1.1 401 ")
-    assert exchange(locked, chunked + b"X-API-Key: pkey\r\n\r\n" + TINY).startswith(b"HTTP/1.1 400 ")
-    answer = exchange(locked, HEAD + b"Content-Length: 90000\r\n\r\n")
+    assert exchange(port_with_keys, chunked + b"\r\n" + TINY).startswith(b"HTTP/1.1 401 ")
+    assert exchange(port_with_keys, chunked + b"X-API-Key: pkey\r\n\r\n" + TINY).startswith(b"HTTP/1.1 400 ")
+    answer = exchange(port_with_keys, HEAD + b"Content-Length: 90000\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 401 ")
     assert b"connection: close" in answer
 
 
-def test_a_refusal_that_came_after_the_body_keeps_the_connection(locked: int) -> None:
-    """The next request on it is answered."""
+def test_a_refusal_after_the_body_keeps_the_connection(port_with_keys: int) -> None:
+    """The next request on the connection is answered."""
     body = b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
-    answers = exchange(locked, HEAD + body, HEAD + b"X-API-Key: pkey\r\n" + body)
+    answers = exchange(port_with_keys, HEAD + body, HEAD + b"X-API-Key: pkey\r\n" + body)
     assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"401", b"200"]
 
 
-def test_many_requests_at_once_on_one_connection(port: int) -> None:
-    """All are answered in order, bodies of any size between them."""
+def test_pipelined_requests_are_answered_in_order(port: int) -> None:
+    """All are answered in order, with bodies of different sizes."""
     sent, expected = [], []
     for number in range(2_000):
         rows = [{**ROW, "size": float(number % 100)}] * (1 + number % 3 * 20)
@@ -231,15 +231,15 @@ def test_many_requests_at_once_on_one_connection(port: int) -> None:
         b"X: \0\r\n\r\n",
     ],
 )
-def test_heads_that_are_no_http(port: int, head: bytes) -> None:
-    """Refused, and nothing behind them is taken for a request."""
+def test_invalid_headers_are_refused(port: int, head: bytes) -> None:
+    """They get 4xx, and the bytes after them are not read as a request."""
     answer = exchange(port, HEAD + head + BODY)
     assert answer.startswith(b"HTTP/1.1 4")
     assert b"predictions" not in answer
 
 
-def test_a_client_that_leaves(port: int) -> None:
-    """In the middle of a body; the next one is served."""
+def test_a_client_that_disconnects(port: int) -> None:
+    """A client disconnects in the middle of a body; the next client is served."""
     for part in (b"", b"Content-Length: 500\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n5\r\nab"):
         with socket.create_connection(("127.0.0.1", port), 5) as connection:
             connection.sendall(HEAD + part)

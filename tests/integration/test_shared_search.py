@@ -1,4 +1,4 @@
-"""A hyperparameter search whose trials several processes evaluate."""
+"""A hyperparameter search whose trials are evaluated by several processes."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests.support.waiting import wait_until
 from towline.config import read_config
 from towline.data.workspace import Workspace
 
-# logs each fit before it begins; slow enough that a process can be killed meanwhile
+# logs each fit before it starts; slow enough that a process can be killed during the fit
 ESTIMATOR = """
 import os, time
 from sklearn.linear_model import Ridge
@@ -92,7 +92,7 @@ class SearchFolder:
         return self.start(RUN, str(self.folder / "workspace.json"), delay=delay)
 
     def start_worker(self, *options: str, delay: float = 0.0) -> "subprocess.Popen[str]":
-        """Returns when the worker looks for searches."""
+        """Returns when the worker has started to look for searches."""
         process, engine = self.start(WORKER, *options, delay=delay), sa.create_engine(self.url)
         try:
             wait_until(lambda: sa.inspect(engine).has_table("trials") or process.poll() is not None)
@@ -120,10 +120,10 @@ def end(*processes: "subprocess.Popen[str]") -> None:
 
 @pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 @pytest.mark.slow
-def test_a_search_with_a_killed_worker_is_that_of_one_process(
+def test_a_shared_search_with_a_killed_worker_equals_that_of_one_process(
     tmp_path: Path, database: str, request: pytest.FixtureRequest
 ) -> None:
-    """Processes share the trials, one is killed in the middle of a trial: parameters, folds and trials are equal."""
+    """One of several processes is killed during a trial: parameters, folds and trials are those of one process."""
     single = SearchFolder(tmp_path / "single", batch=4)
     alone = finish(single.start_run())
     url = f"sqlite:///{tmp_path}/search.db"
@@ -146,8 +146,8 @@ def test_a_search_with_a_killed_worker_is_that_of_one_process(
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_stopped_gives_its_trial_back(tmp_path: Path) -> None:
-    """SIGTERM in a trial: the worker ends after the fits under way, and another process evaluates the trial."""
+def test_a_stopped_worker_releases_its_trial(tmp_path: Path) -> None:
+    """SIGTERM during a trial: the worker ends after the current fits, and another process evaluates the trial."""
     shared = SearchFolder(tmp_path / "shared", batch=4, url=f"sqlite:///{tmp_path}/search.db")
     worker = shared.start_worker(delay=3.0)
     run = shared.start_run(delay=0.2)
@@ -160,13 +160,13 @@ def test_a_worker_that_is_stopped_gives_its_trial_back(tmp_path: Path) -> None:
         assert finish(run)["trials"] == 16
     finally:
         end(run, worker)
-    taken = {alpha for pid, alpha in shared.fits() if pid == worker.pid}
-    assert taken <= {alpha for pid, alpha in shared.fits() if pid != worker.pid}
+    started_trials = {alpha for pid, alpha in shared.fits() if pid == worker.pid}
+    assert started_trials <= {alpha for pid, alpha in shared.fits() if pid != worker.pid}
 
 
 @pytest.mark.slow
 def test_an_interrupted_run_continues_the_shared_search(tmp_path: Path) -> None:
-    """The run is killed: the worker evaluates what waits, and the next run continues with all complete trials."""
+    """The run is killed: the worker evaluates the open trials, and the next run continues with all complete trials."""
     shared = SearchFolder(tmp_path / "shared", batch=4, url=f"sqlite:///{tmp_path}/search.db")
     worker = shared.start_worker(delay=0.1)
     run = shared.start_run(delay=0.1)
@@ -183,8 +183,8 @@ def test_an_interrupted_run_continues_the_shared_search(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_of_another_config_says_so(tmp_path: Path) -> None:
-    """It evaluates nothing, and its error names what to do; without a database it does not start."""
+def test_a_worker_with_another_config_is_refused(tmp_path: Path) -> None:
+    """It evaluates no trial, and its error has a remedy; without a database it does not start."""
     shared = SearchFolder(tmp_path / "shared", batch=4, url=f"sqlite:///{tmp_path}/search.db")
     other = shared.start_worker("--set", "seed=7", "--idle", "20", "--json")
     run = shared.start_run(delay=0.2)
@@ -194,8 +194,8 @@ def test_a_worker_of_another_config_says_so(tmp_path: Path) -> None:
         assert json.loads(output)["what"] == "the run has another config than this worker"
         assert {pid for pid, _ in shared.fits()} == {run.pid}
         shared.url = ""
-        none = shared.start(WORKER, "--json")
-        output, _ = none.communicate(timeout=120)
-        assert (none.returncode, json.loads(output)["where"]) == (2, "TOWLINE_SEARCH_URL")
+        without_database = shared.start(WORKER, "--json")
+        output, _ = without_database.communicate(timeout=120)
+        assert (without_database.returncode, json.loads(output)["where"]) == (2, "TOWLINE_SEARCH_URL")
     finally:
         end(run, other)

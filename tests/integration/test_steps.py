@@ -1,4 +1,4 @@
-"""The second process of a run."""
+"""The helper process of a run."""
 
 import os
 import signal
@@ -12,8 +12,8 @@ from towline.config import read_config
 from towline.errors import ConfigError, TransientError
 
 
-def test_the_second_process_answers_and_passes_errors_on(tmp_path: Path) -> None:
-    """Calls run elsewhere, and an error comes back as the error it was, remedy included."""
+def test_the_helper_process_returns_results_and_errors(tmp_path: Path) -> None:
+    """Functions run in the other process; an error keeps its type and its remedy."""
     helper_process.start(tmp_path / "log")
     helper_process.submit(int, "not a number")
     try:
@@ -28,8 +28,8 @@ def test_the_second_process_answers_and_passes_errors_on(tmp_path: Path) -> None
         helper_process.stop()
 
 
-def test_the_second_process_dies_with_the_first(tmp_path: Path) -> None:
-    """A killed run leaves no orphan that goes on writing."""
+def test_the_helper_process_ends_with_its_run(tmp_path: Path) -> None:
+    """A killed run leaves no process that continues to write."""
     import subprocess
     import sys
 
@@ -39,15 +39,15 @@ def test_the_second_process_dies_with_the_first(tmp_path: Path) -> None:
         "    print(helper_process.call_in_helper(os.getpid)[0], flush=True)\n    time.sleep(60)\n"
     )
     (tmp_path / "main.py").write_text(code)
-    first = subprocess.Popen([sys.executable, tmp_path / "main.py"], stdout=subprocess.PIPE, text=True)
-    assert first.stdout
-    second = int(first.stdout.readline())
-    first.kill()
-    first.wait()
+    run = subprocess.Popen([sys.executable, tmp_path / "main.py"], stdout=subprocess.PIPE, text=True)
+    assert run.stdout
+    helper_pid = int(run.stdout.readline())
+    run.kill()
+    run.wait()
     for _ in range(100):
-        if not Path(f"/proc/{second}/cmdline").exists() or not Path(f"/proc/{second}/cmdline").read_bytes():
+        if not Path(f"/proc/{helper_pid}/cmdline").exists() or not Path(f"/proc/{helper_pid}/cmdline").read_bytes():
             break
         time.sleep(0.1)
     else:
-        os.kill(second, signal.SIGKILL)
-        pytest.fail("the second process outlived the first")
+        os.kill(helper_pid, signal.SIGKILL)
+        pytest.fail("the helper process outlived the run")

@@ -52,7 +52,7 @@ Trained = tuple[Workspace, PipelineConfig, TrainingResult]
 
 
 def frame(rows: int = 160) -> pd.DataFrame:
-    """InputAnomaly column names, strings, dates, nulls."""
+    """Unusual column names, strings, dates, nulls."""
     rng = np.random.default_rng(0)
     size = rng.normal(size=rows)
     return pd.DataFrame(
@@ -97,7 +97,7 @@ def train(folder: Path, key: str = "k" * 64) -> Trained:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """One small trained run, shared; each test registers it in a store of its own."""
+    """One small trained run for all tests; each test registers it in its own store."""
     return train(tmp_path_factory.mktemp("project"))
 
 
@@ -108,8 +108,8 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database: making one takes seconds."""
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database: creating one takes seconds."""
     from mlflow import MlflowClient
 
     file = tmp_path_factory.mktemp("empty") / "mlflow.db"
@@ -118,15 +118,15 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def client(settings: Settings, empty: Path) -> Any:
+def client(settings: Settings, empty_database: Path) -> Any:
     from mlflow import MlflowClient
 
     settings.store.mkdir(parents=True)
-    shutil.copy(empty, settings.store)
+    shutil.copy(empty_database, settings.store)
     return MlflowClient(settings.tracking_uri, settings.tracking_uri)
 
 
-def registered(settings: Settings, trained: Trained, key: str = "", number: int = 1) -> tracking.RegisteredVersion:
+def register(settings: Settings, trained: Trained, key: str = "", number: int = 1) -> tracking.RegisteredVersion:
     work, config, result = trained
     if key:
         other = work.model_copy(update={"key": key})
@@ -135,17 +135,15 @@ def registered(settings: Settings, trained: Trained, key: str = "", number: int 
     return tracking.register(settings, work, config, number, result, provenance(work.key))
 
 
-def released(folder: Path) -> Path:
+def write_release(folder: Path) -> Path:
     files.write(folder / "v1-abc" / "manifest.json", "{}")
     files.write(folder / "v1-abc" / "plots" / "a.png", b"png")
     return folder / "v1-abc"
 
 
-def test_a_run_holds_what_the_compare_page_and_an_auditor_need(
-    settings: Settings, trained: Trained, client: Any
-) -> None:
+def test_a_run_has_parameters_metrics_files_and_nested_runs(settings: Settings, trained: Trained, client: Any) -> None:
     """Parameters, metrics with intervals, dataset digest, files, and a nested run for each candidate with its folds."""
-    version = registered(settings, trained)
+    version = register(settings, trained)
     work, _, result = trained
     scores, chosen, evaluation = result.candidates, result.chosen, result.evaluation
     run = client.get_run(version.run_id)
@@ -168,15 +166,15 @@ def test_a_run_holds_what_the_compare_page_and_an_auditor_need(
     assert page.tags[mlflow_client.RUN_KEY] == work.key
 
 
-def test_every_run_has_the_same_names(settings: Settings, trained: Trained, client: Any) -> None:
-    """Another candidate chosen, another hyperparameter set: the compare page has no half-empty rows."""
+def test_every_run_has_the_same_parameters_and_metrics(settings: Settings, trained: Trained, client: Any) -> None:
+    """Whichever candidate was selected, MLflow's compare page has no missing cells."""
     work, config, result = trained
     names = (result.chosen.candidate, "baseline")
     other = next(scores.candidate for scores in result.candidates if scores.candidate not in names)
     model = result.model.model_copy(update={"candidate": other})
     results = (("a", result), ("b", result.model_copy(update={"model": model})))
     runs = [
-        client.get_run(registered(settings, (work, config, each), key * 64, number).run_id)
+        client.get_run(register(settings, (work, config, each), key * 64, number).run_id)
         for number, (key, each) in enumerate(results, 1)
     ]
     assert set(runs[0].data.params) == set(runs[1].data.params)
@@ -184,31 +182,31 @@ def test_every_run_has_the_same_names(settings: Settings, trained: Trained, clie
 
 
 def test_registering_twice_makes_one_version(settings: Settings, trained: Trained, client: Any) -> None:
-    """The same run key finds its version; another key makes the next."""
-    first = registered(settings, trained)
-    assert registered(settings, trained) == first
-    assert registered(settings, trained, "z" * 64, 2).version == 2
+    """The same run key returns its version; another key gets the next number."""
+    first = register(settings, trained)
+    assert register(settings, trained) == first
+    assert register(settings, trained, "z" * 64, 2).version == 2
     assert len(client.search_model_versions("name = 'houses'")) == 2
 
 
-@pytest.mark.parametrize("killed_in", ["_log_candidate", "_log_model", "_log_run"])
-def test_a_killed_registration_is_begun_anew(
-    settings: Settings, trained: Trained, client: Any, monkeypatch: pytest.MonkeyPatch, killed_in: str
+@pytest.mark.parametrize("function", ["_log_candidate", "_log_model", "_log_run"])
+def test_an_interrupted_registration_is_repeated(
+    settings: Settings, trained: Trained, client: Any, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
-    """Whatever was reached, nothing stays RUNNING, and the next try leaves one version and no half runs."""
+    """Wherever it is interrupted, no run stays RUNNING; the next attempt leaves one version and no incomplete run."""
     with monkeypatch.context() as patch:
-        original = getattr(tracking, killed_in)
+        original = getattr(tracking, function)
 
-        def killed(*args: Any, **kwargs: Any) -> Any:
+        def interrupt(*args: Any, **kwargs: Any) -> Any:
             original(*args, **kwargs)
             raise KeyboardInterrupt
 
-        patch.setattr(tracking, killed_in, killed)
+        patch.setattr(tracking, function, interrupt)
         with pytest.raises(KeyboardInterrupt):
-            registered(settings, trained)
+            register(settings, trained)
     experiment = client.get_experiment_by_name("houses").experiment_id
     assert "RUNNING" not in {run.info.status for run in client.search_runs([experiment])}
-    version = registered(settings, trained)
+    version = register(settings, trained)
     assert version.version == 1
     runs = client.search_runs([experiment])
     assert len(runs) == 4
@@ -216,11 +214,11 @@ def test_a_killed_registration_is_begun_anew(
     assert len(client.search_logged_models([experiment])) == 1
 
 
-def test_mlflow_loads_the_logged_model_and_answers_as_ours(
+def test_mlflow_loads_the_logged_model_with_equal_predictions(
     settings: Settings, trained: Trained, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model directory is one MLflow can serve: signature, example, odd column names, the very bytes we fitted."""
-    version = registered(settings, trained)
+    """The directory has a signature, an example, unusual column names, and the exact bytes of the fitted model."""
+    version = register(settings, trained)
     import mlflow
 
     work, _, result = trained
@@ -249,10 +247,10 @@ def test_mlflow_loads_the_logged_model_and_answers_as_ours(
 def test_closing_adds_release_costs_and_verdict(
     settings: Settings, trained: Trained, client: Any, tmp_path: Path
 ) -> None:
-    """What is known after the gate is added to the finished run; doing it again changes nothing."""
-    version = registered(settings, trained)
+    """Values that are known after the gate are added to the finished run; a repetition changes nothing."""
+    version = register(settings, trained)
     for _ in range(2):
-        tracking.close(settings, version, released(tmp_path), VERDICT.outcome, COSTS)
+        tracking.close(settings, version, write_release(tmp_path), VERDICT.outcome, COSTS)
     run = client.get_run(version.run_id)
     assert (run.data.metrics["wall_s"], run.data.metrics["cpu_s"], run.data.metrics["peak_mb"]) == (3.0, 4.0, 300.0)
     assert (run.data.tags["verdict"], run.data.tags["release"], run.info.status) == ("pass", "v1-abc", "FINISHED")
@@ -261,7 +259,7 @@ def test_closing_adds_release_costs_and_verdict(
     }  # fmt: skip
 
 
-def shown(folder: Path, number: int, key: str, verdict: str = "pass") -> VersionRecord:
+def make_record(folder: Path, number: int, key: str, verdict: str = "pass") -> VersionRecord:
     files.write(folder / f"v{number}" / "manifest.json", "{}")
     tags = {mlflow_client.VERSION: str(number), "verdict": verdict}
     return VersionRecord(
@@ -270,23 +268,27 @@ def shown(folder: Path, number: int, key: str, verdict: str = "pass") -> Version
 
 
 def test_versions_have_the_ledgers_numbers(settings: Settings, trained: Trained, client: Any, tmp_path: Path) -> None:
-    """In an empty MLflow version 4 is version 4, with nothing before it; where MLflow has counted on, a tag tells."""
-    version = registered(settings, trained, number=4)
+    """In an empty MLflow, version 4 has the number 4; if MLflow's number is higher, a tag has the ledger's number."""
+    version = register(settings, trained, number=4)
     assert (version.version, version.link) == (4, "#/models/houses/versions/4?workflowType=machine_learning")
     assert [model_version.version for model_version in client.search_model_versions("name = 'houses'")] == [4]
-    client.create_model_version("houses", str(tmp_path))  # somebody's own
-    later = registered(settings, trained, "z" * 64, 5)
+    client.create_model_version("houses", str(tmp_path))  # a version that towline did not create
+    later = register(settings, trained, "z" * 64, 5)
     assert (later.version, later.link) == (5, "#/models/houses/versions/6?workflowType=machine_learning")
     assert client.get_model_version("houses", "6").tags[mlflow_client.VERSION] == "5"
 
 
-def test_what_is_missing_is_put_back_and_found_by_its_run(
+def test_missing_versions_are_restored_by_their_run_key(
     settings: Settings, trained: Trained, client: Any, tmp_path: Path
 ) -> None:
-    """A version that was deleted comes back on its own run; one whose run is gone is made from its release."""
-    runs = [registered(settings, trained, key * 64, number).run_id for number, key in enumerate("ab", 1)]
+    """A deleted version is restored with its run; a version without a run is created from its release."""
+    runs = [register(settings, trained, key * 64, number).run_id for number, key in enumerate("ab", 1)]
     client.delete_model_version("houses", "1")
-    versions = [shown(tmp_path, 1, "a" * 64), shown(tmp_path, 2, "b" * 64, "fail"), shown(tmp_path, 3, "c" * 64)]
+    versions = [
+        make_record(tmp_path, 1, "a" * 64),
+        make_record(tmp_path, 2, "b" * 64, "fail"),
+        make_record(tmp_path, 3, "c" * 64),
+    ]
     for _ in range(2):
         mirror.write(settings, "houses", None, versions, {"champion": 1, "previous": 3, "challenger": None})
     present = mirror.read(settings, "houses")
@@ -299,22 +301,22 @@ def test_what_is_missing_is_put_back_and_found_by_its_run(
         "champion": present.versions["a" * 64].number,
         "previous": present.versions["c" * 64].number,
     }
-    back, other, made = (client.get_model_version("houses", present.versions[key * 64].number) for key in "abc")
-    assert [back.run_id, other.run_id] == runs
-    assert back.source.startswith("models:/")
+    restored, other, created = (client.get_model_version("houses", present.versions[key * 64].number) for key in "abc")
+    assert [restored.run_id, other.run_id] == runs
+    assert restored.source.startswith("models:/")
     assert (other.version, other.tags["verdict"]) == (2, "fail")
-    run = client.get_run(made.run_id)
+    run = client.get_run(created.run_id)
     assert (run.data.params, run.data.metrics, run.info.status) == ({"a": "b"}, {"mae": 2.0}, "FINISHED")
-    assert [file.path for file in client.list_artifacts(made.run_id, "release")] == ["release/manifest.json"]
+    assert [file.path for file in client.list_artifacts(created.run_id, "release")] == ["release/manifest.json"]
     assert client.get_registered_model("houses").description == "Prices of houses."
     mirror.write(settings, "houses", None, versions, {"champion": 3, "previous": None})
     assert mirror.read(settings, "houses").aliases == {"champion": present.versions["c" * 64].number}
 
 
-def test_a_server_and_its_file_are_read_alike(
+def test_versions_are_equal_from_a_server_and_its_database(
     settings: Settings, trained: Trained, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a team's server says of versions and aliases is what its database holds; a wrong answer is an error."""
+    """Versions and aliases are equal from the server and from its database file; an unreachable server is an error."""
     import threading
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
     from urllib.parse import parse_qs, urlsplit
@@ -322,8 +324,8 @@ def test_a_server_and_its_file_are_read_alike(
     from mlflow.utils.proto_json_utils import message_to_json
 
     for number, key in enumerate("abc", 1):
-        registered(settings, trained, key * 64, number)
-    mirror.write(settings, "houses", None, [shown(tmp_path, 2, "b" * 64)], {"champion": 2})
+        register(settings, trained, key * 64, number)
+    mirror.write(settings, "houses", None, [make_record(tmp_path, 2, "b" * 64)], {"champion": 2})
     credentials: list[str] = []
 
     class Server(BaseHTTPRequestHandler):
@@ -348,19 +350,19 @@ def test_a_server_and_its_file_are_read_alike(
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    away = settings.model_copy(update={"tracking_uri": f"http://ann:s3cret@127.0.0.1:{server.server_port}"})
+    remote = settings.model_copy(update={"tracking_uri": f"http://ann:s3cret@127.0.0.1:{server.server_port}"})
     try:
-        assert mirror.read(away, "houses") == mirror.read(settings, "houses")
+        assert mirror.read(remote, "houses") == mirror.read(settings, "houses")
     finally:
         server.shutdown()
         server.server_close()
     assert credentials[0].startswith("Basic ")
     with pytest.raises(TransientError) as caught:
-        mirror.read(away, "houses")
+        mirror.read(remote, "houses")
     assert "s3cret" not in str(caught.value)
 
 
-SILENT = """
+REGISTER_SCRIPT = """
 import pickle, sys
 from towline.registry.mlflow import mirror, tracking
 from towline.registry.mlflow.mirror import VersionRecord
@@ -374,66 +376,68 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_first_use_by_many_processes_is_safe_and_silent(settings: Settings, trained: Trained, tmp_path: Path) -> None:
-    """Three processes make the store at once, without git on the path: three versions, nothing printed."""
+    """Three processes create the store at the same time, without git on the path: three versions, no output."""
     import pickle
 
     work, config, result = trained
     running = []
     for number in range(3):
-        mine = work.model_copy(update={"key": str(number) * 64})
-        shutil.copytree(work.path, mine.path, dirs_exist_ok=True)
+        workspace = work.model_copy(update={"key": str(number) * 64})
+        shutil.copytree(work.path, workspace.path, dirs_exist_ok=True)
         file = tmp_path / f"{number}.pickle"
-        extra = (released(tmp_path), VERDICT.outcome, COSTS)
-        file.write_bytes(pickle.dumps(((settings, mine, config, number + 1, result, provenance(mine.key)), extra)))
-        line = [sys.executable, "-c", SILENT, str(file), str(tmp_path / f"{number}.json")]
+        extra = (write_release(tmp_path), VERDICT.outcome, COSTS)
+        file.write_bytes(
+            pickle.dumps(((settings, workspace, config, number + 1, result, provenance(workspace.key)), extra))
+        )
+        command = [sys.executable, "-c", REGISTER_SCRIPT, str(file), str(tmp_path / f"{number}.json")]
         environment = {**os.environ, "PATH": "/nonexistent", "PYTHONPATH": str(Path.cwd())}
-        running.append(subprocess.Popen(line, stdout=-1, stderr=-1, text=True, cwd=tmp_path, env=environment))
+        running.append(subprocess.Popen(command, stdout=-1, stderr=-1, text=True, cwd=tmp_path, env=environment))
     outputs = [process.communicate() for process in running]
     assert outputs == [("", "")] * 3
     versions = [json.loads((tmp_path / f"{number}.json").read_text())["version"] for number in range(3)]
     assert sorted(versions) == [1, 2, 3]
 
 
-def unavailable(call: Callable[[], object]) -> TransientError:
-    """The error, which must come within 15 s."""
-    began = time.monotonic()
+def catch_transient_error(call: Callable[[], object]) -> TransientError:
+    """The TransientError of a call, which must come within 15 s."""
+    started = time.monotonic()
     with pytest.raises(TransientError) as caught:
         call()
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - started < 15
     assert caught.value.remedy
     return caught.value
 
 
 def test_a_locked_store_is_unavailable(settings: Settings, trained: Trained, client: Any) -> None:
-    """Another process that holds the database is named as the cause; afterwards all goes well."""
-    registered(settings, trained)
+    """The error names the lock of another process; after its end the registration succeeds."""
+    register(settings, trained)
     with sqlite3.connect(settings.store / "mlflow.db", isolation_level=None) as holder:
         holder.execute("BEGIN EXCLUSIVE")
-        error = unavailable(lambda: registered(settings, trained, "y" * 64))
+        error = catch_transient_error(lambda: register(settings, trained, "y" * 64))
         holder.execute("ROLLBACK")
     assert "locked" in error.what
-    assert registered(settings, trained, "y" * 64, 2).version == 2
+    assert register(settings, trained, "y" * 64, 2).version == 2
 
 
 @pytest.mark.parametrize("statement", ["", "DROP TABLE model_version_tags"])
 def test_a_store_of_another_version_of_mlflow_is_unavailable(
     statement: str, settings: Settings, trained: Trained
 ) -> None:
-    """After a newer MLflow has changed the database; the remedy is about the version, not about the disk."""
-    registered(settings, trained)
+    """A newer MLflow has changed the database; the remedy is about the version, not about the disk."""
+    register(settings, trained)
     newer = settings.store / "newer.db"  # MLflow checks each database once in a process
     shutil.copy(settings.store / "mlflow.db", newer)
     with closing(sqlite3.connect(newer)) as database, database:
         database.execute("UPDATE alembic_version SET version_num = 'later'")
         database.execute(statement)
     later = settings.model_copy(update={"tracking_uri": f"sqlite:///{newer}"})
-    error = unavailable(lambda: registered(later, trained, "y" * 64))
+    error = catch_transient_error(lambda: register(later, trained, "y" * 64))
     assert "later" in error.what
     assert "another version of MLflow wrote this database" in error.remedy
 
 
 def test_a_store_that_cannot_be_used_is_unavailable(tmp_path: Path, trained: Trained) -> None:
-    """A file where the store should be, a folder that takes no files, a file that is no database."""
+    """A file in place of the folder, a folder in which no file can be created, a file that is no database."""
     (tmp_path / "file").touch()
     (tmp_path / "rubbish.db").write_bytes(b"rubbish" * 1000)
     for store, uri in (
@@ -442,11 +446,11 @@ def test_a_store_that_cannot_be_used_is_unavailable(tmp_path: Path, trained: Tra
         (tmp_path, f"sqlite:///{tmp_path}/rubbish.db"),
     ):
         settings = Settings(project=tmp_path, store=store, tracking_uri=uri, ledger_url="sqlite://")
-        unavailable(lambda settings=settings: registered(settings, trained))  # type: ignore[misc]
+        catch_transient_error(lambda settings=settings: register(settings, trained))  # type: ignore[misc]
 
 
-def test_a_server_that_is_away_or_silent_is_unavailable(tmp_path: Path, trained: Trained) -> None:
-    """Nothing listens, or something that never answers; the password in the address is not told."""
+def test_an_unreachable_or_silent_server_is_unavailable(tmp_path: Path, trained: Trained) -> None:
+    """Nothing listens, or the server never answers; the error does not contain the password."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         for port in (1, silent.getsockname()[1]):
             settings = Settings(
@@ -455,5 +459,5 @@ def test_a_server_that_is_away_or_silent_is_unavailable(tmp_path: Path, trained:
                 tracking_uri=f"http://ann:s3cret@127.0.0.1:{port}",
                 ledger_url="sqlite://",
             )
-            error = unavailable(lambda settings=settings: registered(settings, trained))  # type: ignore[misc]
+            error = catch_transient_error(lambda settings=settings: register(settings, trained))  # type: ignore[misc]
             assert "s3cret" not in str(error)

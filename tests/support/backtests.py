@@ -10,7 +10,7 @@ from towline.config import PipelineConfig, build_config
 
 
 def make_turning_table() -> pd.DataFrame:
-    """A row an hour for 160 days. From day 100 on the effect of ``a`` is reversed; the inputs do not change."""
+    """A row for each hour of 160 days. From day 100 on, the effect of ``a`` is reversed; the inputs do not change."""
     rng = np.random.default_rng(11)
     times = pd.date_range("2026-01-01", periods=24 * 160, freq="h")
     a, b = rng.normal(size=len(times)), rng.normal(size=len(times))

@@ -1,4 +1,4 @@
-"""Batch scoring in tests: a model of odd columns, and jobs on small shards."""
+"""Batch scoring in tests: a model with several kinds of columns, and jobs with small shards."""
 
 import os
 import signal
@@ -25,11 +25,11 @@ from towline.store import StoreLayout
 
 
 class Interrupted(BaseException):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
 def make_customer_table(rows: int = 300, seed: int = 5) -> pd.DataFrame:
-    """A zip code, a word, a number with nulls, a flag and a date; and whether a customer bought."""
+    """A zip code, a word, a number with nulls, a boolean and a date; the target is whether a customer bought."""
     rng = np.random.default_rng(seed)
     size = rng.normal(20, 9, rows).round(3)
     zips, words = rng.choice(["00501", "501", "10115"], rows), rng.choice(["T", "-5", 'a "b", c', "two\nlines"], rows)
@@ -54,7 +54,7 @@ def train_customer_model(folder: Path) -> Model:
 
 
 def score(model: Model, source: Path | str, output: Path, **options: Any) -> BatchResult:
-    """Scores files with the default options but for these, or for these of the job."""
+    """Scores files with default options, except these and those of the job."""
     names, show = ("workers", "engine", "scheduler", "overwrite", "drift", "log"), options.pop("show", None)
     job = {name: options.pop(name) for name in names if name in options}
     request = BatchRequest(source=str(source), output=output, options=BatchOptions(**options), **job)
@@ -64,7 +64,7 @@ def score(model: Model, source: Path | str, output: Path, **options: Any) -> Bat
 def kill_at_shard(
     command: list[str], shard_results: Callable[[], Iterable[Path]], count: int, *, workers: bool = True, **process: Any
 ) -> bool:
-    """Kills a command, and its workers too or not, when so many shards have a result; waits until all have ended.
+    """Kills a command, with or without its workers, once ``count`` shards have a result; waits until all have ended.
 
     Returns:
         Whether the command was still running.
@@ -90,13 +90,13 @@ def _is_group(number: int) -> bool:
 
 
 def score_addresses(model: Model, source: str, output: str, folder: Path, **options: Any) -> BatchResult:
-    """As ``score``, from and to URLs; a relative path starts at the folder, which is the store too."""
+    """Like ``score``, for URLs; a relative path starts at the folder, which is also the store."""
     job = {name: options.pop(name) for name in ("workers", "overwrite") if name in options}
     request = partial(BatchRequest, options=BatchOptions(**options), folder=folder, **job)
     return addresses.score(model, addresses.parse_source(source, None), output, request, StoreLayout(folder))
 
 
 def use_small_shards(monkeypatch: pytest.MonkeyPatch, size: int = 500, block: int = 120) -> None:
-    """Makes shards of about ``size`` bytes, which are read in blocks of ``block`` bytes."""
+    """Sets the size of shards to about ``size`` bytes, which are read in blocks of ``block`` bytes."""
     monkeypatch.setattr(shards, "_shard_bytes", lambda _head: size)
     monkeypatch.setattr(records, "BLOCK_BYTES", block)

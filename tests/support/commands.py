@@ -1,4 +1,4 @@
-"""How a command ended."""
+"""The result of a command."""
 
 import json
 from dataclasses import dataclass

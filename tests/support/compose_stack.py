@@ -22,10 +22,10 @@ PORTS = ("SERVICE", "PREFECT", "MLFLOW", "STATUS", "PROMETHEUS", "ALERTMANAGER",
 
 
 class ComposeStack:
-    """The stack of one folder.
+    """A stack in one folder.
 
     Attributes:
-        folder: the copy.
+        folder: a copy of the repository.
         env: the variables of its ``.env``.
     """
 
@@ -53,9 +53,9 @@ class ComposeStack:
         (self.folder / ".env").write_text("\n".join(lines) + "\n", "utf-8")
 
     def compose(self, *arguments: str, check: bool = True, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
-        """``docker compose`` where it is there, else ``docker-compose``."""
-        two = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
-        command = [*(("docker", "compose") if two else ("docker-compose",)), "-p", NAME, *arguments]
+        """Runs ``docker compose`` if it is installed, else ``docker-compose``."""
+        has_plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+        command = [*(("docker", "compose") if has_plugin else ("docker-compose",)), "-p", NAME, *arguments]
         result = subprocess.run(
             command,
             cwd=self.folder,
@@ -72,7 +72,7 @@ class ComposeStack:
         return result
 
     def towline(self, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-        """A command on the host, in the folder."""
+        """Runs a command on the host, in the folder."""
         return subprocess.run(
             [TOWLINE, *arguments],
             cwd=self.folder,
@@ -84,7 +84,7 @@ class ComposeStack:
         )
 
     def container(self, service: str) -> str:
-        """The id of a container that runs or has ended; Compose lists only running ones."""
+        """The id of the running or ended container of a service; Compose lists only running ones."""
         command = ["docker", "ps", "-aq"]
         for name, value in {"project": NAME, "service": service, "oneoff": "False"}.items():
             command += ["-f", f"label=com.docker.compose.{name}={value}"]
@@ -101,7 +101,7 @@ class ComposeStack:
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.env[f'{name}_PORT']}"
 
-    def ask(self, name: str, path: str, body: Any = None, *, auth: str = "", key: str = "") -> tuple[int, Any]:
+    def send_request(self, name: str, path: str, body: Any = None, *, auth: str = "", key: str = "") -> tuple[int, Any]:
         """Sends a request; returns the status and the JSON or text."""
         request = urllib.request.Request(self.url(name) + path, None if body is None else json.dumps(body).encode())
         request.add_header("Content-Type", "application/json")
@@ -110,8 +110,8 @@ class ComposeStack:
         if key:
             request.add_header("Authorization", f"Bearer {key}")
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                status, text = answer.status, answer.read().decode()
+            with urllib.request.urlopen(request, timeout=20) as response:
+                status, text = response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             status, text = error.code, error.read().decode("utf-8", "replace")
         try:
@@ -120,16 +120,16 @@ class ComposeStack:
             return status, text
 
     def mlflow(self, path: str, body: Any = None) -> Any:
-        return self.ask("MLFLOW", path, body, auth=f"admin:{self.env['MLFLOW_ADMIN_PASSWORD']}")[1]
+        return self.send_request("MLFLOW", path, body, auth=f"admin:{self.env['MLFLOW_ADMIN_PASSWORD']}")[1]
 
     def prefect(self, path: str, body: Any = None) -> Any:
-        return self.ask("PREFECT", path, body, auth=self.env["PREFECT_AUTH_STRING"])[1]
+        return self.send_request("PREFECT", path, body, auth=self.env["PREFECT_AUTH_STRING"])[1]
 
     def query(self, promql: str) -> list[Any]:
         """The current result of a Prometheus query."""
         from urllib.parse import quote
 
-        return list(self.ask("PROMETHEUS", f"/api/v1/query?query={quote(promql)}")[1]["data"]["result"])
+        return list(self.send_request("PROMETHEUS", f"/api/v1/query?query={quote(promql)}")[1]["data"]["result"])
 
 
 def bare_environment() -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""The keys of custom resources that the examples use, as closed JSON schemas: a misspelt key is an error.
+"""The keys of the custom resources in the examples, as closed JSON schemas: a misspelt key is an error.
 
 Each was compared with the resource's definition: KServe's ``v1beta1`` and ``v1alpha1``, Seldon Core 2's ``v1alpha1``
-and Argo Rollouts' ``v1alpha1``. The parts that are a pod's are checked against Kubernetes' own schemas.
+and Argo Rollouts' ``v1alpha1``. Parts that a pod has, too, are checked against Kubernetes' own schemas.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ POD = {"containers", "volumes"}
 
 
 def closed(required: dict[str, Any], **optional: Any) -> Document:
-    """An object with these keys and no others."""
+    """An object with only these keys."""
     keys = required | optional
     return {"type": "object", "properties": keys, "required": list(required), "additionalProperties": False}
 
@@ -65,7 +65,7 @@ SPECS = {
 
 
 def read_resource(path: Path) -> Document:
-    """The one document of a file."""
+    """The single document of a file."""
     (document,) = yaml.safe_load_all(path.read_text())
     return dict(document)
 

@@ -1,4 +1,4 @@
-"""Empty databases of Prefect and MLflow, made once: their migrations take five seconds of CPU in each new store."""
+"""Empty databases of Prefect and MLflow, created once: their migrations take five seconds of CPU in each new store."""
 
 import fcntl
 import os
@@ -23,7 +23,7 @@ with connect(Settings.from_environment()):
 
 
 def copy_databases(settings: Settings) -> None:
-    """Writes both databases into a store that has none yet, readable by the user alone."""
+    """Copies both databases into a new store, readable by the user alone."""
     template = _template()
     settings.store.mkdir(mode=0o700, parents=True)
     for path in (settings.layout.prefect / "prefect.db", settings.layout.mlflow_database):

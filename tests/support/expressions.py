@@ -29,12 +29,12 @@ _SPACES = "' ' || chr(9) || chr(160) || chr(12288) || chr(10) || chr(13)"
 
 
 class RandomExpression(NamedTuple):
-    """An expression; ``sql`` is None if SQL has another meaning, ``exact`` is False for exp, logarithms and powers."""
+    """An expression; ``sql`` is None if SQL has no equal one, ``exact`` is False for exp, logarithms and powers."""
 
     text: str
     sql: str | None
     exact: bool = True
-    unusual: bool = False  # whether it reads texts whose upper and lower case DuckDB computes otherwise
+    unusual: bool = False  # whether it reads texts for which DuckDB has another upper or lower case
 
 
 def draw_expression(rng: random.Random, type_: str, depth: int) -> RandomExpression:
@@ -59,7 +59,7 @@ def draw_feature(rng: random.Random) -> RandomExpression:
 
 
 def draw_row(rng: random.Random) -> dict[str, Any]:
-    """A row as a client sends it; about a tenth of its values are null."""
+    """A row as a client would send it; about a tenth of its values are null."""
     row: dict[str, Any] = {}
     for name, kind in KINDS.items():
         if rng.random() < 0.12:
@@ -138,7 +138,7 @@ def _quote(text: str) -> str:
 
 
 def _apply(text: str, sql: str | None, *parts: RandomExpression, exact: bool = True) -> RandomExpression:
-    """An operation: its templates, filled with its arguments."""
+    """An operation: its templates with their arguments."""
     sqls = [part.sql for part in parts]
     filled = None if sql is None or None in sqls else sql.format(*sqls)
     exact = exact and all(part.exact for part in parts)

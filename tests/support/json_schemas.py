@@ -9,7 +9,7 @@ from tests.support.commands import CommandResult
 
 
 def check_file(file: Path, schema: str) -> CommandResult:
-    """Checks a file against a schema by its name; asks no network."""
+    """Checks a file against a schema by its name; needs no network."""
     arguments = ["--builtin-schema", schema, "--output-format", "json", str(file)]
     result = CliRunner().invoke(check_jsonschema, arguments)
     if result.exception and not isinstance(result.exception, SystemExit):

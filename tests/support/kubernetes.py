@@ -15,12 +15,12 @@ from tests.support.paths import REPOSITORY
 
 Document = dict[str, Any]
 KUBERNETES = REPOSITORY / "deployments" / "kubernetes"
-# the oldest whose preStop can sleep without a feature gate, and the newest that there are schemas for
+# the oldest with sleep in preStop without a feature gate, and the newest with published schemas
 RELEASES = ("1.30", kubernetes_validate.latest_version())
 
 
 def run_kubectl(*arguments: str | Path) -> str:
-    """Runs kubectl of the development tools, else the machine's, without a cluster; returns its output."""
+    """Runs the kubectl of the environment, else the installed one, without a cluster; returns its output."""
     beside_python = Path(sys.executable).with_name("kubectl")
     kubectl = str(beside_python) if beside_python.exists() else shutil.which("kubectl")
     assert kubectl, "no kubectl: `make dev` installs it"
@@ -36,7 +36,7 @@ def _text(folder: Path) -> str:
 
 
 def render_kustomization(folder: str | Path) -> list[Document]:
-    """The documents of a kustomization, by its path below deployments/kubernetes or anywhere."""
+    """The documents of a kustomization, by its path below deployments/kubernetes or an absolute path."""
     return list(yaml.safe_load_all(_text(KUBERNETES / folder)))
 
 
@@ -55,7 +55,7 @@ def pod_spec(deployment: Document) -> Document:
 
 
 def selector_matches(selector: dict[str, str], deployment: Document) -> bool:
-    """Whether labels of a selector meet the deployment's pods."""
+    """Whether the labels of a selector select the deployment's pods."""
     return selector.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
 
 
@@ -74,4 +74,4 @@ def iterate_leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tupl
 def find_changes(before: Document, after: Document) -> dict[tuple[Any, ...], tuple[Any, Any]]:
     """The values that differ, old and new, by path."""
     old, new = dict(iterate_leaves(before)), dict(iterate_leaves(after))
-    return {way: (old.get(way), new.get(way)) for way in old.keys() | new.keys() if old.get(way) != new.get(way)}
+    return {path: (old.get(path), new.get(path)) for path in old.keys() | new.keys() if old.get(path) != new.get(path)}

@@ -23,31 +23,31 @@ BIKE_ROW = {
 }  # fmt: skip
 
 
-class Answer(NamedTuple):
-    """One answer; ``rows`` are positions in the pool, times are of this process's monotonic clock."""
+class RecordedResponse(NamedTuple):
+    """One response; ``rows`` are positions in the pool, times are of this process's monotonic clock."""
 
     request_id: str
     version: int
     rows: tuple[int, ...]
     predictions: list[Any]
-    began: float
+    started: float
     ended: float
 
 
 @dataclass
 class RecordingLoad:
-    """Clients that send requests without a pause, each on one connection while the service keeps it open."""
+    """Clients that send requests without a pause, each on one connection as long as the service keeps it open."""
 
     port: int
     pool: Sequence[dict[str, Any]]
     headers: str = ""
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[RecordedResponse] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    refused: int = 0  # refused connections: no request was sent on them
+    refused: int = 0  # refused connections, on which no request was sent
     stop: bool = False
 
     async def run(self, callers: int, until: Callable[[], Any]) -> None:
-        """Asks until ``until``, which runs in a thread, returns."""
+        """Sends requests until ``until``, which runs in a thread, returns."""
         working = [asyncio.create_task(self._call(number)) for number in range(callers)]
         try:
             await asyncio.to_thread(until)
@@ -69,7 +69,7 @@ class RecordingLoad:
             count += 1
             try:
                 async with asyncio.timeout(30):
-                    keep = await self._ask(*pair, f"{number}-{count}", rows)
+                    keep = await self._send_request(*pair, f"{number}-{count}", rows)
             except (OSError, EOFError, ValueError, KeyError, TimeoutError) as error:
                 self.failures.append(f"{number}-{count}: {type(error).__name__}: {error}"[:300])
                 keep = False
@@ -79,7 +79,7 @@ class RecordingLoad:
         if pair:
             pair[1].close()
 
-    async def _ask(
+    async def _send_request(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str, rows: tuple[int, ...]
     ) -> bool:
         body = json.dumps({"rows": [self.pool[row] for row in rows]}).encode()
@@ -87,7 +87,7 @@ class RecordingLoad:
             f"POST /predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\nx-request-id: {name}\r\n"
             f"{self.headers}content-length: {len(body)}\r\n\r\n"
         )
-        began = time.monotonic()
+        started = time.monotonic()
         writer.write(head.encode() + body)
         top = (await reader.readuntil(b"\r\n\r\n")).decode("latin1").lower()
         size = int(top.partition("content-length:")[2].partition("\r\n")[0])
@@ -98,10 +98,12 @@ class RecordingLoad:
         document = json.loads(content)
         if document["request_id"] != name:
             raise ValueError(f"answered {document['request_id']} to {name}")
-        self.answers.append(Answer(name, document["model"]["version"], rows, document["predictions"], began, ended))
+        self.answers.append(
+            RecordedResponse(name, document["model"]["version"], rows, document["predictions"], started, ended)
+        )
         return "connection: close" not in top
 
-    def mixed(self, releases: dict[int, Path]) -> list[str]:
+    def find_wrong_predictions(self, releases: dict[int, Path]) -> list[str]:
         """Responses that differ from the predictions of the version that they name."""
         expected = {}
         for version in {answer.version for answer in self.answers}:
@@ -118,7 +120,7 @@ class RecordingLoad:
         return max(after - before for before, after in itertools.pairwise(times))
 
 
-class Counted(NamedTuple):
+class LoadCounts(NamedTuple):
     """The number of responses by status (0: no response), and latencies in milliseconds."""
 
     statuses: dict[int, int]
@@ -151,29 +153,29 @@ class CountingLoad:
         for thread in self._threads:
             thread.join()
 
-    def counted(self) -> Counted:
+    def counts(self) -> LoadCounts:
         ordered = sorted(self._seconds)
-        return Counted(dict(self._statuses), ordered[int(len(ordered) * 0.99)] * 1e3, ordered[-1] * 1e3)
+        return LoadCounts(dict(self._statuses), ordered[int(len(ordered) * 0.99)] * 1e3, ordered[-1] * 1e3)
 
     def _go(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=15)
         while not self._ended.is_set():
-            began = time.perf_counter()
+            started = time.perf_counter()
             try:
                 connection.request("POST", "/predict", self._body, self._headers)
-                answer = connection.getresponse()
-                answer.read()
-                status = answer.status
+                response = connection.getresponse()
+                response.read()
+                status = response.status
             except (OSError, http.client.HTTPException):
                 connection.close()
                 status = 0
-            self._seconds.append(time.perf_counter() - began)
+            self._seconds.append(time.perf_counter() - started)
             self._statuses[status] += 1
             time.sleep(0.01)
 
 
 def swap_champions(ledger: Ledger, model: str, load: RecordingLoad, times: int, newer: int) -> list[float]:
-    """Promotes ``newer`` and rolls back in turn; seconds from each change of the ledger to the first answer by it."""
+    """Promotes ``newer`` and rolls back, alternately; seconds from each change to the first response with it."""
     delays = []
     for number in range(times):
         champion = ledger.champion(model)
@@ -183,11 +185,13 @@ def swap_champions(ledger: Ledger, model: str, load: RecordingLoad, times: int, 
             ).version
         else:
             champion_version = ledger.rollback(model, "swaps", "").version
-        began, read = time.monotonic(), len(load.answers)
-        while not any(answer.version == champion_version and answer.began > began for answer in load.answers[read:]):
-            read = len(load.answers)
-            if time.monotonic() - began > 30:
+        changed, checked = time.monotonic(), len(load.answers)
+        while not any(
+            answer.version == champion_version and answer.started > changed for answer in load.answers[checked:]
+        ):
+            checked = len(load.answers)
+            if time.monotonic() - changed > 30:
                 raise RuntimeError(f"version {champion_version} does not answer after 30 s")
             time.sleep(0.01)
-        delays.append(time.monotonic() - began)
+        delays.append(time.monotonic() - changed)
     return delays

@@ -1,4 +1,4 @@
-"""A fake service with towline's routes that can delay, refuse or corrupt responses."""
+"""A fake service with towline's routes that can delay, refuse or change responses."""
 
 import asyncio
 import json

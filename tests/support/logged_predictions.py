@@ -24,14 +24,15 @@ TIME = pa.timestamp("us", "UTC")
 def package_release(
     folder: Path, frame: pd.DataFrame, estimator: str = "boosting", **data: object
 ) -> tuple[TrainedRun, Path]:
-    """A release with out-of-fold predictions behind it."""
+    """A release with stored out-of-fold predictions."""
     run = train_run(folder, frame, estimator, **data)
     cross_validate(run.work, run.config, run.config.candidates[0])
     return run, run.settings.store / run.package().path
 
 
 def log_predictions(release: Path, rows: pd.DataFrame, truth: Any, **changes: Any) -> pa.Table:
-    """The log of a service that predicted these rows, one per hour, with labels a day later; as ``labels.read``.
+    """The log of a service that predicted these rows, one per hour, with labels a day later, in the format of
+    ``labels.read``.
 
     Args:
         release: predicts the rows.

@@ -1,4 +1,4 @@
-"""Prometheus metrics as tests read them."""
+"""Functions that parse Prometheus metrics."""
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -17,12 +17,12 @@ def parse_samples(text: str) -> Samples:
 
 
 def sample_value(samples: Samples, metric: str, **labels: str) -> float:
-    """The value of a metric of towline; 0 if there is none."""
+    """The value of a metric of towline; 0 if the metric does not exist."""
     return samples.get((f"towline_{metric}", tuple(sorted(labels.items()))), 0.0)
 
 
 def parse_gauges(text: str) -> dict[tuple[str, ...], float]:
-    """The metrics of monitoring by name and label values, the model first unless it is that of the sample store."""
+    """The metrics of monitoring by name and label values; the model is first unless it is the sample store's."""
     return {
         (sample.name.removeprefix("towline_"), *(v for k, v in sample.labels.items() if (k, v) != ("model", MODEL))): (
             sample.value

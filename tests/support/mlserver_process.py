@@ -1,4 +1,4 @@
-"""MLServer in a separate process, in the environment that `make dev` does not have: `make .venv/.mlserver` makes it."""
+"""MLServer in a separate process, in an environment of its own that `make .venv/.mlserver` creates."""
 
 import os
 import socket
@@ -17,8 +17,8 @@ class MlserverProcess:
     """A running `mlserver start FOLDER`; as a context manager it is ended at the end of the block.
 
     Args:
-        folder: with one model, or one folder for each of several.
-        log: file for what MLServer prints.
+        folder: with one model, or with a folder for each of several models.
+        log: file for MLServer's output.
 
     Attributes:
         rest: the address of its REST interface.

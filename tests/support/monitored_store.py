@@ -27,11 +27,11 @@ class MonitoredStore:
     def __init__(self, sample_store: SampleStore, folder: Path) -> None:
         self.sample_store, self.folder = sample_store, folder
         raw = yaml.safe_load((sample_store.release(1) / "config.yaml").read_text())
-        watch = {
+        monitoring = {
             "quality": {"delay": "0h", "window": "1h"},
             "retrain": {"bad_windows": 1, "recent_windows": 1, "min_rows": 2, "triggers": ["drift", "quality"]},
         }
-        self.config: PipelineConfig = build_config({**raw, **watch}, "test")
+        self.config: PipelineConfig = build_config({**raw, **monitoring}, "test")
         self.settings, self.request_count = sample_store.settings, 0
 
     @property
@@ -42,7 +42,7 @@ class MonitoredStore:
     def since(self) -> dt.datetime:
         return dt.datetime.fromisoformat(self.serving.time)
 
-    def ask(self, rows: pd.DataFrame, at: dt.datetime, truth: float | None = None) -> None:
+    def log_requests(self, rows: pd.DataFrame, at: dt.datetime, truth: float | None = None) -> None:
         """Logs each row as a request; ``truth`` adds labels with that difference to the first version's predictions."""
         serving = self.serving
         model, first = open_release(self.settings.store / serving.release), open_release(self.sample_store.release(1))

@@ -1,4 +1,4 @@
-"""Records of drift checks and of measured quality, as the journal holds them."""
+"""Records of drift checks and measured quality, as in the journal."""
 
 import datetime as dt
 import urllib.error
@@ -42,7 +42,7 @@ def make_quality(ago: int = 0, state: Any = "ok", **more: Any) -> QualityResult:
 
 
 def make_gain_windows(until: dt.datetime, refit: float) -> list[GainResult]:
-    """Three days until a time, in which the refit's loss is this multiple of the champion's."""
+    """Three windows before a time, in which the refit's loss is this multiple of the champion's."""
     blocks = tuple((1 + number / 10, refit * (1 + number / 10)) for number in range(10))
     champion = sum(block[0] for block in blocks) / len(blocks)
     return [
@@ -56,14 +56,14 @@ def make_gain_windows(until: dt.datetime, refit: float) -> list[GainResult]:
 
 def get_page(url: str, **headers: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
-            return answer.status, answer.read().decode()
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as response:
+            return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
 
 
 def accumulate_samples(samples: Iterable[ServiceSample]) -> tuple[CounterTotals, ...]:
-    """The totals after each scrape; scrapes in time order."""
+    """The totals after each scrape; the scrapes are in time order."""
     newest: dict[str, CounterTotals] = {}
     history = []
     for sample in samples:

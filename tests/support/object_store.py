@@ -35,7 +35,7 @@ def running_s3() -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+def run_web_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     """A web server; yields its address."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -48,7 +48,7 @@ def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 
 class FileHandler(BaseHTTPRequestHandler):
-    """Answers with the bytes of a path, and with ranges of them below /ranges; only with the key as ``sig``."""
+    """Responds with the bytes of a path, and with ranges of them below /ranges; only if ``sig`` is the key."""
 
     files: ClassVar[dict[str, bytes]] = {}
     sent: ClassVar[list[int]] = []
@@ -83,7 +83,7 @@ class FileHandler(BaseHTTPRequestHandler):
 
 
 class ExpiredHandler(BaseHTTPRequestHandler):
-    """Answers as S3 does when a token has expired: an answer to HEAD has no reason."""
+    """Responds as S3 does for an expired token: a response to HEAD has no reason."""
 
     ANSWER = (
         b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>ExpiredToken</Code>"

@@ -1,4 +1,4 @@
-"""A table with nulls, many levels, odd names, times, texts and huge numbers, and models that are fitted on it."""
+"""A table with nulls, many levels, unusual names, times, texts and huge numbers, and models that are fitted on it."""
 
 import copy
 import json
@@ -23,14 +23,14 @@ PARTS = [  # of an ensemble
 
 
 def remark(rng: np.random.Generator, size: float) -> str:
-    """One to nine words, some of which depend on the size; capital letters, accents, signs."""
+    """One to nine words, some of which depend on the size; with capital letters, accents and punctuation."""
     words = ["Größe", "ÉTÉ", "naïve", "x-1", "日本語", "a", "of", "the", "e\u0301"]
     chosen = [*rng.choice(words, rng.integers(1, 9)), "very LARGE!" if size > 1 else "(rather small)"]
     return " ".join(rng.permutation(chosen))
 
 
 def odd_table() -> pd.DataFrame:
-    """Nulls in every kind of column, 40 levels, odd names, times over two years, whole and huge numbers."""
+    """Nulls in every kind of column, 40 levels, unusual names, times over two years, whole and huge numbers."""
     return _make_table().copy()
 
 
@@ -64,7 +64,7 @@ def _make_table() -> pd.DataFrame:
 def fitted(
     target: str, estimator: str, threshold: Threshold | None = None, **params: Any
 ) -> tuple[Any, Contract, pd.DataFrame]:
-    """A model of ours on the odd table, its contract, and the canonical features; fitted once for a session."""
+    """A fitted model on this table, its contract, and the canonical features; fitted once for a session."""
     model, contract, features = _fit(target, estimator, json.dumps(params))
     model = copy.deepcopy(model)
     if threshold is not None:

@@ -1,4 +1,4 @@
-"""A collector of OpenTelemetry in this process: it decodes what is sent by OTLP over HTTP."""
+"""An OpenTelemetry collector in this process, which decodes requests of OTLP over HTTP."""
 
 import gzip
 import threading
@@ -14,7 +14,7 @@ _DOCUMENTS = {"/v1/traces": ExportTraceServiceRequest, "/v1/metrics": ExportMetr
 
 
 class OtlpReceiver:
-    """What was received so far.
+    """The spans and metrics received so far.
 
     Attributes:
         endpoint: the value of OTEL_EXPORTER_OTLP_ENDPOINT.
@@ -51,7 +51,7 @@ def attributes(message: Any) -> dict[str, Any]:
 
 @contextmanager
 def run_receiver() -> Iterator[OtlpReceiver]:
-    """Receives until the end of the block."""
+    """Receives requests until the end of the block."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -1,4 +1,4 @@
-"""Where the repository and the installed command are."""
+"""Paths of the repository and the installed command."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the tests, removed with its data when they end."""
+"""A PostgreSQL server for the tests, which is removed with its data at the end."""
 
 import os
 import secrets
@@ -14,7 +14,7 @@ from tests.support.waiting import free_port
 
 
 def find_postgres() -> Path | None:
-    """Finds the folder with initdb and pg_ctl: Debian's newest, which is not on the path, or the one on the path."""
+    """Finds the folder with initdb and pg_ctl: Debian's newest, which is not on the path, else that on the path."""
     versions = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     newest = max(versions, key=lambda folder: int(folder.parent.name), default=None)
     on_path = shutil.which("initdb")
@@ -23,10 +23,10 @@ def find_postgres() -> Path | None:
 
 @contextmanager
 def run_postgres(programs: Path) -> Iterator[str]:
-    """Runs a new server on loopback and yields the superuser's URL, whose password has every special character."""
+    """Runs a new server on loopback and yields the superuser's URL, whose password has special characters."""
     password = f"{secrets.token_hex(8)}:@/% ?#"
-    is_root = os.geteuid() == 0  # as whom PostgreSQL refuses to run; its own user must be able to enter the folder
-    folders = "/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"  # that every user may enter
+    is_root = os.geteuid() == 0  # PostgreSQL does not run as root; its own user must be able to enter the folder
+    folders = "/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"  # a folder that every user may enter
     folder = Path(tempfile.mkdtemp(prefix="towline-postgres-", dir=folders if is_root else None))
     (folder / "password").write_text(password)
     user = ["runuser", "-u", "postgres", "--"] if is_root else []

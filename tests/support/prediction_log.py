@@ -74,7 +74,7 @@ def make_answer(count: int = 1, first: int = 0) -> RowPredictions:
 def fill_log(
     folder: Path, release: FakeRelease, ids: range, step: float = HOUR, rows: int = 1, start: dt.datetime = FIRST_TIME
 ) -> None:
-    """One segment: a record every ``step`` seconds, each with its number as size and customer."""
+    """Writes one segment: a record every ``step`` seconds, each with its number as size and customer."""
     log = PredictionLog(folder, "w0", convert=False)
     for number in ids:
         sent = [ROW | {"size": number + place / 10, "customer": number} for place in range(rows)]
@@ -84,12 +84,12 @@ def fill_log(
 
 
 def logged_ids(folder: Path) -> list[str]:
-    """The request ids of all logged predictions, sorted."""
+    """The request ids of all logged rows, sorted."""
     return sorted(parquet_store.read_predictions(folder).column("request_id").to_pylist())
 
 
 def read_segment_lines(folder: Path) -> list[dict[str, Any]]:
-    """The records in the segments, in the order they were written; each line must be whole."""
+    """The records in the segments, in the order in which they were written; each line must be complete."""
     paths = sorted((folder / "segments").glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
     lines = [json.loads(line) for path in paths for line in path.read_bytes().splitlines()]
     return [line for line in lines if "fields" not in line]

@@ -1,4 +1,4 @@
-"""Fixtures: a prediction log and a release that it logs for."""
+"""Fixtures: a prediction log and a release whose predictions it stores."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A Prefect server for the flows that tests run in this process."""
+"""A Prefect server for flows in this process."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from towline.operations import servers
 
 @contextmanager
 def run_prefect(store: Path) -> Iterator[str]:
-    """Starts a server with its database in a store, points this process at it, and yields its address."""
+    """Starts a server with its database in a store, sets its address in this process, and yields the address."""
     settings = Settings.from_environment({"TOWLINE_STORE": str(store)}, cwd=REPOSITORY)
     server = servers.start(settings, "prefect")
     environment = servers.prefect_environment(settings) | {"PREFECT_API_URL": f"{server.url}/api"}
@@ -30,7 +30,7 @@ def run_prefect(store: Path) -> Iterator[str]:
 
 
 def _read_settings_again() -> None:
-    """Prefect reads the environment when it is imported, which another test may have done before."""
+    """Prefect reads the environment when it is imported, which another test may already have done."""
     if "prefect" in sys.modules:
         from prefect import context
 

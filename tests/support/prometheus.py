@@ -1,4 +1,4 @@
-"""The programs of Prometheus: installed ones, or those of the images that the Compose stack uses."""
+"""The programs of Prometheus: installed ones, or those in the images of the Compose stack."""
 
 import functools
 import os
@@ -20,7 +20,7 @@ _SERVICE = {"prometheus": "prometheus", "promtool": "prometheus", "amtool": "ale
 
 
 def prometheus_command(tool: str, arguments: Sequence[object], *folders: Path, name: str = "") -> list[str]:
-    """The command that starts a tool with access to the repository, these folders and loopback; else skips the test."""
+    """The command of a tool with access to the repository, these folders and loopback; else skips the test."""
     if shutil.which(tool):
         return [tool, *map(str, arguments)]
     compose = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())

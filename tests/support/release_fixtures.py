@@ -26,6 +26,6 @@ def packed(regression: TrainedRun) -> Release:
 
 @pytest.fixture
 def release(regression: TrainedRun, packed: Release, tmp_path: Path) -> Path:
-    """A copy of the release to spoil."""
+    """A copy of the release, which a test may damage."""
     original = regression.settings.store / packed.path
     return Path(shutil.copytree(original, tmp_path / original.name))

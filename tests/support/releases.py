@@ -52,7 +52,7 @@ class TrainedRun:
 
 
 def make_house_table(rows: int = 400) -> pd.DataFrame:
-    """Numbers, a null, a category with an odd name, a flag, times; a value and a label that follow from them."""
+    """Numbers, a null, a category with an unusual name, a boolean, times; a value and a label that depend on them."""
     rng = np.random.default_rng(5)
     size, kind = rng.normal(50, 10, rows), rng.choice(["a|b", "<b>c</b>", "d"], rows)
     value = 3 * size + 20 * (kind == "d") + rng.normal(0, 4, rows)

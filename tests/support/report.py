@@ -30,7 +30,7 @@ class LeftOut:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: object) -> None:
-        """Workers collect the same tests, so that one worker's count is the run's."""
+        """Workers collect the same tests, so the count of one worker is that of the run."""
         self.deselected = max(self.deselected, getattr(node, "workeroutput", {}).get("deselected", 0))
 
     def pytest_unconfigure(self) -> None:
@@ -52,12 +52,12 @@ class LeftOut:
 
 
 def _folder(argument: str) -> str:
-    """The folder below tests/ that an argument lies in, empty for tests/ itself."""
+    """The folder below tests/ of an argument, empty for tests/ itself."""
     path = (REPOSITORY / argument).resolve()
     tests = REPOSITORY / "tests"
     return path.relative_to(tests).parts[0] if tests in path.parents else "" if path in (tests, *tests.parents) else "-"
 
 
 def folder_of(item: pytest.Item) -> str:
-    """The name of the folder below tests/ that a test lies in."""
+    """The name of the folder below tests/ of a test."""
     return _folder(str(Path(item.path)))

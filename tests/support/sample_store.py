@@ -17,7 +17,7 @@ PASS = {"verdict": "pass"}
 
 @dataclass(frozen=True)
 class SampleStore:
-    """A store with versions 1 and 2 of a model, and an operator's actions on it."""
+    """A store with versions 1 and 2 of a model, and functions for an operator's actions."""
 
     settings: Settings
 
@@ -38,7 +38,7 @@ class SampleStore:
         return folder
 
     def probe_rows(self) -> list[dict[str, Any]]:
-        """The rows whose predictions are recorded in the release of version 1."""
+        """The probe rows of version 1's release."""
         rows: list[dict[str, Any]] = json.loads((self.release(1) / "probe.json").read_bytes())["rows"]
         return rows
 
@@ -59,7 +59,7 @@ def store_settings(store: Path) -> Settings:
 
 
 def make_sample_store(folder: Path) -> SampleStore:
-    """Trains and promotes versions 1 and 2, whose predictions for any row are 1,000 apart; version 1 is champion."""
+    """Trains and promotes versions 1 and 2, whose predictions differ by 1,000 for each row; version 1 is champion."""
     sample_store = SampleStore(store_settings(folder / "store"))
     for version in (1, 2):
         frame = make_house_table(200).drop(columns="sold")

@@ -16,7 +16,7 @@ def read_startup(process: subprocess.Popen[str]) -> dict[str, Any]:
     """The JSON document that `towline serve --json` prints on stdout when it is ready.
 
     Raises:
-        RuntimeError: the process ended before.
+        RuntimeError: the process ended before it was ready.
     """
     assert process.stdout is not None
     text = ""

@@ -1,4 +1,4 @@
-"""A service in this process: a fake model behind the real application."""
+"""A service in this process: the real application with a fake model."""
 
 import asyncio
 import datetime as dt
@@ -47,7 +47,7 @@ def make_contract(
 
 @dataclass
 class FakeModel:
-    """Predicts twice the first column plus ``offset``; a class is the last one where that is above 50."""
+    """Predicts twice the first column plus ``offset``; the label is the last class if this value is above 50."""
 
     contract: Contract
     directory: Path
@@ -86,7 +86,7 @@ class FakeModel:
 
 @dataclass
 class FakeKeys:
-    """Keys by their text."""
+    """API keys with their scopes."""
 
     granted: dict[str, frozenset[str]] = field(default_factory=dict)
 
@@ -116,7 +116,7 @@ class FakeLog:
 
 
 class ServiceClient:
-    """httpx, in an event loop of its own that goes on only during requests."""
+    """httpx in its own event loop, which runs only during requests."""
 
     def __init__(self, app: ServingApp, base_url: str) -> None:
         self._runner = asyncio.Runner()
@@ -135,8 +135,8 @@ class ServiceClient:
         return await self._http.post(path, json=document)
 
     def send(self, body: bytes, path: str = "/predict", **headers: str) -> httpx.Response:
-        given = {"content-type": "application/json"} | _headers(headers)
-        return self.request("POST", path, content=body, headers=given)
+        all_headers = {"content-type": "application/json"} | _headers(headers)
+        return self.request("POST", path, content=body, headers=all_headers)
 
     def run(self, work: Any) -> Any:
         return self._runner.run(work)
@@ -149,7 +149,7 @@ class ServiceClient:
 @dataclass
 class RunningService:
     client: ServiceClient
-    live: SimpleNamespace
+    reloader: SimpleNamespace
     log: FakeLog
     app: ServingApp
 
@@ -174,12 +174,12 @@ def make_options(**changes: Any) -> Any:
 def create_application(
     model: FakeModel | None, keys: dict[str, frozenset[str]] | None = None, **changes: Any
 ) -> tuple[ServingApp, SimpleNamespace, FakeLog]:
-    live = SimpleNamespace(
+    reloader = SimpleNamespace(
         model=model, ready=model is not None, reason="" if model else "starting", rejections=0, rollout=None
     )
     log = FakeLog()
-    app = create_app(make_options(**changes), live, FakeKeys(keys or {}), log)
-    return app, live, log
+    app = create_app(make_options(**changes), reloader, FakeKeys(keys or {}), log)
+    return app, reloader, log
 
 
 @contextmanager
@@ -187,10 +187,10 @@ def run_service(
     model: FakeModel | None, keys: dict[str, frozenset[str]] | None = None, **changes: Any
 ) -> Iterator[RunningService]:
     """Runs a service; yields it with its client, model and log."""
-    app, live, log = create_application(model, keys, **changes)
+    app, reloader, log = create_application(model, keys, **changes)
     client = ServiceClient(app, "http://127.0.0.1:8080")
     try:
-        yield RunningService(client, live, log, app)
+        yield RunningService(client, reloader, log, app)
     finally:
         client.close()
 
@@ -200,7 +200,7 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
 
 
 def make_rollout(folder: Path, challenger: Any, champion: int = 3, **config: Any) -> ActiveRollout:
-    """A rollout that just started; a service follows it once it is its ``live.rollout``."""
+    """A rollout that has just started; a service follows it if it is its ``reloader.rollout``."""
     now = dt.datetime.now(dt.UTC)
     rollout = Rollout(
         id="0123456789abcdef", model="house-price", champion=champion, challenger=champion + 1, release="r",
@@ -217,7 +217,7 @@ async def send_asgi(
     client: str = "127.0.0.1",
     **headers: str,
 ) -> tuple[int, dict[str, str], bytes]:
-    """One request as raw ASGI; each part of the body is one message, None is a client that has disconnected."""
+    """Sends one request as raw ASGI; each part of the body is one message, None is a disconnected client."""
     messages = [
         {"type": "http.disconnect"}
         if part is None

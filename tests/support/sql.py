@@ -1,4 +1,4 @@
-"""SQL that bypasses the ledger's interface."""
+"""SQL that changes a ledger without its interface."""
 
 from sqlalchemy import create_engine, text
 

@@ -1,4 +1,4 @@
-"""Processes of the `towline` command on a store, and checks of what a killed run leaves behind."""
+"""Processes of the `towline` command on a store, and checks of the store after a killed run."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def write_bike_config(folder: Path, **changes: Any) -> Path:
     """Writes four weeks of bike rentals and a config with quick candidates.
 
     Args:
-        folder: gets both files.
+        folder: for both files.
         changes: sections of the config to replace.
 
     Returns:
@@ -61,10 +61,10 @@ class StoreCommands:
     Args:
         store: the folder of the store.
         config: the pipeline config for `towline run`.
-        databases: whether a new store gets empty databases of Prefect and MLflow; else a run makes them.
+        databases: whether a new store gets empty databases of Prefect and MLflow; else a run creates them.
 
     Attributes:
-        environment: the variables that the command gets.
+        environment: the environment variables of the command.
     """
 
     def __init__(self, store: Path, config: Path, *, databases: bool = True) -> None:
@@ -76,7 +76,7 @@ class StoreCommands:
         if databases and not store.exists():
             copy_databases(self.settings)
         self.ledger = Ledger(self.settings.ledger_url)
-        # a shell that runs us in the background has had SIGINT ignored, which the commands would inherit
+        # a shell that runs the tests in the background ignores SIGINT, which the commands would inherit
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def start(self, *words: str, command: str = "run") -> "subprocess.Popen[str]":
@@ -102,46 +102,46 @@ class StoreCommands:
         """Starts a run and kills it as soon as ``when()`` is true.
 
         Returns:
-            Whether the run was still going.
+            Whether the run had not ended before.
         """
         process = self.start(*words)
         while process.poll() is None and not when():
             time.sleep(0.0005)
-        going = process.poll() is None
-        if going:
+        is_running = process.poll() is None
+        if is_running:
             (os.killpg if group else os.kill)(process.pid, signal.SIGKILL)
         process.communicate()
-        return going
+        return is_running
 
     def log_gained(self, text: str) -> Callable[[], bool]:
-        """Returns a function that tells whether the store's log has gained a text since this call."""
+        """Returns a function that checks whether a text was added to the store's log after this call."""
         log = self.store / "logs" / "towline.log"
-        begin = log.stat().st_size if log.exists() else 0
+        start = log.stat().st_size if log.exists() else 0
 
         def has_gained() -> bool:
             if not log.exists():
                 return False
             with log.open("rb") as file:
-                file.seek(begin)
+                file.seek(start)
                 return text.encode() in file.read()
 
         return has_gained
 
     def query_prefect(self, kind: str, **filters: Any) -> list[dict[str, Any]]:
-        """Flow runs or task runs in the store's Prefect server or that of the environment, newest first."""
+        """Flow runs or task runs in the Prefect server of the store or of the environment, newest first."""
         server = servers.find_server(self.settings, "prefect")
         address = f"{server.url}/api" if server else self.environment.get("PREFECT_API_URL")
         if address is None:
             return []
         body = json.dumps({**filters, "limit": 200, "sort": "EXPECTED_START_TIME_DESC"}).encode()
         request = urllib.request.Request(f"{address}/{kind}/filter", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return list(json.load(answer))
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return list(json.load(response))
 
     def count_task_states(self) -> Counter[str]:
         """Counts the tasks of the newest flow run by state."""
         newest = {"flow_runs": {"id": {"any_": [self.query_prefect("flow_runs")[0]["id"]]}}}
-        for _ in range(40):  # the server takes tasks' states in from a queue
+        for _ in range(40):  # the server reads states of tasks from a queue
             states = Counter(task["state_name"] for task in self.query_prefect("task_runs", **newest))
             if states["Completed"] and not states.keys() & {"Running", "Pending"}:
                 break
@@ -175,7 +175,7 @@ class StoreCommands:
         numbers = {run_id: int(number) for run_id, number in self.query_mlflow(tag, "towline.version", MODEL)}
         for run_id, key in self.query_mlflow(
             tag, "towline.run_key", MODEL
-        ):  # MLflow may have counted further than the ledger
+        ):  # MLflow may have higher numbers than the ledger
             keys.setdefault(key, set()).add(numbers[run_id])
         faults["second versions"] += [f"{key[:8]}: {versions}" for key, versions in keys.items() if len(versions) > 1]
         for event in ("registered", "promoted", "refused"):
@@ -241,7 +241,7 @@ class StoreCommands:
 
 
 def wait_for_orphans(commands: StoreCommands) -> list[str]:
-    """Waits up to two minutes until the processes that a killed run left have ended; returns those that have not."""
+    """Waits up to two minutes until the processes of a killed run have ended; returns those that are still running."""
     deadline = time.monotonic() + 120
     while (orphans := commands.running_processes()) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -252,7 +252,7 @@ def _read(path: Path) -> None:
     inside = path.parts
     if "storage" in inside:  # Prefect's records of finished steps
         content = path.read_bytes()
-        if not content or content.startswith(b"{"):  # an error it keeps in another format
+        if not content or content.startswith(b"{"):  # an error is stored in another format
             json.loads(content)
     elif path.suffix == ".json":
         json.loads(path.read_bytes())
@@ -271,7 +271,7 @@ def _read(path: Path) -> None:
 
 
 def _find_processes(store: str) -> Iterator[tuple[int, str]]:
-    """Processes of runs on a store: the second process by its environment, the smoke test by its parent."""
+    """Processes of runs on a store: the helper process by its environment, the smoke test by its parent."""
     for entry in Path("/proc").iterdir():
         try:
             environment = (entry / "environ").read_bytes().split(b"\0")

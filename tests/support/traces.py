@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 
 
 def find_traces(folder: Path, texts: Iterable[bytes], without: Iterable[Path] = ()) -> list[str]:
-    """``path: text`` for each of these byte strings that the names or contents of the folder's files hold.
+    """``path: text`` for each of these byte strings in the names or contents of the folder's files.
 
-    ZIP archives (NumPy's and skops' among them) are unpacked, Parquet files are read as columns; ``without`` are files
-    that are not looked into.
+    ZIP archives (also those of NumPy and skops) are unpacked, Parquet files are read as columns; files in
+    ``without`` are not searched.
     """
     left_out = set(without)
     needles = list(texts)

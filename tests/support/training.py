@@ -37,7 +37,7 @@ def prepare_workspace(tmp_path: Path, table: pd.DataFrame | Path, **config: Any)
 
 
 def make_mixed_table(target: str, rows: int = 900) -> pd.DataFrame:
-    """A slope, which a linear model finds, and an interaction, which trees find."""
+    """A linear effect, which a linear model learns, and an interaction, which trees learn."""
     rng = np.random.default_rng(4)
     a, b, c, d = rng.normal(size=(4, rows))
     value = 2 * (a + b + c) + 2.5 * ((c > 0) == (d > 0)) + rng.normal(0, 0.7, rows)

@@ -1,4 +1,4 @@
-"""`towline up` in a separate process, as a user runs it."""
+"""`towline up` in a separate process."""
 
 import contextlib
 import json
@@ -22,11 +22,11 @@ SERVER_KINDS: tuple[servers.Kind, ...] = get_args(servers.Kind)
 
 
 class UpProcess:
-    """`towline up` on a new store, or on that of other commands.
+    """`towline up` on a new store, or on the store of other commands.
 
     Args:
-        folder: gets the log file; for a new store also the config and the store.
-        commands: of a store that exists.
+        folder: for the log file; for a new store also for the config and the store.
+        commands: of an existing store.
         config: sections of the config to change.
     """
 
@@ -45,7 +45,7 @@ class UpProcess:
 
     @property
     def output(self) -> str:
-        """The text printed so far, over all starts."""
+        """The printed text, over all starts."""
         return self.log.read_text()
 
     def wait_until(self, condition: Callable[[], Any], seconds: float = 600) -> Any:
@@ -65,17 +65,17 @@ class UpProcess:
         return self.commands.query_prefect("flow_runs", **filters)[::-1]
 
     def states(self, flow: str) -> list[str]:
-        """The states of a flow's runs, without those that are still scheduled."""
+        """The states of a flow's runs, except runs that are still scheduled."""
         return sorted(run["state_name"] for run in self.runs(flow) if run["state_type"] != "SCHEDULED")
 
     def start_run(self, flow: str) -> str:
-        """Starts a run of the deployment now, without waiting for its schedule; returns the id of the run."""
+        """Starts a run of the deployment immediately; returns the id of the run."""
         deployment = self.call_prefect(f"deployments/name/{flow}/{MODEL}")
         state = {"state": {"type": "SCHEDULED"}}
         return str(self.call_prefect(f"deployments/{deployment['id']}/create_flow_run", state)["id"])
 
     def call_prefect(self, path: str, body: Any = None) -> Any:
-        """Sends a GET request, or a POST request if there is a body; again while the server is busy (status 503)."""
+        """Sends a GET request, or a POST request with a body; repeats it while the server is busy (status 503)."""
         server = servers.find_server(self.commands.settings, "prefect")
         assert server is not None
         content = None if body is None else json.dumps(body).encode()
@@ -96,7 +96,7 @@ class UpProcess:
             return bool(response.status == 200)
 
     def kill_all(self) -> None:
-        """Sends SIGKILL to the process and its servers, and waits for their end."""
+        """Sends SIGKILL to the process and its servers, and waits until they have ended."""
         assert self.process is not None
         running = [server for kind in SERVER_KINDS if (server := servers.find_server(self.commands.settings, kind))]
         for group in (self.process.pid, *(server.pid for server in running)):
@@ -106,7 +106,7 @@ class UpProcess:
         self.wait_until(lambda: not any(is_running(server.pid, server.start_time) for server in running))
 
     def find_processes(self) -> list[str]:
-        """The command lines of all processes on the store, servers too."""
+        """The command lines of all processes on the store, including servers."""
         variable, lines = f"TOWLINE_STORE={self.commands.store}".encode(), []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
@@ -115,7 +115,7 @@ class UpProcess:
         return lines
 
     def stop(self) -> None:
-        """Ends the process and the servers, in whatever state they are."""
+        """Ends the process and the servers, whatever their state is."""
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()

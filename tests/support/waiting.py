@@ -1,4 +1,4 @@
-"""Waiting for an event, and free ports."""
+"""Waiting for a condition, and free ports."""
 
 import socket
 import time
@@ -13,8 +13,8 @@ def wait_until(
 
     Args:
         condition: the function.
-        description: what is waited for, for the message if it does not happen.
-        seconds: after which the test fails.
+        description: of the condition, for the message if it is not met.
+        seconds: until the test fails.
         pause: seconds between two calls.
     """
     deadline = time.monotonic() + seconds

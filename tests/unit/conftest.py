@@ -1,4 +1,4 @@
-"""A guard: a unit test that starts a process or a server fails, be it in a fixture."""
+"""A guard: a unit test, or its fixture, that starts a process or a server fails."""
 
 import sys
 from collections.abc import Generator
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 FORBIDDEN = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"}
-ALLOWED_PROGRAMS = {"lscpu", "uname", "fc-list"}  # of joblib, platform and Matplotlib
+ALLOWED_PROGRAMS = {"lscpu", "uname", "fc-list"}  # programs that joblib, platform and Matplotlib start
 _state = {"active": False, "installed": False}
 
 
@@ -20,7 +20,7 @@ def _refuse_processes(event: str, arguments: tuple[Any, ...]) -> None:
         raise AssertionError(f"a unit test opens a port ({arguments[1]}): move it to tests/integration")
 
 
-def _watch() -> Generator[None, object, object]:
+def _guard_processes() -> Generator[None, object, object]:
     if not _state["installed"]:  # an audit hook cannot be removed
         sys.addaudithook(_refuse_processes)
         _state["installed"] = True
@@ -33,9 +33,9 @@ def _watch() -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup() -> Generator[None, object, object]:
-    return (yield from _watch())
+    return (yield from _guard_processes())
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None, object, object]:
-    return (yield from _watch())
+    return (yield from _guard_processes())

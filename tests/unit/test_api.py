@@ -1,4 +1,4 @@
-"""The Python API: its names, its light import, its results in a notebook."""
+"""The Python API: names, fast import, and results in a notebook."""
 
 import ast
 import inspect
@@ -40,7 +40,7 @@ FUNCTIONS = sorted(name for name in PUBLIC if name[0].islower())
 
 @pytest.fixture
 def store(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> SampleStore:
-    """A store with two versions of a model, which the API works on."""
+    """A store with two versions of a model, for the API."""
     monkeypatch.setenv("TOWLINE_PROJECT", str(REPOSITORY))
     monkeypatch.setenv("TOWLINE_STORE", str(sample_store.settings.store))
     monkeypatch.setattr(synchronization, "update_mlflow", lambda *_: "")
@@ -48,7 +48,7 @@ def store(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> SampleS
 
 
 def test_public_names() -> None:
-    """The public surface changes only on purpose."""
+    """A change of the public names must change this list."""
     assert set(towline.__all__) == PUBLIC
     assert all(getattr(towline, name) is not None for name in towline.__all__)
     assert set(towline.__all__) <= set(dir(towline))
@@ -57,7 +57,7 @@ def test_public_names() -> None:
 
 
 def test_no_module_hides_a_public_function() -> None:
-    """A submodule called ``towline.run`` would replace the function of that name once it is imported."""
+    """A submodule ``towline.run`` would replace the function of this name once it is imported."""
     modules = {path.stem for path in (REPOSITORY / "towline").iterdir()}
     assert modules & set(FUNCTIONS) == set()
 
@@ -85,7 +85,7 @@ def test_typing_marker_is_in_the_package() -> None:
 
 
 def test_models_are_listed(store: SampleStore) -> None:
-    """One row a model; with a name, one row a version."""
+    """One row for each model; with a name, one row for each version."""
     (champion,) = towline.models()
     assert (champion.model, champion.version, champion.state) == (MODEL, 1, "champion")
     assert [row.version for row in towline.models(MODEL)] == [1, 2]
@@ -109,7 +109,7 @@ def test_promote_and_rollback(store: SampleStore) -> None:
 def test_folder_with_a_models_name_is_not_a_release(
     store: SampleStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The data of a model may lie in a folder of its name."""
+    """A folder with the data of a model may have its name."""
     (tmp_path / MODEL).mkdir()
     monkeypatch.chdir(tmp_path)
     assert towline.load(MODEL).version == 1
@@ -168,7 +168,7 @@ def test_equal_tables_are_one_source(tmp_path: Path) -> None:
 
 
 def _store(folder: Path, data: Any) -> pd.DataFrame:
-    """A table given in Python, as a run reads it."""
+    """A table given in Python, read as by a run."""
     source = python_tables.store_table(data, StoreLayout(folder / "store"), folder)
     dataset = sources.load_dataset(DataConfig(source=str(source), target="y"), folder, folder / "store", None)
     return sources.read_snapshot(dataset, folder / "store")
@@ -188,7 +188,7 @@ def _store(folder: Path, data: Any) -> pd.DataFrame:
     ids=["mixed", "decimals and floats", "large", "cut", "intervals", "sparse", "half a surrogate pair"],
 )
 def test_columns_that_arrow_does_not_take_are_read(tmp_path: Path, values: pd.Series, read: list[Any]) -> None:
-    """Mixed values and intervals are text, which is read as that of a CSV is."""
+    """Mixed values and intervals are text, which is read as from a CSV."""
     table = _store(tmp_path, pd.DataFrame({"x": values.reset_index(drop=True), "y": np.arange(20) / 7}))
     assert [None if pd.isna(value) else value for value in table["x"][:4]] == read
 
@@ -202,9 +202,9 @@ def test_a_table_that_cannot_be_stored_is_refused_with_the_column(tmp_path: Path
         (pd.DataFrame([[1, 2, 3]], columns=["x", "x", "y"]), "several columns have the same name: 'x'"),
         (pa.table({"y": range(3), "x": spans}), "column 'x' cannot be stored"),
     ):
-        with pytest.raises(DataError, match=what) as refused:
+        with pytest.raises(DataError, match=what) as caught:
             _store(tmp_path, data)
-        assert "remove" in refused.value.remedy
+        assert "remove" in caught.value.remedy
 
 
 def test_configs_in_three_forms_are_equal() -> None:
@@ -248,7 +248,7 @@ def test_documents_cannot_leave_their_frame() -> None:
 
 
 def test_a_run_on_another_store_starts_its_own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one process, the address of the first store's server does not stay in the environment, even after an error."""
+    """In one process, the server address of the first store is removed from the environment, also after an error."""
     stores = [
         Settings.from_environment({"TOWLINE_STORE": str(tmp_path / name)}, cwd=tmp_path) for name in ("first", "second")
     ]

@@ -1,4 +1,4 @@
-"""What the commands do before they do anything: a missing package, a missing file, a date, a strange folder."""
+"""Errors of commands before they start: a missing package, a missing file, a date, a folder without a project."""
 
 import importlib.util
 import os
@@ -48,8 +48,8 @@ def test_each_command_has_an_example_and_json(name: str, command: click.Command)
     assert isinstance(command, click.Group) or "--json" in text
 
 
-def test_each_extra_lists_what_it_brings() -> None:
-    """The packages that an error names are those of the extra that it says to install."""
+def test_each_extra_lists_its_packages() -> None:
+    """The packages named in an error are those of the extra that its remedy installs."""
     declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for extra, modules in extras.EXTRAS.items():
         names = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in declared[extra]} - {"pip"}
@@ -70,41 +70,41 @@ def test_each_extra_lists_what_it_brings() -> None:
         (["loadtest", "http://127.0.0.1:9"], "loadtest"),
     ],
 )
-def test_a_missing_package_names_what_installs_it(
+def test_the_error_for_a_missing_package_has_the_install_command(
     words: list[str], extra: str, command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the base wheel alone each command that needs more says which line to type, and does nothing else."""
+    """With the base installation only, a command that needs more prints the install command and does nothing else."""
     monkeypatch.setattr(extras, "find_spec", lambda name: None if hidden(name) else importlib.util.find_spec(name))
-    done = command(*words, "--json")
-    assert (done.code, done.json["code"]) == (2, "T100"), done.err
-    assert done.json["remedy"] == f"pip install 'towline[{extra}]'"
-    assert done.json["where"] == f"towline {words[0]}"
+    result = command(*words, "--json")
+    assert (result.code, result.json["code"]) == (2, "T100"), result.err
+    assert result.json["remedy"] == f"pip install 'towline[{extra}]'"
+    assert result.json["where"] == f"towline {words[0]}"
 
 
 def hidden(name: str) -> bool:
     return any(name in modules for modules in extras.EXTRAS.values())
 
 
-def test_a_package_that_is_missed_in_the_middle_is_named_too(
+def test_a_package_that_is_missing_during_a_command_is_named(
     command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever imports it: an error of the user's installation is no fault of towline's."""
+    """Whichever module imports it: an incomplete installation is not a bug of towline."""
 
     def imports(*_: object) -> None:
         raise ModuleNotFoundError("No module named 'matplotlib.pyplot'", name="matplotlib.pyplot")
 
     monkeypatch.setattr(Settings, "from_environment", imports)
-    done = command("models", "--json")
-    assert (done.code, done.json["remedy"]) == (2, "pip install 'towline[pipeline]'")
+    result = command("models", "--json")
+    assert (result.code, result.json["remedy"]) == (2, "pip install 'towline[pipeline]'")
 
 
 @pytest.mark.parametrize("words", [["labels", "add", "taxis"], ["drift", "taxis.yaml", "--current"]])
-def test_a_missing_table_is_looked_for_where_it_was_named(words: list[str], command: Command, folder: Path) -> None:
-    """The error is about the file that was given, with the nearest name, not about data.source."""
-    done = command(*words, "taxi.csv", "--json")
-    assert (done.code, done.json["what"]) == (2, "no such file")
-    assert done.json["remedy"] == "did you mean taxis.csv?"
-    assert done.json["where"] == str(folder / "taxi.csv")
+def test_the_error_for_a_missing_table_names_the_given_path(words: list[str], command: Command, folder: Path) -> None:
+    """The error names the given file and the most similar name, not data.source."""
+    result = command(*words, "taxi.csv", "--json")
+    assert (result.code, result.json["what"]) == (2, "no such file")
+    assert result.json["remedy"] == "did you mean taxis.csv?"
+    assert result.json["where"] == str(folder / "taxi.csv")
 
 
 @pytest.mark.parametrize(
@@ -118,13 +118,13 @@ def test_a_missing_table_is_looked_for_where_it_was_named(words: list[str], comm
     ],
 )
 def test_dates_as_people_write_them(text: str, moment: str) -> None:
-    """The year first, or with dots the day first."""
+    """The year first, or the day first with dots."""
     assert Moment().convert(text, None, None).isoformat() == moment
 
 
 @pytest.mark.parametrize("text", ["06/30/2026", "30.13.2026", "June 2026", "", "0001-01-01T00:00+14:00", "9999-12-31"])
-def test_a_date_that_can_be_read_in_two_ways_has_a_remedy(text: str) -> None:
-    """It says how to write it; a date that may not exist in UTC is none either."""
+def test_an_ambiguous_date_has_a_remedy(text: str) -> None:
+    """The error shows the format; a date that may not exist in UTC is refused, too."""
     with pytest.raises(click.BadParameter, match="2026-06-30"):
         Moment().convert(text, None, None)
 
@@ -141,7 +141,7 @@ def test_options_are_finite_numbers(text: str) -> None:
 
 
 def test_a_reason_is_not_blank() -> None:
-    """The ledger records it, for an audit."""
+    """The ledger records it for audits."""
     options = [each for _, command in list_commands() for each in command.params if each.name == "reason"]
     assert len(options) > 4
     for option in options:
@@ -152,7 +152,7 @@ def test_a_reason_is_not_blank() -> None:
 def test_the_only_config_of_a_project_need_not_be_named(
     command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With none or several, the error says what to do."""
+    """Without a config, or with several, the error has a remedy."""
     monkeypatch.setenv("TOWLINE_PROJECT", str(folder))
     none = command("validate")
     assert (none.code, "make one: towline init" in none.err) == (2, True)
@@ -169,13 +169,13 @@ def test_the_only_config_of_a_project_need_not_be_named(
 
 @pytest.mark.parametrize("limit", ["0", "-1"])
 def test_a_history_has_at_least_one_row(limit: str, command: Command, folder: Path) -> None:
-    """Another limit is an error: it is not the end of the list, nor an empty ledger."""
-    done = command("history", "--limit", limit)
-    assert (done.code, "--limit" in done.err) == (2, True)
+    """Another limit is an error, so that an empty list always means an empty ledger."""
+    result = command("history", "--limit", limit)
+    assert (result.code, "--limit" in result.err) == (2, True)
 
 
 def test_the_help_lists_each_command_under_its_purpose(command: Command) -> None:
-    """Each once, in the order of a model's life."""
+    """Each command once, in the order of a model's life cycle."""
     text = command("--help").out
     heads = re.findall(r"^(\w+):$", text, re.MULTILINE)
     assert heads == ["Options", "Train", "Decide", "Audit", "Serve", "Monitor", "Operate"]
@@ -184,10 +184,10 @@ def test_the_help_lists_each_command_under_its_purpose(command: Command) -> None
     assert listed == [name for names in main.purposes.values() for name in names]
 
 
-def test_slo_looks_at_the_service_that_towline_started(
+def test_slo_queries_the_service_that_towline_started(
     command: Command, folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever its port; one that was killed counts as away, one that ended in order is forgotten."""
+    """Whatever its port; a killed service counts as unreachable, a service that ended in order is no longer queried."""
     from towline.serving.process.worker import ServiceInfo
 
     settings = Settings.from_environment()
@@ -201,8 +201,8 @@ def test_slo_looks_at_the_service_that_towline_started(
         record(started)
         assert services.find_service_addresses(settings, "taxis") == ["http://127.0.0.1:9"]
         assert services.find_service_addresses(settings, "other") == []
-        done = command("slo", "taxis.yaml", "--quiet", "--json")
-        assert [service["service"] for service in done.json["services"]] == ["http://127.0.0.1:9"]
+        result = command("slo", "taxis.yaml", "--quiet", "--json")
+        assert [service["service"] for service in result.json["services"]] == ["http://127.0.0.1:9"]
         [path] = (store / "servers").glob("service-*.json")
         path.write_text(path.read_text().replace(f'"pid":{os.getpid()}', '"pid":4194304'))
         assert services.find_service_addresses(settings, "taxis") == ["http://127.0.0.1:9"], "it is missed"

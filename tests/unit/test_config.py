@@ -1,4 +1,4 @@
-"""Errors of a config: the key, the line, the remedy."""
+"""Errors of a config: key, line and remedy."""
 
 import gzip
 import shlex
@@ -50,12 +50,12 @@ def test_a_table_in_place_of_a_config_names_the_command_that_writes_one(name: st
 
 @pytest.mark.parametrize("config", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_configs_are_valid(config: Path) -> None:
-    """Each config that we ship reads without an error."""
+    """Each config of the repository is read without an error."""
     assert read_config(config).name
 
 
 def test_unknown_key_names_line_and_nearest_key(tmp_path: Path) -> None:
-    """A misspelt key is refused with its line and the key that was meant."""
+    """A misspelt key is refused with its line and the most similar key."""
     with pytest.raises(ConfigError) as caught:
         read_config(write(tmp_path, GOOD.replace("target: y", "target: y\n  widnow: 90d")))
     assert "did you mean window?" in str(caught.value)
@@ -112,7 +112,7 @@ def test_repeated_keys_are_rejected(tmp_path: Path) -> None:
     ],
 )
 def test_hostile_yaml_is_rejected(tmp_path: Path, text: str, message: str) -> None:
-    """Aliases, nesting or values that would exhaust or crash the reader are an error, in a file and in --set."""
+    """Aliases, nesting or values that would exhaust or crash the parser are an error, in a file and in --set."""
     with pytest.raises(ConfigError, match=message):
         read_config(write(tmp_path, GOOD + text))
     value = text.partition(": ")[2] if text.startswith(("description", "seed")) else "{" + "a: [" * 90 + "]" * 90 + "}"
@@ -138,7 +138,7 @@ def test_aliases_within_the_limits_still_work(tmp_path: Path) -> None:
     ],
 )
 def test_an_override_changes_one_key_only(tmp_path: Path, text: str, override: str, expected: list[object]) -> None:
-    """The anchor of an alias stays as it is; a section without keys gets its first one."""
+    """The anchor of an alias is unchanged; a section without keys gets its first key."""
     rules = read_config(write(tmp_path, f"{GOOD}{text}\n"), [override]).validation.columns.values()
     assert [(rule.min, rule.max) for rule in rules] == expected
 
@@ -163,7 +163,7 @@ def test_numbers_that_are_not_finite_are_rejected(tmp_path: Path, text: str, key
 @pytest.mark.parametrize("key", ["approval.expires", "data.window", "quality.delay", "rollout.until", "budget"])
 @pytest.mark.parametrize("length", ["4000000d", "1000000000d", "99999999999999999999w", "-P1D"])
 def test_durations_without_a_date_are_rejected(key: str, length: str) -> None:
-    """The present time plus or minus a duration of a config is always a date."""
+    """The current time plus or minus a duration of a config must be a date."""
     section, _, name = key.partition(".")
     data = {"source": "t", "target": "y", "time": "t"}
     change = {section: {**(data if section == "data" else {}), name: length} if name else length}
@@ -174,7 +174,7 @@ def test_durations_without_a_date_are_rejected(key: str, length: str) -> None:
 
 @pytest.mark.parametrize("window", ["0d", "30s", "36000d"])
 def test_a_window_without_predictions_is_rejected(window: str) -> None:
-    """A window of no length would never have a label."""
+    """A window of length zero would never have a label."""
     with pytest.raises(ConfigError, match=r"quality\.window: the window must be at least a minute"):
         build_config({"name": "demo", "data": {"source": "t", "target": "y"}, "quality": {"window": window}}, "x")
 
@@ -281,7 +281,7 @@ def test_contradictions_are_rejected(change: dict[str, object]) -> None:
     ],
 )  # fmt: skip
 def test_messages_for_invalid_values(change: dict[str, object], line: str, remedy: str) -> None:
-    """One line: the key, what it must be and what it is; the remedy is the most similar choice."""
+    """One line has the key, the allowed and the actual value; the remedy is the most similar choice."""
     with pytest.raises(ConfigError) as caught:
         build_config({"name": "demo", "data": {"source": "t", "target": "y"}, **change}, "demo.yaml")
     assert caught.value.details == (line,)
@@ -298,7 +298,7 @@ def test_a_wrong_value_that_may_be_secret_is_not_repeated() -> None:
 
 
 def test_formats_of_windows_and_holdouts() -> None:
-    """One window or several, a share or a duration; a config that was written to YAML is equal when read."""
+    """One window or several, a share or a duration; a config that was written to YAML is read as equal."""
     data = {"source": "t", "target": "y", "time": "t", "window": ["30d", "36h", "all"], "half_life": "60d"}
     several = build_config({"name": "demo", "data": data, "split": {"holdout": "4w"}}, "")
     month, hours = timedelta(days=30), timedelta(hours=36)
@@ -320,7 +320,7 @@ def test_formats_of_windows_and_holdouts() -> None:
 
 
 def test_logging_policies() -> None:
-    """Personal data is dropped, a key is hashed even if it is personal data, and privacy.columns has priority."""
+    """Personal data is dropped, a key is hashed even if it is personal data; privacy.columns takes precedence."""
     raw = {
         "pii": ["phone", "customer", "zip"],
         "join_on": ["customer", "order"],
@@ -372,13 +372,13 @@ def test_project_is_found_from_a_folder_below(tmp_path: Path) -> None:
 
 
 def test_a_setting_without_a_value_is_not_set(tmp_path: Path) -> None:
-    """A store is never the project itself: docker compose sets variables that have no value."""
+    """docker compose sets variables without a value; the store must not become the project folder."""
     empty = {f"TOWLINE_{name}": "" for name in ("PROJECT", "STORE", "LEDGER_URL", "LEDGER_KEY", "SEARCH_URL")}
     assert Settings.from_environment(empty, cwd=tmp_path) == Settings.from_environment({}, cwd=tmp_path)
 
 
 def test_an_sqlite_file_is_found_from_a_folder_below(tmp_path: Path) -> None:
-    """The relative path of a ledger starts at the project, so that each working folder has the same ledger."""
+    """The relative path of a ledger starts at the project, so each working folder has the same ledger."""
     urls = {"TOWLINE_PROJECT": str(tmp_path), "TOWLINE_LEDGER_URL": "sqlite:///ledgers/a.db"}
     urls |= {"TOWLINE_TRACKING_URI": "sqlite+pysqlite:///m.db?timeout=9", "TOWLINE_SEARCH_URL": "sqlite:////var/s.db"}
     settings = Settings.from_environment(urls, cwd=Path("/"))
@@ -390,7 +390,7 @@ def test_an_sqlite_file_is_found_from_a_folder_below(tmp_path: Path) -> None:
 
 
 def test_a_store_that_no_url_can_name_is_refused(tmp_path: Path) -> None:
-    """Text behind a question mark would not be a part of the path: other stores would share the file."""
+    """Text after a question mark would not be part of the path: several stores would share one file."""
     with pytest.raises(ConfigError, match="question mark"):
         Settings.from_environment({}, cwd=tmp_path / "what?")
 

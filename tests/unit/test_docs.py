@@ -1,4 +1,4 @@
-"""The guides say what the product does."""
+"""The guides agree with the product."""
 
 import re
 import shlex
@@ -49,14 +49,14 @@ def errors(kind: type[TowlineError] = TowlineError) -> Iterator[type[TowlineErro
 
 
 def test_every_key_and_metric_is_in_the_guide() -> None:
-    """docs/config.md leaves no key of a config out."""
+    """docs/config.md has every key of a config."""
     page = (REPOSITORY / "docs" / "config.md").read_text()
     assert [key for key in keys(PipelineConfig) if not re.search(rf"\b{key}\b", page)] == []
     assert [name for names in METRICS.values() for name in names if f"`{name}`" not in page] == []
 
 
 def test_the_guides_config_is_valid_and_its_defaults_are_true() -> None:
-    """The annotated example is a config, and where it says default it has the default."""
+    """The annotated example is a valid config, and each default that it names is the default."""
     page = (REPOSITORY / "docs" / "config.md").read_text()
     example = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
     config = build_config(example, "docs/config.md")
@@ -89,7 +89,7 @@ def test_yaml_on_a_page_is_a_config(page: Path, example: str) -> None:
 def test_commands_on_a_page_exist(page: Path, line: str) -> None:
     """Each towline command that a page names exists, with each option it is shown with."""
     name, *words = shlex.split(line)
-    if name == "--profile":  # of the group, before the command
+    if name == "--profile":  # options of the group, before the command
         _, name, *words = words
     assert name in main.commands
     command, options = main.commands[name], {"--help"}
@@ -100,15 +100,15 @@ def test_commands_on_a_page_exist(page: Path, line: str) -> None:
     assert {word for word in words if word.startswith("--")} <= options
 
 
-def test_links_lead_somewhere() -> None:
-    """No page has a relative link or picture without a file."""
+def test_linked_files_exist() -> None:
+    """The file of each relative link and picture exists."""
     links = [(page, link) for page in PAGES for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text())]
     assert links
     assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []
 
 
 def test_every_error_is_explained() -> None:
-    """Each error type stands with its code and exit code in the guide, in the source's tree and in --help."""
+    """Each error type has its code and exit code in the guide, in the tree in errors.py and in --help."""
     page = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
     for kind in at_least_one(errors()):
         if "code" in vars(kind):
@@ -119,7 +119,7 @@ def test_every_error_is_explained() -> None:
 
 
 def test_every_command_is_in_the_readme_or_the_docs() -> None:
-    """A command that neither the README nor a page of the docs names is not finished."""
+    """Each command is named in the README or on a page of the docs."""
     shown = "\n".join(page.read_text() for page in [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
     assert [name for name in main.commands if f"towline {name}" not in shown] == []
 
@@ -130,7 +130,7 @@ def glossary() -> list[str]:
 
 
 def test_glossary_defines_each_term_once() -> None:
-    """One definition a term, and none of the terms that pages rely on is missing."""
+    """One definition for each term; terms that pages use are defined."""
     terms = glossary()
     assert len(terms) == len(set(terms))
     needed = (
@@ -141,14 +141,14 @@ def test_glossary_defines_each_term_once() -> None:
 
 
 def test_every_extra_is_explained() -> None:
-    """Each extra of pyproject.toml has its row."""
+    """Each extra of pyproject.toml has a row."""
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     page = (REPOSITORY / "docs" / "extras.md").read_text()
     assert [extra for extra in extras if f"| `{extra}` |" not in page] == []
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    """A reader can reach each page of docs/ from the menu; decisions are added by docs/hooks.py."""
+    """The menu has each page of docs/; docs/hooks.py adds the decisions."""
     navigation = (REPOSITORY / "mkdocs.yml").read_text()
     assert [page.name for page in (REPOSITORY / "docs").glob("*.md") if f": {page.name}" not in navigation] == []
 

@@ -1,4 +1,4 @@
-"""Errors of another process."""
+"""Errors that come from another process."""
 
 import pytest
 

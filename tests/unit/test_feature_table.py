@@ -1,4 +1,4 @@
-"""tests/README.md, the table of features and their tests, is complete and names only tests that exist."""
+"""The table of features in tests/README.md is complete and names existing tests."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ PAGES_WITHOUT_FEATURES = {"index.md", "glossary.md", "performance.md"}
 
 
 def test_every_named_test_exists() -> None:
-    """A test that is renamed or deleted is renamed in, or replaced in, the table."""
+    """A renamed or deleted test must be changed in the table."""
     assert len(ROWS) == TABLE.count("::") > 100
     defined = {
         f"{path.relative_to(REPOSITORY / 'tests').as_posix()}::{node.name}"
@@ -28,7 +28,7 @@ def test_every_named_test_exists() -> None:
 
 
 def test_every_page_has_a_feature() -> None:
-    """A new page of the docs is added to the table with its features."""
+    """Each page of the docs has a section with features."""
     sections = re.split(r"^## ", TABLE, flags=re.MULTILINE)[1:]
     listed = {re.findall(r"\]\(\.\./docs/([^)]+)\)", section.splitlines()[0])[0] for section in sections[1:]}
     assert listed == {path.name for path in (REPOSITORY / "docs").glob("*.md")} - PAGES_WITHOUT_FEATURES
@@ -36,7 +36,7 @@ def test_every_page_has_a_feature() -> None:
 
 
 def test_every_command_has_a_feature() -> None:
-    """A new command is added to the table."""
+    """Each command is named in the table."""
     commands = list(list_commands(main, "towline"))
     assert len(commands) > 25
     features = "\n".join(feature for feature, _ in ROWS)

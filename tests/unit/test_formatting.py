@@ -1,4 +1,4 @@
-"""Texts for people: numbers, times, and lists that are cut off."""
+"""Texts for people: numbers, times, and shortened lists."""
 
 import datetime as dt
 
@@ -6,14 +6,14 @@ from towline.formatting import format_age, format_number, format_time, shorten_l
 
 
 def test_numbers() -> None:
-    """Four digits, whole numbers all digits, and undefined values a dash."""
+    """Four digits, all digits of whole numbers, and a dash for undefined values."""
     assert [format_number(value) for value in (None, 0, 3, 12345, 0.123456, 1234.5, -0.5)] == [
         "–", "0", "3", "12,345", "0.1235", "1,234", "-0.5",
     ]  # fmt: skip
 
 
 def test_times() -> None:
-    """A time and its ISO text give the same text, in UTC; without a zone it is in UTC already."""
+    """A time and its ISO text give the same text in UTC; a time without a zone is in UTC."""
     moment = dt.datetime(2026, 3, 1, 0, 30, 59, tzinfo=dt.timezone(dt.timedelta(hours=2)))
     for value in (moment, moment.isoformat()):
         assert format_time(value) == "2026-02-28 22:30"
@@ -32,7 +32,7 @@ def test_ages() -> None:
 
 
 def test_shortened_lists() -> None:
-    """The count is that of the items which are left out; nothing is added if all are shown."""
+    """The count is the number of items that are left out; without such items there is no count."""
     items = ["a", "b", "c"]
     assert [shorten_list(items, limit) for limit in (2, 3, 9)] == ["a, b and 1 more", "a, b, c", "a, b, c"]
     assert shorten_list(items, 2, "; ", total=1002) == "a; b and 1,000 more"

@@ -54,10 +54,10 @@ RENAMED = {
     "careful": "manual",
 }  # fmt: skip
 
-#: names that were wrong for a module, and are right for other things
+#: names that are banned for modules only
 FORMER_MODULES = {"looks", "traffic", "lives", "shelf"}
 
-#: names that say nothing about a value or a function
+#: names that do not describe a value or a function
 VAGUE_NAMES = {"told", "found", "kept", "seen", "one", "tried", "said", "came", "wanted", "learnt", "asked"}
 
 #: phrase → why not, or what to write
@@ -96,14 +96,14 @@ def sources() -> list[Path]:
 
 
 def pages() -> list[Path]:
-    """All texts of the repository, but this module, which names what it bans."""
+    """All texts of the repository, except this module, which contains the banned names."""
     folders = [REPOSITORY / name for name in (*CODE, *OTHERS)]
     paths = [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix in TEXT and path.is_file()]
     return [*sorted(REPOSITORY.glob("*.md")), REPOSITORY / "Makefile", *(path for path in paths if path != HERE)]
 
 
 def phrases(path: Path) -> Iterator[str]:
-    """``file:line: phrase: reason`` for each banned phrase of a text; CHANGELOG.md may name what is gone."""
+    """``file:line: phrase: reason`` for each banned phrase of a text; CHANGELOG.md may contain former names."""
     if path.name == "CHANGELOG.md":
         return
     text = path.read_text(encoding="utf-8")
@@ -130,14 +130,14 @@ def stored_names(path: Path) -> tuple[list[tuple[str, int]], list[tuple[str, int
 
 
 def renamed(path: Path) -> Iterator[str]:
-    """Definitions that have a former name again."""
+    """Definitions with a former name."""
     for name, line in [(path.stem, 1), *stored_names(path)[0]]:
         if name in RENAMED and not (name in FORMER_MODULES and line > 1):
             yield f"{path.relative_to(REPOSITORY)}:{line}: {name} was renamed to {RENAMED[name]}"
 
 
 def vague_names(path: Path) -> Iterator[str]:
-    """Values and functions with one of these names, which do not say what they are."""
+    """Values and functions with a name that does not describe them."""
     definitions, values = stored_names(path)
     for name, line in (*definitions, *values):
         if name in VAGUE_NAMES:
@@ -158,7 +158,7 @@ def test_phrases() -> None:
 
 
 def test_former_names() -> None:
-    """No definition and no module has a name that was replaced."""
+    """No definition and no module has a former name."""
     lines = [line for path in pages() if path.suffix == ".py" for line in renamed(path)]
     assert lines == [], "\n".join(lines)
 
@@ -195,7 +195,7 @@ SHARED_MODULES = {
 
 
 def test_modules_have_one_name_each() -> None:
-    """No two modules of towline share a name, but for commands (named like what they call) and the list above."""
+    """No two modules of towline share a name, except commands (named like the called function) and the list above."""
     places = defaultdict(list)
     for path in sorted((REPOSITORY / "towline").rglob("*.py")):
         if path.parent.name != "cli":
@@ -205,7 +205,7 @@ def test_modules_have_one_name_each() -> None:
 
 
 @pytest.mark.parametrize("text", ["four nights a year", "It mends what is lost", "the watch"])
-def test_phrases_are_found(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_phrases_are_reported(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A banned phrase is reported with its file and line."""
     monkeypatch.setattr(sys.modules[__name__], "REPOSITORY", tmp_path)
     (tmp_path / "page.md").write_text(f"# Title\n\n{text}\n")
@@ -219,7 +219,7 @@ def test_phrases_are_found(text: str, tmp_path: Path, monkeypatch: pytest.Monkey
      "with open('x') as told: ...", "try: ...\nexcept OSError as told: ..."],
 )  # fmt: skip
 def test_vague_names_are_reported(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that says nothing is reported with its file and line, of whichever kind it is."""
+    """Such a name is reported with its file and line, for each kind of definition."""
     monkeypatch.setattr(sys.modules[__name__], "REPOSITORY", tmp_path)
     (tmp_path / "module.py").write_text(f"\n\n{code}\n")
     (line,) = vague_names(tmp_path / "module.py")

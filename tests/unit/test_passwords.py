@@ -1,4 +1,4 @@
-"""A literal password in a source URL is hidden from the config, and used when the source is read."""
+"""A literal password in a source URL is hidden in the config, and used when the source is read."""
 
 import os
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_the_config_does_not_depend_on_the_password() -> None:
     ],
 )
 def test_urls_without_a_literal_password_are_unchanged(url: str) -> None:
-    """A reference to the environment is recommended: it is neither hidden nor masked."""
+    """A reference to the environment is the recommended form: it is neither hidden nor masked."""
     assert hide_passwords(url) == url
     assert mask_passwords(url) == url
 
@@ -74,7 +74,7 @@ def test_a_password_with_an_at_sign() -> None:
 
 
 def test_the_error_of_another_process_has_a_remedy() -> None:
-    """In a process that does not know the password, the error has the remedy."""
+    """A process that does not have the password raises an error with the remedy."""
     url = hide_passwords("postgresql://me:s3cret@elsewhere/db")
     for name in [name for name in os.environ if name in url]:
         del os.environ[name]

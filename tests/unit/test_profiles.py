@@ -1,4 +1,4 @@
-"""Where a profile says that runs go, and what is said of one that is none."""
+"""The profiles of places where runs execute, and errors of unknown or invalid profiles."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,8 +27,8 @@ def read(name: str) -> profiles.Profile:
     return profiles.read(name, Settings.from_environment())
 
 
-def test_compose_reads_the_file_that_the_stack_is_started_with(project: Path) -> None:
-    """Port and password are those of docker-compose.yml; what else stands there does not matter."""
+def test_compose_reads_the_env_file_of_the_stack(project: Path) -> None:
+    """Port and password come from the .env file of docker-compose.yml; its other variables are ignored."""
     (project / ".env").write_text(
         "# the stack\nPOSTGRES_PASSWORD='a b#c'\nPREFECT_AUTH_STRING=\"me:s=c#t\"\n"
         "PREFECT_PORT=4300 # ours\nTOWLINE_MODEL=\n"
@@ -36,8 +36,8 @@ def test_compose_reads_the_file_that_the_stack_is_started_with(project: Path) ->
     assert read("compose") == profiles.Profile(name="compose", url="http://127.0.0.1:4300/api", auth="me:s=c#t")
 
 
-def test_another_place_has_a_file_of_its_own(project: Path) -> None:
-    """With its address, its password and its pool."""
+def test_another_place_has_its_own_file(project: Path) -> None:
+    """The file has its address, its password and its pool."""
     (project / "profiles" / "team.env").write_text(
         "PREFECT_API_URL=https://prefect.example/api\nPREFECT_API_AUTH_STRING=me:secret\nTOWLINE_POOL=big\n"
     )
@@ -58,10 +58,8 @@ def test_another_place_has_a_file_of_its_own(project: Path) -> None:
         ("profiles/compose.env", "PREFECT_API_URL=host:4200\n", "not an address of Prefect's API", "http://HOST"),
     ],
 )
-def test_a_file_that_does_not_do_is_named_with_its_remedy(
-    project: Path, file: str, text: str, what: str, remedy: str
-) -> None:
-    """What is wrong, in which file, and what to write."""
+def test_an_invalid_file_is_named_with_its_remedy(project: Path, file: str, text: str, what: str, remedy: str) -> None:
+    """The error has the problem, the file and the corrected line."""
     (project / file).write_text(text)
     with pytest.raises(ConfigError) as caught:
         read("compose")
@@ -79,21 +77,21 @@ def test_a_secret_is_not_repeated_in_an_error(project: Path) -> None:
     assert caught.value.where.endswith(".env:1")
 
 
-def test_a_profile_that_is_not_there_is_suggested(command: Callable[..., CommandResult], project: Path) -> None:
-    """A misspelt name gets a suggestion; without the stack's .env the error says how to get it."""
+def test_a_misspelt_profile_gets_a_suggestion(command: Callable[..., CommandResult], project: Path) -> None:
+    """A misspelt name gets a suggestion; without the stack's .env the error says how to create it."""
     (project / "profiles" / "team.env").touch()
-    done = command("--profile", "taem", "run", project / "bikes.yaml")
-    assert (done.code, "did you mean team?" in done.err) == (2, True)
-    done = command("--profile", "compose", "run", project / "bikes.yaml")
-    assert (done.code, "cp .env.example .env" in done.err) == (2, True)
+    result = command("--profile", "taem", "run", project / "bikes.yaml")
+    assert (result.code, "did you mean team?" in result.err) == (2, True)
+    result = command("--profile", "compose", "run", project / "bikes.yaml")
+    assert (result.code, "cp .env.example .env" in result.err) == (2, True)
 
 
-def test_what_needs_the_store_is_refused_from_elsewhere(
+def test_commands_that_need_the_store_are_refused_with_a_profile(
     command: Callable[..., CommandResult], project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would show this machine's store as if it were the workers'; what asks no store goes on."""
-    done = command("--profile", "compose", "models")
-    assert (done.code, "docker compose exec worker towline models" in done.err) == (2, True)
+    """It would show this machine's store instead of the workers'; commands without a store run."""
+    result = command("--profile", "compose", "models")
+    assert (result.code, "docker compose exec worker towline models" in result.err) == (2, True)
     monkeypatch.setenv("TOWLINE_PROFILE", "compose")
     assert command("rollback", "bikes").code == 2
     assert command("config", "schema").code == 0

@@ -1,4 +1,4 @@
-"""Promotion and rollback by hand: results are reported exactly, errors have a remedy."""
+"""Promotion and rollback by hand: exact results, errors with a remedy."""
 
 from collections.abc import Callable
 
@@ -20,21 +20,21 @@ FAILED = {
 
 
 def test_the_champion_is_not_promoted_again(sample_store: SampleStore, command: Command) -> None:
-    """The command reports since when it serves; no row is written."""
+    """The command reports since when it is champion; no row is written."""
     before = sample_store.ledger.rows(MODEL)
-    done = command("promote", f"{MODEL}@1", "--reason", "better")
-    assert done.code == 0, done.err
-    assert "version 1 is the champion already, since" in done.out
-    assert "instead of" not in done.out
+    result = command("promote", f"{MODEL}@1", "--reason", "better")
+    assert result.code == 0, result.err
+    assert "version 1 is the champion already, since" in result.out
+    assert "instead of" not in result.out
     document = command("promote", f"{MODEL}@1", "--reason", "better", "--json").json
     assert (document["version"], document["changed"]) == (1, False)
     assert sample_store.ledger.rows(MODEL) == before
 
 
 def test_promotion_and_rollback(sample_store: SampleStore, command: Command) -> None:
-    """The previous version is reported; the rollback to it is a change as well."""
-    done = command("promote", f"{MODEL}@2", "--reason", "better")
-    assert "version 2 serves now instead of 1" in done.out
+    """The result has the previous version; a rollback is a change, too."""
+    result = command("promote", f"{MODEL}@2", "--reason", "better")
+    assert "version 2 serves now instead of 1" in result.out
     assert command("rollback", "--json").json["changed"]
     assert sample_store.ledger.champion(MODEL).version == 1  # type: ignore[union-attr]
 
@@ -43,19 +43,19 @@ def test_promotion_and_rollback(sample_store: SampleStore, command: Command) -> 
 def test_a_promotion_needs_a_version(words: str, sample_store: SampleStore, command: Command) -> None:
     """A name without a version is rejected with the list of versions and their states."""
     before = sample_store.ledger.rows(MODEL)
-    done = command("promote", words, "--reason", "better")
-    assert done.code == 2
-    assert f"{MODEL}@" in done.err
+    result = command("promote", words, "--reason", "better")
+    assert result.code == 2
+    assert f"{MODEL}@" in result.err
     assert sample_store.ledger.rows(MODEL) == before
 
 
 def test_an_unknown_name_suggests_similar_ones(sample_store: SampleStore, command: Command) -> None:
-    """One of them is what was wanted."""
+    """The suggestions include the intended name."""
     assert f"{MODEL}@1 (champion), {MODEL}@2 (rolled back)" in command("promote", MODEL, "--reason", "x").err
 
 
 def test_the_error_for_a_rejected_version_has_the_keys(sample_store: SampleStore, command: Command) -> None:
-    """The error has the failed checks, their keys, and the command that judges the version again."""
+    """The error has the failed checks, their keys, and the command to judge the version again."""
     ledger = sample_store.ledger
     ledger.register(MODEL, "ann", "trained", {}, "key3")
     judged = JudgedVersion(3, "key3", f"releases/{MODEL}/v3-0123456789ab", FAILED)
@@ -70,7 +70,7 @@ def test_the_error_for_a_rejected_version_has_the_keys(sample_store: SampleStore
 
 
 def test_a_version_without_a_release(sample_store: SampleStore, command: Command) -> None:
-    """A version whose run is under way or was killed has a number; the error gives the reason."""
+    """A version whose run is not finished or was killed has a number but no release; the error has the reason."""
     sample_store.ledger.register(MODEL, "ann", "trained", {}, "key3")
     rows = {row["version"]: row for row in command("models", MODEL, "--json").json}
     assert (rows[3]["state"], rows[3]["holdout"]) == ("registered", "no release yet")
@@ -78,13 +78,13 @@ def test_a_version_without_a_release(sample_store: SampleStore, command: Command
         ("show", f"{MODEL}@3"), ("package", f"{MODEL}@3"), ("promote", f"{MODEL}@3", "--reason", "x"),
         ("score", "x.csv", "y.csv", "--model", f"{MODEL}@3"),
     ):  # fmt: skip
-        done = command(*words)
-        assert done.code in (2, 4, 6)
-        assert "its run has not ended" in done.err
+        result = command(*words)
+        assert result.code in (2, 4, 6)
+        assert "its run has not ended" in result.err
 
 
-def test_a_release_that_was_exchanged_is_not_promoted(sample_store: SampleStore, command: Command) -> None:
-    """The ledger has the digest of the judged release: another valid release in its place does not serve."""
+def test_a_replaced_release_is_not_promoted(sample_store: SampleStore, command: Command) -> None:
+    """The ledger has the digest of the judged release, so another valid release in its folder is refused."""
     import shutil
 
     from towline.manifest import read_manifest
@@ -96,6 +96,6 @@ def test_a_release_that_was_exchanged_is_not_promoted(sample_store: SampleStore,
     (own / "manifest.json").write_text(forged.text())
     shutil.move(own, own.with_name(forged.folder))
     assert other.exists()
-    done = command("promote", f"{MODEL}@1", "--reason", "x")
-    assert done.code == 6
+    result = command("promote", f"{MODEL}@1", "--reason", "x")
+    assert result.code == 6
     assert sample_store.ledger.champion(MODEL).version == 2  # type: ignore[union-attr]

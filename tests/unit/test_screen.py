@@ -1,4 +1,4 @@
-"""What people read at the end of a run."""
+"""The text at the end of a run."""
 
 import logging
 import re
@@ -43,8 +43,8 @@ def summary() -> list[str]:
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
-def test_long_lines_go_on_below_their_own_text(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the terminal's width, no line is longer and no number is cut; further lines hang below the first."""
+def test_long_lines_are_wrapped_with_indentation(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line is longer than the terminal's width, and no number is split; continued lines are indented."""
     monkeypatch.setenv("COLUMNS", str(width))
     lines = summary()
     assert max(map(len, lines)) <= width
@@ -60,13 +60,13 @@ def test_long_lines_go_on_below_their_own_text(width: int, monkeypatch: pytest.M
 
 
 def test_no_line_is_wrapped_for_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not shown on a terminal can be searched line by line."""
+    """Text that is not on a terminal can be searched line by line."""
     monkeypatch.delenv("COLUMNS", raising=False)
     assert f"  ? champion: {DETAIL}" in summary()
 
 
-def test_what_user_code_prints_goes_to_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """stdout is for the result, which a script may read as JSON; steps are shown as before."""
+def test_prints_of_user_code_go_to_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """stdout is for the result, which a script may read as JSON; steps are shown as usual."""
     log = tmp_path / "logs" / "towline.log"
     with screen.progress(log):
         with step("fit"):
@@ -74,7 +74,7 @@ def test_what_user_code_prints_goes_to_the_log(tmp_path: Path, capsys: pytest.Ca
             thread = threading.Thread(target=print, args=("from a fold",))
             thread.start()
             thread.join()
-        logging.getLogger("library").warning("a record")  # Prefect, once imported, takes towline's own
+        logging.getLogger("library").warning("a record")  # Prefect replaces towline's handlers when it is imported
     print("the result")
     shown = capsys.readouterr()
     assert shown.out == "the result\n"
@@ -85,8 +85,8 @@ def test_what_user_code_prints_goes_to_the_log(tmp_path: Path, capsys: pytest.Ca
     assert "WARNING library: a record\n" in text
 
 
-def test_a_command_with_nothing_to_say_leaves_no_log(tmp_path: Path) -> None:
-    """Neither the file nor its folder."""
+def test_a_command_without_log_records_creates_no_log(tmp_path: Path) -> None:
+    """Neither the file nor its folder is created."""
     with screen.progress(tmp_path / "store" / "logs" / "towline.log"):
         pass
     assert list(tmp_path.iterdir()) == []

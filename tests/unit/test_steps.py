@@ -1,4 +1,4 @@
-"""Steps are logged, and their cost is saved."""
+"""Steps are logged, and their cost is stored."""
 
 import logging
 import os
@@ -10,8 +10,8 @@ from towline import helper_process, steps
 from towline.errors import DataValidationError
 
 
-def test_begin_end_and_cost_of_a_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The log has the step by name; its cost is saved in the folder."""
+def test_start_end_and_cost_of_a_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log has the step's name; its cost is stored in the folder."""
     with caplog.at_level(logging.INFO, "towline.steps"), steps.step("split", tmp_path) as running:
         running.note = "80 to train"
     assert [record.__dict__["status"] for record in caplog.records] == ["begin", "done"]
@@ -21,7 +21,7 @@ def test_begin_end_and_cost_of_a_step(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_a_failed_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The log has the cause of a failure, and no cost is saved."""
+    """The log has the cause of the failure, and no cost is stored."""
     with (
         caplog.at_level(logging.INFO, "towline.steps"),
         pytest.raises(DataValidationError),

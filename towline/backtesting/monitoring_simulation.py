@@ -144,7 +144,7 @@ class SimulatedMonitoring:
         window: QualityResult,
         drift: DriftResult | None,
     ) -> ChampionComparison | None:
-        """Compares a version with the one before it on the labelled rows of a window."""
+        """Compares a version with the version before it on the labelled rows of a window."""
         from towline.monitoring.performance.champion_comparison import compare_champions_on_rows
 
         if window.start is None or window.end is None:

@@ -105,8 +105,8 @@ class BacktestResult(Frozen):
         delay: time until a label is known.
         first_cpu_s: CPU seconds of the first training, which all policies share.
         policies: their results.
-        best: the policy with the best metric; of equal ones the one with the fewest trainings.
-        notes: what to know when reading the numbers.
+        best: the policy with the best metric; of equal policies, that with the fewest trainings.
+        notes: limits of the numbers.
     """
 
     model: str

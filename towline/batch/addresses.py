@@ -80,7 +80,7 @@ def score(
         TransientError: as ``score_source``; or the database or the server cannot be reached.
     """
     target = _parse_output(output)
-    path = target if isinstance(target, Path) else _staged(target, layout)
+    path = target if isinstance(target, Path) else _staging_path(target, layout)
     request = make_request(source="" if isinstance(source, SqlSource) else source, output=path)
     folder = request.folder or Path.cwd()
     if isinstance(target, TableOutput):
@@ -109,7 +109,7 @@ def _parse_output(output: str) -> Path | TableOutput | RemoteOutput:
     return RemoteOutput.parse(output) if is_url(output) else Path(output)
 
 
-def _staged(target: TableOutput | RemoteOutput, layout: StoreLayout) -> Path:
+def _staging_path(target: TableOutput | RemoteOutput, layout: StoreLayout) -> Path:
     """The path of an output until it is loaded or uploaded."""
     if isinstance(target, TableOutput):
         return layout.staged_table(str(target))

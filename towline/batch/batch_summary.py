@@ -51,7 +51,7 @@ class BatchResult(Frozen):
         drift: of the batch against the training rows; None if the release has no profile.
         column_checks: of the columns with values that differ from those of the training rows.
         left_out: columns of JSON lines that the output does not have, since the first rows do not have them.
-        unchanged: the output was complete, and nothing was scored.
+        unchanged: the output was complete, so no row was scored.
     """
 
     rows: int
@@ -72,7 +72,7 @@ class BatchResult(Frozen):
 
     @property
     def evidence(self) -> dict[str, Any]:
-        """What the ledger records: digests, counts, and the state of the drift."""
+        """The record for the ledger: digests, counts, and the state of the drift."""
         names = {"rows", "rows_in", "quarantined", "output", "input_digest", "output_digest"}
         return {**self.model_dump(include=names), "drift": self.drift.state if self.drift else None}
 

@@ -46,7 +46,7 @@ def score_source(
     """Scores files and writes their rows with the added columns.
 
     An interrupted job resumes when it is called again with the same arguments; finished shards are not scored again.
-    If the output of the same input, version and options is complete, nothing is scored.
+    If the output of the same input, version and options is complete, no row is scored.
 
     Args:
         model: that scores.
@@ -111,17 +111,17 @@ def _run(model: Model, request: BatchRequest, engine: Engine, show: Show | None,
 
 
 def summary_path(output: Path) -> Path:
-    """The summary beside an output."""
+    """The summary next to an output."""
     return output.parent / f"{output.name}{SUMMARY}"
 
 
 def quarantine_path(output: Path) -> Path:
-    """The quarantine beside an output."""
+    """The quarantine next to an output."""
     return output.parent / f"{output.name}{QUARANTINE}"
 
 
 def copies_folder(output: Path) -> Path:
-    """The folder beside an output for the copies of remote files that are read as a whole."""
+    """The folder next to an output for the copies of remote files that are read as a whole."""
     return output.parent / f".{output.name}.towline-copies"
 
 

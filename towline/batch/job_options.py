@@ -1,4 +1,4 @@
-"""Options of batch scoring, and what a shard is scored with."""
+"""Options of batch scoring, and the inputs of a shard."""
 
 import datetime as dt
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ class BatchOptions(Frozen):
     """Options of batch scoring that change the output.
 
     Attributes:
-        separator: of a CSV; None: the one that the input seems to have.
+        separator: of a CSV; None: it is detected.
         prefix: of the names of the added columns.
         safe_csv: put ' before text in a CSV that a spreadsheet would run as a formula.
         keep: columns of the input that are copied; None: all.
@@ -61,13 +61,13 @@ class Destination(Frozen):
 
 
 class BatchRequest(Frozen):
-    """A job as it is asked for.
+    """The request for a job.
 
     Attributes:
         source: a file, a folder or a glob pattern, or the URL of one.
         output: a file, or a folder for Parquet files; its name decides the format.
         destination: where the output is uploaded to; None: it stays where it is.
-        options: what is written.
+        options: of the output.
         trusted: packages whose types the release may contain.
         workers: number of processes on this machine, or of runs on workers of Prefect.
         engine: processes, dask or ray, or a function that opens an engine.

@@ -95,10 +95,10 @@ class RemoteOutput(Frozen):
 
 
 def remove_local(local: Path) -> None:
-    """Removes an uploaded output from this machine; what was uploaded stays recorded."""
+    """Removes an uploaded output from this machine; the record of the upload remains."""
     shutil.rmtree(local) if local.is_dir() else local.unlink(missing_ok=True)
-    for beside in (quarantine_path(local), local.parent / f"{local.name}{SUMMARY}", local.parent / MARK):
-        beside.unlink(missing_ok=True)
+    for extra_file in (quarantine_path(local), local.parent / f"{local.name}{SUMMARY}", local.parent / MARK):
+        extra_file.unlink(missing_ok=True)
     shutil.rmtree(copies_folder(local), ignore_errors=True)
 
 

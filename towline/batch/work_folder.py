@@ -36,7 +36,7 @@ class ShardResult(Frozen):
 
 
 class WorkFolder(Frozen):
-    """A folder beside the output, named after the digest of the job."""
+    """A folder next to the output, named after the digest of the job."""
 
     path: Path
 
@@ -95,7 +95,7 @@ class WorkFolder(Frozen):
 
     @property
     def outcome(self) -> dict[str, Any] | None:
-        """What was recorded before the output got its name."""
+        """The record that was written before the output got its name."""
         file = self.path / "outcome.json"
         return dict(json.loads(file.read_bytes())) if file.exists() else None
 
@@ -124,7 +124,7 @@ class WorkFolder(Frozen):
 
 
 def remove_other_folders(output: Path, current: WorkFolder) -> None:
-    """Removes the work folders of earlier jobs with the same output that nobody works on."""
+    """Removes the unlocked work folders of earlier jobs with the same output."""
     for folder in output.parent.glob(f".{output.name}{_MARK}*"):
         if folder != current.path:
             with files.exclusive_lock(folder / "lock", wait=False) as acquired:

@@ -63,12 +63,12 @@ class Commands(click.Group):
             failure = ConfigError(error.format_message().rstrip("."), where="command line", remedy=remedy)
         except ModuleNotFoundError as error:
             command = " ".join(["towline", *[word for word in arguments if word in self.commands][:1]])
-            failure = extras.not_installed(error, command) or _bug(error)
+            failure = extras.not_installed(error, command) or _internal_error(error)
         except click.Abort:
             click.echo("interrupted; run the same command again: it resumes from the last completed step", err=True)
             sys.exit(130)
         except Exception as error:  # noqa: BLE001 - no traceback for the user
-            failure = _bug(error)
+            failure = _internal_error(error)
         report(failure, as_json="--json" in arguments)
         sys.exit(failure.exit_code)
 
@@ -79,7 +79,7 @@ class Commands(click.Group):
             raise click.Abort from None  # click itself would print an empty line first
 
 
-def _bug(error: Exception) -> TowlineError:
+def _internal_error(error: Exception) -> TowlineError:
     from towline.config.passwords import mask_passwords
 
     name = f"towline-fault-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"

@@ -25,7 +25,7 @@ def approve(version: str, reason: str, key_file: Path | None, as_json: bool) -> 
     """Approves a version that waits for approval; the last required approval promotes it.
 
     The approval is signed with your API key and is valid for exactly this release. The key comes from --key-file, from
-    TOWLINE_API_KEY, or from a prompt; it is never an argument, which others could read.
+    TOWLINE_API_KEY, or from a prompt; it is not an argument, because other users can read arguments.
 
     \b
     Examples:
@@ -44,7 +44,7 @@ def approve(version: str, reason: str, key_file: Path | None, as_json: bool) -> 
 @click.argument("name")
 @json_option
 def approvals(name: str, as_json: bool) -> None:
-    """Lists the versions that need approvals, with the people who have approved.
+    """Lists the versions that need approvals, with the users who have approved them.
 
     \b
     Example:

@@ -106,7 +106,7 @@ def only_config() -> Path:
     """The only config in the folder configs of the project.
 
     Raises:
-        ConfigError: there is none, or there are several.
+        ConfigError: there is no config, or there are several.
     """
     from towline.config import Settings
 

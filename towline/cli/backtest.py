@@ -61,7 +61,7 @@ def backtest(
     At the end of each step, drift and quality are measured as in production, and the policy decides. A training uses
     the rows that were known by then and passes the same gate. Trainings run in a temporary folder: no run, version or
     release is left behind. Policies: never; schedule, a training in each step; drift, quality, both or gain, as the
-    config's retrain section says.
+    config's retrain section specifies.
 
     \b
     Examples:

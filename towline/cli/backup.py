@@ -80,9 +80,7 @@ def backup(target: Path, urls: Pairs, folders: Pairs, no_hash_keys: bool, as_jso
 )
 @click.option("--verify-only", is_flag=True, help="Compare every digest; write nothing.")
 @click.option("--force", is_flag=True, help="Move existing files aside, replace existing tables.")
-@click.option(
-    "--trust", multiple=True, metavar="PACKAGE", help="A package of yours whose estimators a release may hold."
-)
+@click.option("--trust", multiple=True, metavar="PACKAGE", help="A package of yours whose types a release may contain.")
 @_databases
 @_folders
 @json_option

@@ -1,4 +1,4 @@
-"""towline data: what a table holds."""
+"""towline data: the content of a table."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def data() -> None:
 @data.command(short_help="Writes one HTML page about a table.")
 @click.argument("table", metavar="DATA")
 @click.option("--target", metavar="COLUMN", help="The column to predict; default: the likeliest one.")
-@click.option("--time", metavar="COLUMN", help="The column with the time of each row; none: there is no such column.")
+@click.option("--time", metavar="COLUMN", help="The column with the time of each row; none: no such column.")
 @click.option("--query", metavar="SQL", help="The query, if DATA is the URL of a database.")
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE", help="The page; default: NAME-profile.html here."

@@ -27,8 +27,8 @@ def export() -> None:
 def mlserver(version: str, folder: Path, max_rows: int | None, as_json: bool) -> None:
     """Writes a folder that MLServer, KServe and Seldon Core 2 can serve: the release and model-settings.json.
 
-    NAME stands for its champion, and PATH is the folder of a release. MLServer needs the extra `mlserver`, in an
-    environment of its own.
+    NAME stands for its champion, and PATH is the folder of a release. MLServer needs the extra `mlserver`, in
+    its own environment.
 
     \b
     Examples:
@@ -63,7 +63,7 @@ def kubeflow(
 ) -> None:
     """Compiles the training of CONFIG to a pipeline of Kubeflow Pipelines v2.
 
-    Its components call the steps of `towline run`, each in a pod of its own; artifacts carry the results from step to
+    Its components call the steps of `towline run`, each in its own pod; artifacts carry the results from step to
     step. A run has the parameters as_of and force.
 
     \b

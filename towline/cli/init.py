@@ -18,10 +18,10 @@ MAX_LINES = 30  # of assumptions on the screen
 @click.command()
 @click.argument("data", required=False)
 @click.option("--target", metavar="COLUMN", help="The column to predict.")
-@click.option("--time", metavar="COLUMN", help="The column with the time of each row; none: there is no such column.")
+@click.option("--time", metavar="COLUMN", help="The column with the time of each row; none: no such column.")
 @click.option("--query", metavar="SQL", help="The query, if DATA is the URL of a database.")
 @click.option("--name", metavar="NAME", help="Name of the pipeline and the model; default: that of the file.")
-@click.option("-y", "--yes", is_flag=True, help="Ask nothing; take the defaults.")
+@click.option("-y", "--yes", is_flag=True, help="Ask no questions; use the defaults.")
 @click.option("--force", is_flag=True, help="Replace a config of the same name.")
 @click.option("--update", is_flag=True, help="Update the flows and tasks of a project after an upgrade of towline.")
 @json_option
@@ -36,7 +36,7 @@ def init(
     update: bool,
     as_json: bool,
 ) -> None:
-    """Makes a project with a config for a table.
+    """Creates a project with a config for a table.
 
     DATA is a CSV, Parquet or JSON file, a folder of them, a URL such as s3://bucket/data.csv, or the URL of a database.
     In a folder without a project, all files of a project are written, else only the config. The config is ready to run;
@@ -65,7 +65,7 @@ def init(
         )
     reader = TableReader(data, query, settings)
     try:
-        target = _ask_target(reader, target, ask=not yes)
+        target = _choose_target(reader, target, ask=not yes)
         proposal = reader.propose(target, name, "" if time == "none" else time)
         if not yes and time is None and sys.stdin.isatty() and proposal.time:
             question = f"Is {proposal.time!r} the time at which each row happened?"
@@ -81,10 +81,10 @@ def init(
         "existing": list(result.existing),
         "assumptions": [dict(zip(("key", "value", "reason"), line, strict=True)) for line in proposal.assumptions],
     }
-    emit(document, as_json, lambda: _screen(result))
+    emit(document, as_json, lambda: _render_result(result))
 
 
-def _ask_target(reader: "TableReader", target: str | None, *, ask: bool) -> str:
+def _choose_target(reader: "TableReader", target: str | None, *, ask: bool) -> str:
     from towline.errors import ConfigError
 
     columns = reader.columns
@@ -116,7 +116,7 @@ def _update(project: Path, as_json: bool) -> None:
     emit(document, as_json, lambda: "\n".join(lines or ["flows and tasks are those of the installed towline"]))
 
 
-def _screen(result: "InitResult") -> str:
+def _render_result(result: "InitResult") -> str:
     from towline.cli import screen
 
     proposal = result.proposal

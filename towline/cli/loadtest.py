@@ -32,7 +32,7 @@ def _parse_duration(text: str) -> float:
     help="E.g. 90s, 5m.",
 )  # fmt: skip
 @click.option("--key", envvar="TOWLINE_API_KEY", metavar="KEY", help="API key; better in TOWLINE_API_KEY.")
-@click.option("--report", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write a report there.")
+@click.option("--report", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Folder of the report.")
 @json_option
 def loadtest(
     url: str,

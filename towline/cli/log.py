@@ -75,7 +75,7 @@ def show(name: str, tail: int | None, as_json: bool) -> None:
 @click.argument("name")
 @click.option(
     "--older-than", type=DurationType(), metavar="DURATION", required=True,
-    help="Age of what to remove, e.g. 90d or 12w.",
+    help="Minimum age of removed days, e.g. 90d or 12w.",
 )  # fmt: skip
 @json_option
 def purge(name: str, older_than: dt.timedelta, as_json: bool) -> None:

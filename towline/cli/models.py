@@ -41,7 +41,7 @@ def models(name: str | None, as_json: bool) -> None:
         from towline.cli.screen import table
 
         if not rows:
-            return "no models yet: towline run CONFIG makes one"
+            return "no models yet: towline run CONFIG trains one"
         return table(
             ["model", "version", "state", "since", "holdout", "rows", "estimator"],
             [[r["model"], r["version"], r["state"], r["since"], r["holdout"], r["rows"], r["estimator"]] for r in rows],

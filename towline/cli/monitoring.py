@@ -33,7 +33,7 @@ def drift(
 
     Without --current it runs the drift flow: it checks the predictions since the last window, writes an Evidently
     report if there is an alarm, and applies the policy of the config: nothing, a warning, a training, a rollback or a
-    block. With --current it checks a table; nothing is decided.
+    block. With --current it checks a table, without a decision.
 
     \b
     Examples:

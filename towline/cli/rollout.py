@@ -38,14 +38,14 @@ def rollout() -> None:
 
     \b
     Examples:
-      towline rollout start bike-demand@4                begin, with the config in the champion's release
+      towline rollout start bike-demand@4                start, with the config in the champion's release
       towline rollout start bike-demand@4 --strategy shadow
       towline rollout status bike-demand
       towline rollout abort bike-demand --reason "complaints"
     """
 
 
-@rollout.command(short_help="Begins the rollout of a version.")
+@rollout.command(short_help="Starts the rollout of a version.")
 @click.argument("version", metavar="NAME@VERSION")
 @click.option(
     "--strategy", type=click.Choice(["canary", "shadow", "blue-green", "ab"]), help="Default: that of the config."
@@ -61,7 +61,7 @@ def rollout() -> None:
 @REASON
 @json_option
 def start(version: str, replace: bool, reason: str, as_json: bool, **options: Any) -> None:
-    """Begins the rollout of a version that has passed the gate; the word start may be left out.
+    """Starts the rollout of a version that has passed the gate; `start` is optional.
 
     \b
     Examples:
@@ -78,7 +78,7 @@ def start(version: str, replace: bool, reason: str, as_json: bool, **options: An
 @click.argument("name", required=False)
 @json_option
 def status(name: str | None, as_json: bool) -> None:
-    """Shows the rollout that is under way, and its last evaluation.
+    """Shows the current rollout and its last evaluation.
 
     \b
     Example:
@@ -110,7 +110,7 @@ def pause(name: str, reason: str, as_json: bool) -> None:
 @REASON
 @json_option
 def resume(name: str, reason: str, as_json: bool) -> None:
-    """Lets the weight grow again.
+    """Lets the weight increase again.
 
     \b
     Example:
@@ -126,7 +126,7 @@ def resume(name: str, reason: str, as_json: bool) -> None:
 @REASON
 @json_option
 def abort(name: str, reason: str, as_json: bool) -> None:
-    """Ends the rollout at once; the champion answers all requests.
+    """Ends the rollout now; the champion answers all requests.
 
     \b
     Example:
@@ -146,7 +146,7 @@ def promote(name: str, reason: str, as_json: bool) -> None:
 
     \b
     Example:
-      towline rollout promote bike-demand --reason "the old version must go today"
+      towline rollout promote bike-demand --reason "the old version must be replaced today"
     """
     from towline.operations import rollout_control
 

@@ -30,12 +30,12 @@ config_argument = click.argument(
 @config_argument
 @as_of_option
 @set_option
-@click.option("--force", is_flag=True, help="Run again although an identical run has finished.")
+@click.option("--force", is_flag=True, help="Run again even if an identical run has finished.")
 @json_option
 def run(config: Path, as_of: datetime | None, overrides: tuple[str, ...], force: bool, as_json: bool) -> None:
     """Trains, evaluates and promotes a model.
 
-    Without CONFIG, the only one in the project's folder configs is used; other commands with CONFIG do so, too.
+    Without CONFIG, the only config in the project's folder configs is used, also by other commands with CONFIG.
 
     The run is one Prefect flow. If a run is interrupted, run the same command again: it resumes from the last completed
     step. A run that has completed is not repeated.

@@ -125,7 +125,7 @@ def _line(record: logging.LogRecord) -> str:
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.__dict__.get("status") in ("done", "failed"):
-            with contextlib.suppress(OSError):  # the run goes on if its reader has ended
+            with contextlib.suppress(OSError):  # the run continues if the reader of its output has ended
                 click.echo(_line(record), err=True)
 
 
@@ -188,15 +188,15 @@ def summary(outcome: "Outcome", settings: "Settings", page: str = "") -> str:
     lines = ["", *_data_lines(outcome), "", _candidate_table(outcome), "", _metric_table(outcome.metrics), ""]
     for check in outcome.verdict.checks if outcome.verdict else ():
         mark, color = MARKS[check.outcome]
-        lines.append(_hanging(f"  {click.style(mark, fg=color)} ", f"{check.name}: {check.detail}"))
+        lines.append(_wrap_with_indent(f"  {click.style(mark, fg=color)} ", f"{check.name}: {check.detail}"))
     verdict = click.style(outcome.event, fg="red" if outcome.event == "refused" else "green")
     replaced = f", instead of version {outcome.previous}" if outcome.event == "promoted" and outcome.previous else ""
     lines += [
         "",
-        _hanging(format_label("verdict") + f"{verdict}: ", outcome.reason, indent=11),
+        _wrap_with_indent(format_label("verdict") + f"{verdict}: ", outcome.reason, indent=11),
         format_label("version") + f"{outcome.model}@{outcome.version}{replaced}",
-        *([_hanging(format_label("approval"), outcome.approval)] if outcome.approval else []),
-        *([_hanging(format_label("note"), outcome.note)] if outcome.note else []),
+        *([_wrap_with_indent(format_label("approval"), outcome.approval)] if outcome.approval else []),
+        *([_wrap_with_indent(format_label("note"), outcome.note)] if outcome.note else []),
     ]
     if page:
         return "\n".join([*lines, format_label("run") + page])
@@ -221,11 +221,14 @@ def _data_lines(outcome: "Outcome") -> list[str]:
     period = f", {data['start'][:10]} … {data['end'][:10]}" if data["start"] and data["end"] else ""
     cut = f" from {format_time(split['cut'])}" if split["cut"] else ""
     return [
-        _hanging(format_label("data"), f"{data['source']}: {data['rows']:,} rows{period}"),
+        _wrap_with_indent(format_label("data"), f"{data['source']}: {data['rows']:,} rows{period}"),
         format_label("checked") + f"{checked['rules']} rules, {checked['warned']} warned",
-        *(_hanging(f"{'':11}{click.style('!', fg='yellow')} ", note) for note in _first_notes(checked["warnings"])),
-        *(_hanging(f"{'':11}· ", note) for note in _first_notes(checked["notes"])),
-        _hanging(
+        *(
+            _wrap_with_indent(f"{'':11}{click.style('!', fg='yellow')} ", note)
+            for note in _first_notes(checked["warnings"])
+        ),
+        *(_wrap_with_indent(f"{'':11}· ", note) for note in _first_notes(checked["notes"])),
+        _wrap_with_indent(
             format_label("split"),
             f"{split['train']:,} rows to train, {split['holdout']:,} held out by {split['by']}{cut}",
         ),
@@ -243,7 +246,7 @@ def _candidate_table(outcome: "Outcome") -> str:
         for candidate in outcome.candidates
     ]
     text = table(["candidate", f"{outcome.primary}, cross-validated", "seconds", "trials"], rows, "  ")
-    return "\n".join([text, *(_hanging("  · ", note) for note in outcome.training_notes)])
+    return "\n".join([text, *(_wrap_with_indent("  · ", note) for note in outcome.training_notes)])
 
 
 def _metric_table(metrics: "Mapping[str, Interval]") -> str:
@@ -265,7 +268,7 @@ def _next_steps(outcome: "Outcome") -> list[tuple[str, str]]:
         return [*steps, *_after_refusal(outcome)]
     if outcome.approval:
         approve = ("approve it", f"towline approve {name}@{outcome.version}")
-        return [*steps, approve, ("see who has approved", f"towline approvals {name}")]
+        return [*steps, approve, ("list the approvals", f"towline approvals {name}")]
     if outcome.event == "passed":
         return [*steps, ("follow the rollout", f"towline rollout status {name}")]
     steps += [
@@ -285,9 +288,9 @@ def validation_text(result: "PreflightResult") -> str:
     """The result of `towline validate`: task, columns and rules."""
     validation, contract = result.validation, result.contract
     yellow = click.style("!", fg="yellow")
-    lines = [_hanging(f"  {yellow} ", rule.finding) for rule in validation.rules if not rule.passed]
+    lines = [_wrap_with_indent(f"  {yellow} ", rule.finding) for rule in validation.rules if not rule.passed]
     in_table = tuple(f"{column.name}: left out" for column in contract.columns)
-    lines += [_hanging("  · ", note) for note in validation.notes if not note.startswith(in_table)]
+    lines += [_wrap_with_indent("  · ", note) for note in validation.notes if not note.startswith(in_table)]
     return "\n".join(
         [
             format_label("task") + contract.task + _classes(contract),
@@ -357,7 +360,7 @@ def format_label(word: str) -> str:
     return click.style(f"{word:<10} ", bold=True)
 
 
-def _hanging(head: str, text: str, indent: int | None = None) -> str:
+def _wrap_with_indent(head: str, text: str, indent: int | None = None) -> str:
     """Wraps text to the terminal's width, with a hanging indent; does not wrap without a terminal."""
     head_width = len(click.unstyle(head))
     indent = head_width if indent is None else indent

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from towline.selftest.rates import SelftestResult
 
 
-@click.command(short_help="Measures what gate and monitoring detect on your table.")
+@click.command(short_help="Measures how well gate and monitoring detect changes.")
 @config_argument
 @set_option
 @json_option
@@ -23,7 +23,7 @@ def selftest(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     models that were fitted on wrong labels and models that are worse by a known loss. The drift alarm checks windows
     without drift and windows with added drift of known size. The quality state is computed for windows with correct
     labels and with labels of other rows. A rollout compares versions that are equal, or worse or better by a known
-    loss. The rates have 95 % intervals and are shown beside the rates that the config requires. No run, version or
+    loss. The rates have 95 % intervals and are shown next to the rates that the config requires. No run, version or
     release is left behind.
 
     \b

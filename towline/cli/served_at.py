@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def served_at(name: str, when: str, request: bool, as_json: bool) -> None:
     """Names the version that served at a time, or that answered a request.
 
-    It shows the version's data, config, verdict and who promoted it. A time without a zone is UTC. A request id is
-    looked up in the prediction log.
+    It shows the version's data, config and verdict, and the user who promoted it. A time without a zone is UTC. A
+    request id is looked up in the prediction log.
 
     \b
     Examples:

@@ -101,7 +101,7 @@ def _read_status(
 
 
 def repair_mirror(settings: "Settings", model: str) -> str:
-    """What MLflow lacked of a model and was repaired; empty if nothing, or without MLflow installed."""
+    """The versions that were missing in MLflow and were restored; empty without such versions or without MLflow."""
     from importlib.util import find_spec
 
     from towline.errors import ReleaseError, TransientError

@@ -14,7 +14,7 @@ def ui(stop: bool, as_json: bool) -> None:
     """Starts the web interfaces and prints the address of the status page.
 
     The status page has links to the runs in Prefect, the versions in MLflow and, after the first drift check, the
-    reports in Evidently. The servers listen on loopback and stay in the background; `towline run` uses the same Prefect
+    reports in Evidently. The servers listen on loopback and run in the background; `towline run` uses the same Prefect
     server.
 
     \b

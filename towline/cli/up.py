@@ -56,10 +56,10 @@ WantedBy=default.target
 @click.option("--systemd", is_flag=True, help="Print a systemd unit that runs this command, and exit.")
 @json_option
 def up(configs: tuple[Path, ...], port: int, no_service: bool, browse: bool, systemd: bool, as_json: bool) -> None:
-    """Runs web interfaces, schedules and services, and restarts what fails.
+    """Runs web interfaces, schedules and services, and restarts failed processes.
 
-    Each config's flows run by its schedule; a model without a version is trained at once. A model's service starts with
-    the first version. SIGTERM and Ctrl-C stop everything in order. After a restart, also after a crash, one run
+    Each config's flows run by its schedule; a model without a version is trained immediately. A model's service starts
+    with the first version. SIGTERM and Ctrl-C stop all processes in order. After a restart, also after a crash, one run
     replaces the scheduled runs that were missed.
 
     \b

@@ -35,7 +35,7 @@ def search(config: Path, overrides: tuple[str, ...], idle: float | None, as_json
 
     `towline run CONFIG` with the same TOWLINE_SEARCH_URL adds the trials and evaluates some of them, too. The worker
     needs the store of the run, the same code and the same config. Start any number, on any machine. Ctrl-C and SIGTERM
-    end it after the fits under way, and give the trial back.
+    end it after the current fits, and give the trial back.
 
     \b
     Examples:

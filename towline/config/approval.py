@@ -1,4 +1,4 @@
-"""Config section of approvals: who must approve a version that has passed the gate before it is promoted."""
+"""Config section of approvals: the people who must approve a version between the gate and its promotion."""
 
 import datetime as dt
 from typing import Annotated

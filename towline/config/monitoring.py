@@ -156,7 +156,7 @@ class SloConfig(Frozen):
 
 
 class AlertConfig(Frozen):
-    """Who is notified besides the log."""
+    """The receivers of notifications, in addition to the log."""
 
     webhook: str | None = Field(
         None, description="receives each alert as a JSON POST; ${NAME} is replaced from the environment"
@@ -192,7 +192,7 @@ class AlertConfig(Frozen):
         """Checks the address of a webhook.
 
         Raises:
-            ValueError: it is not allowed. The message holds nothing of the address, which may be secret.
+            ValueError: it is not allowed. The message does not contain the address, which may be secret.
         """
         try:
             parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""Passwords in URLs of a config are moved to the environment, so that nothing that stores the config stores them.
+"""Passwords in URLs of a config are moved to the environment, so that they are not stored with the config.
 
 Prefect, MLflow, releases and logs store the config. ``hide_passwords`` replaces a literal password by ``${NAME}`` and
 sets the variable NAME in the environment of this process, which child processes inherit.
@@ -103,7 +103,7 @@ def _value(name: str, setting: str) -> str:
     if name not in os.environ:
         if name.startswith(PREFIX):
             raise ConfigError(
-                "the source URL has a literal password, which only the process that read the config knows",
+                "the source URL has a literal password, which is not passed to other processes",
                 where=setting,
                 remedy="write ${NAME} instead of the password, and set NAME in the environment of each process that "
                 "runs the pipeline",

@@ -1,4 +1,4 @@
-"""The pipeline config: what one pipeline does, read from one YAML file.
+"""The pipeline config: the settings of one pipeline, read from one YAML file.
 
 ``TrainingConfig`` is the part that training depends on; ``PipelineConfig`` adds the gate and monitoring.
 """
@@ -278,11 +278,11 @@ class PipelineConfig(TrainingConfig):
     gate: GateConfig = GateConfig()
     behaviour: BehaviourConfig = BehaviourConfig()
     rollout: RolloutConfig | None = Field(
-        None, description="how a version that passes replaces the champion; null: at once; docs/rollouts.md"
+        None, description="how a version that passes replaces the champion; null: immediately; docs/rollouts.md"
     )
     approval: ApprovalConfig | None = Field(
         None,
-        description="who approves a version that passes before it is promoted; null: nobody; docs/approvals.md",
+        description="approvals that a version needs before it is promoted; null: none; docs/approvals.md",
     )
     drift: DriftConfig = DriftConfig()
     quality: QualityConfig = QualityConfig()

@@ -28,7 +28,7 @@ class Settings(Frozen):
         """Reads ``TOWLINE_PROJECT``, ``…_STORE``, ``…_TRACKING_URI``, ``…_LEDGER_URL``, ``…_LEDGER_KEY`` and others.
 
         The project defaults to the nearest folder upwards that holds ``flows/training.py``, else the working folder.
-        Relative paths start there. A variable without a value is one that is not set; without a value of
+        Relative paths start there. A variable without a value counts as not set; without a value of
         ``TOWLINE_TRACKING_URI`` there is no MLflow.
 
         Raises:

@@ -13,7 +13,7 @@ from towline.errors import ConfigError
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 30
-MAX_VALUES = 20_000  # with each alias counted as the nodes that it stands for
+MAX_VALUES = 20_000  # an alias counts as the nodes that it refers to
 
 
 def parse(text: str, where: str) -> tuple[Any, yaml.Node | None]:

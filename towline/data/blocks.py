@@ -43,8 +43,8 @@ def assign_blocks(
     """The kind of the blocks and the block of each row (n,), -1 for no block.
 
     Groups have priority over days, because the rows of a group are alike on every day; they are merged by a hash. Rows
-    without a group are in turn in each block. If there are more days than blocks, whole weeks are selected, evenly over
-    the history.
+    without a group are assigned to the blocks round-robin. If there are more days than blocks, whole weeks are
+    selected, evenly over the history.
 
     Args:
         times: (n,) time of each row.

@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from towline.data.schema import text_columns
 
-MAX_KEYS = 2**26  # held at once, 512 MB: more rows are read in several passes
+MAX_KEYS = 2**26  # keys in memory, 512 MB: more rows are read in several passes
 _NULL_KEY = np.uint64(0x9E3779B97F4A7C15)
 _BASE = 0xD1342543DE82EF95  # odd, so that it has an inverse modulo 2^64
-_MAX_BYTES = 4_000_000  # of text that is hashed at once
+_MAX_BYTES = 4_000_000  # of text that is hashed in one call
 _BYTE_KEYS = np.random.default_rng(7).integers(0, 2**64, 256, dtype=np.uint64)
 _POWERS: dict[str, np.ndarray] = {}
 

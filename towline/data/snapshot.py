@@ -21,7 +21,7 @@ _COMPACT = 3  # bytes a value: a text column with fewer is read as a dictionary
 
 
 class SnapshotColumns:
-    """The columns of a snapshot; nothing is held but the schema.
+    """The columns of a snapshot; only the schema is in memory.
 
     Args:
         path: of the Parquet file.
@@ -48,7 +48,7 @@ class SnapshotColumns:
         kind = self._schema.field(name).type
         if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_timestamp(kind):
             values, end = np.empty(self._rows, kind.to_pandas_dtype()), 0
-            for batch in self.batches([name]):  # never the Arrow column beside its copy
+            for batch in self.batches([name]):  # never the Arrow column and its copy together
                 start, end = end, end + batch.num_rows
                 if batch.column(0).null_count and values.dtype.kind == "i":
                     values = values.astype(np.float64)

@@ -82,7 +82,7 @@ class Workspace(Frozen):
 
     @contextmanager
     def exclusive_lock(self) -> Iterator[None]:
-        """Keeps other processes out of the workspace; removes a snapshot of its own, and rows of parts, at the end.
+        """Locks the workspace for this process; at the end removes its snapshot and the rows of parts.
 
         Raises:
             TransientError: another process uses the workspace, or has removed it since it was opened.
@@ -114,7 +114,7 @@ class Workspace(Frozen):
         return self.verdict_file(run_key).exists()
 
     def origin_file(self, run_key: str) -> Path:
-        """What a run determined when it began; a resumed run reads it."""
+        """The context that a run determined at its start; a resumed run reads it."""
         return self.file(f"origin-{run_key[:16]}.json")
 
     def end_run(self, run_key: str, *, keep_fits: bool) -> None:
@@ -122,20 +122,20 @@ class Workspace(Frozen):
         if keep_fits:
             self.origin_file(run_key).unlink(missing_ok=True)
             self.verdict_file(run_key).unlink(missing_ok=True)
-            self._sweep()
+            self._remove_abandoned()
         else:
             self.remove()
 
     def remove(self) -> None:
         """Removes the folder: a rename, then the deletion."""
         _move_aside(self.path)
-        self._sweep()
+        self._remove_abandoned()
 
-    def _sweep(self) -> None:
-        """Deletes what interrupted deletions have left, and abandoned workspaces.
+    def _remove_abandoned(self) -> None:
+        """Deletes the rest of interrupted deletions, and abandoned workspaces.
 
         Workspaces of other runs are removed too if nothing was written to them for 30 days, no process uses them and
-        they hold no verdict that is still to be carried out.
+        they have no verdict that is not yet carried out.
         """
         for other in self.path.parent.glob("[!.]*"):
             if files.age(other) > ABANDONED_AFTER and not any(other.glob("verdict-*.json")):

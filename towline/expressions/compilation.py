@@ -1,6 +1,6 @@
 """Compilation of expressions: from a tree to two functions, for one row and for columns, after its types are checked.
 
-The functions are closures that call each other. Nothing is evaluated as Python code.
+The functions are closures that call each other. No text is evaluated as Python code.
 """
 
 import datetime as dt

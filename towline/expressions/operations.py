@@ -1,4 +1,4 @@
-"""The operations of expressions: what each function and operator computes, for one row and for columns.
+"""The operations of expressions: the functions and operators, for one row and for columns.
 
 An operation has one definition, for values that are not null. The results of NumPy and of Python are equal for the
 operations that IEEE 754 defines exactly; every other operation calls the same Python function for each row of a column.
@@ -64,14 +64,14 @@ def _built(signature: str, meaning: str, build: Callable[..., tuple[RowFunction,
     return Operation(tuple(parameters.split()), result, build, meaning)
 
 
-def _whole(value: float, low: int, high: int, name: str) -> int:
+def _check_whole_number(value: float, low: int, high: int, name: str) -> int:
     if not value.is_integer() or not low <= value <= high:
         raise ConstantError(f"{name} must be a whole number from {low} to {high:,}, not {value:g}")
     return int(value)
 
 
 def _build_round(digits: float = 0.0) -> tuple[RowFunction, ColumnFunction | None]:
-    places = _whole(digits, 0, 15, "the number of digits")
+    places = _check_whole_number(digits, 0, 15, "the number of digits")
     if not places:
         return _round_whole, _round_whole_column
     # exactly between two results are the odd multiples of a power of two alone
@@ -114,8 +114,8 @@ def _build_bucket(*edges: float) -> tuple[RowFunction, ColumnFunction]:
 
 
 def _build_substring(start: float, length: float | None = None) -> tuple[RowFunction, None]:
-    first = _whole(start, 1, 1_000_000, "the first character") - 1
-    end = None if length is None else first + _whole(length, 0, 1_000_000, "the number of characters")
+    first = _check_whole_number(start, 1, 1_000_000, "the first character") - 1
+    end = None if length is None else first + _check_whole_number(length, 0, 1_000_000, "the number of characters")
     return lambda text: text[first:end], None
 
 

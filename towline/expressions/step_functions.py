@@ -8,7 +8,7 @@ _COMPARISONS = frozenset({"=", "<>", "<", "<=", ">", ">=", "between", "in", "is 
 def find_steps(node: Node) -> frozenset[float] | None:
     """The numbers at which the value of an expression may change; None if it may change at others too.
 
-    Strictly between two neighbouring numbers the value is constant. Null is a case of its own.
+    Strictly between two neighbouring numbers the value is constant. Null is a separate case.
 
     Args:
         node: reads one column, of numbers.

@@ -159,7 +159,7 @@ class _Parser:
     def parse(self) -> Node:
         if self._token.kind == "end":
             raise ExpressionError("the expression is empty", 0, "write an expression, such as a / b")
-        node = self._either()
+        node = self._parse_or()
         if self._token.kind != "end":
             raise self._unexpected("the end, or an operator")
         return node
@@ -187,17 +187,17 @@ class _Parser:
         what = "the end of the expression" if token.kind == "end" else repr(token.text)
         return ExpressionError(f"unexpected {what}", token.at, f"expected {expected}")
 
-    def _either(self) -> Node:
+    def _parse_or(self) -> Node:
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise ExpressionError(f"more than {MAX_DEPTH} nested parts", self._token.at, "write several features")
-        node = self._both()
+        node = self._parse_and()
         while token := self._take("or"):
-            node = Call("or", (node, self._both()), token.at)
+            node = Call("or", (node, self._parse_and()), token.at)
         self._depth -= 1
         return node
 
-    def _both(self) -> Node:
+    def _parse_and(self) -> Node:
         node = self._negation()
         while token := self._take("and"):
             node = Call("and", (node, self._negation()), token.at)
@@ -290,7 +290,7 @@ class _Parser:
         if token.kind == "keyword" and token.text == "cast":
             return self._cast(token)
         if token.kind == "symbol" and token.text == "(":
-            node = self._either()
+            node = self._parse_or()
             self._expect(")")
             return node
         self._next -= 1
@@ -309,29 +309,29 @@ class _Parser:
 
     def _arguments(self) -> tuple[Node, ...]:
         """The arguments of a function, and the closing parenthesis."""
-        arguments = [self._either()]
+        arguments = [self._parse_or()]
         while self._take(","):
-            arguments.append(self._either())
+            arguments.append(self._parse_or())
         if not self._take(")"):
             raise self._unexpected(", or )")
         return tuple(arguments)
 
     def _case(self, token: _Token) -> Node:
         is_switch = self._token[:2] != ("keyword", "when")
-        parts = [self._either()] if is_switch else []
+        parts = [self._parse_or()] if is_switch else []
         while self._take("when"):
-            parts.append(self._either())
+            parts.append(self._parse_or())
             self._expect("then")
-            parts.append(self._either())
+            parts.append(self._parse_or())
         if len(parts) < 2:
             raise self._unexpected("when")
-        parts.append(self._either() if self._take("else") else Literal(None, token.at))
+        parts.append(self._parse_or() if self._take("else") else Literal(None, token.at))
         self._expect("end")
         return Call("switch" if is_switch else "case", tuple(parts), token.at)
 
     def _cast(self, token: _Token) -> Node:
         self._expect("(")
-        node = self._either()
+        node = self._parse_or()
         self._expect("as")
         name = self._token
         types = {"number": "number", "double": "number", "text": "text", "varchar": "text", "boolean": "boolean"}

@@ -37,7 +37,7 @@ def style() -> str:
 
 @cache
 def content_security_policy(*, forms: bool = False) -> str:
-    """The policy of a page, for a header: nothing may be loaded, run, framed or sent; forms to its own address only."""
+    """The content security policy of a page: it may load, run, frame and send nothing but forms to its own address."""
     digest = base64.b64encode(hashlib.sha256(style().encode()).digest()).decode()
     target = "'self'" if forms else "'none'"
     return (

@@ -1,6 +1,6 @@
 """The evidence that a training pays: paired losses of champion and refit, gathered over windows.
 
-The question is asked after each window, so a test at a fixed level would raise false alarms in time. The evidence is an
+The evidence is evaluated after each window. A test at a fixed level would then raise false alarms, so it is an
 e-value: if a training does not lower the loss, the probability that it ever reaches 1/alpha is at most alpha.
 
 - Rows that follow each other have correlated losses, so the unit is the mean difference of a block of consecutive rows.
@@ -83,7 +83,7 @@ def select_windows(
     Args:
         windows: of the champion, oldest first.
         since: time from which it serves.
-        last_training: time of the last training that a decision started; None if there was none.
+        last_training: time of the last training that a decision started; None without one.
     """
     start = max(since, last_training or since)
     return tuple(window for window in windows if window.state != "unknown" and window.end and window.end > start)

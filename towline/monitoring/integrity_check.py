@@ -1,7 +1,7 @@
 """The checks of a model's records and approvals that ``towline up`` makes at intervals, and their alerts.
 
-A changed or cut ledger is a page: nobody knows any more which version was approved. A difference in MLflow is a ticket:
-the ledger decides, and ``towline up`` repairs MLflow.
+A changed or truncated ledger is a page: it no longer proves which version was approved. A difference in MLflow is a
+ticket: the ledger decides, and ``towline up`` repairs MLflow.
 """
 
 import datetime as dt
@@ -52,7 +52,7 @@ def check_integrity(settings: Settings, config: PipelineConfig, *, releases: boo
 
 
 def check_approvals(settings: Settings, config: PipelineConfig) -> str:
-    """Refuses versions whose time for approvals is over, and keeps an alert open for those that wait; returns changes.
+    """Refuses versions whose time for approvals is over, and keeps an alert open for waiting ones; returns the changes.
 
     Raises:
         TransientError: the ledger or the store cannot be written.

@@ -188,7 +188,7 @@ def measure_gain_window(
 def compare_champions(
     settings: Settings, config: PipelineConfig, champion: Entry, evidence: Evidence
 ) -> ChampionComparison | None:
-    """Compares the champion with the one before it on the labelled rows of the last window, if that is degraded.
+    """Compares the champion with the previous champion on the labelled rows of the last window, if that is degraded.
 
     Raises:
         DataError: a part of the log cannot be read.

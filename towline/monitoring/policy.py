@@ -63,7 +63,7 @@ class Decision(Frozen):
 
 
 class MonitoringRun(Frozen):
-    """The result of one monitoring run: what was measured, what was decided and what was done.
+    """The result of one monitoring run: the measurement, the decision and the action.
 
     Attributes:
         report: path of the drift report, if one was written.
@@ -98,7 +98,7 @@ def decide(evidence: Evidence, config: RetrainConfig) -> Decision:
     """The first rule that applies.
 
     1. Block if the input of the last window violates its contract: no model is trained on it.
-    2. Roll back if the previous champion is better on the same rows, or if the config asks for it on an SLO breach.
+    2. Roll back if the previous champion is better on the same rows, or on an SLO breach if the config says so.
     3. Retrain if a training pays (``gain``) or, while its gain cannot be measured, if ``bad_windows`` of the last
        ``recent_windows`` are bad; and if the cooldown is over and there are new rows. If one of these conditions fails,
        warn.

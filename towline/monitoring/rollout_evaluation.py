@@ -1,4 +1,4 @@
-"""The evaluation of a rollout: evidence from the service and from labels, a verdict, and what follows from it.
+"""The evaluation of a rollout: evidence from the service and from labels, a verdict, and an action.
 
 The champion's and the challenger's answers for the same row are compared on its ground-truth label: one of them is in
 the prediction log, the other in the rollout's shadow log.
@@ -67,14 +67,14 @@ class LabelledLosses(NamedTuple):
 
 
 def find_rollout(settings: Settings, model: str) -> Rollout | None:
-    """The rollout that is under way; None without one."""
+    """The current rollout; None without one."""
     return active_rollout(open_ledger(settings).rows(model))
 
 
 def evaluate_rollout(
     settings: Settings, config: PipelineConfig, rollout: Rollout, now: dt.datetime
 ) -> RolloutEvaluation:
-    """Measures both versions and decides; nothing is changed.
+    """Measures both versions and decides, without a change of the rollout.
 
     Args:
         settings: for the store.
@@ -122,7 +122,7 @@ def evaluate_rollout(
 def decide_action(
     rollout: Rollout, answered: int, verdict: RolloutVerdict, stopped: str, now: dt.datetime
 ) -> tuple[RolloutAction, str]:
-    """What follows from a verdict, and why; a pure function.
+    """The action that follows from a verdict, with its reason; a pure function.
 
     A challenger that fails or is worse is aborted, even while the rollout is paused. Weights grow with time and
     traffic, but all requests go to the challenger only if the verdict is "promote". Without traffic or labels the
@@ -158,10 +158,10 @@ def decide_action(
 
 
 def act(ledger: Ledger, rollout: Rollout, evaluation: RolloutEvaluation, actor: str) -> str:
-    """Carries out an evaluation's action in the ledger; returns what was done, empty if nothing.
+    """Carries out an evaluation's action in the ledger; returns a description, empty without a change.
 
     Raises:
-        PromotionRejectedError: the rollout has ended or changed meanwhile.
+        PromotionRejectedError: the rollout has ended or changed in the meantime.
     """
     action, reason = evaluation.action, evaluation.reason
     if action == "wait":
@@ -276,7 +276,7 @@ def _losses(rows: pa.Table, contract: Contract, metric: Metric) -> np.ndarray:
     """(n,) losses of logged rows with labels; NaN where a prediction or a label cannot be used."""
     predictions, readable = read_logged_predictions(rows, contract)
     labelled = select_labels(LoggedPredictions(rows, predictions, readable, ()), contract)
-    padded = pad_probabilities(predictions, labelled.contract)  # labels may have classes that no model knows
+    padded = pad_probabilities(predictions, labelled.contract)  # labels may have classes that no model has
     losses = row_losses(labelled.truth, padded, labelled.contract, choose_loss(metric, contract, predictions))
     return np.where(labelled.usable & readable, losses, np.nan)
 
@@ -299,7 +299,7 @@ def _evidence(
 
 
 def criteria_of(config: RolloutConfig) -> Criteria:
-    """What a challenger must fulfil, by the config of its rollout."""
+    """The criteria for a challenger, from the config of its rollout."""
     return Criteria(
         alpha=config.alpha,
         promote_if=config.promote_if,

@@ -20,14 +20,14 @@ class RolloutEvaluation(Frozen):
         at: time of the evaluation.
         strategy, weight, step, paused: of the rollout, before the action.
         verdict: promote, abort or waiting.
-        checks: what each check measured: name, verdict, estimate, lower, upper, observations, text.
+        checks: the measurement of each check: name, verdict, estimate, lower, upper, observations, text.
         champion_requests, challenger_requests: requests that were assigned to each version since the start.
         champion_rows, challenger_rows: rows answered to clients since the start.
         attempts: rows that the challenger was asked, also in shadow.
         labels: labelled rows that both versions answered.
         labels_needed: further labels until a verdict is expected; None if unknown.
         days_needed: days until then; None if unknown.
-        action: what follows: wait, advance (to the next weight), promote, abort, or end (inconclusive).
+        action: wait, advance (to the next weight), promote, abort, or end (inconclusive).
         reason: of the action, in one sentence.
     """
 
@@ -54,7 +54,7 @@ class RolloutEvaluation(Frozen):
 
 
 class RolloutRun(Frozen):
-    """The result of one run of the rollout flow: the evaluation, and what was done."""
+    """The result of one run of the rollout flow: the evaluation and the action."""
 
     model: str
     evaluation: RolloutEvaluation | None = None

@@ -6,7 +6,7 @@ from towline.processes import is_running
 
 
 class ProcessRecord(BaseModel):
-    """A process; ``pid`` is 0 and ``start_time`` is empty if there is none.
+    """A process; ``pid`` is 0 and ``start_time`` is empty if it does not run.
 
     It reads the records of its subclasses too: other fields are ignored.
     """

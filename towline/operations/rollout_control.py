@@ -26,7 +26,7 @@ class RolloutStatus(Frozen):
         rollout: that is under way; None without one.
         evaluation: the last one; None before the first.
         counts: of the service since the start.
-        stopped: why the service does not ask the challenger any more; empty if it does.
+        stopped: the reason why the service no longer uses the challenger; else empty.
         waiting: version that waits for the end of the rollout.
         note: what remains to be done.
     """
@@ -74,19 +74,19 @@ def read_rollout_status(settings: Settings, name: str | None = None, note: str =
 
 
 def start(settings: Settings, version: str, changes: Mapping[str, Any], *, replace: bool, reason: str) -> RolloutStatus:
-    """Begins the rollout of a version that has passed.
+    """Starts the rollout of a version that has passed the gate.
 
     Args:
         settings: for the store.
         version: ``NAME@3``.
         changes: keys of ``rollout`` that differ from the config in the champion's release.
-        replace: whether it replaces the challenger of a rollout that is under way.
+        replace: whether it replaces the challenger of the current rollout.
         reason: recorded in the ledger.
 
     Raises:
         ConfigError: there is no such version, or a key is not valid.
         PromotionRejectedError: it cannot be rolled out.
-        ReleaseError: its release differs from the one that was judged.
+        ReleaseError: its release differs from the judged one.
     """
     ledger = open_ledger(settings)
     judged = select_version(settings, ledger, version, numbered=True)
@@ -98,7 +98,7 @@ def start(settings: Settings, version: str, changes: Mapping[str, Any], *, repla
         document["rollout"] = {**(document["rollout"] or {}), **changes, **({"newer": "replace"} if replace else {})}
         config = build_config(document, "command line").rollout or config
     rollout = begin_rollout(settings, ledger, judged.model, judged.version, config, actor(), reason)
-    notes = _required_fields(settings, ledger, rollout), _who_evaluates(settings)
+    notes = _required_fields(settings, ledger, rollout), _evaluation_note(settings)
     return read_rollout_status(settings, judged.model, "; ".join(filter(None, notes)))
 
 
@@ -120,8 +120,8 @@ def end(settings: Settings, name: str, how: RolloutEnd, *, reason: str) -> Rollo
 
     Raises:
         ConfigError: there is no such model.
-        PromotionRejectedError: no rollout is under way, or the champion has changed meanwhile.
-        ReleaseError: the challenger's release differs from the one that was judged.
+        PromotionRejectedError: no rollout is active, or the champion has changed in the meantime.
+        ReleaseError: the challenger's release differs from the judged one.
     """
     ledger, rollout = _require_rollout(settings, name)
     if how == "promoted":
@@ -150,7 +150,7 @@ def _required_fields(settings: Settings, ledger: Ledger, rollout: Rollout) -> st
     return f"requests must also have: {', '.join(names)}" if names else ""
 
 
-def _who_evaluates(settings: Settings) -> str:
+def _evaluation_note(settings: Settings) -> str:
     from towline.operations import up_state
 
     if up_state.find_running(settings) is not None:

@@ -54,7 +54,7 @@ class Server(ProcessRecord):
 
 
 def find_named_server(settings: Settings, kind: Kind) -> str:
-    """The page of a server that the settings name, without its password; empty if the store has one of its own."""
+    """The page of a server that the settings name, without its password; empty if the store starts its own."""
     addresses = {"prefect": os.environ.get("PREFECT_API_URL", ""), "mlflow": settings.tracking_uri}
     parts = urlsplit(addresses.get(kind, "").rstrip("/"))
     if parts.scheme not in ("http", "https"):
@@ -172,7 +172,7 @@ def _command(settings: Settings, kind: Kind, port: int) -> tuple[list[str], Mapp
             **prefect_environment(settings),
             "PREFECT_UI_API_URL": "/api",
             "PREFECT_SERVER_API_PORT": str(port),
-            # a restarted server still knows which run holds a deployment's concurrency slot
+            # a restarted server still has the run that holds a deployment's concurrency slot
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             # bursts of task runs otherwise lock SQLite for seconds
             "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",

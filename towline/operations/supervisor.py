@@ -205,7 +205,7 @@ class Supervisor:
             _check_port_is_free(int(service.url.rpartition(":")[2]))
 
     def _keep_servers(self, *, first: bool = False) -> None:
-        """Starts the servers that do not run; those that others have started are used as they are."""
+        """Starts the servers that do not run; servers that another process has started are used."""
         kinds = self._server_kinds()
         missing = [kind for kind in kinds if servers.find_server(self._settings, kind) is None]
         if not first and (not missing or time.monotonic() < self._next_server_check):
@@ -221,7 +221,7 @@ class Supervisor:
                 for server in started:
                     servers.wait(self._settings, server, 180 if first else 30)
                 break
-            except TowlineError as error:  # another program may have taken the port meanwhile
+            except TowlineError as error:  # another program may have taken the port in the meantime
                 if attempts_left:
                     stopped = {kind for kind in kinds if servers.find_server(self._settings, kind) is None}
                     missing = [kind for kind in kinds if kind in stopped or kind in missing]
@@ -454,7 +454,7 @@ def _request_stop(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _wait_for_end(processes: Sequence[ProcessRecord]) -> None:
-    """Waits for processes whose parent is gone, which end on their own; kills those that do not end in time."""
+    """Waits for processes whose parent has ended, which end on their own; kills those that do not end in time."""
     deadline = time.monotonic() + _STOP_TIMEOUT_S
     for process in processes:
         while process.is_running and time.monotonic() < deadline:

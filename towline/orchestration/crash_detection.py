@@ -1,13 +1,13 @@
 """A flow run has crashed when its process ended without setting a final state.
 
-On one machine each run has tags that name its host and its process (``process_tags``): a process that starts later sees
-that the process is gone (``is_orphaned``) and sets the run to Crashed (``crash_run``). Across machines two automations
-of Prefect's server do so when a run's heartbeat stops, as Prefect's documentation proposes for zombie runs
+On one machine each run has tags that name its host and its process (``process_tags``): a later process detects that
+it has ended (``is_orphaned``) and sets the run to Crashed (``crash_run``). Across machines two automations of Prefect's
+server do so when a run's heartbeat stops, as Prefect's documentation proposes for zombie runs
 (``create_crash_automations``).
 
 Prefect 3.8.8 lacks two things that this module adds. An automation changes the flow run alone and leaves its task runs
 and child runs Running (``crash_children``). Without a heartbeat nothing ends the runs of a killed process
-(tests/flows/test_deployments.py::test_a_run_that_lost_its_process_is_run_again_once).
+(tests/flows/test_deployments.py::test_a_run_whose_process_was_killed_is_run_again_once).
 """
 
 import datetime as dt
@@ -45,13 +45,13 @@ def has_process(run: FlowRun) -> bool:
 
 
 def is_orphaned(run: FlowRun) -> bool:
-    """Whether the process that the run's tag names is gone; False for a run without such a tag."""
+    """Whether the process in the run's tag has ended; False for a run without such a tag."""
     _, pid, start_time = next((tag for tag in run.tags if tag.startswith("process:")), "::").split(":")
     return pid.isdigit() and not is_running(int(pid), start_time)
 
 
 def crash_orphaned_runs(client: SyncPrefectClient) -> None:
-    """Sets every unfinished run of this host whose process is gone to Crashed."""
+    """Sets every unfinished run of this host whose process has ended to Crashed."""
     host, _ = process_tags(1)
     unfinished = FlowRunFilter.model_validate(_UNFINISHED | {"tags": {"all_": [host]}})
     for run in client.read_flow_runs(flow_run_filter=unfinished):
@@ -60,25 +60,25 @@ def crash_orphaned_runs(client: SyncPrefectClient) -> None:
 
 
 def crash_run(client: SyncPrefectClient, run: FlowRun) -> None:
-    """Sets a run whose process is gone to Crashed, after its task runs and child runs."""
+    """Sets a run whose process has ended to Crashed, after its task runs and child runs."""
     crash_children(client, run)
     client.set_flow_run_state(run.id, _crashed(), force=True)
 
 
 def crash_children(client: SyncPrefectClient, run: FlowRun) -> None:
-    """Sets the unfinished task runs and child runs of a run whose process is gone to Crashed."""
+    """Sets the unfinished task runs and child runs of a run whose process has ended to Crashed."""
     this_run = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
     unfinished = TaskRunFilter.model_validate(_UNFINISHED)
     for task_run in client.read_task_runs(flow_run_filter=this_run, task_run_filter=unfinished):
         client.set_task_run_state(task_run.id, _crashed(), force=True)
     children = FlowRunFilter.model_validate(_UNFINISHED | {"parent_flow_run_id": {"any_": [run.id]}})
     for child in client.read_flow_runs(flow_run_filter=children):
-        if child.deployment_id is None:  # a child of a deployment has a process of its own
+        if child.deployment_id is None:  # a child run of a deployment has its own process
             crash_run(client, child)
 
 
 def _crashed() -> State[Any]:
-    return Crashed(message="its process is gone")
+    return Crashed(message="its process has ended")
 
 
 def create_crash_automations(
@@ -86,7 +86,7 @@ def create_crash_automations(
 ) -> None:
     """Creates the automations that set silent runs, and runs that never start, to Crashed.
 
-    They match runs of deployments with ``DEPLOYMENT_TAG``. An automation that exists by its name is left as it is, so
+    They match runs of deployments with ``DEPLOYMENT_TAG``. An automation with the name is not changed, so
     that its time limit can be edited in Prefect.
 
     Args:
@@ -98,7 +98,7 @@ def create_crash_automations(
         client,
         "towline: run without a heartbeat",
         {"after": {"prefect.flow-run.heartbeat"}, "within": silence_limit},
-        f"no heartbeat for {silence_limit.total_seconds():.0f} s: its worker is gone",
+        f"no heartbeat for {silence_limit.total_seconds():.0f} s: its worker is lost",
     )
     _create_automation(
         client,

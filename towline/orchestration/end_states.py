@@ -1,8 +1,8 @@
 """The end state of a flow run: its name and color in Prefect's list of runs, its verdict, its result.
 
-Prefect colours a state by its type. A run that ended as intended, but that somebody should look at (Refused, Warn), is
-therefore of type Failed; its result is carried in ``FailedStateValue``, which ``state_value`` unpacks. A run of a
-deployment also leaves its result, or its error, in an artifact for whoever waits on another machine.
+Prefect colours a state by its type. A run that ended as intended, but needs attention (Refused, Warn), is therefore of
+type Failed; its result is carried in ``FailedStateValue``, which ``state_value`` unpacks. A run of a
+deployment also leaves its result, or its error, in an artifact for a caller on another machine.
 """
 
 import functools
@@ -30,7 +30,7 @@ from towline.promotion.outcome import Outcome
 P = ParamSpec("P")
 R = TypeVar("R", bound=BaseModel)
 _JSON_FENCE = ("```json\n", "\n```")  # the artifact is Markdown
-_ALARMS = ("warn", "roll back", "block")  # decisions that somebody should look at
+_ALARMS = ("warn", "roll back", "block")  # decisions that need attention
 _MAX_TAG = 100  # characters
 
 
@@ -49,7 +49,7 @@ class FailedStateValue(Exception):
 
 
 def state_value(state: State[Any]) -> Any:
-    """The result of a run, whatever the type of its end state; raises the error of a run that raised one."""
+    """The result of a run with any type of end state; raises the error of a run that raised one."""
     value = state.result(raise_on_failure=False)
     if isinstance(value, FailedStateValue):
         return value.value
@@ -100,7 +100,7 @@ def rollout_end_state(function: Callable[P, RolloutRun]) -> Callable[P, State[An
 
 
 def scoring_end_state(function: Callable[P, BatchResult]) -> Callable[P, State[Any]]:
-    """Decorates the scoring flow: the message of its state says how many rows were scored, and where they are."""
+    """Decorates the scoring flow: the message of its state has the number of scored rows and the path of the output."""
 
     def describe(scored: BatchResult) -> _EndState:
         rows = f"{scored.rows:,} rows scored by version {scored.version} of {scored.model}: {scored.output}"
@@ -111,7 +111,7 @@ def scoring_end_state(function: Callable[P, BatchResult]) -> Callable[P, State[A
 
 
 def shards_end_state(function: Callable[P, ShardCounts]) -> Callable[P, State[Any]]:
-    """Decorates the flow of scoring shards: the message of its state says how many were scored."""
+    """Decorates the flow of scoring shards: the message of its state has the number of scored shards."""
 
     def describe(counts: ShardCounts) -> _EndState:
         return _EndState("Completed", f"{counts.shards:,} shards, {counts.rows:,} rows")

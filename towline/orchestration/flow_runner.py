@@ -128,7 +128,9 @@ def _exclusive_run(settings: Settings, config: PipelineConfig, as_of: object) ->
 
 def _run_in_process(settings: Settings, name: str, parameters: Mapping[str, Any]) -> Any:
     """Imports the flow, starts the helper process and the Prefect server in parallel: each takes seconds."""
-    gc.set_threshold(50_000, 20, 20)  # else the imports spend a fifth of their time on collections that free nothing
+    gc.set_threshold(
+        50_000, 20, 20
+    )  # else garbage collections that free no object take a fifth of the time of the imports
     own_server = "PREFECT_API_URL" not in os.environ
     if own_server:
         server = servers.start(settings, "prefect")

@@ -2,7 +2,7 @@
 
 The runs are those of the deployment ``scoring-shards/<model>``, linked to the flow that scores if there is one. They
 share the work folder of the job with this process, which assembles the output. The shards of a run that lost its
-process are split among new runs. A repeated command waits for the runs of an earlier one that are still under way.
+process are split among new runs. A repeated command waits for the runs of an earlier one that have not ended.
 """
 
 import contextlib
@@ -110,7 +110,7 @@ class PoolEngine:
             raise
 
     def prepare(self, shards: Sequence[Shard], task: ShardTask) -> None:
-        """Does nothing: the workers are there."""
+        """Does nothing: the workers already run."""
 
     def slots(self) -> int:
         return self._limit
@@ -240,7 +240,7 @@ class PoolEngine:
             )
 
     def _notify_of_waiting(self, runs: Sequence[FlowRun]) -> None:
-        """Says once after each start of runs why no worker has taken one."""
+        """Logs once after each start of runs why no worker has started one."""
         waiting = [run for run in runs if run.state is not None and run.state.is_scheduled()]
         if waiting and time.monotonic() > self._notice_at:
             self._notice_at = float("inf")

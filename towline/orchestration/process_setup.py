@@ -1,7 +1,7 @@
-"""What a flow run of a deployment sets up in its process before the first step.
+"""The setup of the process of a deployment's flow run before its first step.
 
-A run from the command line shares the process of ``towline run``, which has set all this up. A run that a scheduler or
-a worker started has a process of its own: it gets the helper process, the tags that name the process, and ends with its
+A run from the command line shares the process of ``towline run``, which has done this setup. A run that a scheduler or
+a worker started has its own process: it gets the helper process, the tags that name the process, and ends with its
 scheduler. A run of a deployment also publishes its steps.
 """
 

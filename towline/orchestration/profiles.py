@@ -18,9 +18,9 @@ class Profile(Frozen):
     """Where the runs of a profile go.
 
     Attributes:
-        name: as it is chosen.
+        name: the given name.
         url: of Prefect's API.
-        auth: ``user:password`` of that API, or nothing.
+        auth: ``user:password`` of that API, or empty.
         pool: the work pool.
     """
 

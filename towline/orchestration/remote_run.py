@@ -99,7 +99,7 @@ def _wait_for_pool(client: SyncPrefectClient, target: RemoteTarget, notify: Call
 def _find_or_create_deployment(
     client: SyncPrefectClient, full_name: str, deployments: Callable[[], Sequence[RunnerDeployment]]
 ) -> UUID:
-    """A deployment that exists stays as it is; a new one has no schedule."""
+    """An existing deployment is not changed; a new one has no schedule."""
     try:
         return client.read_deployment_by_name(full_name).id
     except ObjectNotFound:

@@ -30,7 +30,7 @@ _SERVER_TIMEOUT_S = 300.0  # how long the server may be down before the wait end
 
 
 class RemoteTarget(NamedTuple):
-    """Where to run: the URL of Prefect's API, ``user:password`` or nothing, and the work pool."""
+    """Where to run: the URL of Prefect's API, ``user:password`` or an empty text, and the work pool."""
 
     url: str
     auth: str

@@ -1,4 +1,4 @@
-"""The scheduler starts deployments when they are due, each run in a process of its own, and replaces missed runs.
+"""The scheduler starts deployments when they are due, each run in its own process, and replaces missed runs.
 
 Scheduling, processes and concurrency limits are those of Prefect's runner (``prefect.serve``). Prefect 3.8.8 lacks what
 this module adds; tests/flows/test_deployments.py shows each:
@@ -68,17 +68,17 @@ def deploy(deployments: Sequence[RunnerDeployment], store_tag: str | None) -> li
 
 
 def catch_up(client: SyncPrefectClient, deployment_id: UUID, *, shared: bool = False) -> None:
-    """Closes what a downtime left of a deployment, and replaces it by one run.
+    """Ends the crashed and missed runs of a deployment after a downtime, and replaces them by one run.
 
-    Runs whose process is gone are set to Crashed. The last run is run again if it crashed, unless it replaced a crashed
-    run itself or its caller replaces it. Of the scheduled runs that were missed, the newest is started, with the
-    deployment's present config.
+    Runs whose process has ended are set to Crashed. The last run is run again if it crashed, unless it replaced a
+    crashed run itself or its caller replaces it. Of the missed scheduled runs, the newest is started, with the current
+    config of the deployment.
 
     Args:
         client: of the server.
         deployment_id: of the deployment.
-        shared: other machines run the deployment too. A run that names no process may then be theirs, and a run that
-            somebody asked for keeps its own config.
+        shared: other machines run the deployment too. A run without a recorded process may then be theirs, and
+            a requested run keeps its own config.
     """
     deployment = client.read_deployment(deployment_id)
     for run in _read_runs(client, deployment_id, _UNDER_WAY):
@@ -168,7 +168,7 @@ async def serve_until_signal(
 
     Args:
         serving: its ``start``.
-        is_ready: whether it has started. Signal handlers are set after that, in place of Prefect's.
+        is_ready: whether it has started. Signal handlers are set after that and replace those of Prefect.
         sweep: called every minute.
         redeploy: called on SIGHUP.
         end_runs: called after the signal, before Prefect's runner or worker is stopped.

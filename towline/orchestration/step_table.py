@@ -1,7 +1,7 @@
 """A step table lists the steps of a flow run with their status, duration and note, as a table artifact in Prefect.
 
-The process of a run writes it (``publish_steps``); whoever waits for the run on another machine reads it and logs each
-step as if it ran here (``StepTableReader``). Prefect's own task runs have names and states, but no notes.
+The process of a run writes it (``publish_steps``); a caller that waits for the run on another machine reads it and logs
+each step as if it ran there (``StepTableReader``). Prefect's own task runs have names and states, but no notes.
 """
 
 import json
@@ -59,7 +59,7 @@ class _StepTableWriter(logging.Handler):
                     self._artifact_id = client.create_artifact(artifact).id
                 else:
                     client.update_artifact(self._artifact_id, ArtifactUpdate(data=data))
-        except (httpx.TransportError, PrefectHTTPStatusError):  # the run does not depend on who watches it
+        except (httpx.TransportError, PrefectHTTPStatusError):  # the run must not fail because of its watcher
             logging.getLogger("towline").debug("the step table is not updated", exc_info=True)
 
 

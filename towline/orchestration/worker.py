@@ -1,7 +1,7 @@
-"""A worker runs the flows of a work pool, on one machine or on several; each worker may be lost at any time.
+"""A worker runs the flows of a work pool, on one machine or on several; a run of a lost worker is run again.
 
 It is Prefect's process worker. Prefect 3.8.8 lacks what this module adds (tests/e2e/test_pool.py): a run that lost its
-worker is run again, once, by whichever worker of the pool sees it first; and a stop signal ends the runs under way as
+worker is run again, once, by the first worker of the pool that detects it; and a stop signal ends the active runs as
 Crashed, so that another worker runs them again.
 """
 
@@ -32,7 +32,7 @@ _LOG = logging.getLogger("towline.pool")
 
 
 def create_pool(client: SyncPrefectClient, name: str) -> None:
-    """Creates a work pool of processes; one with the name, of whatever type, is left as it is."""
+    """Creates a work pool of processes; an existing pool with the name, of any type, is not changed."""
     try:
         client.read_work_pool(name)
     except ObjectNotFound:
@@ -42,7 +42,7 @@ def create_pool(client: SyncPrefectClient, name: str) -> None:
 
 
 def serve(pool: str, settings: Settings, redeploy: Callable[[], object], limit: int | None = None) -> None:
-    """Runs what is due in a pool, until SIGTERM or SIGINT; runs under way are then ended as Crashed.
+    """Executes the runs that are due in a pool, until SIGTERM or SIGINT; active runs are then ended as Crashed.
 
     Args:
         pool: name of the pool.
@@ -78,7 +78,7 @@ class _ChildProcessConfiguration(ProcessJobConfiguration):
 
 
 class _Worker(ProcessWorker):
-    """A process worker that knows which runs are under way in it."""
+    """A process worker with a record of its active runs."""
 
     job_configuration = _ChildProcessConfiguration
 
@@ -123,7 +123,7 @@ async def _serve(pool: str, redeploy: Callable[[], object], limit: int | None) -
 
 
 def _catch_up(pool: str) -> None:
-    """Catches up on every deployment of towline in the pool, whoever deployed it."""
+    """Catches up on every deployment of towline in the pool."""
     in_pool = WorkPoolFilter.model_validate({"name": {"any_": [pool]}})
     of_towline = DeploymentFilter.model_validate({"tags": {"all_": [DEPLOYMENT_TAG]}})
     with get_client(sync_client=True) as client:

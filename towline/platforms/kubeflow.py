@@ -44,7 +44,7 @@ class PipelineStep(Frozen):
         function: of ``tasks.kubeflow``.
         inputs: names of the steps whose artifacts it needs.
         artifact: Kubeflow's type of the step's own artifact.
-        parameters: what it gets besides: ``config``, ``as_of`` and ``force``.
+        parameters: its other inputs: ``config``, ``as_of`` and ``force``.
     """
 
     name: str
@@ -55,7 +55,7 @@ class PipelineStep(Frozen):
 
 
 class ClusterOptions(Frozen):
-    """What the pods of the steps get.
+    """The settings of the pods of the steps.
 
     Attributes:
         image: with towline[kubeflow,pipeline] and the project.

@@ -1,8 +1,8 @@
-"""What the steps of a pipeline on another platform exchange: a folder for each step, its *artifact*.
+"""The exchange of files between the steps of a pipeline on another platform: a folder for each step, its *artifact*.
 
 An artifact holds the result of its step as JSON, and the files that the step added to the store: those of the
 workspace, the snapshot of the dataset, and the release. A later step runs on another machine. It copies the artifacts
-that it needs into its store, so that it finds the workspace as the earlier steps left it.
+that it needs into its store, which restores the workspace of the earlier steps.
 """
 
 import shutil
@@ -52,7 +52,7 @@ def list_files(work: Workspace) -> Listing:
 
 
 def save_files(artifact: Path, work: Workspace, before: Listing, *further: str) -> None:
-    """Copies into an artifact what a step has added to the workspace or changed.
+    """Copies the files that a step has added or changed in the workspace into an artifact.
 
     Args:
         artifact: of the step.

@@ -1,6 +1,6 @@
 """Attribution: which version was responsible at a time, or for a logged request, with its data, config and approval.
 
-The ledger says which version was champion at a time, the prediction log which version answered a request.
+The ledger has the champion at each time, the prediction log the version that answered each request.
 """
 
 import datetime as dt
@@ -42,7 +42,7 @@ class LoggedAnswer(Frozen):
 
 
 class Attribution(Frozen):
-    """The version that was responsible, and who made it so.
+    """The version that was responsible, and the person who promoted it.
 
     Attributes:
         model, version: the version.
@@ -211,7 +211,7 @@ def _end(rows: Sequence[Entry], champion: Entry) -> str:
 
 
 def _unknown_request(settings: Settings, model: str, request_id: str) -> ConfigError:
-    """The error for a request that the log does not hold; says what the log holds."""
+    """The error for a request that is not in the log; describes the content of the log."""
     parts = list_parts(settings.layout.predictions(model))
     days = f"from {parts[0].day} to {parts[-1].day}" if parts else ""
     holds = f"its Parquet files hold predictions {days}" if parts else "it holds no Parquet files"

@@ -1,4 +1,4 @@
-"""Parts of the prediction log from batch scoring: written beside a batch's output, then moved into the log."""
+"""Parts of the prediction log from batch scoring: written next to a batch's output, then moved into the log."""
 
 import datetime as dt
 import shutil
@@ -62,7 +62,7 @@ class BatchPart:
         self._writer.write_table(table)
 
     def close(self) -> None:
-        """Completes the file; without rows there is none."""
+        """Completes the file; without rows no file is written."""
         if self._writer:
             self._writer.close()
 
@@ -72,7 +72,7 @@ def publish_parts(folder: Path, parts: Sequence[Path], source: str, version: int
 
     Args:
         folder: ``predictions/<name>`` of the store.
-        parts: the files, some of which may be gone.
+        parts: the files, some of which may not exist any more.
         source: names the batch.
         version: that made the predictions.
         at: time of the predictions.

@@ -1,6 +1,6 @@
 """Clock skew: the clock was set back, so that predictions have earlier times than predictions written before them.
 
-Only the order in which one worker wrote its segment counts; several workers that write at once are not clock skew. The
+Only the order of the rows in one worker's segment counts; concurrent writes of several workers are not clock skew. The
 skews of a segment are stored in ``clock.jsonl`` when it is converted to Parquet, which does not keep that order.
 """
 

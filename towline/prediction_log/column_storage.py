@@ -47,7 +47,7 @@ def prediction_array(values: Sequence[Any], stored: str) -> pa.Array:
     """Predictions in the type of the model's classes."""
     readers: dict[str, Callable[[Any], Any]] = {
         "float64": parse_number,
-        "int64": _whole,
+        "int64": _to_whole_number,
         "bool": _flag,
         "string": category_name,
     }
@@ -69,6 +69,6 @@ def _flag(value: Any) -> bool | None:
     return None if read != read else bool(read)  # noqa: PLR0124 - NaN
 
 
-def _whole(value: Any) -> int | None:
+def _to_whole_number(value: Any) -> int | None:
     read = parse_number(value)
     return int(read) if math.isfinite(read) else None

@@ -1,6 +1,6 @@
 """Maintenance of the prediction log: summary, conversion, compaction, purge of old days, erasure of one person's rows.
 
-``python -m towline.prediction_log.maintenance FOLDER`` converts finished segments in a process of its own, so that the
+``python -m towline.prediction_log.maintenance FOLDER`` converts finished segments in a separate process, so that the
 service does not load pyarrow.
 """
 

@@ -125,7 +125,7 @@ def count_unconverted(folder: Path) -> Counter[dt.date]:
         rows: Counter[tuple[dt.date, int]] = Counter()
         try:
             content = path.read_bytes()
-        except FileNotFoundError:  # converted meanwhile
+        except FileNotFoundError:  # converted in the meantime
             continue
         for line in content.splitlines(keepends=True):
             try:

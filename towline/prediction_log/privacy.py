@@ -1,7 +1,7 @@
 """The privacy filter decides what of a request is logged: each column is kept, dropped, hashed or put into a bucket.
 
 Hashes are HMAC-SHA256 with a key that changes each month and never leaves the store. Without the keys, the values
-cannot be recovered from the log. After the key of a month is removed, nobody can match the hashes of that month.
+cannot be recovered from the log. After the key of a month is removed, its hashes can no longer be matched.
 """
 
 import datetime as dt
@@ -28,7 +28,7 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.values import ValueFormat, ValueReader, category_name
 
 StoredType = Literal["float64", "bool", "string", "timestamp"]
-HASH_KEYS = "hash-keys"  # folder of a model's keys, beside its segments and parts
+HASH_KEYS = "hash-keys"  # folder of a model's keys, next to its segments and parts
 BUCKETS = 10
 _STORED_TYPES: Mapping[Kind, StoredType] = {"numeric": "float64", "boolean": "bool", "datetime": "timestamp"}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from towline.prediction_log import clock_skew
 
 FOLDER = "segments"
-ROLL = "roll"  # touching this file asks the writers to close their segments
+ROLL = "roll"  # a new modification time of this file makes the writers close their segments
 _RETRY = 1.0  # seconds
 _BLOCK = 500  # lines per write
 
@@ -165,7 +165,9 @@ def finished_segments(folder: Path) -> Iterator[Path]:
         except FileNotFoundError:
             continue
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that several readers can check at once
+            fcntl.flock(
+                file, fcntl.LOCK_SH | fcntl.LOCK_NB
+            )  # shared, so that several readers can check at the same time
         except BlockingIOError:
             continue
         finally:
@@ -174,5 +176,5 @@ def finished_segments(folder: Path) -> Iterator[Path]:
 
 
 def request_roll(folder: Path) -> None:
-    """Asks the running writers to close their segments, which they do within about a second."""
+    """Makes the running writers close their segments, within about a second."""
     (folder / ROLL).touch()

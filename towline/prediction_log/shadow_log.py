@@ -59,7 +59,7 @@ class ShadowLog:
         self._segments.add(model.version, head_line, answer_line, len(answer.predictions))
 
     def flush(self) -> None:
-        """Writes what was added. If the disk fails, it stays in memory, and a warning is logged once."""
+        """Writes the added rows. If the disk fails, they stay in memory, and a warning is logged once."""
         self._segments.flush()
         if self._segments.failure and not self._warned:
             self._warned = True
@@ -68,6 +68,6 @@ class ShadowLog:
             self._segments.roll()
 
     def close(self) -> None:
-        """Writes what was added, and closes the segment."""
+        """Writes the added rows, and closes the segment."""
         self.flush()
         self._segments.roll()

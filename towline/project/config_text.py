@@ -138,7 +138,7 @@ def _validation(proposal: Proposal) -> list[str]:
 
 
 def _items(head: str, reasons: dict[str, str]) -> list[str]:
-    """A list with a comment at each item; nothing if it is empty."""
+    """A list with a comment at each item; no lines if it is empty."""
     return [head, *(_line(f"    - {_scalar(name)}", reason) for name, reason in reasons.items())] if reasons else []
 
 

@@ -1,4 +1,4 @@
-"""Proposes a config for a table that nobody has described.
+"""Proposes a config for a table without a description.
 
 A proposal is made from a sample (``project.sample``) with the functions that a run uses: ``load_dataset`` reads the
 values, ``infer_contract`` gives kinds and the task, ``find_leaks`` finds leaks. This module adds the decisions that a
@@ -66,7 +66,7 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
         name: of the pipeline.
         source: as the config names it.
         target: the column to predict.
-        time: the column with the time of each row; "": there is none; None: it is detected.
+        time: the column with the time of each row; "": no column; None: it is detected.
 
     Raises:
         ConfigError: the target cannot be predicted.
@@ -317,7 +317,7 @@ def _propose_personal(proposal: Proposal, frame: pd.DataFrame) -> None:
 
 
 def _propose_drop(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> None:
-    """Drops columns that hold nothing, a constant, or an identifier of the row."""
+    """Drops empty columns, constants, and identifiers of the row."""
     reasons = {}
     for column in contract.columns:
         if column.role != "ignored" or column.name in proposal.pii:
@@ -326,13 +326,13 @@ def _propose_drop(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -
             reasons[column.name] = "identifies the row: another value in each row"
         elif column.note in ("constant", "has no values"):
             reasons[column.name] = column.note
-    if len(reasons) < frame.shape[1] - 1:  # of a table of nothing but identifiers, the run says so
+    if len(reasons) < frame.shape[1] - 1:  # for a table with identifiers only, the run reports an error
         proposal.drop |= reasons
 
 
 def _propose_time(proposal: Proposal, frame: pd.DataFrame, given: str | None) -> None:
     if given is not None:
-        proposal.time, proposal.time_reason = given or None, "given" if given else "there is none, as you say"
+        proposal.time, proposal.time_reason = given or None, "given"
         proposal.drop.pop(given, None)
         return
     now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
@@ -411,7 +411,7 @@ def _propose_split(proposal: Proposal, frame: pd.DataFrame) -> None:
 
 
 def _propose_leaks(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> Contract:
-    """Drops columns that give the target away, until none is left; returns the contract of the rest."""
+    """Drops leaks, until none is left; returns the contract of the other columns."""
     for _ in range(10):
         present = contract.model_copy(update={"columns": tuple(c for c in contract.columns if c.name in frame.columns)})
         leaks = find_leaks(frame, present, 42)
@@ -421,7 +421,7 @@ def _propose_leaks(proposal: Proposal, frame: pd.DataFrame, contract: Contract) 
         gone = {name for leak in certain for name in leak.columns}
         if not leaks:
             break
-        if features <= gone:  # without them nothing is left to learn from
+        if features <= gone:  # without them no feature is left
             proposal.allow_leaks |= dict.fromkeys(gone, "the only columns; check that they are known in time")
             break
         for leak in leaks:

@@ -31,7 +31,7 @@ State = Literal["ok", "warning", "error"]
 
 
 class SetupCheck(Frozen):
-    """The result of one check; ``remedy`` is empty if nothing has to be done."""
+    """The result of one check; ``remedy`` is empty if no action is needed."""
 
     name: str
     state: State
@@ -40,7 +40,7 @@ class SetupCheck(Frozen):
 
 
 def check_setup(settings: Settings) -> list[SetupCheck]:
-    """Runs all checks; one that fails unexpectedly is an error of its own."""
+    """Runs all checks; a check that fails unexpectedly is reported as an error."""
     checks: tuple[Callable[[Settings], Iterator[SetupCheck]], ...] = (
         _check_python, _check_packages, _check_project, _check_disk, _check_ledger, _check_servers, _check_ports,
         _check_clock,
@@ -108,7 +108,7 @@ def _wrong_versions() -> Iterator[str]:
 def _check_project(settings: Settings) -> Iterator[SetupCheck]:
     name, project = "project", settings.project
     if not template.has_project(project):
-        remedy = "towline init DATA --target COLUMN makes one here; or run the command in a project"
+        remedy = "towline init DATA --target COLUMN creates one here; or run the command in a project"
         yield SetupCheck(name=name, state="warning", detail=f"{project} has no flows", remedy=remedy)
         return
     record = template.read_record(project)
@@ -124,7 +124,7 @@ def _check_project(settings: Settings) -> Iterator[SetupCheck]:
         yield SetupCheck(name=name, state="warning", detail=detail, remedy="towline init --update")
     elif (edited := states.get("edited")) and record.version != towline.__version__:
         detail = f"{made}; edited by you, and perhaps older than the library: {', '.join(edited[:5])}"
-        remedy = "towline init --update writes the library's files beside them"
+        remedy = "towline init --update writes the library's files next to them"
         yield SetupCheck(name=name, state="warning", detail=detail, remedy=remedy)
     else:
         yield SetupCheck(name=name, state="ok", detail=made)
@@ -153,7 +153,7 @@ def _check_ledger(settings: Settings) -> Iterator[SetupCheck]:
         settings.ledger_url.startswith("sqlite:///")
         and not Path(settings.ledger_url.removeprefix("sqlite:///")).exists()
     ):
-        yield SetupCheck(name="ledger", state="ok", detail="there is none yet; the first run makes it")
+        yield SetupCheck(name="ledger", state="ok", detail="does not exist yet; the first run creates it")
         return
     ledger = open_ledger(settings)
     ledger.verify()

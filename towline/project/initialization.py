@@ -1,4 +1,4 @@
-"""Makes a project, or adds a config to one, from a table: what `towline init` does."""
+"""Creates a project, or adds a config to a project, from a table (`towline init`)."""
 
 import math
 import re
@@ -23,7 +23,7 @@ _DATABASE = re.compile(r"(postgresql|sqlite|mysql|mariadb|mssql|oracle)(?=(\+\w+
 
 
 class InitResult(NamedTuple):
-    """What was written.
+    """The written files.
 
     Attributes:
         config: path of the config.

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 SHARE = 0.8  # of the values that must have the form
-SAMPLE = 500  # distinct values that are looked at
+SAMPLE = 500  # distinct values that are examined
 
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
 _PHONE = re.compile(r"\+?\(?\d[\d\s()./-]{6,18}\d")

@@ -1,4 +1,4 @@
-"""A proposal is what a config says about a table, each decision with its reason."""
+"""A proposal is a config for a table, with a reason for each decision."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,12 +8,12 @@ from towline.config import Kind, SqlSource
 
 @dataclass
 class Proposal:
-    """What a config says about a table. Mappings are from a column (or text) to the reason.
+    """The content of a config for a table. Mappings are from a column (or text) to the reason.
 
     Attributes:
         name, source, target: as the config has them.
         task: of the contract.
-        rows: of the whole table; ``is_complete``: whether all of them were looked at.
+        rows: of the whole table; ``is_complete``: whether all rows were examined.
         rules: ``validation.columns``; expectations: ``validation.expectations``.
         assumptions: (key, value, reason) for people.
     """
@@ -71,7 +71,7 @@ class Proposal:
 
     @property
     def leaks(self) -> dict[str, str]:
-        """Columns that give the target away, with the evidence."""
+        """Leaks, with the evidence."""
         return {name: reason for name, reason in self.drop.items() if reason.startswith("leak")} | self.allow_leaks
 
     @property

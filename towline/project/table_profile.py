@@ -103,7 +103,7 @@ def _profile(column: Column, frame: pd.DataFrame, contract: Contract, proposal: 
     shown = pd.Series(text_lengths(values), index=values.index) if is_text else values
     groups = _group(shown, column)
     is_target = column.name == contract.target
-    relation, strength = ([], None) if is_target else _relate(groups, frame[contract.target], contract)
+    relation, strength = ([], None) if is_target else _compute_bars(groups, frame[contract.target], contract)
     warning = proposal.drop.get(column.name, "")
     warning = warning if warning.startswith("leak") else proposal.allow_leaks.get(column.name, "")
     if column.name in proposal.drop:
@@ -198,7 +198,7 @@ def _group(values: pd.Series, column: Column) -> pd.Series:
     return texts.where(texts.isin(frequent), "other").map(_shorten)
 
 
-def _relate(groups: pd.Series, target: pd.Series, contract: Contract) -> tuple[list[Bar], float | None]:
+def _compute_bars(groups: pd.Series, target: pd.Series, contract: Contract) -> tuple[list[Bar], float | None]:
     """Mean of the target (or share of a class) in each group, and the share of its variance between the groups."""
     known = target.notna()
     groups, target = groups[known], target[known]

@@ -1,7 +1,7 @@
 """The template of a project: the flows, tasks and deployment files of this repository, which the wheel holds too.
 
-``write_project`` copies them into a folder, with the model's name in place of the sample's, and records their digests.
-``compare_project`` and ``update_project`` use that record to tell a file that somebody edited from one that is older
+``write_project`` copies them into a folder, with the model's name instead of the sample's, and records their digests.
+``compare_project`` and ``update_project`` use this record to distinguish an edited file from one that is older
 than the installed library.
 """
 
@@ -54,7 +54,7 @@ towline up configs/{config}  # serve and monitor
 The files of `flows/` and `tasks/` are yours to edit. After an upgrade of towline, `towline init --update` replaces
 those that you have not edited.
 """
-# the sample's name and the commands of the repository's Makefile, and what stands for them in a project
+# the sample's name and the commands of the repository's Makefile, and their replacements in a project
 _INSTALL = "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt"
 _REPLACED = {
     "make check": _INSTALL,
@@ -173,9 +173,9 @@ def compare_project(folder: Path, record: ProjectRecord) -> list[ProjectFile]:
 
 
 def update_project(folder: Path) -> tuple[list[str], list[str]]:
-    """Replaces flows and tasks that nobody has edited by those of the installed library.
+    """Replaces unedited flows and tasks by those of the installed library.
 
-    Edited files stay; the library's file is written beside them as ``NAME.new``.
+    Edited files are not changed; the library's file is written next to them as ``NAME.new``.
 
     Returns:
         The paths that were replaced or added, and those that were edited.

@@ -1,4 +1,4 @@
-"""Approval of a version by people: who must approve it, who has, and the promotion that the last approval makes.
+"""Approval of a version by people: the required and the given approvals, and the promotion by the last one.
 
 No process waits for an approval. The command that gives the last one promotes the version, or begins its rollout.
 """
@@ -18,7 +18,7 @@ State = Literal["waiting", "approved", "promoted", "in rollout", "refused"]
 
 
 class GivenApproval(Frozen):
-    """An approval that counts: whose key signed it, who ran the command, when and why."""
+    """A valid approval: the holder of the key that signed it, the user of the command, the time and the reason."""
 
     holder: str
     key: str
@@ -77,13 +77,13 @@ def approve(settings: Settings, version: str, presented: str, *, actor: str, rea
         settings: locate the store and the ledger.
         version: ``NAME@3``.
         presented: the text of an API key with the scope admin.
-        actor: who acts; the holder of the key is recorded beside.
+        actor: who acts; the holder of the key is recorded, too.
         reason: stored in the ledger.
 
     Raises:
         ConfigError: there is no such version, or the key is not valid.
         PromotionRejectedError: the version needs no approval, its time is over, or the holder may not approve it.
-        ReleaseError: its release differs from the one that was judged.
+        ReleaseError: its release differs from the judged one.
     """
     ledger = open_ledger(settings)
     entry = select_version(settings, ledger, version, numbered=True)
@@ -108,7 +108,7 @@ def approve(settings: Settings, version: str, presented: str, *, actor: str, rea
 
 
 def promote_approved(settings: Settings, ledger: Ledger, request: ApprovalRequest, actor: str) -> ApprovalStatus:
-    """Promotes a version, or begins its rollout, if it has all approvals; repeated, it changes nothing."""
+    """Promotes a version, or starts its rollout, if it has all approvals; a repeated call changes nothing."""
     rows, approvals = ledger.rows(request.model), ledger.approvals(request)
     status = _status(ledger, request)
     if status.state != "approved":

@@ -22,7 +22,7 @@ Checks:
   over all tests: a sound model fails the check with a probability of at most 5 %.
 * **custom**: functions of the user, in ``gate.custom``, get the holdout and return a reason to reject, or nothing.
 * **behaviour**: the tests of the prediction function in ``behaviour``, which run after the fit.
-* **smoke** and **latency**: the packaged release answers correctly, and fast enough, in a process of its own.
+* **smoke** and **latency**: the packaged release answers correctly, and fast enough, in a separate process.
 
 Error rates of the champion check: a challenger exactly at the margin fails with a probability of 5 %, one equal to the
 champion with far less. A challenger beyond the margin passes with a probability of at most 5 %, plus the probability
@@ -538,6 +538,6 @@ def _check_smoke_test(smoke: SmokeTestResult) -> GateCheck:
     faults = [] if smoke.identical else ["its predictions differ from the fitted model's"]
     if smoke.modules:
         faults.append(f"it imported {', '.join(smoke.modules)}")
-    passed = f"the release predicts {smoke.rows:,} rows identically in a process of its own, in {smoke.seconds:.3g} s"
+    passed = f"the release predicts {smoke.rows:,} rows identically in a new process, in {smoke.seconds:.3g} s"
     detail = " and ".join(faults) + (f": {smoke.detail}" if smoke.detail else "") if faults else passed
     return GateCheck(name="smoke", outcome="fail" if faults else "pass", detail=detail)

@@ -30,13 +30,13 @@ class Outcome(Frozen):
     Attributes:
         model, version: which version the run registered.
         event: the decision; ``passed``: it passed, and approvals or a rollout decide whether it is promoted.
-        approval: what it waits for, if it needs approvals.
-        repeated: an identical run had finished before; nothing was done.
+        approval: the approvals that it waits for, if it needs approvals.
+        repeated: an identical run had finished before; no step was run.
         reason: of the decision, in one line.
         run_key: identifies the run.
         release: folder of the release, relative to the store.
         dataset, checked, split, candidates: summaries of the steps; empty for a repeated run.
-        training_notes: what the budget reduced, and whether the selected candidate is far below the reference model.
+        training_notes: reductions by the budget, and whether the selected candidate is far below the reference model.
         chosen: name of the selected candidate.
         primary, metrics: the metric that decides; all holdout metrics.
         verdict: all checks of the gate; None for a repeated run.
@@ -178,7 +178,7 @@ def decide_promotion(
     """Promotes a version if the verdict is "pass", else records the rejection; repeated, it finds its own entry.
 
     With ``config.approval``, a version that passed waits for approvals. With ``config.rollout``, it does not replace a
-    champion at once: a rollout decides.
+    champion immediately: a rollout decides.
 
     Raises:
         PromotionRejectedError: the champion changed after the verdict.

@@ -19,7 +19,7 @@ MIN_SEPARATE_APPROVERS = 2  # from this many required approvals on, none may com
 
 
 class ApprovalRequest(Frozen):
-    """What a version waits for.
+    """The approvals that a version waits for.
 
     Attributes:
         model, version, run_key: the version.
@@ -41,14 +41,14 @@ class ApprovalRequest(Frozen):
     starter: str
 
     def describe(self) -> str:
-        """What is required, in words."""
+        """The requirement, in words."""
         people = f"{self.required} approval{'s' if self.required > 1 else ''}"
         others = f", none from {self.starter}" if self.required >= MIN_SEPARATE_APPROVERS else ""
         return f"{people}{others}, until {self.expires:%Y-%m-%d %H:%M} UTC"
 
 
 def request_evidence(config: ApprovalConfig, now: dt.datetime) -> dict[str, object]:
-    """What the row ``passed`` records of the config."""
+    """The part of the config that the row ``passed`` records."""
     return {
         "required": config.required,
         "approvers": list(config.approvers),
@@ -57,7 +57,7 @@ def request_evidence(config: ApprovalConfig, now: dt.datetime) -> dict[str, obje
 
 
 def find_request(rows: Sequence[Entry], version: int, run_key: str) -> ApprovalRequest | None:
-    """What a version waits for, or waited for; None if it needs no approval."""
+    """The approvals that a version waits or waited for; None if it needs none."""
     of_run = [row for row in rows if (row.version, row.run_key) == (version, run_key)]
     passed = next((row for row in of_run if row.event == "passed" and row.evidence.get("approval")), None)
     if passed is None:
@@ -86,7 +86,12 @@ def counted_approvals(
     counted: list[Entry] = []
     people, keys = set[str](), set[str]()
     for row in rows:
-        if row.event != "approved" or not _is_about(row, request) or approval_error(row, request) or not is_signed(row):
+        if (
+            row.event != "approved"
+            or not _belongs_to(row, request)
+            or approval_error(row, request)
+            or not is_signed(row)
+        ):
             continue
         person, key = str(row.evidence["holder"]).casefold(), str(row.evidence["key"])
         if person not in people and key not in keys:
@@ -104,7 +109,7 @@ def approval_error(row: Entry, request: ApprovalRequest) -> str:
 
 
 def approver_error(request: ApprovalRequest, key: str, holder: str, actor: str) -> str:
-    """The reason why somebody may not approve; empty if they may."""
+    """The reason why a person may not approve; empty if they may."""
     if request.approvers and key not in request.approvers:
         return f"the key {key} is not in approval.approvers of the run's config: {', '.join(request.approvers)}"
     if request.required >= MIN_SEPARATE_APPROVERS and request.starter.casefold() in (
@@ -167,7 +172,7 @@ def check_approved(
     raise PromotionRejectedError(
         f"version {version} waits for approval: it has {len(counted)} of {request.describe()}",
         where=request.model,
-        remedy=f"towline approve {name}; `towline approvals {request.model}` lists who has approved",
+        remedy=f"towline approve {name}; `towline approvals {request.model}` lists the approvers",
     )
 
 
@@ -186,6 +191,6 @@ def expired_error(request: ApprovalRequest, count: int) -> PromotionRejectedErro
     )
 
 
-def _is_about(row: Entry, request: ApprovalRequest) -> bool:
+def _belongs_to(row: Entry, request: ApprovalRequest) -> bool:
     about = (row.version, row.run_key, row.release, row.evidence.get("release"))
     return about == (request.version, request.run_key, request.release, request.digest)

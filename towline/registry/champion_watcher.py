@@ -47,7 +47,7 @@ class ChampionWatcher:
         return self._release(champion_of(self._rows))
 
     def rollout(self) -> Rollout | None:
-        """The rollout that is under way; None without one."""
+        """The current rollout; None without one."""
         self._read()
         return active_rollout(self._rows)
 
@@ -86,7 +86,7 @@ class ChampionWatcher:
         if not file.exists():
             return []
         try:
-            uri = f"{file.absolute().as_uri()}?mode=rw"  # recovers what a killed writer left, never creates a file
+            uri = f"{file.absolute().as_uri()}?mode=rw"  # recovers the changes of a killed writer, never creates a file
             with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)) as connection:
                 connection.row_factory = sqlite3.Row
                 if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'ledger'").fetchone():

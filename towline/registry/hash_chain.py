@@ -116,7 +116,7 @@ class Chain:
             return str(row["hash"]) if row else ""
 
     def append(self, model: str, decide: Callable[[Sequence[Entry]], Entry | NewRow]) -> Entry:
-        """Adds the row that ``decide`` returns for the model's rows; a row that exists already is returned as it is.
+        """Adds the row that ``decide`` returns for the model's rows; an existing row is returned unchanged.
 
         Raises:
             ReleaseError: a row was changed or removed; nothing is added.
@@ -150,7 +150,7 @@ class Chain:
                     self._seals.advance(sealed_row(entry), key, since=entry.seq)
                 return entry
         raise TransientError(
-            "too many writers at once", where=mask_passwords(self._url), remedy="run the same command again"
+            "too many concurrent writers", where=mask_passwords(self._url), remedy="run the same command again"
         )
 
     def accept(self, model: str, decide: Callable[[Sequence[Entry]], NewRow]) -> Entry:
@@ -158,7 +158,7 @@ class Chain:
 
         Raises:
             ReleaseError: a row does not follow from the row before it.
-            TransientError: another process has added a row meanwhile.
+            TransientError: another process has added a row in the meantime.
         """
         from sqlalchemy.exc import IntegrityError
 
@@ -291,7 +291,7 @@ def _insert(connection: "Connection", entry: Entry) -> Entry:
 
 
 def sealed_row(entry: Entry) -> SealedRow:
-    """What a seal signs of a row."""
+    """The part of a row that a seal signs."""
     return SealedRow(entry.model, entry.seq, entry.hash)
 
 
@@ -329,20 +329,20 @@ def rows_of(stored: Iterable[Mapping[str, Any]]) -> list[Entry]:
     before: Entry | None = None
     for row in stored:
         try:
-            entry = _checked(*(row[name] for name in _FIELDS))
-        except ValueError:  # of pydantic, json and _checked
-            raise _changed(row["model"], row["seq"]) from None
+            entry = _read_entry(*(row[name] for name in _FIELDS))
+        except ValueError:  # from pydantic, json and _read_entry
+            raise _changed_row_error(row["model"], row["seq"]) from None
         follows = before is not None and before.model == entry.model
         expected = (before.seq + 1, before.hash) if before is not None and follows else (1, "")
         if (entry.seq, entry.prev_hash) != expected:
-            raise _changed(entry.model, entry.seq)
+            raise _changed_row_error(entry.model, entry.seq)
         entries.append(entry)
         before = entry
     return entries
 
 
 @functools.lru_cache(maxsize=4096, typed=True)
-def _checked(*values: Any) -> Entry:
+def _read_entry(*values: Any) -> Entry:
     """One row from its stored fields; ValueError if its digest is wrong."""
     row = dict(zip(_FIELDS, values, strict=True))
     entry = Entry.model_validate({**row, "evidence": json.loads(row["evidence"])})
@@ -363,7 +363,7 @@ def _entry(model: str, rows: Sequence[Entry], draft: NewRow) -> Entry:
     return entry.model_copy(update={"hash": entry.digest()})
 
 
-def _changed(model: str, seq: int) -> ReleaseError:
+def _changed_row_error(model: str, seq: int) -> ReleaseError:
     return ReleaseError(
         f"ledger row {seq} of {model} was changed after it was written",
         where=f"{model}, row {seq}",

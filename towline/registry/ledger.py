@@ -1,4 +1,4 @@
-"""The ledger records, for each model, which versions exist, which of them served, when and why.
+"""The ledger records the versions of each model, and when and why they were champion.
 
 It is an append-only table of hash-chained rows (``hash_chain.py``). It numbers versions and decides which version is
 the champion; MLflow mirrors it. A version belongs to one run, by its run key, and a verdict to one release.
@@ -150,7 +150,7 @@ class Ledger:
         """Records an approval of the release of a request; a person's second one is not recorded.
 
         Args:
-            request: what the version waits for.
+            request: the approvals that the version waits for.
             evidence: ``key`` (its id), ``holder`` (its name), ``release`` (the digest) and ``signature``.
             actor: who acts.
             reason: why.
@@ -234,7 +234,7 @@ class Ledger:
         def choose(rows: Sequence[Entry]) -> Entry | NewRow:
             champion = champion_of(rows)
             if champion is None:
-                raise PromotionRejectedError("no version serves", where=model, remedy="towline run CONFIG makes one")
+                raise PromotionRejectedError("no version serves", where=model, remedy="towline run CONFIG trains one")
             recorded = (row for row in rows if row.event == "decided" and row.run_key == cause)
             version = JudgedVersion(champion.version, cause, champion.release, evidence)
             draft = draft_row("decided", version, rows, actor, reason)
@@ -288,7 +288,7 @@ class Ledger:
         two rollbacks at the same moment, one is rejected.
 
         Raises:
-            PromotionRejectedError: there is no earlier champion, or the champion has changed meanwhile.
+            PromotionRejectedError: there is no earlier champion, or the champion has changed in the meantime.
         """
         expected = _version(self.champion(model))
 
@@ -334,7 +334,7 @@ class Ledger:
         events = [row.event for row in rows if row.version == version]
         if version not in served and "promoted" in events:
             return "rolled back"
-        if events and events[-1] == "passed" and self._waits(model, version):
+        if events and events[-1] == "passed" and self._is_waiting(model, version):
             return "awaiting approval"
         return {"refused": "refused", "registered": "registered"}.get(events[-1], "passed") if events else "unknown"
 
@@ -376,7 +376,7 @@ class Ledger:
         """The keys of the runs that have a verdict."""
         return {row.run_key for row in self._verdicts(model)}
 
-    def _waits(self, model: str, version: int) -> bool:
+    def _is_waiting(self, model: str, version: int) -> bool:
         """Whether a version that passed needs more approvals than it has."""
         rows = self._chain.read(model)
         try:
@@ -401,7 +401,7 @@ class Ledger:
 
         Raises:
             ReleaseError: a row does not follow from the row before it.
-            TransientError: another process has added a row meanwhile.
+            TransientError: another process has added a row in the meantime.
         """
 
         def decide(rows: Sequence[Entry]) -> NewRow:
@@ -507,7 +507,7 @@ def _check_number(model: str, rows: Sequence[Entry], judged: JudgedVersion) -> N
 
 
 def judged_row(model: str, rows: Sequence[Entry], version: int) -> Entry:
-    """The row with the verdict on a version: the last one of its own run."""
+    """The row with the verdict on a version: the last verdict of its own run."""
     run_key = _registered(model, rows, version).run_key
     for row in reversed(rows):
         if (row.version, row.run_key) == (version, run_key) and row.event in VERDICTS:

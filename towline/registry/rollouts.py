@@ -19,7 +19,7 @@ RolloutEnd = Literal["promoted", "aborted", "inconclusive", "replaced"]
 
 
 class Rollout(Frozen):
-    """The rollout that is under way.
+    """The current rollout.
 
     Attributes:
         id: differs for each rollout; the salt of the assignment of rows.
@@ -28,7 +28,7 @@ class Rollout(Frozen):
         release, digest: the challenger's release, relative to the store, and the digest of its manifest.
         config: how it is rolled out.
         step: index into ``config.weights``.
-        paused: whether its weight stays as it is.
+        paused: whether its weight does not change.
         started, since: when it began, and when the present step began (UTC).
     """
 
@@ -61,7 +61,7 @@ class Rollout(Frozen):
 
 
 def active_rollout(rows: Sequence[Entry]) -> Rollout | None:
-    """The rollout that is under way, from the rows of a model, oldest first."""
+    """The current rollout, from the rows of a model, oldest first."""
     rollout: Rollout | None = None
     for row in rows:
         if row.event == "rollout_started":
@@ -100,7 +100,7 @@ def start_rollout(
         config: how it is rolled out.
         actor: who acts.
         reason: why.
-        replace: whether it replaces the challenger of a rollout that is under way.
+        replace: whether it replaces the challenger of the current rollout.
 
     Raises:
         PromotionRejectedError: the version has not passed or serves already, there is no champion, or another rollout
@@ -138,7 +138,7 @@ def change_rollout(
     """Moves a rollout to another step, pauses or resumes it.
 
     Raises:
-        PromotionRejectedError: it has ended, or its step has changed meanwhile.
+        PromotionRejectedError: it has ended, or its step has changed in the meantime.
     """
     new_step = rollout.step if step is None else step
     new_paused = rollout.paused if paused is None else paused
@@ -160,7 +160,7 @@ def end_rollout(
     """Ends a rollout; ``promoted`` makes the challenger champion. Repeated, it returns the row written before.
 
     Raises:
-        PromotionRejectedError: the champion has changed meanwhile, or another rollout has begun.
+        PromotionRejectedError: the champion has changed in the meantime, or another rollout has started.
     """
     if end == "promoted":
         return ledger.promote_again(rollout.model, rollout.challenger, rollout.champion, actor, reason)
@@ -176,7 +176,7 @@ def end_rollout(
 
 
 def reject_waiting(ledger: Ledger, model: str, version: int, actor: str, reason: str) -> Entry:
-    """Records that a version that waited cannot be rolled out; if a rollout has begun meanwhile, it still waits."""
+    """Records that a waiting version cannot be rolled out; if another rollout has started, it still waits."""
 
     def decide(rows: Sequence[Entry]) -> Entry | NewRow:
         judged = judged_row(model, rows, version)

@@ -1,6 +1,6 @@
 """Seals sign the ledger's rows with a key outside its database; an anchor remembers the last row of a model.
 
-Whoever can write to the database, but cannot read the key, can neither change nor add a row without a trace: the chain
+A person with write access to the database, but without the key, cannot change or add a row undetected: the chain
 and the seals show it. Rows removed from the end are missed by the anchor, a signed file in the store.
 """
 
@@ -30,7 +30,7 @@ class Seal(NamedTuple):
 
 
 class SealedRow(NamedTuple):
-    """What a seal signs of a row; its digest covers all other fields and, by the chain, all earlier rows."""
+    """The part of a row that a seal signs; its digest covers all other fields and, by the chain, all earlier rows."""
 
     model: str
     seq: int
@@ -144,7 +144,7 @@ class Seals:
         return key
 
     def anchor(self, model: str) -> Anchor | None:
-        """The anchor of a model; None if there is none.
+        """The anchor of a model; None if it does not exist.
 
         Raises:
             ReleaseError: its file was changed.

@@ -1,6 +1,6 @@
 """Selection finds the model, version or release that a user names: ``NAME``, ``NAME@3`` or a release's folder.
 
-In a store with one model, ``3`` is enough. It also checks that the ledger knows the releases in the store.
+In a store with one model, ``3`` is enough. It also checks that the ledger has rows for the releases in the store.
 """
 
 import re
@@ -38,7 +38,7 @@ def only_model(settings: Settings, ledger: Ledger) -> str:
     """Returns the name of the only model in the store.
 
     Raises:
-        ConfigError: there is none, or more than one.
+        ConfigError: there is no model, or more than one.
         ReleaseError: the ledger lost its rows of a model.
     """
     check_recorded(settings, ledger)
@@ -127,7 +127,7 @@ def check_judged_release(settings: Settings, entry: Entry) -> None:
     recorded = (entry.model, entry.version, entry.run_key, entry.evidence.get("release", manifest.digest))
     if (manifest.name, manifest.version, manifest.run_key, manifest.digest) != recorded:
         raise ReleaseError(
-            "the release is not the one that was judged: name, version, run key or digest differ from the ledger's",
+            "the gate did not check this release: name, version, run key or digest differ from the ledger's",
             where=str(directory),
             remedy=REMEDY,
         )
@@ -148,7 +148,7 @@ def check_recorded(settings: Settings, ledger: Ledger, model: str | None = None)
         model: its name; None: every model with releases.
 
     Raises:
-        ReleaseError: the ledger has no row of a model; says what to do.
+        ReleaseError: the ledger has no row of a model; has the remedy.
         TransientError: the ledger cannot be read.
     """
     home = settings.layout.releases
@@ -174,7 +174,7 @@ def _is_release_folder(text: str) -> bool:
 
 
 def _choices(models: Sequence[str]) -> str:
-    return f"name one of: {', '.join(models)}" if models else "there is none yet: towline run CONFIG makes one"
+    return f"name one of: {', '.join(models)}" if models else "no model exists yet: towline run CONFIG trains one"
 
 
 def _versions(ledger: Ledger, name: str) -> str:

@@ -1,6 +1,6 @@
-"""Verification checks that the ledger, its seals, the releases and MLflow are whole and agree with each other.
+"""Verification checks that the ledger, its seals, the releases and MLflow are intact and agree with each other.
 
-Each fault names what is wrong, where, and the remedy. ``towline verify`` runs all checks, ``towline up`` quick ones.
+Each fault has the problem, its location and the remedy. ``towline verify`` runs all checks, ``towline up`` quick ones.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ class IntegrityCheck(Frozen):
         state: ok; note: as intended, but worth knowing; fault; unknown: the check could not be made.
         what: the result in one line.
         where: the file, row or version that is affected.
-        remedy: what to do; empty if nothing has to be done.
+        remedy: empty if no action is needed.
     """
 
     model: str
@@ -59,7 +59,7 @@ def verify_models(
 
     Args:
         settings: locate the ledger, its key, the store and MLflow.
-        models: their names; None: all that the ledger, an anchor or a release knows.
+        models: their names; None: all models with rows, an anchor or a release.
         quick: only the checks of the ledger and its seals.
 
     Raises:
@@ -84,7 +84,7 @@ def verify_models(
 
 
 def list_models_to_verify(settings: Settings) -> list[str]:
-    """The models that the ledger, an anchor or a release knows."""
+    """The models with rows in the ledger, an anchor or a release."""
     releases = [path.name for path in settings.layout.releases.glob("*/") if any(path.glob("v*"))]
     recorded = [name for name in releases if not name.endswith(".lost")]
     return sorted({*open_ledger(settings).models(), *open_seals(settings).anchored_models(), *recorded})
@@ -244,7 +244,7 @@ def _check_approvals(subject: _Subject) -> Iterator[IntegrityCheck]:
 
 
 def _check_champions(subject: _Subject) -> Iterator[IntegrityCheck]:
-    """The releases of the champion, and of the version that a rollback restores, are whole and were judged."""
+    """The releases of the champion, and of the version that a rollback restores, are intact and were judged."""
     champions = champions_of(subject.rows)
     if not champions:
         yield IntegrityCheck(model=subject.model, name="champion", state="note", what="no version serves")

@@ -1,1 +1,1 @@
-"""Rollouts: which version answers a row, what the versions' answers are worth, and what follows from it."""
+"""Rollouts: the version that answers a row, the comparison of both versions, and the decision."""

@@ -23,7 +23,7 @@ bound is fixed before the first compared row, from the champion's losses, and is
 stay equal. The comparison is of the means of these clipped losses. One row that is wrong by a hundred times the bound
 counts as the bound; a challenger with more such rows still has a higher clipped mean.
 
-Nothing follows from missing observations: without requests, without labels, with losses that are NaN, or with arrays
+Missing observations are no evidence: without requests, without labels, with losses that are NaN, or with arrays
 that do not fit each other, a check is waiting.
 """
 
@@ -118,7 +118,7 @@ class RolloutEvidence:
 
 @dataclass(frozen=True)
 class Criteria:
-    """What a challenger must fulfil.
+    """The criteria for a challenger.
 
     Attributes:
         alpha: probability of a wrong verdict, over all checks and all times at which they are made.
@@ -146,8 +146,8 @@ class RolloutCheckResult(NamedTuple):
         name: error_rate, non_finite_predictions, disagreement, sample ratio, loss, or ``loss in`` a slice.
         verdict: promote: the condition is fulfilled; abort: it is violated; waiting: neither is established.
         estimate: the present value: a difference of rates, a rate, or the relative difference of the mean losses
-            (0.1: the challenger's is 10 % higher); NaN: there is none.
-        lower, upper: confidence limits of the true value, valid at all times together; NaN: there are none.
+            (0.1: the challenger's is 10 % higher); NaN: it has no value.
+        lower, upper: confidence limits of the true value, valid at all times together; NaN: it has no limits.
         observations: how many requests, rows or labels the value comes from.
         text: one sentence with the numbers.
     """
@@ -185,7 +185,7 @@ def analyse(evidence: RolloutEvidence, criteria: Criteria) -> RolloutVerdict:
 
     Args:
         evidence: the observations; those of an earlier analysis come first in it.
-        criteria: what the challenger must fulfil; the same at each analysis.
+        criteria: for the challenger; the same at each analysis.
 
     Returns:
         The verdict with its checks. It is waiting if the evidence is empty or cannot be analysed.

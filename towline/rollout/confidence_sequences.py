@@ -1,6 +1,6 @@
-"""Confidence sequences: limits that hold at all times together, so results may be looked at after every observation.
+"""Confidence sequences: limits that are valid at all times together, so results may be read after every observation.
 
-A fixed-sample interval that is looked at repeatedly is wrong far more often than stated. Here the probability that a
+A fixed-sample interval that is read repeatedly is wrong far more often than stated. Here the probability that a
 limit is *ever* on the wrong side of the true value is at most ``alpha``.
 
 **Ratio of two means, by betting.** A bettor bets against a hypothesis at fair odds. If it is true, the wealth is a

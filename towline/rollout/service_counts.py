@@ -28,8 +28,8 @@ class ServiceCounts:
     """Counts since the start of a rollout.
 
     Attributes:
-        assignments: weight → requests assigned by their id to champion and challenger; none with a key column. Each
-            worker follows a change of the weight at a time of its own.
+        assignments: weight → requests assigned by their id to champion and challenger; none with a key column. Workers
+            apply a change of the weight at different times.
         champion_rows, challenger_rows: rows answered to clients by each version.
         champion_errors: requests for the champion that failed with a 5xx error.
         asked_rows: rows that the challenger was asked, also in shadow.
@@ -132,7 +132,7 @@ def read_counts(folder: Path, without: str = "") -> ServiceCounts:
 
 
 def stop_challenger(folder: Path, reason: str) -> None:
-    """Takes the challenger out of all workers; the first reason stays."""
+    """Stops the challenger in all workers; a later reason does not replace the first."""
     if not stop_reason(folder):
         try:
             files.write(folder / _STOPPED, json.dumps({"reason": reason}))

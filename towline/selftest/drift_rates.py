@@ -59,7 +59,7 @@ def measure_drift(
     expected = f"{budget:.1%} ({config.drift.false_alarms_per_year:g} a year)"
     rates = [measure_rate("drift", "no drift", "raises an alarm", list(map(raises_alarm, windows)), expected=expected)]
     notes = []
-    for label, size_text, columns, effects, plant in _planted(config, contract, rows):
+    for label, size_text, columns, effects, plant in _list_planted_drifts(config, contract, rows):
         detected = []
         for effect in effects if columns else ():
             outcomes = []
@@ -92,7 +92,7 @@ def _draw_window(config: PipelineConfig, rows: pd.DataFrame, rng: np.random.Gene
     return _Window(rows.iloc[rng.permutation(len(rows))[:size]].reset_index(drop=True))
 
 
-def _planted(
+def _list_planted_drifts(
     config: PipelineConfig, contract: Contract, rows: pd.DataFrame
 ) -> Iterator[tuple[str, str, list[Column], tuple[float, ...], Plant]]:
     """Each kind of planted drift: its name, the text of its size, the columns, the sizes, and the function."""

@@ -1,4 +1,4 @@
-"""Measured rates with their intervals, beside what the config states."""
+"""Measured rates with their intervals, next to the rates in the config."""
 
 import math
 
@@ -13,11 +13,11 @@ class MeasuredRate(Frozen):
 
     Attributes:
         part: gate, drift, quality or rollout.
-        case: what was judged.
-        event: what is counted, e.g. ``passes``.
+        case: the name of the judged case.
+        event: the counted event, e.g. ``passes``.
         count, trials: of the event.
         low, high: 95 % interval (Wilson, 1927).
-        expected: the rate that the config asks for, e.g. "at most 5 %"; empty if it sets none.
+        expected: the rate that the config requires, e.g. "at most 5 %"; empty if it sets none.
         effect: size of what was planted; None without one.
     """
 

@@ -70,7 +70,7 @@ def measure_rollout(
 def _judge(
     first: np.ndarray, second: np.ndarray, criteria: Criteria, rng: np.random.Generator, *, swap: bool = False
 ) -> str:
-    """The verdict after ``LABELS`` labels; one that was given at an earlier label stays.
+    """The verdict after ``LABELS`` labels; a verdict on fewer labels is final.
 
     Args:
         first: losses of the champion.

@@ -1,4 +1,4 @@
-"""The ASGI application of the service: the table of routes, who may call each, and what it does.
+"""The ASGI application of the service: the table of routes, with the access and the function of each.
 
 Routes with the access ``public`` are health checks; they reveal nothing about the data. Routes that use or describe the
 model need an API key with the scope ``predict``; ``/metrics`` describes the callers and needs ``admin``. While no key
@@ -211,7 +211,7 @@ class RouteHandlers:
             if compressed:
                 body = await self._decompress(body)
             arms = self._rollouts.arms(model.version)
-            pin = self._pinned(context, model, arms)
+            pin = self._requested_version(context, model, arms)
             fields = None if arms is None else arms.fields_of_both(model)
             parse = partial(_parse_request, protocol, body, headers, model, self._options.max_rows, fields)
             parsed = parse() if len(body) < LARGE_BODY else await self._run_on_parser_thread(parse)
@@ -249,7 +249,7 @@ class RouteHandlers:
         parsed: _ParsedRequest,
         pin: int,
     ) -> Response:
-        """The answer of the version that was asked for (``pin``), or of those to which the rows are assigned."""
+        """The predictions of the requested version (``pin``), or of the versions to which the rows are assigned."""
         request, canonical, anomalies = parsed
         answer = await arms.answer(champion, request.rows, canonical, context.request_id, pin)
         predictions, parts, versions = answer.predictions, answer.parts, answer.versions
@@ -294,7 +294,7 @@ class RouteHandlers:
 
     async def tensors(self, context: RequestContext) -> Response:
         model = self._model(context)
-        document = open_inference.describe_model(self._described(model))
+        document = open_inference.describe_model(self._description_model(model))
         if active := self._reloader.rollout:
             document["versions"] = [str(model.version), str(active.rollout.challenger)]
         return Response(orjson.dumps(document))
@@ -303,7 +303,10 @@ class RouteHandlers:
         """The manifest of the release without its list of files, and the fields of a row."""
         model = self._model(context)
         document = model.metadata.model_dump(mode="json", exclude={"files"})
-        document |= {"compiled": model.compiled, "fields": openapi.describe_fields(self._described(model).contract)}
+        document |= {
+            "compiled": model.compiled,
+            "fields": openapi.describe_fields(self._description_model(model).contract),
+        }
         return Response(orjson.dumps(document))
 
     async def exposition(self, context: RequestContext) -> Response:
@@ -315,7 +318,7 @@ class RouteHandlers:
 
     async def docs(self, context: RequestContext) -> Response:
         model = self._model(context)
-        described = self._described(model)
+        described = self._description_model(model)
         row = example_row(described.contract)
         answer = json_rows.write_rows(model.predict_rows([row]), model, PredictionRequest([row]), "7f3a9c-1")
         page = html_page.render(described, self._openapi_document(model), _address(context, self._options), answer)
@@ -323,12 +326,12 @@ class RouteHandlers:
         return Response(page.encode(), b"text/html; charset=utf-8", headers=(policy,))
 
     def _openapi_document(self, model: "Model") -> dict[str, Any]:
-        described = self._described(model)
+        described = self._description_model(model)
         if self._openapi_cache is None or self._openapi_cache[0] is not described:
             self._openapi_cache = described, openapi.openapi_document(described, self._options.max_rows)
         return self._openapi_cache[1]
 
-    def _described(self, model: "Model") -> "Model":
+    def _description_model(self, model: "Model") -> "Model":
         """The model with the fields that requests must have; during a rollout these may be the fields of both."""
         arms = self._rollouts.arms(model.version)
         fields = None if arms is None else arms.fields_of_both(model)
@@ -338,7 +341,7 @@ class RouteHandlers:
         return Problem("not-ready", self._reloader.reason or "no model is loaded", headers=_RETRY)
 
     def _model(self, context: RequestContext, *, restricted: bool = True) -> "Model":
-        """The model of this request. The request uses this reference until its end, whatever is promoted meanwhile.
+        """The model of this request. The request uses this reference until its end, also after a promotion.
 
         ``restricted``: whether a path with the version of a challenger needs a key with the scope ``admin``.
         """
@@ -363,8 +366,8 @@ class RouteHandlers:
             raise Problem("missing-scope", "a request for the challenger of a rollout needs a key with scope 'admin'")
         context.version = version
 
-    def _pinned(self, context: RequestContext, champion: "Model", arms: RolloutArms | None) -> int:
-        """The version that the request asks for in its path or in a header; 0: none."""
+    def _requested_version(self, context: RequestContext, champion: "Model", arms: RolloutArms | None) -> int:
+        """The version that the request names in its path or in a header; 0: none."""
         version: str | None = (context.scope.get("path_params") or {}).get("version")
         if version is None:
             if (header := context.headers.get(b"x-towline-version")) is None:
@@ -385,7 +388,7 @@ class RouteHandlers:
         return content
 
     async def _run_on_parser_thread(self, function: Callable[[], _Result]) -> _Result:
-        """Runs a function on the parsing thread, so that small requests are answered meanwhile."""
+        """Runs a function on the parsing thread, so that small requests are answered in the meantime."""
         if self._pending_reads >= MAX_PENDING_READS:
             raise Problem("busy", f"{self._pending_reads} large requests wait to be parsed", headers=_RETRY)
         self._pending_reads += 1
@@ -398,7 +401,7 @@ class RouteHandlers:
         return await self._score_on(self._thread_batcher, model, canonical)
 
     async def _score_challenger(self, model: "Model", canonical: list[Row]) -> "RowPredictions":
-        """On a thread of its own: a slow challenger must not delay the champion."""
+        """On a separate thread: a slow challenger must not delay the champion."""
         return await self._score_on(self._challenger_batcher, model, canonical)
 
     async def _score_on(self, batcher: ThreadBatcher, model: "Model", canonical: list[Row]) -> "RowPredictions":

@@ -16,7 +16,7 @@ _CHECK_INTERVAL_S = 0.5  # between two checks of the file
 class ApiKeys:
     """The keys of a running service. It reads the file again within a second after a change.
 
-    While the file is damaged or missing, the last valid keys stay in force. A file without any key admits nobody.
+    While the file is damaged or missing, the last valid keys are used. A file without a key admits no caller.
 
     Raises:
         ConfigError: the file is damaged when the service starts.

@@ -177,7 +177,7 @@ class Metrics:
         self._depth.labels("score").set(self._queued_rows())
         if self._log is not None:
             self._depth.labels("log").set(self._log.depth)
-            drops = self._log.drops  # the log's thread may increase them meanwhile
+            drops = self._log.drops  # the log's thread may increase them during this call
             self._dropped.inc(drops - self._flushed_drops)
             self._flushed_drops = drops
         rejections = self._rejections()

@@ -56,7 +56,7 @@ class ModelReloader:
         ready: whether load balancers should send requests to this process.
         reason: why it is not ready; empty when it is.
         rejections: how many releases were rejected because a check failed.
-        rollout: the rollout that is under way, with the challenger's model; None without one.
+        rollout: the current rollout, with the challenger's model; None without one.
     """
 
     def __init__(self, options: ServeOptions) -> None:
@@ -123,7 +123,7 @@ class ModelReloader:
             self._thread.start()
 
     def check_ledger(self) -> None:
-        """Reads the champion once, and replaces the model if it is another release that opens. Never raises."""
+        """Reads the champion once, and replaces the model if another release can be opened. Never raises."""
         try:
             champion, rollout = self._watch.champion(), self._watch.rollout()
         except TowlineError as error:
@@ -203,7 +203,7 @@ class ModelReloader:
         try:
             files.write(self._rollout_path(), rollout.model_dump_json(indent=1) + "\n")
         except (TowlineError, OSError) as error:
-            _LOG.warning("cannot store the rollout, so a restart without the ledger does not know it: %s", error)
+            _LOG.warning("cannot store the rollout, so it is lost after a restart without the ledger: %s", error)
 
     def _stored_rollout(self) -> Rollout | None:
         try:
@@ -228,7 +228,7 @@ class ModelReloader:
         while not self._stop.wait(_POLL_INTERVAL_S):
             try:
                 self.check_ledger()
-            except Exception:  # noqa: BLE001 - the service survives whatever a database or a release raises
+            except Exception:  # noqa: BLE001 - the service continues after any error of a database or a release
                 _LOG.exception("checking the ledger failed; the current model stays")
 
     def _initial_release(self) -> RecordedRelease:

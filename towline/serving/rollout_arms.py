@@ -1,6 +1,6 @@
-"""The two versions of a rollout in one service: which of them answers a row, and the failures of the challenger.
+"""The two versions of a rollout in one service: the assignment of rows, and the failures of the challenger.
 
-The champion answers whatever the challenger cannot: a client never gets an error because of a rollout.
+The champion answers if the challenger fails: a client never gets an error because of a rollout.
 """
 
 import asyncio
@@ -90,7 +90,7 @@ class RolloutArms:
 
     Attributes:
         active: the rollout; its weight may change.
-        is_shadow_only: whether the champion answers all requests that ask for no version.
+        is_shadow_only: whether the champion answers all requests that do not name a version.
         counts: of this worker.
         stopped: why the challenger does not answer any more; empty if it may.
         champion_header: of an answer of the champion.
@@ -132,12 +132,12 @@ class RolloutArms:
         challenger = self.active.challenger
         chosen = self._assign(rows, request_id, pin)
         if not chosen:
-            predictions = await self._ask_champion(champion, canonical)
+            predictions = await self._predict_with_champion(champion, canonical)
             self._queue_shadow(challenger, request_id, 0, rows, predictions)
             return RolloutAnswer(predictions, (AnsweredRows(0, len(rows), champion),))
-        answer = await self._ask_challenger([rows[row] for row in chosen])
+        answer = await self._predict_with_challenger([rows[row] for row in chosen])
         if isinstance(answer, Exception):
-            predictions = await self._ask_champion(champion, canonical)
+            predictions = await self._predict_with_champion(champion, canonical)
             if not find_nonfinite(predictions):  # else the rows are at fault
                 self._count_failure(len(chosen), answer)
             return RolloutAnswer(predictions, (AnsweredRows(0, len(rows), champion),))
@@ -148,7 +148,7 @@ class RolloutArms:
         for row in chosen:
             is_chosen[row] = True
         others = [row for row, by_challenger in enumerate(is_chosen) if not by_challenger]
-        rest = await self._ask_champion(champion, [canonical[row] for row in others])
+        rest = await self._predict_with_champion(champion, [canonical[row] for row in others])
         merged = _merge(len(rows), (chosen, answer), (others, rest))
         parts = tuple(
             AnsweredRows(first, end, challenger if by_challenger else champion)
@@ -192,7 +192,7 @@ class RolloutArms:
     def exchange(self) -> None:
         """Writes the counts of this worker, reads those of the others, and stops a challenger that fails."""
         self._shadow_log.flush()
-        counts = self.counts + ServiceCounts()  # a copy: requests change the counts meanwhile
+        counts = self.counts + ServiceCounts()  # a copy: requests change the counts during the write
         if counts != self._written:
             write_counts(self.active.folder, self._worker, counts)
             self._written = counts
@@ -204,7 +204,7 @@ class RolloutArms:
             self._slow_limit = max(usual * SLOW_FACTOR, usual + SLOW_MARGIN_S)
 
     def close(self) -> None:
-        """Writes what is in memory, as far as the disk allows."""
+        """Writes the rows in memory, as far as the disk allows."""
         with contextlib.suppress(TowlineError, OSError):
             self.exchange()
         self._shadow_log.close()
@@ -246,7 +246,7 @@ class RolloutArms:
             if key_position(request_id if value is None else value, rollout.id) < rollout.weight
         ]
 
-    async def _ask_champion(self, champion: "Model", canonical: list[Row]) -> RowPredictions:
+    async def _predict_with_champion(self, champion: "Model", canonical: list[Row]) -> RowPredictions:
         started = time.perf_counter()
         try:
             predictions = await self._score(champion, canonical)
@@ -262,7 +262,7 @@ class RolloutArms:
                 self.counts.champion_slow += duration > self._slow_limit
         return predictions
 
-    async def _ask_challenger(self, rows: Rows) -> RowPredictions | Exception:
+    async def _predict_with_challenger(self, rows: Rows) -> RowPredictions | Exception:
         """The challenger's predictions, or its error: the champion answers then."""
         challenger, started = self.active.challenger, time.perf_counter()
         try:
@@ -318,13 +318,13 @@ class RolloutArms:
 
 
 class RolloutRouter:
-    """Has the ``RolloutArms`` of the rollout that is under way, in one worker; another rollout gets new ones.
+    """Has the ``RolloutArms`` of the current rollout, in one worker; another rollout gets new ones.
 
     Args:
         score: scores canonical rows with the champion.
         score_challenger: the same for the challenger, which must not delay the champion.
         worker: names this process in the folder of a rollout.
-        current: returns the rollout that is under way; None without one.
+        current: returns the current rollout; None without one.
     """
 
     def __init__(
@@ -379,7 +379,7 @@ class RolloutRouter:
                     _logger.warning("the counts of the rollout are not shared with other workers: %s", error)
 
     def close(self) -> None:
-        """Writes what is in memory."""
+        """Writes the rows in memory."""
         if self._arms is not None:
             self._arms.close()
 

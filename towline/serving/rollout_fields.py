@@ -61,7 +61,7 @@ def merge_contracts(champion: Contract, challenger: Contract) -> Contract:
     inputs = {column.name for column in champion.input_columns}
     for column in challenger.input_columns:
         if column.name not in inputs:
-            columns.pop(column.name, None)  # behind the champion's fields, whose order stays
+            columns.pop(column.name, None)  # after the champion's fields, whose order is unchanged
             columns[column.name] = column.model_copy(update={"role": "feature"})
         elif columns[column.name].kind in TEXT_KINDS:
             columns[column.name] = _with_values_of(columns[column.name], column)

@@ -1,6 +1,6 @@
 """Calibration makes predicted probabilities agree with observed frequencies: of rows with 0.2, 20 % are positive.
 
-The model that is calibrated stays as it is. For each class, a *curve* maps its predicted probability to the calibrated
+The calibrated model itself is not changed. For each class, a *curve* maps its predicted probability to the calibrated
 one. The curves are fitted on out-of-fold probabilities, so never on rows that the model was fitted on:
 
 - ``isotonic``: any increasing curve, by isotonic regression (Zadrozny and Elkan, 2002).

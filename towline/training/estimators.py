@@ -75,7 +75,7 @@ class _EstimatorSpec(NamedTuple):
         return self.estimator(**params, **({"class_weight": class_weight} if class_weight else {}))
 
     def constructor_parameters(self) -> tuple[Set[str], bool]:
-        """The parameters that it knows, and whether it takes others."""
+        """The parameters that it has, and whether it accepts others."""
         return (self.parameters, False) if self.is_booster else _constructor_parameters(self.estimator)
 
 

@@ -32,7 +32,7 @@ class FittedModel(Frozen):
     """A fitted model in the workspace.
 
     Attributes:
-        candidate, params, threshold, calibration: what was fitted.
+        candidate, params, threshold, calibration: of the fitted model.
         file, sha256: the model's file and its digest.
         untrusted_types: types in the file that skops does not trust.
         rows: number of rows that it was fitted on.

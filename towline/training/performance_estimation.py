@@ -83,7 +83,7 @@ def fit_estimator(work: Workspace, config: PipelineConfig, candidate: str) -> tu
     """Fits the estimator of the primary metric; returns it and, for a regression, the loss model (else None).
 
     It is fitted on the out-of-fold predictions of the chosen candidate and on the holdout, at most 20,000 rows. The
-    result is deterministic. If it cannot be fitted, ``unavailable`` says why; that never ends a run.
+    result is deterministic. If it cannot be fitted, ``unavailable`` has the reason; that never ends a run.
 
     Raises:
         ConfigError: the metric does not fit the task.
@@ -275,7 +275,7 @@ def _fit_curves(
 ) -> tuple[EstimatorState, None]:
     """Fits calibration curves on all folds; if ``ages``, on as few of the newest folds as have enough rows."""
     count = 1 if ages else len(folds)
-    while count < len(folds) and not _suffices(folds[-count:]):
+    while count < len(folds) and not _are_rows_sufficient(folds[-count:]):
         count += 1
     scored = _concatenate(folds[-count:])
     scored = scored.take(evenly_spaced(len(scored.truth), MAX_ROWS))
@@ -285,7 +285,7 @@ def _fit_curves(
     return EstimatorState(metric=metric, rows=len(scored.truth), curves=tuple(curves)), None
 
 
-def _suffices(folds: Sequence[_ScoredRows]) -> bool:
+def _are_rows_sufficient(folds: Sequence[_ScoredRows]) -> bool:
     truth = pd.Series(np.concatenate([fold.truth for fold in folds]), dtype=object)
     return len(truth) >= CALIBRATION_ROWS and int(truth.value_counts().min()) >= CALIBRATION_ROWS_PER_CLASS
 

@@ -1,4 +1,4 @@
-"""The result of training: what the steps after it (registration, packaging, the gate) need to know."""
+"""The result of training, the input of the steps after it (registration, packaging, the gate)."""
 
 from towline.config import Frozen
 from towline.data.validation.suite import Validation
@@ -30,7 +30,7 @@ class TrainingResult(Frozen):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was reduced or not calibrated, and the advice of the comparison; each once."""
+        """Notes on reductions and missing calibration, and the advice of the comparison; each once."""
         notes = [note for scores in self.candidates for note in scores.reductions]
         advice = [self.comparison.advice] if self.comparison and self.comparison.far_below else []
         return tuple(dict.fromkeys([*notes, *self.chosen.calibration_notes, *advice]))

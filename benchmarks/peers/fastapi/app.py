@@ -1,4 +1,4 @@
-"""The usual sample: FastAPI, a pydantic model of the row, a frame made of it."""
+"""The common example: FastAPI, a pydantic model of the row, and a frame of the rows."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The usual sample: Flask, joblib and a frame made of the JSON."""
+"""The common example: Flask, joblib and a frame of the JSON rows."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Saves the model as MLflow's own, with the signature of its frame: save.py FOLDER."""
+"""Saves the model with MLflow, with the signature of its frame: save.py FOLDER."""
 
 import os
 import sys

@@ -1,7 +1,7 @@
-"""The limit: an ASGI app that reads the body and answers a constant.
+"""The upper limit: an ASGI app that reads the body and returns a constant.
 
-app.py PORT         behind towline's connections, which join the two writes of an answer
-app.py PORT plain   behind uvicorn's own
+app.py PORT         with towline's connections, which join the two writes of a response
+app.py PORT plain   with uvicorn's connections
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""The pipeline's trees as ONNX, asked by onnxruntime: score.py MODEL DESIGN.npy ANSWERS.npz.
+"""The pipeline's trees as ONNX, run by onnxruntime: score.py MODEL DESIGN.npy ANSWERS.npz.
 
 The preprocessing is scikit-learn's: skl2onnx leaves out the imputer's indicator, and the graph then fails. Prints µs a
-row, asked alone and among 10,000.
+row, predicted alone and among 10,000.
 """
 
 import json

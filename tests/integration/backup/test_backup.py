@@ -166,7 +166,7 @@ def test_restore_into_another_folder(home: SampleStore, command: Command, tmp_pa
 
 
 def test_tar_opens_a_backup(home: SampleStore, command: Command, tmp_path: Path) -> None:
-    """tar and zstd are enough to read a backup, without towline."""
+    """tar and zstd can read a backup without towline."""
     archive = tmp_path / "a.tar.gz"
     assert command("backup", archive).code == 0
     names = subprocess.run(["tar", "tzf", archive], capture_output=True, text=True, check=True).stdout.splitlines()
@@ -194,7 +194,7 @@ def test_changed_member_is_refused(home: SampleStore, command: Command, tmp_path
 
 
 def test_truncated_archive_is_refused(home: SampleStore, command: Command, tmp_path: Path) -> None:
-    """A copy that stopped half way is no backup."""
+    """An incomplete copy is refused."""
     archive = tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
     content = archive.read_bytes()
@@ -373,7 +373,7 @@ def test_kill_changes_neither_the_store_nor_the_previous_backup(
 def test_an_error_while_files_are_moved_restores_the_previous_content(
     mounts: tuple[str, ...], home: SampleStore, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk error after the first renames: the store is as before, in mounted folders too, without drafts."""
+    """After a disk error between renames the store is as before, also in mounted folders, without temporary files."""
     store, archive = home.settings.store, tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
     home.promote(2)
@@ -413,7 +413,7 @@ def test_restore_is_refused_while_a_service_writes_its_log(home: SampleStore, co
 def test_a_damaged_champion_is_reported_and_the_rest_is_backed_up(
     home: SampleStore, command: Command, tmp_path: Path
 ) -> None:
-    """The backup of a store with a damaged champion ends with an error, and holds everything else."""
+    """The backup of a store with a damaged champion ends with an error, but has everything else."""
     (home.release(1) / "contract.json").write_text("{}")
     archive = tmp_path / "a.tar.zst"
     result = command("backup", archive)
@@ -488,7 +488,7 @@ def test_invalid_arguments_are_refused(
 def test_a_store_that_does_not_exist_is_not_backed_up(
     home: SampleStore, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A nightly job in another folder fails, instead of an empty backup that replaces good ones."""
+    """A scheduled backup in a wrong folder fails, instead of replacing good backups by an empty one."""
     monkeypatch.setenv("TOWLINE_STORE", str(tmp_path / "elsewhere"))
     result = command("backup", tmp_path / "a.tar.zst")
     assert (result.code, "there is no store" in result.err) == (2, True)
@@ -507,7 +507,7 @@ def test_changed_ledger_is_not_backed_up(home: SampleStore, command: Command, tm
 
 
 def test_a_backup_with_a_damaged_key_is_not_restored(home: SampleStore, command: Command, tmp_path: Path) -> None:
-    """The key would be needed after the files are in place: it is checked before."""
+    """The key is checked before any file is restored."""
     home.settings.layout.ledger_key.write_text("no key")
     assert command("backup", tmp_path / "a.tar.zst").code == 0
     result = command("restore", tmp_path / "a.tar.zst", "--into", tmp_path / "other")
@@ -529,7 +529,7 @@ def test_no_hash_keys_leaves_the_keys_out(home: SampleStore, command: Command, t
 
 
 def test_additional_folders_are_restored(home: SampleStore, command: Command, tmp_path: Path) -> None:
-    """For artifacts that an MLflow server keeps elsewhere; a restore without a target for them is refused."""
+    """For artifacts that an MLflow server stores elsewhere; a restore without a target for them is refused."""
     elsewhere, archive = tmp_path / "volume", tmp_path / "a.tar.zst"
     (elsewhere / "1" / ".hidden").mkdir(parents=True)
     (elsewhere / "1" / "model.lock").write_text("content")

@@ -83,7 +83,7 @@ def test_databases_are_restored_with_the_store(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Empty databases are filled, others only with --force; the ledger has the same rows."""
+    """Empty databases are filled, other databases only with --force; the ledger has the same rows."""
     archive = tmp_path / "a.tar.zst"
     result = command("backup", archive, "--json")
     assert result.code == 0, result.err
@@ -116,7 +116,7 @@ def test_error_of_a_database_undoes_the_restore(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A read-only database refuses the restore; files that were moved into place are removed again."""
+    """The restore into a read-only database fails, and files that were moved into place are removed again."""
     archive = tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
     ledger, prefect = make_database(), make_database()

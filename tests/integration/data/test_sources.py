@@ -1,4 +1,4 @@
-"""Sources: what is read, what is kept, and how each fault is reported."""
+"""Sources: the dataset of each format, the rows that are left out, and the error for each fault."""
 
 import gzip
 import os
@@ -30,7 +30,7 @@ BANK = {"target": "subscribed", "time": "date", "drop": ("duration",)}
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database, in turn on SQLite and on PostgreSQL."""
+    """The URL of an empty database; each test runs on SQLite and on PostgreSQL."""
     return f"sqlite:///{tmp_path}/t.db" if request.param == "sqlite" else request.getfixturevalue("postgres")
 
 
@@ -51,7 +51,7 @@ def frame(tmp_path: Path, source: Any, as_of: datetime | None = None, **data: An
     return sources.read_snapshot(load(tmp_path, source, as_of, **data), tmp_path / "store")
 
 
-def fault(tmp_path: Path, content: bytes | str, name: str = "t.csv", **data: Any) -> str:
+def error_of(tmp_path: Path, content: bytes | str, name: str = "t.csv", **data: Any) -> str:
     (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(TowlineError) as caught:
         load(tmp_path, name, **data)
@@ -63,8 +63,8 @@ def fault(tmp_path: Path, content: bytes | str, name: str = "t.csv", **data: Any
 
 
 @pytest.mark.parametrize(("table", "data"), [("bike_hourly", BIKE), ("bank_marketing", BANK)])
-def test_formats_agree(tmp_path: Path, table: str, data: dict[str, Any]) -> None:
-    """A table has one digest and one feature frame, be it Parquet, CSV, CSV.gz or chunks in a folder."""
+def test_formats_give_the_same_dataset(tmp_path: Path, table: str, data: dict[str, Any]) -> None:
+    """A table has one digest and one feature frame, as Parquet, CSV, CSV.gz or several files of a folder."""
     rows = pd.read_parquet(DATA / f"{table}.parquet").head(4_000)
     rows.to_csv(tmp_path / "t.csv", index=False)
     rows.to_csv(tmp_path / "t.csv.gz", index=False)
@@ -90,7 +90,7 @@ def test_formats_agree(tmp_path: Path, table: str, data: dict[str, Any]) -> None
 def test_a_large_source_gives_the_same_dataset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, data: dict[str, Any], kind: str
 ) -> None:
-    """A source that is read column by column gives the dataset that it gives in memory; nothing else is left."""
+    """A source that is read column by column gives the dataset of a source in memory; no temporary file remains."""
     rows = pd.read_parquet(DATA / f"{table}.parquet").head(4_000)
     rows.loc[rows.index[5:9], data["target"]] = None
     if kind == "parquet":
@@ -102,14 +102,14 @@ def test_a_large_source_gives_the_same_dataset(
     else:
         rows.to_csv(tmp_path / f"t.{kind}", index=False)
     cut = rows[data["time"]].max() - pd.Timedelta("2D")
-    held = load(tmp_path, f"t.{kind}", cut.to_pydatetime(), **data)
-    before = sources.read_snapshot(held, tmp_path / "store")
+    in_memory = load(tmp_path, f"t.{kind}", cut.to_pydatetime(), **data)
+    before = sources.read_snapshot(in_memory, tmp_path / "store")
     monkeypatch.setattr(snapshot, "MAX_CELLS", 0)
     monkeypatch.setattr(snapshot, "_GROUP_ROWS", 700)
-    assert load(tmp_path, f"t.{kind}", cut.to_pydatetime(), **data) == held
-    assert held.left_out == (("without a target", 4),)
-    pd.testing.assert_frame_equal(sources.read_snapshot(held, tmp_path / "store"), before)
-    file = sources.check_snapshot(held, tmp_path / "store")
+    assert load(tmp_path, f"t.{kind}", cut.to_pydatetime(), **data) == in_memory
+    assert in_memory.left_out == (("without a target", 4),)
+    pd.testing.assert_frame_equal(sources.read_snapshot(in_memory, tmp_path / "store"), before)
+    file = sources.check_snapshot(in_memory, tmp_path / "store")
     assert pq.read_metadata(file).num_row_groups > 2
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
@@ -134,7 +134,7 @@ def test_a_large_source_gives_the_same_dataset(
 def test_a_large_source_has_the_same_values_and_faults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
-    """Units, words, codes, markers, another encoding and faults of a CSV are treated as in memory."""
+    """Units, words, codes, null markers, another encoding and faults of a CSV are handled as in memory."""
     (tmp_path / "t.csv").write_bytes(content.encode("latin-1"))
     outcomes = []
     for cells in (10**9, 0):
@@ -176,8 +176,8 @@ def test_a_large_csv_that_is_not_utf8(
 
 
 @pytest.mark.parametrize(("table", "data"), [("bike_hourly", BIKE), ("bank_marketing", BANK)])
-def test_a_database_agrees_with_files(tmp_path: Path, database: str, table: str, data: dict[str, Any]) -> None:
-    """The same table in a database has the digest it has as Parquet."""
+def test_a_database_gives_the_dataset_of_files(tmp_path: Path, database: str, table: str, data: dict[str, Any]) -> None:
+    """A table in a database has the digest of the same table in Parquet."""
     rows = pd.read_parquet(DATA / f"{table}.parquet").head(3_000)
     rows.to_parquet(tmp_path / "t.parquet")
     engine = create_engine(database)
@@ -192,7 +192,7 @@ def test_a_database_agrees_with_files(tmp_path: Path, database: str, table: str,
 def test_a_large_query_gives_the_same_dataset(
     tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch, table: str, data: dict[str, Any]
 ) -> None:
-    """A result that is copied in blocks gives the dataset that it gives in memory; nothing else is left."""
+    """A result that is copied in blocks gives the dataset of a result in memory; no temporary file remains."""
     rows = pd.read_parquet(DATA / f"{table}.parquet").head(2_000)
     rows.loc[rows.index[5:9], data["target"]] = None
     rows["late"] = [None] * 900 + ["text"] * 1_100
@@ -203,14 +203,14 @@ def test_a_large_query_gives_the_same_dataset(
     kinds = {"price": Numeric(30, None) if database.startswith("postgres") else Float(), "none": Text()}
     rows.assign(mixed=rows["mixed"].astype(float)).to_sql("t", engine, index_label="position", dtype=kinds)
     engine.dispose()
-    whole = "CASE WHEN position < 1500 THEN CAST(mixed AS BIGINT) ELSE mixed END AS mixed"
-    columns = ", ".join(whole if name == "mixed" else f'"{name}"' for name in rows.columns)
+    mixed_column = "CASE WHEN position < 1500 THEN CAST(mixed AS BIGINT) ELSE mixed END AS mixed"
+    columns = ", ".join(mixed_column if name == "mixed" else f'"{name}"' for name in rows.columns)
     source = {"url": database, "query": f"SELECT {columns} FROM t ORDER BY position"}
-    held = load(tmp_path, source, **data)
+    in_memory = load(tmp_path, source, **data)
     monkeypatch.setattr(snapshot, "MAX_CELLS", 5_000)
     monkeypatch.setattr(sql_source, "BLOCK_ROWS", 300)
-    assert load(tmp_path, source, **data) == held
-    file = sources.check_snapshot(held, tmp_path / "store")
+    assert load(tmp_path, source, **data) == in_memory
+    file = sources.check_snapshot(in_memory, tmp_path / "store")
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
@@ -228,8 +228,8 @@ def test_a_query_with_mixed_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not [*(tmp_path / "store").rglob("*.*")]
 
 
-def test_a_database_that_goes_away(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error is one that a retry may resolve, and nothing is left of the rows that were read."""
+def test_a_lost_database_connection(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is transient, and no file with the rows that were read remains."""
     query = "SELECT number AS y, repeat('x', 2000) AS text FROM generate_series(1, 20000) number"
     fetched, real = list[int](), sql_source.QueryRows.add
 
@@ -242,9 +242,9 @@ def test_a_database_that_goes_away(tmp_path: Path, postgres: str, monkeypatch: p
     monkeypatch.setattr(snapshot, "MAX_CELLS", 1_000)
     monkeypatch.setattr(sql_source, "BLOCK_ROWS", 1_000)
     monkeypatch.setattr(sql_source.QueryRows, "add", lose_connection)
-    with pytest.raises(TransientError, match="does not answer") as lost:
+    with pytest.raises(TransientError, match="does not answer") as caught:
         load(tmp_path, {"url": postgres, "query": query})
-    assert str(make_url(postgres).password) not in str(lost.value)
+    assert str(make_url(postgres).password) not in str(caught.value)
     assert len(fetched) >= 3
     assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
     monkeypatch.setattr(sql_source.QueryRows, "add", real)
@@ -252,7 +252,7 @@ def test_a_database_that_goes_away(tmp_path: Path, postgres: str, monkeypatch: p
 
 
 def test_types(tmp_path: Path) -> None:
-    """Every scalar type of Parquet comes back as one of five dtypes, nulls and time zones included."""
+    """Every scalar type of Parquet is read as one of five dtypes, with nulls and time zones."""
     stamp = datetime(2026, 1, 1, 12, tzinfo=UTC)
     table = pa.table(
         {
@@ -286,7 +286,7 @@ def test_types(tmp_path: Path) -> None:
 
 
 def test_types_of_postgresql(tmp_path: Path, postgres: str) -> None:
-    """Every scalar type of PostgreSQL comes back as it does from Parquet, whatever zone the server lives in."""
+    """Every scalar type of PostgreSQL is read as from Parquet, whatever the time zone of the server."""
     winter, summer = (datetime(2026, month, 1, 12, 30, 0, 5, tzinfo=UTC) for month in (1, 7))
     columns = {
         "y": ("smallint", pa.array([1, 2, 3], pa.int16())),
@@ -325,8 +325,8 @@ def test_types_of_postgresql(tmp_path: Path, postgres: str) -> None:
     assert load(tmp_path, source).digest == load(tmp_path, "t.parquet").digest
 
 
-def test_digest_sees_values_only(tmp_path: Path) -> None:
-    """The digest ignores chunking, dictionaries and what lies beneath nulls; one changed value, name or order shows."""
+def test_the_digest_depends_on_values_only(tmp_path: Path) -> None:
+    """Chunks, dictionaries and bytes under nulls do not change it; another value, name or order does."""
     beneath = pa.Array.from_buffers(
         pa.int64(), 3, [pa.py_buffer(b"\x05"), pa.py_buffer(np.array([1, 77, 3], np.int64).tobytes())]
     )
@@ -365,15 +365,15 @@ def test_csv_reads_what_spreadsheets_write(tmp_path: Path) -> None:
 def test_csv_with_carriage_returns_inside_unquoted_text(tmp_path: Path, end: str) -> None:
     """pandas writes text with a carriage return without quotes; the text stays one value."""
     lines = ["a,y,b", 'one\rtwo,1,"x, ""y"""', '\rb,2,"last"', "plain,3,three\rfour\r!", '"5\r",4,']
-    assert "header has 3" in fault(tmp_path, end.join([*lines, "6,7", ""]), "u.csv")
+    assert "header has 3" in error_of(tmp_path, end.join([*lines, "6,7", ""]), "u.csv")
     (tmp_path / "t.csv").write_bytes(end.join([*lines, ""]).encode())
     table = frame(tmp_path, "t.csv").sort_values("y")
     assert table["a"].tolist() == ["one\rtwo", "\rb", "plain", "5\r"]
     assert table["b"].fillna("").tolist() == ['x, "y"', "last", "three\rfour\r!", ""]
 
 
-def test_cuts(tmp_path: Path) -> None:
-    """as_of and the window bound the rows; both ends of the snapshot say so; rows keep their order."""
+def test_as_of_and_window_limit_the_rows(tmp_path: Path) -> None:
+    """as_of and the window limit the rows; start and end of the snapshot are recorded; rows keep their order."""
     times = pd.date_range("2026-01-01", periods=10, freq="D")[::-1]
     pd.DataFrame({"y": range(10), "t": times}).to_csv(tmp_path / "t.csv", index=False)
     cut = load(tmp_path, "t.csv", datetime(2026, 1, 7, 1, tzinfo=UTC), time="t", window=timedelta(days=3))
@@ -388,8 +388,8 @@ def test_cuts(tmp_path: Path) -> None:
 
 
 def test_text_times(tmp_path: Path) -> None:
-    """ISO times kept as text are read as UTC; other spellings are refused with their rows."""
-    message = fault(tmp_path, "y,t\n1,2026-01-02\n2,03/01/2026\n3,now\n", time="t")
+    """Text in ISO format is read as UTC; other formats are refused with their rows."""
+    message = error_of(tmp_path, "y,t\n1,2026-01-02\n2,03/01/2026\n3,now\n", time="t")
     assert "2 of 3" in message
     assert "row 2: '03/01/2026', row 3: 'now'" in message
     pq.write_table(pa.table({"y": [1, 2], "t": ["2026-01-01T10:00+02:00", "2026-01-02"]}), tmp_path / "t.parquet")
@@ -397,22 +397,22 @@ def test_text_times(tmp_path: Path) -> None:
     assert read["t"].tolist() == [pd.Timestamp("2026-01-01 08:00"), pd.Timestamp("2026-01-02")]
 
 
-def test_what_killed_writes_left_is_swept_up(tmp_path: Path) -> None:
-    """Unfinished snapshots go after a day; one that may still be being written, and every whole one, stays."""
+def test_unfinished_snapshots_of_killed_runs_are_removed(tmp_path: Path) -> None:
+    """Unfinished snapshots are removed after a day; newer ones may still be written and remain, like complete ones."""
     (tmp_path / "t.csv").write_text("x,y\n1,2\n3,4\n")
-    whole = tmp_path / "store" / load(tmp_path, "t.csv").path
-    old, young = whole.with_name(".0123.parquet.abc"), whole.with_name(".0123.parquet.def")
+    complete = tmp_path / "store" / load(tmp_path, "t.csv").path
+    old, young = complete.with_name(".0123.parquet.abc"), complete.with_name(".0123.parquet.def")
     yesterday = (datetime.now(UTC) - timedelta(days=1, hours=1)).timestamp()
-    for path in (old, young, whole.with_name("0123.parquet")):
+    for path in (old, young, complete.with_name("0123.parquet")):
         path.write_bytes(b"half")
         if path != young:
             os.utime(path, (yesterday, yesterday))
     load(tmp_path, "t.csv")
-    assert {path.name for path in whole.parent.iterdir()} == {whole.name, young.name, "0123.parquet"}
+    assert {path.name for path in complete.parent.iterdir()} == {complete.name, young.name, "0123.parquet"}
 
 
 def test_snapshot_is_checked(tmp_path: Path) -> None:
-    """A snapshot that is gone, broken or of another content is never handed on."""
+    """A missing, damaged or changed snapshot is an error."""
     (tmp_path / "t.csv").write_text("y,a\n1,2\n")
     dataset = load(tmp_path, "t.csv")
     path = tmp_path / "store" / dataset.path
@@ -455,8 +455,8 @@ def test_snapshot_is_checked(tmp_path: Path) -> None:
     ],
 )
 def test_bad_csv(tmp_path: Path, content: bytes | str, data: dict[str, Any], words: list[str]) -> None:
-    """Each malformed CSV is one short error with place and remedy, and leaves the store untouched."""
-    message = fault(tmp_path, content, **data)
+    """Each malformed CSV gives one short error with place and remedy, and the store is not changed."""
+    message = error_of(tmp_path, content, **data)
     for word in at_least_one(words):
         assert word in message
 
@@ -474,10 +474,10 @@ def test_rows_without_a_time_are_left_out(
     table.loc[70, "t"] = "unknown"
     table.to_csv(tmp_path / "t.csv", index=False)
     dates = {} if format_ == "%Y-%m-%d" else {"date_format": format_}
-    with pytest.raises(DataError, match="1 of 100 values are not") as refused:
+    with pytest.raises(DataError, match="1 of 100 values are not") as caught:
         load(tmp_path, "t.csv", time="t", **dates)
-    assert "data.na_values" in refused.value.remedy
-    assert refused.value.details == ("row 71: 'unknown'",)
+    assert "data.na_values" in caught.value.remedy
+    assert caught.value.details == ("row 71: 'unknown'",)
     dates |= {"na_values": ["unknown"]}
     dataset = load(tmp_path, "t.csv", time="t", **dates)
     assert sources.read_snapshot(dataset, tmp_path / "store")["y"].tolist() == [
@@ -487,22 +487,22 @@ def test_rows_without_a_time_are_left_out(
 
 
 def test_many_rows_without_a_time_are_refused(tmp_path: Path) -> None:
-    """The remedy, followed literally, leaves them out."""
+    """With the remedy of the error they are left out."""
     text = "y,t\n" + "".join(f"{row},{'' if row % 10 == 0 else f'2026-01-{row + 1:02}'}\n" for row in range(30))
-    message = fault(tmp_path, text, time="t")
+    message = error_of(tmp_path, text, time="t")
     assert "10.0% of the rows have no time, at most 5% may lack it" in message
     assert "data.max_undated: 0.1" in message
     assert load(tmp_path, "t.csv", time="t", max_undated=0.1).rows == 27
 
 
 def test_a_column_without_any_time_is_refused(tmp_path: Path) -> None:
-    assert "no row has a time" in fault(tmp_path, "y,t\n1,\n2,\n", time="t")
+    assert "no row has a time" in error_of(tmp_path, "y,t\n1,\n2,\n", time="t")
 
 
 def test_the_remedy_for_row_names_works(tmp_path: Path) -> None:
-    """R writes no name for the column of row names; with a separator before the header the table is read."""
+    """R writes no header for the column of row names; with a separator before the header the table is read."""
     text = "y a\n1 5 2\n2 6 3\n"
-    message = fault(tmp_path, text, separator=" ")
+    message = error_of(tmp_path, text, separator=" ")
     assert "write ' ' at the beginning of the header" in message
     (tmp_path / "t.csv").write_text(f" {text}")
     data = DataConfig(source="t.csv", target="y", separator=" ")
@@ -511,16 +511,16 @@ def test_the_remedy_for_row_names_works(tmp_path: Path) -> None:
 
 
 def test_bad_files(tmp_path: Path) -> None:
-    """Missing, broken, foreign and nested files are named in the error."""
-    assert "PAR1" not in fault(tmp_path, b"not parquet", "t.parquet")
-    assert "the file is empty" in fault(tmp_path, b"", "e.parquet")
-    assert "cannot read the file" in fault(tmp_path, gzip.compress(b"y,a\n1,2\n" * 999)[:-20], "t.csv.gz")
-    assert "the file is an Excel workbook" in fault(tmp_path, b"PK\x03\x04\x14\0\6\0", "t.xlsx")
+    """The error names a missing, damaged, nested or unsupported file."""
+    assert "PAR1" not in error_of(tmp_path, b"not parquet", "t.parquet")
+    assert "the file is empty" in error_of(tmp_path, b"", "e.parquet")
+    assert "cannot read the file" in error_of(tmp_path, gzip.compress(b"y,a\n1,2\n" * 999)[:-20], "t.csv.gz")
+    assert "the file is an Excel workbook" in error_of(tmp_path, b"PK\x03\x04\x14\0\6\0", "t.xlsx")
     for column in ([[1]], [{"k": 1}], [b"raw"]):
         pq.write_table(pa.table({"y": [1], "odd": column}), tmp_path / "n.parquet")
-        assert "'odd'" in fault(tmp_path, (tmp_path / "n.parquet").read_bytes(), "n.parquet")
+        assert "'odd'" in error_of(tmp_path, (tmp_path / "n.parquet").read_bytes(), "n.parquet")
     pq.write_table(pa.Table.from_arrays([pa.array([1])] * 3, ["y", "a", "a"]), tmp_path / "d.parquet")
-    assert "the same name: 'a'" in fault(tmp_path, (tmp_path / "d.parquet").read_bytes(), "d.parquet")
+    assert "the same name: 'a'" in error_of(tmp_path, (tmp_path / "d.parquet").read_bytes(), "d.parquet")
     with pytest.raises(DataError, match="no such file") as caught:
         load(tmp_path, "t.parqet")
     assert "t.parquet" in caught.value.remedy
@@ -531,8 +531,8 @@ def test_bad_files(tmp_path: Path) -> None:
         load(tmp_path, "none")
 
 
-def test_folder_that_disagrees(tmp_path: Path) -> None:
-    """Files whose columns or types differ are named; another order of the same columns is not a difference."""
+def test_files_of_a_folder_with_other_columns_are_named(tmp_path: Path) -> None:
+    """Files with other columns or types are named; another order of the columns is no difference."""
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "1.csv").write_text("y,a\n1,2\n")
     (tmp_path / "d" / "2.csv").write_text("a,y\n2.5,1\n")
@@ -548,7 +548,7 @@ def test_folder_that_disagrees(tmp_path: Path) -> None:
 
 
 def test_database(tmp_path: Path, database: str) -> None:
-    """A query is read as it stands: colons and percent signs are no parameters; its faults are reported."""
+    """Colons and percent signs of a query are not parameters; a query that fails is reported."""
     rows = "(1, 1, '10%'), (2, 2.5, ':x'), (3, NULL, NULL)"
     execute(database, "CREATE TABLE t (y INT, a NUMERIC, s TEXT)", f"INSERT INTO t VALUES {rows}")
     read = frame(tmp_path, {"url": database, "query": "SELECT * FROM t WHERE s LIKE '%' OR s = ':x' ORDER BY y"})
@@ -564,7 +564,7 @@ def test_database(tmp_path: Path, database: str) -> None:
 
 
 def test_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file is found from the project folder and never made; a column may mix types only if they are numbers."""
+    """A path starts at the project; a missing file is not created; only numbers may have several types."""
     execute(f"sqlite:///{tmp_path}/t.db", "CREATE TABLE t (y INT, a)", "INSERT INTO t VALUES (1, 1), (2, 2.5)")
     monkeypatch.setenv("DB_FILE", "t.db")
     source = {"url": "sqlite:///${DB_FILE}", "query": "SELECT * FROM t"}
@@ -579,7 +579,7 @@ def test_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_uuids(tmp_path: Path, postgres: str) -> None:
-    """PostgreSQL's own type for them is read as text."""
+    """PostgreSQL's uuid type is read as text."""
     execute(
         postgres, "CREATE TABLE keyed (y INT, ref UUID)", f"INSERT INTO keyed VALUES (1, '{UUID(int=7)}'), (2, NULL)"
     )
@@ -589,20 +589,20 @@ def test_uuids(tmp_path: Path, postgres: str) -> None:
 
 
 def test_database_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A URL that is none, an unset variable and a server that is down have different errors, without the password."""
+    """An invalid URL, an unset variable and a server that is down are different errors, without the password."""
     with pytest.raises(ConfigError, match="NOT_SET"):
         load(tmp_path, {"url": "sqlite:///${NOT_SET}", "query": "SELECT 1"})
     with pytest.raises(ConfigError, match="not a database URL"):
         load(tmp_path, {"url": "t.db", "query": "SELECT 1"})
     monkeypatch.setenv("DB_PW", "s3cr:t@/x")
-    with pytest.raises(TransientError) as away:
+    with pytest.raises(TransientError) as caught:
         load(tmp_path, {"url": "postgresql://me:${DB_PW}@127.0.0.1:1/d", "query": "SELECT 1"})
-    assert "s3cr" not in str(away.value)
+    assert "s3cr" not in str(caught.value)
     assert "hidden" not in mask_passwords("postgresql://me:hid@hidden@h/d?password=hidden")
 
 
 def test_postgresql(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A password from the environment opens the database as it stands there, and is shown nowhere."""
+    """A password of the environment is used unchanged, and is in no error and no record."""
     password = make_url(postgres).password
     monkeypatch.setenv("DB_PW", password or "")
     url = make_url(postgres).set(password="PW").render_as_string(hide_password=False).replace(":PW@", ":${DB_PW}@")
@@ -613,9 +613,9 @@ def test_postgresql(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPat
         (f"{url}_not_there", "SELECT 1 AS y"),
         (url, "SELECT 1 AS y, pg_terminate_backend(pg_backend_pid())"),
     ):
-        with pytest.raises(TransientError, match="does not answer") as away:
+        with pytest.raises(TransientError, match="does not answer") as caught:
             load(tmp_path, {"url": wrong, "query": query})
-        assert str(password) not in str(away.value)
+        assert str(password) not in str(caught.value)
 
 
 ALIGNED = {
@@ -632,12 +632,12 @@ ALIGNED = {
     ("case", "header"), [("values with one blank", "  id      heduc          y"), ("quotes", "id\ta\theduc y")]
 )
 def test_columns_aligned_by_blanks(tmp_path: Path, case: str, header: str) -> None:
-    """They are read by the remedy of the error; a reader that recognises separators recognises them."""
+    """The error's remedy reads them; the detection of separators recognizes them."""
     content = f"{header}\n{ALIGNED[case]}"
     if case == "values with one blank":
-        assert "set data.separator to 'aligned'" in fault(tmp_path, content)
-    short = content.replace("\n", "\nodd\n", 30).replace("odd\n", "", 29)  # a line of one value far below
-    assert "t.csv:31" in fault(tmp_path, short, separator="aligned")
+        assert "set data.separator to 'aligned'" in error_of(tmp_path, content)
+    short = content.replace("\n", "\nodd\n", 30).replace("odd\n", "", 29)  # a line with one value near the end
+    assert "t.csv:31" in error_of(tmp_path, short, separator="aligned")
     (tmp_path / "t.csv").write_text(content)
     table = frame(tmp_path, "t.csv", separator="aligned")
     assert table.columns.tolist() == header.split()
@@ -649,7 +649,7 @@ def test_columns_aligned_by_blanks(tmp_path: Path, case: str, header: str) -> No
 def test_quotes_that_follow_a_space(tmp_path: Path) -> None:
     """The space belongs to the separator, so that a quoted value may contain commas."""
     rows = "".join(f'"{n}",  {n * 0.5}, "{"A, or B" if n % 2 else "C"}"\n' for n in range(60))
-    assert "t.csv:62" in fault(tmp_path, f'"id", "y", "kind"\n{rows}1, "2"\n', separator=", ")
+    assert "t.csv:62" in error_of(tmp_path, f'"id", "y", "kind"\n{rows}1, "2"\n', separator=", ")
     (tmp_path / "t.csv").write_text(f'"id", "y", "kind"\n{rows}')
     separator = formats.detect_separator(tmp_path / "t.csv")
     table = frame(tmp_path, "t.csv", separator=separator)

@@ -1,4 +1,4 @@
-"""The real application with a made-up model, as a pod's probes ask it."""
+"""The real application with a fake model, for the probes of a pod."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,18 +13,18 @@ from towline.serving.options import ServeOptions
 
 
 @pytest.fixture
-def live(tmp_path: Path) -> ModelReloader:
+def reloader(tmp_path: Path) -> ModelReloader:
     (tmp_path / "manifest.json").touch()
-    live = ModelReloader(
+    reloader = ModelReloader(
         ServeOptions(name=str(tmp_path), settings=Settings.from_environment({"TOWLINE_STORE": str(tmp_path)}))
     )
-    live.model, live.ready = FakeModel(make_contract(), tmp_path), True
-    return live
+    reloader.model, reloader.ready = FakeModel(make_contract(), tmp_path), True
+    return reloader
 
 
 @pytest.fixture
-def client(live: ModelReloader) -> Iterator[ServiceClient]:
+def client(reloader: ModelReloader) -> Iterator[ServiceClient]:
     options = ServeOptions(name="", settings=Settings.from_environment({}))
-    client = ServiceClient(create_app(options, live, FakeKeys({"key": frozenset({"predict"})}), None), "http://pod")
+    client = ServiceClient(create_app(options, reloader, FakeKeys({"key": frozenset({"predict"})}), None), "http://pod")
     yield client
     client.close()

@@ -31,7 +31,7 @@ def read(name: str) -> dict[Any, Any]:
 
 
 def scripts(name: str) -> Iterator[str]:
-    """What each job's shell is given."""
+    """The shell scripts of each job."""
     content = read(name)
     if name == "gitlab-ci.yml":
         for job in content.values():
@@ -44,8 +44,8 @@ def scripts(name: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_server_takes_the_file(name: str) -> None:
-    """Workflows and pipelines are what GitHub's and GitLab's schemas describe."""
+def test_each_file_is_valid_under_its_schema(name: str) -> None:
+    """Workflows and pipelines are valid under the schemas of GitHub and GitLab."""
     result = check_file(*FILES[name])
     assert result.code == 0, result.out
 
@@ -60,8 +60,8 @@ def test_the_server_takes_the_file(name: str) -> None:
         ("gitlab-ci.yml", "  resource_group: train", "  ressource_group: train"),
     ],
 )
-def test_a_typo_would_be_found(name: str, right: str, wrong: str, tmp_path: Path) -> None:
-    """The check above refuses a misspelt key and a value that is none."""
+def test_the_schema_refuses_misspelt_keys_and_invalid_values(name: str, right: str, wrong: str, tmp_path: Path) -> None:
+    """The schema refuses a misspelt key and an invalid value, so the test above can fail."""
     file, kind = FILES[name]
     text = file.read_text()
     assert right in text
@@ -71,18 +71,18 @@ def test_a_typo_would_be_found(name: str, right: str, wrong: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_shell_is_shell(name: str) -> None:
-    """bash can read every script, and none has an expression pasted into it: values come as variables."""
+def test_each_script_is_valid_bash(name: str) -> None:
+    """bash can parse each script; expressions of the CI system are passed to it as variables."""
     texts = [script for script in scripts(name) if script]
     assert texts
     for script in at_least_one(texts):
-        done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, timeout=10, check=False)
-        assert done.returncode == 0, done.stderr
+        result = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, timeout=10, check=False)
+        assert result.returncode == 0, result.stderr
         assert "${{" not in script
 
 
-def test_the_commands_are_towlines() -> None:
-    """Each towline command in the examples is there, with each option it is given."""
+def test_each_towline_command_and_option_exists() -> None:
+    """Each towline command in the examples exists, with all of its options."""
     texts = [*scripts("github.yml"), *scripts("gitlab-ci.yml"), (CI / "package.sh").read_text()]
     lines = re.findall(r"(?:^|\$\()towline ([^|>)\n]*)", "\n".join(texts), re.MULTILINE)
     named = [shlex.split(line) for line in lines]
@@ -93,11 +93,12 @@ def test_the_commands_are_towlines() -> None:
         assert isinstance(command, click.Command)
         known = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known, (name, words)
-        command.make_context(name, [word for word in words if word != "--json"])  # nothing is left over or missing
+        # raises for a missing or unexpected argument
+        command.make_context(name, [word for word in words if word != "--json"])
 
 
-def test_what_the_jobs_call_is_there() -> None:
-    """make targets, scripts, overlays and configs that the examples name exist; scripts can be run."""
+def test_targets_scripts_and_configs_of_the_jobs_exist() -> None:
+    """make targets, scripts, overlays and configs that the examples name exist; scripts are executable."""
     texts = "\n".join(text for name in FILES for text in scripts(name))
     targets = set(re.findall(r"\bmake ([a-z]+)", texts))
     makefile = (REPOSITORY / "Makefile").read_text()
@@ -115,8 +116,8 @@ def test_what_the_jobs_call_is_there() -> None:
 
 
 @pytest.mark.parametrize("name", ["ci.yml", "github.yml"])
-def test_a_workflow_may_do_little(name: str) -> None:
-    """The token can read the repository and nothing else, is not left in the checkout, and jobs have an end."""
+def test_workflows_have_minimal_permissions(name: str) -> None:
+    """The token can only read the repository and is not stored in the checkout; each job has a time limit."""
     content = read(name)
     assert content["permissions"] == {"contents": "read"}
     assert content["concurrency"]["group"]
@@ -130,8 +131,8 @@ def test_a_workflow_may_do_little(name: str) -> None:
                 assert step["with"] == {"persist-credentials": False}
 
 
-def test_production_waits_for_a_person() -> None:
-    """GitHub asks the environment's reviewers, GitLab shows a button: after staging, on the main branch alone."""
+def test_production_needs_a_manual_approval() -> None:
+    """GitHub asks the environment's reviewers, GitLab needs a click: after staging, on the main branch only."""
     jobs = read("github.yml")["jobs"]
     assert jobs["production"]["environment"] == "production"
     assert {"train", "staging"} <= set(jobs["production"]["needs"])
@@ -144,7 +145,7 @@ def test_production_waits_for_a_person() -> None:
 
 
 def test_secrets_reach_only_the_jobs_that_use_them() -> None:
-    """No secret is in the environment of the job that runs what a pull request brings."""
+    """No secret is in the environment of the job that runs the code of a pull request."""
     jobs = read("github.yml")["jobs"]
     assert "secrets." not in json.dumps(jobs["test"])
     assert "secrets." not in json.dumps(read("github.yml")["env"])
@@ -153,7 +154,7 @@ def test_secrets_reach_only_the_jobs_that_use_them() -> None:
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
-    """kustomize, kubectl, docker and towline that note how they are called; what ``fails`` holds fails once."""
+    """Fake programs that record their calls; a call that matches the pattern in the file ``fails`` fails once."""
     folder = tmp_path / "bin"
     folder.mkdir()
     answers = {
@@ -166,7 +167,7 @@ def tools(tmp_path: Path) -> Path:
     for name, answer in answers.items():
         script = f"""#!/bin/bash
 echo "{name} $*" >> "{tmp_path}/calls"
-if read -r one < "{tmp_path}/fails" && [[ "{name} $*" == $one ]]; then : > "{tmp_path}/fails"; exit 1; fi
+if read -r pattern < "{tmp_path}/fails" && [[ "{name} $*" == $pattern ]]; then : > "{tmp_path}/fails"; exit 1; fi
 {answer}
 """
         (folder / name).write_text(script)
@@ -176,14 +177,14 @@ if read -r one < "{tmp_path}/fails" && [[ "{name} $*" == $one ]]; then : > "{tmp
     return tmp_path
 
 
-def call(tools: Path, script: str, *words: str) -> tuple[int, str, list[str]]:
-    """Exit code, standard output, and the calls that it made."""
+def run_script(tools: Path, script: str, *words: str) -> tuple[int, str, list[str]]:
+    """Runs a script; returns its exit code, its standard output and the calls of the tools."""
     (tools / "calls").write_text("")
     environment = os.environ | {"PATH": f"{tools / 'bin'}:{os.environ['PATH']}"}
-    done = subprocess.run(
+    result = subprocess.run(
         [CI / script, *words], env=environment, cwd=tools, capture_output=True, text=True, timeout=20, check=False
     )
-    return done.returncode, done.stdout, (tools / "calls").read_text().splitlines()
+    return result.returncode, result.stdout, (tools / "calls").read_text().splitlines()
 
 
 IMAGE = f"registry.example.com/team/bike-demand@{DIGEST}"
@@ -194,9 +195,9 @@ DEPLOYED = [
 ]
 
 
-def test_packaging_says_the_digest_that_was_pushed(tools: Path) -> None:
-    """The image is pushed under its own tag, and the one line on stdout is how the cluster pulls it from there."""
-    code, out, calls = call(tools, "package.sh", "bike-demand@7", "registry.example.com/team/bike-demand")
+def test_packaging_prints_the_pushed_digest(tools: Path) -> None:
+    """The image is pushed under its tag; stdout has one line, the reference by which the cluster pulls it."""
+    code, out, calls = run_script(tools, "package.sh", "bike-demand@7", "registry.example.com/team/bike-demand")
     assert (code, out) == (0, f"{IMAGE}\n")
     repository = "registry.example.com/team/bike-demand"
     assert calls[0] == f"towline package bike-demand@7 --image --repository {repository} --json"
@@ -204,23 +205,23 @@ def test_packaging_says_the_digest_that_was_pushed(tools: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", ["towline package*", "docker push*", "docker image*"])
-def test_packaging_that_fails_deploys_nothing(tools: Path, failing: str) -> None:
-    """Whatever step fails, the script does, and names no image."""
+def test_failed_packaging_prints_no_image(tools: Path, failing: str) -> None:
+    """If any step fails, the script fails, too."""
     (tools / "fails").write_text(f"{failing}\n")
-    code, out, _ = call(tools, "package.sh", "bike-demand@7", "registry.example.com/team/bike-demand")
+    code, out, _ = run_script(tools, "package.sh", "bike-demand@7", "registry.example.com/team/bike-demand")
     assert code != 0
     assert out == ""
 
 
 def test_a_release_is_deployed_by_digest(tools: Path) -> None:
-    """Image, apply, wait, in that order and in the overlay's namespace."""
-    assert call(tools, "deploy.sh", "kubernetes/overlays/production", IMAGE) == (0, "", DEPLOYED)
+    """The script sets the image, applies the overlay and waits, in this order and in the overlay's namespace."""
+    assert run_script(tools, "deploy.sh", "kubernetes/overlays/production", IMAGE) == (0, "", DEPLOYED)
 
 
-def test_a_release_that_does_not_come_up_is_taken_back(tools: Path) -> None:
-    """The version before is brought back and waited for, and the job fails."""
+def test_a_failed_deployment_is_undone(tools: Path) -> None:
+    """The previous version is restored, the script waits for it, and the job fails."""
     (tools / "fails").write_text("*rollout status*\n")
-    code, _, calls = call(tools, "deploy.sh", "kubernetes/overlays/production", IMAGE)
+    code, _, calls = run_script(tools, "deploy.sh", "kubernetes/overlays/production", IMAGE)
     assert code == 1
     assert calls[:3] == DEPLOYED
     assert calls[3:] == ["kubectl -n towline-production rollout undo deployment/predictions", DEPLOYED[2]]
@@ -228,13 +229,13 @@ def test_a_release_that_does_not_come_up_is_taken_back(tools: Path) -> None:
 
 @pytest.mark.parametrize("image", ["bike-demand:v7", "bike-demand@sha256:12", "bike-demand@" + DIGEST.upper(), ""])
 def test_a_tag_is_not_deployed(tools: Path, image: str) -> None:
-    """An image that is not named by a whole digest changes nothing."""
-    assert call(tools, "deploy.sh", "kubernetes/overlays/production", image) == (2, "", [])
+    """An image without a complete digest is refused, and nothing is changed."""
+    assert run_script(tools, "deploy.sh", "kubernetes/overlays/production", image) == (2, "", [])
 
 
-def test_a_cluster_that_refuses_is_not_waited_for(tools: Path) -> None:
-    """What could not be applied is not rolled back either: nothing has changed."""
+def test_a_rejected_apply_is_not_undone(tools: Path) -> None:
+    """Nothing has changed, so the script neither waits for a rollout nor undoes one."""
     (tools / "fails").write_text("*apply*\n")
-    code, _, calls = call(tools, "deploy.sh", "kubernetes/overlays/staging", IMAGE)
+    code, _, calls = run_script(tools, "deploy.sh", "kubernetes/overlays/staging", IMAGE)
     assert code != 0
     assert [line for line in calls if "rollout" in line] == []

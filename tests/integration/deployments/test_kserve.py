@@ -12,8 +12,8 @@ from tests.support.kubernetes import RELEASES, Document, of_kind, pod_spec, rend
 from tests.support.paths import REPOSITORY
 from tests.support.serving import COLUMNS, ServiceClient
 
-# Of a predictor's keys those that are not a pod's: no schema of KServe's is at hand, these are read from its API.
-OWN = {
+# Keys of a predictor that are not keys of a pod, from KServe's API reference: its schema is not available here.
+KSERVE_KEYS = {
     "annotations", "autoScaling", "batcher", "canaryTrafficPercent", "containerConcurrency", "deploymentStrategy",
     "labels", "logger", "maxReplicas", "minReplicas", "scaleMetric", "scaleMetricType", "scaleTarget", "timeout",
 }  # fmt: skip
@@ -28,20 +28,20 @@ def predictor() -> Document:
 
 
 def as_pod(spec: Document) -> Document:
-    """The part of a predictor that Kubernetes itself describes."""
-    inner = {key: value for key, value in spec.items() if key not in OWN}
+    """A pod with those keys of a predictor that are keys of a pod."""
+    inner = {key: value for key, value in spec.items() if key not in KSERVE_KEYS}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "predictor"}, "spec": inner}
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_the_predictor_is_a_pod_and_keys_of_kserve(release: str) -> None:
-    """Every key of the example is Kubernetes' or KServe's own, and a misspelt one would be found."""
+def test_each_key_belongs_to_kubernetes_or_kserve(release: str) -> None:
+    """A misspelt key is refused."""
     spec = predictor()
     validate_document(as_pod(spec), release)
     assert all(isinstance(spec[key], int) for key in ("minReplicas", "maxReplicas", "timeout"))
-    for wrong in ("maxReplica", "volume"):
-        with pytest.raises(kubernetes_validate.ValidationError, match=wrong):
-            validate_document(as_pod({**spec, wrong: 3}), release)
+    for unknown in ("maxReplica", "volume"):
+        with pytest.raises(kubernetes_validate.ValidationError, match=unknown):
+            validate_document(as_pod({**spec, unknown: 3}), release)
     typo = deepcopy(spec)
     typo["containers"][0]["readyProbe"] = typo["containers"][0].pop("readinessProbe")
     with pytest.raises(kubernetes_validate.ValidationError, match="readyProbe"):
@@ -49,7 +49,7 @@ def test_the_predictor_is_a_pod_and_keys_of_kserve(release: str) -> None:
 
 
 def test_kserve_finds_the_container_its_port_and_its_protocol() -> None:
-    """The names that KServe goes by: the container's, HTTP/1.1's, and the variable of the protocol."""
+    """KServe finds them by name: the container, the port of HTTP/1.1, and the variable of the protocol."""
     (container,) = predictor()["containers"]
     assert container["name"] == "kserve-container"
     assert container["ports"] == [{"name": "http1", "containerPort": 8080, "protocol": "TCP"}]
@@ -57,8 +57,8 @@ def test_kserve_finds_the_container_its_port_and_its_protocol() -> None:
     assert re.search(r"@sha256:[0-9a-f]{64}$", container["image"])
 
 
-def test_the_probes_and_the_protocol_are_what_the_service_speaks(client: ServiceClient) -> None:
-    """Probes get 200 without a key; a v2 request with a tensor a column gets the prediction."""
+def test_the_service_answers_the_probes_and_v2_requests(client: ServiceClient) -> None:
+    """Probes get 200 without a key; a v2 request with one tensor for each column gets a prediction."""
     (container,) = predictor()["containers"]
     for probe in ("readinessProbe", "livenessProbe"):
         probe_request = container[probe]["httpGet"]
@@ -77,8 +77,8 @@ def test_the_probes_and_the_protocol_are_what_the_service_speaks(client: Service
     assert response.json()["outputs"][0]["data"] == [41.0]
 
 
-def test_it_is_as_bare_and_bounded_as_the_plain_deployment() -> None:
-    """Mounts, volumes and what the container may do are those of the deployment without KServe."""
+def test_the_predictor_is_as_restricted_as_the_deployment() -> None:
+    """Mounts, volumes and security context are those of the deployment in base/, and there are resource limits."""
     (deployment,) = of_kind(render_kustomization("base"), "Deployment")
     plain, spec = pod_spec(deployment), predictor()
     for key in ("volumes", "automountServiceAccountToken", "enableServiceLinks", "terminationGracePeriodSeconds"):
@@ -89,11 +89,11 @@ def test_it_is_as_bare_and_bounded_as_the_plain_deployment() -> None:
     assert theirs["securityContext"].items() >= ours["securityContext"].items()
     for key in ("runAsNonRoot", "runAsUser", "fsGroup", "seccompProfile"):
         assert spec["securityContext"][key] == plain["securityContext"][key]
-    for bound in ("requests", "limits"):
-        assert {"cpu", "memory"} <= theirs["resources"][bound].keys()
+    for kind in ("requests", "limits"):
+        assert {"cpu", "memory"} <= theirs["resources"][kind].keys()
 
 
-def test_the_guide_names_the_file() -> None:
-    """docs/kubernetes.md applies the example from where it is."""
+def test_the_guide_applies_an_existing_file() -> None:
+    """docs/kubernetes.md applies the example by its path."""
     (named,) = re.findall(r"kubectl .*apply -f (\w\S+)", (REPOSITORY / "docs" / "kubernetes.md").read_text())
     assert (REPOSITORY / Path(named)).is_file()

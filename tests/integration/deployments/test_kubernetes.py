@@ -43,14 +43,14 @@ SOME_DIGEST = "sha256:" + "ab" * 32
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The manifests, to be changed as a user would."""
+    """A copy of the manifests, which a test changes as a user would."""
     return Path(shutil.copytree(KUBERNETES, tmp_path / "kubernetes"))
 
 
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("folder", ALL)
-def test_kubernetes_takes_each_document(folder: str, release: str) -> None:
-    """Every manifest is what the API of the oldest and of the newest release describes, without one unknown key."""
+def test_each_manifest_is_valid(folder: str, release: str) -> None:
+    """The schemas of the oldest and the newest supported release accept every manifest, without an unknown key."""
     documents = render_kustomization(folder)
     assert documents
     for document in documents:
@@ -58,7 +58,7 @@ def test_kubernetes_takes_each_document(folder: str, release: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "way", "typo"),
+    ("kind", "path", "typo"),
     [
         ("Deployment", ("spec", "template", "spec", "containers", 0, "readinessProbe"), "readynessProbe"),
         ("Deployment", ("spec", "strategy", "rollingUpdate", "maxUnavailable"), "maxUnavailible"),
@@ -69,20 +69,20 @@ def test_kubernetes_takes_each_document(folder: str, release: str) -> None:
     ],
 )
 @pytest.mark.parametrize("release", RELEASES)
-def test_a_typo_would_be_found(kind: str, way: tuple[Any, ...], typo: str, release: str) -> None:
-    """The check above refuses a misspelt key at any depth, so that it passes means something."""
+def test_the_schema_refuses_misspelt_keys(kind: str, path: tuple[Any, ...], typo: str, release: str) -> None:
+    """A misspelt key is refused at any depth, so the test above can fail."""
     document = deepcopy(of_kind(render_kustomization("base"), kind)[0])
     node: Any = document
-    for step in way[:-1]:
-        node = node[step]
-    node[typo] = node.pop(way[-1])
+    for key in path[:-1]:
+        node = node[key]
+    node[typo] = node.pop(path[-1])
     with pytest.raises(kubernetes_validate.ValidationError, match=typo):
         validate_document(document, release)
 
 
 @pytest.mark.parametrize("folder", ALL)
-def test_each_selector_meets_its_pods(folder: str) -> None:
-    """Deployments, services, budgets, spreads and policies all find the pods they are for, autoscalers their target."""
+def test_each_selector_selects_its_pods(folder: str) -> None:
+    """Those of deployments, services, budgets, spreads and policies; autoscalers name their deployment."""
     documents = render_kustomization(folder)
     deployments = of_kind(documents, "Deployment")
     for deployment in at_least_one(deployments):
@@ -110,8 +110,8 @@ def test_each_selector_meets_its_pods(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", SERVICES)
-def test_the_service_leads_to_the_port_that_is_listened_on(folder: str) -> None:
-    """Port 80 of each service is the container's port of that name, 8080."""
+def test_each_service_leads_to_the_port_of_its_container(folder: str) -> None:
+    """Port 80 of each service leads to the container's port of that name, 8080."""
     documents = render_kustomization(folder)
     for service in at_least_one(of_kind(documents, "Service")):
         (deployment,) = (
@@ -123,8 +123,8 @@ def test_the_service_leads_to_the_port_that_is_listened_on(folder: str) -> None:
         assert [(port["port"], ports[port["targetPort"]]) for port in service["spec"]["ports"]] == [(80, 8080)]
 
 
-def _admitted(documents: list[Document], deployment: Document, direction: str) -> set[tuple[str, Any]] | None:
-    """Protocols and ports, None where no policy limits them; fails where a rule names no peer or no port."""
+def _allowed_ports(documents: list[Document], deployment: Document, direction: str) -> set[tuple[str, Any]] | None:
+    """Protocols and ports that the policies allow, None without a policy; fails if a rule has no peer or no port."""
     policies = [
         policy["spec"]
         for policy in of_kind(documents, "NetworkPolicy")
@@ -133,41 +133,41 @@ def _admitted(documents: list[Document], deployment: Document, direction: str) -
     if not any(direction in policy["policyTypes"] for policy in policies):
         return None
     peers, field = ("from", "ingress") if direction == "Ingress" else ("to", "egress")
-    admitted = set()
+    allowed = set()
     for rule in (rule for policy in policies for rule in policy.get(field, ())):
         assert all(peer["namespaceSelector"]["matchLabels"] for peer in rule[peers])
         assert rule[peers]
-        admitted |= {(port["protocol"], port["port"]) for port in rule["ports"]}
-    return admitted
+        allowed |= {(port["protocol"], port["port"]) for port in rule["ports"]}
+    return allowed
 
 
 @pytest.mark.parametrize("folder", SERVICES)
 def test_only_the_service_port_is_open(folder: str) -> None:
-    """A prediction pod can be asked on its one port, by namespaces that are named, and can itself ask nobody."""
+    """A prediction pod accepts connections on one port from named namespaces, and opens none."""
     documents = render_kustomization(folder)
     for deployment in at_least_one(of_kind(documents, "Deployment")):
-        assert _admitted(documents, deployment, "Ingress") == {("TCP", "http")}
-        assert _admitted(documents, deployment, "Egress") == set()
+        assert _allowed_ports(documents, deployment, "Ingress") == {("TCP", "http")}
+        assert _allowed_ports(documents, deployment, "Egress") == set()
 
 
-def test_the_worker_can_be_asked_nothing() -> None:
-    """It asks for names, the ledger, MLflow and Prefect; nobody can reach it."""
+def test_the_worker_accepts_no_connections() -> None:
+    """It connects to DNS, the ledger, MLflow and Prefect only."""
     documents = render_kustomization("worker")
     (worker,) = of_kind(documents, "Deployment")
-    assert _admitted(documents, worker, "Ingress") == set()
+    assert _allowed_ports(documents, worker, "Ingress") == set()
     needed_ports = {("UDP", 53), ("TCP", 53), ("TCP", 5432), ("TCP", 5000), ("TCP", 4200)}
-    assert _admitted(documents, worker, "Egress") == needed_ports
+    assert _allowed_ports(documents, worker, "Egress") == needed_ports
 
 
-def _pods() -> Iterator[Document]:
+def _pod_specs() -> Iterator[Document]:
     for folder in ALL:
         yield from map(pod_spec, of_kind(render_kustomization(folder), "Deployment"))
 
 
-def test_every_container_is_bounded_and_bare() -> None:
-    """Limits and requests of CPU, memory and disk; no root, no privilege, no writable image, no cluster token."""
+def test_every_container_has_limits_and_minimal_privileges() -> None:
+    """Requests and limits of CPU, memory and disk; no root user, no privileges, a read-only root, no cluster token."""
     count = 0
-    for spec in at_least_one(_pods()):
+    for spec in at_least_one(_pod_specs()):
         assert spec["automountServiceAccountToken"] is False
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["runAsUser"] == spec["securityContext"]["fsGroup"] == 10001
@@ -175,20 +175,20 @@ def test_every_container_is_bounded_and_bare() -> None:
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
         for container in at_least_one(spec["containers"]):
             count += 1
-            for bound in ("requests", "limits"):
-                assert container["resources"][bound].keys() == {"cpu", "memory", "ephemeral-storage"}
-            bare = container["securityContext"]
-            assert (bare["allowPrivilegeEscalation"], bare["readOnlyRootFilesystem"]) == (False, True)
-            assert bare["capabilities"] == {"drop": ["ALL"]}
+            for kind in ("requests", "limits"):
+                assert container["resources"][kind].keys() == {"cpu", "memory", "ephemeral-storage"}
+            security = container["securityContext"]
+            assert (security["allowPrivilegeEscalation"], security["readOnlyRootFilesystem"]) == (False, True)
+            assert security["capabilities"] == {"drop": ["ALL"]}
         for volume in at_least_one(spec["volumes"]):
             assert volume.keys() - {"name"} <= {"emptyDir", "secret", "persistentVolumeClaim"}
             assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""})
     assert count == 8
 
 
-def test_what_is_mounted_is_there() -> None:
-    """Each mount has its volume, each volume its mount, and /tmp and /store can be written."""
-    for spec in at_least_one(_pods()):
+def test_every_mount_has_a_volume() -> None:
+    """Each volume has a mount, and /tmp and /store are writable."""
+    for spec in at_least_one(_pod_specs()):
         volumes = {volume["name"]: volume for volume in spec["volumes"]}
         assert len(volumes) == len(spec["volumes"])
         for container in at_least_one(spec["containers"]):
@@ -200,14 +200,14 @@ def test_what_is_mounted_is_there() -> None:
 
 
 def test_service_links_are_off() -> None:
-    """Kubernetes would say TOWLINE_PORT to pods beside a service called towline, and towline would not start."""
+    """Kubernetes would set TOWLINE_PORT in pods beside a service called towline, and towline would not start."""
     with pytest.raises(ConfigError):
         Settings.from_environment({"TOWLINE_PORT": "tcp://10.0.0.1:80"})
-    assert {spec["enableServiceLinks"] for spec in _pods()} == {False}
+    assert {spec["enableServiceLinks"] for spec in _pod_specs()} == {False}
 
 
-def test_the_workers_variables_are_settings() -> None:
-    """What its manifest and the guide's secret say is what towline reads; nothing secret stands in the manifest."""
+def test_variables_of_the_worker_are_settings() -> None:
+    """Variables in the manifest and in the guide's secret are settings of towline; the manifest holds no secret."""
     (worker,) = of_kind(render_kustomization("worker"), "Deployment")
     (container,) = pod_spec(worker)["containers"]
     variables = {variable["name"]: variable["value"] for variable in container["env"]}
@@ -229,18 +229,18 @@ def test_the_workers_variables_are_settings() -> None:
 
 
 @pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
-def test_probes_ask_what_the_service_answers(client: ServiceClient, live: ModelReloader, probe: str) -> None:
-    """Each probe gets 200 of the real application without a key; a pod that drains is not ready, but alive."""
+def test_the_service_answers_the_probes(client: ServiceClient, reloader: ModelReloader, probe: str) -> None:
+    """Each probe gets 200 without a key; a pod that drains is not ready, but alive."""
     (deployment,) = of_kind(render_kustomization("base"), "Deployment")
     (container,) = pod_spec(deployment)["containers"]
     probe_request = container[probe]["httpGet"]
     assert probe_request["port"] == container["ports"][0]["name"]
     assert client.get(probe_request["path"]).status_code == 200
-    live.drain()
+    reloader.drain()
     assert client.get(probe_request["path"]).status_code == (200 if probe == "livenessProbe" else 503)
 
 
-def test_a_pod_has_the_time_it_needs_to_end() -> None:
+def test_the_grace_period_covers_the_shutdown() -> None:
     """The pause before the signal, the longest drain and the end of the log fit into the grace period."""
     drain = {field.name: field.default for field in fields(ServeOptions)}["drain"]
     for folder in SERVICES:
@@ -251,19 +251,19 @@ def test_a_pod_has_the_time_it_needs_to_end() -> None:
             assert pod_spec(deployment)["terminationGracePeriodSeconds"] > hook["sleep"]["seconds"] + drain + 10
 
 
-def test_the_pods_command_is_towlines() -> None:
-    """The container gets a command that exists: the image's release, for other machines, on its port."""
+def test_the_command_of_the_pod_is_valid() -> None:
+    """It serves the image's release, for other machines, on the container's port."""
     (deployment,) = of_kind(render_kustomization("base"), "Deployment")
     (container,) = pod_spec(deployment)["containers"]
     name, *words = container["args"]
-    given = main.commands[name].make_context(name, words).params
-    assert (given["name"], given["host"]) == ("/release", "0.0.0.0")
-    assert given["port"] == container["ports"][0]["containerPort"]
-    assert not given["insecure"]
+    parameters = main.commands[name].make_context(name, words).params
+    assert (parameters["name"], parameters["host"]) == ("/release", "0.0.0.0")
+    assert parameters["port"] == container["ports"][0]["containerPort"]
+    assert not parameters["insecure"]
 
 
-def test_an_update_takes_nothing_away() -> None:
-    """A new pod is ready before an old one goes, and at most one is taken for a node's upkeep."""
+def test_an_update_keeps_all_replicas_available() -> None:
+    """A new pod is ready before an old one ends; maintenance of a node ends at most one pod at a time."""
     for folder in SERVICES:
         documents = render_kustomization(folder)
         for deployment in at_least_one(of_kind(documents, "Deployment")):
@@ -275,28 +275,28 @@ def test_an_update_takes_nothing_away() -> None:
     assert autoscaler["spec"]["metrics"][0]["resource"]["name"] == "cpu"
 
 
-def test_keys_are_found_and_exchanged_as_a_secret_is_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mounted folder is where the service looks, and a key added to the Secret works without a restart."""
+def test_a_new_key_in_a_mounted_secret_works_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service reads the folder where the Secret is mounted; a key added to the Secret works without a restart."""
     (deployment,) = of_kind(render_kustomization("base"), "Deployment")
     mounts = {mount["name"]: mount for mount in pod_spec(deployment)["containers"][0]["volumeMounts"]}
     assert "subPath" not in mounts["keys"]
     assert mounts["keys"]["readOnly"] is True
     maker, store = tmp_path / "maker", tmp_path / "store"
     first, _ = create_key(maker, "first")
-    (made,) = maker.rglob("*.json")
+    (key_file,) = maker.rglob("*.json")
     mounted = store / Path(mounts["keys"]["mountPath"]).relative_to("/store")
-    _mount(mounted, made, "..one")
-    (mounted / made.name).symlink_to(f"..data/{made.name}")
-    known = auth.ApiKeys(store)
-    assert known.scopes(first) == {"predict"}
+    _mount(mounted, key_file, "..one")
+    (mounted / key_file.name).symlink_to(f"..data/{key_file.name}")
+    keys = auth.ApiKeys(store)
+    assert keys.scopes(first) == {"predict"}
     second, _ = create_key(maker, "second")
-    _mount(mounted, made, "..two")
+    _mount(mounted, key_file, "..two")
     monkeypatch.setattr(auth.time, "monotonic", lambda: float("inf"))
-    assert known.scopes(second) == {"predict"}
+    assert keys.scopes(second) == {"predict"}
 
 
 def _mount(folder: Path, file: Path, name: str) -> None:
-    """As the kubelet does it: the content in a folder of its own, reached through a link that is exchanged."""
+    """Like the kubelet: the content is in a separate folder, reached through a link that is replaced."""
     (folder / name).mkdir(parents=True)
     shutil.copy(file, folder / name)
     (folder / "..new").symlink_to(name)
@@ -311,8 +311,8 @@ def _mount(folder: Path, file: Path, name: str) -> None:
         ("overlays/blue-green/green", "predictions-green"),
     ],
 )
-def test_setting_the_image_changes_the_image_and_nothing_else(copy: Path, overlay: str, deployment: str) -> None:
-    """After what `kustomize edit set image towline-release=NAME@DIGEST` writes, one field of one document differs."""
+def test_setting_the_image_changes_only_the_image(copy: Path, overlay: str, deployment: str) -> None:
+    """`kustomize edit set image towline-release=NAME@DIGEST` changes one field of one document."""
     before = render_kustomization(copy / overlay)
     path = copy / overlay / "kustomization.yaml"
     content = yaml.safe_load(path.read_text())
@@ -323,8 +323,8 @@ def test_setting_the_image_changes_the_image_and_nothing_else(copy: Path, overla
     differing = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
     ((old, new),) = differing
     assert old["metadata"]["name"] == deployment
-    ((way, (_, image)),) = find_changes(old, new).items()
-    assert way == ("spec", "template", "spec", "containers", 0, "image")
+    ((field, (_, image)),) = find_changes(old, new).items()
+    assert field == ("spec", "template", "spec", "containers", 0, "image")
     assert image == f"registry.example.com/mine@{SOME_DIGEST}"
 
 
@@ -335,8 +335,8 @@ def test_production_names_its_image_by_digest() -> None:
             assert re.search(r"@sha256:[0-9a-f]{64}$", pod_spec(deployment)["containers"][0]["image"])
 
 
-def test_switching_the_color_is_one_field(tmp_path: Path) -> None:
-    """The guide's command sends everyone from the blue pods to the green ones, and its rollback back again."""
+def test_switching_the_color_changes_one_field(tmp_path: Path) -> None:
+    """The guide's command moves all traffic from the blue pods to the green ones, and its rollback moves it back."""
     page = (REPOSITORY / "docs" / "kubernetes.md").read_text()
     patches = re.findall(r"kubectl .*patch service (\S+) -p '(.*)'", page)
     assert [name for name, _ in patches] == ["predictions", "predictions"]
@@ -350,16 +350,16 @@ def test_switching_the_color_is_one_field(tmp_path: Path) -> None:
     assert find_changes(blue, green) == {("spec", "selector", "towline/color"): ("blue", "green")}
     assert back == blue
     for service, color in ((blue, "blue"), (green, "green")):
-        met = [
+        selected = [
             deployment
             for deployment in of_kind(documents, "Deployment")
             if selector_matches(service["spec"]["selector"], deployment)
         ]
-        assert [deployment["metadata"]["name"] for deployment in met] == [f"predictions-{color}"]
+        assert [deployment["metadata"]["name"] for deployment in selected] == [f"predictions-{color}"]
 
 
 def test_a_color_can_be_applied_alone() -> None:
-    """A color's own kustomization holds the whole of it and never the service that callers use."""
+    """The kustomization of a color holds all its documents, but not the service that callers use."""
     together = render_kustomization("overlays/blue-green")
     apart = render_kustomization("overlays/blue-green/blue") + render_kustomization("overlays/blue-green/green")
     assert [document["metadata"]["name"] for document in together if document not in apart] == ["predictions"]
@@ -367,7 +367,7 @@ def test_a_color_can_be_applied_alone() -> None:
 
 
 def _render_with_component(copy: Path, component: str) -> list[Document]:
-    """Service and worker in one overlay with a component."""
+    """Renders service and worker in one overlay with a component."""
     (copy / "mine").mkdir()
     mine = {"resources": ["../base", "../worker"], "components": [f"../components/{component}"], "namespace": "mine"}
     (copy / "mine" / "kustomization.yaml").write_text(yaml.safe_dump(mine))
@@ -378,7 +378,7 @@ def _render_with_component(copy: Path, component: str) -> list[Document]:
 
 
 def _shared_claims(documents: list[Document], deployment: Document) -> dict[str, str]:
-    """The claims for many pods that a deployment mounts, by folder."""
+    """The ReadWriteMany claims that a deployment mounts, by folder."""
     claims = {claim["metadata"]["name"]: claim for claim in of_kind(documents, "PersistentVolumeClaim")}
     volumes = {volume["name"]: volume.get("persistentVolumeClaim") for volume in pod_spec(deployment)["volumes"]}
     mounts = {
@@ -391,8 +391,8 @@ def _shared_claims(documents: list[Document], deployment: Document) -> dict[str,
     }
 
 
-def test_the_shared_log_is_mounted_on_both_sides(copy: Path) -> None:
-    """Services write the prediction log where the worker's drift round reads it, on one volume for many pods."""
+def test_services_and_worker_share_the_prediction_log(copy: Path) -> None:
+    """Services write the prediction log where the worker's drift flow reads it, on one ReadWriteMany volume."""
     documents = _render_with_component(copy, "shared-log")
     service, worker = (_shared_claims(documents, deployment) for deployment in of_kind(documents, "Deployment"))
     assert service == worker
@@ -400,7 +400,7 @@ def test_the_shared_log_is_mounted_on_both_sides(copy: Path) -> None:
 
 
 def test_services_of_the_ledger_share_their_rollouts_with_the_worker(copy: Path) -> None:
-    """They serve a model of the ledger, no release of the image, and write counts where the flow reads them."""
+    """They serve a model of the ledger instead of the image's release, and write counts where the flow reads them."""
     documents = _render_with_component(copy, "ledger")
     deployments = {deployment["metadata"]["name"]: deployment for deployment in of_kind(documents, "Deployment")}
     shared = _shared_claims(documents, deployments["predictions"])
@@ -409,21 +409,21 @@ def test_services_of_the_ledger_share_their_rollouts_with_the_worker(copy: Path)
     assert len(set(shared.values())) == 3
     (container,) = pod_spec(deployments["predictions"])["containers"]
     name, *words = container["args"]
-    given = main.commands[name].make_context(name, words).params
-    assert (given["name"], given["wait"], container["image"]) == ("bike-demand", True, "towline-service")
+    parameters = main.commands[name].make_context(name, words).params
+    assert (parameters["name"], parameters["wait"], container["image"]) == ("bike-demand", True, "towline-service")
     (variable,) = container["env"]
     assert (variable["name"], variable["valueFrom"]["secretKeyRef"]["name"]) == ("TOWLINE_LEDGER_URL", "towline-worker")
     needed_ports = {("UDP", 53), ("TCP", 53), ("TCP", 5432)}
-    assert _admitted(documents, deployments["predictions"], "Egress") == needed_ports
-    assert _admitted(documents, deployments["predictions"], "Ingress") == {("TCP", "http")}
+    assert _allowed_ports(documents, deployments["predictions"], "Egress") == needed_ports
+    assert _allowed_ports(documents, deployments["predictions"], "Ingress") == {("TCP", "http")}
 
 
 def test_no_manifest_holds_a_secret() -> None:
-    """Keys and passwords come from Secrets that the manifests name and do not hold."""
+    """The manifests refer to Secrets for keys and passwords."""
     for folder in ALL:
         documents = render_kustomization(folder)
         assert not of_kind(documents, "Secret")
-        named = {str(way[-1]).lower() for document in documents for way, _ in iterate_leaves(document)}
+        named = {str(path[-1]).lower() for document in documents for path, _ in iterate_leaves(document)}
         assert [name for name in named if "password" in name or name.endswith("token")] == [
             "automountserviceaccounttoken"
         ]

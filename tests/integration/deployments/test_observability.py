@@ -1,4 +1,4 @@
-"""Rules, alerts and dashboards: valid, tested, and about metrics that are really there."""
+"""Rules, alerts and dashboards are valid and tested, and use metrics that exist."""
 
 import json
 import re
@@ -26,9 +26,9 @@ from towline.monitoring.slo.metrics_scraper import PREDICTION_ROUTES
 RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
 TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 BOARDS = sorted(DASHBOARDS.glob("*.json"))
-_OWN = {"up": set(), "ALERTS": {"alertname", "alertstate", "severity"}}  # Prometheus makes these itself
-_SCRAPED = {"job", "instance"}
-_WORDS = "by|on|without|ignoring|group_left|group_right"
+_PROMETHEUS_METRICS = {"up": set(), "ALERTS": {"alertname", "alertstate", "severity"}}  # Prometheus makes these itself
+_TARGET_LABELS = {"job", "instance"}
+_LABEL_KEYWORDS = "by|on|without|ignoring|group_left|group_right"
 
 
 def rules() -> list[dict[str, Any]]:
@@ -45,15 +45,15 @@ def panels() -> Iterator[tuple[str, dict[str, Any]]]:
             yield path.stem, panel
 
 
-def exposed(tmp_path: Path) -> dict[str, set[str]]:
-    """Every sample that a service and monitoring export, with the labels it has."""
+def exported_labels(tmp_path: Path) -> dict[str, set[str]]:
+    """The labels of each sample that a service and monitoring export, by the sample's name."""
     texts = []
     for kind in ((), CLASSES):
         folder = tmp_path / f"classes-{len(kind)}"
         folder.mkdir()
         with run_service(FakeModel(make_contract(kind), folder)) as service:
             challenger = FakeModel(make_contract(kind), folder, version=4)
-            service.live.rollout = make_rollout(folder, challenger, steps=(50.0, 100.0))
+            service.reloader.rollout = make_rollout(folder, challenger, steps=(50.0, 100.0))
             service.client.post("/predict", {"rows": [{**ROW, "size": None}]})
             service.client.post("/predict", {})
             texts.append(service.client.get("/metrics").text)
@@ -61,73 +61,75 @@ def exposed(tmp_path: Path) -> dict[str, set[str]]:
         name="availability", state="burning", goal="", target=0.999, period=NOW - NOW, budget=0.5,
         burns=(BurnRate(window="1h", rate=20.0),),
     )  # fmt: skip
-    full = ModelMetricsSnapshot(
+    snapshot = ModelMetricsSnapshot(
         model="m", version=1, since=NOW, trained=NOW, drift=make_drift(), quality=make_quality(), slos=(burning,),
         flows=(FlowTimes(flow="drift", last=NOW, due=NOW),), slo=SloConfig(availability=0.9, p95_ms=100),
     )  # fmt: skip
-    texts.append(format_metrics([full], NOW, ledger_up=True))
+    texts.append(format_metrics([snapshot], NOW, ledger_up=True))
     labels: dict[str, set[str]] = {}
     for text in texts:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                labels.setdefault(sample.name, set()).update({*sample.labels, *_SCRAPED})
+                labels.setdefault(sample.name, set()).update({*sample.labels, *_TARGET_LABELS})
     return labels
 
 
-def used(query: str) -> dict[str, set[str]]:
-    """The metrics of a query, each with the labels that stand at it."""
+def parse_metrics(query: str) -> dict[str, set[str]]:
+    """The metrics of a query, each with the labels that its selector names."""
     query = re.sub(r'"(?:[^"\\]|\\.)*"', '""', query)
-    query = re.sub(rf"\b({_WORDS})\s*\([^)]*\)", " ", query)
+    query = re.sub(rf"\b({_LABEL_KEYWORDS})\s*\([^)]*\)", " ", query)
     labels: dict[str, set[str]] = {}
     for name, _, matchers in re.findall(r"(?<![\w:.$])([a-zA-Z_:][\w:]*)\b(\s*\{([^}]*)\})?(?!\s*\()", query):
-        if name not in ("and", "or", "unless", "offset", "bool", "d", "m", "h", "s", *_WORDS.split("|")):
+        if name not in ("and", "or", "unless", "offset", "bool", "d", "m", "h", "s", *_LABEL_KEYWORDS.split("|")):
             labels.setdefault(name, set()).update(re.findall(r"(\w+)\s*[=!]", matchers))
     return labels
 
 
-def grouped(query: str) -> set[str]:
-    """Labels that a query adds up by, or matches on."""
+def parse_grouping_labels(query: str) -> set[str]:
+    """Labels that a query groups by, or matches on."""
     query = re.sub(r'"[^"]*"', '""', query)
     return {
-        label for _, given in re.findall(rf"\b({_WORDS})\s*\(([^)]*)\)", query) for label in re.findall(r"\w+", given)
+        label
+        for _, group in re.findall(rf"\b({_LABEL_KEYWORDS})\s*\(([^)]*)\)", query)
+        for label in re.findall(r"\w+", group)
     }
 
 
-def test_a_query_is_taken_apart() -> None:
-    """So that what follows looks at what it should."""
+def test_metrics_and_labels_of_a_query_are_parsed() -> None:
+    """The tests below depend on it."""
     query = 'sum by (job, a) (rate(x_total{route=~".*(/p)",b!="c"}[5m])) / on (d) group_left () (up > 0) or y:z:rate1h'
-    assert used(query) == {"x_total": {"route", "b"}, "up": set(), "y:z:rate1h": set()}
-    assert grouped(query) == {"job", "a", "d"}
+    assert parse_metrics(query) == {"x_total": {"route", "b"}, "up": set(), "y:z:rate1h": set()}
+    assert parse_grouping_labels(query) == {"job", "a", "d"}
 
 
-def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
-    """Prometheus's own tool finds nothing wrong with the file, the rules, and the key's file where there is one."""
+def test_the_configuration_of_prometheus_is_valid(tmp_path: Path) -> None:
+    """promtool accepts the file, the rules, and the path of the key's file."""
     key = tmp_path / "metrics_key"
     key.write_text("k")
     config = tmp_path / "prometheus.yml"
     text = (PROMETHEUS / "prometheus.yml").read_text()
     assert "/run/secrets/metrics_key" in text
     config.write_text(text.replace("/run/secrets/metrics_key", str(key)).replace("rules/", f"{PROMETHEUS}/rules/"))
-    done = run_prometheus_tool("promtool", "check", "config", config, folders=[tmp_path])
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert all(f"{path}" in done.stdout for path in RULES)
-    done = run_prometheus_tool("promtool", "check", "rules", "--lint=all", "--lint-fatal", *RULES)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run_prometheus_tool("promtool", "check", "config", config, folders=[tmp_path])
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert all(f"{path}" in result.stdout for path in RULES)
+    result = run_prometheus_tool("promtool", "check", "rules", "--lint=all", "--lint-fatal", *RULES)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.slow
-def test_the_alerts_do_what_their_tests_say() -> None:
-    """Each fires when it must and not before: promtool runs the rules on made-up series."""
-    given = [prometheus_command("promtool", ["test", "rules", path]) for path in TESTS]
+def test_alert_rules_pass_their_promtool_tests() -> None:
+    """promtool runs the rules on generated series: each alert fires when it must, and not before."""
+    commands = [prometheus_command("promtool", ["test", "rules", path]) for path in TESTS]
     processes = [
-        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for words in given
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for command in commands
     ]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(TESTS), "\n".join(outputs)
 
 
-def test_every_alert_is_tested_both_ways() -> None:
-    """For each alert and severity there is a moment at which it must fire, and one at which it must not."""
+def test_every_alert_has_tests_that_it_fires_and_that_it_does_not() -> None:
+    """For each alert and severity there is a time at which it must fire, and one at which it must not."""
     checks = [
         check
         for path in TESTS
@@ -144,10 +146,10 @@ def test_every_alert_is_tested_both_ways() -> None:
     assert {alert["alert"] for alert in alerts()} == silent
 
 
-def test_alertmanager_takes_its_configuration() -> None:
-    """Its own tool says so, and each severity has a receiver."""
-    done = run_prometheus_tool("amtool", "check-config", ALERTMANAGER / "alertmanager.yml")
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_the_configuration_of_alertmanager_is_valid() -> None:
+    """amtool accepts the file, and each severity has a receiver."""
+    result = run_prometheus_tool("amtool", "check-config", ALERTMANAGER / "alertmanager.yml")
+    assert result.returncode == 0, result.stdout + result.stderr
     config = yaml.safe_load((ALERTMANAGER / "alertmanager.yml").read_text())
     names = {receiver["name"] for receiver in config["receivers"]}
     assert {alert["labels"]["severity"] for alert in alerts()} == names
@@ -156,51 +158,55 @@ def test_alertmanager_takes_its_configuration() -> None:
         assert run_prometheus_tool("amtool", *words).stdout.strip() == name
 
 
-def test_a_webhook_is_told_of_every_alert(tmp_path: Path) -> None:
-    """The address of the environment is each receiver's, and nobody else can read it; without one nothing is sent."""
-    script, made = REPOSITORY / "deployments" / "receivers.py", tmp_path / "alertmanager.yml"
+def test_a_webhook_receives_every_alert(tmp_path: Path) -> None:
+    """The file is readable by its owner only; each receiver has the address of the environment, or none."""
+    script, config_file = REPOSITORY / "deployments" / "receivers.py", tmp_path / "alertmanager.yml"
     for address in ("https://hooks.example.com/x?key=s3cret", ""):
-        subprocess.run([sys.executable, script, made], env={"ALERT_WEBHOOK": address}, check=True, timeout=60)
-        assert made.stat().st_mode & 0o077 == 0
-        done = run_prometheus_tool("amtool", "check-config", made, folders=[tmp_path])
-        assert done.returncode == 0, done.stdout + done.stderr
-        config = yaml.safe_load(made.read_text())
+        subprocess.run([sys.executable, script, config_file], env={"ALERT_WEBHOOK": address}, check=True, timeout=60)
+        assert config_file.stat().st_mode & 0o077 == 0
+        result = run_prometheus_tool("amtool", "check-config", config_file, folders=[tmp_path])
+        assert result.returncode == 0, result.stdout + result.stderr
+        config = yaml.safe_load(config_file.read_text())
         hooks = [receiver.get("webhook_configs") for receiver in config["receivers"]]
         assert hooks == [[{"url": address, "send_resolved": True}] if address else None] * 2
     wrong = subprocess.run(
-        [sys.executable, script, made], env={"ALERT_WEBHOOK": "s3cret"}, capture_output=True, timeout=60, check=False
+        [sys.executable, script, config_file],
+        env={"ALERT_WEBHOOK": "s3cret"},
+        capture_output=True,
+        timeout=60,
+        check=False,
     )
     assert wrong.returncode == 1
     assert b"ALERT_WEBHOOK is not an address" in wrong.stderr
     assert b"s3cret" not in wrong.stderr
 
 
-def test_what_is_asked_for_is_there(tmp_path: Path) -> None:
-    """Each metric and label of a rule or a panel is one that the service, monitoring or a rule makes."""
-    known = exposed(tmp_path) | _OWN
+def test_every_metric_and_label_of_a_query_exists(tmp_path: Path) -> None:
+    """Each metric and label of a rule or a panel is made by the service, by monitoring or by a rule."""
+    known = exported_labels(tmp_path) | _PROMETHEUS_METRICS
     for rule in rules():
         if "record" in rule:
-            made = {*rule.get("labels", ()), *grouped(rule["expr"])}
-            parts = set().union(*(known.get(name, set()) for name in used(rule["expr"])))
-            known[rule["record"]] = known.get(rule["record"], set()) | made | parts
-    made = {"model", "le", "alertname", "alertstate", "severity"}
+            added = {*rule.get("labels", ()), *parse_grouping_labels(rule["expr"])}
+            parts = set().union(*(known.get(name, set()) for name in parse_metrics(rule["expr"])))
+            known[rule["record"]] = known.get(rule["record"], set()) | added | parts
+    added = {"model", "le", "alertname", "alertstate", "severity"}
     queries = [(rule.get("record") or rule["alert"], rule["expr"]) for rule in rules()]
     queries += [(panel["title"], target["expr"]) for _, panel in panels() for target in panel["targets"]]
     assert len(queries) > 100
     for where, query in at_least_one(queries):
-        metrics = used(query)
+        metrics = parse_metrics(query)
         assert metrics or query.startswith("vector("), (where, query)
-        labels: set[str] = set(made)
+        labels: set[str] = set(added)
         for name, matched in metrics.items():
             assert name in known, (where, name)
-            has = known[name] | _SCRAPED | (set.union(*known.values()) if name == "ALERTS" else set())
-            assert matched <= has, (where, name, matched - has)
-            labels |= has
-        assert grouped(query) <= labels, (where, grouped(query) - labels)
+            existing = known[name] | _TARGET_LABELS | (set.union(*known.values()) if name == "ALERTS" else set())
+            assert matched <= existing, (where, name, matched - existing)
+            labels |= existing
+        assert parse_grouping_labels(query) <= labels, (where, parse_grouping_labels(query) - labels)
 
 
-def test_every_alert_says_what_to_do() -> None:
-    """Severity, one line, some more, and a place of the guide that exists."""
+def test_every_alert_has_a_description_and_a_runbook() -> None:
+    """It has a summary, a description, and a link to an existing section of the guide."""
     guide = (REPOSITORY / "docs" / "observability.md").read_text()
     anchors = {
         re.sub(r"[^\w -]", "", head).strip().lower().replace(" ", "-")
@@ -215,8 +221,8 @@ def test_every_alert_says_what_to_do() -> None:
         assert anchor in anchors, alert["alert"]
 
 
-def test_thresholds_stand_in_one_place() -> None:
-    """Other rules hold no number of their own to be compared with, and the burn rates are those of towline slo."""
+def test_each_threshold_is_defined_once() -> None:
+    """Alert rules contain no threshold of their own, and the burn rates are those of towline slo."""
     for rule in at_least_one(alerts()):
         numbers = set(re.findall(r"(?:[<>]=?|[!=]=)\s*(?:bool\s*)?([\d.]+)", rule["expr"])) - {"0", "1"}
         assert numbers == set(), rule["alert"]
@@ -229,11 +235,13 @@ def test_thresholds_stand_in_one_place() -> None:
             rule for rule in alerts() if rule["alert"] == "LatencyBurns" and rule["labels"]["window"] == pair.long
         ]
         assert alert["labels"]["severity"] == pair.severity
-        assert {f"towline:slo_burn:rate{length}" for length in (pair.long, pair.short)} < set(used(alert["expr"]))
+        assert {f"towline:slo_burn:rate{length}" for length in (pair.long, pair.short)} < set(
+            parse_metrics(alert["expr"])
+        )
 
 
-def test_slos_are_counted_as_monitoring_counts_them() -> None:
-    """The same routes predict, and the seconds in the rules are edges that the service has."""
+def test_rules_count_slos_as_monitoring_does() -> None:
+    """The rules have the prediction routes and the histogram bounds of the service."""
     text = (PROMETHEUS / "rules" / "recorded.yml").read_text()
     assert set(re.findall(r'route=~"([^"]*)"', text)) == {f".*({'|'.join(PREDICTION_ROUTES)})"}
     thresholds = (PROMETHEUS / "rules" / "thresholds.yml").read_text()
@@ -244,11 +252,11 @@ def test_slos_are_counted_as_monitoring_counts_them() -> None:
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
-def test_a_dashboard_is_whole(path: Path) -> None:
-    """Each panel has a title, a text, a unit, the chosen data source, a legend where there are lines, and a place."""
+def test_each_panel_of_a_dashboard_is_complete(path: Path) -> None:
+    """Each panel has a title, a description, a unit, the selected data source, and a place that no other panel has."""
     board = json.loads(path.read_text())
     variables = {variable["name"] for variable in board["templating"]["list"]}
-    taken: set[tuple[int, int]] = set()
+    occupied: set[tuple[int, int]] = set()
     assert "datasource" in variables
     assert board["uid"] == f"towline-{path.stem}"
     for panel in at_least_one(board["panels"]):
@@ -258,8 +266,8 @@ def test_a_dashboard_is_whole(path: Path) -> None:
         assert panel["targets"]
         assert {part["datasource"]["uid"] for part in (panel, *panel["targets"])} == {"${datasource}"}
         for target in at_least_one(panel["targets"]):
-            named = set(re.findall(r"\$(\w+)", target["expr"])) - {"__rate_interval"}
-            assert named <= variables, panel["title"]
+            names = set(re.findall(r"\$(\w+)", target["expr"])) - {"__rate_interval"}
+            assert names <= variables, panel["title"]
         place = panel["gridPos"]
         cells = {
             (x, y)
@@ -267,13 +275,13 @@ def test_a_dashboard_is_whole(path: Path) -> None:
             for y in range(place["y"], place["y"] + place["h"])
         }
         assert max(x for x, _ in cells) < 24
-        assert not cells & taken, panel["title"]
-        taken |= cells
+        assert not cells & occupied, panel["title"]
+        occupied |= cells
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
 def test_grafana_finds_its_data_source_and_dashboards() -> None:
-    """It asks the stack's Prometheus, and reads the folder that the stack mounts."""
+    """It queries the stack's Prometheus, and reads the folder that the stack mounts."""
     provisioning = REPOSITORY / "deployments" / "grafana" / "provisioning"
     (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
     compose = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())

@@ -1,4 +1,4 @@
-"""The load test sends the load that it was asked for, and reports what the service counted."""
+"""The load test sends the requested load, and reports what the service counted."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ from towline.operations.loadtest.service_under_test import ServiceUnderTest, var
 
 
 def loadtest(*words: object) -> CommandResult:
-    """The command in a process of its own: Locust replaces the blocking functions of Python."""
+    """The command in a separate process: Locust replaces blocking functions of Python."""
     command = [Path(sys.executable).with_name("towline"), "loadtest", *map(str, words)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     return CommandResult(result.returncode, result.stdout, result.stderr)
@@ -44,9 +44,10 @@ def until(condition: Callable[[], object], every: float = 0.05) -> None:
 
 @pytest.mark.slow
 def test_stall_raises_latencies_at_a_fixed_rate_but_not_with_users(fake: FakeService) -> None:
-    """At a fixed rate all requests that are due during a stall of the service are slow, each by the rest of the stall;
-    of two users only two requests are."""
-    fake.hold_from, fake.hold_to = 21, 61  # the first is sent before the load
+    """At a fixed rate, all requests due during a stall of the service are slow, each by the remaining time of the
+    stall; with two users, only two requests are.
+    """
+    fake.hold_from, fake.hold_to = 21, 61  # one request is sent before the load
     result = load(fake, "--rate", 100, "--duration", "1s")
     assert fake.held_requests == 40
     assert (result["requests"], result["failed"]) == (100, 0)
@@ -63,14 +64,14 @@ def test_stall_raises_latencies_at_a_fixed_rate_but_not_with_users(fake: FakeSer
 
 @pytest.mark.slow
 def test_users_wait_for_responses(fake: FakeService) -> None:
-    """There are as many concurrent requests as users, and the result counts the requests of the service."""
+    """There are as many concurrent requests as users; the result has the service's count of requests."""
     fake.delay = 0.02
     result = loadtest(fake.url, "--users", 5, "--duration", "2s", "--json")
     assert result.code == 0, result.err
     assert fake.max_concurrent == 5
     assert result.json["model"] == "demo@3"
     assert result.json["failed"] == 0
-    assert result.json["requests"] == len(fake.requests) - 1  # one before the load
+    assert result.json["requests"] == len(fake.requests) - 1  # one request is sent before the load
     assert result.json["latency_ms"]["p50"] >= 20
     assert result.json["rate"] is None
 
@@ -78,7 +79,7 @@ def test_users_wait_for_responses(fake: FakeService) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [("--users", 3), ("--rate", 120)])
 def test_errors_are_counted_by_kind(fake: FakeService, kind: tuple[str, int]) -> None:
-    """Refusals by their title, and responses without predictions."""
+    """Refused requests by their title, and responses without predictions."""
     fake.refuse_every, fake.invalid_every = 5, 7
     result = load(fake, *kind, "--duration", "1.5s")
     tries = len(fake.requests) - result["requests"]
@@ -116,12 +117,12 @@ def test_report_counts_every_request(fake: FakeService, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_cpu_and_memory_of_the_service(fake: FakeService, tmp_path: Path) -> None:
-    """The sum over all workers."""
+    """They are the sums over all workers."""
     fake.key = "sesame"
     result = loadtest(fake.url, "--rate", 50, "--duration", "2s", "--key", "sesame", "--json")
     server = result.json["server"]
     assert server["memory_before_mb"] == server["memory_max_mb"] == 70
-    assert server["cores"] * result.json["seconds"] == pytest.approx(0.1, rel=0.05)  # a ms for each of 100 requests
+    assert server["cores"] * result.json["seconds"] == pytest.approx(0.1, rel=0.05)  # one ms for each of 100 requests
 
 
 @pytest.mark.parametrize(
@@ -136,14 +137,14 @@ def test_cpu_and_memory_of_the_service(fake: FakeService, tmp_path: Path) -> Non
 def test_invalid_arguments_and_addresses_are_refused(
     fake: FakeService, arguments: list[str], code: int, message: str
 ) -> None:
-    """One error with its remedy, and no load."""
+    """One error with its remedy; no request is sent."""
     result = loadtest(*[fake.url if word == "URL" else word for word in arguments])
     assert (result.code, message in result.err) == (code, True), result.err
     assert fake.requests == []
 
 
 def test_a_wrong_key_and_another_server_are_refused(fake: FakeService) -> None:
-    """Neither gets any load."""
+    """No load is sent to either."""
     fake.key = "sesame"
     result = loadtest(fake.url, "--key", "guess")
     assert result.code == 2
@@ -194,7 +195,7 @@ def test_locustfile_reports_a_missing_key(fake: FakeService) -> None:
 def test_an_interrupted_or_killed_command_stops_its_load(
     fake: FakeService, kind: list[str], name: signal.Signals
 ) -> None:
-    """Ctrl-C reports the requests so far, with exit code 130; a killed command leaves no generator behind."""
+    """Ctrl-C reports the requests so far, with exit code 130; after a kill no generator process remains."""
     fake.delay = 0.02
     command = [Path(sys.executable).with_name("towline"), "loadtest", fake.url, *kind, "--duration", "60s", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -212,7 +213,7 @@ def test_an_interrupted_or_killed_command_stops_its_load(
 
 
 def test_a_late_generator_is_reported(fake: FakeService) -> None:
-    """If the load generator itself is late, its delay is not presented as the latency of the service."""
+    """If the load generator is late, its delay is not reported as latency of the service."""
     service = ServiceUnderTest(fake.url, "demo@3", ())
     result = LoadTestResult(service, Load(10, rate=10), 10.0, 100, {}, {}, 0.5, {"unknown": "-"}, 0.2, False)
     assert "its machine is busy" in result.document()["warnings"][0]

@@ -1,4 +1,4 @@
-"""Alerts: each is notified once, secrets stay secret, and a failing webhook never stops monitoring."""
+"""Alerts: each is notified once, secrets are not logged, and a failing webhook does not stop monitoring."""
 
 import datetime as dt
 import json
@@ -45,11 +45,11 @@ def open_alert(alert: Alert, config: AlertConfig, store: Path) -> DeliveryReport
 
 
 @dataclass
-class Hook:
+class FakeWebhook:
     """A webhook on loopback that responds with the configured statuses, then with 200."""
 
     statuses: list[int] = field(default_factory=list)
-    got: list[dict[str, Any]] = field(default_factory=list)
+    received: list[dict[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     hold: threading.Event | None = None
     port: int = 0
@@ -64,56 +64,56 @@ class Hook:
 
 
 @pytest.fixture
-def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
+def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWebhook]:
     monkeypatch.setattr(webhook, "PAUSES", (0.01, 0.01))
-    made = Hook()
+    fake = FakeWebhook()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             document = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            made.paths.append(self.path)
-            if made.hold is not None:
-                made.hold.wait(10)
-            status = made.statuses.pop(0) if made.statuses else 200
+            fake.paths.append(self.path)
+            if fake.hold is not None:
+                fake.hold.wait(10)
+            status = fake.statuses.pop(0) if fake.statuses else 200
             if status == 200:
-                made.got.append(document)
+                fake.received.append(document)
             self.send_response(status)
             if 300 <= status < 400:
-                self.send_header("location", f"http://localhost:{made.port}/elsewhere")
+                self.send_header("location", f"http://localhost:{fake.port}/elsewhere")
             self.send_header("content-length", str(len(BODY)))
             self.end_headers()
             self.wfile.write(BODY.encode())
 
         def do_GET(self) -> None:
-            made.paths.append(f"GET {self.path}")
+            fake.paths.append(f"GET {self.path}")
             self.send_response(200)
             self.end_headers()
 
         def log_message(self, *_: object) -> None: ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.port = server.server_port
+    fake.port = server.server_port
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield made
-    if made.hold is not None:
-        made.hold.set()
+    yield fake
+    if fake.hold is not None:
+        fake.hold.set()
     server.shutdown()
     server.server_close()
 
 
 def alert(title: str = "demo: trouble", **changes: Any) -> Alert:
-    plain = {"model": MODEL, "kind": "slo", "severity": "ticket", "detail": "17 of 20 failed", "at": NOW}
-    return Alert(**{**plain, "title": title, "data": {"share": 0.85}, **changes})
+    defaults = {"model": MODEL, "kind": "slo", "severity": "ticket", "detail": "17 of 20 failed", "at": NOW}
+    return Alert(**{**defaults, "title": title, "data": {"share": 0.85}, **changes})
 
 
-def everything(store: Path) -> str:
+def read_all_files(store: Path) -> str:
     return "".join(path.read_text() for path in store.rglob("*") if path.is_file())
 
 
 def test_an_alert_and_its_resolution_are_notified_once(
-    hook: Hook, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    hook: FakeWebhook, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the log and to the webhook; the same problem in a later run is silent, a new one after the end is not."""
+    """In the log and to the webhook; the same problem in a later run is not notified, a new one after its end is."""
     with caplog.at_level(logging.INFO, "towline.monitoring"):
         assert open_alert(alert(), hook.config, tmp_path).opened == 1
         again = open_alert(alert(at=NOW + dt.timedelta(hours=1)), hook.config, tmp_path)
@@ -121,13 +121,13 @@ def test_an_alert_and_its_resolution_are_notified_once(
         for _ in range(2):
             AlertStore(tmp_path, MODEL, hook.config).replace("slo", [], NOW + dt.timedelta(hours=2))
         open_alert(alert(at=NOW + dt.timedelta(hours=3)), hook.config, tmp_path)
-    assert [(item["status"], item["at"][:13]) for item in hook.got] == [
+    assert [(item["status"], item["at"][:13]) for item in hook.received] == [
         ("open", "2026-03-10T12"), ("resolved", "2026-03-10T12"), ("open", "2026-03-10T15"),
     ]  # fmt: skip
-    assert hook.got[0]["id"] == hook.got[1]["id"] != hook.got[2]["id"]
-    assert hook.got[0]["text"] == "[ticket] demo: trouble\n17 of 20 failed"
-    assert hook.got[0]["data"] == {"share": 0.85}
-    assert hook.got[1]["resolved"] == "2026-03-10T14:00:00+00:00"
+    assert hook.received[0]["id"] == hook.received[1]["id"] != hook.received[2]["id"]
+    assert hook.received[0]["text"] == "[ticket] demo: trouble\n17 of 20 failed"
+    assert hook.received[0]["data"] == {"share": 0.85}
+    assert hook.received[1]["resolved"] == "2026-03-10T14:00:00+00:00"
     assert hook.paths[0] == f"/services/{SECRET}?room=1"
     assert [record.getMessage() for record in caplog.records] == [
         "demo: trouble: 17 of 20 failed",
@@ -145,21 +145,21 @@ def test_alerts_are_logged_and_stored_without_a_webhook(tmp_path: Path, caplog: 
     assert read_open_alerts(tmp_path, "other") == ()
 
 
-def test_a_ticket_that_becomes_a_page_is_notified_again(hook: Hook, tmp_path: Path) -> None:
+def test_a_ticket_that_becomes_a_page_is_notified_again(hook: FakeWebhook, tmp_path: Path) -> None:
     """A page that becomes a ticket is not."""
     for severity in ("ticket", "page", "ticket", "page"):
         open_alert(alert(severity=severity), hook.config, tmp_path)
-    assert [item["severity"] for item in hook.got] == ["ticket", "page"]
+    assert [item["severity"] for item in hook.received] == ["ticket", "page"]
     assert len(read_open_alerts(tmp_path, MODEL)) == 1
 
 
-def test_alerts_of_other_kinds_or_unknown_state_stay_open(hook: Hook, tmp_path: Path) -> None:
+def test_alerts_of_other_kinds_or_unknown_state_stay_open(hook: FakeWebhook, tmp_path: Path) -> None:
     """Only alerts of the same kind with a known state are resolved."""
     open_alert(alert(kind="reaction"), hook.config, tmp_path)
     for subject in ("latency", "metric"):
         open_alert(alert(subject=subject), hook.config, tmp_path)
-    done = AlertStore(tmp_path, MODEL, hook.config).replace("slo", [], NOW, unknown=["metric"])
-    assert (done.opened, done.resolved) == (0, 1)
+    result = AlertStore(tmp_path, MODEL, hook.config).replace("slo", [], NOW, unknown=["metric"])
+    assert (result.opened, result.resolved) == (0, 1)
     assert {(item.kind, item.subject) for item in read_open_alerts(tmp_path, MODEL)} == {
         ("reaction", ""),
         ("slo", "metric"),
@@ -167,29 +167,29 @@ def test_alerts_of_other_kinds_or_unknown_state_stay_open(hook: Hook, tmp_path: 
 
 
 @pytest.mark.parametrize("statuses", [[500, 503], [429], [408, 500]])
-def test_a_failing_webhook_is_retried(hook: Hook, tmp_path: Path, statuses: list[int]) -> None:
+def test_a_failing_webhook_is_retried(hook: FakeWebhook, tmp_path: Path, statuses: list[int]) -> None:
     """At most three attempts."""
     hook.statuses = statuses
     assert open_alert(alert(), hook.config, tmp_path).webhook == "sent"
-    assert len(hook.got) == 1
+    assert len(hook.received) == 1
 
 
 def test_failed_messages_are_sent_with_the_next_run(
-    hook: Hook, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    hook: FakeWebhook, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also if that run has nothing new; in order, each once."""
+    """Also if that run has no new alert; in order, each once."""
     hook.statuses = [500] * 6
     first = open_alert(alert("first", subject="a"), hook.config, tmp_path)
     assert (first.opened, first.webhook, first.why) == (1, "failed", "it returns 500")
     assert open_alert(alert("second", subject="b"), hook.config, tmp_path).webhook == "failed"
-    assert hook.got == []
+    assert hook.received == []
     assert "it returns 500; it is repeated with the next monitoring run" in caplog.text
     assert open_alert(alert("second", subject="b"), hook.config, tmp_path).webhook == "sent"
-    assert [item["title"] for item in hook.got] == ["first", "second"]
+    assert [item["title"] for item in hook.received] == ["first", "second"]
     assert open_alert(alert("second", subject="b"), hook.config, tmp_path).webhook == "none"
 
 
-def test_an_alert_resolved_before_delivery_is_sent_as_resolved(hook: Hook, tmp_path: Path) -> None:
+def test_an_alert_resolved_before_delivery_is_sent_as_resolved(hook: FakeWebhook, tmp_path: Path) -> None:
     """One message is sent; after a day none."""
     hook.statuses = [404, 404, 404]
     open_alert(alert("short", subject="a"), hook.config, tmp_path)
@@ -197,37 +197,37 @@ def test_an_alert_resolved_before_delivery_is_sent_as_resolved(hook: Hook, tmp_p
     later = NOW - dt.timedelta(days=2)
     AlertStore(tmp_path, MODEL, hook.config).replace("slo", [alert("short", subject="a")], later)
     AlertStore(tmp_path, MODEL, hook.config).replace("slo", [], NOW)
-    assert [(item["title"], item["status"]) for item in hook.got] == [("short", "resolved")]
+    assert [(item["title"], item["status"]) for item in hook.received] == [("short", "resolved")]
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_redirects_are_not_followed(hook: Hook, tmp_path: Path, status: int) -> None:
+def test_redirects_are_not_followed(hook: FakeWebhook, tmp_path: Path, status: int) -> None:
     """They may lead to a host that is not listed."""
     hook.statuses = [status]
-    done = open_alert(alert(), hook.config, tmp_path)
-    assert (done.webhook, done.why) == ("failed", "it redirects, which is not followed")
+    result = open_alert(alert(), hook.config, tmp_path)
+    assert (result.webhook, result.why) == ("failed", "it redirects, which is not followed")
     assert hook.paths == [f"/services/{SECRET}?room=1"]
 
 
-def test_a_webhook_that_hangs_times_out(hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_webhook_that_hangs_times_out(hook: FakeWebhook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the timeout the attempt ends and the alert stays pending."""
     monkeypatch.setattr(webhook, "TIMEOUT", 0.2)
     monkeypatch.setattr(webhook, "PAUSES", ())
     hook.hold = threading.Event()
-    done = open_alert(alert(), hook.config, tmp_path)
-    assert (done.opened, done.webhook) == (1, "failed")
-    assert "no response" in done.why
+    result = open_alert(alert(), hook.config, tmp_path)
+    assert (result.opened, result.webhook) == (1, "failed")
+    assert "no response" in result.why
     assert [item.notified for item in read_alerts(tmp_path, MODEL)] == [""]
 
 
-def test_an_unreachable_webhook_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: Hook) -> None:
+def test_an_unreachable_webhook_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: FakeWebhook) -> None:
     """A closed port, and a host that does not exist."""
     for host, port in (("127.0.0.1", 1), ("no-such-host.invalid", 443)):
         scheme = "http" if host == "127.0.0.1" else "https"
         config = AlertConfig(webhook=f"{scheme}://{host}:{port}/{SECRET}", hosts=(host,))
-        done = open_alert(alert(subject=host), config, tmp_path)
-        assert done.webhook == "failed"
-        assert SECRET not in done.why
+        result = open_alert(alert(subject=host), config, tmp_path)
+        assert result.webhook == "failed"
+        assert SECRET not in result.why
 
 
 @pytest.mark.parametrize(
@@ -248,22 +248,22 @@ def test_an_unreachable_webhook_is_no_error(tmp_path: Path, monkeypatch: pytest.
     ],
 )  # fmt: skip
 def test_an_address_from_the_environment_must_be_listed(
-    hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: str | None,
-    why: str,
+    hook: FakeWebhook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    value: str | None, why: str,
 ) -> None:  # fmt: skip
     """The reason does not contain the address, and the flow continues."""
     if value is not None:
         monkeypatch.setenv("HOOK", value.replace("{secret}", SECRET))
     config = AlertConfig(webhook="${HOOK}", hosts=("127.0.0.1", "hooks.example"))
-    done = open_alert(alert(), config, tmp_path)
-    assert done.webhook == "failed"
-    assert why in done.why
-    assert SECRET not in done.why + caplog.text + everything(tmp_path)
+    result = open_alert(alert(), config, tmp_path)
+    assert result.webhook == "failed"
+    assert why in result.why
+    assert SECRET not in result.why + caplog.text + read_all_files(tmp_path)
     assert hook.paths == []
 
 
 def test_secrets_of_the_address_are_not_logged(
-    hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    hook: FakeWebhook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither the log nor the file contains them, nor the body of the response."""
     monkeypatch.setenv("HOOK_KEY", SECRET)
@@ -273,8 +273,8 @@ def test_secrets_of_the_address_are_not_logged(
         for subject in "abc":
             open_alert(alert(subject=subject), config, tmp_path)
     assert hook.paths[-1] == f"/{SECRET}"
-    assert len(hook.got) == 3
-    texts = caplog.text + everything(tmp_path)
+    assert len(hook.received) == 3
+    texts = caplog.text + read_all_files(tmp_path)
     assert SECRET not in texts
     assert BODY not in texts
 
@@ -295,14 +295,14 @@ def test_damaged_lines_are_skipped(tmp_path: Path) -> None:
     assert [item.subject for item in read_open_alerts(tmp_path, MODEL)] == ["a", "b"]
 
 
-def test_concurrent_runs_notify_once(hook: Hook, tmp_path: Path) -> None:
+def test_concurrent_runs_notify_once(hook: FakeWebhook, tmp_path: Path) -> None:
     """Two monitoring runs detect the same problem at the same time."""
     threads = [threading.Thread(target=open_alert, args=(alert(), hook.config, tmp_path)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(hook.got) == 1
+    assert len(hook.received) == 1
     assert len(read_alerts(tmp_path, MODEL)) == 1
 
 
@@ -324,10 +324,10 @@ def config(**changes: Any) -> PipelineConfig:
 )  # fmt: skip
 def test_an_invalid_webhook_is_a_config_error(changes: dict[str, Any], check: str) -> None:
     """The error names the place in the config and does not repeat a secret."""
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         config(**changes)
-    assert check in str(refused.value)
-    assert SECRET not in str(refused.value)
+    assert check in str(caught.value)
+    assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_the_config_of_a_release_masks_secrets() -> None:
     assert "${HOOK}" in stored(config(webhook="${HOOK}", hosts=["hooks.example"]))
 
 
-def test_only_the_webhook_gets_the_secret(hook: Hook, tmp_path: Path) -> None:
+def test_only_the_webhook_gets_the_secret(hook: FakeWebhook, tmp_path: Path) -> None:
     """The config does not contain it, so Prefect does not store it."""
     literal = AlertConfig(webhook=f"{hook.url.rpartition('/')[0]}/{SECRET}", hosts=("127.0.0.1",))
     assert SECRET not in literal.model_dump_json() + repr(literal)
@@ -384,23 +384,23 @@ def settings(tmp_path: Path) -> Settings:
 def test_breaches_of_slos_are_notified(settings: Settings) -> None:
     """Breach and exhausted budget are two alerts; an unknown state resolves nothing."""
 
-    def states() -> set[tuple[str, str]]:
+    def open_alerts() -> set[tuple[str, str]]:
         return {(item.subject, item.severity) for item in read_open_alerts(settings.store, MODEL)}
 
-    def look(state: SloState, **changes: Any) -> str:
+    def notify(state: SloState, **changes: Any) -> str:
         result = [objective("availability", state, **changes), objective("latency", "met")]
         return notify_slos(settings, config(), result, NOW).text()
 
-    assert look("met") == "no change"
-    assert look("burning", severity="page") == "1 opened"
-    assert states() == {("availability", "page")}
-    assert look("unknown") == "no change"
-    assert look("exhausted") == "1 opened, 1 resolved"
-    assert states() == {("availability budget", "ticket")}
-    assert look("burning", severity="ticket") == "1 opened"
-    assert states() == {("availability", "ticket"), ("availability budget", "ticket")}
-    assert look("met") == "2 resolved"
-    assert states() == set()
+    assert notify("met") == "no change"
+    assert notify("burning", severity="page") == "1 opened"
+    assert open_alerts() == {("availability", "page")}
+    assert notify("unknown") == "no change"
+    assert notify("exhausted") == "1 opened, 1 resolved"
+    assert open_alerts() == {("availability budget", "ticket")}
+    assert notify("burning", severity="ticket") == "1 opened"
+    assert open_alerts() == {("availability", "ticket"), ("availability budget", "ticket")}
+    assert notify("met") == "2 resolved"
+    assert open_alerts() == set()
 
 
 def decision(action: Action, cause: str = "c" * 64, trigger: PolicyTrigger | None = "quality") -> Decision:
@@ -408,7 +408,7 @@ def decision(action: Action, cause: str = "c" * 64, trigger: PolicyTrigger | Non
 
 
 def test_decisions_are_notified(settings: Settings) -> None:
-    """Each training is an alert, a warning is notified once, a block is a page; nothing resolves them all."""
+    """Each training is an alert, a warning is notified once, a block is a page; the decision nothing resolves all."""
 
     def notify_all(*steps: Decision) -> list[str]:
         return [notify_decision(settings, config(), None, step) for step in steps]
@@ -419,14 +419,14 @@ def test_decisions_are_notified(settings: Settings) -> None:
     (page,) = read_open_alerts(settings.store, MODEL)
     assert (page.severity, page.detail) == ("page", "mae 90 against 60")
     assert notify_all(decision("nothing", trigger=None)) == ["1 resolved"]
-    assert notify_all(decision("warn", trigger="slo")) == ["no change"]  # its objective has an alert of its own
+    assert notify_all(decision("warn", trigger="slo")) == ["no change"]  # the SLO has its own alert
 
 
 def test_known_values_are_exported_to_prometheus() -> None:
     """Columns, quality, budgets, burn rates, alerts and the model's age; unknown values are absent."""
     check = DriftCheckResult(column="temp", name="distribution", value=0.4, threshold=0.2, alarm=True)
-    calm = check.model_copy(update={"column": 'a "b"\n', "alarm": False})
-    drift = DriftResult(state="drift", version=3, rows=90, checks=(check, calm), budget=4, reason="")
+    normal = check.model_copy(update={"column": 'a "b"\n', "alarm": False})
+    drift = DriftResult(state="drift", version=3, rows=90, checks=(check, normal), budget=4, reason="")
     quality = QualityResult(
         state="degraded", version=3, metric="mae", value=Interval(value=71.5), holdout=50, bound=60, rows=9, labelled=9,
         due=9, reason="",
@@ -436,11 +436,11 @@ def test_known_values_are_exported_to_prometheus() -> None:
         objective("availability", "burning", budget=-0.5, burns=burns, severity="page"),
         objective("latency", "unknown"),
     )
-    full = ModelMetricsSnapshot(
+    snapshot = ModelMetricsSnapshot(
         model="demo", version=3, since=NOW - dt.timedelta(hours=1), drift=drift, quality=quality, slos=objectives,
         alerts=(alert(severity="page"),),
     )  # fmt: skip
-    text = format_metrics([full, ModelMetricsSnapshot(model="new")], NOW)
+    text = format_metrics([snapshot, ModelMetricsSnapshot(model="new")], NOW)
     result = {
         (sample.name.removeprefix("towline_"), *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)

@@ -1,4 +1,4 @@
-"""A version is approved on its model's page: with a key of the scope admin, from this page, on loopback."""
+"""A version is approved on its model's page: with a key with the scope admin, in a form of this page, on loopback."""
 
 import datetime as dt
 import re
@@ -48,19 +48,19 @@ def serve(store: SampleStore, host: str = "127.0.0.1") -> Iterator[str]:
 
 
 def get(address: str) -> str:
-    with urllib.request.urlopen(f"{address}/{MODEL}", timeout=30) as answer:
-        return str(answer.read().decode())
+    with urllib.request.urlopen(f"{address}/{MODEL}", timeout=30) as response:
+        return str(response.read().decode())
 
 
 def send(address: str, key: str, page: str, **headers: str) -> tuple[int, str]:
-    """Fills in the form of a page and sends it; the status before redirections are followed, and the page after."""
+    """Fills in the form of a page and sends it; returns the status before a redirect, and the page after it."""
     (digest,) = re.findall(r'name="digest" value="(\w{64})"', page)
     (path,) = re.findall(r'<form method="post" action="([^"]+)"', page)
     body = urllib.parse.urlencode({"digest": digest, "key": key, "reason": "numbers checked"}).encode()
     request = urllib.request.Request(f"{address}{path}", body, headers)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return (303 if answer.geturl() != request.full_url else answer.status), answer.read().decode()
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return (303 if response.geturl() != request.full_url else response.status), response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
 
@@ -88,22 +88,22 @@ def test_the_last_approval_on_the_page_promotes(waiting_store: SampleStore) -> N
 
 
 def test_approvals_that_do_not_count_are_refused_on_the_page(waiting_store: SampleStore) -> None:
-    """An unknown key, one without the scope, the holder who started the run, another release: each says why."""
+    """An unknown key, a key without the scope, the starter of the run, another release: the page has the reason."""
     predict = create_key(waiting_store.settings.store, "bob", ["predict"])[0]
     starter = create_key(waiting_store.settings.store, "ann", ["admin"])[0]
     with serve(waiting_store) as address:
         page = get(address)
         for key, why in (("tl_no_key", "is unknown"), (predict, "no scope admin"), (starter, "started the run")):
-            status, answer = send(address, key, page)
-            assert (status, why in answer) == (409, True), answer
+            status, response = send(address, key, page)
+            assert (status, why in response) == (409, True), response
         other = page.replace(re.findall(r'value="(\w{64})"', page)[0], 64 * "0")
-        status, answer = send(address, create_key(waiting_store.settings.store, "eva", ["admin"])[0], other)
-        assert (status, "another release" in answer) == (409, True)
+        status, response = send(address, create_key(waiting_store.settings.store, "eva", ["admin"])[0], other)
+        assert (status, "another release" in response) == (409, True)
     assert not [row for row in waiting_store.ledger.rows(MODEL) if row.event == "approved"]
 
 
 def test_forms_of_other_sites_and_on_other_addresses_are_refused(waiting_store: SampleStore) -> None:
-    """A page of another site cannot send the form; a server for a network has none and names the command."""
+    """A page of another site cannot send the form; a server on other addresses has no form and names the command."""
     key = create_key(waiting_store.settings.store, "bob", ["admin"])[0]
     with serve(waiting_store) as address:
         page = get(address)

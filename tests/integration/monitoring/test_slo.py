@@ -36,7 +36,7 @@ def evaluate(
 
 @pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_a_running_service_is_scraped(sample_store: SampleStore, workers: str) -> None:
-    """With one worker or two; its restart and its end are detected."""
+    """With one worker or two; a restart and the end of the service are detected."""
     rows = json.loads((sample_store.release(1) / "probe.json").read_bytes())["rows"]
     scrapes = []
     with ServeProcess(sample_store.settings, MODEL, "--workers", workers) as serving:
@@ -44,14 +44,14 @@ def test_a_running_service_is_scraped(sample_store: SampleStore, workers: str) -
         scrapes.append(scrape_metrics(url))
         for _ in range(20):
             assert post(url, {"rows": rows[:1]}) == 200
-        scrapes.append(settled(url, 20))
+        scrapes.append(scrape_when_complete(url, 20))
         serving.stop()
         scrapes.append(scrape_metrics(url))
         port = str(serving.port)
     with ServeProcess(sample_store.settings, MODEL, "--workers", workers, "--port", port):
         for _ in range(30):
             post(url, {"rows": rows[:1]})
-        scrapes.append(settled(url, 30))
+        scrapes.append(scrape_when_complete(url, 30))
     assert [each.up for each in scrapes] == [True, True, False, True]
     assert scrapes[2].why == "Connection refused"
     assert {each.version for each in scrapes if each.up} == {1}
@@ -62,8 +62,8 @@ def test_a_running_service_is_scraped(sample_store: SampleStore, workers: str) -
     assert (history[-1].scrapes, history[-1].missed) == (3, 1)
 
 
-def settled(url: str, requests: int) -> ServiceSample:
-    """A scrape after the workers have exchanged their counters, which they do twice a second."""
+def scrape_when_complete(url: str, requests: int) -> ServiceSample:
+    """Scrapes once the workers have exchanged their counters, which they do twice a second."""
     end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=20)
     while (result := scrape_metrics(url)).counters is None or result.counters.requests < requests:
         assert dt.datetime.now(dt.UTC) < end, result
@@ -74,21 +74,21 @@ def post(url: str, document: object) -> int:
     request = urllib.request.Request(
         f"{url}/predict", json.dumps(document).encode(), {"content-type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        return int(answer.status)
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return int(response.status)
 
 
 def test_a_service_with_keys_needs_the_scope_admin(sample_store: SampleStore) -> None:
-    """Without such a key, the error has the remedy; the service does not count as down."""
+    """Without such a key, the error has the remedy, and the service does not count as down."""
     admin = create_key(sample_store.settings.store, "watch", ("admin",))[0]
     caller = create_key(sample_store.settings.store, "shop", ("predict",))[0]
     with ServeProcess(sample_store.settings, MODEL) as serving:
         url = f"http://127.0.0.1:{serving.port}"
         for wrong in (None, caller, "tl_00000000_none"):
-            with pytest.raises(ConfigError, match="key") as refused:
+            with pytest.raises(ConfigError, match="key") as caught:
                 scrape_metrics(url, wrong)
-            assert "--scope admin" in refused.value.remedy
-            assert str(wrong) not in str(refused.value)
+            assert "--scope admin" in caught.value.remedy
+            assert str(wrong) not in str(caught.value)
         assert scrape_metrics(url, admin).up
 
 
@@ -136,7 +136,7 @@ def test_other_responses(status: int, why: str | None) -> None:
 def test_the_slo_command(
     sample_store: SampleStore, command: Callable[..., CommandResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For people and scripts; a service that is down opens an alert once; another model's service is refused."""
+    """As text and JSON; a service that is down opens one alert; the service of another model is refused."""
     monkeypatch.setenv("TOWLINE_STORE", str(sample_store.settings.store))
     config = tmp_path / "house.yaml"
     config.write_text(

@@ -45,8 +45,8 @@ def test_the_pages_show_the_current_state(sample_store: SampleStore, address: st
     (sample_store.settings.store / "monitoring" / MODEL / "drift-2026-02-28.html").write_text("<p>a drift report</p>")
     assert get_page(f"{address}/{MODEL}/drift/2026-02-28") == (200, "<p>a drift report</p>")
     assert get_page(f"{address}/{MODEL}/drift/2026-02-27")[0] == 404
-    with urllib.request.urlopen(f"{address}/{MODEL}/drift/2026-02-28", timeout=30) as answer:
-        assert answer.headers["Content-Security-Policy"].startswith("sandbox allow-scripts; default-src 'none'")
+    with urllib.request.urlopen(f"{address}/{MODEL}/drift/2026-02-28", timeout=30) as response:
+        assert response.headers["Content-Security-Policy"].startswith("sandbox allow-scripts; default-src 'none'")
     assert get_page(address, Host="evil.example")[0] == 403
     sample_store.ledger_file.write_text("no database")
     code, text = get_page(address)

@@ -27,7 +27,7 @@ FILES = [
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("path", FILES, ids=[f"{path.parent.name}-{path.stem}" for path in FILES])
 def test_each_key_exists(path: Path, release: str) -> None:
-    """A resource with a key of its definition only, and a misspelt key anywhere in it would be found."""
+    """Each key is in the definition of the resource; a misspelt key at any place is refused."""
     document = read_resource(path)
     validate_resource(document, release)
     places = list(objects(document["spec"]))
@@ -55,12 +55,12 @@ def find(node: Any, path: tuple[Any, ...]) -> Any:
 
 
 def is_free(path: tuple[Any, ...]) -> bool:
-    """Whether any key may stand there: labels, and amounts of resources."""
+    """Whether any key is allowed there: labels, and quantities of resources."""
     return bool({"matchLabels", "limits", "requests", "selector"} & set(path))
 
 
 def test_the_names_of_the_runtime_agree() -> None:
-    """The InferenceServices find the ServingRuntime, and the Model of Seldon the Server with its capability."""
+    """Each InferenceService names the ServingRuntime, and the Model of Seldon names a Server with its capability."""
     runtime = read_resource(DEPLOYMENTS / "kserve" / "mlserver-runtime.yaml")
     formats = {(each["name"], each["version"]) for each in runtime["spec"]["supportedModelFormats"]}
     for name in ("mlserver-inference-service", "mlserver-canary"):
@@ -75,7 +75,7 @@ def test_the_names_of_the_runtime_agree() -> None:
 
 
 def test_the_rollout_takes_over_the_deployment() -> None:
-    """Argo's Rollout refers to the Deployment of base/, selects its pods, and names the template of its analysis."""
+    """Argo's Rollout refers to the Deployment of base/, selects its pods, and names its AnalysisTemplate."""
     (deployment,) = of_kind(render_kustomization("base"), "Deployment")
     rollout = read_resource(DEPLOYMENTS / "argo-rollouts" / "rollout.yaml")
     assert rollout["spec"]["workloadRef"]["name"] == deployment["metadata"]["name"]
@@ -88,7 +88,7 @@ def test_the_rollout_takes_over_the_deployment() -> None:
 
 
 def test_the_analysis_queries_metrics_of_the_service(tmp_path: Path) -> None:
-    """Each metric, label and bucket of its queries is one that the service exports."""
+    """The service exports each metric, label and bucket of the queries."""
     with run_service(FakeModel(make_contract(), tmp_path)) as service:
         service.client.post("/predict", {"row": ROW})
         page = service.client.get("/metrics").text

@@ -42,7 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
         )
         release = run.settings.store / run.package().path
         folder = export_release(ReleaseLocation(release), root / target)
-        settings = folder.folder / SETTINGS_FILE  # one server holds one model of a name
+        settings = folder.folder / SETTINGS_FILE  # a server has one model for each name
         settings.write_text(json.dumps(json.loads(settings.read_text()) | {"name": target}))
         exported[target] = open_release(folder.folder / folder.release)
     return exported
@@ -110,14 +110,14 @@ def send_grpc(client: triton.InferenceServerClient, name: str, model: Model, row
         tensor.set_data_from_numpy(array.reshape(-1, 1))
         inputs.append(tensor)
         for key, value in parameters.items():
-            tensor._get_tensor().parameters[key].string_param = value  # the client has no function for it
+            tensor._get_tensor().parameters[key].string_param = value  # the client has no function for this
     answer = client.infer(name, inputs)
     names = [output.name for output in answer.get_response().outputs]
     return {output: answer.as_numpy(output).tolist() for output in names}
 
 
 def expected_outputs(model: Model, rows: list[Row]) -> dict[str, list[Any]]:
-    """What the model itself answers, as flat lists; floats by their hexadecimal text, so that each bit counts."""
+    """The model's own predictions, as flat lists; floats as hexadecimal text, so that each bit counts."""
     answer = model.predict_rows(rows)
     outputs = {"predict": exact(answer.predictions)}
     if answer.probabilities is not None:
@@ -136,7 +136,7 @@ def exact(values: list[Any]) -> list[Any]:
 def test_rest_answers_are_those_of_the_model(
     name: str, count: int, models: dict[str, Model], server: MlserverProcess
 ) -> None:
-    """One row and many, with nulls, an unknown category and times: each float is the same to the last bit."""
+    """One row and many, with nulls, an unknown category and times: each float is equal to the last bit."""
     rows = sample_rows(models[name], count)
     response = send_rest(server, name, rest_request(models[name], rows))
     assert response.status_code == 200, response.text
@@ -151,7 +151,7 @@ def test_rest_answers_are_those_of_the_model(
 def test_grpc_answers_are_those_of_the_model(
     name: str, count: int, models: dict[str, Model], client: triton.InferenceServerClient
 ) -> None:
-    """The same rows through Triton's gRPC client, whose tensors are raw bytes."""
+    """The same rows through Triton's gRPC client, which sends tensors as raw bytes."""
     rows = sample_rows(models[name], count)
     outputs = {key: exact(values) for key, values in send_grpc(client, name, models[name], rows).items()}
     assert outputs == expected_outputs(models[name], rows)
@@ -160,7 +160,7 @@ def test_grpc_answers_are_those_of_the_model(
 def test_an_invalid_row_is_named(
     models: dict[str, Model], server: MlserverProcess, client: triton.InferenceServerClient
 ) -> None:
-    """A missing field, a text for a number and an unknown output are errors of the client that name the field."""
+    """A missing field, text for a number and an unknown output are client errors that name the field."""
     request = rest_request(models["value"], sample_rows(models["value"], 2))
     missing = {"inputs": [tensor for tensor in request["inputs"] if tensor["name"] != "size"]}
     response = send_rest(server, "value", missing)

@@ -31,25 +31,25 @@ def promote(
     )
 
 
-def test_the_watcher_returns_the_present_champion(url: str) -> None:
+def test_the_watcher_returns_the_current_champion(url: str) -> None:
     """It has the recorded digest; rows of other models do not matter."""
-    ledger, watch = Ledger(url), ChampionWatcher(url, "bikes")
-    assert watch.champion() is None
+    ledger, watcher = Ledger(url), ChampionWatcher(url, "bikes")
+    assert watcher.champion() is None
     train(ledger, 1)
-    assert watch.champion() is None
+    assert watcher.champion() is None
     promote(ledger, 1, None)
-    assert watch.champion() == RecordedRelease(1, "releases/bikes/v1", "1" * 64)
+    assert watcher.champion() == RecordedRelease(1, "releases/bikes/v1", "1" * 64)
     train(ledger, 2)
-    assert watch.version(2) is None  # it has a number, and no release yet
+    assert watcher.version(2) is None  # it has a number but no release yet
     promote(ledger, 2, 1)
     train(ledger, 1, "cars")
     promote(ledger, 1, None, "cars")
-    assert watch.champion() == RecordedRelease(2, "releases/bikes/v2", "2" * 64)
-    assert watch.version(1) == RecordedRelease(1, "releases/bikes/v1", "1" * 64)
-    assert watch.version(3) is None
+    assert watcher.champion() == RecordedRelease(2, "releases/bikes/v2", "2" * 64)
+    assert watcher.version(1) == RecordedRelease(1, "releases/bikes/v1", "1" * 64)
+    assert watcher.version(3) is None
     ledger.rollback("bikes", "ann", "")
-    assert watch.champion() == RecordedRelease(1, "releases/bikes/v1", "1" * 64)
-    assert ChampionWatcher(url, "bikes").champion() == watch.champion()
+    assert watcher.champion() == RecordedRelease(1, "releases/bikes/v1", "1" * 64)
+    assert ChampionWatcher(url, "bikes").champion() == watcher.champion()
 
 
 def test_a_version_without_a_recorded_digest_has_an_empty_one(url: str) -> None:
@@ -71,17 +71,17 @@ def test_a_changed_row_is_an_error(url: str) -> None:
 def test_the_watcher_creates_no_file(tmp_path: Path) -> None:
     """It finds a ledger that is created later."""
     url = f"sqlite:///{tmp_path}/ledger.db"
-    watch = ChampionWatcher(url, "bikes")
-    assert watch.champion() is None
+    watcher = ChampionWatcher(url, "bikes")
+    assert watcher.champion() is None
     assert list(tmp_path.iterdir()) == []
     train(Ledger(url), 1)
     promote(Ledger(url), 1, None)
-    assert watch.champion() is not None
+    assert watcher.champion() is not None
 
 
 def test_a_ledger_in_wal_mode_is_followed(tmp_path: Path) -> None:
     """In WAL mode a commit changes another file than the database file."""
-    ledger, watch = (
+    ledger, watcher = (
         Ledger(f"sqlite:///{tmp_path}/ledger.db"),
         ChampionWatcher(f"sqlite:///{tmp_path}/ledger.db", "bikes"),
     )
@@ -93,7 +93,7 @@ def test_a_ledger_in_wal_mode_is_followed(tmp_path: Path) -> None:
     for version in (2, 3):
         train(ledger, version)
         promote(ledger, version, version - 1)
-        champion = watch.champion()
+        champion = watcher.champion()
         assert champion is not None
         assert champion.version == version
     holder.close()

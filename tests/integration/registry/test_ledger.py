@@ -18,13 +18,13 @@ PASS = {"verdict": "pass"}
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
-    """An empty ledger, in turn on SQLite and on PostgreSQL."""
+    """An empty ledger; each test runs on SQLite and on PostgreSQL."""
     on_file = f"sqlite:///{tmp_path}/store/ledger.db"
     return Ledger(on_file if request.param == "sqlite" else request.getfixturevalue("postgres"))
 
 
 def register(ledger: Ledger, last: int) -> Entry:
-    """Versions 1 to ``last``, of the runs key1, key2 …; those there are stay."""
+    """Registers versions 1 to ``last`` for the runs key1, key2 …; existing versions are not changed."""
     return [ledger.register("bikes", "ann", "", {}, f"key{version}") for version in range(1, last + 1)][-1]
 
 
@@ -37,21 +37,23 @@ def promote(ledger: Ledger, version: int, expected: int | None, evidence: dict[s
     )
 
 
-def everyone(work: Callable[[int], Any], count: int = 20) -> list[Any]:
-    def outcome(number: int) -> Any:
+def run_in_threads(work: Callable[[int], Any], count: int = 20) -> list[Any]:
+    """Calls ``work`` with each number from 1 to ``count`` in parallel threads; returns the results and errors."""
+
+    def call(number: int) -> Any:
         try:
             return work(number)
         except TowlineError as error:
             return error
 
     with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(outcome, range(1, count + 1)))
+        return list(pool.map(call, range(1, count + 1)))
 
 
 def test_a_history_keeps_the_order_of_rows_if_the_clock_was_set_back(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last row of a model is its newest one, whatever its time; so the champion of a history is the champion."""
+    """Rows are ordered by their number, not by their time, so that the history gives the right champion."""
     promote(ledger, 1, None)
     promote(ledger, 2, 1)
 
@@ -70,7 +72,7 @@ def test_a_history_keeps_the_order_of_rows_if_the_clock_was_set_back(
     assert champion_of(ledger.history("bikes")[::-1]) == ledger.champion("bikes")
 
 
-def test_a_promotion_is_recorded_whole(ledger: Ledger) -> None:
+def test_a_promotion_records_all_fields(ledger: Ledger) -> None:
     """Champion, previous champion, actor, reason, evidence and release can be read back."""
     promote(ledger, 1, None)
     row = promote(ledger, 2, 1, {"verdict": "pass", "mae": 41.5, "p": float("nan")})
@@ -85,10 +87,10 @@ def test_a_promotion_is_recorded_whole(ledger: Ledger) -> None:
     ledger.verify()
 
 
-def test_of_twenty_promoters_one_wins(ledger: Ledger) -> None:
-    """Twenty threads that all saw no champion: one row is written, nineteen callers get an error."""
+def test_one_of_twenty_concurrent_promotions_succeeds(ledger: Ledger) -> None:
+    """Twenty threads expect that there is no champion: one row is written, nineteen callers get an error."""
     register(ledger, 20)
-    outcomes = everyone(lambda version: promote(Ledger(ledger._chain._url), version, None))
+    outcomes = run_in_threads(lambda version: promote(Ledger(ledger._chain._url), version, None))
     winners = [outcome for outcome in outcomes if isinstance(outcome, Entry)]
     losers = [outcome for outcome in outcomes if isinstance(outcome, PromotionRejectedError)]
     assert (len(winners), len(losers)) == (1, 19), outcomes
@@ -98,8 +100,8 @@ def test_of_twenty_promoters_one_wins(ledger: Ledger) -> None:
 
 
 @pytest.mark.slow
-def test_of_eight_promoting_processes_one_wins(ledger: Ledger) -> None:
-    """The same between processes, the table's creation included: each gets a number of its own."""
+def test_one_of_eight_promoting_processes_succeeds(ledger: Ledger) -> None:
+    """The processes also create the table at the same time; each registers a different version number."""
     code = (
         "import sys; from towline.registry.ledger import JudgedVersion, Ledger;\n"
         "ledger = Ledger(sys.argv[1]); key = sys.argv[2];"
@@ -116,24 +118,24 @@ def test_of_eight_promoting_processes_one_wins(ledger: Ledger) -> None:
     assert [row.event for row in rows].count("promoted") == 1
 
 
-def test_concurrent_registrations_get_numbers_of_their_own(ledger: Ledger) -> None:
-    """Writers that do not contend for the champion wait their turn; no two runs are given one number."""
-    outcomes = everyone(lambda run: ledger.register("bikes", "ann", "", {}, f"key{run}"))
+def test_concurrent_registrations_get_different_numbers(ledger: Ledger) -> None:
+    """Concurrent registrations wait for each other; a repeated registration returns the same row."""
+    outcomes = run_in_threads(lambda run: ledger.register("bikes", "ann", "", {}, f"key{run}"))
     assert sorted(outcome.version for outcome in outcomes) == list(range(1, 21))
-    again = everyone(lambda run: ledger.register("bikes", "ann", "", {}, f"key{run}"))
+    again = run_in_threads(lambda run: ledger.register("bikes", "ann", "", {}, f"key{run}"))
     assert again == outcomes
     ledger.verify()
 
 
-def test_a_number_begins_where_it_is_told_to(ledger: Ledger) -> None:
-    """What the ledger has lost is not numbered again: releases that are there say how far it had come."""
+def test_a_version_number_is_at_least_the_given_one(ledger: Ledger) -> None:
+    """The numbers of releases that a lost ledger has registered are not given again."""
     assert ledger.register("bikes", "ann", "", {}, "key1", least=7).version == 7
     assert ledger.register("bikes", "ann", "", {}, "key2", least=3).version == 8
     assert ledger.register("bikes", "ann", "", {}, "key1", least=20).version == 7
 
 
-def test_a_verdict_counts_for_its_own_run_alone(ledger: Ledger) -> None:
-    """A run cannot promote or refuse the version of another one, nor one that has no verdict yet be promoted."""
+def test_a_verdict_applies_only_to_its_own_run(ledger: Ledger) -> None:
+    """A run cannot promote or refuse the version of another run; a version without a verdict cannot be promoted."""
     register(ledger, 2)
     of_another_run = JudgedVersion(1, "key2", "releases/v1-other", PASS)
     with pytest.raises(PromotionRejectedError, match="not the number of this run"):
@@ -148,17 +150,17 @@ def test_a_verdict_counts_for_its_own_run_alone(ledger: Ledger) -> None:
     assert ledger.champion("bikes") is None
 
 
-def test_of_concurrent_rollbacks_one_goes_back(ledger: Ledger) -> None:
-    """Two people rolling back at the same moment do not go two champions back."""
+def test_concurrent_rollbacks_skip_no_champion(ledger: Ledger) -> None:
+    """Each of two rollbacks at the same moment goes back by one champion."""
     for version in range(1, 5):
         promote(ledger, version, version - 1 or None)
-    everyone(lambda _: ledger.rollback("bikes", "ann", ""), 2)
+    run_in_threads(lambda _: ledger.rollback("bikes", "ann", ""), 2)
     steps = [row for row in ledger.history() if row.event == "rolled_back"]
     assert all(row.previous == row.version + 1 for row in steps)
     ledger.verify()
 
 
-def test_registering_and_promoting_twice_is_done_once(ledger: Ledger) -> None:
+def test_repeated_registrations_and_promotions_add_no_row(ledger: Ledger) -> None:
     """A run that was killed after its row was written repeats its steps without a second row."""
     first = register(ledger, 1)
     assert register(ledger, 1) == first
@@ -192,8 +194,8 @@ def test_a_version_that_passed_can_be_promoted_again(ledger: Ledger) -> None:
     assert ledger.rollback("bikes", "ann", "").version == 2
 
 
-def test_rolling_back_twice_never_returns_to_the_one_left(ledger: Ledger) -> None:
-    """3 → 2 → 1 → refused; a promotion afterwards starts a new line."""
+def test_repeated_rollbacks_never_return_to_a_rolled_back_version(ledger: Ledger) -> None:
+    """From 3 to 2, from 2 to 1, then refused; a later promotion makes a rollback possible again."""
     for version in (1, 2, 3):
         promote(ledger, version, version - 1 or None)
     back = ledger.rollback("bikes", "ann", "3 is bad")
@@ -210,8 +212,8 @@ def test_rolling_back_twice_never_returns_to_the_one_left(ledger: Ledger) -> Non
     assert ledger.rollback("bikes", "ann", "4 is bad").version == 1
 
 
-def test_promoting_again_needs_no_more_than_the_version(ledger: Ledger) -> None:
-    """Verdict, run and release are taken from what was recorded; an unknown or refused version is turned away."""
+def test_promoting_a_version_again_uses_its_recorded_verdict(ledger: Ledger) -> None:
+    """Verdict, run and release are the recorded ones; an unknown or refused version is rejected."""
     promote(ledger, 1, None)
     promote(ledger, 2, 1)
     register(ledger, 3)
@@ -229,8 +231,8 @@ def test_promoting_again_needs_no_more_than_the_version(ledger: Ledger) -> None:
             ledger.promote_again("bikes", version, 1, "ann", "please")
 
 
-def test_versions_show_how_each_stands(ledger: Ledger) -> None:
-    """One row a version, the last one written."""
+def test_versions_are_listed_with_their_newest_row(ledger: Ledger) -> None:
+    """The list has one row for each version, the newest one."""
     promote(ledger, 1, None)
     register(ledger, 2)
     assert [(row.version, row.event) for row in ledger.versions("bikes")] == [(1, "promoted"), (2, "registered")]
@@ -256,15 +258,15 @@ CHANGES = [
     ],
     indirect=["ledger"],
 )
-def test_a_changed_row_is_found_by_every_read_and_not_built_upon(ledger: Ledger, statement: str) -> None:
-    """Whatever field of a row is changed, each question is answered by naming that row, and no row is added after it.
+def test_every_query_reports_a_changed_row(ledger: Ledger, statement: str) -> None:
+    """Whatever field of a row is changed: every query raises an error that names the row, and no row is added.
 
-    What had been read before, by the same process, makes no difference.
+    Rows that the same process has read before make no difference.
     """
     for version in (1, 2, 3):
         promote(ledger, version, version - 1 or None)
     execute_sql(ledger, statement)
-    for ask in (
+    for query in (
         ledger.verify, ledger.history, lambda: ledger.rows("bikes"), lambda: ledger.champion("bikes"),
         lambda: ledger.versions("bikes"), lambda: ledger.aliases("bikes"), lambda: ledger.state("bikes", 3),
         lambda: ledger.entry("bikes", 3), lambda: ledger.finished("bikes", "key3"), lambda: ledger.ended("bikes"),
@@ -273,18 +275,18 @@ def test_a_changed_row_is_found_by_every_read_and_not_built_upon(ledger: Ledger,
         lambda: ledger.promote("bikes", JudgedVersion(3, "key3", "releases/v3", PASS), 3, "ann", ""),
     ):  # fmt: skip
         with pytest.raises(ReleaseError, match="ledger row 2 of bikes"):
-            ask()
-    assert ledger.register("cars", "ann", "", {}, "key1").version == 1  # another model's rows are whole
+            query()
+    assert ledger.register("cars", "ann", "", {}, "key1").version == 1  # rows of other models are not affected
 
 
-def test_a_removed_row_is_found(ledger: Ledger) -> None:
-    """A row taken out of the middle breaks the chain at the next one."""
+def test_a_removed_row_is_reported(ledger: Ledger) -> None:
+    """Without a row in the middle, the chain of digests is broken at the next row."""
     for version in (1, 2, 3):
         promote(ledger, version, version - 1 or None)
     execute_sql(ledger, "DELETE FROM ledger WHERE seq = 2")
-    for ask in (ledger.verify, lambda: ledger.champion("bikes")):
+    for query in (ledger.verify, lambda: ledger.champion("bikes")):
         with pytest.raises(ReleaseError, match="ledger row 3 of bikes"):
-            ask()
+            query()
 
 
 def test_reading_a_ledger_that_does_not_exist_creates_nothing(tmp_path: Path) -> None:
@@ -295,7 +297,7 @@ def test_reading_a_ledger_that_does_not_exist_creates_nothing(tmp_path: Path) ->
 
 
 def test_a_locked_ledger_is_unavailable(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A writer that waits in vain for another process says so."""
+    """A write that waits too long for the lock of another process is an error that names the lock."""
     from sqlalchemy import create_engine
 
     monkeypatch.setattr(hash_chain, "_BUSY_SECONDS", 1)
@@ -311,20 +313,20 @@ def test_a_locked_ledger_is_unavailable(ledger: Ledger, monkeypatch: pytest.Monk
 
 
 def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
-    """A damaged file is named, with what to do, and left as it is."""
+    """The error names the damaged file and a remedy; the file is not changed."""
     file = tmp_path / "ledger.db"
     file.write_bytes(b"not a database, but long enough to be looked at" * 50)
     before = file.read_bytes()
-    for use in (Ledger(f"sqlite:///{file}").models, lambda: promote(Ledger(f"sqlite:///{file}"), 1, None)):
+    for access in (Ledger(f"sqlite:///{file}").models, lambda: promote(Ledger(f"sqlite:///{file}"), 1, None)):
         with pytest.raises(TransientError, match="not a database") as caught:
-            use()
+            access()
         assert caught.value.where == f"sqlite:///{file}"
         assert "backup" in caught.value.remedy
     assert file.read_bytes() == before
 
 
 def test_a_damaged_page_is_unavailable(tmp_path: Path) -> None:
-    """So is a file with a good header and rubbish behind it."""
+    """A file with a valid header and damaged content is an error, too."""
     file = tmp_path / "ledger.db"
     promote(Ledger(f"sqlite:///{file}"), 1, None)
     file.write_bytes(file.read_bytes()[:100] + b"\xff" * 9000)
@@ -333,7 +335,7 @@ def test_a_damaged_page_is_unavailable(tmp_path: Path) -> None:
 
 
 def test_a_ledger_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
-    """Read-only file, a file where the folder should be, a folder that takes no files."""
+    """A read-only file, a file in place of the folder, a folder in which no file can be created."""
     promote(Ledger(f"sqlite:///{tmp_path}/ledger.db"), 1, None)
     (tmp_path / "file").touch()
     for url in (
@@ -345,8 +347,8 @@ def test_a_ledger_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
             promote(Ledger(url), 2, 1)
 
 
-def test_a_database_server_away_is_unavailable_without_its_password() -> None:
-    """The error has the address, and not the password."""
+def test_an_unreachable_database_is_reported_without_its_password() -> None:
+    """The error has the address without the password."""
     with pytest.raises(TransientError, match="TOWLINE_LEDGER_URL") as caught:
         Ledger("postgresql+psycopg://ann:s3cret@127.0.0.1:1/towline").models()
     assert "s3cret" not in str(caught.value)
@@ -354,19 +356,21 @@ def test_a_database_server_away_is_unavailable_without_its_password() -> None:
 
 @pytest.mark.parametrize("url", ["nonsense", "nosuch://host/db"])
 def test_a_bad_url_is_a_config_error(url: str) -> None:
-    """An invalid URL has another error than a database that is down."""
+    """An invalid URL is a different error than a database that is down."""
     with pytest.raises(ConfigError, match="TOWLINE_LEDGER_URL"):
         Ledger(url).models()
 
 
 def test_a_decision_is_recorded_once_for_its_cause_and_changes_no_version(ledger: Ledger) -> None:
-    """Twenty flows that decide the same leave one row; who serves, and what each version is, stays as it was."""
+    """Twenty flows with the same decision write one row; champion and versions do not change."""
     with pytest.raises(PromotionRejectedError):
         ledger.decide("bikes", "watch", "warn: too few", {}, "a")
     promote(ledger, 1, None)
     before = (ledger.champion("bikes"), ledger.versions("bikes"), ledger.aliases("bikes"), ledger.state("bikes", 1))
     decision = {"action": "retrain", "at": "2026-03-01T02:00:00+00:00"}
-    rows = everyone(lambda _: Ledger(ledger._chain._url).decide("bikes", "watch", "retrain: drift", decision, "a"))
+    rows = run_in_threads(
+        lambda _: Ledger(ledger._chain._url).decide("bikes", "watch", "retrain: drift", decision, "a")
+    )
     assert len({row.seq for row in rows}) == 1
     ledger.decide("bikes", "watch", "nothing: all is quiet", {"action": "nothing"}, "b")
     assert [row.evidence["action"] for row in ledger.decisions("bikes")] == ["retrain", "nothing"]
@@ -375,8 +379,8 @@ def test_a_decision_is_recorded_once_for_its_cause_and_changes_no_version(ledger
     ledger.verify()
 
 
-def test_an_image_is_a_row_that_changes_nothing(ledger: Ledger) -> None:
-    """It stands in the history, once for an image; champion, aliases, states and rollback are as before."""
+def test_recording_an_image_changes_no_version(ledger: Ledger) -> None:
+    """The history has one row for each image; champion, aliases, states and rollback do not change."""
     for version, expected in ((1, None), (2, 1)):
         promote(ledger, version, expected)
     before = (ledger.champion("bikes"), ledger.aliases("bikes"), ledger.versions("bikes"), ledger.state("bikes", 1))

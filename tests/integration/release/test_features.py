@@ -1,4 +1,4 @@
-"""A release with features runs no code of anybody when it is opened."""
+"""Opening a release with features runs no code."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.support.releases import make_house_table, train_run
 from towline.inference.predictor import open_release
 
-#: opens a release and predicts a row; prints the events that mean that code is run
+#: opens a release and predicts a row; prints the audit events that mean that code runs
 AUDITED = """
 import sys
 events = []
@@ -37,7 +37,7 @@ print(json.dumps({"prediction": prediction, "events": events}))
 
 
 def test_opening_a_release_runs_no_code(tmp_path: Path) -> None:
-    """An audit hook sees neither exec nor compile, no import of another package and no pickle."""
+    """An audit hook records neither exec nor compile, no import of another package and no pickle."""
     table = make_house_table().drop(columns="sold")
     features = {"per_door": "size / doors", "large": "regexp_matches(cast(round(size) as text), '^[5-9]')"}
     features["near"] = "distance < 3 and zone = 'x'"
@@ -49,5 +49,5 @@ def test_opening_a_release_runs_no_code(tmp_path: Path) -> None:
     release = run.settings.store / run.package().path
     row = {"at": "2025-01-01T00:00:00", "size": 41.98, "a `kind`, of sorts": "d", "doors": 3, "sunny": True}
     command = [sys.executable, "-P", "-c", AUDITED, str(release), json.dumps(row)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    assert json.loads(done.stdout) == {"prediction": open_release(release).predict(row)[0], "events": []}
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert json.loads(result.stdout) == {"prediction": open_release(release).predict(row)[0], "events": []}

@@ -76,7 +76,7 @@ def test_a_damaged_release_fails_the_smoke_test(regression: TrainedRun, packed: 
 
 
 def test_a_process_without_a_result_fails_the_smoke_test(regression: TrainedRun, packed: Release) -> None:
-    """The process was killed, or is slower than the timeout."""
+    """The process was killed, or took longer than the timeout."""
     with smoke_test.start_tester() as process:
         process.kill()
         process.wait()
@@ -90,7 +90,7 @@ def test_a_process_without_a_result_fails_the_smoke_test(regression: TrainedRun,
 
 @pytest.mark.slow
 def test_the_process_ends_when_its_stdin_closes() -> None:
-    """A process that was started and never gets a job ends with exit code 0."""
+    """A process that gets no job ends with exit code 0."""
     with smoke_test.start_tester() as process:
         pass
     assert process.returncode == 0
@@ -109,5 +109,5 @@ def test_the_import_blocker_refuses_and_records_each_module() -> None:
         "print(*sorted(b.refused))"
     )
     root = str(Path(smoke_test.__file__).parents[2])
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == names
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == names

@@ -1,4 +1,4 @@
-"""What a process that shuts down asks its listening sockets."""
+"""What a process queries of its listening sockets when it shuts down."""
 
 import socket
 import sys
@@ -20,7 +20,7 @@ def listener() -> Iterator[socket.socket]:
 
 
 def test_a_connection_waits_until_it_is_accepted(listener: socket.socket) -> None:
-    """Closing the socket before would reset it."""
+    """If the socket were closed before, the connection would be reset."""
     assert not is_connection_waiting([listener])
     with socket.create_connection(listener.getsockname()):
         assert is_connection_waiting([listener])
@@ -28,7 +28,7 @@ def test_a_connection_waits_until_it_is_accepted(listener: socket.socket) -> Non
         assert not is_connection_waiting([listener])
 
 
-def test_a_filter_of_another_process_is_noticed(listener: socket.socket) -> None:
+def test_a_filter_of_another_process_is_detected(listener: socket.socket) -> None:
     """Workers share the sockets with their supervisor, which attaches the filter."""
     with listener.dup() as shared:
         assert not are_filtered([shared])

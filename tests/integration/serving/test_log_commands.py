@@ -26,7 +26,7 @@ Command = Callable[..., CommandResult]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a champion whose log has a bucket, a hash and no column with personal data."""
+    """A store with a champion whose log has a bucket, a hash, and no column with personal data."""
     folder = tmp_path_factory.mktemp("log")
     frame = make_house_table(200).drop(columns="sold")
     run = train_run(folder, frame, "linear", target="value", time="at", privacy=PRIVACY)
@@ -45,7 +45,7 @@ def model(trained: Path, store: Path) -> Model:
 
 
 def write_log(store: Path, model: Model) -> list[dict[str, object]]:
-    """Twenty rows of this hour and of 200 days ago, as a service logs them."""
+    """Logs twenty rows of this hour and of 200 days ago, as a service does."""
     rows = json.loads((model.directory / "probe.json").read_bytes())["rows"][:20]
     now = dt.datetime.now(dt.UTC)
     log = PredictionLog(store / "predictions" / MODEL, "w0", convert=False)
@@ -65,9 +65,9 @@ def test_log_is_written_shown_labelled_erased_and_purged(
     rows = write_log(store, model)
 
     def run(*words: object, code: int = 0) -> dict[str, object]:
-        done = command(*words, "--json")
-        assert done.code == code, done.err
-        return done.json
+        result = command(*words, "--json")
+        assert result.code == code, result.err
+        return result.json
 
     output = run("log", "show", MODEL, "--tail", "3")
     assert (output["rows"], output["waiting"], len(output["days"])) == (40, 40, 2)
@@ -100,7 +100,7 @@ def test_log_is_written_shown_labelled_erased_and_purged(
 
 
 def test_shadow_answers_are_erased_and_purged_with_the_predictions(command: Command, store: Path, model: Model) -> None:
-    """Those of all rollouts; rows of other persons in the same request stay."""
+    """Shadow answers of all rollouts are erased; rows of other persons in the same request remain."""
     rows = write_log(store, model)
     folders = [store / "rollouts" / MODEL / rollout / "shadow" for rollout in ("a1", "b2")]
     for folder, age in zip(folders, (200, 0), strict=True):
@@ -138,8 +138,8 @@ def test_invalid_arguments_are_refused(command: Command, store: Path, model: Mod
         (("labels", "add", MODEL, str(tmp_path / "label.csv")), "did you mean labels.csv?"),
         (("labels", "add", MODEL, str(labels), "--by", "size"), "not logged with 'size'"),
     ):
-        done = command(*arguments)
-        assert (done.code, message in done.err) == (2, True), done.err
+        result = command(*arguments)
+        assert (result.code, message in result.err) == (2, True), result.err
 
 
 def test_text_output(command: Command, store: Path, model: Model) -> None:

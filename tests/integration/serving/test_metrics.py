@@ -26,15 +26,15 @@ with run_service(FakeModel(make_contract(), folder)) as service:
 """
 
 
-def test_workers_are_added_up(tmp_path: Path) -> None:
-    """Any worker answers for all: counts are summed, memory is reported for each; a dead worker's counts stay."""
+def test_metrics_of_workers_are_added_up(tmp_path: Path) -> None:
+    """Any worker answers for all: counts are summed, memory is reported by worker; an ended worker's counts remain."""
     shared = tmp_path / "shared"
     shared.mkdir()
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(shared), "PYTHONPATH": str(REPOSITORY)}
     workers, exposition = [], ""
     try:
-        for place, requests in enumerate((3, 4)):
-            command = [sys.executable, "-c", WORKER, str(tmp_path / f"worker-{place}"), str(requests)]
+        for number, requests in enumerate((3, 4)):
+            command = [sys.executable, "-c", WORKER, str(tmp_path / f"worker-{number}"), str(requests)]
             worker = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
             )
@@ -49,7 +49,7 @@ def test_workers_are_added_up(tmp_path: Path) -> None:
     assert sample_value(scrape, "request_seconds_count", route="/predict", version="3") == 7
     assert sample_value(scrape, "predictions_bucket", version="3", le="+Inf") == 7
     assert sample_value(scrape, "input_anomalies_total", version="3", column="size", kind="null") == 7
-    each = [sample for family in text_string_to_metric_families(exposition) for sample in family.samples]
-    pids = {sample.labels["worker"] for sample in each if sample.name == "towline_process_resident_memory_bytes"}
+    samples = [sample for family in text_string_to_metric_families(exposition) for sample in family.samples]
+    pids = {sample.labels["worker"] for sample in samples if sample.name == "towline_process_resident_memory_bytes"}
     assert pids == {str(worker.pid) for worker in workers}
-    assert {sample.value for sample in each if sample.name == "towline_model_version"} == {3.0}
+    assert {sample.value for sample in samples if sample.name == "towline_model_version"} == {3.0}

@@ -1,4 +1,4 @@
-"""The prediction log with processes that are killed, run side by side, or find the disk full."""
+"""The prediction log with killed processes, concurrent processes and a full disk."""
 
 import json
 import math
@@ -32,17 +32,17 @@ from towline.prediction_log.writer import PredictionLog
 
 @pytest.mark.slow
 def test_converters_killed_at_random(folder: Path, release: FakeRelease) -> None:
-    """SIGKILL on the real process, again and again, while services write: each prediction is there once at the end."""
+    """Repeated SIGKILL of the real process while services write: each prediction is in the log once at the end."""
     command = [sys.executable, "-m", "towline.prediction_log.maintenance", str(folder)]
     for start in range(0, 1_200, 100):
         fill_log(folder, release, range(start, start + 100), rows=2)
-    began = time.monotonic()
+    started = time.monotonic()
     subprocess.run([sys.executable, "-c", "import towline.prediction_log.maintenance"], check=True)
-    loading = time.monotonic() - began
+    import_seconds = time.monotonic() - started
     killed = 0
     for _ in range(8):
         process = subprocess.Popen(command, cwd=REPOSITORY)
-        time.sleep(loading * random.uniform(0.8, 1.6))
+        time.sleep(import_seconds * random.uniform(0.8, 1.6))
         killed += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -52,8 +52,8 @@ def test_converters_killed_at_random(folder: Path, release: FakeRelease) -> None
     assert segments.list_segments(folder) == []
 
 
-def test_the_service_has_its_segments_converted(folder: Path, tmp_path: Path) -> None:
-    """By a process of its own, when it closes and for what a dead one left; without being waited for."""
+def test_segments_are_converted_by_another_process(folder: Path, tmp_path: Path) -> None:
+    """A separate process converts its segments and those of ended services; the service does not wait for it."""
     release = make_fake_release(tmp_path / "release", PRIVACY)
     fill_log(folder, release, range(5))
     log = PredictionLog(folder, "w1")
@@ -85,7 +85,7 @@ while True:
 
 
 def test_a_kill_loses_nothing_that_was_flushed(tmp_path: Path) -> None:
-    """SIGKILL in the midst of writing: every record up to the last that was told as written is there, and once."""
+    """After SIGKILL, every record that the writer reported as written is in the log once."""
     folder = tmp_path / "predictions"
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(folder)], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
@@ -105,7 +105,7 @@ def test_a_kill_loses_nothing_that_was_flushed(tmp_path: Path) -> None:
 
 
 def test_a_real_full_disk(tmp_path: Path, release: FakeRelease) -> None:
-    """The same on a file system of 64 KB, another process having filled it."""
+    """All rows are written after another process has freed a full file system of 64 KB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -132,14 +132,14 @@ def test_a_real_full_disk(tmp_path: Path, release: FakeRelease) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_processes_agree_on_a_key(tmp_path: Path) -> None:
-    """Of several that need a new key at once, all use the one that was made first."""
+def test_concurrent_processes_use_one_hash_key(tmp_path: Path) -> None:
+    """If several processes need a new key at the same time, all use the first one."""
     code = (
         "import sys, pathlib; from towline.prediction_log.privacy import HashKeys;"
         "print(HashKeys(pathlib.Path(sys.argv[1])).month_key('2026-10').hex())"
     )
-    started = [
+    processes = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "k")], stdout=subprocess.PIPE) for _ in range(4)
     ]
-    assert len({process.communicate(timeout=60)[0] for process in started}) == 1
+    assert len({process.communicate(timeout=60)[0] for process in processes}) == 1
     assert [path.name for path in (tmp_path / "k").iterdir()] == ["2026-10"]

@@ -1,4 +1,4 @@
-"""What a service sends: traces and metrics by OTLP, and metrics in CloudWatch's embedded format."""
+"""What a service exports: traces and metrics by OTLP, and metrics in CloudWatch's embedded format."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def logged_traces(store: SampleStore) -> Counter[str | None]:
 def test_the_trace_of_a_request_continues_to_the_prediction_log(
     sample_store: SampleStore, receiver: OtlpReceiver
 ) -> None:
-    """The caller's trace is continued by a span and stands in the answer and the log; another request has its own."""
+    """A span continues the caller's trace, whose id is in response and log; a request without a trace gets its own."""
     row = sample_store.probe_rows()[0]
     with ServeProcess(sample_store.settings, MODEL, "--workers", "2") as serving:
         continued = send(serving, {"row": row}, traceparent=f"00-{TRACE}-{PARENT}-01")
@@ -72,10 +72,10 @@ def test_the_trace_of_a_request_continues_to_the_prediction_log(
 def test_a_trace_that_is_not_sampled_is_logged_but_not_sent(sample_store: SampleStore, receiver: OtlpReceiver) -> None:
     """The caller decides about sampling, by the flag of its traceparent."""
     with ServeProcess(sample_store.settings, MODEL) as serving:
-        answer = send(serving, {"row": sample_store.probe_rows()[0]}, traceparent=f"00-{TRACE}-{PARENT}-00")
+        response = send(serving, {"row": sample_store.probe_rows()[0]}, traceparent=f"00-{TRACE}-{PARENT}-00")
         serving.stop()
-    assert answer.headers["traceresponse"].startswith(f"00-{TRACE}-")
-    assert answer.headers["traceresponse"].endswith("-00")
+    assert response.headers["traceresponse"].startswith(f"00-{TRACE}-")
+    assert response.headers["traceresponse"].endswith("-00")
     assert receiver.spans == []
     assert logged_traces(sample_store) == {TRACE: 1}
 
@@ -83,7 +83,7 @@ def test_a_trace_that_is_not_sampled_is_logged_but_not_sent(sample_store: Sample
 def test_metrics_are_exported_by_otlp(
     sample_store: SampleStore, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counters, gauges and histograms of /metrics, also between two requests, and a last time at the end."""
+    """Counters, gauges and histograms of /metrics are sent at intervals, and once more at the end."""
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "200")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
     rows = sample_store.probe_rows()[:3]
@@ -105,7 +105,7 @@ def test_metrics_are_exported_by_otlp(
 
 
 def test_a_collector_that_is_down_changes_no_answer(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests are answered, and the service ends within its drain period; nothing is sent without an address."""
+    """Requests are answered, and the service ends within its drain period. Without an address nothing is sent."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
@@ -124,10 +124,10 @@ def test_a_collector_that_is_down_changes_no_answer(sample_store: SampleStore, m
         ("OTEL_METRIC_EXPORT_INTERVAL", "60s", "milliseconds"),
     ],
 )
-def test_variables_that_cannot_be_used_are_refused(
+def test_invalid_variables_are_refused(
     sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
 ) -> None:
-    """The service does not start; the error names the variable and a value that works."""
+    """The service does not start; the error names the variable and a valid value."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
     monkeypatch.setenv(name, value)
     with ServeProcess(sample_store.settings, MODEL, wait=False) as serving:
@@ -140,7 +140,7 @@ def test_variables_that_cannot_be_used_are_refused(
 
 
 def test_lines_of_the_embedded_metric_format(sample_store: SampleStore) -> None:
-    """Each line after the start is valid by CloudWatch's schema; the increases add up over workers and intervals."""
+    """Each line after the start is valid by CloudWatch's schema; increases add up over workers and intervals."""
     row = sample_store.probe_rows()[0]
     options = ("--metrics", "emf", "--metrics-interval", "1", "--workers", "2")
     lines: list[dict[str, Any]] = []
@@ -180,13 +180,13 @@ def test_lines_of_the_embedded_metric_format(sample_store: SampleStore) -> None:
     assert units["process_resident_memory_bytes"] == "Bytes"
 
 
-def test_without_options_stdout_has_the_start_only(sample_store: SampleStore) -> None:
-    """No metrics are written unless they are asked for, and no response has a trace."""
+def test_without_options_stdout_has_only_the_startup_line(sample_store: SampleStore) -> None:
+    """No metrics are written without the option, and no response has a trace."""
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" not in os.environ
     with ServeProcess(sample_store.settings, MODEL) as serving:
-        answer = send(serving, {"row": sample_store.probe_rows()[0]})
+        response = send(serving, {"row": sample_store.probe_rows()[0]})
         serving.process.send_signal(signal.SIGTERM)
         assert serving.process.stdout is not None
         assert serving.process.stdout.read() == ""
-    assert "traceresponse" not in answer.headers
+    assert "traceresponse" not in response.headers
     assert logged_traces(sample_store) == {None: 1}

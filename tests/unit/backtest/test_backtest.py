@@ -26,7 +26,7 @@ START, END = day("2026-03-02"), day("2026-06-08")
 
 @pytest.fixture(scope="module")
 def backtested(tmp_path_factory: pytest.TempPathFactory) -> tuple[BacktestResult, Path]:
-    """Of a table with the column ``b`` in a lookup table."""
+    """A table whose column ``b`` is in a lookup table."""
     folder, table = tmp_path_factory.mktemp("backtest"), make_turning_table()
     table["site"] = table.pop("b").mul(10).round().astype(int)
     levels = sorted(table["site"].unique())
@@ -57,7 +57,7 @@ def test_a_quality_policy_finds_concept_drift(backtested: tuple[BacktestResult, 
 
 @pytest.mark.slow
 def test_a_gain_policy_trains_where_it_pays(backtested: tuple[BacktestResult, Path]) -> None:
-    """After the change a refit has a lower loss; before it, nothing is trained. Refits have a cost of their own."""
+    """After the change a refit has a lower loss; before it, nothing is trained. The cost of refits is reported."""
     result, _ = backtested
     by = {policy.policy: policy for policy in result.policies}
     gain, never = by["gain"], by["never"]
@@ -71,16 +71,16 @@ def test_a_gain_policy_trains_where_it_pays(backtested: tuple[BacktestResult, Pa
 
 
 @pytest.mark.slow
-def test_decisions_use_only_what_was_known_by_then(backtested: tuple[BacktestResult, Path]) -> None:
-    """No model is trained on rows without labels yet, and the change is noticed after it, not before."""
+def test_decisions_use_only_rows_and_labels_known_at_the_time(backtested: tuple[BacktestResult, Path]) -> None:
+    """No model is trained on rows without labels at that time, and the change is detected after it happened."""
     result, _ = backtested
-    turn = day("2026-04-11")
+    change = day("2026-04-11")
     for policy in at_least_one(result.policies):
         assert all(step.trained_until <= step.start - result.delay for step in policy.steps)
         assert [step.start for step in policy.steps[1:]] == [step.end for step in policy.steps[:-1]]
     quality = next(policy for policy in result.policies if policy.policy == "quality")
     trainings = [step for step in quality.steps if step.has_training]
-    assert trainings[0].end > turn
+    assert trainings[0].end > change
     assert trainings[0].trigger == "quality"
     after = quality.steps[quality.steps.index(trainings[0]) + 1]
     assert after.version > trainings[0].version or "refused" in trainings[0].outcome
@@ -107,11 +107,11 @@ def test_chart_page_and_json(backtested: tuple[BacktestResult, Path], tmp_path: 
 
 
 def test_a_training_is_done_once_for_all_policies(config: PipelineConfig, tmp_path: Path) -> None:
-    """Two policies that train at the same time share the training and its cost."""
+    """Two policies that train at the same time use the same training, and each has its cost."""
     result = run_backtest(config, tmp_path, START, START + dt.timedelta(days=28), "2w", ("schedule", "schedule"))
     first, second = result.policies
     assert [step.cpu_s for step in first.steps] == [step.cpu_s for step in second.steps]
-    assert first.retrainings == 1  # none at the very end: no row would be left to predict
+    assert first.retrainings == 1  # no step at the end of the period: there would be no row to predict
 
 
 @pytest.mark.parametrize(
@@ -136,14 +136,14 @@ def test_a_training_is_done_once_for_all_policies(config: PipelineConfig, tmp_pa
 def test_impossible_periods_are_refused(
     tmp_path: Path, change: dict[str, object], start: dt.datetime, end: dt.datetime, every: str, message: str
 ) -> None:
-    """With a remedy, before anything is trained."""
+    """The error has a remedy, and nothing is trained."""
     with pytest.raises(TowlineError, match=message) as caught:
         run_backtest(make_config(tmp_path, **change), tmp_path, start, end, every)
     assert caught.value.remedy
 
 
 def test_steps_of_calendar_months() -> None:
-    """They start on the same day, also after a short month; the last one ends with the period."""
+    """Each starts on the same day of the month, also after a short month; the last one ends with the period."""
     bounds = divide_period(pd.Timestamp("2026-01-31"), pd.Timestamp("2026-05-15"), "1mo")
     assert [f"{bound:%m-%d}" for bound in bounds] == ["01-31", "02-28", "03-31", "04-30", "05-15"]
     with pytest.raises(ConfigError):
@@ -151,7 +151,7 @@ def test_steps_of_calendar_months() -> None:
 
 
 def test_late_labels_delay_decisions(tmp_path: Path) -> None:
-    """With labels a month late, the change is noticed at least a month later, by a calibrated classifier."""
+    """With labels a month late, a calibrated classifier is trained at least a month after the change."""
     table = make_turning_table()
     table["y"] = table["y"] > 20
     sections = {"calibrate": "sigmoid", "evaluation": {"resamples": 50, "metric": "log_loss"}}

@@ -1,4 +1,4 @@
-"""Bad rows go to the quarantine, with their number, field and reason; the counts add up."""
+"""Bad rows go to the quarantine with number, field and reason; the counts add up."""
 
 import json
 from pathlib import Path
@@ -42,8 +42,8 @@ def test_bad_rows_are_quarantined(tmp_path: Path, model: Model, monkeypatch: pyt
     """The other rows are scored as without them."""
     use_small_shards(monkeypatch)
     source, output = write(make_table(), tmp_path / f"in.{kind}"), tmp_path / "out.csv"
-    done = score(model, source, output)
-    assert (done.rows_in, done.rows, done.quarantined) == (100, 96, 4)
+    result = score(model, source, output)
+    assert (result.rows_in, result.rows, result.quarantined) == (100, 96, 4)
     quarantine = pd.read_csv(quarantine_path(output), dtype=str)
     assert quarantine["row"].tolist() == [str(row + 1) for row in BAD]
     assert quarantine["field"].tolist() == [field for _, field, _, _ in BAD.values()]
@@ -70,21 +70,21 @@ def test_bad_rows_are_quarantined_if_no_column_is_copied(
 
 
 def test_a_column_that_some_rows_of_json_lines_lack_is_null_there(tmp_path: Path, model: Model) -> None:
-    """As in training; a column that no row has is missing in each."""
+    """As in training. A column that all rows lack is a missing field in each."""
     table = make_customer_table(60, seed=9).drop(columns="bought")
     rows, name = table.to_dict("records"), table.select_dtypes("number").columns[0]
     lacking = [{key: value for key, value in row.items() if key != name or at % 3} for at, row in enumerate(rows)]
     text = "\n".join(json.dumps(row, default=str) for row in lacking)
     (tmp_path / "in.jsonl").write_text(text)
-    done = score(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
-    assert (done.rows, done.quarantined) == (60, 0)
+    result = score(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert (result.rows, result.quarantined) == (60, 0)
     scored = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     nulls = table.assign(**{name: table[name].where(table.index % 3 > 0)})
     assert [row["prediction"] for row in scored] == model.predict(nulls).tolist()
     assert [name in row for row in scored] == [at % 3 > 0 for at in range(60)]
     (tmp_path / "none.jsonl").write_text(text.replace(f'"{name}"', '"renamed"'))
-    done = score(model, tmp_path / "none.jsonl", tmp_path / "none.csv")
-    assert (done.rows, done.quarantined) == (0, 60)
+    result = score(model, tmp_path / "none.jsonl", tmp_path / "none.csv")
+    assert (result.rows, result.quarantined) == (0, 60)
 
 
 def test_malformed_lines_of_a_csv_are_quarantined(
@@ -96,8 +96,8 @@ def test_malformed_lines_of_a_csv_are_quarantined(
     lines = make_customer_table(60, seed=9).drop(columns="bought").assign(word="T").to_csv(index=False).splitlines()
     lines[7], lines[40] = "00501,T", lines[40] + ",extra"
     source.write_text("\n".join(lines))
-    done = score(model, source, output)
-    assert (done.rows_in, done.rows, done.quarantined) == (60, 58, 2)
+    result = score(model, source, output)
+    assert (result.rows_in, result.rows, result.quarantined) == (60, 58, 2)
     quarantine = pd.read_csv(quarantine_path(output), dtype=str)
     assert quarantine["row"].tolist() == ["7", "40"]
     assert quarantine["record"].tolist() == ["00501,T", lines[40]]
@@ -108,7 +108,7 @@ def test_malformed_lines_of_a_csv_are_quarantined(
 
 
 def test_a_job_can_stop_at_the_first_bad_row(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the row in its file; there is no output."""
+    """The error names the row of the file; there is no output."""
     use_small_shards(monkeypatch)
     source, output = write(make_table(), tmp_path / "in.csv"), tmp_path / "out.csv"
     with pytest.raises(DataError, match="row 4: size is not a number"):
@@ -124,7 +124,7 @@ def test_a_job_can_stop_at_the_first_bad_row(tmp_path: Path, model: Model, monke
 def test_a_row_that_the_model_refuses_is_quarantined(
     tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows that are scored together with it are scored."""
+    """The other rows of its batch are scored."""
     real = type(model.scorer).predict_columns
 
     def refuse(scorer: Any, columns: Any) -> Any:
@@ -135,8 +135,8 @@ def test_a_row_that_the_model_refuses_is_quarantined(
     monkeypatch.setattr(type(model.scorer), "predict_columns", refuse)
     table = make_customer_table(40, seed=9).drop(columns="bought")
     table.loc[[5, 30], "size"] = 13.0
-    done = score(model, write(table, tmp_path / "in.csv"), tmp_path / "out.csv")
-    assert (done.rows, done.quarantined) == (38, 2)
+    result = score(model, write(table, tmp_path / "in.csv"), tmp_path / "out.csv")
+    assert (result.rows, result.quarantined) == (38, 2)
     quarantine = pd.read_csv(quarantine_path(tmp_path / "out.csv"))
     assert quarantine["row"].tolist() == [6, 31]
     assert set(quarantine["reason"]) == {"a number is too large for this model"}

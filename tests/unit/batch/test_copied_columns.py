@@ -27,17 +27,17 @@ def added(line: str, separator: str = ",") -> list[str]:
 
 @pytest.mark.parametrize("suffix", ["csv", "csv.gz", "csv.zst", "txt"])
 def test_columns_of_a_csv_are_copied_unchanged(tmp_path: Path, model: Model, suffix: str) -> None:
-    """Leading zeros, NA, booleans, decimals, quotes and line breaks are written as they were read."""
+    """Leading zeros, NA, booleans, decimals, quotes and line breaks are written as in the input."""
     source, output = tmp_path / f"in.{suffix}", tmp_path / f"out.{suffix}"
     text = (HEADER + LINES).encode()
     packed = pa.Codec("zstd").compress(text, asbytes=True)
     source.write_bytes({"csv.gz": gzip.compress(text), "csv.zst": packed}.get(suffix, text))
-    done = score(model, source, output, prefix="p_")
+    result = score(model, source, output, prefix="p_")
     compression = {"csv.gz": "gzip", "csv.zst": "zstd"}.get(suffix)
     with pa.input_stream(str(output), compression=compression) as stream:
         scored = stream.read().decode()
     names = "p_prediction,p_probability_no,p_probability_yes,p_model,p_version"
-    assert done.columns == tuple(names.split(","))
+    assert result.columns == tuple(names.split(","))
     lines = scored.split("\n")
     assert lines[0] == f"{HEADER.strip()},{names}"
     assert [",".join(line.split(",")[:-5]) for line in (lines[1], lines[2])] == LINES.split("\n")[:2]
@@ -47,15 +47,15 @@ def test_columns_of_a_csv_are_copied_unchanged(tmp_path: Path, model: Model, suf
 
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
 def test_the_separator_of_the_input_is_recognized(tmp_path: Path, model: Model, separator: str) -> None:
-    """The output has the same one; a separator that is given has priority, and the error names the option."""
+    """The output has the same separator; the option takes precedence, and the error names it."""
     source, output = tmp_path / "in.csv", tmp_path / "out.csv"
     rows = [["zip", "word", '"a, b"', "size", "flag", "day"], ["00501", "T", '"1,5"', "2", "", ""]]
     source.write_text("".join(separator.join(row) + "\n" for row in rows))
     score(model, source, output, prefix="p_")
     assert added(output.read_text().splitlines()[1], separator)[3:] == ["house-value", "3"]
-    with pytest.raises(DataError) as refused:
+    with pytest.raises(DataError) as caught:
         score(model, source, output, separator="#")
-    assert "--separator" in refused.value.remedy
+    assert "--separator" in caught.value.remedy
 
 
 def make_typed_table() -> pa.Table:
@@ -102,7 +102,7 @@ def test_string_views_are_texts(tmp_path: Path, model: Model, name: str) -> None
 
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet", "parts"])
 def test_uuids_are_copied_as_text(tmp_path: Path, model: Model, name: str) -> None:
-    """Also as the column of a partition."""
+    """Also as a partition column."""
     table = make_typed_table().append_column("uuid", pa.array([bytes([7] * 16), None], pa.uuid()))
     pq.write_table(table, tmp_path / "in.parquet")
     score(model, tmp_path / "in.parquet", tmp_path / name, partition_by="uuid" if name == "parts" else None)
@@ -118,13 +118,13 @@ def test_uuids_are_copied_as_text(tmp_path: Path, model: Model, name: str) -> No
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(1)])
 def test_bytes_are_refused_in_a_text_before_scoring(tmp_path: Path, model: Model, kind: pa.DataType) -> None:
-    """They have no text; Parquet holds them, and --keep leaves them out."""
+    """Bytes have no text; Parquet can hold them, and --keep can leave them out."""
     table = make_typed_table().append_column("blob", pa.array([b"\xff", None], kind))
     pq.write_table(table, tmp_path / "in.parquet")
     for name in ("out.csv", "out.jsonl"):
-        with pytest.raises(DataError, match="column 'blob' holds bytes") as refused:
+        with pytest.raises(DataError, match="column 'blob' holds bytes") as caught:
             score(model, tmp_path / "in.parquet", tmp_path / name)
-        assert "--keep" in refused.value.remedy
+        assert "--keep" in caught.value.remedy
         assert score(model, tmp_path / "in.parquet", tmp_path / name, keep=("zip",)).rows == 2
     score(model, tmp_path / "in.parquet", tmp_path / "out.parquet")
     assert pq.read_table(tmp_path / "out.parquet")["blob"].to_pylist() == [b"\xff", None]
@@ -139,8 +139,8 @@ def test_a_time_beyond_the_year_9999_is_null_in_a_text(tmp_path: Path, model: Mo
     })  # fmt: skip
     pq.write_table(table, tmp_path / "in.parquet")
     for name in ("out.csv", "out.jsonl", "out.parquet"):
-        done = score(model, tmp_path / "in.parquet", tmp_path / name)
-        assert (done.rows, done.quarantined) == (2, 1)
+        result = score(model, tmp_path / "in.parquet", tmp_path / name)
+        assert (result.rows, result.quarantined) == (2, 1)
     assert pd.read_csv(tmp_path / "out.csv", keep_default_na=False)["until"].tolist() == ["", "2020-01-01"]
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
     assert [json.loads(line)["until"] for line in lines] == [None, "2020-01-01"]
@@ -151,14 +151,14 @@ def test_a_time_beyond_the_year_9999_is_null_in_a_text(tmp_path: Path, model: Mo
 
 
 def test_json_lines_are_copied_unchanged(tmp_path: Path, model: Model) -> None:
-    """The text of each object stays, also an empty one's; other formats become objects."""
+    """The text of each object is unchanged, also of an empty one; other formats become objects."""
     rows = ['{"zip":"00501" , "word":"T","size":1.50,"flag":null,"day":"2025-01-02","nested":{"a":[1]}}', "{}"]
     (tmp_path / "in.jsonl").write_text("\n".join(rows))
-    done = score(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl", columns=("prediction", "version"))
+    result = score(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl", columns=("prediction", "version"))
     (line,) = (tmp_path / "out.jsonl").read_text().splitlines()
     assert line.startswith(rows[0][:-1])
     assert json.loads(line)["version"] == 3
-    assert (done.rows, done.quarantined) == (1, 1)  # the empty object has no field of the model
+    assert (result.rows, result.quarantined) == (1, 1)  # the empty object is a bad row
     pq.write_table(make_typed_table(), tmp_path / "in.parquet")
     score(model, tmp_path / "in.parquet", tmp_path / "typed.jsonl")
     first = json.loads((tmp_path / "typed.jsonl").read_text().splitlines()[0])
@@ -166,20 +166,20 @@ def test_json_lines_are_copied_unchanged(tmp_path: Path, model: Model) -> None:
 
 
 def test_nan_in_json_lines_is_null(tmp_path: Path, model: Model) -> None:
-    """Python's json writes it; a table for training has null there, too."""
+    """Python's json module writes NaN; in a table for training it is null, too."""
     row = '{"zip":"00501","word":"T","size":%s,"flag":null,"day":"2025-01-02"}\n'
     (tmp_path / "in.jsonl").write_text(row % "NaN" + row % "null" + row % "-Infinity")
-    done = score(model, tmp_path / "in.jsonl", tmp_path / "out.csv", columns=("prediction", "probability_yes"))
-    assert (done.rows, done.quarantined) == (3, 0)
+    result = score(model, tmp_path / "in.jsonl", tmp_path / "out.csv", columns=("prediction", "probability_yes"))
+    assert (result.rows, result.quarantined) == (3, 0)
     assert pd.read_csv(tmp_path / "out.csv")["probability_yes"].nunique() == 1
 
 
 def test_half_a_surrogate_pair_in_json_lines_is_a_replacement_character(tmp_path: Path, model: Model) -> None:
-    """As in a table for training; a name may have it, too."""
+    """As in a table for training; also in a name."""
     row = r'{"zip":"00501","word":"T\ud83d","size":1,"flag":null,"day":"2025-01-02","note\ud83d":"ü \ud83d"}'
     (tmp_path / "in.jsonl").write_text(row + "\n")
-    done = score(model, tmp_path / "in.jsonl", tmp_path / "out.csv")
-    assert (done.rows, done.quarantined) == (1, 0)
+    result = score(model, tmp_path / "in.jsonl", tmp_path / "out.csv")
+    assert (result.rows, result.quarantined) == (1, 0)
     assert pd.read_csv(tmp_path / "out.csv")["note\ufffd"].tolist() == ["ü \ufffd"]
     score(model, tmp_path / "in.jsonl", tmp_path / "out.parquet")
     assert pq.read_table(tmp_path / "out.parquet")["word"].to_pylist() == ["T\ufffd"]
@@ -189,25 +189,25 @@ def test_a_conflicting_column_name_is_refused_before_scoring(tmp_path: Path, mod
     """The error names the option --prefix."""
     source = tmp_path / "in.csv"
     source.write_text((HEADER + LINES).replace("model", "prediction", 1))
-    with pytest.raises(DataError, match="column 'prediction'") as refused:
+    with pytest.raises(DataError, match="column 'prediction'") as caught:
         score(model, source, tmp_path / "out.csv")
-    assert "--prefix" in refused.value.remedy
+    assert "--prefix" in caught.value.remedy
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_a_column_called_model_is_copied(tmp_path: Path, model: Model, form: str) -> None:
-    """A table of cars has one; the name of the release's model gets a prefix, and only then."""
+    """The added column with the name of the model then gets a prefix, and only then."""
     source, output = tmp_path / "in.csv", tmp_path / f"out.{form}"
     source.write_text(HEADER + LINES)
-    done = score(model, source, output)
+    result = score(model, source, output)
     probabilities = ("probability_no", "probability_yes")
-    assert done.columns == ("prediction", *probabilities, "scored_model", "version")
+    assert result.columns == ("prediction", *probabilities, "scored_model", "version")
     written = pd.read_csv(output) if form == "csv" else pd.read_parquet(output)
     assert written["model"].tolist() == pd.read_csv(source)["model"].tolist()
     assert set(written["scored_model"]) == {model.name}
-    done = score(model, source, tmp_path / f"few.{form}", keep=("zip",))
-    assert done.columns == ("prediction", *probabilities, "model", "version")
+    result = score(model, source, tmp_path / f"few.{form}", keep=("zip",))
+    assert result.columns == ("prediction", *probabilities, "model", "version")
 
 
 @pytest.mark.parametrize("way", ["same", "link", "dots"])
@@ -271,7 +271,7 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path, model: Model)
 
 
 def test_formulas_are_escaped_with_safe_csv(tmp_path: Path, model: Model) -> None:
-    """Numbers stay numbers. By default the text of the file is not changed."""
+    """Numbers remain numbers. By default the text of the file is not changed."""
     source = tmp_path / "in.csv"
     source.write_text("zip,word,=cmd,size,flag,day\n=1+1,@x,+z,,,\n-5,-5,+5.5,,,\n")
     score(model, source, tmp_path / "plain.csv")
@@ -282,7 +282,7 @@ def test_formulas_are_escaped_with_safe_csv(tmp_path: Path, model: Model) -> Non
 
 
 def test_columns_are_chosen(tmp_path: Path, model: Model) -> None:
-    """``keep`` names columns of the input, ``columns`` added ones; an unknown one is refused with a suggestion."""
+    """``keep`` names columns of the input, ``columns`` added ones; an unknown name is refused with a suggestion."""
     source = tmp_path / "in.csv"
     source.write_text(HEADER + LINES)
     score(model, source, tmp_path / "out.csv", keep=("word", "zip"), columns=("prediction",))
@@ -290,9 +290,9 @@ def test_columns_are_chosen(tmp_path: Path, model: Model) -> None:
     assert list(frame) == ["word", "zip", "prediction"]
     assert frame["word"].tolist() == ["T", "a, b", "two\nlines"]
     for option, named in (("keep", "zipp"), ("columns", "predictions")):
-        with pytest.raises(ConfigError, match=named) as refused:
+        with pytest.raises(ConfigError, match=named) as caught:
             score(model, source, tmp_path / "other.csv", **{option: (named,)})
-        assert f"did you mean {named[:-1]}?" in refused.value.remedy
+        assert f"did you mean {named[:-1]}?" in caught.value.remedy
 
 
 def test_a_folder_is_partitioned(tmp_path: Path, model: Model) -> None:
@@ -305,7 +305,7 @@ def test_a_folder_is_partitioned(tmp_path: Path, model: Model) -> None:
     ]  # fmt: skip
     table = pq.read_table(tmp_path / "out" / "zip=00501" / "part-000000.parquet", partitioning=None)
     assert table["price"].to_pylist() == ["1.10", "2.50"]
-    assert "zip" not in table.column_names  # the name of the folder has it
+    assert "zip" not in table.column_names  # the name of the folder has the value
 
 
 def test_a_partition_by_lists_is_refused_before_scoring(tmp_path: Path, model: Model) -> None:

@@ -1,4 +1,4 @@
-"""Several processes write shards into one output; here they are threads, in any order."""
+"""Several processes write shards into one output file; here threads do, in any order."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,22 +32,22 @@ def place(work: WorkFolder, shard: int) -> int:
     return text.end
 
 
-def in_threads(tasks: list[Callable[[], int]]) -> list[Future[int]]:
+def run_in_threads(tasks: list[Callable[[], int]]) -> list[Future[int]]:
     with ThreadPoolExecutor(len(tasks)) as pool:
         return [pool.submit(task) for task in tasks]
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
-def test_shards_are_placed_in_their_order(work: WorkFolder, order: tuple[int, ...]) -> None:
-    """Whichever is scored first; each result says where its text ends."""
+def test_shards_are_written_in_order(work: WorkFolder, order: tuple[int, ...]) -> None:
+    """In whatever order they are scored; each result has the position where its text ends."""
     ShardPlaces.create(work.places, [UNKNOWN] * 4, 7)
-    ends = [future.result() for future in in_threads([lambda shard=shard: place(work, shard) for shard in order])]
+    ends = [future.result() for future in run_in_threads([lambda shard=shard: place(work, shard) for shard in order])]
     assert work.assembled.read_bytes() == b"header\n" + b"".join(TEXTS)
     assert dict(zip(order, ends, strict=True)) == {0: 13, 1: 13, 2: 25, 3: 27}
 
 
-def test_places_leave_room_for_pieces(work: WorkFolder) -> None:
-    """A shard that another engine has scored is copied later; one that is in the output needs no room."""
+def test_room_is_left_for_shards_of_other_engines(work: WorkFolder) -> None:
+    """The text of a shard that another engine has scored is inserted later; a shard in the output needs no room."""
     work.finish(0, ShardResult(rows=1, scored=1, quarantined=0, end=7))
     work.finish(2, ShardResult(rows=1, scored=1, quarantined=0))
     work.piece(2).write_bytes(TEXTS[2])
@@ -55,14 +55,14 @@ def test_places_leave_room_for_pieces(work: WorkFolder) -> None:
     lengths = known_lengths(work, shards)
     assert lengths == [0, UNKNOWN, len(TEXTS[2]), UNKNOWN]
     ShardPlaces.create(work.places, lengths, 7)
-    futures = in_threads([lambda: place(work, 3), lambda: place(work, 1)])
+    futures = run_in_threads([lambda: place(work, 3), lambda: place(work, 1)])
     assert [future.result() for future in futures] == [21, 7]
     assert work.assembled.read_bytes() == b"header\n" + bytes(len(TEXTS[2])) + TEXTS[3]
 
 
 @pytest.mark.parametrize("end", [lambda shared: shared.record(1, FAILED), ShardPlaces.cancel])
-def test_an_earlier_failure_ends_the_waiting(work: WorkFolder, end: Callable[[ShardPlaces], None]) -> None:
-    """Else the job would wait for the shards after it. So does the end of the job."""
+def test_the_failure_of_an_earlier_shard_ends_the_waiting(work: WorkFolder, end: Callable[[ShardPlaces], None]) -> None:
+    """Otherwise the job would wait for the later shards. The end of the job ends the waiting, too."""
     shared = ShardPlaces.create(work.places, [UNKNOWN] * 4, 7)
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(place, work, 3)
@@ -73,16 +73,16 @@ def test_an_earlier_failure_ends_the_waiting(work: WorkFolder, end: Callable[[Sh
     assert work.assembled.read_bytes() == b"header\n"
 
 
-def test_a_later_failure_does_not(work: WorkFolder) -> None:
-    """The job reports the error of the first shard that has failed: those before it are completed."""
+def test_the_failure_of_a_later_shard_does_not_end_the_waiting(work: WorkFolder) -> None:
+    """The job reports the error of the first failed shard, so earlier shards are completed."""
     shared = ShardPlaces.create(work.places, [UNKNOWN] * 4, 7)
     shared.record(2, FAILED)
-    assert [future.result() for future in in_threads([lambda: place(work, 1), lambda: place(work, 0)])] == [13, 13]
+    assert [future.result() for future in run_in_threads([lambda: place(work, 1), lambda: place(work, 0)])] == [13, 13]
     assert work.assembled.read_bytes() == b"header\n" + TEXTS[0]
 
 
 def test_a_long_text_is_collected_in_a_file(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory does not grow with the shard: a compressed file is one. Nothing is left in the folder."""
+    """Memory does not grow with the size of the shard. No file remains in the folder."""
     monkeypatch.setattr(direct_text, "MEMORY_BYTES", 10)
     ShardPlaces.create(work.places, [UNKNOWN], 7)
     text = PlacedText(ShardPlaces(work.places))
@@ -95,7 +95,7 @@ def test_a_long_text_is_collected_in_a_file(work: WorkFolder, monkeypatch: pytes
 
 
 def test_a_shard_is_appended_to_the_one_before_it(work: WorkFolder) -> None:
-    """Not to the end of the file: a worker of a killed job may have written there."""
+    """Text after it, which a worker of a killed job may have written, is overwritten."""
     work.finish(0, ShardResult(rows=1, scored=1, quarantined=0, end=13))
     work.assembled.write_bytes(b"header\nfirst\nlate")
     text = AppendedText()

@@ -1,4 +1,4 @@
-"""A job is whole or not there, resumes, and is not repeated."""
+"""The output of a job is complete or absent; a job resumes, and is not repeated."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_interrupted_job_resumes(
     tmp_path: Path, model: Model, source: Path, scored_shards: list[int], monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    """Wherever it is interrupted, finished shards are not scored again, and the output is the same to the byte."""
+    """Wherever it is interrupted, finished shards are not scored again, and the output has the same bytes."""
     expected, output = tmp_path / "expected" / target, tmp_path / target
     digest = score(model, source, expected).output_digest
     count = len(scored_shards)
@@ -44,7 +44,7 @@ def test_an_interrupted_job_resumes(
             if name == "run_shards":
                 return interrupt_after(real(*arguments), 3)
             calls.append(1)
-            if name == "summary_path" and len(calls) < 2:  # the first call asks for an earlier result
+            if name == "summary_path" and len(calls) < 2:  # the first call looks for an earlier result
                 return real(*arguments)
             if name == "replace_output":
                 real(*arguments)
@@ -60,10 +60,10 @@ def test_an_interrupted_job_resumes(
 
 
 @pytest.mark.parametrize("target", ["out.csv", "out.csv.gz", "out.jsonl"])
-def test_one_process_and_a_cluster_continue_each_other(
+def test_one_process_and_a_cluster_resume_each_others_jobs(
     tmp_path: Path, model: Model, source: Path, scored_shards: list[int], monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    """One process appends to the output, those of a cluster write pieces; no finished shard is scored again."""
+    """One process appends to the output, a cluster writes a file for each shard; no finished shard is scored again."""
     digest = score(model, source, tmp_path / "expected" / target).output_digest
     count = len(scored_shards)
     scored_shards.clear()
@@ -103,7 +103,7 @@ def test_an_unfinished_output_is_not_trusted(
 def test_a_first_shard_without_good_rows_resumes(
     tmp_path: Path, model: Model, scored_shards: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its text is empty, and JSON lines have no header: the output of an interrupted job has no bytes yet."""
+    """Its text is empty, and JSON lines have no header: the output of the interrupted job is empty."""
     use_small_shards(monkeypatch)
     rows = make_customer_table(60, seed=3).drop(columns="bought").astype({"size": object})
     rows.loc[:20, "size"] = "large"
@@ -121,7 +121,7 @@ def test_a_first_shard_without_good_rows_resumes(
 def test_progress_after_an_interruption(
     tmp_path: Path, model: Model, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The share has the finished shards, the rows and the time left are of the rest."""
+    """The share includes the finished shards; rows and remaining time are those of the other shards."""
     output, shown = tmp_path / "out.csv", list[Progress]()
     interrupt_job(monkeypatch, 3, model, source, output, show=shown.append)
     before = list(shown)
@@ -141,7 +141,7 @@ def interrupt_after(results: Any, count: int) -> Any:
 
 
 def interrupt_job(monkeypatch: pytest.MonkeyPatch, shards: int, *arguments: Any, **options: Any) -> None:
-    """Starts a job and interrupts it after so many shards."""
+    """Starts a job and interrupts it after this number of shards."""
     real = job.run_shards
     with monkeypatch.context() as patch:
         patch.setattr(job, "run_shards", lambda *given: interrupt_after(real(*given), shards))
@@ -150,7 +150,7 @@ def interrupt_job(monkeypatch: pytest.MonkeyPatch, shards: int, *arguments: Any,
 
 
 def test_a_finished_job_is_not_repeated(tmp_path: Path, model: Model, source: Path, scored_shards: list[int]) -> None:
-    """It is repeated if the input, an option, or the output has changed; another output needs --overwrite."""
+    """It is repeated if the input, an option or the output has changed; an output of another job needs --overwrite."""
     output = tmp_path / "out.csv"
     first = score(model, source, output)
     count = len(scored_shards)
@@ -158,9 +158,9 @@ def test_a_finished_job_is_not_repeated(tmp_path: Path, model: Model, source: Pa
     assert (again.unchanged, len(scored_shards)) == (True, count)
     assert "not scored again" in again.text()
     assert again.output_digest == first.output_digest
-    with pytest.raises(ConfigError, match="the output exists") as refused:
+    with pytest.raises(ConfigError, match="the output exists") as caught:
         score(model, source, output, prefix="p_")
-    assert "--overwrite" in refused.value.remedy
+    assert "--overwrite" in caught.value.remedy
     assert not score(model, source, output, prefix="p_", overwrite=True).unchanged
     assert "p_prediction" in output.read_text()
     output.write_text("spoiled")
@@ -173,7 +173,7 @@ def test_a_finished_job_is_not_repeated(tmp_path: Path, model: Model, source: Pa
 def test_a_full_disk_leaves_the_earlier_output(
     tmp_path: Path, model: Model, source: Path, scored_shards: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error says that the command resumes, and it does."""
+    """The error says that the command resumes, and it resumes."""
     output = tmp_path / "out.csv"
     output.write_text("old")
     real = shard_scoring.open_piece
@@ -195,7 +195,7 @@ def test_a_full_disk_leaves_the_earlier_output(
 
 
 def test_the_summary_has_counts_digests_and_drift(tmp_path: Path, model: Model) -> None:
-    """The rows of the training table have no drift; shifted rows have one, in the column that is shifted."""
+    """The rows of the training table have no drift; shifted rows have drift in the shifted column."""
     table = make_customer_table(300, seed=5).drop(columns="bought")
     table.to_csv(tmp_path / "same.csv", index=False)
     table.assign(size=table["size"] + 100, word="new").to_csv(tmp_path / "shifted.csv", index=False)
@@ -231,7 +231,7 @@ def test_shards_do_not_change_the_drift(tmp_path: Path, model: Model, monkeypatc
 
 
 def test_a_work_folder_of_another_input_is_removed(tmp_path: Path, model: Model, source: Path) -> None:
-    """It would stay for ever, since nobody repeats the command with the old input."""
+    """Otherwise it would remain, since the command with the old input is not repeated."""
     leftover = tmp_path / ".out.csv.towline-batch-0123456789abcdef"
     leftover.mkdir()
     (leftover / "000000.piece").write_text("x")
@@ -242,7 +242,7 @@ def test_a_work_folder_of_another_input_is_removed(tmp_path: Path, model: Model,
 def test_predictions_enter_the_prediction_log(
     tmp_path: Path, model: Model, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once, even if the job is interrupted after they have entered it; as the service logs them."""
+    """Once, even if the job is interrupted after they were logged; in the format of the service."""
     log, output = tmp_path / "predictions", tmp_path / "out.csv"
     with monkeypatch.context() as patch:
         patch.setattr(job, "summary_path", interrupt_second_call(job.summary_path))

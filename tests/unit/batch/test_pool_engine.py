@@ -1,4 +1,4 @@
-"""Shards on a work pool of Prefect, whose server is replaced by one in this process."""
+"""Shards on a Prefect work pool, with a simulated server in this process."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,12 +27,12 @@ PAGE = "http://prefect.example/runs/flow-run/"
 
 
 class PoolServer:
-    """A Prefect server whose runs are executed at once; ``crash_after`` of the next runs lose their process.
+    """Simulates a Prefect server that executes runs immediately; ``crash_after`` makes the next runs crash.
 
     Attributes:
         runs: all runs, in the order of their start.
-        crash_after: for each of the next runs that score, the shards after which it loses its process.
-        hold: leave the next runs that score under way.
+        crash_after: for each of the next scoring runs, the number of shards after which it crashes.
+        hold: leave the next scoring runs in the state Running.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class PoolServer:
     def shards_of_runs(self) -> list[list[int]]:
         return [run.parameters["shards"] for run in self.runs.values() if run.parameters["shards"]]
 
-    # what the engine asks a client for
+    # the methods of a client that the engine uses
     def read_deployment_by_name(self, name: str) -> Any:
         if self.deployment is None:
             raise ObjectNotFound(http_exc=Exception(name))
@@ -146,7 +146,7 @@ def test_any_number_of_runs_gives_the_same_bytes(
 
 
 def test_a_header_that_is_no_utf8(tmp_path: Path, model: Model, server: PoolServer) -> None:
-    """The job is written for the workers as JSON, whatever bytes its header has."""
+    """The job for the workers is written as JSON, whatever bytes its header has."""
     table = make_customer_table(20, seed=3).drop(columns="bought").assign(größe=1)
     table.to_csv(tmp_path / "in.csv", index=False, encoding="cp1252")
     score(model, tmp_path / "in.csv", tmp_path / "alone.csv")
@@ -157,7 +157,7 @@ def test_a_header_that_is_no_utf8(tmp_path: Path, model: Model, server: PoolServ
 def test_shards_of_a_lost_run_are_given_to_new_runs(
     tmp_path: Path, model: Model, server: PoolServer, source: Path
 ) -> None:
-    """Each shard is scored; those that the lost run had finished are in no new run."""
+    """Each shard is scored; shards that the lost run had finished are in no new run."""
     score(model, source, tmp_path / "alone.csv")
     server.crash_after = [2]
     score_on_pool(model, source, tmp_path / "out.csv", workers=2)
@@ -167,10 +167,10 @@ def test_shards_of_a_lost_run_are_given_to_new_runs(
     assert not set(lost) & set(other)
 
 
-def test_a_shard_that_ends_each_process_stops_the_job(
+def test_a_shard_that_crashes_each_run_stops_the_job(
     tmp_path: Path, model: Model, server: PoolServer, source: Path
 ) -> None:
-    """Three times, not for ever; the finished shards are used by the next command."""
+    """After three attempts; the next command uses the finished shards."""
     server.crash_after = [2, 0, 0]
     with pytest.raises(TransientError, match="3 runs ended unexpectedly at shard 2") as error:
         score_on_pool(model, source, tmp_path / "out.csv")
@@ -184,12 +184,12 @@ def test_a_shard_that_ends_each_process_stops_the_job(
 def test_a_repeated_command_waits_for_the_runs_of_a_killed_one(
     tmp_path: Path, model: Model, server: PoolServer, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No shard is given to a second run."""
+    """No shard is in two runs."""
     score(model, source, tmp_path / "alone.csv")
     server.hold = True
     with monkeypatch.context() as patch:
         patch.setattr(pool_engine.PoolEngine, "_poll_runs", _interrupt)
-        patch.setattr(pool_engine.PoolEngine, "close", lambda _: None)  # a killed process cancels nothing
+        patch.setattr(pool_engine.PoolEngine, "close", lambda _: None)  # a killed process cancels no run
         with pytest.raises(KeyboardInterrupt):
             score_on_pool(model, source, tmp_path / "out.csv", workers=2)
     under_way = server.shards_of_runs()
@@ -226,7 +226,7 @@ def _interrupt(_engine: object) -> None:
 def test_the_error_of_a_run_is_that_of_the_command(
     tmp_path: Path, model: Model, server: PoolServer, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The input was changed after the command had read its list of shards."""
+    """The input was changed after the command had listed its shards."""
     run_deployment = server.run_deployment
 
     def change_input(*arguments: Any, **options: Any) -> FlowRun:
@@ -281,7 +281,7 @@ def test_a_pool_that_cannot_score_is_refused(
     what: str,
     remedy: str,
 ) -> None:
-    """The error comes before the source is read: it is no CSV at all."""
+    """The error is raised before the source is read, which is no valid CSV."""
     (tmp_path / "in.csv").write_bytes(b"")
     break_pool(server)
     with pytest.raises(kind) as error:
@@ -292,10 +292,10 @@ def test_a_pool_that_cannot_score_is_refused(
 
 
 @pytest.mark.parametrize("difference", ["version", "folder"])
-def test_a_worker_that_does_not_suit_is_refused(
+def test_an_incompatible_worker_is_refused(
     tmp_path: Path, model: Model, server: PoolServer, monkeypatch: pytest.MonkeyPatch, difference: str
 ) -> None:
-    """Another version of towline, or a folder that the worker does not see: before the source is read."""
+    """Another version of towline, or a folder that the worker cannot read: refused before the source is read."""
     (tmp_path / "in.csv").write_bytes(b"")
     real = worker_check.inspect_worker
 
@@ -322,6 +322,6 @@ def test_without_a_server_the_command_says_how_to_name_one(
 
 
 def test_a_profile_needs_the_engine_of_the_pool(command: Callable[..., CommandResult]) -> None:
-    """Without it the command would score on this machine."""
-    done = command("--profile", "compose", "score", "in.csv", "out.csv")
-    assert (done.code, "`towline score` needs the store" in done.err) == (2, True)
+    """Without this engine the command would score on this machine."""
+    result = command("--profile", "compose", "score", "in.csv", "out.csv")
+    assert (result.code, "`towline score` needs the store" in result.err) == (2, True)

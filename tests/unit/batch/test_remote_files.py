@@ -1,4 +1,4 @@
-"""Files behind URLs give what files of this machine give; an output behind a URL is whole, and no secret is shown."""
+"""Files behind URLs give the results of local files; an output there is complete or absent; no secret is shown."""
 
 import gzip
 import json
@@ -50,10 +50,10 @@ def write(rows: pd.DataFrame, path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["in.csv", "in.csv.gz", "in.utf16.csv", "in.jsonl", "in.parquet"])
-def test_a_remote_file_gives_what_a_local_one_gives(
+def test_a_remote_file_gives_the_output_of_a_local_file(
     tmp_path: Path, model: Model, rows: pd.DataFrame, bucket: Any, name: str
 ) -> None:
-    """The output is the same to the byte, and no copy of the input stays."""
+    """The output has the same bytes, and no copy of the input remains."""
     write(rows, tmp_path / name)
     bucket.put_file(str(tmp_path / name), f"/bucket/{name}")
     output = "out.parquet" if "parquet" in name else "out.jsonl" if "jsonl" in name else "out.csv"
@@ -110,7 +110,7 @@ def test_only_needed_columns_of_parquet_are_read(
 def test_an_output_behind_a_url(
     tmp_path: Path, model: Model, rows: pd.DataFrame, bucket: Any, scored_shards: list[int], name: str
 ) -> None:
-    """The output, the quarantine and the summary are uploaded; the same command does not score again."""
+    """Output, quarantine and summary are uploaded; the same command does not score again."""
     rows["flag"] = rows["flag"].astype(str)
     rows.loc[7, "flag"] = "perhaps"
     write(rows, tmp_path / "in.csv")
@@ -139,7 +139,7 @@ def test_an_output_behind_a_url(
 
 
 def test_an_existing_output_needs_overwrite(tmp_path: Path, model: Model, rows: pd.DataFrame, bucket: Any) -> None:
-    """Also an output that was changed after the upload; a folder is replaced as a whole."""
+    """Also an output that was changed after the upload; a folder is replaced completely."""
     write(rows, tmp_path / "in.csv")
     source = str(tmp_path / "in.csv")
     score_addresses(model, source, "memory://bucket/out.csv", tmp_path)
@@ -162,7 +162,7 @@ def test_an_interrupted_upload_resumes(
     tmp_path: Path, model: Model, rows: pd.DataFrame, bucket: Any, scored_shards: list[int],
     monkeypatch: pytest.MonkeyPatch, after: int, name: str,
 ) -> None:  # fmt: skip
-    """The same command uploads again without scoring; until then a folder has no mark, and an old file stays."""
+    """The same command uploads again without scoring; until then a folder has no marker, and an old file remains."""
     write(rows, tmp_path / "in.csv")
     source, address = str(tmp_path / "in.csv"), f"memory://bucket/{name}"
     bucket.pipe("/bucket/out/_SUCCESS" if name == "out" else "/bucket/out.csv", b"old")
@@ -189,10 +189,10 @@ def test_an_interrupted_upload_resumes(
     assert bucket.exists(f"/bucket/{name}.summary.json")
 
 
-def test_a_store_without_whole_uploads(
+def test_a_store_without_atomic_uploads(
     tmp_path: Path, model: Model, rows: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where an upload grows in place, it has another name until it is complete."""
+    """If an upload is visible while it grows, it has another name until it is complete."""
 
     class Disk(LocalFileSystem):
         protocol = ("disk",)
@@ -223,7 +223,7 @@ def test_a_store_without_whole_uploads(
 def test_a_source_that_changes_is_an_error(
     tmp_path: Path, model: Model, rows: pd.DataFrame, bucket: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """A change during the scoring is named; there is no output, and the next run scores the new rows."""
+    """A change during the scoring is an error without output; the next run scores the new rows."""
     write(rows, tmp_path / name)
     bucket.put_file(str(tmp_path / name), f"/bucket/{name}")
     method = "_read_parquet" if "parquet" in name else "_read_text"
@@ -243,11 +243,11 @@ def test_a_source_that_changes_is_an_error(
 
 
 def test_faults_of_a_copied_file_name_the_file(tmp_path: Path, model: Model, bucket: Any) -> None:
-    """The copy, which the user does not know, is not named."""
+    """Not its temporary copy, which the user does not know."""
     bucket.pipe("/bucket/new.csv.gz", gzip.compress(b"zip,word\n1,2\n")[:-9])
-    with pytest.raises(DataError) as raised:
+    with pytest.raises(DataError) as caught:
         score_addresses(model, "memory://bucket/new.csv.gz", str(tmp_path / "out.csv"), tmp_path)
-    assert raised.value.where == "new.csv.gz"
+    assert caught.value.where == "new.csv.gz"
 
 
 @pytest.mark.parametrize(
@@ -271,18 +271,18 @@ def test_faults_of_a_copied_file_name_the_file(tmp_path: Path, model: Model, buc
 def test_bad_urls(
     tmp_path: Path, model: Model, rows: pd.DataFrame, bucket: Any, source: str, output: str, expected: str
 ) -> None:
-    """Each is named before a row is read, with a remedy and without the secret."""
+    """The error names each before a row is read, with a remedy and without the secret."""
     write(rows, tmp_path / "in.csv")
     bucket.put_file(str(tmp_path / "in.csv"), "/bucket/new/a.csv")
     output = output if "://" in output else str(tmp_path / output)
-    with pytest.raises(TowlineError, match=expected) as raised:
+    with pytest.raises(TowlineError, match=expected) as caught:
         score_addresses(model, source, output, tmp_path)
-    assert raised.value.remedy
-    assert SECRET not in str(raised.value)
+    assert caught.value.remedy
+    assert SECRET not in str(caught.value)
 
 
 class SecretError(Exception):
-    """An error of a provider's library that shows what it was given."""
+    """An error of a provider's library that contains a secret."""
 
 
 @pytest.mark.parametrize(
@@ -295,16 +295,16 @@ class SecretError(Exception):
     ],
 )
 def test_errors_show_no_secret(monkeypatch: pytest.MonkeyPatch, error: Exception, expected: type[Exception]) -> None:
-    """Neither one of the URL nor one of the environment, whatever the provider's library writes."""
+    """Neither a secret of the URL nor one of the environment, whatever the provider's library writes."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("TOKEN_OF_URL", "another-t0ken")
     url = f"https://me:{SECRET}@host/in.csv?X-Amz-Signature={SECRET}&t=${{TOKEN_OF_URL}}"
     full = url.replace("${TOKEN_OF_URL}", "another-t0ken")
     error.args = (f"{error.args[0]}: GET {full} with {SECRET}",)
-    with pytest.raises(expected) as raised, remote_files.remote_errors(remote_files.hide_passwords(url)):
+    with pytest.raises(expected) as caught, remote_files.remote_errors(remote_files.hide_passwords(url)):
         raise error
-    shown = str(raised.value)
+    shown = str(caught.value)
     assert SECRET not in shown
     assert "another-t0ken" not in shown
     assert "host/in.csv" in shown
-    assert raised.value.__suppress_context__
+    assert caught.value.__suppress_context__

@@ -1,4 +1,4 @@
-"""Files of every kind are scored as a table of their rows is, whatever the shards are."""
+"""Files of every format are scored like a table of their rows, whatever the size of shards."""
 
 import bz2
 import codecs
@@ -45,7 +45,7 @@ def check_equal(model: Model, table: pd.DataFrame, scored: pd.DataFrame) -> None
 
 
 def spaced_quotes(text: str) -> str:
-    """The CSV with quotes around each value, and a space before each of them but the first."""
+    """The CSV with quotes around each value, and a space before each quoted value but the first."""
     table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
     return table.to_csv(index=False, quoting=csv.QUOTE_ALL).replace('","', '", "')
 
@@ -91,13 +91,13 @@ def test_a_header_that_fills_a_block_is_no_row(
 
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_text_of_any_form_is_read(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Newlines, byte order marks, lines before the header, encodings and stray quotes do not change an answer."""
+    """Newlines, byte order marks, lines before the header, encodings and stray quotes do not change a prediction."""
     use_small_shards(monkeypatch)
     table, source = table_of(), tmp_path / "in.csv"
     source.write_bytes(ENCODINGS[name](table.to_csv(index=False)))
-    done = score(model, source, tmp_path / "out.csv")
+    result = score(model, source, tmp_path / "out.csv")
     check_equal(model, table, read_output(tmp_path / "out.csv"))
-    assert (done.rows, done.rows_in, done.quarantined) == (120, 120, 0)
+    assert (result.rows, result.rows_in, result.quarantined) == (120, 120, 0)
 
 
 @pytest.mark.parametrize("separator", [",", "\t"])
@@ -105,14 +105,14 @@ def test_text_of_any_form_is_read(tmp_path: Path, model: Model, monkeypatch: pyt
 def test_rows_with_names_as_r_writes_them(
     tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, separator: str, end: str
 ) -> None:
-    """The header has no name for them; it has an empty one in the output, so that the columns stay in place."""
+    """The header has no name for them; in the output this name is empty, so that the columns are aligned."""
     use_small_shards(monkeypatch)
     table, source = table_of(), tmp_path / f"in.{end}"
     names = pd.Index([str(number + 1) for number in range(len(table))])
     text = table.set_index(names).to_csv(sep=separator, quoting=csv.QUOTE_NONNUMERIC).removeprefix(f'""{separator}')
     source.write_bytes(gzip.compress(text.encode()) if end.endswith(".gz") else text.encode())
-    done = score(model, source, tmp_path / "out.csv")
-    assert (done.rows, done.quarantined) == (len(table), 0)
+    result = score(model, source, tmp_path / "out.csv")
+    assert (result.rows, result.quarantined) == (len(table), 0)
     scored = pd.read_csv(
         tmp_path / "out.csv", sep=separator, float_precision="round_trip", keep_default_na=False, index_col=0
     )
@@ -122,7 +122,7 @@ def test_rows_with_names_as_r_writes_them(
 
 @pytest.mark.parametrize("name", ["in.dat", "in.csv.gz"])
 def test_columns_aligned_by_blanks(tmp_path: Path, model: Model, name: str) -> None:
-    """They are read as a CSV is."""
+    """They are read like a CSV."""
     table = table_of().drop(columns="note")
     table["word"] = table["word"].replace({'a "b", c': "T", "two\nlines": "-5"})
     rows = [table.columns, *table.assign(day=table["day"].dt.strftime("%Y-%m-%dT%H:%M")).astype(str).to_numpy()]
@@ -139,7 +139,7 @@ def test_columns_aligned_by_blanks(tmp_path: Path, model: Model, name: str) -> N
 def test_other_encodings_in_header_values_and_compressed_files(
     tmp_path: Path, model: Model, kind: str, encoding: str, *, late: bool
 ) -> None:
-    """Names and values have accents; ``late``: the first accent stands behind the part that is read first."""
+    """Names and values have accents; ``late``: the first accent is after the part that is read first."""
     table, source, output = table_of(), tmp_path / f"in.{kind}", tmp_path / "out.csv"
     note = ["Größe"] * len(table)
     if late:
@@ -152,8 +152,8 @@ def test_other_encodings_in_header_values_and_compressed_files(
     )
     packed = {"gz": gzip.compress, "zst": lambda data: pa.Codec("zstd").compress(data, asbytes=True)}
     source.write_bytes(packed.get(kind.rpartition(".")[2], bytes)(text.encode(encoding)))
-    done = score(model, source, output)
-    assert (done.rows, done.quarantined) == (len(table), 0)
+    result = score(model, source, output)
+    assert (result.rows, result.quarantined) == (len(table), 0)
     check_equal(model, table, read_output(output))
     assert "Größe" in output.read_text()
 
@@ -198,7 +198,7 @@ def test_every_format_gives_the_same_predictions(
 def test_shards_do_not_change_the_output(
     tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    """Rows keep their order. Text is the same to the byte."""
+    """Rows keep their order. Text has the same bytes."""
     source = tmp_path / "in.csv"
     table_of().to_csv(source, index=False)
     output = tmp_path / ("one" if target == "folder" else f"one.{target}")
@@ -236,8 +236,8 @@ def test_files_may_have_their_columns_in_another_order(tmp_path: Path, model: Mo
         part.to_parquet(folder / f"{number}.parquet") if kind == "parquet" else part.to_csv(
             folder / f"{number}.{kind}", index=False, sep=";"
         )
-    done = score(model, folder, tmp_path / "out.csv")
-    assert (done.rows, done.quarantined) == (len(table), 0)
+    result = score(model, folder, tmp_path / "out.csv")
+    assert (result.rows, result.quarantined) == (len(table), 0)
     scored = pd.read_csv(
         tmp_path / "out.csv", sep="," if kind == "parquet" else ";", float_precision="round_trip", keep_default_na=False
     )
@@ -247,7 +247,7 @@ def test_files_may_have_their_columns_in_another_order(tmp_path: Path, model: Mo
 
 
 def test_one_row_no_row_and_no_bytes(tmp_path: Path, model: Model) -> None:
-    """A file with a header alone gives a header alone; an empty file is an error that names it."""
+    """A file with only a header gives only a header; an empty file is an error that names it."""
     table, source, output = table_of(4)[:1], tmp_path / "in.csv", tmp_path / "out.csv"
     table.to_csv(source, index=False)
     assert score(model, source, output).rows == 1
@@ -263,9 +263,9 @@ def test_one_row_no_row_and_no_bytes(tmp_path: Path, model: Model) -> None:
     assert pq.read_table(tmp_path / "folder").num_rows == 0
     for name in ("in.csv", "in.parquet", "in.jsonl"):
         (tmp_path / name).write_bytes(b"")
-        with pytest.raises(DataError) as refused:
+        with pytest.raises(DataError) as caught:
             score(model, tmp_path / name, tmp_path / "other.csv")
-        assert name in refused.value.where
+        assert name in caught.value.where
 
 
 def test_a_wide_table(tmp_path: Path, model: Model) -> None:
@@ -314,10 +314,10 @@ SPOILED = [
 
 
 @pytest.mark.parametrize(("spoil", "named"), SPOILED, ids=lambda case: getattr(case, "__name__", ""))
-def test_a_source_that_does_not_fit_is_refused_before_the_first_row(
+def test_an_invalid_source_is_refused_before_the_first_row(
     tmp_path: Path, model: Model, spoil: Any, named: str
 ) -> None:
-    """An earlier output stays."""
+    """An earlier output remains."""
     output = tmp_path / "out" / "out.csv"
     output.parent.mkdir()
     output.write_text("old")

@@ -1,4 +1,4 @@
-"""Columns and targets as real files have them: words among numbers, other notations, rows without a target."""
+"""Columns and targets as in real files: words among numbers, other notations, rows without a target."""
 
 import csv
 from pathlib import Path
@@ -24,7 +24,7 @@ ROWS = 400
 
 
 def load(folder: Path, columns: dict[str, Any], /, **data: Any) -> tuple[Dataset, pd.DataFrame, Contract]:
-    """A CSV of these columns and a numeric target ``y``, read as a run reads it."""
+    """Writes a CSV with these columns and a numeric target ``y``, and reads it as a run does."""
     frame = pd.DataFrame({"y": np.arange(ROWS) / 7} | columns)
     frame.to_csv(folder / "t.csv", index=False)
     config: PipelineConfig = build_config({"name": "t", "data": {"source": "t.csv", "target": "y", **data}}, "t")
@@ -34,7 +34,7 @@ def load(folder: Path, columns: dict[str, Any], /, **data: Any) -> tuple[Dataset
 
 
 def with_others(others: list[str], values: Any = None) -> list[str]:
-    """Numbers of which the first ones are replaced by other texts."""
+    """Numbers whose first values are replaced by other texts."""
     numbers = np.random.default_rng(1).normal(50, 9, ROWS).round(2) if values is None else values
     return [*others, *map(str, numbers[len(others) :])]
 
@@ -99,7 +99,7 @@ def test_dates_that_one_format_reads_are_dates(tmp_path: Path, written: str) -> 
 
 
 def test_dates_that_two_formats_read_are_named(tmp_path: Path) -> None:
-    """As the time column they are an error whose remedy names both formats, and works."""
+    """As the time column they are an error; its remedy names both formats and works."""
     texts = [f"{1 + n % 12:02}/{1 + n % 11:02}/2024" for n in range(ROWS)]
     with pytest.raises(DataError) as caught:
         load(tmp_path, {"sold": texts}, time="sold")
@@ -125,7 +125,7 @@ def test_days_and_decimal_years(tmp_path: Path, first: float, step: float, date_
 
 
 def test_numbers_in_one_other_notation_are_read(tmp_path: Path) -> None:
-    """1,234.50 has one meaning; 1,234 alone has two and stays text, with a warning elsewhere."""
+    """1,234.50 has one meaning; a column with only 1,234 has two meanings, is text and gives a warning."""
     values = np.random.default_rng(4).uniform(1000, 90_000, ROWS).round(2)
     _, rows, contract = load(tmp_path, {"x": [f"{value:,.2f}" for value in values]})
     assert contract.columns[1].kind == "numeric"
@@ -193,7 +193,7 @@ def test_a_declared_number_may_have_a_decimal_comma_in_some_rows(tmp_path: Path)
 
 
 def test_a_csv_with_an_index_in_windows_1252(tmp_path: Path) -> None:
-    """It is read with a warning; a column without a name gets that of pandas."""
+    """It is read with a warning; a column without a name gets the name that pandas gives it."""
     frame = pd.DataFrame({"Größe": np.arange(ROWS) % 7, "Ort": ["Köln", "Nîmes", "Åre", "20 €"] * (ROWS // 4)})
     frame.assign(y=np.arange(ROWS) / 7).to_csv(tmp_path / "t.csv", encoding="cp1252")
     config = build_config({"name": "t", "data": {"source": "t.csv", "target": "y"}}, "t")
@@ -215,7 +215,7 @@ def test_a_csv_with_an_index_in_windows_1252(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_numbers_with_a_unit_are_read(tmp_path: Path, pattern: str, values: float) -> None:
-    """With and without the unit, in the table and in requests; a few other texts are null."""
+    """Values with and without the unit, in the table and in requests; a few other texts are null."""
     texts = [pattern.format(abs(values) + row % 90) for row in range(ROWS)]
     _, rows, contract = load(tmp_path, {"x": ["n/a", "unknown", *texts[2:]]})
     column = next(column for column in contract.columns if column.name == "x")
@@ -229,7 +229,7 @@ def test_numbers_with_a_unit_are_read(tmp_path: Path, pattern: str, values: floa
 
 @pytest.mark.parametrize("pattern", ["{}.-", "{},-", "{}.–", "{},-- €", "CHF {}.-"])
 def test_a_dash_for_no_cents_is_no_minus(tmp_path: Path, pattern: str) -> None:
-    """Beside prices with cents and negative ones, in the table and in requests."""
+    """Among prices with cents and negative prices, in the table and in requests."""
     mark = "," if "," in pattern else "."
     texts = [pattern.format(row % 80 + 1) for row in range(ROWS)]
     cents = pattern.replace(f"{mark}-- ", "{} ").replace(f"{mark}-", "{}").replace(f"{mark}–", "{}")
@@ -285,7 +285,7 @@ def test_different_words_after_numbers_are_no_unit(tmp_path: Path) -> None:
 
 
 def test_rows_without_a_target_are_left_out(tmp_path: Path) -> None:
-    """They are counted and warned of; above the limit the error's remedy works."""
+    """They are counted in a warning; above the limit the remedy of the error works."""
     target = np.where(np.arange(ROWS) % 10 == 0, np.nan, np.arange(ROWS) / 7)
     dataset, rows, _ = load(tmp_path, {"y": target, "x": range(ROWS)})
     assert (len(rows), dataset.rows, dict(dataset.left_out)) == (360, 360, {"without a target": 40})
@@ -362,7 +362,7 @@ def read_text(folder: Path, text: str) -> tuple[Dataset, pd.DataFrame]:
     ],
 )
 def test_totals_at_the_end_are_left_out(tmp_path: Path, end: str, rows: int) -> None:
-    """Sums and means below a table are no rows of it; they are counted."""
+    """Sums and means below a table are not rows of it; they are counted."""
     table = shops()
     text = table.to_csv(index=False)
     written = end.format(visits=table["visits"].sum(), y=table["y"].sum(), mean=table["visits"].mean())
@@ -392,7 +392,7 @@ def test_a_level_named_like_a_mean_is_no_summary(tmp_path: Path, level: str) -> 
 
 @pytest.mark.parametrize("end", ["\n(400 rows affected)\n", "Source: the ministry\n\nDone at 12:00\n"])
 def test_notes_below_the_table_are_not_read(tmp_path: Path, end: str) -> None:
-    """Nor are they read from a file that is read in blocks."""
+    """Also not from a file that is read in blocks."""
     text = shops().to_csv(index=False)
     expected = read_text(tmp_path, text)[1]
     dataset, frame = read_text(tmp_path, text + end)
@@ -417,7 +417,7 @@ def test_quoted_row_names_need_no_name_in_the_header(tmp_path: Path, separator: 
 
 
 def test_a_header_with_one_name_is_no_title(tmp_path: Path) -> None:
-    """pandas writes a table with two unnamed levels of its index so."""
+    """pandas writes a table with two unnamed index levels in this way."""
     index = pd.MultiIndex.from_product([range(30), ["north", "south"]])
     pd.DataFrame({"sales": range(60)}, index=index).to_csv(tmp_path / "t.csv")
     table = formats.read_file(tmp_path / "t.csv", ",")
@@ -444,13 +444,13 @@ def test_one_value_more_than_the_header_without_quotes_is_an_error(tmp_path: Pat
 @pytest.mark.parametrize("end", ["S4", "a note of the shop\nS1,2,3\n"])
 def test_a_row_that_is_cut_off_is_an_error(tmp_path: Path, end: str) -> None:
     """A last row that is cut off, or a note within the table."""
-    with pytest.raises(DataError, match="1 field, but the header has 3") as refused:
+    with pytest.raises(DataError, match="1 field, but the header has 3") as caught:
         read_text(tmp_path, shops().to_csv(index=False) + end)
-    assert refused.value.where.endswith(f"t.csv:{ROWS + 2}")
+    assert caught.value.where.endswith(f"t.csv:{ROWS + 2}")
 
 
 def test_an_error_below_a_title_names_the_line_of_the_file(tmp_path: Path) -> None:
-    """Lines before the header are not read, and the lines after it have the numbers that an editor shows."""
+    """Lines before the header are skipped, but the error has the line number that an editor shows."""
     text = "Shops of 2026\n\n" + shops().to_csv(index=False)
     assert list(read_text(tmp_path, text)[1]) == ["shop", "visits", "y"]
     with pytest.raises(DataError) as caught:

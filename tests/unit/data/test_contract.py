@@ -1,4 +1,4 @@
-"""The contract: inference of kinds and roles from a table, and the canonical frame."""
+"""The contract: inferred kinds and roles of columns, and the canonical frame."""
 
 import contextlib
 import tempfile
@@ -38,7 +38,7 @@ def column(values: Any, **data: Any) -> Any:
 
 
 def test_bike_table() -> None:
-    """The bike table is a regression on its features and the calendar parts of its time."""
+    """It is a regression on its features and the calendar parts of its time."""
     rows = pd.read_parquet(DATA / "bike_hourly.parquet")
     inferred = infer_contract(rows, config(target="rentals", time="datetime"))
     kinds = {c.name: c.kind for c in inferred.feature_columns}
@@ -76,7 +76,7 @@ def test_dates_that_stand_for_months_or_years_have_no_weekday(times: pd.Datetime
 
 
 def test_bank_table() -> None:
-    """The bank table is a binary task with the positive class yes; its row number is ignored, with a note."""
+    """It is a binary task with the positive class yes; its row number is ignored, with a note."""
     rows = pd.read_parquet(DATA / "bank_marketing.parquet")
     inferred = infer_contract(rows, config(target="subscribed", time="date"))
     columns = {c.name: c for c in inferred.columns}
@@ -160,7 +160,7 @@ def test_task_and_classes_are_inferred(target: list[Any], task: str, classes: tu
 
 
 def test_config_names_the_positive_class() -> None:
-    """The config names the positive class, also as YAML's yes and no; a wrong name lists the classes."""
+    """Also as YAML's yes and no; a wrong name is an error that lists the classes."""
     rows = pd.DataFrame({"y": ["no", "yes", "no"] * 10, "x": range(30)})
     assert infer_contract(rows, config(positive="no")).positive == "no"
     assert infer_contract(rows, config(positive=False)).positive == "no"
@@ -198,7 +198,7 @@ STAMP = pd.Timestamp(2026, 1, 2, 3, 4, 5).to_pydatetime()
 NAMES = ["n", "f", "c", "i", "d", 'a.b[0] "ü"']
 
 
-def door() -> Contract:
+def typed_contract() -> Contract:
     rows = {
         "n": np.arange(60) / 7,
         "f": [True, False] * 30,
@@ -212,7 +212,7 @@ def door() -> Contract:
 
 def test_equal_values_give_an_equal_frame() -> None:
     """Equal values give the same frame as strings, Python objects, NumPy, nullable and Arrow columns."""
-    inferred = door()
+    inferred = typed_contract()
     plain = [
         {"n": 1.5, "f": True, "c": "3", "i": 3, "d": STAMP, 'a.b[0] "ü"': 2},
         {"n": None, "f": None, "c": None, "i": None, "d": None, 'a.b[0] "ü"': 0.1},
@@ -253,7 +253,7 @@ def test_values_of_another_kind_are_rejected(name: str, value: Any, shown: str) 
     good = {"n": 1.5, "f": True, "c": "a", "i": 1, "d": STAMP, NAMES[-1]: 2}
     rows = pd.DataFrame([good, {**good, name: value}], dtype=object)
     with pytest.raises(DataError) as caught:
-        door().features(rows)
+        typed_contract().features(rows)
     assert shown in str(caught.value)
 
 
@@ -261,10 +261,10 @@ def test_missing_and_duplicate_columns_are_rejected() -> None:
     """A missing column is reported with the most similar one; a column that occurs twice is rejected."""
     rows = pd.DataFrame([{"n": 1.5, "f": True, "C": "a", "i": 1, "d": STAMP, NAMES[-1]: 2}])
     with pytest.raises(DataError, match="missing: 'c'"):
-        door().features(rows)
+        typed_contract().features(rows)
     rows = rows.rename(columns={"C": "c"})
     with pytest.raises(DataError, match="twice"):
-        door().features(pd.concat([rows, rows[["n"]]], axis=1))
+        typed_contract().features(pd.concat([rows, rows[["n"]]], axis=1))
 
 
 KINDS = (

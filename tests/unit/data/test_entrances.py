@@ -44,11 +44,12 @@ COLUMNS = {
 
 
 def moment(rng: np.random.Generator) -> dt.datetime:
+    """A random time."""
     return dt.datetime(2024, 1, 1) + dt.timedelta(days=int(rng.integers(700)), hours=int(rng.integers(2)) * 13)  # noqa: DTZ001 - naive UTC
 
 
-def written(value: Any, rng: np.random.Generator) -> str | None:
-    """One of the ways in which a program may write a value as text."""
+def to_text(value: Any, rng: np.random.Generator) -> str | None:
+    """A value as text, in one of the ways in which a program may write it."""
     if isinstance(value, bool):
         return str(rng.choice(["true", "True", "TRUE"] if value else ["false", "False", "FALSE"]))
     if isinstance(value, dt.datetime):
@@ -60,7 +61,7 @@ def written(value: Any, rng: np.random.Generator) -> str | None:
 
 
 def draw(seed: int) -> pd.DataFrame:
-    """Native values; each column with nulls."""
+    """Typed values; each column has nulls."""
     rng = np.random.default_rng(seed)
     table = pd.DataFrame(
         {
@@ -93,7 +94,7 @@ def draw(seed: int) -> pd.DataFrame:
 def texts(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     return pd.DataFrame(
-        {name: pd.Series([written(value, rng) for value in table[name]], dtype=object) for name in table}
+        {name: pd.Series([to_text(value, rng) for value in table[name]], dtype=object) for name in table}
     )
 
 
@@ -112,7 +113,7 @@ def parquet(table: pa.Table, path: Path) -> Path:
 
 
 def sqlite(table: pd.DataFrame, folder: Path) -> pa.Table:
-    """Flags are integers there and times text, as SQLite has no other."""
+    """Booleans are integers and times are text, since SQLite has no other types."""
     rows = [
         [value.isoformat(" ") if isinstance(value, dt.datetime) else value for value in row]
         for row in table.itertuples(index=False)
@@ -143,7 +144,7 @@ def by_reader(contract: Contract, rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def by_log(contract: Contract, rows: list[dict[str, Any]], folder: Path) -> pd.DataFrame:
-    """As the prediction log stores what a request held."""
+    """The values of a request as the prediction log stores them."""
     policy = PrivacyFilter(contract, build_config(raw(folder / "x"), "t").privacy, None, HashKeys(folder))
     head = {"version": 1, "model": "m", "prediction": "float64", "fields": [list(field) for field in policy.fields]}
     collected = LogRows(json.loads(json.dumps(head)))
@@ -171,7 +172,7 @@ def differences(expected: pd.DataFrame, given: pd.DataFrame) -> dict[str, int]:
 
 
 def trained(folder: Path, file: Path) -> tuple[Contract, pd.DataFrame]:
-    """The contract of a table, and its features as training sees them."""
+    """The contract of a table, and its features in training."""
     config = build_config(raw(file), "t")
     dataset = sources.load_dataset(config.data, folder, folder / "store", None)
     snapshot = sources.read_snapshot(dataset, folder / "store")
@@ -181,7 +182,7 @@ def trained(folder: Path, file: Path) -> tuple[Contract, pd.DataFrame]:
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("origin", ["csv", "parquet"])
-def test_a_value_means_the_same_at_every_entrance(tmp_path: Path, seed: int, origin: str) -> None:
+def test_a_value_is_read_equally_everywhere(tmp_path: Path, seed: int, origin: str) -> None:
     """10,000 values and more are read equally in training, batch, program, request, log and drift check."""
     native = draw(seed)
     text = texts(native, seed)
@@ -199,7 +200,7 @@ def test_a_value_means_the_same_at_every_entrance(tmp_path: Path, seed: int, ori
     }  # fmt: skip
     assert set(expected["code"].dropna()) == set(CODES)
     features: Callable[[Any], pd.DataFrame] = lambda table: contract.features(_to_frame(table))  # noqa: E731
-    exact = pd.array(native["guessed_big"].tolist(), dtype="Int64")  # pandas itself goes through float64
+    exact = pd.array(native["guessed_big"].tolist(), dtype="Int64")  # pandas itself converts through float64
     batches = [*current_rows.read_table(file, contract)]
     entrances = {
         "score CSV": features(formats.read_file(file, ",")),
@@ -252,8 +253,8 @@ def test_a_contract_does_not_depend_on_the_file_format(tmp_path: Path) -> None:
     assert loaded[0] == loaded[1]
 
 
-def test_a_duration_is_its_seconds_at_every_entrance(tmp_path: Path) -> None:
-    """To the microsecond, also below zero."""
+def test_a_duration_is_its_seconds_everywhere(tmp_path: Path) -> None:
+    """To the microsecond, also for negative durations."""
     nanoseconds = [0, 1_500_000_000, -1_500, 86_400 * 10**9, None]
     table = pa.table({"took": pa.array(nanoseconds, pa.duration("ns")), "y": [1.0, 2.0, 3.0, 4.0, 5.0]})
     config = build_config(
@@ -283,7 +284,7 @@ def test_a_duration_is_its_seconds_at_every_entrance(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read["took"], expected)
 
 
-def test_a_uuid_is_its_text_at_every_entrance(tmp_path: Path) -> None:
+def test_a_uuid_is_its_text_everywhere(tmp_path: Path) -> None:
     """As the type of a Parquet column, as text in a file and a request, and as a value of a program."""
     stores = [uuid.UUID(int=place % 3 + 1) if place % 7 else None for place in range(60)]
     stored = pa.array([store and store.bytes for store in stores], pa.uuid())
@@ -316,7 +317,7 @@ def load_numbers(folder: Path, file: Path, **data: Any) -> tuple[Contract, pd.Da
     return infer_contract(snapshot, config, dataset.formats), snapshot
 
 
-def test_the_time_of_a_clock_is_its_seconds_at_every_entrance(tmp_path: Path) -> None:
+def test_a_time_of_day_is_its_seconds_everywhere(tmp_path: Path) -> None:
     """As a typed column, as text in a file and a request, and as a value of a program."""
     clock = [dt.time(minute // 60, minute % 60) for minute in range(0, 1440, 70)] * 9
     table = pa.table({"at": pa.array(clock, pa.time32("s")), "y": [0.5 * row for row in range(len(clock))]})
@@ -338,19 +339,19 @@ def test_the_time_of_a_clock_is_its_seconds_at_every_entrance(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("marker", [-200, -200.0, "-200", "-200.00"])
-def test_a_marker_that_is_a_number_is_null_at_every_entrance(tmp_path: Path, marker: Any) -> None:
-    """However the config and the file write it."""
+def test_a_null_marker_that_is_a_number_is_null_everywhere(tmp_path: Path, marker: Any) -> None:
+    """Whatever the notation in the config and the file."""
     values = [-200.0 if row % 4 == 0 else row / 10 for row in range(80)]
     table = pa.table({"co": values, "y": [row * 0.5 for row in range(80)]})
     expected = [math.isnan(value) or value == -200 for value in values]
-    written = pd.DataFrame({"co": [f"{value:.2f}" for value in values], "y": table["y"]})
-    for file in (parquet(table, tmp_path / "t.parquet"), csv(written, tmp_path / "t.csv")):
+    text_table = pd.DataFrame({"co": [f"{value:.2f}" for value in values], "y": table["y"]})
+    for file in (parquet(table, tmp_path / "t.parquet"), csv(text_table, tmp_path / "t.csv")):
         contract, snapshot = load_numbers(tmp_path, file, na_values=[marker])
         for read in (
             contract.features(snapshot),
             contract.features(_to_frame(table)),
-            contract.features(written),
-            by_reader(contract, rows_of(written)),
+            contract.features(text_table),
+            by_reader(contract, rows_of(text_table)),
             by_reader(contract, [{"co": value} for value in values]),
             by_batch(contract, table, tmp_path),
             contract.features(pa.Table.from_batches([*current_rows.read_table(file, contract)]).to_pandas()),
@@ -359,7 +360,7 @@ def test_a_marker_that_is_a_number_is_null_at_every_entrance(tmp_path: Path, mar
 
 
 def test_decimals_are_read_exactly(tmp_path: Path) -> None:
-    """A value of a SQL NUMERIC or a Parquet decimal is that of its text."""
+    """A value of a SQL NUMERIC or a Parquet decimal equals the value of its text."""
     texts = [f"{number / 100:.2f}" for number in range(100, 40_000, 7)]
     table = pa.table({"price": pa.array(map(Decimal, texts), pa.decimal128(10, 2)), "y": np.arange(len(texts)) * 0.5})
     contract, snapshot = load_numbers(tmp_path, parquet(table, tmp_path / "t.parquet"))
@@ -373,8 +374,8 @@ def test_unsigned_identifiers_beyond_64_bits_with_sign_stay_exact(tmp_path: Path
     numbers = [None] * nulls + [2**63 + row % 30 for row in range(300 - nulls)]
     table = pa.table({"key": pa.array(numbers, pa.uint64()), "y": [0.5 * row for row in range(300)]})
     expected = [None if each is None else str(each) for each in numbers]
-    written = pd.DataFrame({"key": expected, "y": table["y"]})
-    for file in (parquet(table, tmp_path / "t.parquet"), csv(written, tmp_path / "t.csv")):
+    text_table = pd.DataFrame({"key": expected, "y": table["y"]})
+    for file in (parquet(table, tmp_path / "t.parquet"), csv(text_table, tmp_path / "t.csv")):
         contract, snapshot = load_numbers(tmp_path, file)
         assert (contract.columns[0].kind, contract.columns[0].levels) == ("category", 30)
         for read in (

@@ -71,7 +71,7 @@ def test_kinds_follow_from_the_expressions(contract: Contract) -> None:
 
 
 def test_inputs_are_the_columns_that_expressions_read(contract: Contract) -> None:
-    """A column that is no feature itself is an input if an expression reads it; features are no inputs."""
+    """A column that an expression reads is an input, also if it is no feature; derived features are no inputs."""
     assert [c.name for c in contract.input_columns] == ["at", "built", "rooms", "persons", "zip"]
     assert "at" not in [c.name for c in contract.feature_columns]
     assert example_row(contract).keys() == {"at", "built", "rooms", "persons", "zip"}
@@ -99,7 +99,7 @@ def test_a_field_with_the_name_of_a_feature_is_ignored(contract: Contract, table
 
 
 def test_a_feature_that_no_prediction_depends_on_is_not_computed(contract: Contract, table: pd.DataFrame) -> None:
-    """A compiled model that does not use a feature saves its time; the others keep their values and places."""
+    """A compiled model that does not use a feature skips it; the other features keep their values and positions."""
     row = to_rows(table.head(1))
     names = [column.name for column in contract.canonical_columns]
     (everything,), (some,) = RowReader(contract).read(row), RowReader(contract, {names.index("region")}).read(row)
@@ -131,7 +131,7 @@ def test_numbers_beyond_the_limits_are_null(table: pd.DataFrame) -> None:
 
 
 def test_a_contract_without_features_is_read_as_before() -> None:
-    """A release of an earlier version has no derived columns."""
+    """The contract of an earlier version has no derived columns."""
     contract = Contract.model_validate({"target": "y", "task": "regression", "columns": []})
     assert contract.derived == ()
 
@@ -153,7 +153,7 @@ def test_a_changed_expression_is_another_training(table: pd.DataFrame) -> None:
     ],
 )
 def test_an_expression_is_checked_with_the_config(features: dict[str, str], message: str) -> None:
-    """Before any data is read, the config names the feature and the place."""
+    """The error names the feature and the place in the config before any data is read."""
     with pytest.raises(ConfigError, match=message):
         make_config(features, data={"drop": ["secret"]})
 

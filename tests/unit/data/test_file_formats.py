@@ -1,4 +1,4 @@
-"""A table is the same in each format and compression, and a file that is not a table is refused with a remedy."""
+"""A table is equal in each format and compression; a file that is not a table is refused with a remedy."""
 
 import bz2
 import gzip
@@ -72,7 +72,7 @@ FILES: dict[str, bytes | Callable[[], bytes]] = {
 def test_a_table_is_the_same_in_each_format(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, *, large: bool
 ) -> None:
-    """The snapshot has the digest of that of the plain CSV, which depends on names, types, values and order."""
+    """The snapshot has the digest of the plain CSV, which depends on names, types, values and order."""
     if large:
         monkeypatch.setattr(snapshot, "MAX_CELLS", 100)
 
@@ -109,23 +109,23 @@ REFUSED = {
 def test_a_file_that_is_not_a_table_is_refused(tmp_path: Path, name: str) -> None:
     content, what = REFUSED[name]
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=re.escape(what)) as raised:
+    with pytest.raises(DataError, match=re.escape(what)) as caught:
         sources.load_dataset(DataConfig(source=name, target="y"), tmp_path, tmp_path / "store", None)
-    assert name in raised.value.where
-    assert raised.value.remedy
+    assert name in caught.value.where
+    assert caught.value.remedy
 
 
 def test_a_faulty_line_of_json_is_named(tmp_path: Path) -> None:
-    """The number of the line, and what is wrong with it."""
+    """The error has the number of the line, and the problem."""
     (tmp_path / "t.jsonl").write_bytes(LINES[:-1] + b"}\n")
-    with pytest.raises(DataError, match="not readable JSON") as raised:
+    with pytest.raises(DataError, match="not readable JSON") as caught:
         sources.load_dataset(DataConfig(source="t.jsonl", target="y"), tmp_path, tmp_path / "store", None)
-    assert raised.value.where.endswith("t.jsonl:240")
+    assert caught.value.where.endswith("t.jsonl:240")
 
 
 @pytest.mark.parametrize("name", ["t.json", "t.jsonl"])
 def test_half_a_surrogate_pair_in_json_is_a_replacement_character(tmp_path: Path, name: str) -> None:
-    """A cut emoji has half of a pair; whole pairs, and an escaped backslash before such letters, stay."""
+    """A cut emoji is half of a pair; complete pairs, and an escaped backslash before such letters, are unchanged."""
     texts = [r"cut \ud83d", r"\uDE00 end", r"\ud83d\ude00", r"a\\ud83d", r"\ud83d\ud83d\ude00"]
     rows = [f'{{"t\\ud83d": "{text}", "y": {place}}}' for place, text in enumerate(texts)]
     (tmp_path / name).write_text("[" + ",".join(rows) + "]" if name == "t.json" else "\n".join(rows))
@@ -134,7 +134,7 @@ def test_half_a_surrogate_pair_in_json_is_a_replacement_character(tmp_path: Path
 
 
 def test_a_json_column_of_several_types_is_text(tmp_path: Path) -> None:
-    """Numbers and flags among words are spelled as categories; a number beyond 64 bits is read."""
+    """Numbers and booleans among words become categories; a number beyond 64 bits is read."""
     rows = [{"mixed": value, "big": 10**20, "y": place} for place, value in enumerate([5, "a", True, 2.0, None])]
     (tmp_path / "t.json").write_text(json.dumps(rows))
     dataset = sources.load_dataset(DataConfig(source="t.json", target="y"), tmp_path, tmp_path / "store", None)
@@ -145,7 +145,7 @@ def test_a_json_column_of_several_types_is_text(tmp_path: Path) -> None:
 
 
 def test_a_pattern_in_a_project_whose_path_looks_like_one(tmp_path: Path) -> None:
-    """Brackets in the path of the project are no pattern; a pattern with an absolute path still is one."""
+    """Brackets in the path of the project are not a pattern; a pattern with an absolute path is."""
     project = tmp_path / "houses [2026]"
     (project / "data").mkdir(parents=True)
     for name in ("b.csv", "a.csv"):
@@ -156,7 +156,7 @@ def test_a_pattern_in_a_project_whose_path_looks_like_one(tmp_path: Path) -> Non
 
 
 def test_hidden_files_of_a_folder_are_no_tables(tmp_path: Path) -> None:
-    """macOS adds a file ._a.csv to each copied a.csv; a folder with the name of a table is none either."""
+    """macOS adds a file ._a.csv to each copied a.csv; a folder with the name of a table is no table either."""
     (tmp_path / "rows" / "old.csv").mkdir(parents=True)
     for name in ("a.csv", "._a.csv", ".towline.json"):
         (tmp_path / "rows" / name).write_text("a,b\n1,2\n")

@@ -1,4 +1,4 @@
-"""Kinds of columns and tasks of targets that the type of the values alone does not say."""
+"""Kinds of columns and tasks of targets that do not follow from the type of the values alone."""
 
 import warnings
 from typing import Any
@@ -52,7 +52,7 @@ def test_the_classifier_names_the_kind_of_a_column(name: str, values: Any, kind:
 
 
 def test_the_classifier_gives_equal_answers_for_one_column_and_for_many() -> None:
-    """No answer depends on the other columns."""
+    """The kind of a column does not depend on the other columns."""
     columns = [
         describe_column(pd.Series(RANDOM.normal(size=50), name="a")),
         describe_column(pd.Series(["x", None, "y"], name="b")),
@@ -98,9 +98,9 @@ def test_free_text_and_addresses_are_text_with_the_reason(name: str, values: Any
 def test_numbers_with_other_texts_among_them_are_no_classes() -> None:
     """Detection limits such as <0.5 are named, with the remedy; numbers with leading zeros alone are classes."""
     amounts = [f"{value:.2f}" for value in RANDOM.uniform(0.5, 9, 200)] + ["<0.5"] * 60
-    with pytest.raises(ConfigError, match=r"numbers, and other texts such as '<0\.5'") as refused:
+    with pytest.raises(ConfigError, match=r"numbers, and other texts such as '<0\.5'") as caught:
         infer_task(pd.Series(amounts, name="lead"))
-    assert "data.columns: {lead: numeric}" in refused.value.remedy
+    assert "data.columns: {lead: numeric}" in caught.value.remedy
     assert infer_task(pd.Series([f"{row % 40:03}" for row in range(400)], name="zone")).task == "multiclass"
 
 
@@ -122,14 +122,15 @@ def test_different_whole_numbers_are_identifiers_or_quantities(name: str, values
 
 
 def test_an_identifier_with_nulls_is_left_out() -> None:
-    """Numbers and text."""
+    """As numbers and as text."""
     texts = pd.Series([f"C{row:06}" for row in RANDOM.permutation(ROWS)], dtype=object)
     for ids in (texts, pd.Series(RANDOM.permutation(ROWS * 10)[:ROWS] + 100_000.0)):
         ids[::50] = None
         assert "identifies the row" in column("customer_id", ids).note
 
 
-_COMPLAINTS = [274, 201, 223, 314, 250, 275, 238, 208, 129, 101, 68, 44, 26, 9, 14, 1]  # not smooth, by chance
+# random counts, which are not smooth
+_COMPLAINTS = [274, 201, 223, 314, 250, 275, 238, 208, 129, 101, 68, 44, 26, 9, 14, 1]
 
 
 def targets() -> list[tuple[str, list[float], str]]:
@@ -161,7 +162,7 @@ def targets() -> list[tuple[str, list[float], str]]:
 
 @pytest.mark.parametrize(("name", "values", "task"), targets())
 def test_numbers_are_classes_or_quantities(name: str, values: list[float], task: str) -> None:
-    """By their name, whether they count from 0 or 1, and their frequencies; the reason is in the contract."""
+    """By their name, their smallest value (0 or 1) and their frequencies; the contract has the reason."""
     inferred = infer_task(pd.Series(values, name=name))
     assert inferred.task == task
     assert inferred.reason

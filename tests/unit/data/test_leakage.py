@@ -146,7 +146,7 @@ def test_a_heavy_tail_makes_no_leak(seed: int) -> None:
 
 @pytest.mark.parametrize("rows", [20, 30, 100])
 def test_copies_in_a_small_table_and_of_a_target_that_is_mostly_zero(rows: int) -> None:
-    """Without the extreme rows little is left of the target; the copy is found nevertheless."""
+    """Without the extreme rows the target has few other values; the copy is found nevertheless."""
     rng = np.random.default_rng(rows)
     table = pd.DataFrame({"y": rng.normal(size=rows), "z": rng.normal(size=rows)})
     assert [leak.kind for leak in leaks(table.assign(x=3 - 2 * table["y"]), "y")] == ["copy"]
@@ -231,7 +231,7 @@ def test_a_strong_column_is_a_warning_and_a_nearly_perfect_one_a_leak(noise: flo
 
 @pytest.mark.parametrize(("share", "kind"), [(0.6, "strong"), (1.0, "copy")])
 def test_a_column_that_narrows_down_a_rare_class_is_no_leak(share: float, kind: str) -> None:
-    """Piston engines are in few aircraft, most of them of one type: the AUC is high, but the type is not known."""
+    """Few aircraft have piston engines, most of them of one type: the AUC is high, but the type is not determined."""
     rng = np.random.default_rng(0)
     piston = rng.random(20_000) < 0.002
     table = pd.DataFrame({"engine": np.where(piston, "piston", "jet"), "year": rng.integers(1960, 2013, 20_000)})

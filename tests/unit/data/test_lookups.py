@@ -1,4 +1,4 @@
-"""Lookups: rows and columns get equal values, as pandas' joins give them; tables that look ahead are refused."""
+"""Lookups: rows and columns get equal values, those of pandas' joins; tables with later entries are refused."""
 
 import datetime as dt
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_a_row_gets_the_latest_entry_at_or_before_its_time(tmp_path: Path, seed:
     merged = pd.merge_asof(
         with_key.astype({"shop": str}), read, left_on="at", right_on="valid_from", by="shop"
     ).set_index("index").reindex(range(len(rows)))  # fmt: skip
-    assert merged["valid_from"].eq(merged["at"]).any()  # equal times are in the sample
+    assert merged["valid_from"].eq(merged["at"]).any()  # the sample contains equal times
     for name in ("size", "region", "opened"):
         expected = merged[name].astype(object).where(merged[name].notna(), None).tolist()
         values = frame[name].astype(object).where(frame[name].notna(), None).tolist()
@@ -133,7 +133,7 @@ def test_a_feature_of_an_unused_joined_column_is_computed(tmp_path: Path) -> Non
 
 
 def test_a_changed_table_gives_another_run(tmp_path: Path) -> None:
-    """Steps of a run with the former table are not used again; a workspace keeps its table."""
+    """Steps of a run with the former table are not used; a workspace keeps its copy of the table."""
     lookup = {"table": "shops.csv", "key": "shop", "columns": ["v"]}
     config, rows, table = make_config(lookup), make_rows(), pd.DataFrame({"shop": SHOPS, "v": range(6)})
     first, contract = infer(tmp_path, rows, table, config)
@@ -167,37 +167,37 @@ TIMED = {**LOOKUP, "time": "valid_from"}
 def test_errors_have_a_remedy_that_works(
     tmp_path: Path, lookup: dict[str, object], message: str, remedy: str, corrected: dict[str, object]
 ) -> None:
-    with pytest.raises(TowlineError) as refused:
+    with pytest.raises(TowlineError) as caught:
         infer(tmp_path, make_rows(), make_history(), make_config(lookup))
-    assert message in refused.value.what
-    assert remedy in refused.value.remedy
-    assert "lookups.shops" in refused.value.where
+    assert message in caught.value.what
+    assert remedy in caught.value.remedy
+    assert "lookups.shops" in caught.value.where
     infer(tmp_path, make_rows(), make_history(), make_config(corrected))
 
 
 def test_the_table_has_its_own_separator(tmp_path: Path) -> None:
-    """The separator in data is that of the rows."""
+    """The separator in data is for the rows."""
     (tmp_path / "shops.csv").write_text("shop;size\na;1,5\nb;2,5\n")
     config = make_config(LOOKUP)
     config = config.model_copy(update={"data": config.data.model_copy(update={"decimal": ","})})
     _, contract = infer(tmp_path, make_rows(), make_rows(), config)
-    assert contract.features(make_rows())["size"].max() == 1.5  # there are rows of a
+    assert contract.features(make_rows())["size"].max() == 1.5  # some rows have the key a
 
 
 def test_repeated_keys_are_named(tmp_path: Path) -> None:
     (tmp_path / "shops.csv").write_text("shop,size\na,1\nb,2\na,3\n")
-    with pytest.raises(TowlineError, match="1 keys occur more than once: a") as refused:
+    with pytest.raises(TowlineError, match="1 keys occur more than once: a") as caught:
         infer(tmp_path, make_rows(), make_rows(), make_config(LOOKUP))
-    assert refused.value.remedy == "keep one entry for each key"
+    assert caught.value.remedy == "keep one entry for each key"
 
 
 def test_entries_from_the_future_of_a_row_are_refused(tmp_path: Path) -> None:
-    """Each key occurs once, but with a time after rows; both remedies work."""
+    """Each key occurs once, but its time is after that of rows; both remedies work."""
     (tmp_path / "shops.csv").write_text("shop,size,updated\na,1,2026-04-02\n7,2,2026-04-01\n")
-    with pytest.raises(ConfigError, match="'updated' is later than the row") as refused:
+    with pytest.raises(ConfigError, match="'updated' is later than the row") as caught:
         infer(tmp_path, make_rows(), make_rows(), make_config(LOOKUP))
-    assert "set lookups.shops.time: updated" in refused.value.remedy
-    assert "lookups.shops.timeless: true" in refused.value.remedy
+    assert "set lookups.shops.time: updated" in caught.value.remedy
+    assert "lookups.shops.timeless: true" in caught.value.remedy
     for remedy in ({"time": "updated"}, {"timeless": True}):
         infer(tmp_path, make_rows(), make_rows(), make_config({**LOOKUP, **remedy}))
 
@@ -215,9 +215,9 @@ def test_entries_from_the_future_of_a_row_are_refused(tmp_path: Path) -> None:
 def test_a_config_that_cannot_work_is_refused(
     lookup: dict[str, object], sections: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         make_config(lookup, **sections)  # type: ignore[arg-type]
-    assert message in "".join(refused.value.details)
+    assert message in "".join(caught.value.details)
 
 
 def test_flows_take_a_config_with_lookups() -> None:
@@ -227,15 +227,15 @@ def test_flows_take_a_config_with_lookups() -> None:
 
 def test_an_unreadable_file_keeps_the_remedy_of_its_reader(tmp_path: Path) -> None:
     (tmp_path / "shops.csv").write_text("shop,size\na,1\nb,2,3,4\n")
-    with pytest.raises(TowlineError) as refused:
+    with pytest.raises(TowlineError) as caught:
         infer(tmp_path, make_rows(), make_rows(), make_config(LOOKUP))
-    assert refused.value.what == "4 fields, but the header has 2"
-    assert "shops.csv" in refused.value.where
-    assert "put the file there" not in refused.value.remedy
+    assert caught.value.what == "4 fields, but the header has 2"
+    assert "shops.csv" in caught.value.where
+    assert "put the file there" not in caught.value.remedy
 
 
 def test_boolean_and_datetime_keys(tmp_path: Path) -> None:
-    """They are read as the row's columns, from a file with types and from text; a null key has no entry."""
+    """They are read like the row's columns, from a file with types and from text; a null key has no entry."""
     rows = make_rows().assign(open=np.array([True, False, None] * 100, dtype=object))
     rows["day"] = rows["at"].dt.floor("D").where(rows["number"].notna())
     days = pd.Series(pd.date_range("2026-03-29", periods=5))
@@ -265,9 +265,9 @@ def test_a_table_without_entries_is_refused(tmp_path: Path, rows: int, time: str
     table = make_history().head(rows).assign(shop=pd.Series([None] * rows, dtype=object))
     table.to_parquet(tmp_path / "shops.parquet", index=False)
     config = make_config({**LOOKUP, "table": "shops.parquet", **({"time": time} if time else {})})
-    with pytest.raises(DataError) as refused:
+    with pytest.raises(DataError) as caught:
         infer(tmp_path, make_rows(), make_rows(), config)
-    assert refused.value.where.startswith(("lookups.shops", str(tmp_path / "shops.parquet")))
+    assert caught.value.where.startswith(("lookups.shops", str(tmp_path / "shops.parquet")))
     (tmp_path / "shops.csv").write_text("shop,size,valid_from\n")
     with pytest.raises(DataError, match="there is a header, but no row"):
         infer(tmp_path, make_rows(), make_rows(), make_config(LOOKUP))
@@ -278,12 +278,12 @@ def test_numeric_keys_with_other_values_all_have_a_remedy_that_works(tmp_path: P
     rows = make_rows().assign(code=[7, 8, 9] * 100)
     (tmp_path / "shops.csv").write_text("number,code,size\n1,7,1.5\n2,x8,2.5\n3a,9,3.5\n")
     lookup = {"table": "shops.csv", "key": ["number", "code"], "columns": ["size"]}
-    with pytest.raises(ConfigError, match="the key 'number' is numeric") as refused:
+    with pytest.raises(ConfigError, match="the key 'number' is numeric") as caught:
         infer(tmp_path, rows, rows, make_config(lookup))
-    assert "3a" in refused.value.details[0]
-    assert "the key 'code' is numeric" in refused.value.details[1]
-    assert "x8" in refused.value.details[1]
-    remedy = refused.value.remedy.partition("set ")[2]
+    assert "3a" in caught.value.details[0]
+    assert "the key 'code' is numeric" in caught.value.details[1]
+    assert "x8" in caught.value.details[1]
+    remedy = caught.value.remedy.partition("set ")[2]
     assert remedy.startswith("data.columns: {")
     kinds = yaml.safe_load(remedy.removeprefix("data.columns: "))
     config = make_config(lookup)
@@ -329,15 +329,15 @@ features:
 def test_errors_name_the_line_and_column_of_the_config(
     tmp_path: Path, text: str, changed: str, positions: list[str]
 ) -> None:
-    """Whether the config alone or the tables show them; several errors of one kind are reported at once."""
+    """Whether the config or the tables cause them; several errors of one kind are reported together."""
     assert text in POSITIONS
     path = tmp_path / "m.yaml"
     path.write_text(POSITIONS.replace(text, changed, 1))
-    with pytest.raises(TowlineError) as refused, locating_errors(path):
+    with pytest.raises(TowlineError) as caught, locating_errors(path):
         infer(tmp_path, make_rows(), make_history(), read_config(path))
-    assert refused.value.where.startswith(f"{path}:{positions[0]}")
+    assert caught.value.where.startswith(f"{path}:{positions[0]}")
     for place in positions[1:]:
-        assert place in str(refused.value)
+        assert place in str(caught.value)
 
 
 @pytest.mark.parametrize(("shops", "passed"), [("abc", True), ("ab", False)])

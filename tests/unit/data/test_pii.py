@@ -149,9 +149,9 @@ def test_validation_shows_no_value(tmp_path: Path) -> None:
         }
     }
     frame = pd.concat([table(), table().head(3)])
-    with pytest.raises(DataValidationError) as refused:
+    with pytest.raises(DataValidationError) as caught:
         checked(tmp_path, frame, config(**rules))
-    text = json.dumps(refused.value.as_dict())
+    text = json.dumps(caught.value.as_dict())
     assert "***" in text
     assert "marker" not in text
     assert "4711" not in text
@@ -179,7 +179,7 @@ def test_buckets_of_personal_data_are_rejected(tmp_path: Path, column: str) -> N
 
 
 def test_snapshot_is_removed_at_the_end_of_the_run(tmp_path: Path) -> None:
-    """With data.keep_snapshot: false no row is left after a run that succeeded or failed; the run key is the same."""
+    """With data.keep_snapshot: false no row remains after a successful or a failed run; the run key is unchanged."""
     table().to_parquet(tmp_path / "t.parquet", index=False)
     default = config()
     gone = config(data={**default.data.model_dump(), "keep_snapshot": False})

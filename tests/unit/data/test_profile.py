@@ -1,4 +1,4 @@
-"""The profile of a table is small, exact and plain JSON."""
+"""The profile of a table is small and exact, and is plain JSON."""
 
 import json
 from pathlib import Path

@@ -43,7 +43,7 @@ def bucket() -> Iterator[Any]:
 def test_a_url_gives_the_dataset_of_files(
     tmp_path: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch, source: str | list[str], cells: int
 ) -> None:
-    """The digest is that of local files, and no copy stays."""
+    """The digest is that of local files, and no copy remains."""
     monkeypatch.setattr(snapshot, "MAX_CELLS", cells)
     TABLE[40:].to_csv(tmp_path / "rest.csv", index=False)
     TABLE.to_csv(tmp_path / "all.csv", index=False)
@@ -58,17 +58,17 @@ def test_a_url_gives_the_dataset_of_files(
 
 
 def test_faults_name_the_remote_file(tmp_path: Path, bucket: Any) -> None:
-    """The line of a fault is that of the file behind the URL; its copy is not named."""
+    """The error has the line in the file behind the URL; its temporary copy is not named."""
     bucket.pipe("/bucket/faulty.csv", b"size,price\n1,2\n1,2,3\n")
-    with pytest.raises(DataError) as raised:
+    with pytest.raises(DataError) as caught:
         load_dataset(DataConfig(source="memory://bucket/faulty.csv", target="price"), tmp_path, tmp_path, None)
-    assert raised.value.where == "faulty.csv:3"
+    assert caught.value.where == "faulty.csv:3"
     with pytest.raises(DataError, match="no such file"):
         load_dataset(DataConfig(source="memory://bucket/none.csv", target="price"), tmp_path, tmp_path, None)
 
 
 def test_urls_of_a_list_with_other_secrets_differ() -> None:
-    """Each has its own secret, and none is in what is shown and stored."""
+    """Each has its own secret, and none is in shown or stored texts."""
     urls = ["https://host/rows.csv?part=s3cret-1", "https://host/rows.csv?part=s3cret-2", "data/rows.csv"]
     config = build_config({"name": "t", "data": {"source": urls, "target": "y"}}, "")
     for shown in (config.model_dump_json(), config.masked().model_dump_json(), repr(config)):
@@ -79,6 +79,6 @@ def test_urls_of_a_list_with_other_secrets_differ() -> None:
 
 
 def test_other_tables_are_files_of_this_machine(tmp_path: Path) -> None:
-    """A URL where only a file is read is named, without its secrets."""
+    """A URL is refused where only a file can be read, without its secrets."""
     with pytest.raises(ConfigError, match=r"lookups.shops.table: https://host/a.csv\?sig=\*\*\*"):
         formats.list_files("https://host/a.csv?sig=s3cret", tmp_path, "lookups.shops.table")

@@ -65,12 +65,12 @@ def test_fields_and_cells_are_read_equally(contract: Contract, column: str, cell
     reader = RowReader(contract)
     try:
         expected = contract.features(frame)
-        if (expected[["size"]].abs() > LARGEST).any(axis=None):  # refused by Model.features
+        if (expected[["size"]].abs() > LARGEST).any(axis=None):  # Model.features refuses it
             raise DataError("too large")
     except DataError:
-        with pytest.raises(InputValidationError) as refused:
+        with pytest.raises(InputValidationError) as caught:
             reader.read([row])
-        assert [fault.field for fault in refused.value.faults] == [column]
+        assert [fault.field for fault in caught.value.faults] == [column]
         return
     columns = reader.columns(reader.read([row]))
     for name, values in at_least_one(zip(reader.fields, columns, strict=True)):
@@ -84,7 +84,7 @@ def test_fields_and_cells_are_read_equally(contract: Contract, column: str, cell
 @settings(max_examples=300, deadline=None)
 @given(st.datetimes(), st.sampled_from(["T", " "]))
 def test_times_read_back(moment: dt.datetime, separator: str) -> None:
-    """A time that Python writes as ISO 8601 is read as this time, as by pandas."""
+    """A time in ISO 8601, as Python writes it, is read exactly, and as pandas reads it."""
     text = moment.isoformat(separator)
     assert parse_time(text) == moment
     assert pd.Timestamp(text) == pd.Timestamp(moment) if 1700 < moment.year < 2200 else True
@@ -105,15 +105,15 @@ def test_any_value_can_be_read(value: object) -> None:
 def test_every_fault_is_counted_and_twenty_are_listed(contract: Contract) -> None:
     """Faults are listed with row and field; the error can be pickled."""
     rows = [{"size": "wide", "kind": "a", "flag": "perhaps"}] * 15
-    with pytest.raises(InputValidationError) as refused:
+    with pytest.raises(InputValidationError) as caught:
         RowReader(contract).read(rows)
-    assert refused.value.count == 45
-    assert len(refused.value.faults) == 20
-    assert {fault.message for fault in refused.value.faults} == {
+    assert caught.value.count == 45
+    assert len(caught.value.faults) == 20
+    assert {fault.message for fault in caught.value.faults} == {
         "is not a number", "is neither true nor false", "is missing",
     }  # fmt: skip
-    assert (refused.value.faults[4].row, refused.value.faults[4].field) == (1, "flag")
-    assert pickle.loads(pickle.dumps(refused.value)).count == 45
+    assert (caught.value.faults[4].row, caught.value.faults[4].field) == (1, "flag")
+    assert pickle.loads(pickle.dumps(caught.value)).count == 45
 
 
 def test_input_anomalies(contract: Contract) -> None:
@@ -136,6 +136,6 @@ def test_input_anomalies(contract: Contract) -> None:
     ],
 )
 def test_a_long_text_is_read_in_linear_time(kind: Kind, fmt: ValueFormat, text: str) -> None:
-    """A request of 5 MB would else occupy a worker for hours; the time limit of tests ends this one."""
+    """Otherwise a request of 5 MB would occupy a worker for hours; the time limit of tests ends this test."""
     reader = ValueReader(kind, fmt)
     assert all(reader.misfits(text) for _ in range(20))

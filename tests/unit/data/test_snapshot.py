@@ -1,4 +1,4 @@
-"""A snapshot whose columns are read one by one has the same values as one that is held in memory."""
+"""A snapshot that is read column by column has the same values as one in memory."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ COLUMNS = {
 
 @pytest.mark.parametrize("rows", [1, 3, 131_072])
 def test_columns_are_those_of_the_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    """Their types too, however many rows a batch has and wherever the first null is."""
+    """With their types, whatever the size of batches and the position of the first null."""
     monkeypatch.setattr(snapshot, "BATCH_ROWS", rows)
     table = pa.table(COLUMNS)
     pq.write_table(table, tmp_path / "snapshot.parquet")

@@ -1,4 +1,4 @@
-"""Splits: no row in both parts, whole groups and times, and the same part in every run."""
+"""Splits: each row is in one part, groups and equal times are not divided, and every run gives the same parts."""
 
 import contextlib
 import tempfile
@@ -73,9 +73,9 @@ def test_split_by_time() -> None:
     older = rows.iloc[train]
     cut = make_folds(older, older["rentals"].to_numpy(float), pipeline)
     assert len(cut) == 5
-    for learn, test in at_least_one(cut):
-        assert older["datetime"].iloc[learn].max() < older["datetime"].iloc[test].min()
-    assert [len(learn) for learn, _ in cut] == sorted(len(learn) for learn, _ in cut)
+    for train_rows, test in at_least_one(cut):
+        assert older["datetime"].iloc[train_rows].max() < older["datetime"].iloc[test].min()
+    assert [len(train_rows) for train_rows, _ in cut] == sorted(len(train_rows) for train_rows, _ in cut)
 
 
 def test_holdout_by_duration() -> None:
@@ -95,8 +95,8 @@ def test_days_are_in_one_part() -> None:
     _, train, holdout = parts(rows, pipeline)
     assert not set(rows["date"][train]) & set(rows["date"][holdout])
     older = rows.iloc[train]
-    for learn, test in at_least_one(make_folds(older, older["subscribed"].to_numpy(object), pipeline)):
-        assert not set(older["date"].iloc[learn]) & set(older["date"].iloc[test])
+    for train_rows, test in at_least_one(make_folds(older, older["subscribed"].to_numpy(object), pipeline)):
+        assert not set(older["date"].iloc[train_rows]) & set(older["date"].iloc[test])
 
 
 def test_random_split_is_stratified() -> None:
@@ -124,7 +124,8 @@ def test_random_split(rows: int, seed: int, share: float) -> None:
         summary, train, holdout = parts(frame, config(share))
         assert len(train) + len(holdout) == len(frame)
         keys = frame.astype({"x": float}).apply(tuple, axis=1)
-        assume(summary.copies == "together")  # test_a_table_of_few_distinct_rows_has_an_unbiased_holdout has the others
+        # test_a_table_of_few_distinct_rows_has_an_unbiased_holdout tests the other tables
+        assume(summary.copies == "together")
         assert not set(keys[train]) & set(keys[holdout])
         for name, group in at_least_one(frame.drop_duplicates().groupby("y")):
             if len(group) > 1:
@@ -153,9 +154,9 @@ def test_groups_are_in_one_part(rows: int, seed: int, by: str) -> None:
     with contextlib.suppress(DataValidationError) if by == "time" else contextlib.nullcontext():
         made = make_folds(older, older["y"].to_numpy(), pipeline)
     assert made or by == "time"
-    for learn, test in made:
-        assert not set(older["g"].iloc[learn]) & set(older["g"].iloc[test])
-        assert not set(learn) & set(test)
+    for train_rows, test in made:
+        assert not set(older["g"].iloc[train_rows]) & set(older["g"].iloc[test])
+        assert not set(train_rows) & set(test)
 
 
 @pytest.mark.parametrize("by", ["random", "time"])
@@ -171,13 +172,13 @@ def test_a_row_without_a_group_is_a_group_of_its_own(by: str) -> None:
     assert abs(base["g"][holdout].isna().sum() - 100) < 40
     assert base["g"][train].isna().sum() > 350
     older = base.iloc[train]
-    for learn, test in at_least_one(make_folds(older, older["y"].to_numpy(), config(group="g", by="random"))):
-        assert not set(older["g"].iloc[learn].dropna()) & set(older["g"].iloc[test].dropna())
+    for train_rows, test in at_least_one(make_folds(older, older["y"].to_numpy(), config(group="g", by="random"))):
+        assert not set(older["g"].iloc[train_rows].dropna()) & set(older["g"].iloc[test].dropna())
         assert abs(len(test) - len(train) / 5) < 20
 
 
-def test_a_champion_knows_which_rows_without_a_group_it_held_out() -> None:
-    """The split can be computed again from the features, and from the group alone where every row has one."""
+def test_the_holdout_of_a_champion_can_be_computed_again() -> None:
+    """The split can be computed again from the features, and from the group alone if every row has one."""
     base = table(400, 0).assign(y=lambda rows: rows["x"] / 7)
     base["g"] = [f"c{row // 10}" if row % 2 else None for row in range(400)]
     _, _, holdout = parts(base, config(group="g"))
@@ -213,7 +214,7 @@ def test_few_times_give_fewer_folds() -> None:
     times = pd.DataFrame({"t": pd.to_datetime(["2026-01-01"] * 9 + ["2026-01-02"] * 9 + ["2026-01-03"] * 9)})
     labels = np.arange(27.0)
     made = make_folds(times, labels, config(time="t"))
-    assert [(len(learn), len(test)) for learn, test in made] == [(9, 9), (18, 9)]
+    assert [(len(train_rows), len(test)) for train_rows, test in made] == [(9, 9), (18, 9)]
     with pytest.raises(DataValidationError, match="2 distinct times"):
         make_folds(times[:18], labels[:18], config(time="t"))
 
@@ -281,7 +282,7 @@ def test_a_table_of_few_distinct_rows_has_an_unbiased_holdout() -> None:
 
 
 def test_rows_that_differ_in_the_target_alone_are_in_one_part() -> None:
-    """The holdout tells nothing of a row whose features are in the train part."""
+    """No holdout row has the features of a training row."""
     rng = np.random.default_rng(4)
     base = pd.DataFrame({"x": np.repeat(rng.normal(size=600), 2)}).assign(y=np.tile(["no", "yes"], 600))
     base = pd.concat([base, pd.DataFrame({"x": rng.normal(size=400), "y": "no"})], ignore_index=True)

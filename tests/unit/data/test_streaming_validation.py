@@ -1,4 +1,4 @@
-"""The streaming pass over a large table, compared with Great Expectations on tables where both run."""
+"""The streaming pass over a large table gives the results of Great Expectations, on tables that both can read."""
 
 import datetime as dt
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from towline.errors import ConfigError, DataValidationError
 
 DATA = Path(__file__).parents[3] / "data"
 NOW = dt.datetime.fromisoformat("2030-01-01")
-BATCH = 7  # rows: small tables have several batches
+BATCH = 7  # rows, so that small tables have several batches
 
 TABLES = [("bike_hourly", "rentals", "datetime"), ("bank_marketing", "subscribed", "date")]
 
@@ -213,7 +213,7 @@ def test_times_and_booleans(
     mostly=MOSTLY,
 )
 def test_several_columns(tmp_path_factory: pytest.TempPathFactory, rows: list[Any], mostly: float) -> None:
-    """Keys of several columns and comparisons of two agree, with each treatment of nulls."""
+    """Keys of several columns and comparisons of two columns agree, for each way to treat nulls."""
     first, second, third = ([row[place] for row in rows] for place in range(3))
     table = pa.table(
         {
@@ -239,7 +239,7 @@ def test_several_columns(tmp_path_factory: pytest.TempPathFactory, rows: list[An
 
 @pytest.mark.parametrize("name", ["bike_hourly", "bank_marketing"])
 def test_real_tables(comparison: Comparison, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """On real tables all rules that fit a column agree, and others are left to Great Expectations."""
+    """On real tables all rules that apply to a column agree; other rules are evaluated by Great Expectations."""
     table = pq.read_table(DATA / f"{name}.parquet").replace_schema_metadata(None)
     table = table.slice(0, 6_000).cast(pa.schema([(f.name, _snapshot_type(f.type)) for f in table.schema]))
     rules = list[tuple[str, dict[str, Any]]]()
@@ -269,7 +269,7 @@ def _snapshot_type(kind: pa.DataType) -> pa.DataType:
 
 
 def test_keys_in_several_parts(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With few keys held at once, the table is read several times, and the result is the same."""
+    """If few keys fit into memory, the table is read several times, with the same result."""
     rng = np.random.default_rng(0)
     table = pa.table(
         {"x": rng.integers(0, 900, 500), "k": pa.array(rng.choice(list("abcdef"), 500), pa.large_string())}
@@ -288,7 +288,7 @@ def test_equal_hashes_of_different_rows_are_no_copies(comparison: Comparison, mo
 
 
 def test_other_expectations_are_left_to_great_expectations(comparison: Comparison) -> None:
-    """What is not compiled is evaluated by Great Expectations on its columns, with all rows."""
+    """Expectations that are not compiled are evaluated by Great Expectations on their columns, with all rows."""
     table = pa.table({"x": np.arange(50), "k": pa.array(["a", "b"] * 25, pa.large_string()), "z": np.zeros(50)})
     rules = make_suite(
         ("column_mean_to_be_between", {"column": "x", "min_value": 24, "max_value": 25}),
@@ -313,7 +313,7 @@ def test_other_expectations_are_left_to_great_expectations(comparison: Compariso
 
 
 def test_dictionaries(comparison: Comparison) -> None:
-    """A text column that the file stores as a dictionary is read as one, with the same results."""
+    """A text column that the file stores as a dictionary is read as a dictionary, with the same results."""
     rng = np.random.default_rng(0)
     texts = pa.array(np.where(rng.random(5_000) < 0.1, None, rng.choice(["a", "b", "é"], 5_000)), pa.large_string())
     table = pa.table({"x": texts, "n": np.arange(5_000) // 2})
@@ -346,10 +346,10 @@ def test_copies_of_rows(comparison: Comparison) -> None:
 def test_a_large_table_has_the_contract_and_the_rules_of_one_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, target: str, time: str
 ) -> None:
-    """Contract, verdicts, counts and examples are the same, whether the table is held or read column by column."""
+    """Contract, verdicts, counts and examples are equal for a table in memory and one that is read by column."""
     monkeypatch.setattr(snapshot, "BATCH_ROWS", 5_000)
     table = pd.read_parquet(DATA / f"{name}.parquet").drop(columns="duration", errors="ignore")
-    table = pd.concat([table.head(3_000), table.iloc[[5, 7]]])  # two copies, which are out of order too
+    table = pd.concat([table.head(3_000), table.iloc[[5, 7]]])  # two copies, which are also out of order
     table.to_parquet(tmp_path / "t.parquet", index=False)
     unique = {"unique": [time], "columns": {target: {"nullable": False}}}
     config = PipelineConfig(

@@ -1,4 +1,4 @@
-"""The column that says when a row was observed."""
+"""The column with the time at which a row was observed."""
 
 import datetime as dt
 from typing import Any
@@ -52,7 +52,7 @@ def table(**columns: Any) -> pd.DataFrame:
     ],
 )
 def test_times_are_recognized_and_can_be_read(name: str, values: Any, date_format: str | None) -> None:
-    """The suggested format reads the values."""
+    """The suggested format can read the values."""
     suggested = suggest_time_column(table(**{name: values, "age": 30}), "price")
     assert suggested is not None
     assert (suggested.name, suggested.date_format) == (name, date_format)

@@ -1,4 +1,4 @@
-"""Training on a bounded sample, evaluation on all rows of the holdout."""
+"""Training on a limited sample, evaluation on all rows of the holdout."""
 
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def test_the_sample_has_the_shares_of_the_classes(tmp_path: Path, cells: int) ->
 
 
 def test_the_newest_rows_are_used_and_a_class_is_not_lost(tmp_path: Path, cells: int) -> None:
-    """With a time, a model is trained on the newest rows before the holdout, and on two rows of a class without any."""
+    """With a time, a model is trained on the newest rows before the holdout, and two rows of each class they lack."""
     table = make_table(timed=True)
     work, config = prepare_workspace(tmp_path, table, data={"train_rows": 1_000, "time": "t"})
     summary, train = read_summary(work), work.subset("train").rows
@@ -78,7 +78,7 @@ def test_the_newest_rows_are_used_and_a_class_is_not_lost(tmp_path: Path, cells:
 
 
 def test_metrics_are_of_all_rows_of_the_holdout(tmp_path: Path, cells: int) -> None:
-    """The evaluation predicts the whole holdout in batches, and says which numbers are of a sample."""
+    """The evaluation predicts the whole holdout in batches, and names the numbers that come from a sample."""
     table = make_table()
     work, config = prepare_workspace(
         tmp_path, table, data={"train_rows": 1_000}, candidates=["linear"], evaluation={"resamples": 50}

@@ -21,7 +21,7 @@ ODD = ["self", "a b", "ä'ö", '"q"', "x[0]", "'; DROP TABLE t;--", "<script>ale
 
 
 class TableValidator:
-    """Validates a table as the flow would: through a file, a snapshot and a workspace."""
+    """Validates a table like the flow: through a file, a snapshot and a workspace."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
@@ -206,7 +206,7 @@ def test_empty_columns_and_infinities(validate: TableValidator, table: pd.DataFr
 
 
 def test_columns_left_out_are_noted(validate: TableValidator, table: pd.DataFrame) -> None:
-    """A constant column is no fault; a note says that it is left out."""
+    """A constant column is no fault; a note names it."""
     validation = validate(table.assign(c=1))
     assert validation.failed == 0
     assert any(note.startswith("c: ") for note in validation.notes)
@@ -269,7 +269,7 @@ def test_expectations_of_the_user(validate: TableValidator, table: pd.DataFrame)
 def test_invalid_expectations_are_config_errors(
     validate: TableValidator, table: pd.DataFrame, type_: str, kwargs: dict[str, Any], message: str
 ) -> None:
-    """An expectation that cannot be evaluated is an error of the config, never of the table, and never passes."""
+    """An expectation that cannot be evaluated never passes: it is an error of the config, not of the table."""
     fine = {"type": "expect_column_to_exist", "kwargs": {"column": "x"}}
     with pytest.raises(ConfigError) as error:
         validate(table, validation={"expectations": [fine, {"type": type_, "kwargs": kwargs}]})
@@ -376,7 +376,7 @@ def test_similar_levels_give_a_warning(validate: TableValidator, table: pd.DataF
 def test_other_notations_give_a_warning(
     validate: TableValidator, table: pd.DataFrame, values: list[str], words: str
 ) -> None:
-    """The warning names the setting that reads the text; declared columns are left alone."""
+    """The warning names the setting that reads the text; declared columns give no warning."""
     odd = table.assign(k=[values[row % len(values)] for row in range(len(table))])
     rule = warned(validate(odd))["k"]
     assert (rule.rule, rule.severity) == ("notation", "warn")

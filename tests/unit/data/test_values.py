@@ -116,7 +116,7 @@ def test_formats_of_times(tmp_path: Path, written: str, date_format: str, moment
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
 def test_epoch_seconds_with_a_fraction_are_times(tmp_path: Path, suffix: str) -> None:
-    """As Python's time.time() gives them: some are whole, the column may be typed, and each microsecond counts."""
+    """As from Python's time.time(): some are whole numbers, the column may be typed, and each microsecond is exact."""
     moments = pd.Timestamp("2023-11-14 22:13:20") + pd.to_timedelta(np.arange(8) * 60_250_001, unit="us")
     frame = pd.DataFrame({"t": (moments - pd.Timestamp("1970")) / pd.Timedelta("1s"), "y": np.arange(8) / 7})
     path = tmp_path / f"t.{suffix}"
@@ -136,7 +136,7 @@ def test_epoch_seconds_with_a_fraction_are_times(tmp_path: Path, suffix: str) ->
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e-9, 2024.5])
 def test_other_numbers_are_no_times(value: float) -> None:
-    """A fraction is part of an epoch, and not of a date that is written as digits."""
+    """A fraction belongs to an epoch, not to a date that is written in digits."""
     assert parse_time(value, "%Y.%m") is None
     assert value == 2024.5 or parse_time(value, "epoch_s") is None
 
@@ -183,7 +183,7 @@ def test_times_beyond_the_year_9999_are_null(tmp_path: Path, kind: pa.DataType) 
 
 
 def test_codes_stay_codes(tmp_path: Path) -> None:
-    """Numbers with leading zeros are a category, as they are written."""
+    """Numbers with leading zeros are a category with unchanged text."""
     for values in (["00501", "10001"], ["00501", "10001", "K1A"]):
         _, snapshot, contract = trained(tmp_path, column(values * 20))
         assert contract.columns[0].kind == "category"
@@ -255,13 +255,13 @@ def test_codes_and_words_are_no_notation(values: list[str]) -> None:
 )
 def test_invalid_formats_are_rejected(data: dict[str, Any], words: str) -> None:
     """Invalid formats are rejected with the config, before any data is read."""
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         build_config({"name": "t", "data": {"source": "t.csv", "target": "y", **data}}, "t")
-    assert words in str(refused.value)
+    assert words in str(caught.value)
 
 
 def test_words_among_plain_numbers_are_named_instead_of_a_decimal_mark() -> None:
-    """No mark of a number is at fault where the default reads the numbers, too."""
+    """No decimal mark is suggested if the numbers can be read by default."""
     years = ["1905", "1932", "1958", "1974", "1996", "2012"] * 20 + ["k.A."] * 10
     notation = detect_notation(pd.Series(years, name="built"))
     assert notation is not None

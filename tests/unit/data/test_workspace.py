@@ -1,4 +1,4 @@
-"""The workspace of a run: identified by its inputs, used by one process, removed at once."""
+"""The workspace of a run: identified by its inputs, used by one process, removed at the end."""
 
 import os
 import time
@@ -23,7 +23,7 @@ def opened(store: Path, *ended: str) -> Workspace:
 
 
 def test_an_interrupted_run_opens_its_workspace_again(tmp_path: Path) -> None:
-    """An interrupted run has the same token again; after a removal the token is new."""
+    """An interrupted run has the same token again; after a removal there is a new one."""
     first = opened(tmp_path)
     assert opened(tmp_path) == first
     first.remove()
@@ -34,7 +34,7 @@ def test_an_interrupted_run_opens_its_workspace_again(tmp_path: Path) -> None:
 
 
 def test_a_workspace_that_was_removed_is_not_continued(tmp_path: Path) -> None:
-    """The caller is asked to run the command again, and no file is left."""
+    """The error asks the user to repeat the command, and no file remains."""
     work = opened(tmp_path)
     work.remove()
     with pytest.raises(TransientError, match="another process"), work.exclusive_lock():
@@ -43,7 +43,7 @@ def test_a_workspace_that_was_removed_is_not_continued(tmp_path: Path) -> None:
 
 
 def test_only_one_process_uses_a_workspace(tmp_path: Path) -> None:
-    """A second process gets an error that the run is under way."""
+    """A second process gets an error that the run is in progress."""
     with (
         opened(tmp_path).exclusive_lock(),
         pytest.raises(TransientError, match="under way"),
@@ -53,7 +53,7 @@ def test_only_one_process_uses_a_workspace(tmp_path: Path) -> None:
 
 
 def test_a_forced_run_takes_the_next_key_that_has_not_ended(tmp_path: Path) -> None:
-    """A forced run has the same key until it has ended; a run that was killed after its verdict is continued."""
+    """A forced run has the same key until it has ended; a run that was killed after its verdict is resumed."""
     plain = opened(tmp_path)
     first = plain.run_key(CONFIG)
     forced = opened(tmp_path, first)
@@ -66,7 +66,7 @@ def test_a_forced_run_takes_the_next_key_that_has_not_ended(tmp_path: Path) -> N
 
 
 def test_a_changed_gate_has_the_same_workspace_and_another_run_key(tmp_path: Path) -> None:
-    """Bounds, validation rules and monitoring change no fit; the split and personal data do."""
+    """Bounds, validation rules and monitoring do not affect fits; the split and personal data do."""
 
     def opened_with(**sections: object) -> tuple[str, str]:
         config = build_config({**CONFIG.model_dump(mode="json"), **sections}, "test")
@@ -118,7 +118,7 @@ def other(store: Path, name: str, *files: str) -> Path:
 
 
 def test_abandoned_workspaces_are_removed(tmp_path: Path) -> None:
-    """A month after its last write a workspace is removed; newer, judged and locked ones stay."""
+    """A month after its last write a workspace is removed; newer, judged and locked ones remain."""
     aged(other(tmp_path, "given-up", "contract.json"), 31)
     young = aged(other(tmp_path, "young"), 29)
     written = aged(other(tmp_path, "written-to-again"), 31)
@@ -154,7 +154,7 @@ def test_another_version_of_a_candidates_library_is_another_run(
 
 
 def test_changed_project_code_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A changed module or file of a package changes the key, also without __init__.py."""
+    """A changed module, or a file of a package, changes the key, also without __init__.py."""
     monkeypatch.syspath_prepend(tmp_path)
     for name, file in (("own_module", "own_module.py"), ("own_package", "own_package/inner.py")):
         path = tmp_path / file

@@ -1,4 +1,4 @@
-"""LightGBM, XGBoost and CatBoost as candidates: the compiled plan gives the library's predictions to the last bit."""
+"""LightGBM, XGBoost and CatBoost as candidates: the compiled plan equals the library's predictions to the last bit."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def booster_of(model: Any) -> Booster:
 
 
 def numbers_table(rows: int = 400) -> pd.DataFrame:
-    """Columns with names that the libraries do not accept; the target depends on the first two."""
+    """Columns with names that the libraries refuse; the target depends on the first two."""
     rng = np.random.default_rng(4)
     values = rng.normal(size=(rows, len(NAMES)))
     values[rng.random(values.shape) < 0.1] = np.nan
@@ -82,7 +82,7 @@ def test_the_plan_with_native_categories_is_equal_to_the_library(
 def check_plan(
     library: str, target: str, params: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training rows and rows around the thresholds are compared; single rows and many rows get equal answers."""
+    """Compares training rows and rows around the thresholds; single rows and many rows must get equal predictions."""
     monkeypatch.setattr(parity, "GENERATED_ROWS", 1_000)
     model, contract, features = fitted(target, library, 0.4 if target == "sold" else None, **params)
     certificate, file = certify(model, contract, {"train": features}, seed=1)
@@ -102,7 +102,7 @@ def check_plan(
 
 
 def towns_table() -> pd.DataFrame:
-    """The slope of ``x`` differs by town, in no order of the towns' means; 5 % of the towns are null."""
+    """The slope of ``x`` differs by town, independently of the towns' means; 5 % of the towns are null."""
     rng = np.random.default_rng(3)
     town, x = rng.integers(0, 40, 1_500), rng.normal(size=1_500)
     names = np.where(rng.random(1_500) < 0.05, None, np.char.add("t", town.astype(str)).astype(object))
@@ -134,7 +134,7 @@ def test_native_categories(library: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
 def test_names_that_the_library_does_not_accept(library: str) -> None:
-    """Each feature has a name of its own in the model file, without brackets and quotes."""
+    """Each feature has a unique name in the model file, without brackets and quotes."""
     model, contract, features = fit_numbers(numbers_table(), library, params={"n_estimators": 10})
     assert certify(model, contract, {"train": features}, seed=1)[0].identical == 1.0
     names = booster_of(model).feature_names_in_.tolist()
@@ -183,10 +183,10 @@ def test_predictions_are_those_of_the_library(library: str) -> None:
         ("catboost", {"loss_function": "LogLinQuantile"}, "the objective 'LogLinQuantile'"),
     ],
 )
-def test_what_cannot_be_exact_is_not_compiled(
+def test_a_model_without_an_exact_plan_is_not_compiled(
     library: str, params: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
-    """The certificate says why; the stored model predicts with the library."""
+    """The certificate has the reason; the stored model predicts with the library."""
     table = numbers_table(200)
     if "logistic" in reason or "entropy" in reason:
         table["y"] = 1 / (1 + np.exp(-table["y"]))
@@ -225,7 +225,7 @@ def test_other_objectives(library: str, params: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
 def test_class_weights_raise_the_probability_of_rare_classes(library: str) -> None:
-    """Of three classes too, for which XGBoost itself has no class weights."""
+    """Also of three classes, for which XGBoost itself has no class weights."""
     table = numbers_table(600)
     table["y"] = np.select([table["y"] > 2, table["y"] < -3], ["high", "low"], "middle")
     shares = []
@@ -238,7 +238,7 @@ def test_class_weights_raise_the_probability_of_rare_classes(library: str) -> No
 
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
 def test_sample_weights_are_used(library: str) -> None:
-    """Rows of weight zero do not matter, be it for the trees or for stopping early."""
+    """Rows of weight zero do not affect the trees or early stopping."""
     table = numbers_table()
     model, contract, features = fit_numbers(table, library, params={"n_estimators": 10})
     labels, weights = contract.labels(table).copy(), (np.arange(len(table)) % 2).astype(float)
@@ -250,7 +250,7 @@ def test_sample_weights_are_used(library: str) -> None:
 
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
 def test_training_stops_early(library: str) -> None:
-    """On noise after few of 500 trees; a small table gets 100 trees; a number in the config is the largest one."""
+    """On noise after few of 500 trees; a small table gets 100 trees; a number in the config is the maximum."""
     rng = np.random.default_rng(2)
     table = pd.DataFrame({"x": rng.normal(size=400), "z": rng.normal(size=400), "y": rng.normal(size=400)})
     assert trees(fit_numbers(table, library)[0]) < 100
@@ -272,7 +272,7 @@ def daily_table() -> pd.DataFrame:
 
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
 def test_with_a_time_training_stops_by_the_latest_rows(library: str) -> None:
-    """A random tenth has rows of the same days as the training rows, so it does not show overfitting to days."""
+    """A random tenth has rows of the same days as the training rows, so it does not detect overfitting to days."""
     table = daily_table()
     by_time, at_random = fit_numbers(table, library, "at")[0], fit_numbers(table.drop(columns="at"), library)[0]
     assert 2 * trees(by_time) < trees(at_random)
@@ -295,7 +295,7 @@ def test_the_latest_rows_are_in_the_model(library: str) -> None:
 @pytest.mark.parametrize("late", [10, 3])
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
 def test_a_class_of_the_latest_rows_only(library: str, late: int) -> None:
-    """It does not end the fit: the model has its probability."""
+    """It does not fail the fit: the model has a probability for it."""
     table = daily_table()
     table["y"] = np.where(np.arange(600) < 600 - late, np.where(table["x"] > 0, "high", "low"), "late")
     table.loc[600 - late :, "x"] = 90.0
@@ -317,7 +317,7 @@ def trees(model: Any) -> int:
 
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
 def test_monotone_constraints_by_column(library: str) -> None:
-    """The prediction never falls in the first column, and never grows in the second."""
+    """The prediction never decreases with the first column, and never increases with the second."""
     constraints = {"a[b]<c": 1, "größe": -1}
     params = {"n_estimators": 30, "monotone_constraints": constraints}
     model, _, features = fit_numbers(numbers_table(), library, params=params)
@@ -338,10 +338,10 @@ def test_monotone_constraints_by_column(library: str) -> None:
 )
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
 def test_wrong_parameters_are_refused(library: str, params: dict[str, Any], message: str, remedy: str) -> None:
-    """Before anything is fitted: LightGBM and XGBoost themselves would ignore a parameter that they do not know."""
-    with pytest.raises(ConfigError, match=message) as refused:
+    """Before the fit: LightGBM and XGBoost themselves ignore unknown parameters."""
+    with pytest.raises(ConfigError, match=message) as caught:
         fit_numbers(numbers_table(), library, params=params)
-    assert remedy in refused.value.remedy
+    assert remedy in caught.value.remedy
 
 
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
@@ -379,6 +379,6 @@ def test_a_stored_model_needs_no_trust(library: str, tmp_path: Path, monkeypatch
         raise ModuleNotFoundError(f"No module named {library!r}", name=library)
 
     monkeypatch.setattr(type(booster_of(model)), "_read", without_library)
-    with pytest.raises(ReleaseError, match=f"needs {library}, which is not installed") as refused:
+    with pytest.raises(ReleaseError, match=f"needs {library}, which is not installed") as caught:
         model_io.load_model(path)
-    assert refused.value.remedy == f"pip install 'towline[{library}]'"
+    assert caught.value.remedy == f"pip install 'towline[{library}]'"

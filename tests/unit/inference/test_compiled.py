@@ -81,7 +81,7 @@ def test_the_compiled_scorer_agrees_with_scikit_learn(
 
 
 def test_large_trees_with_native_categories_are_not_compiled() -> None:
-    """scikit-learn answers then, as for other models that cannot be compiled."""
+    """scikit-learn then predicts, as for other models that cannot be compiled."""
     large = {"max_iter": 40, "max_leaf_nodes": 90, "min_samples_leaf": 5, "native_categories": True}
     model, contract, _ = fitted("value", "boosting", **large)
     with pytest.raises(NotCompiledError, match="split categories natively"):
@@ -121,7 +121,7 @@ def test_plans_of_earlier_formats_are_read(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_linear_model_of_many_large_terms_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its value is small beside its terms, and so are their rounding errors."""
+    """Its prediction is small compared with its terms, and so are the rounding errors."""
     monkeypatch.setattr(parity, "GENERATED_ROWS", 500)
     rng = np.random.default_rng(5)
     table = pd.DataFrame(rng.normal(size=(400, 800)) * 1e6, columns=[f"x{number}" for number in range(800)])

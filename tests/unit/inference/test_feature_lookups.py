@@ -1,4 +1,4 @@
-"""Lookups of columns give the rows that lookups of single values give."""
+"""Lookups of columns give the same rows as lookups of single values."""
 
 import numpy as np
 import pytest

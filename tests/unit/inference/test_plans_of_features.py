@@ -1,4 +1,4 @@
-"""Compiled models with features of the config: one row and a table get equal answers."""
+"""Compiled models with features of the config: single rows and tables get equal predictions."""
 
 import random
 from bisect import bisect_left
@@ -69,7 +69,7 @@ def test_one_row_is_predicted_as_in_a_table(candidate: Any) -> None:
 
 
 def test_features_of_one_column_are_not_computed_for_a_request() -> None:
-    """Nulls, unknown levels and numbers at the steps get the same answers; a product is still computed."""
+    """Nulls, unknown levels and numbers at the steps get equal predictions; a product is still computed."""
     features = {
         "red": "colour = 'red'", "start": "substring(colour, 1, 1)", "missing": "a is null or a between 1 and 2",
         "low": "case when a < -0.5 then 1 when a = 0 then 2 end", "group": "bucket(b, -1, 1)", "product": "a * b",
@@ -118,7 +118,7 @@ def test_features_of_personal_data_are_computed_before_pseudonyms() -> None:
 
 
 def test_random_step_functions_are_constant_between_their_steps() -> None:
-    """A number has the value of the largest number up to the next step, which a fused table has."""
+    """Each number has the value of the largest number below the next step, which a fused table stores."""
     rng, types, checked = random.Random(3), {"a": ("number", 0)}, 0
     while checked < 20:
         text = draw_expression(rng, rng.choice(["boolean", "number", "text"]), 2).text

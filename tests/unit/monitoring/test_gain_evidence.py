@@ -30,15 +30,15 @@ def test_a_clear_gain_pays_and_is_measured() -> None:
 
 
 def test_a_gain_below_the_required_one_does_not_pay() -> None:
-    """However sure it is."""
+    """However strong the evidence is."""
     rng = np.random.default_rng(0)
     verdict = judge_gain([draw(rng, 0.03) for _ in range(30)], 0.05)
     assert verdict is not None
     assert (verdict.pays, verdict.e_value > 20) == (False, True)
 
 
-def test_looking_after_every_window_raises_few_false_alarms() -> None:
-    """Without a gain, at most one of twenty champions is ever trained again, with any number of looks."""
+def test_an_analysis_after_every_window_raises_few_false_alarms() -> None:
+    """Without a gain, at most one of twenty champions is ever trained again, after any number of windows."""
     alarms = 0
     for seed in range(60):
         rng = np.random.default_rng(seed)
@@ -49,7 +49,7 @@ def test_looking_after_every_window_raises_few_false_alarms() -> None:
 
 
 def test_a_late_change_is_found_behind_many_windows_without_one() -> None:
-    """The mean over all windows would be below the required gain."""
+    """The mean over all windows is below the required gain."""
     rng = np.random.default_rng(1)
     windows = [draw(rng, 0.0) for _ in range(20)] + [draw(rng, 0.3) for _ in range(2)]
     verdict = judge_gain(windows, 0.05)
@@ -66,7 +66,7 @@ def test_a_worse_refit_does_not_pay() -> None:
 
 
 def test_windows_that_were_not_measured_are_no_evidence() -> None:
-    """Neither are few blocks, however different."""
+    """The same holds for few blocks, however different they are."""
     unknown = window(np.array([]), np.array([]), state="unknown")
     assert judge_gain([unknown], 0.05) is None
     few = judge_gain([unknown, window(np.full(3, 10.0), np.full(3, 1.0))], 0.05)
@@ -98,4 +98,6 @@ def test_the_e_value_is_a_mean_of_likelihood_ratios() -> None:
     expected = np.trapezoid(likelihoods * prior, effects[:, 0, 0]) / likelihoods[0]
     verdict = judge_gain([window(10 + differences, np.full(8, 10.0))], 0.05)
     assert verdict is not None
-    assert verdict.e_value == pytest.approx(expected / 2, rel=1e-3)  # half of the weight belongs to later windows
+    assert verdict.e_value == pytest.approx(
+        expected / 2, rel=1e-3
+    )  # half of the weight is for changes in later windows

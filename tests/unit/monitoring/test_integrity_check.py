@@ -1,4 +1,4 @@
-"""The check of the records by `towline up`: a fault of the ledger is a page, a change in MLflow a ticket."""
+"""The integrity check of `towline up`: a fault of the ledger is a page, a difference in MLflow a ticket."""
 
 import sqlite3
 from contextlib import closing
@@ -23,8 +23,8 @@ def settings(sample_store: SampleStore) -> Settings:
     return sample_store.settings
 
 
-def test_a_cut_ledger_is_a_page_until_it_is_whole_again(settings: Settings, config: PipelineConfig) -> None:
-    """One alert, opened once, with the remedy; a person who accepts the ledger resolves it."""
+def test_a_truncated_ledger_is_a_page_until_it_is_accepted(settings: Settings, config: PipelineConfig) -> None:
+    """One alert, opened once, with the remedy; it is resolved when a person accepts the ledger."""
     assert check_integrity(settings, config, releases=True) == ""
     with closing(sqlite3.connect(settings.layout.ledger_database)) as connection, connection:
         connection.execute("DELETE FROM ledger WHERE seq = (SELECT max(seq) FROM ledger)")
@@ -41,7 +41,7 @@ def test_a_cut_ledger_is_a_page_until_it_is_whole_again(settings: Settings, conf
 def test_a_damaged_release_stays_open_while_only_the_ledger_is_checked(
     settings: Settings, config: PipelineConfig, sample_store: SampleStore
 ) -> None:
-    """The files of releases are compared less often: a quick check says nothing about them."""
+    """Files of releases are verified less often: a quick check does not resolve their alert."""
     file = sample_store.release(2) / "profile.json"
     content = file.read_bytes()
     file.write_bytes(content + b" ")
@@ -54,7 +54,7 @@ def test_a_damaged_release_stays_open_while_only_the_ledger_is_checked(
 
 
 def test_a_change_in_mlflow_is_a_ticket(settings: Settings, config: PipelineConfig) -> None:
-    """A champion deleted in MLflow is named, and resolved once MLflow is repaired."""
+    """A champion deleted in MLflow is named; the alert is resolved when MLflow is repaired."""
     notify_mlflow(settings, config, ["version 2, which serves, is missing"])
     notify_mlflow(settings, config, ["version 2, which serves, is missing"])
     (state,) = read_alerts(settings.store, MODEL)

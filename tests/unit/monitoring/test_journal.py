@@ -15,7 +15,7 @@ def window(number: int, version: int = 1, **changes: object) -> DriftResult:
 
 
 def test_windows_are_sorted_and_the_last_result_counts(tmp_path: Path) -> None:
-    """A repeated window replaces the earlier result; results can be selected by version and time."""
+    """A repeated window replaces its earlier result; results can be selected by version and time."""
     journal = Journal(tmp_path)
     for result in (window(2), window(1), window(3, version=2), window(2, state="drift")):
         journal.add(result, FIRST)
@@ -48,7 +48,7 @@ def test_all_alarms_and_some_passed_checks_are_stored(tmp_path: Path) -> None:
 
 
 def test_results_of_another_version_are_skipped(tmp_path: Path) -> None:
-    """After an upgrade, windows in a former format are left out and the others are read."""
+    """After an upgrade, windows in a former format are skipped and the others are read."""
     journal = Journal(tmp_path)
     (tmp_path / "drift.jsonl").write_text('{"at": "2026-01-01T00:00:00+00:00", "record": {"state": "quiet"}}\n')
     assert journal.drift() == []

@@ -22,16 +22,16 @@ def store(sample_store: SampleStore, tmp_path: Path) -> MonitoredStore:
 
 
 def test_an_unknown_window_stays_open(store: MonitoredStore) -> None:
-    """Rows are neither lost nor looked at twice; the same night again is the same result."""
+    """Each row is evaluated once; a repeated run has the same result."""
     first = store.since
-    store.ask(make_rows(30), first + DAY / 2)
+    store.log_requests(make_rows(30), first + DAY / 2)
     result = store.drift(first + DAY)
     assert (result.state, result.rows, result.start) == ("unknown", 30, first)
-    store.ask(make_rows(60), first + 1.5 * DAY)
+    store.log_requests(make_rows(60), first + 1.5 * DAY)
     result = store.drift(first + 2 * DAY)
     assert (result.state, result.rows, result.start) == ("ok", 90, first)
     assert store.drift(first + 2 * DAY).rows == 90
-    store.ask(make_rows(70), first + 2.5 * DAY)
+    store.log_requests(make_rows(70), first + 2.5 * DAY)
     result = store.drift(first + 3 * DAY)
     assert (result.rows, result.start) == (70, first + 2 * DAY)
     assert store.decide(first + 3 * DAY).action == "nothing"
@@ -39,9 +39,9 @@ def test_an_unknown_window_stays_open(store: MonitoredStore) -> None:
 
 def test_a_version_worse_than_the_previous_one_is_rolled_back(store: MonitoredStore) -> None:
     """The ledger records the decision with its evidence, once."""
-    store.sample_store.promote(2)  # a thousand off
+    store.sample_store.promote(2)  # its predictions are 1,000 too high
     start = store.since
-    store.ask(make_rows(120), start + DAY / 2, truth=0.0)
+    store.log_requests(make_rows(120), start + DAY / 2, truth=0.0)
     result = store.quality(start + DAY)
     assert (result.state, result.labelled) == ("degraded", 120)
     decisions = [store.decide(start + DAY) for _ in range(2)]
@@ -59,12 +59,12 @@ def test_a_version_worse_than_the_previous_one_is_rolled_back(store: MonitoredSt
 
 
 def test_training_needs_new_rows(store: MonitoredStore) -> None:
-    """If both versions are worse, the decision is a warning without new rows in the source, and else a training.
+    """If both versions are worse, the decision is a warning without new rows in the source, else a training.
 
-    The same window gives no warning after the training that it started.
+    The same window gives no warning after the training that it caused.
     """
     start = store.since
-    store.ask(make_rows(120), start + DAY / 2, truth=80.0)
+    store.log_requests(make_rows(120), start + DAY / 2, truth=80.0)
     assert store.quality(start + DAY).state == "degraded"
     source = store.settings.project / "table.parquet"
     frame = make_house_table(200).drop(columns="sold")
@@ -81,7 +81,7 @@ def test_training_needs_new_rows(store: MonitoredStore) -> None:
 
 
 def test_a_training_that_pays_is_started(store: MonitoredStore) -> None:
-    """The source has rows of the changed world, 80 above version 1, which predicts 1,000 more than the table had."""
+    """The source has rows after a change: 80 above version 1, which predicts 1,000 more than the table had."""
     retrain = store.config.retrain.model_copy(update={"triggers": ("gain", "drift", "quality")})
     quality = store.config.quality.model_copy(update={"window": 3 * DAY})
     store.config = store.config.model_copy(update={"retrain": retrain, "quality": quality})
@@ -89,7 +89,7 @@ def test_a_training_that_pays_is_started(store: MonitoredStore) -> None:
     later = frame.assign(at=frame["at"] + pd.Timedelta(days=400), value=frame["value"] + 1080)
     later.to_parquet(store.settings.project / "table.parquet", index=False)
     start, datasets = store.since, sorted((store.settings.store / "datasets").glob("*"))
-    store.ask(make_rows(120), start + DAY / 2, truth=80.0)
+    store.log_requests(make_rows(120), start + DAY / 2, truth=80.0)
     store.quality(start + DAY)
     assert store.gain(start + DAY) is None, "the window is not complete"
     result = store.gain(start + DAY, at_once=True)
@@ -100,12 +100,12 @@ def test_a_training_that_pays_is_started(store: MonitoredStore) -> None:
     assert (decision.action, decision.trigger) == ("retrain", "gain")
     (row,) = [row for row in store.sample_store.ledger.decisions(MODEL) if row.evidence["action"] == "retrain"]
     assert row.evidence["gain"][0]["rows"] == 120
-    again = store.decide(start + DAY + dt.timedelta(minutes=9))
-    assert again.action == "nothing", "windows before the last training are no evidence"
+    repeated = store.decide(start + DAY + dt.timedelta(minutes=9))
+    assert repeated.action == "nothing", "windows before the last training are no evidence"
 
 
 def test_refits_use_the_rows_that_a_training_would_use(store: MonitoredStore) -> None:
-    """For the first half of the window those of the 30 days before it, for the second half also those of the first."""
+    """For the first half of the window the 30 days before it; for the second half also the rows of the first."""
     quality = store.config.quality.model_copy(update={"window": DAY})
     retrain = store.config.retrain.model_copy(update={"triggers": ("gain",)})
     data = store.config.data.model_copy(update={"window": (30 * DAY,)})
@@ -117,7 +117,7 @@ def test_refits_use_the_rows_that_a_training_would_use(store: MonitoredStore) ->
     within = frame.head(300).assign(at=day + 0.4 * DAY, value=frame["value"] + 1080)
     pd.concat([before, within]).to_parquet(store.settings.project / "table.parquet", index=False)
     for moment in (0.2, 0.8):
-        store.ask(make_rows(60), start + moment * DAY, truth=80.0)
+        store.log_requests(make_rows(60), start + moment * DAY, truth=80.0)
     result = store.gain(start + DAY)
     assert (result.state, result.rows, result.fitted_rows) == ("measured", 120, 400)
     losses = np.array(result.blocks)
@@ -127,11 +127,11 @@ def test_refits_use_the_rows_that_a_training_would_use(store: MonitoredStore) ->
 
 
 def test_quality_is_unknown_until_the_window_is_complete(store: MonitoredStore) -> None:
-    """A window stays open until it has the configured length."""
+    """A window remains open until it has the configured length."""
     config = store.config.model_copy(update={"quality": store.config.quality.model_copy(update={"window": 3 * DAY})})
     store.config = config
     start = store.since
-    store.ask(make_rows(120), start + DAY / 2, truth=0.0)
+    store.log_requests(make_rows(120), start + DAY / 2, truth=0.0)
     result = store.quality(start + DAY)
     assert (result.state, "the window ends at" in result.reason) == ("unknown", True)
     assert store.quality(start + 3 * DAY).state == "ok"
@@ -140,7 +140,7 @@ def test_quality_is_unknown_until_the_window_is_complete(store: MonitoredStore) 
 def test_a_repeated_run_does_not_see_labels_that_were_replaced_later(store: MonitoredStore) -> None:
     """A run with the same time has the same result."""
     now = store.since + dt.timedelta(hours=3)
-    store.ask(make_rows(60), store.since + dt.timedelta(hours=1), truth=0.0)
+    store.log_requests(make_rows(60), store.since + dt.timedelta(hours=1), truth=0.0)
     before = store.quality(now)
     assert before.labelled == 60
     folder = LabelStore(store.settings.layout.labels(MODEL))
@@ -150,10 +150,10 @@ def test_a_repeated_run_does_not_see_labels_that_were_replaced_later(store: Moni
 
 
 def test_a_champion_younger_than_the_delay_has_an_empty_window(store: MonitoredStore) -> None:
-    """No label is due yet: the window does not end before it starts."""
+    """No label is due yet: the window must not end before it starts."""
     late = store.config.quality.model_copy(update={"delay": 30 * DAY})
     store.config = store.config.model_copy(update={"quality": late})
-    store.ask(make_house_table(60).drop(columns=["sold", "value"]), store.since + dt.timedelta(hours=1))
+    store.log_requests(make_house_table(60).drop(columns=["sold", "value"]), store.since + dt.timedelta(hours=1))
     result = store.quality(store.since + DAY)
     assert (result.state, result.rows) == ("unknown", 0)
     assert result.start == result.end == store.since

@@ -1,4 +1,4 @@
-"""The monitoring policy: which evidence leads to which action."""
+"""The monitoring policy: the action for each kind of evidence."""
 
 import datetime as dt
 from typing import Any
@@ -50,7 +50,7 @@ def quality_windows(*states: QualityState) -> tuple[QualityResult, ...]:
 
 
 def gain_windows(*refits: float, **changes: Any) -> tuple[GainResult, ...]:
-    """Windows in which the champion's loss is about 10, and the refit's about a given value."""
+    """Windows in which the champion's loss is about 10, and the refit's loss about a given value."""
     noise = [0.1 * (-1) ** block for block in range(12)]
     return tuple(
         GainResult(
@@ -78,7 +78,7 @@ def evidence(**changes: Any) -> Evidence:
 
 
 def test_ok_windows_lead_to_nothing() -> None:
-    """Windows that are ok or unknown, and no windows at all."""
+    """Also unknown windows, and no windows at all."""
     assert decide(evidence(drift=drift_windows("ok", "ok"), quality=quality_windows("ok")), PLAIN).action == "nothing"
     assert (
         decide(evidence(drift=drift_windows("unknown"), quality=quality_windows("unknown")), PLAIN).action == "nothing"
@@ -88,7 +88,7 @@ def test_ok_windows_lead_to_nothing() -> None:
 
 @pytest.mark.parametrize("sign", ["drift", "quality"])
 def test_one_bad_window_warns_and_the_second_of_three_retrains(sign: str) -> None:
-    """A single bad window starts no training, nor do older ones if the last one is ok."""
+    """A single bad window starts no training, nor do older ones if the newest window is ok."""
     made: Any = drift_windows if sign == "drift" else quality_windows
     bad, fine = ("drift", "ok") if sign == "drift" else ("degraded", "ok")
     each = decide(evidence(**{sign: made(fine, fine, bad)}), PLAIN)
@@ -133,24 +133,24 @@ def test_rollback_if_the_previous_champion_is_better() -> None:
 
 
 def test_cooldown_and_too_few_new_rows_prevent_a_training() -> None:
-    """The warning names the reason."""
+    """The warning has the reason."""
     bad = evidence(quality=quality_windows("degraded", "degraded"))
-    held = decide(bad.model_copy(update={"last_training": NOW - dt.timedelta(days=3)}), PLAIN)
+    in_cooldown = decide(bad.model_copy(update={"last_training": NOW - dt.timedelta(days=3)}), PLAIN)
     few = decide(bad.model_copy(update={"new_rows": 12}), PLAIN)
     free = decide(bad.model_copy(update={"last_training": NOW - dt.timedelta(days=7), "new_rows": 200}), PLAIN)
-    assert (held.action, few.action, free.action) == ("warn", "warn", "retrain")
-    assert "cooldown 7 days" in held.reason
+    assert (in_cooldown.action, few.action, free.action) == ("warn", "warn", "retrain")
+    assert "cooldown 7 days" in in_cooldown.reason
     assert "12 new rows" in few.reason
 
 
 @pytest.mark.parametrize(("reaction", "action"), [("alert", "warn"), ("rollback", "roll back"), ("retrain", "retrain")])
 def test_a_breach_does_what_the_config_says(reaction: Any, action: str) -> None:
-    """An SLO breach leads to a warning, a rollback or a training."""
+    """An SLO breach causes a warning, a rollback or a training."""
     assert decide(evidence(breach="99.1 % answered", on_breach=reaction), PLAIN).action == action
 
 
 def test_the_cause_changes_only_after_an_action() -> None:
-    """Two flows that see the same problem share the cause; after a training it is a new one."""
+    """Two flows that detect the same problem have the same cause; after a training there is a new cause."""
     problem = evidence(drift=drift_windows("drift", "drift"))
     other = evidence(quality=quality_windows("degraded", "degraded"), now=NOW + dt.timedelta(hours=2))
     later = problem.model_copy(update={"last_training": NOW - dt.timedelta(days=30)})
@@ -182,7 +182,7 @@ def test_drift_and_quality_only_warn_while_the_gain_is_measured() -> None:
 
 
 def test_drift_and_quality_decide_where_the_gain_is_not_known() -> None:
-    """Without labels, if the recipe cannot be fitted again, and if gain is no trigger."""
+    """Without labels, if the recipe cannot be fitted again, or if gain is no trigger."""
     bad = {"drift": drift_windows("drift", "drift")}
     unavailable = gain_windows(10.0, state="unavailable")
     assert decide(evidence(**bad), PLAIN).trigger == "drift"

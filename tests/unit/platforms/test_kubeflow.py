@@ -37,16 +37,16 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def exported(config: Path, tmp_path: Path, command: Command) -> list[dict[str, Any]]:
-    """The two documents of a definition: the pipeline, and what is Kubernetes' own."""
+    """The two documents of a definition: the pipeline, and its Kubernetes settings."""
     words = ("--image", "registry.example.com/team/towline", "--secret", "addresses", "--claim", "store")
-    done = command("export", "kubeflow", config, "-o", tmp_path / "pipeline.yaml", *words, "--json")
-    assert done.code == 0, done.err
-    assert done.json["steps"][:3] == ["load", "validate", "split"]
-    return list(yaml.safe_load_all(Path(done.json["file"]).read_text()))
+    result = command("export", "kubeflow", config, "-o", tmp_path / "pipeline.yaml", *words, "--json")
+    assert result.code == 0, result.err
+    assert result.json["steps"][:3] == ["load", "validate", "split"]
+    return list(yaml.safe_load_all(Path(result.json["file"]).read_text()))
 
 
-def test_kubeflow_takes_the_definition(exported: list[dict[str, Any]]) -> None:
-    """Kubeflow's own schema of a pipeline and of its platform accepts each key, and would refuse another one."""
+def test_the_definition_is_valid_for_kubeflow(exported: list[dict[str, Any]]) -> None:
+    """Kubeflow's schemas of a pipeline and its platform accept each key, and refuse an unknown key."""
     pipeline, platform = exported
     spec = json_format.ParseDict(pipeline, pipeline_spec_pb2.PipelineSpec())
     assert (spec.pipeline_info.name, spec.schema_version) == ("taxis-training", "2.1.0")
@@ -57,7 +57,7 @@ def test_kubeflow_takes_the_definition(exported: list[dict[str, Any]]) -> None:
 
 
 def test_each_pod_gets_the_image_the_store_and_the_addresses(exported: list[dict[str, Any]]) -> None:
-    """Without these a step would find neither the ledger nor the releases."""
+    """Without them a step would have neither the ledger nor the releases."""
     pipeline, platform = exported
     executors = pipeline["deploymentSpec"]["executors"]
     assert {each["container"]["image"] for each in executors.values()} == {"registry.example.com/team/towline"}
@@ -71,8 +71,8 @@ def test_each_pod_gets_the_image_the_store_and_the_addresses(exported: list[dict
         assert {"TOWLINE_LEDGER_URL", "TOWLINE_TRACKING_URI"} <= names
 
 
-def test_candidates_are_cross_validated_side_by_side(exported: list[dict[str, Any]]) -> None:
-    """Each candidate waits for the split only, an ensemble for its parts, and the choice for all of them."""
+def test_candidates_are_cross_validated_in_parallel(exported: list[dict[str, Any]]) -> None:
+    """Each candidate waits only for the split, an ensemble for its parts, and the selection for all of them."""
     tasks = exported[0]["root"]["dag"]["tasks"]
     before = {name: set(task.get("dependentTasks", ())) for name, task in tasks.items()}
     singles = {"cross-validate-baseline", "cross-validate-linear", "cross-validate-linear-2"}
@@ -85,7 +85,7 @@ def test_candidates_are_cross_validated_side_by_side(exported: list[dict[str, An
 
 
 def test_every_task_of_the_training_flow_is_called() -> None:
-    """A step that is added to the flow is added to the pipeline, and the pipeline has no code of its own for one."""
+    """The pipeline calls each task of the flow, and has no code of its own for a step."""
     flow = ast.parse((REPOSITORY / "flows" / "training.py").read_text())
     imports = [node for node in ast.walk(flow) if isinstance(node, ast.ImportFrom) and node.module]
     tasks = {name.name for node in imports if str(node.module).startswith("tasks.") for name in node.names}
@@ -106,8 +106,8 @@ def test_each_step_has_its_function() -> None:
         assert set(step.inputs) <= {earlier.name for earlier in steps[:number]}
 
 
-def test_the_config_travels_unchanged(exported: list[dict[str, Any]]) -> None:
-    """The step that loads gets the config that was exported: the identity of a run does not change on the way."""
+def test_the_config_is_passed_unchanged(exported: list[dict[str, Any]]) -> None:
+    """The step that loads gets the exported config, so the run key is that of the local run."""
     inputs = exported[0]["root"]["dag"]["tasks"]["load"]["inputs"]["parameters"]
     text = inputs["config"]["runtimeValue"]["constant"]
     assert PipelineConfig.model_validate_json(text).digest == PipelineConfig.model_validate(CONFIG).digest
@@ -115,13 +115,13 @@ def test_the_config_travels_unchanged(exported: list[dict[str, Any]]) -> None:
 
 
 def test_a_literal_password_is_refused(tmp_path: Path, command: Command) -> None:
-    """The definition is uploaded and shown: it must hold no secret. The remedy works."""
+    """The definition is uploaded and shown, so it must not hold a secret. The remedy works."""
     source = {"url": "postgresql+psycopg://ann:hunter2@db/taxis", "query": "SELECT * FROM rides"}
     path, output = tmp_path / "taxis.yaml", tmp_path / "pipeline.yaml"
     path.write_text(yaml.safe_dump(CONFIG | {"data": {"source": source, "target": "fare"}}))
-    done = command("export", "kubeflow", path, "-o", output, "--json")
-    assert (done.code, done.json["what"][:33]) == (2, "the config has a literal password")
-    assert "hunter2" not in done.out + done.err
+    result = command("export", "kubeflow", path, "-o", output, "--json")
+    assert (result.code, result.json["what"][:33]) == (2, "the config has a literal password")
+    assert "hunter2" not in result.out + result.err
     assert not output.exists()
     source["url"] = "postgresql+psycopg://ann:${PGPASSWORD}@db/taxis"
     path.write_text(yaml.safe_dump(CONFIG | {"data": {"source": source, "target": "fare"}}))

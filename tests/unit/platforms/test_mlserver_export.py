@@ -1,4 +1,4 @@
-"""`towline export mlserver`: the folder holds the release unchanged and settings that name it, or does not exist."""
+"""`towline export mlserver`: the folder has the unchanged release and settings that name it, or does not exist."""
 
 import json
 from collections.abc import Callable
@@ -23,8 +23,8 @@ def test_the_command_writes_the_release_and_its_settings(
     release: Path, tmp_path: Path, command: Callable[..., CommandResult]
 ) -> None:
     """MLServer gets the exact files of the release, its name, version and digest, and a limit of rows."""
-    done = command("export", "mlserver", release, tmp_path / "models" / "house", "--max-rows", "50", "--json")
-    assert done.code == 0, done.err
+    result = command("export", "mlserver", release, tmp_path / "models" / "house", "--max-rows", "50", "--json")
+    assert result.code == 0, result.err
     folder = tmp_path / "models" / "house"
     assert sorted(path.name for path in folder.iterdir()) == ["model-settings.json", release.name]
     manifest = verify_release(folder / release.name)
@@ -40,20 +40,20 @@ def test_the_command_writes_the_release_and_its_settings(
             "extra": {"digest": manifest.digest, "max_rows": 50},
         },
     }
-    assert done.json["folder"] == str(folder)
+    assert result.json["folder"] == str(folder)
     assert list(folder.parent.iterdir()) == [folder]  # no temporary folder
 
 
 def test_other_users_can_read_the_folder(release: Path, tmp_path: Path) -> None:
-    """MLServer's container runs as a user of its own."""
+    """MLServer's container runs as another user."""
     export_release(ReleaseLocation(release), tmp_path / "folder")
     files = [path for path in (tmp_path / "folder").rglob("*") if path.is_file()]
     assert len(files) > 5
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in files)
 
 
-def test_a_folder_with_files_is_left_alone(release: Path, tmp_path: Path) -> None:
-    """An export never mixes with other files; an empty folder is used."""
+def test_a_folder_with_files_is_refused(release: Path, tmp_path: Path) -> None:
+    """An export is never mixed with other files; an empty folder is used."""
     (tmp_path / "file").write_text("mine")
     for folder in (tmp_path, tmp_path / "file"):
         with pytest.raises(ConfigError, match="exists and is not empty"):
@@ -70,6 +70,6 @@ def test_a_release_that_is_not_the_ledgers_is_refused(release: Path, tmp_path: P
 
 
 def test_an_unknown_model_is_named(tmp_path: Path, command: Callable[..., CommandResult]) -> None:
-    done = command("export", "mlserver", "nothing", tmp_path / "folder", "--json")
-    assert (done.code, done.json["error"]) == (2, "ConfigError")
+    result = command("export", "mlserver", "nothing", tmp_path / "folder", "--json")
+    assert (result.code, result.json["error"]) == (2, "ConfigError")
     assert not (tmp_path / "folder").exists()

@@ -1,4 +1,4 @@
-"""A prediction log, and releases that it logs for."""
+"""A prediction log, and releases whose predictions it stores."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""served-at: the version that was responsible at a time or for a request, from the ledger and the prediction log."""
+"""served-at: the version that served at a time or answered a request, from the ledger and the prediction log."""
 
 import datetime as dt
 import shutil
@@ -29,7 +29,7 @@ def settings(store: Path) -> Settings:
 
 @pytest.fixture
 def ledger(settings: Settings) -> Ledger:
-    """No rows yet."""
+    """An empty ledger."""
     return Ledger(settings.ledger_url)
 
 
@@ -62,7 +62,7 @@ def at(row: Entry, microseconds: int = 0) -> dt.datetime:
 
 
 def test_the_champion_at_each_time(settings: Settings, ledger: Ledger) -> None:
-    """Promotion, promotion, rollback: each time has its version, with its data, config, approver and reason."""
+    """Two promotions and a rollback: each time has its version, with its data, config, approver and reason."""
     first, second = promote(ledger, 1), promote(ledger, 2)
     back = ledger.rollback("houses", "eva", "errors")
 
@@ -97,15 +97,15 @@ def test_a_time_without_a_champion_is_an_error(settings: Settings, ledger: Ledge
 
 
 def test_a_request_names_the_version_that_answered_it(settings: Settings, ledger: Ledger) -> None:
-    """The log decides, not the time: the challenger of a rollout, and a fixed version, are named as such."""
+    """The log decides, not the time: the challenger of a rollout and a fixed version are named with their arm."""
     for version in (1, 2, 3):
-        last = promote(ledger, version)
+        promotion = promote(ledger, version)
     judged = judge(ledger, 4)
     ledger.mark_passed("houses", judged, "ann4", "passed 5 checks")
     started = start_rollout(ledger, "houses", 4, RolloutConfig(), "eva", "rollout of 4")
     for request, version in (("r3", 3), ("r4", 4), ("r1", 1)):
         log_answer(settings, request, version, at(started, 10))
-    log_answer(settings, "r3", 2, at(last, -1), rows=5)
+    log_answer(settings, "r3", 2, at(promotion, -1), rows=5)
     log_answer(settings, "other", 3, at(started, 10))
 
     answers = {request: attribute_request(settings, ledger, "houses", request) for request in ("r1", "r3", "r4")}
@@ -121,7 +121,7 @@ def test_a_request_names_the_version_that_answered_it(settings: Settings, ledger
 
 
 def test_a_request_that_the_log_does_not_hold(settings: Settings, ledger: Ledger) -> None:
-    """Unknown, or its log was deleted: the error says what the log holds, and how to ask by time."""
+    """Unknown, or deleted: the error describes the log, and how to query by time."""
     row = promote(ledger, 1)
     log_answer(settings, "r1", 1, at(row))
     with pytest.raises(ConfigError, match=f"hold predictions from {at(row).date()}") as unknown:
@@ -133,7 +133,7 @@ def test_a_request_that_the_log_does_not_hold(settings: Settings, ledger: Ledger
 
 
 def test_a_version_that_the_ledger_does_not_have(settings: Settings, ledger: Ledger) -> None:
-    """A log beside a ledger that lost rows: the error says so instead of naming another version."""
+    """If the ledger lost the rows of a logged version, the error says so instead of naming another version."""
     row = promote(ledger, 1)
     log_answer(settings, "r9", 9, at(row))
     with pytest.raises(DataError, match="names version 9 of houses, and the ledger has no such version"):
@@ -141,7 +141,7 @@ def test_a_version_that_the_ledger_does_not_have(settings: Settings, ledger: Led
 
 
 def test_the_command_and_the_api_take_a_time_or_a_request(settings: Settings, ledger: Ledger, command: Command) -> None:
-    """A text that is a time is one, unless --request is given; the time is printed with its zone."""
+    """A text that can be a time is read as a time, unless --request is given; the time is printed with its zone."""
     row = promote(ledger, 1)
     log_answer(settings, "2026-01-01", 1, at(row))
     shown = command("served-at", "houses", row.time)

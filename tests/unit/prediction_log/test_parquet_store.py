@@ -1,4 +1,4 @@
-"""The Parquet store: conversion, merging, purging and erasure."""
+"""The Parquet store: conversion, merging, purging and erasing."""
 
 import datetime as dt
 import os
@@ -35,7 +35,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def moment(day: int, hour: int) -> dt.datetime:
-    """In October 2026, in UTC without saying so."""
+    """A time in October 2026, in UTC without a time zone."""
     return dt.datetime.fromisoformat(f"2026-10-{day:02}T{hour:02}:00:00")
 
 
@@ -45,7 +45,7 @@ def convert(folder: Path) -> int:
 
 
 def test_columns_have_the_types_of_the_contract(folder: Path, releases: Callable[..., FakeRelease]) -> None:
-    """A segment and a part give the same values."""
+    """A segment and a part have the same values."""
     release = releases(PRIVACY | {"columns": {"order": "keep"}}, classes=(0, 1))
     log = PredictionLog(folder, "w0", convert=False)
     odd = {"size": "12.50", "age": None, "zip": 803317715.0, "member": "false", "at": "2026-10-05T10:00:00+02:00"}
@@ -76,7 +76,7 @@ def test_columns_have_the_types_of_the_contract(folder: Path, releases: Callable
 
 
 def test_parts_are_by_day_and_a_span_excludes_its_end(folder: Path, release: FakeRelease) -> None:
-    """Days are in UTC; this holds for parts and open segments."""
+    """Days are in UTC, for parts and open segments."""
     fill_log(folder, release, range(30))
     for _ in range(2):
         table = parquet_store.read_predictions(
@@ -107,7 +107,7 @@ def test_a_trace_id_is_stored_and_older_parts_have_none(folder: Path, release: F
 
 
 def test_a_missing_log_is_an_empty_table(folder: Path) -> None:
-    """Reading creates nothing."""
+    """Reading creates no file."""
     assert parquet_store.read_predictions(folder).num_rows == 0
     assert "prediction" in parquet_store.read_predictions(folder).column_names
     assert not folder.exists()
@@ -133,7 +133,7 @@ def test_open_and_truncated_segments_are_read(folder: Path, release: FakeRelease
 def test_versions_with_other_columns_and_types_are_one_table(
     folder: Path, releases: Callable[..., FakeRelease]
 ) -> None:
-    """A column that a version does not log is null; a column with two types is string."""
+    """A column that a version does not log is null; a column with two types is text."""
     fill_log(folder, releases(version=1), range(2))
     fill_log(folder, releases({"columns": {"size": "hash"}, "pii": ["town"]}, version=2), range(2, 4))
     for _ in range(2):
@@ -147,13 +147,13 @@ def test_versions_with_other_columns_and_types_are_one_table(
 
 
 class Stop(BaseException):
-    """Stands for a kill: nothing after it runs."""
+    """Simulates a kill: nothing after it runs."""
 
 
 def test_a_conversion_can_be_killed_at_any_step(
     folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each prediction is read once, before and after the repetition."""
+    """Each prediction is read once, before and after the repeated conversion."""
     expected = sorted(f"r{number}" for number in range(60))
     left = 0
 
@@ -171,7 +171,7 @@ def test_a_conversion_can_be_killed_at_any_step(
         home, left = folder / str(steps), steps
         fill_log(home, release, range(60))
         with monkeypatch.context() as patch:
-            # every step that changes the folder: a draft, its rename, the sync of a folder, the end of the segment
+            # every step that changes the folder: a draft, its rename, the sync of the folder, the end of the segment
             patch.setattr(files.tempfile, "mkstemp", counted(files.tempfile.mkstemp))
             patch.setattr(Path, "replace", counted(Path.replace))
             patch.setattr(files, "sync", counted(files.sync))
@@ -191,7 +191,7 @@ def test_a_conversion_can_be_killed_at_any_step(
 
 
 def test_a_full_disk_keeps_the_segment(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The conversion fails with a remedy and leaves no file."""
+    """The conversion fails with a remedy and leaves no temporary file."""
     fill_log(folder, release, range(30))
 
     def full(_: int) -> None:
@@ -207,7 +207,7 @@ def test_a_full_disk_keeps_the_segment(folder: Path, release: FakeRelease, monke
 
 
 def test_small_parts_are_merged(folder: Path, releases: Callable[..., FakeRelease]) -> None:
-    """There is a merged part for each day and version; the present day may be left out."""
+    """There is one merged part for each day and version; the current day may be left out."""
     first, second = releases(version=1), releases(version=2)
     for start in range(0, 60, 20):
         fill_log(folder, first, range(start, start + 20), HOUR / 2)
@@ -225,7 +225,7 @@ def test_small_parts_are_merged(folder: Path, releases: Callable[..., FakeReleas
 
 
 def test_a_merge_can_be_killed(folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The parts that the merged part replaces are not read again."""
+    """The parts that were merged are not read in addition to the merged part."""
     for start in (0, 10, 20):
         fill_log(folder, release, range(start, start + 10), 60.0)
     convert(folder)
@@ -260,7 +260,7 @@ def test_days_before_a_day_are_purged(folder: Path, release: FakeRelease) -> Non
 
 
 def test_an_erased_value_is_in_no_file(folder: Path, releases: Callable[..., FakeRelease]) -> None:
-    """Rows in parts and segments are removed, also hashed ones; other parts are not rewritten."""
+    """Rows in parts and segments are removed, also hashed ones; parts without such rows are not rewritten."""
     unmodified, hashed = (
         releases({"join_on": ["customer"], "columns": {"customer": "keep"}}),
         releases(PRIVACY, version=2),
@@ -303,7 +303,7 @@ def test_rows_can_be_erased_while_a_service_writes(
 def test_a_service_that_does_not_close_its_segment_is_named(
     folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is erased, since rows in its segment would be missed."""
+    """Nothing is erased, since rows in its segment would be left."""
     log = PredictionLog(folder, "w0", convert=False)
     log.write("r", FIRST_TIME.timestamp(), release, [ROW], make_answer())
     wait_until(lambda: log.written == 1)
@@ -347,7 +347,7 @@ def test_a_column_that_is_not_logged_is_refused(folder: Path, releases: Callable
 
 
 def test_personal_data_is_in_no_part(folder: Path, release: FakeRelease) -> None:
-    """It is not in the statistics of Parquet either."""
+    """Not even in the statistics of Parquet."""
     fill_log(folder, release, range(30))
     convert(folder)
     content = read_all_bytes(folder)

@@ -106,7 +106,7 @@ def test_missing_and_invalid_join_keys_are_null(release: FakeRelease, keys: Hash
     ],
 )  # fmt: skip
 def test_a_value_has_one_canonical_text(kind: str, value: object, text: str | None) -> None:
-    """A value on the command line then has the hash of the same value in a request."""
+    """A value on the command line has the hash of the same value in a request."""
     assert ValueReader(kind).spell(value) == text  # type: ignore[arg-type]
 
 
@@ -128,6 +128,6 @@ def test_hash_keys_of_past_months_are_removed(keys: HashKeys) -> None:
 
 
 def test_the_config_in_the_release_decides(release: FakeRelease, keys: HashKeys) -> None:
-    """The project's config may have changed since."""
+    """The config of the project may have changed after the training."""
     (release.directory / "config.yaml").write_text("name: demo\ndata: {source: t, target: y}\n")
     assert len(read_privacy_filter(release.directory, release.contract, keys).fields) == 8

@@ -83,7 +83,7 @@ def test_several_threads_may_write_to_a_log(folder: Path, release: FakeRelease) 
 
 
 def test_a_request_may_exceed_the_capacity_if_nothing_waits(folder: Path, release: FakeRelease) -> None:
-    """Each row has its place in the request."""
+    """Each row has its position in the request."""
     log = PredictionLog(folder, "w0", capacity=100, convert=False)
     rows = [ROW | {"size": float(place)} for place in range(1_000)]
     log.write("big", OCTOBER, release, rows, RowPredictions([float(n) for n in range(1_000)], None))
@@ -96,7 +96,7 @@ def test_a_request_may_exceed_the_capacity_if_nothing_waits(folder: Path, releas
 
 
 class Disk:
-    """Stands before os.write: takes ``room`` bytes, then none until there is more."""
+    """Replaces os.write: accepts ``room`` bytes, then none until there is more space."""
 
     def __init__(self, room: int) -> None:
         self.room, self.write, self.failed = room, os.write, 0
@@ -154,7 +154,7 @@ def test_a_failed_truncation_is_repeated_before_the_next_line(
 def test_memory_is_limited_while_the_disk_is_full(
     folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Further rows are dropped; the log has the reason and no value; closing works."""
+    """Further rows are dropped; the service's log has the reason but no value; closing works."""
     monkeypatch.setattr(segments.os, "write", Disk(0))
     monkeypatch.setattr("towline.prediction_log.writer._MAX_PENDING_BYTES", 20_000)
     log = PredictionLog(folder, "w0", capacity=100, convert=False)
@@ -171,7 +171,7 @@ def test_memory_is_limited_while_the_disk_is_full(
 
 
 def test_personal_data_is_in_no_file(log: PredictionLog, folder: Path, release: FakeRelease) -> None:
-    """Neither personal columns nor the plain text of hashed ones are in the files."""
+    """The files have neither personal columns nor the plain text of hashed ones."""
     for number in range(50):
         log.write(f"r{number}", OCTOBER, release, [ROW], make_answer())
     log.close()
@@ -198,7 +198,7 @@ def test_a_segment_may_hold_two_versions(
 def test_values_that_json_cannot_represent_are_logged(
     log: PredictionLog, folder: Path, releases: Callable[..., FakeRelease]
 ) -> None:
-    """They keep their meaning."""
+    """Their meaning is kept."""
     odd = ROW | {
         "size": 10**30, "age": Decimal("41.5"), "zip": "\ud800x", "at": pd.Timestamp("2026-10-05 08:00"),
         "born": pd.NaT, "member": float("nan"), "town": 7.0,
@@ -228,7 +228,7 @@ def test_rows_of_a_release_without_a_readable_config_are_dropped(
 def test_a_missing_hash_key_is_created_later(
     log: PredictionLog, folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until then rows are dropped, and creation is tried at intervals."""
+    """Until then rows are dropped, and the creation is repeated at intervals."""
     attempts = 0
 
     def full(*_: object) -> None:
@@ -250,7 +250,7 @@ def test_a_missing_hash_key_is_created_later(
 def test_a_segment_is_closed_for_each_reason(
     folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
-    """It is large, old, removed, or a close was requested; the next record opens another."""
+    """It is large, old or removed, or a close was requested; the next record opens a new segment."""
     monkeypatch.setattr("towline.prediction_log.writer._MAINTENANCE_S", 0.1)
     limits = {"size": {"segment_bytes": 100}, "age": {"segment_seconds": 0.1}}.get(reason, {})
     log = PredictionLog(folder, "w0", convert=False, **limits)

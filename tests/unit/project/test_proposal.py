@@ -30,7 +30,7 @@ ROWS = 400
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Path:
-    """An empty folder; commands run in it, and what they make is there."""
+    """An empty folder, in which commands run."""
     monkeypatch.delenv("TOWLINE_PROJECT")
     monkeypatch.delenv("TOWLINE_STORE")
     monkeypatch.chdir(tmp_path)
@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) ->
 
 
 def customers() -> pd.DataFrame:
-    """Customers who leave or stay, with the faults of a real table."""
+    """Customers who leave or stay, with typical faults of a real table."""
     rng = np.random.default_rng(0)
     visits, leaves = rng.poisson(4, ROWS), rng.random(ROWS) < 0.3
     visits = np.where(leaves, visits // 2, visits)
@@ -70,7 +70,7 @@ def proposed(folder: Path) -> InitResult:
 
 
 def test_the_config_describes_the_table(proposed: InitResult) -> None:
-    """Separator, decimal mark, date format, time, identifier, constant and leak are those that the table has."""
+    """It has the table's separator, decimal mark, date format, time, identifier, constant and leak."""
     data = read_config(proposed.config).data
     assert (data.source, data.target, data.separator, data.decimal) == ("customers.csv", "churned", ";", ",")
     assert data.time == "signed_up"
@@ -87,8 +87,8 @@ def test_personal_data_is_declared(proposed: InitResult) -> None:
     assert "Smith" not in text
 
 
-def test_rules_hold_for_the_table_that_they_were_made_from(proposed: InitResult) -> None:
-    """Ranges have room on both sides, categories are those of the table, and a violation is a warning."""
+def test_proposed_rules_hold_for_the_table(proposed: InitResult) -> None:
+    """Ranges are wider on both sides, categories are those of the table, and a violation is a warning."""
     rules = read_config(proposed.config).validation
     table = customers()
     visits = rules.columns["visits"]
@@ -121,8 +121,8 @@ def test_the_split_is_by_time(proposed: InitResult) -> None:
     assert config.by_time
 
 
-def test_each_dropped_column_has_its_reason_beside_it(proposed: InitResult) -> None:
-    """A reader of the YAML sees why a column is left out."""
+def test_each_dropped_column_has_a_comment_with_the_reason(proposed: InitResult) -> None:
+    """The YAML has a comment with the reason."""
     lines = proposed.config.read_text().splitlines()
     (leak,) = [line for line in lines if line.strip().startswith("- cancelled_on")]
     assert "# leak: each of its values" in leak
@@ -199,7 +199,7 @@ def test_all_leaks_are_dropped_at_once(folder: Path) -> None:
 
 
 def test_a_strong_column_is_kept_and_named(command: Command, folder: Path) -> None:
-    """A column that may be legitimate is a feature; the config says what to check."""
+    """A column that may be legitimate is a feature; a comment in the config says what to check."""
     rng = np.random.default_rng(5)
     table = pd.DataFrame(rng.normal(size=(500, 3)), columns=["listed", "rooms", "age"])
     table["sold"] = 50 * table["listed"] + 3 * table["rooms"] + 4 * rng.normal(size=500)
@@ -210,8 +210,8 @@ def test_a_strong_column_is_kept_and_named(command: Command, folder: Path) -> No
     assert command("validate", "configs/houses.yaml").code == 0
 
 
-def test_a_total_is_left_out_and_said(command: Command, folder: Path) -> None:
-    """Without its total, a table has no columns that look like copies of the target."""
+def test_a_row_with_totals_is_left_out_and_reported(command: Command, folder: Path) -> None:
+    """A row with totals would make columns look like copies of the target."""
     rng = np.random.default_rng(6)
     table = pd.DataFrame({"shop": [f"S{n}" for n in range(200)], "visits": rng.integers(10, 500, 200)})
     table["sales"] = (3 * table["visits"] + 300 * rng.random(200)).round(2)
@@ -298,7 +298,7 @@ def test_null_markers_of_numbers_are_null_in_categories(command: Command, folder
 
 
 def test_blanks_and_quotes_around_names_need_not_be_given(command: Command, folder: Path) -> None:
-    """The config has the name as it is in the header; a wrong name in a config is corrected with its blanks."""
+    """The config has the name as in the header; the error for a name without blanks suggests it."""
     rows = "".join(f"{n % 7}, {n},{2000 + n}\n" for n in range(60))
     (folder / "race.csv").write_text(f"'lap',   Time, year\n{rows}")
     assert command("init", "race.csv", "--target", "Time", "--time", "year").code == 0
@@ -311,7 +311,7 @@ def test_blanks_and_quotes_around_names_need_not_be_given(command: Command, fold
 
 
 def test_a_header_of_values_is_refused(command: Command, folder: Path) -> None:
-    """With the first line of names that the error asks for, the table is used."""
+    """With a first line of names, as the error asks for, the table is used."""
     rows = "".join(f"{n % 7}.5,{n}.25,c{n % 2}\n" for n in range(60))
     (folder / "wine.csv").write_text(rows)
     refused = command("init", "wine.csv")
@@ -323,10 +323,8 @@ def test_a_header_of_values_is_refused(command: Command, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "what"), [("same", "has only one value"), ("remark", "has 300 different texts in 300 rows")]
 )
-def test_a_target_that_nothing_can_be_learned_from_is_refused(
-    command: Command, folder: Path, target: str, what: str
-) -> None:
-    """A constant and a remark are no targets; no config is written."""
+def test_a_constant_or_a_remark_is_refused_as_a_target(command: Command, folder: Path, target: str, what: str) -> None:
+    """Constants and remarks are no targets; no config is written."""
     table = pd.DataFrame({"x": np.arange(300.0) % 7, "same": 1, "remark": [f"remark {n} on it" for n in range(300)]})
     table.to_csv("t.csv", index=False)
     refused = command("init", "t.csv", "--target", target)
@@ -337,7 +335,7 @@ def test_a_target_that_nothing_can_be_learned_from_is_refused(
 
 
 def test_a_file_with_other_columns_is_named(command: Command, folder: Path) -> None:
-    """The error names the files of the folder, not copies of them."""
+    """The error names the files of the folder, not temporary copies of them."""
     (folder / "months").mkdir()
     for name, header in (("may", "a,y"), ("june", "a,y,extra")):
         width = header.count(",") + 1
@@ -351,7 +349,7 @@ def test_a_file_with_other_columns_is_named(command: Command, folder: Path) -> N
 
 
 def test_columns_of_lists_or_bytes_are_dropped_and_durations_are_seconds(command: Command, folder: Path) -> None:
-    """The config that is proposed for them passes validation, and the profile of the table is written."""
+    """The proposed config passes validation, and the profile of the table is written."""
     rng = np.random.default_rng(6)
     seconds = rng.integers(1, 9_000, 300)
     table = pa.table(
@@ -372,7 +370,7 @@ def test_columns_of_lists_or_bytes_are_dropped_and_durations_are_seconds(command
 
 
 def test_columns_of_one_name_have_the_names_that_pandas_gives_them(folder: Path) -> None:
-    """The second column ``a`` is ``a.1`` in the contract, whether the file is read at once or streamed."""
+    """The second column ``a`` is ``a.1`` in the contract, whether the file is read as a whole or streamed."""
     rng = np.random.default_rng(7)
     rows = rng.normal(size=(200, 3))
     lines = [f"{a},{b},{c},{a + 2 * c + rng.normal():.3f}" for a, b, c in rows.tolist()]
@@ -414,7 +412,7 @@ def test_ordered_columns_and_a_key_become_expectations(folder: Path) -> None:
 
 
 def test_a_query_is_a_source(folder: Path) -> None:
-    """The rows of a database are proposed for like those of a file."""
+    """The rows of a query get a proposal like those of a file."""
     with sqlite3.connect("shop.db") as database:
         table = customers()
         table["spent"] = table["visits"] * 3.5
@@ -426,7 +424,7 @@ def test_a_query_is_a_source(folder: Path) -> None:
 
 
 def test_a_large_query_is_sampled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a query with many rows a sample is held, in the order of the rows; the number of rows is that of the query."""
+    """Of a query with many rows only a sample is in memory, in the order of the rows; the number of rows is exact."""
     rows = 50_000
     with sqlite3.connect("shop.db") as database:
         pd.DataFrame({"number": range(rows), "spent": 1.5, "note": [None] * (rows - 1) + ["late"]}).to_sql(
@@ -443,9 +441,9 @@ def test_a_large_query_is_sampled(folder: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_command_writes_a_project_and_says_why(command: Command, folder: Path) -> None:
     """In an empty folder there are flows, tasks, a config and a README; the screen names each decision."""
     customers().to_csv("customers.csv", index=False)
-    done = command("init", "customers.csv", "--target", "churned", "--name", "churn", "--yes")
-    assert done.code == 0, done.err
-    assert "identifies the row" in done.out
+    result = command("init", "customers.csv", "--target", "churned", "--name", "churn", "--yes")
+    assert result.code == 0, result.err
+    assert "identifies the row" in result.out
     for path in ("flows/training.py", "tasks/data.py", "configs/churn.yaml", ".gitignore", "README.md"):
         assert (folder / path).is_file(), path
     assert "churn" in (folder / "deployments/ci/github.yml").read_text()
@@ -453,7 +451,7 @@ def test_the_command_writes_a_project_and_says_why(command: Command, folder: Pat
 
 
 def test_in_a_project_only_the_config_is_written(command: Command, folder: Path) -> None:
-    """A second table adds its config; flows that were edited stay, and a config is not replaced unasked."""
+    """A second table adds its config; edited flows remain, and a config is replaced only on request."""
     customers().to_csv("customers.csv", index=False)
     command("init", "customers.csv", "--target", "churned")
     flow = folder / "flows" / "training.py"
@@ -466,7 +464,7 @@ def test_in_a_project_only_the_config_is_written(command: Command, folder: Path)
     assert command("init", "customers.csv", "--target", "churned", "--yes", "--force").code == 0
 
 
-def test_a_target_that_is_not_named_is_asked_for(command: Command, folder: Path) -> None:
+def test_a_missing_target_is_an_error_that_lists_the_columns(command: Command, folder: Path) -> None:
     """Without a terminal the error lists the columns, and its remedy works; --yes takes the likeliest column."""
     customers().to_csv("customers.csv", index=False)
     refused = command("init", "customers.csv")
@@ -478,8 +476,8 @@ def test_a_target_that_is_not_named_is_asked_for(command: Command, folder: Path)
     assert "did you mean churned?" in misspelt.err
 
 
-def test_update_replaces_flows_that_nobody_edited(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an upgrade, files as they were written are replaced; an edited one stays, with the new one beside it."""
+def test_update_replaces_unedited_flows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an upgrade, unedited files are replaced; an edited file remains, and the new one is written beside it."""
     template.write_project(folder, "demo", "demo.yaml")
     texts = dict(template.read_template("demo", "demo.yaml"))
     newer = {path: f"{text}# newer\n" if path.startswith("flows/") else text for path, text in texts.items()}
@@ -527,12 +525,12 @@ def test_the_wheel_holds_the_template() -> None:
     ],
 )
 def test_personal_data_by_name_and_value(name: str, values: list[str], what: str | None) -> None:
-    """A column is personal if its values have the form that its name suggests, or one that nothing else has."""
+    """A column is personal if its values have the form that its name suggests, or one of personal data only."""
     assert detect_personal(name, values, 1.0) == what
 
 
 def test_a_sample_is_bounded_and_keeps_the_order() -> None:
-    """However many batches come, so many rows remain, in their order and from all parts of the table."""
+    """Whatever the number of batches, this number of rows remains, in order and from all parts of the table."""
     import pyarrow as pa
 
     sampler = _RowSampler(100, 0)
@@ -547,14 +545,14 @@ def test_a_sample_is_bounded_and_keeps_the_order() -> None:
 
 
 def test_a_target_is_guessed_by_its_name() -> None:
-    """A column that is called like a target, else the last one."""
+    """A column with a typical name of targets, else the last column."""
     assert guess_target(["a", "target", "b"]) == "target"
     assert guess_target(["a", "b"]) == "b"
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (3, 97), (-5, 5), (0.001, 0.002), (7, 7), (1e9, 3e9), (-3, 0)])
 def test_a_range_gets_room_and_keeps_its_sign(low: float, high: float) -> None:
-    """The proposed range contains the observed one and no number of the other sign."""
+    """The proposed range contains the observed one, but no number with another sign."""
     below, above = widen(low, high)
     assert below <= low <= high <= above
     assert low < 0 or below >= 0
@@ -562,12 +560,12 @@ def test_a_range_gets_room_and_keeps_its_sign(low: float, high: float) -> None:
 
 
 def test_the_yaml_is_plain(proposed: InitResult) -> None:
-    """The text is the config that the result holds."""
+    """The text is the config in the result."""
     assert PipelineConfig.model_validate(yaml.safe_load(proposed.config.read_text())) == proposed.pipeline
 
 
 def test_many_rows_without_a_target(folder: Path) -> None:
-    """The limit is raised above the share of the table, with the share beside it; a run accepts the table."""
+    """The limit is above the share of the table, which a comment names; a run accepts the table."""
     rng = np.random.default_rng(5)
     table = pd.DataFrame({"size": rng.random(200)})
     table["wage"] = (10 + 5 * table["size"] + rng.normal(0, 2, 200)).where(rng.random(200) < 0.4)
@@ -586,7 +584,7 @@ def test_each_detected_date_format_can_be_written_into_a_config(date_format: str
 
 
 def test_a_target_of_numbers_and_other_texts_is_numeric(folder: Path) -> None:
-    """Rows with a detection limit are left out, and the config says how many; thousands are no other texts."""
+    """Rows with a detection limit are left out, and a comment has their number; marks between thousands are numbers."""
     rng = np.random.default_rng(4)
     table = pd.DataFrame({"depth": rng.uniform(0, 9, 400)})
     lead = (0.5 + table["depth"] + rng.random(400)).map("{:.2f}".format)
@@ -638,7 +636,7 @@ def test_few_rows_without_a_time(folder: Path) -> None:
 
 @pytest.mark.parametrize("others", [0, 3])
 def test_points_between_thousands_are_read_as_in_the_other_columns(folder: Path, others: int) -> None:
-    """In a file with decimal commas, 1.115 beside 642 is a count, also if few columns show both marks."""
+    """In a file with decimal commas, 1.115 beside 642 is a count, also if few columns have both marks."""
     rng = np.random.default_rng(8)
     count, price = rng.integers(1, 5_000, 300), rng.uniform(1, 9_000, 300)
     german = [f"{value:,.2f}".translate(str.maketrans(",.", ".,")) for value in price]
@@ -688,8 +686,8 @@ def test_a_table_behind_a_url(folder: Path, command: Command) -> None:
         "/bucket/Flats 2026.csv", b"size,rent\n" + b"".join(b"%d,%d\n" % (n % 60, n * 7 % 900) for n in range(ROWS))
     )
     try:
-        done = command("init", "memory://bucket/Flats 2026.csv", "--target", "rent", "--yes")
-        assert done.code == 0, done.err
+        result = command("init", "memory://bucket/Flats 2026.csv", "--target", "rent", "--yes")
+        assert result.code == 0, result.err
         assert read_config(folder / "configs" / "flats_2026.yaml").data.source == "memory://bucket/Flats 2026.csv"
         assert command("init", "memory://bucket/houses.csv", "--target", "rent", "--yes").code == 2
     finally:
@@ -700,8 +698,8 @@ def test_a_table_without_a_header(folder: Path, command: Command) -> None:
     """The error for an unknown target names the cause, and its remedy works."""
     rows = "".join(f"{n % 30},{n * 7 % 50}.5,{'ab'[n % 3 % 2]}\n" for n in range(ROWS))
     (folder / "iris.csv").write_text(rows)
-    done = command("init", "iris.csv", "--target", "species", "--yes")
-    assert done.code == 2
-    assert "add a first line with the names of the columns" in done.err
+    result = command("init", "iris.csv", "--target", "species", "--yes")
+    assert result.code == 2
+    assert "add a first line with the names of the columns" in result.err
     (folder / "iris.csv").write_text("length,width,species\n" + rows)
     assert command("init", "iris.csv", "--target", "species", "--yes").code == 0

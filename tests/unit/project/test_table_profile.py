@@ -30,8 +30,8 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> s
     words = ["pump", "was", "repaired", "again", "today"]
     table["remark"] = [f"no. {number:03} " + " ".join(words[: 1 + number % 5]) for number in range(ROWS)]
     table.to_csv("meters.csv", index=False)
-    done = command("data", "profile", "meters.csv", "--target", "used")
-    assert done.code == 0, done.err
+    result = command("data", "profile", "meters.csv", "--target", "used")
+    assert result.code == 0, result.err
     return Path("meters-profile.html").read_text()
 
 
@@ -47,7 +47,7 @@ def test_the_page_loads_nothing(page: str) -> None:
 
 
 def test_a_leak_is_shown_with_its_evidence(page: str) -> None:
-    """A copy of the target on another scale stands at the top."""
+    """A copy of the target on another scale is at the top of the page."""
     assert "<b>used_twice</b>leak: " in page
 
 

@@ -1,4 +1,4 @@
-"""Approvals: nothing is promoted without them, and each one holds for one release, one person and a limited time."""
+"""Approvals: without them nothing is promoted; each applies to one release, one person and a limited time."""
 
 import datetime as dt
 import sqlite3
@@ -74,8 +74,8 @@ class Store:
         return list_approvals(self.settings, self.ledger, MODEL)[0]
 
 
-def at(monkeypatch: pytest.MonkeyPatch, later: dt.timedelta) -> None:
-    """Moves the clock of the ledger."""
+def set_clock_forward(monkeypatch: pytest.MonkeyPatch, later: dt.timedelta) -> None:
+    """Sets the clock of the ledger forward."""
 
     class Later(dt.datetime):
         @classmethod
@@ -99,7 +99,7 @@ def project(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> Sampl
 
 
 def test_the_last_approval_promotes(sample_store: SampleStore) -> None:
-    """Until then the champion stays; the ledger has who approved which digest, and why it was promoted."""
+    """Until then the champion is unchanged; the ledger has who approved which digest, and why it was promoted."""
     store = Store(sample_store, required=2)
     assert store.ledger.state(MODEL, 2) == "awaiting approval"
     assert (store.approve(store.key("bob")).state, store.champion) == ("waiting", 1)
@@ -117,7 +117,7 @@ def test_the_last_approval_promotes(sample_store: SampleStore) -> None:
 
 
 def test_promotion_by_hand_needs_approval_too(project: SampleStore, command: Command) -> None:
-    """`towline promote` and a rollout are refused with the command that approves; that command works."""
+    """`towline promote` and a rollout are refused with the command to approve, which works."""
     store = Store(project)
     refused = command("promote", f"{MODEL}@2", "--reason", "now")
     assert (refused.code, store.champion) == (4, 1)
@@ -127,14 +127,14 @@ def test_promotion_by_hand_needs_approval_too(project: SampleStore, command: Com
     assert waiting_version(store.ledger.rows(MODEL)) is None
     key_file = project.settings.store / "key.txt"
     key_file.write_text(store.key("bob") + "\n")
-    done = command("approve", f"{MODEL}@2", "--key-file", key_file, "--json")
-    assert (done.code, done.json["state"], store.champion) == (0, "promoted", 2)
+    result = command("approve", f"{MODEL}@2", "--key-file", key_file, "--json")
+    assert (result.code, result.json["state"], store.champion) == (0, "promoted", 2)
     assert "promoted, 1 of 1 approvals" in command("approvals", MODEL).out
     assert towline.approvals(MODEL)[0].approvals[0].holder == "bob"
 
 
 def test_a_rollback_and_a_second_promotion_need_no_new_approval(sample_store: SampleStore) -> None:
-    """The approval holds for the release, so its version may return."""
+    """The approval is for the release, so its version may be promoted again."""
     store = Store(sample_store)
     store.approve(store.key("bob"))
     store.ledger.rollback(MODEL, "policy", "errors")
@@ -146,7 +146,7 @@ def test_a_rollback_and_a_second_promotion_need_no_new_approval(sample_store: Sa
 
 
 def test_an_approval_needs_a_valid_key_with_scope_admin(project: SampleStore, command: Command) -> None:
-    """Unknown, without the scope, revoked, or none at all: nothing is recorded."""
+    """Unknown, without the scope, revoked, or missing: nothing is recorded."""
     store = Store(project)
     revoked, key = create_key(store.settings.store, "bob", ["admin"])
     revoke_key(store.settings.store, key.id)
@@ -159,7 +159,7 @@ def test_an_approval_needs_a_valid_key_with_scope_admin(project: SampleStore, co
 
 
 def test_two_person_rule(sample_store: SampleStore) -> None:
-    """With two required, neither who started the run, nor one person twice, nor a key that is not listed counts."""
+    """With two required, the starter of the run, the same person twice, and a key that is not listed do not count."""
     store = Store(sample_store, required=2)
     with pytest.raises(PromotionRejectedError, match="ann started the run"):
         store.approve(store.key("Ann"))
@@ -171,7 +171,7 @@ def test_two_person_rule(sample_store: SampleStore) -> None:
 
 
 def test_only_listed_keys_may_approve(sample_store: SampleStore) -> None:
-    """A new key of anybody else does not help."""
+    """A new key of another person does not count."""
     text, key = create_key(sample_store.settings.store, "eva", ["admin"])
     store = Store(sample_store, approvers=(key.id,))
     with pytest.raises(PromotionRejectedError, match=r"not in approval\.approvers"):
@@ -180,11 +180,11 @@ def test_only_listed_keys_may_approve(sample_store: SampleStore) -> None:
 
 
 def test_approvals_expire_to_a_refusal(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the time, the version is refused, which the ledger records; earlier approvals do not help."""
+    """After the time limit, the ledger records a refusal; earlier approvals have no effect."""
     store = Store(sample_store, required=2, expires="1h")
     store.approve(store.key("bob"))
     assert expire_requests(store.ledger, MODEL, "up") == []
-    at(monkeypatch, dt.timedelta(hours=2))
+    set_clock_forward(monkeypatch, dt.timedelta(hours=2))
     key = store.key("eva")
     with pytest.raises(PromotionRejectedError, match="the time to approve version 2 is over") as caught:
         store.approve(key)
@@ -199,7 +199,7 @@ def test_approvals_expire_to_a_refusal(sample_store: SampleStore, monkeypatch: p
 
 
 def test_an_approval_of_another_release_does_not_count(sample_store: SampleStore) -> None:
-    """Replayed for another version, run or digest, or written without a signature, it is ignored."""
+    """An approval copied to another version, run or digest, or without a signature, is ignored."""
     store = Store(sample_store)
     key = store.key("bob")
     (request,) = approvals.list_requests(store.ledger.rows(MODEL))
@@ -241,7 +241,7 @@ def test_a_revoked_key_takes_its_approval_back(sample_store: SampleStore) -> Non
 
 
 def test_a_changed_release_cannot_be_approved(sample_store: SampleStore) -> None:
-    """The approval is of the files that were judged."""
+    """The approval is for the files that the gate judged."""
     store = Store(sample_store)
     (sample_store.release(2) / "profile.json").write_text("{}")
     with pytest.raises(ReleaseError, match=r"profile\.json"):
@@ -250,7 +250,7 @@ def test_a_changed_release_cannot_be_approved(sample_store: SampleStore) -> None
 
 
 def test_a_champion_that_changed_meanwhile(sample_store: SampleStore) -> None:
-    """The gate compared with another champion: the approval is recorded, and `towline promote` decides."""
+    """The gate compared with another champion: the approval is recorded, but `towline promote` is needed."""
     store = Store(sample_store)
     key = store.key("bob")
     store.ledger.register(MODEL, "ann", "trained", {}, "key3")
@@ -264,7 +264,7 @@ def test_a_champion_that_changed_meanwhile(sample_store: SampleStore) -> None:
 
 
 def test_a_rollout_begins_after_the_approval(sample_store: SampleStore) -> None:
-    """With both in the config, the last approval starts the rollout instead of the promotion."""
+    """With both in the config, the last approval starts the rollout instead of a promotion."""
     store = Store(sample_store, rollout=RolloutConfig())
     assert store.approve(store.key("bob")).state == "in rollout"
     rollout = active_rollout(store.ledger.rows(MODEL))
@@ -273,7 +273,7 @@ def test_a_rollout_begins_after_the_approval(sample_store: SampleStore) -> None:
 
 
 def test_a_promotion_without_approval_is_a_fault(sample_store: SampleStore) -> None:
-    """Written to the ledger by other means, `towline verify` names it."""
+    """`towline verify` names a promotion that was written to the ledger by other means."""
     store = Store(sample_store)
     forged = hash_chain.NewRow(
         event="promoted", version=2, previous=1, actor="mallory", reason="", evidence=store.judged.evidence,
@@ -284,8 +284,8 @@ def test_a_promotion_without_approval_is_a_fault(sample_store: SampleStore) -> N
     assert (fault.state, "was promoted with 0 of 1 approval" in fault.what) == ("fault", True)
 
 
-def test_raced_approvals_and_promotions(sample_store: SampleStore) -> None:
-    """Approvers and impatient promoters at once: one promotion, after two approvals."""
+def test_concurrent_approvals_and_promotions(sample_store: SampleStore) -> None:
+    """Concurrent approvals and promotions: one promotion, after two approvals."""
     store = Store(sample_store, required=2)
     keys = [store.key("bob"), store.key("eva")]
 
@@ -307,7 +307,7 @@ def test_raced_approvals_and_promotions(sample_store: SampleStore) -> None:
 
 
 def test_the_run_ends_awaiting_approval(sample_store: SampleStore) -> None:
-    """The outcome of the run says what it waits for."""
+    """The outcome of the run names the open approvals."""
     store = Store(sample_store, required=2)
     entry = store.ledger.finished(MODEL, store.judged.run_key)
     assert entry is not None
@@ -324,14 +324,14 @@ def test_the_run_ends_awaiting_approval(sample_store: SampleStore) -> None:
         ({"approvers": ["bob"]}, "pattern"),
     ],
 )
-def test_a_config_that_nobody_could_satisfy_is_refused(approval: dict[str, Any], message: str) -> None:
+def test_an_approval_rule_that_cannot_be_met_is_refused(approval: dict[str, Any], message: str) -> None:
     """Before a run, not after it."""
     with pytest.raises(ValidationError, match=message):
         ApprovalConfig.model_validate(approval)
 
 
 def test_repeated_calls_change_nothing(sample_store: SampleStore, tmp_path: Path) -> None:
-    """An approval that was interrupted before the promotion is completed by the same command."""
+    """If an approval was interrupted before the promotion, the same command completes it."""
     store = Store(sample_store)
     key = store.key("bob")
     store.approve(key)

@@ -30,7 +30,7 @@ N = 1200
 
 
 class Case:
-    """A regression where predictions are the truth and a noise of known size, in three slices."""
+    """A regression whose predictions are the true values plus noise of a known size, in three slices."""
 
     def __init__(self, seed: int = 0, n: int = N, **gate: Any) -> None:
         self.rng = np.random.default_rng(seed)
@@ -96,7 +96,7 @@ def test_a_good_model_passes() -> None:
     ],
 )
 def test_bounds(gate: dict[str, Any], failing: str) -> None:
-    """A bound that is not met, or on a metric of another task, fails by its name."""
+    """A bound that is not met, or of a metric of another task, fails with its name."""
     case = Case(**gate)
     verdict = case.decide(case.model(1.0))
     assert verdict.outcome == "fail"
@@ -126,7 +126,7 @@ def test_a_metric_that_is_not_finite_never_passes(value: float) -> None:
 
 
 def test_no_better_than_the_baseline() -> None:
-    """The baseline itself fails; a model that is better by chance only is inconclusive."""
+    """The baseline itself fails; a model that may be better by chance only is inconclusive."""
     case = Case()
     assert _check(case.decide(case.baseline), "baseline").outcome == "fail"
     barely = Predictions(case.baseline.labels + 0.002 * np.sign(case.truth) * (case.rng.random(N) < 0.52))
@@ -168,7 +168,7 @@ def test_a_challenger_passes_if_the_champion_is_worse_than_the_baseline() -> Non
 
 
 def test_comparison_with_the_champion() -> None:
-    """Equal or better passes, clearly worse fails, and everything else is inconclusive."""
+    """Equal or better passes, clearly worse fails, and other results are inconclusive."""
     case = Case()
     champion = case.model(1.0)
     assert _check(case.decide(champion, champion), "champion").outcome == "pass"
@@ -186,7 +186,9 @@ def test_comparison_with_the_champion() -> None:
 def test_rows_that_the_champion_was_trained_on() -> None:
     """The champion is compared on unseen rows; with fewer than 50, on all rows, and then the check never fails."""
     case = Case()
-    champion = Predictions(np.where(np.arange(N) < 300, case.model(1.0).labels, case.truth))  # it learnt the rest
+    champion = Predictions(
+        np.where(np.arange(N) < 300, case.model(1.0).labels, case.truth)
+    )  # it was trained on the rest
     assert _check(case.decide(case.model(0.9), champion, 300), "champion").outcome == "pass"
     few = _check(case.decide(case.model(0.9), champion, 49), "champion")
     assert few.outcome == "inconclusive"
@@ -194,7 +196,7 @@ def test_rows_that_the_champion_was_trained_on() -> None:
 
 
 def test_a_slice_that_is_significantly_worse_fails() -> None:
-    """A model that is better overall but fails one slice, against baseline or champion, is rejected by its name."""
+    """A better model that is worse in one slice than baseline or champion is rejected with the slice's name."""
     case = Case()
     champion, good = case.model(1.0), case.model(0.5)
     rare = (case.rows["part"] == "c").to_numpy()
@@ -221,7 +223,7 @@ def test_a_slice_on_which_the_champion_is_worse_does_not_fail() -> None:
 
 
 def test_the_key_of_a_failed_slice_changes_the_verdict() -> None:
-    """A wider margin does not help in a slice that is worse than the baseline: other slices do."""
+    """A wider margin does not help for a slice that is worse than the baseline; the list of slices does."""
     case = Case(slice_margin=9.0)
     rare = (case.rows["part"] == "c").to_numpy()
     broken = Predictions(np.where(rare, case.truth + 5.0, case.model(0.5).labels))
@@ -233,7 +235,7 @@ def test_the_key_of_a_failed_slice_changes_the_verdict() -> None:
 
 
 def test_a_slice_on_which_the_baseline_is_exact_does_not_fail() -> None:
-    """Where all targets equal the median, a model with small errors does not collapse."""
+    """If all targets equal the median, a model with small errors passes."""
     case = Case()
     rare = (case.rows["part"] == "c").to_numpy()
     case.truth = np.where(rare, np.median(case.truth), case.truth)
@@ -246,7 +248,7 @@ def test_a_slice_on_which_the_baseline_is_exact_does_not_fail() -> None:
 
 
 def test_the_smoke_test_fails() -> None:
-    """Other predictions, a forbidden import or a release that did not answer fail, with the cause."""
+    """Other predictions, a forbidden import or a release that does not start fail, with the cause."""
     case = Case()
     model = case.model(1.0)
     changed = GOOD.model_copy(update={"identical": False, "modules": ("prefect",), "detail": "labels differ"})
@@ -259,7 +261,7 @@ def test_the_smoke_test_fails() -> None:
 
 
 def test_error_rates() -> None:
-    """In 30 draws an equal champion hardly ever gives a failure, and a model worse by 10 % never passes."""
+    """In 30 draws an equal champion hardly ever causes a failure, and a model worse by 10 % never passes."""
     equal, alike, worse = Counter[str](), Counter[str](), Counter[str]()
     for seed in range(30):
         case = Case(seed)
@@ -274,7 +276,7 @@ def test_error_rates() -> None:
 
 
 def test_an_inconclusive_check_is_promoted_if_the_config_says_so() -> None:
-    """The check stays inconclusive in the verdict; a check that fails still rejects."""
+    """The check remains inconclusive in the verdict; a failed check still rejects."""
     for setting, outcome in at_least_one([("refuse", "inconclusive"), ("promote", "pass")]):
         case = Case(n=60, champion_margin=0.0, inconclusive=setting)
         champion = case.model(1.0)

@@ -1,4 +1,4 @@
-"""The gate's self-test: it passes for a sound gate, and fails for one that lets a broken model pass."""
+"""The gate's self-test: it passes for a correct gate, and fails for a gate that lets a broken model pass."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ def run_self_test(task: str, share: float = 0.3, n: int = 400, rise: float = 0.0
 
     Args:
         task: of the model.
-        share: of the rows that are positive.
-        n: rows of the holdout.
-        rise: of the level of the target since the training rows.
+        share: of positive rows.
+        n: number of rows of the holdout.
+        rise: of the target's level after the training rows.
         config: more sections of the config.
     """
     rng = np.random.default_rng(3)
@@ -61,7 +61,7 @@ def test_the_default_gate_rejects_broken_models(task: str) -> None:
 
 
 def test_a_target_that_rises_with_time_is_no_reason_to_reject() -> None:
-    """The baseline is of earlier rows, so that any predictions at the later level are better than it."""
+    """The baseline comes from earlier rows, so any predictions at the later level are better than it."""
     check = run_self_test("regression", rise=50.0)
     assert check.outcome == "pass", check.detail
 
@@ -73,7 +73,7 @@ def test_no_constant_is_better_than_the_baseline(metric: str) -> None:
 
 
 def test_recall_alone_lets_a_constant_pass() -> None:
-    """A model that always says yes has a recall of 1: the self-test fails until precision has a bound."""
+    """A model that always predicts positive has a recall of 1: the self-test fails until precision has a bound."""
     check = run_self_test("binary", evaluation={"metric": "recall"})
     assert check.outcome == "fail"
     assert "the constant yes" in check.detail

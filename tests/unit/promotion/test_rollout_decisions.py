@@ -1,4 +1,4 @@
-"""What follows from the evidence of a rollout: wait, advance, promote, abort, end."""
+"""The decision that follows from the evidence of a rollout: wait, advance, promote, abort, end."""
 
 import datetime as dt
 from typing import Any
@@ -28,7 +28,7 @@ def decide(
     return decide_action(rollout, answered, judged, stopped, START + after)[0]
 
 
-def test_the_weight_grows_after_the_step_without_a_fault() -> None:
+def test_the_weight_increases_after_a_step_without_faults() -> None:
     assert decide("waiting", rollout(step=1)) == "advance"
 
 
@@ -37,7 +37,7 @@ def test_the_step_lasts_at_least_its_time() -> None:
 
 
 def test_no_traffic_is_neither_promoted_nor_aborted() -> None:
-    """Without answers of the challenger the weight does not grow, however long the step lasts."""
+    """Without responses of the challenger the weight does not increase, however long the step lasts."""
     for verdict in ("waiting", "promote"):
         assert decide(verdict, rollout(step=1), answered=0, after=100 * HOUR) == "wait"
 
@@ -62,7 +62,7 @@ def test_strategies_of_one_step_end_with_the_verdict(strategy: str) -> None:
     assert decide("abort", rollout(step=0, strategy=strategy)) == "abort"
 
 
-def test_a_worse_or_stopped_challenger_leaves_also_while_paused() -> None:
+def test_a_worse_or_stopped_challenger_is_aborted_also_while_paused() -> None:
     for paused in (False, True):
         assert decide("abort", rollout(paused=paused), after=HOUR / 2) == "abort"
         assert decide("promote", rollout(paused=paused), stopped="raises") == "abort"
@@ -72,11 +72,11 @@ def test_a_paused_rollout_waits() -> None:
     assert decide("promote", rollout(step=5, paused=True), after=100 * HOUR) == "wait"
 
 
-def test_after_the_longest_time_the_champion_stays_unless_the_config_says_otherwise() -> None:
+def test_after_the_maximum_time_the_champion_stays_unless_the_config_promotes() -> None:
     late = RolloutConfig().until + HOUR
     assert decide("waiting", rollout(), after=late) == "end"
     assert decide("waiting", rollout(inconclusive="promote"), after=late) == "promote"
 
 
-def test_a_clock_that_jumps_back_waits() -> None:
+def test_a_rollout_waits_if_the_clock_was_set_back() -> None:
     assert decide("waiting", rollout(), after=-1000 * HOUR) == "wait"

@@ -1,4 +1,4 @@
-"""The evaluation of a rollout on logged answers of both versions and late labels."""
+"""The evaluation of a rollout by logged predictions of both versions and late labels."""
 
 import datetime as dt
 import json
@@ -60,7 +60,7 @@ class RolloutStore:
         return build_config(raw, "test")
 
     def serve(self, rows: int, truth: int | None, *, arm: int = 1, noise: float = 1.0, missing: bool = False) -> None:
-        """Logs requests; labels are close to the predictions of the version ``truth``; None: no labels."""
+        """Logs requests; labels are near the predictions of the version ``truth``; None: no labels."""
         layout, at = self.settings.layout, self.rollout.started + MINUTE
         log = PredictionLog(layout.predictions(MODEL), f"w{self.count}", convert=False)
         shadow = ShadowLog(layout.rollout(MODEL, self.rollout.id) / "shadow", f"w{self.count}")
@@ -85,7 +85,7 @@ class RolloutStore:
             self.add_labels(truths, at + MINUTE)
 
     def count_requests(self, champion: int = 0, challenger: int = 0) -> None:
-        """Counts requests at the present weight as a service does."""
+        """Counts requests at the current weight, as a service does."""
         pair = self.assignments.setdefault(str(self.rollout.weight), [0, 0])
         self.assignments[str(self.rollout.weight)] = [pair[0] + champion, pair[1] + challenger]
         counts = ServiceCounts(
@@ -152,7 +152,7 @@ def test_a_worse_challenger_is_aborted_and_the_champion_stays(store: RolloutStor
 
 
 def test_labels_of_rows_that_the_challenger_answered_count_for_it(store: RolloutStore) -> None:
-    """In a canary, either version may have answered the client; the loss belongs to the version, not to the log."""
+    """In a canary, either version may have answered; the loss belongs to the version of the prediction."""
     store.start(steps=(50.0, 100.0))
     store.serve(100, truth=2, arm=1)
     store.serve(100, truth=2, arm=2)
@@ -221,7 +221,7 @@ def test_a_challenger_that_the_service_stopped_is_aborted_with_its_reason(store:
 
 
 def test_a_split_that_is_not_the_intended_one_is_no_evidence(store: RolloutStore) -> None:
-    """A sample ratio mismatch: something else than the weight decides who answers."""
+    """A sample ratio mismatch: the arms are not assigned by the weight alone."""
     store.start(strategy="ab")
     store.serve(150, truth=2, arm=1)
     store.serve(150, truth=2, arm=1)
@@ -232,7 +232,7 @@ def test_a_split_that_is_not_the_intended_one_is_no_evidence(store: RolloutStore
 
 
 def test_requests_while_the_weight_grows_count_at_their_weight(store: RolloutStore) -> None:
-    """A service answers at the old weight until it follows the new one: the split is the intended one all the time."""
+    """A service uses the old weight until it reads the new one; requests are counted by the weight that was used."""
     store.start(steps=(5.0, 50.0, 100.0))
     store.count = 20
     store.count_requests(champion=950, challenger=50)
@@ -249,12 +249,12 @@ def test_requests_while_the_weight_grows_count_at_their_weight(store: RolloutSto
 
 
 def test_an_ab_test_by_key_uses_all_rows_of_the_larger_arm(store: RolloutStore) -> None:
-    """A label of the arm with a tenth of the rows is compared with nine of the other one."""
+    """A label of the arm with a tenth of the rows is compared with nine labels of the other arm."""
     store.start(strategy="ab", split=10.0, key="doors")
     store.serve(180, truth=2, arm=1)
     store.serve(20, truth=2, arm=2)
     loss = next(check for check in store.evaluate().checks if check["name"] == "loss")
-    assert loss["observations"] == (180 - 100) // 9  # the first 100 choose the largest loss that counts
+    assert loss["observations"] == (180 - 100) // 9  # the first 100 determine the bound of losses
 
 
 def test_the_status_page_shows_weights_and_the_confidence_sequence(store: RolloutStore) -> None:
@@ -278,7 +278,7 @@ def test_a_rollout_without_an_evaluation_has_a_page(store: RolloutStore) -> None
 
 
 def test_a_label_of_an_unknown_class_costs_both_versions_the_same() -> None:
-    """A class that appears late is in no probability: its loss is the largest one, not that of another class."""
+    """A class that appears late has no probability: its loss is the largest one, not that of another class."""
     contract = make_contract(("a", "b", "c")).model_copy(update={"classes": ("a", "b", "c")})
     rows = pa.table(
         {

@@ -1,4 +1,4 @@
-"""Rollouts in the ledger: who may start one, what changes it, what ends it."""
+"""Rollouts in the ledger: which versions may start one, which rows change it, and which end it."""
 
 import datetime as dt
 from pathlib import Path
@@ -24,7 +24,7 @@ PASSED = {"verdict": "pass", "checks": []}
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    """Version 1 serves; versions 2 and 3 passed, version 4 was refused."""
+    """Version 1 is champion; versions 2 and 3 passed, version 4 was refused."""
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
     judged = {}
     for version in (1, 2, 3, 4):
@@ -50,7 +50,7 @@ def start(ledger: Ledger, version: int = 2, *, replace: bool = False) -> Rollout
     return rollout_of(ledger)
 
 
-def test_a_rollout_begins_in_shadow_and_leaves_the_champion(ledger: Ledger) -> None:
+def test_a_rollout_starts_in_shadow_and_keeps_the_champion(ledger: Ledger) -> None:
     rollout = start(ledger)
     assert (rollout.champion, rollout.challenger, rollout.weight) == (1, 2, 0.0)
     assert (rollout.release, rollout.digest) == ("releases/houses/v2", "digest2")
@@ -86,7 +86,7 @@ def test_a_promotion_by_the_rollout_makes_the_challenger_champion_with_its_verdi
     ledger.verify()
 
 
-def test_an_aborted_challenger_leaves_the_champion_and_may_be_promoted_by_hand(ledger: Ledger) -> None:
+def test_after_an_abort_the_champion_stays_and_the_challenger_may_be_promoted_by_hand(ledger: Ledger) -> None:
     rollout = start(ledger)
     first = end_rollout(ledger, rollout, "aborted", "ann", "raises", {})
     assert end_rollout(ledger, rollout, "aborted", "ann", "raises", {}).seq == first.seq
@@ -122,7 +122,7 @@ def test_starting_the_same_rollout_again_returns_its_row(ledger: Ledger) -> None
     assert ledger.rows("houses") == rows
 
 
-def test_a_version_that_passes_during_a_rollout_waits_until_it_is_rolled_out(ledger: Ledger) -> None:
+def test_a_version_that_passes_during_a_rollout_waits_for_its_rollout(ledger: Ledger) -> None:
     assert waiting_version(ledger.rows("houses")) is None
     first = start(ledger)
     judged = JudgedVersion(5, "run5", "releases/houses/v5", {**PASSED, "release": "digest5"})
@@ -144,8 +144,8 @@ def test_a_waiting_version_that_cannot_be_rolled_out_waits_no_longer(ledger: Led
     assert waiting_version(ledger.rows("houses")) is None
 
 
-def test_a_waiting_version_waits_on_if_a_rollout_has_begun_meanwhile(ledger: Ledger) -> None:
-    """Somebody starts a rollout while `towline up` tries to start that of the waiting version: it goes on."""
+def test_a_waiting_version_still_waits_if_another_rollout_has_started(ledger: Ledger) -> None:
+    """A rollout is started by hand while `towline up` tries to start that of the waiting version."""
     first = start(ledger, 2)
     ledger.register("houses", "ann", "trained", {}, "run5")
     ledger.mark_passed("houses", JudgedVersion(5, "run5", "releases/houses/v5", PASSED), "ann", "passed")

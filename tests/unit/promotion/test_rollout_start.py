@@ -1,4 +1,4 @@
-"""The start of a rollout: both versions answer the same requests; `towline up` evaluates it at intervals."""
+"""The start of a rollout: both versions must answer the same requests; `towline up` evaluates it at intervals."""
 
 import datetime as dt
 from typing import Any
@@ -82,7 +82,7 @@ def test_towline_up_starts_the_evaluation_once_an_interval(
     def due(minutes: int) -> bool:
         return service_check.start_due_rollout(sample_store.settings, config, "", now + dt.timedelta(minutes=minutes))
 
-    assert not due(0)  # no rollout is under way
+    assert not due(0)  # no rollout is active
     start_rollout(sample_store.ledger, MODEL, 2, RolloutConfig(), "ann", "passed")
     assert [due(minutes) for minutes in (0, 1, 4, 5, 6)] == [True] * 5
     assert {deployment for deployment, _ in runs} == {f"rollout/{MODEL}"}

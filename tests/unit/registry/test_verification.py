@@ -52,7 +52,7 @@ def execute(store: SampleStore, statement: str, *values: Any) -> None:
 
 
 def forge(store: SampleStore, row: Entry) -> None:
-    """Writes a row, and its successors, with correct digests: all that an attacker with the database can do."""
+    """Writes a row and its successors with correct digests, as an attacker with access to the database only could."""
     rows = store.ledger.rows(MODEL)[: row.seq - 1]
     later = store.ledger.rows(MODEL)[row.seq :]
     before = rows[-1].hash
@@ -66,11 +66,11 @@ def forge(store: SampleStore, row: Entry) -> None:
         execute(store, f"INSERT INTO ledger ({columns}) VALUES ({', '.join('?' * len(values))})", *values.values())
 
 
-def test_a_whole_store_has_no_fault(sealed: SampleStore, command: Command) -> None:
-    """Rows older than the key are covered by the first seal; the key can be read by its user alone."""
-    done = command("verify")
-    assert (done.code, done.err) == (0, ""), done.out
-    assert "no fault" in done.out
+def test_an_intact_store_has_no_fault(sealed: SampleStore, command: Command) -> None:
+    """Rows older than the key are covered by the first seal; only the user can read the key."""
+    result = command("verify")
+    assert (result.code, result.err) == (0, ""), result.out
+    assert "no fault" in result.out
     checks = {check["name"]: check for check in command("verify", MODEL, "--json").json}
     assert {name: check["state"] for name, check in checks.items()} == {
         "key": "ok", "chain": "ok", "anchor": "ok", "seals": "ok", "champion": "ok", "previous": "ok",
@@ -82,8 +82,8 @@ def test_a_whole_store_has_no_fault(sealed: SampleStore, command: Command) -> No
 
 
 @pytest.mark.parametrize("removed", [1, 2, 3, 5])
-def test_a_cut_tail_is_named(removed: int, sealed: SampleStore) -> None:
-    """Rows removed from the end, with their seals: the anchor names how many; nothing is added to such a ledger."""
+def test_rows_removed_from_the_end_are_named(removed: int, sealed: SampleStore) -> None:
+    """Rows and their seals are removed from the end: the anchor shows how many; no row can be added."""
     length = len(sealed.ledger.rows(MODEL))
     for table in ("ledger", "ledger_seals"):
         execute(sealed, f"DELETE FROM {table} WHERE seq > ?", length - removed)
@@ -95,15 +95,15 @@ def test_a_cut_tail_is_named(removed: int, sealed: SampleStore) -> None:
         open_ledger(sealed.settings).register(MODEL, "ann", "trained", {}, "key3")
 
 
-def test_a_cut_tail_that_was_written_again_is_named(sealed: SampleStore) -> None:
-    """Another row in the place of the last one, with correct digests, is another row."""
+def test_a_replaced_last_row_is_named(sealed: SampleStore) -> None:
+    """Another row in the position of the last one, with correct digests, is a fault."""
     last = sealed.ledger.rows(MODEL)[-1]
     forge(sealed, last.model_copy(update={"actor": "mallory"}))
     assert any(f"row {last.seq} is another one than was written" in fault.what for fault in faults(sealed.settings))
 
 
 def test_an_edited_row_is_named(sealed: SampleStore) -> None:
-    """A row changed by hand breaks the chain; with all digests computed again it breaks anchor and seals."""
+    """An edited row breaks the chain; with all digests computed again, it breaks anchor and seals."""
     row = sealed.ledger.rows(MODEL)[-2]
     execute(sealed, "UPDATE ledger SET reason = 'nothing to see' WHERE seq = ?", row.seq)
     (fault,) = faults(sealed.settings)
@@ -134,7 +134,7 @@ def test_an_added_row_is_named(sealed: SampleStore) -> None:
 
 
 def test_removed_seals_are_named(sealed: SampleStore) -> None:
-    """An attacker cannot pretend that the ledger never had seals: the anchor says since when it has."""
+    """If all seals are removed, the anchor shows since when the ledger has seals."""
     execute(sealed, "DELETE FROM ledger_seals")
     (fault,) = faults(sealed.settings)
     assert "has no seal" in fault.what
@@ -159,26 +159,26 @@ def test_a_missing_key_and_a_missing_anchor_are_named(sealed: SampleStore, comma
     open_ledger(sealed.settings).rollback(MODEL, "ann", "worse")
     assert "no anchor" in faults(sealed.settings)[0].what
     key.unlink()
-    done = command("verify", MODEL, "--accept", "--reason", "the key was lost")
-    assert done.code == 0, done.out
+    result = command("verify", MODEL, "--accept", "--reason", "the key was lost")
+    assert result.code == 0, result.out
     row = sealed.ledger.rows(MODEL)[-1]
     assert (row.event, row.reason, len(row.evidence["faults"])) == ("accepted", "the key was lost", 2)
     assert faults(sealed.settings) == []
 
 
 def test_accepting_never_accepts_a_wrong_digest(sealed: SampleStore, command: Command) -> None:
-    """A cut tail may be a restored backup, which a person accepts; a changed row is never right."""
+    """A truncated ledger may be a restored backup, which a person can accept; a changed row is never accepted."""
     execute(sealed, "DELETE FROM ledger WHERE seq = (SELECT max(seq) FROM ledger)")
     assert command("verify").code == 6
     assert command("verify", "--accept", "--reason", "restored the backup of Monday").code == 0
     execute(sealed, "UPDATE ledger SET actor = 'bob' WHERE seq = 2")
-    done = command("verify", "--accept", "--reason", "please")
-    assert (done.code, "row 2" in done.err) == (6, True)
+    result = command("verify", "--accept", "--reason", "please")
+    assert (result.code, "row 2" in result.err) == (6, True)
     assert command("verify", "--accept").code == 2
 
 
 def test_a_damaged_release_is_named(sealed: SampleStore) -> None:
-    """One changed byte in a file of the champion, or of the version that a rollback would restore."""
+    """One changed byte in a file of the champion, or of the target of a rollback."""
     for version, name in ((2, "champion"), (1, "previous")):
         file = sealed.release(version) / "profile.json"
         content = file.read_bytes()
@@ -190,7 +190,7 @@ def test_a_damaged_release_is_named(sealed: SampleStore) -> None:
 
 
 def test_decisions_of_monitoring_are_no_fault(sealed: SampleStore) -> None:
-    """A version that monitoring decided about while it served is whole when another one has replaced it."""
+    """A version with decisions of monitoring is still valid after another one has replaced it."""
     ledger = open_ledger(sealed.settings)
     ledger.decide(MODEL, "ann", "drift", {"action": "retrain"}, "cause2")
     assert faults(sealed.settings) == []
@@ -199,7 +199,7 @@ def test_decisions_of_monitoring_are_no_fault(sealed: SampleStore) -> None:
 
 
 def test_a_store_that_cannot_be_written_is_verified(sealed: SampleStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody who may only read the store can verify it; the anchor stays as it is."""
+    """A person with read access only can verify it; the anchor is not changed."""
     anchor = sealed.settings.layout.ledger_anchors / f"{MODEL}.json"
     before = anchor.read_bytes()
     open_ledger(sealed.settings).rollback(MODEL, "ann", "worse")
@@ -214,7 +214,7 @@ def test_a_store_that_cannot_be_written_is_verified(sealed: SampleStore, monkeyp
 
 
 def test_a_model_that_was_added_to_the_database_is_named(sealed: SampleStore) -> None:
-    """None of its rows is signed, although the ledger has a key."""
+    """None of its rows has a seal, although the ledger has a key."""
     Ledger(sealed.settings.ledger_url).register("added", "mallory", "trained", {}, "key1")
     (seals,) = [check for check in verification.verify_models(sealed.settings, ["added"]) if check.name == "seals"]
     assert (seals.state, "no row of added is signed" in seals.what) == ("note", True)
@@ -224,7 +224,7 @@ def test_a_model_that_was_added_to_the_database_is_named(sealed: SampleStore) ->
 
 
 def test_a_lost_ledger_is_named(sealed: SampleStore, command: Command) -> None:
-    """The releases and the anchor still name the model."""
+    """The releases and the anchor show that the model had rows."""
     sealed.ledger_file.unlink()
     (fault,) = faults(sealed.settings)
     assert "the ledger has no row of" in fault.what
@@ -263,7 +263,7 @@ def test_a_process_that_ends_at_the_first_signed_row_leaves_no_fault(
 
 
 def test_two_machines_need_the_same_key(empty: Settings, tmp_path: Path) -> None:
-    """A ledger that another store has sealed accepts no row of a store with another key, or without one."""
+    """A ledger with the seals of one store accepts no row of a store with another key, or without a key."""
     other = empty.model_copy(update={"store": tmp_path / "other"})
     open_ledger(empty).register("houses", "ann", "trained", {}, "key1")
     with pytest.raises(ConfigError, match="there is no key here") as caught:
@@ -276,7 +276,7 @@ def test_two_machines_need_the_same_key(empty: Settings, tmp_path: Path) -> None
 
 
 def test_a_ledger_without_a_key_is_a_note(empty: Settings) -> None:
-    """Rows written before there was a key are no fault, and the next row is sealed."""
+    """Rows older than the key are no fault, and the next row is sealed."""
     ledger = Ledger(empty.ledger_url)
     ledger.register("houses", "ann", "trained", {}, "key1")
     checks = {check.name: check.state for check in verification.verify_models(empty, quick=True)}
@@ -288,23 +288,23 @@ def test_a_ledger_without_a_key_is_a_note(empty: Settings) -> None:
 
 
 def test_the_first_key_of_an_empty_ledger(empty: Settings, command: Command) -> None:
-    """On a server it is made before the first row: its stores get the same key. The remedy of the note makes it."""
+    """On a server it is created before the first row and copied to all stores. The remedy of the note creates it."""
     (note,) = verification.verify_models(empty)
     assert "towline verify --accept --reason 'first key'" in note.remedy
-    done = command("verify", "--accept", "--reason", "first key", "--json")
-    assert (done.code, [check["state"] for check in done.json]) == (0, ["ok"])
+    result = command("verify", "--accept", "--reason", "first key", "--json")
+    assert (result.code, [check["state"] for check in result.json]) == (0, ["ok"])
     key = empty.layout.ledger_key.read_text()
     open_ledger(empty).register("houses", "ann", "trained", {}, "key1")
     assert (empty.layout.ledger_key.read_text(), faults(empty)) == (key, [])
 
 
 def test_a_restored_backup_is_anchored(sealed: SampleStore, command: Command, tmp_path: Path) -> None:
-    """A restore replaces later rows on purpose: nothing has to be accepted, and the key comes from the backup."""
+    """A restore replaces later rows intentionally: nothing has to be accepted, and the key comes from the backup."""
     archive = tmp_path / "backup.tar.gz"
     assert command("backup", archive).code == 0
     open_ledger(sealed.settings).rollback(MODEL, "ann", "worse")
-    done = command("restore", archive, "--force")
-    assert done.code == 0, done.err
+    result = command("restore", archive, "--force")
+    assert result.code == 0, result.err
     assert faults(sealed.settings) == []
     assert command("restore", archive, "--into", tmp_path / "other").code == 0
     other = sealed.settings.model_copy(

@@ -19,7 +19,7 @@ from towline.training.estimators import pipeline_of
 
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
 def test_a_release_holds_the_model_file_of_the_library(library: str, tmp_path: Path) -> None:
-    """It is compiled, opens without trust, and names the library's version in manifest, card and SBOM."""
+    """It is compiled, needs no trust, and has the library's version in manifest, card and SBOM."""
     run = train_run(tmp_path, make_house_table(200).drop(columns=["value", "at"]), library, target="sold")
     directory = run.settings.store / run.package().path
     manifest = read_manifest(directory)
@@ -41,7 +41,7 @@ def test_a_release_holds_the_model_file_of_the_library(library: str, tmp_path: P
 
 
 def test_another_version_of_the_library_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the first request; a model that is compiled does not need the library."""
+    """Before the first request; a compiled model does not need the library."""
     table = make_house_table(200).drop(columns=["sold", "at"])
     for estimator in ("lightgbm", "lightgbm.LGBMRegressor"):
         run = train_run(tmp_path / estimator, table, estimator, target="value")
@@ -54,6 +54,6 @@ def test_another_version_of_the_library_is_refused(tmp_path: Path, monkeypatch: 
             if estimator == "lightgbm":
                 assert open_release(directory).compiled
                 continue
-            with pytest.raises(ReleaseError, match=f"trained with lightgbm {trained}, 9.9 is installed") as refused:
+            with pytest.raises(ReleaseError, match=f"trained with lightgbm {trained}, 9.9 is installed") as caught:
                 open_release(directory)
-            assert refused.value.remedy == f"pip install 'lightgbm=={trained}'"
+            assert caught.value.remedy == f"pip install 'lightgbm=={trained}'"

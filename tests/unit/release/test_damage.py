@@ -10,7 +10,7 @@ from towline.inference.predictor import open_release
 
 
 def test_a_flipped_byte_at_any_position_is_refused(release: Path) -> None:
-    """1,000 positions over all files are changed in turn; the restored release opens."""
+    """At each of 1,000 positions over all files; the restored release can be opened."""
     files = {path: path.read_bytes() for path in sorted(release.rglob("*")) if path.is_file()}
     draw = random.Random(11)
     places = [(path, draw.randrange(len(files[path]))) for path in files for _ in range(-(-1000 // len(files)))]

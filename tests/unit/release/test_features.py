@@ -1,4 +1,4 @@
-"""A release with features: the same predictions everywhere, inputs in its documents, and no code that is run."""
+"""A release with features: equal predictions everywhere, inputs in its documents, and no executable code."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def make_rows(run: TrainedRun) -> list[dict[str, object]]:
 def test_the_model_is_compiled_and_every_path_gives_equal_predictions(
     run: TrainedRun, model: Model, tmp_path: Path
 ) -> None:
-    """One row, many rows, a table and a file have the same bits, and a table with other types too."""
+    """One row, many rows, a table and a file have equal bits, also a table with other types."""
     assert model.compiled
     rows, table = make_rows(run), run.work.table()
     expected = model.predict(table)
@@ -58,7 +58,7 @@ def test_the_model_is_compiled_and_every_path_gives_equal_predictions(
 
 
 def test_documents_show_inputs_and_the_card_shows_features(model: Model, tmp_path: Path) -> None:
-    """Clients, the log, the profile and the probe rows have the inputs; the card has the expressions."""
+    """OpenAPI, log, profile and probe rows have the inputs; the card has the expressions."""
     document = openapi_document(model, 10)
     assert list(document["components"]["schemas"]["Row"]["properties"]) == INPUTS
     fields = read_privacy_filter(model.directory, model.contract, HashKeys(tmp_path)).fields
@@ -71,7 +71,7 @@ def test_documents_show_inputs_and_the_card_shows_features(model: Model, tmp_pat
 
 
 def test_the_contract_stores_expressions_as_text(model: Model) -> None:
-    """A release holds no code, and its digest covers the expressions."""
+    """A release has no code, and its digest covers the expressions."""
     contract = Contract.read(model.directory)
     assert {column.name: column.expression for column in contract.derived} == FEATURES
     assert contract.derived[0].inputs == ("size", "doors")

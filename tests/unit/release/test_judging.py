@@ -1,4 +1,4 @@
-"""Challenger and champion answer the same rows, each through its own contract."""
+"""Challenger and champion predict the same rows, each with its own contract."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ def champion_check(verdict: Verdict) -> GateCheck:
 
 
 def test_the_first_version_needs_no_champion(regression: TrainedRun) -> None:
-    """There is no check against a champion, and the others decide."""
+    """There is no check against a champion; the other checks decide."""
     verdict = judge(regression, None)
     assert verdict.outcome == "pass", verdict
     assert verdict.champion is None
@@ -43,15 +43,15 @@ def holdout_of(run: TrainedRun) -> tuple[pd.DataFrame, np.ndarray]:
     return run.work.table(), run.work.split_positions()["holdout"]
 
 
-def test_a_model_does_as_well_as_itself(regression: TrainedRun, packed: Release) -> None:
-    """The champion is asked again on this run's rows."""
+def test_a_model_passes_against_itself(regression: TrainedRun, packed: Release) -> None:
+    """The champion predicts the holdout of this run."""
     verdict = judge(regression, regression.settings.store / packed.path)
     assert verdict.champion == 3
     assert champion_check(verdict).outcome == "pass"
 
 
-def test_only_rows_the_champion_has_not_seen_count(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
-    """By time those after the end of its training."""
+def test_only_unseen_rows_of_the_champion_count(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
+    """With a split by time, these are the rows after the end of its training."""
     run = build(tmp_path, make_house_table().drop(columns="sold"), target="value", time="at", split={"refit": False})
     model = open_release(run.settings.store / run.package().path)
     assert holdout_comparison._find_unseen_rows(model, *holdout_of(run)).all()
@@ -65,10 +65,10 @@ def test_only_rows_the_champion_has_not_seen_count(tmp_path: Path, build: Callab
     ).any()
 
 
-def test_a_champion_that_has_seen_the_holdout_answers_as_it_was_measured(
+def test_stored_predictions_are_used_if_the_champion_was_fitted_on_the_holdout(
     regression: TrainedRun, packed: Release
 ) -> None:
-    """The same run again: the released model knows the rows by heart, so what its recipe had said of them counts."""
+    """The released model was fitted on the holdout, so the stored predictions of its evaluated model are used."""
     model = open_release(regression.settings.store / packed.path)
     rows = regression.work.subset("holdout").rows
     assert not holdout_comparison._find_unseen_rows(model, *holdout_of(regression)).any()
@@ -83,8 +83,8 @@ def test_a_champion_that_has_seen_the_holdout_answers_as_it_was_measured(
     assert (check.outcome, check.value) == ("pass", 0.0)
 
 
-def test_rows_after_a_refitted_champion_are_the_fair_ones(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
-    """Where enough rows came since, the released model itself is asked, on these alone."""
+def test_a_refitted_champion_is_compared_on_later_rows(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
+    """With enough later rows, the released model predicts only these rows."""
     frame = make_house_table(800).drop(columns="sold")
     older = build(tmp_path / "older", frame.head(700), target="value", time="at")
     newer = build(tmp_path / "newer", frame, target="value", time="at")
@@ -95,8 +95,8 @@ def test_rows_after_a_refitted_champion_are_the_fair_ones(tmp_path: Path, build:
     np.testing.assert_array_equal(predictions.labels, model.predict(rows))
 
 
-def test_classes_are_kept_as_they_were_measured(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
-    """Labels and probabilities of the measured model come back whole, in a task with classes too."""
+def test_stored_predictions_of_a_classification_are_used(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
+    """Labels and probabilities of the evaluated model are used, also in a classification."""
     run = build(tmp_path, make_house_table(400).drop(columns="value"), target="sold", time="at")
     model = open_release(run.settings.store / run.package().path)
     _, predictions, unseen = holdout_comparison._predict_with_champion(model, run.work.contract(), *holdout_of(run))
@@ -106,10 +106,10 @@ def test_classes_are_kept_as_they_were_measured(tmp_path: Path, build: Callable[
     np.testing.assert_array_equal(predictions.probabilities, measured.probabilities)
 
 
-def test_after_a_random_split_the_champion_tells_its_own_holdout(
+def test_the_champions_holdout_of_a_random_split_is_recognized(
     tmp_path: Path, build: Callable[..., TrainedRun]
 ) -> None:
-    """Whatever table a row stands in, and in whatever order."""
+    """Whatever the table and the order of its rows."""
     run = build(tmp_path, make_house_table(400).drop(columns=["at", "sold"]), target="value")
     model = open_release(run.settings.store / run.package().path)
     assert holdout_comparison._find_unseen_rows(model, *holdout_of(run)).all()
@@ -117,8 +117,8 @@ def test_after_a_random_split_the_champion_tells_its_own_holdout(
     assert not holdout_comparison._find_unseen_rows(model, train, np.arange(len(train))).any()
 
 
-def test_a_damaged_champion_leaves_it_open(regression: TrainedRun, release: Path) -> None:
-    """Its file is named and the verdict is for a person to take."""
+def test_a_damaged_champion_is_inconclusive(regression: TrainedRun, release: Path) -> None:
+    """The detail names the damaged file; a person has to decide."""
     (release / "contract.json").write_text("{}")
     verdict = judge(regression, release)
     assert verdict.outcome == "inconclusive"
@@ -126,16 +126,16 @@ def test_a_damaged_champion_leaves_it_open(regression: TrainedRun, release: Path
 
 
 @pytest.mark.parametrize("change", ["column gone", "another target"])
-def test_a_champion_that_cannot_be_asked(
+def test_a_champion_that_cannot_predict_the_rows(
     regression: TrainedRun, packed: Release, tmp_path: Path, build: Callable[..., TrainedRun], change: str
 ) -> None:
-    """A column that it needs is gone, or it has another target: the detail names both."""
+    """The table lacks a column that it needs, or it has another target: the detail names this."""
     frame = make_house_table().drop(columns="sold")
     frame = frame.drop(columns="doors") if change == "column gone" else frame.rename(columns={"value": "price"})
     run = build(tmp_path, frame, target="value" if change == "column gone" else "price", time="at")
     verdict = judge(run, regression.settings.store / packed.path)
     assert verdict.champion == 3
-    if change == "column gone":  # what cannot answer cannot serve
+    if change == "column gone":  # a champion that cannot predict these rows cannot serve
         assert verdict.outcome == "pass"
         assert "doors" in champion_check(verdict).detail
     else:
@@ -160,8 +160,8 @@ def test_the_class_of_rare_classes_may_disappear(tmp_path: Path, build: Callable
     assert set(predicted.predictions.labels) <= set(newer.work.contract().classes)
 
 
-def test_a_new_class_is_weighed(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
-    """A champion that knows fewer classes gives the new one no chance; one that knows more cannot be compared."""
+def test_a_champion_with_other_classes(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
+    """A champion with fewer classes gives the new class no probability; one with more classes cannot be compared."""
     frame = make_house_table(400).drop(columns=["value", "at"])
     frame.loc[frame["doors"] == 8, "sold"] = "later"
     fewer = build(tmp_path / "fewer", frame, target="sold")

@@ -1,4 +1,4 @@
-"""A release with lookups: the same predictions everywhere, from rows without the joined columns."""
+"""A release with lookups: equal predictions everywhere, from rows without the joined columns."""
 
 import json
 from pathlib import Path
@@ -38,12 +38,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
 
 @pytest.fixture(scope="module")
 def model(run: TrainedRun) -> Model:
-    (run.settings.project / "prices.csv").unlink()  # the release holds its own copy
+    (run.settings.project / "prices.csv").unlink()  # the release has its own copy
     return open_release(run.settings.store / run.package().path)
 
 
 def test_every_path_gives_equal_predictions(run: TrainedRun, model: Model, tmp_path: Path) -> None:
-    """One row, many rows, a table and a file have the same bits as the pipeline in training."""
+    """One row, many rows, a table and a file have the bits of the pipeline in training."""
     assert model.compiled
     table = run.work.table()
     rows = json.loads(table[INPUTS].to_json(orient="records", date_format="iso", double_precision=15))

@@ -21,16 +21,16 @@ def test_an_unchanged_release_passes(release: Path) -> None:
 
 
 def test_a_flipped_bit_in_any_file_is_refused(release: Path) -> None:
-    """The bits are at the ends of each file and between them, also in the manifest."""
+    """At the start, in the middle and at the end of each file, also of the manifest."""
     flips = 0
     for path in at_least_one(sorted(p for p in release.rglob("*") if p.is_file())):
         raw = path.read_bytes()
         for at in sorted({0, len(raw) - 1, *range(0, len(raw), max(1, len(raw) // 12))}):
             path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
-            with pytest.raises(ReleaseError) as refused:
+            with pytest.raises(ReleaseError) as caught:
                 verify_release(release)
-            assert path.name in str(refused.value)
-            assert refused.value.remedy
+            assert path.name in str(caught.value)
+            assert caught.value.remedy
             flips += 1
         path.write_bytes(raw)
     verify_release(release)
@@ -38,7 +38,7 @@ def test_a_flipped_bit_in_any_file_is_refused(release: Path) -> None:
 
 
 def test_the_error_names_a_missing_file(release: Path) -> None:
-    """The manifest itself may be missing too."""
+    """Also if the manifest itself is missing."""
     for name in ("probe.json", MANIFEST):
         (release / name).unlink()
         with pytest.raises(ReleaseError, match=f"{name} is missing"):
@@ -47,7 +47,7 @@ def test_the_error_names_a_missing_file(release: Path) -> None:
 
 @pytest.mark.parametrize("name", ["extra.py", "plots/extra.png", ".hidden", "empty/"])
 def test_an_extra_file_or_folder_is_refused(release: Path, name: str) -> None:
-    """This includes hidden files and empty folders."""
+    """Also hidden files and empty folders."""
     (release / name).mkdir() if name.endswith("/") else (release / name).write_bytes(b"")
     with pytest.raises(ReleaseError, match="manifest"):
         verify_release(release)
@@ -101,7 +101,7 @@ def test_a_missing_or_empty_folder_or_a_file_is_no_release(tmp_path: Path) -> No
 
 
 def test_a_release_of_an_earlier_version_passes(release: Path) -> None:
-    """Its manifest has no fields that were added later."""
+    """Its manifest lacks fields that were added later."""
     document = json.loads((release / "manifest.json").read_text())
     assert "calibration" not in document
     assert verify_release(release).calibration is None

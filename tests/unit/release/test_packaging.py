@@ -22,7 +22,7 @@ from towline.training.evaluation.holdout import load_evaluation_predictions
 
 
 def test_packaging_twice_gives_the_same_release(regression: TrainedRun, packed: Release) -> None:
-    """The second call uses the folder of the first, or writes it again if it was moved away."""
+    """The second call uses the folder of the first call, or writes it again if it was moved."""
     home = (regression.settings.store / packed.path).parent
     assert regression.package() == packed
     shutil.rmtree(regression.settings.store / packed.path)
@@ -58,7 +58,7 @@ def test_the_released_model_is_fitted_on_all_rows(regression: TrainedRun) -> Non
     _, truth, rows = work.subset("holdout")
     released = open_release(directory).predict(rows)
     error = float(np.abs(released - truth).mean())
-    assert error < 0.9 * float(regression.evaluation.metrics["mae"].value or 0)  # it has seen them
+    assert error < 0.9 * float(regression.evaluation.metrics["mae"].value or 0)  # it was fitted on them
     assert verify_release(directory).metrics == regression.evaluation.metrics
     assert regression.fitted.rows == len(work.table()) > len(work.split_positions()["train"])
     assert "fitted without them" in " ".join((directory / "card.md").read_text().split())
@@ -75,7 +75,7 @@ def test_without_a_refit_the_evaluated_model_is_released(tmp_path: Path, build: 
 
 
 def test_probe_rows_get_the_stored_labels(binary: TrainedRun) -> None:
-    """Probe rows hold only the columns of the model."""
+    """Probe rows have only the columns of the model."""
     directory = binary.settings.store / binary.package().path
     model, probe = open_release(directory), json.loads((directory / "probe.json").read_text())
     assert len(probe["rows"]) == 50
@@ -150,8 +150,8 @@ def test_types_of_trusted_packages_are_recorded(tmp_path: Path, build: Callable[
     assert "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace" in manifest.trusted
     assert open_release(directory, digest=packed.digest).predict(frame.head(3)).shape == (3,)
     assert open_release(directory, ["sklearn.gaussian_process"]).predict(frame.head(3)).shape == (3,)
-    with pytest.raises(ReleaseError, match="not trusted") as refused:
+    with pytest.raises(ReleaseError, match="not trusted") as caught:
         open_release(directory)
-    assert "--trust sklearn" in refused.value.remedy
+    assert "--trust sklearn" in caught.value.remedy
     with pytest.raises(ReleaseError, match="the ledger says 00000"):
         open_release(directory, digest="0" * 64)

@@ -1,4 +1,4 @@
-"""Equal values get equal predictions, whatever table they are in."""
+"""Equal values get equal predictions, whatever the type of the table."""
 
 import json
 from collections.abc import Callable
@@ -57,11 +57,11 @@ def test_a_polars_frame_gives_equal_predictions(value: Model) -> None:
 
 def test_labels_are_strings_and_probabilities_follow_the_classes(sold: Model) -> None:
     frame = make_house_table().head(20)
-    labels, chances = sold.predict(frame), sold.predict_proba(frame)
+    labels, probabilities = sold.predict(frame), sold.predict_proba(frame)
     assert all(type(label) is str for label in labels)
     assert sold.metadata.classes == ("no", "yes")
-    np.testing.assert_allclose(chances.sum(axis=1), 1)
-    assert labels.tolist() == np.where(chances[:, 1] >= 0.4, "yes", "no").tolist()
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    assert labels.tolist() == np.where(probabilities[:, 1] >= 0.4, "yes", "no").tolist()
 
 
 @pytest.mark.parametrize(("yes", "no"), [(True, False), (1, 0)])
@@ -104,7 +104,7 @@ def test_unseen_null_and_extreme_values_get_finite_predictions(value: Model) -> 
 
 
 def test_a_changed_model_file_is_refused_before_it_is_loaded(release: Path) -> None:
-    """The digest is checked first; skops would load this file."""
+    """The digest is checked first; skops itself would load this file."""
     raw = bytearray((release / "model.skops").read_bytes())
     raw[len(raw) // 2] ^= 1
     (release / "model.skops").write_bytes(raw)

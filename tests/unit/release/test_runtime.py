@@ -1,4 +1,4 @@
-"""The lock files and the SBOM of a release; no image is built."""
+"""The lock files and the SBOM of a release, without building an image."""
 
 import json
 import re
@@ -19,8 +19,8 @@ LOCKS += [REPOSITORY / "deployments/service-requirements.txt"]
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)
 def test_lock_files_of_images_agree_with_those_of_the_project(lock: Path) -> None:
-    """Each package has the version and digests that it has in the lock files of the project."""
-    names = ("requirements.txt", "requirements-dev.txt")  # the libraries of candidates are in the second
+    """Each package has the version and digests of the project's lock files."""
+    names = ("requirements.txt", "requirements-dev.txt")  # the second lock file has the libraries of candidates
     project = {
         (package.name, package.version): set(package.hashes)
         for name in names
@@ -55,7 +55,7 @@ def test_other_versions_than_at_training_are_refused() -> None:
     with pytest.raises(ReleaseError, match="other versions") as error:
         runtime.check_versions(text, {**right, "scikit-learn": "0.1"}, compiled=False)
     assert error.value.details == (f"scikit-learn 0.1, the image would hold {right['scikit-learn']}",)
-    runtime.check_versions(text, {"scikit-learn": "0.1"}, compiled=True)  # which the compiled scorer does not need
+    runtime.check_versions(text, {"scikit-learn": "0.1"}, compiled=True)  # the compiled scorer does not need it
 
 
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)

@@ -1,4 +1,4 @@
-"""The analysis of a rollout: what is promoted, aborted, and waited for."""
+"""The analysis of a rollout: when it promotes, aborts or waits."""
 
 import math
 from typing import Any
@@ -38,24 +38,24 @@ def check(verdict: RolloutVerdict, name: str) -> RolloutCheckResult:
 
 
 class TestMissingObservations:
-    """Nothing follows from observations that are missing."""
+    """Missing observations are no evidence."""
 
     @pytest.mark.parametrize("promote_if", ["better", "not_worse", "healthy"])
     def test_no_traffic(self, promote_if: Any) -> None:
-        """A challenger without requests waits, whatever is asked of it."""
-        none = evidence(champion=ArmCounts(), challenger=ArmCounts(), labels_per_day=0.0)
-        verdict = analyse(none, Criteria(promote_if=promote_if, max_disagreement=0.1))
+        """A challenger without requests waits, whatever the condition of the promotion."""
+        no_requests = evidence(champion=ArmCounts(), challenger=ArmCounts(), labels_per_day=0.0)
+        verdict = analyse(no_requests, Criteria(promote_if=promote_if, max_disagreement=0.1))
         assert verdict.verdict == "waiting"
         assert {check.verdict for check in verdict.checks} == {"waiting"}
         assert "no requests yet" in verdict.text
 
     def test_losses_without_requests_do_not_promote(self) -> None:
-        """Labels cannot exist without requests: something is broken."""
+        """Labels without requests are an error in the data."""
         verdict = analyse(evidence(*losses(factor=0.5), challenger=ArmCounts()), Criteria())
         assert verdict.verdict == "waiting"
 
     def test_no_labels(self) -> None:
-        """The forecast says how many labels are needed, and how long they take."""
+        """The forecast has the number of labels that are needed, and the time until then."""
         verdict = analyse(evidence(), Criteria())
         assert verdict.verdict == "waiting"
         assert verdict.labels_needed is not None
@@ -80,12 +80,12 @@ class TestMissingObservations:
         assert "to any value, 300 comparisons" in verdict.text
 
     def test_unpaired_arms_need_more_labels(self) -> None:
-        """The forecast without labels knows the design."""
+        """The forecast without labels depends on the design."""
         paired, unpaired = (analyse(evidence(paired=paired), Criteria()).labels_needed or 0 for paired in (True, False))
         assert unpaired > 3 * paired
 
     def test_traffic_stops(self) -> None:
-        """An open comparison stays open when no labels arrive, however often it is analysed."""
+        """An open comparison remains open without new labels, however often it is analysed."""
         stopped = evidence(*losses(200), labels_per_day=0.0)
         verdicts = [analyse(stopped, Criteria()) for _ in range(3)]
         assert {verdict.verdict for verdict in verdicts} == {"waiting"}
@@ -93,11 +93,11 @@ class TestMissingObservations:
         assert "none arrive" in verdicts[0].text
 
     def test_an_unknown_rate_of_labels(self) -> None:
-        """A NaN is no number of days."""
+        """Without a rate the forecast has no number of days."""
         assert analyse(evidence(labels_per_day=math.nan), Criteria()).days_needed is None
 
     def test_only_nan(self) -> None:
-        """A metric that is missing everywhere is neither good nor bad."""
+        """A metric without values is neither better nor worse."""
         champion, _ = losses()
         for arm in at_least_one([(champion, np.full(ROWS, np.nan)), (np.full(ROWS, np.nan), champion)]):
             for paired in (True, False):
@@ -106,7 +106,7 @@ class TestMissingObservations:
                 assert "100% of the labelled rows have no loss" in verdict.text
 
     def test_nan_is_not_zero(self) -> None:
-        """A challenger without losses on a fifth of its rows is not promoted for those that are left."""
+        """A challenger without losses on a fifth of its rows is not promoted by its other rows."""
         champion, challenger = losses(factor=0.7)
         challenger[::5] = np.nan
         verdict = analyse(evidence(champion, challenger), Criteria())
@@ -115,19 +115,19 @@ class TestMissingObservations:
         assert "20.0% of the labelled rows have no loss" in verdict.text
 
     def test_few_nan_do_not_matter(self) -> None:
-        """One label in fifty that cannot be used does not stop a rollout."""
+        """One label in fifty without a loss does not stop a rollout."""
         champion, challenger = losses(factor=0.7)
         challenger[::50] = np.nan
         assert analyse(evidence(champion, challenger), Criteria()).verdict == "promote"
 
     def test_an_infinite_loss_counts_against_the_challenger(self) -> None:
-        """It is as bad as the bound, not missing."""
+        """It counts as the bound, not as missing."""
         champion, challenger = losses()
         challenger[::5] = np.inf
         assert analyse(evidence(champion, challenger), Criteria()).verdict == "abort"
 
     def test_an_empty_slice(self) -> None:
-        """A slice without rows stays open and does not stop the promotion."""
+        """A slice without rows remains open and does not prevent the promotion."""
         slices = {"region=north": np.zeros(ROWS, dtype=bool)}
         verdict = analyse(evidence(*losses(factor=0.7), slices=slices), Criteria())
         assert check(verdict, "loss in region=north").verdict == "waiting"
@@ -135,7 +135,7 @@ class TestMissingObservations:
 
 
 class TestBrokenAnalysis:
-    """An analysis that cannot be made waits and says why."""
+    """An analysis that is not possible waits and has the reason."""
 
     @pytest.mark.parametrize(
         ("parts", "message"),
@@ -162,7 +162,7 @@ class TestBrokenAnalysis:
         assert check(verdict, "loss").verdict == "promote"
 
     def test_counts_that_cannot_be_right(self) -> None:
-        """More errors than requests decide nothing."""
+        """A count of more errors than requests decides nothing."""
         counts = evidence(challenger=ArmCounts(10, 90, -1), disagreements=5, weight_history=(WeightPeriod(0.5, -1, 9),))
         verdict = analyse(counts, Criteria(promote_if="healthy", max_disagreement=0.1))
         assert verdict.verdict == "waiting"
@@ -173,14 +173,14 @@ class TestLoss:
     """The comparison of the mean losses."""
 
     def test_identical_arms_are_not_decided(self) -> None:
-        """Neither promoted nor aborted, at any of many numbers of labels."""
+        """Neither promoted nor aborted, for any of many numbers of labels."""
         champion, challenger = losses()
         for labels in range(100, ROWS + 1, 100):
             verdict = analyse(evidence(champion[:labels], challenger[:labels]), Criteria())
             assert verdict.verdict == "waiting"
 
     def test_one_model_in_both_arms(self) -> None:
-        """Losses that are equal in every row promote a challenger that must not be worse, and no other."""
+        """Equal losses in every row promote a challenger only if it merely must not be worse."""
         champion, _ = losses()
         assert analyse(evidence(champion, champion), Criteria()).verdict == "waiting"
         not_worse = Criteria(promote_if="not_worse", margin=0.02)
@@ -206,7 +206,7 @@ class TestLoss:
         assert loss.observations == (ROWS if bound else ROWS - 100)
 
     def test_a_verdict_stays_when_more_labels_arrive(self) -> None:
-        """Repeated analyses after the first verdict do not change it."""
+        """Later analyses do not change the first verdict."""
         champion, challenger = losses(factor=1.15)
         verdicts = [
             analyse(evidence(champion[:labels], challenger[:labels]), Criteria()).verdict
@@ -217,7 +217,7 @@ class TestLoss:
         assert set(verdicts[first:]) == {"abort"}
 
     def test_the_forecast_is_of_the_right_size(self) -> None:
-        """After 150 labels it is within a factor of five of the labels that the verdict took."""
+        """After 150 labels it is within a factor of five of the number of labels that the verdict needed."""
         champion, challenger = losses(factor=0.88)
         taken = next(
             labels
@@ -228,7 +228,7 @@ class TestLoss:
         assert taken / 5 < forecast < taken * 5
 
     def test_two_arms_are_compared_without_pairs(self) -> None:
-        """The same verdict takes more labels."""
+        """The same verdict needs more labels."""
         champion, _ = losses(20_000, seed=1)
         _, challenger = losses(20_000, seed=2, factor=0.85)
         two_arms = evidence(champion, challenger[:18_000], paired=False)
@@ -236,7 +236,7 @@ class TestLoss:
         assert analyse(evidence(champion[:400], challenger[:400], paired=False), Criteria()).verdict == "waiting"
 
     def test_a_small_arm_is_compared_with_a_large_one(self) -> None:
-        """A challenger with one row in ten, half as good."""
+        """A challenger with one row in ten and half the loss."""
         champion, _ = losses(9000, seed=1)
         _, challenger = losses(1000, seed=2, factor=1.5)
         history = (WeightPeriod(0.1, 9000, 1000),)
@@ -283,7 +283,7 @@ class TestCounts:
         assert analyse(evidence(**both), Criteria()).verdict == "waiting"
 
     def test_one_error_is_no_reason(self) -> None:
-        """A single failed request of few does not abort."""
+        """A single failed request among few does not abort."""
         assert analyse(evidence(challenger=ArmCounts(20, 1)), Criteria()).verdict == "waiting"
 
     def test_a_champion_without_requests(self) -> None:
@@ -292,7 +292,7 @@ class TestCounts:
         assert analyse(failing, Criteria()).verdict == "abort"
 
     def test_healthy_needs_no_labels(self) -> None:
-        """It is promoted once the excess of errors is known to be accepted, not before, and never if it is worse."""
+        """It is promoted once its excess of errors is known to be acceptable, and never if it is worse."""
         healthy = Criteria(promote_if="healthy")
         few, many = ({"champion": ArmCounts(rows), "challenger": ArmCounts(rows)} for rows in (100, 2000))
         assert analyse(evidence(**few), healthy).verdict == "waiting"
@@ -300,7 +300,7 @@ class TestCounts:
         assert analyse(evidence(*losses(factor=1.2), **many), healthy).verdict == "abort"
 
     def test_disagreement(self) -> None:
-        """More than is accepted aborts; without a limit there is no check."""
+        """More than the accepted share aborts; without a limit there is no check."""
         different = evidence(disagreements=300, compared=1000)
         assert analyse(different, Criteria(max_disagreement=0.2)).verdict == "abort"
         assert analyse(different, Criteria(max_disagreement=0.29)).verdict == "waiting"
@@ -314,6 +314,6 @@ class TestCounts:
         assert "expected 50.00%" in verdict.text
 
     def test_correct_shares(self) -> None:
-        """Chance deviations of the shares are no reason."""
+        """Deviations of the shares by chance are no reason to abort."""
         fair = evidence(weight_history=(WeightPeriod(0.05, 955, 45), WeightPeriod(0.5, 980, 1020)))
         assert check(analyse(fair, Criteria()), "sample ratio").verdict == "promote"

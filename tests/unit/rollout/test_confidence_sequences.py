@@ -1,4 +1,4 @@
-"""Confidence sequences: their error rates when they are looked at after every observation."""
+"""Confidence sequences: their error rates if they are read after every observation."""
 
 import math
 
@@ -25,7 +25,7 @@ def heavy_losses(rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.nd
 
 
 def test_a_true_ratio_is_rejected_in_few_of_many_sequences() -> None:
-    """Looked at after each of 1,000 rows, the test of equal arms errs with a probability of at most alpha."""
+    """Read after each of 1,000 rows, the test of equal arms errs with a probability of at most alpha."""
     rng = np.random.default_rng(1)
     wrong = 0
     for _ in range(300):
@@ -35,14 +35,14 @@ def test_a_true_ratio_is_rejected_in_few_of_many_sequences() -> None:
 
 
 def test_a_wrong_ratio_is_rejected() -> None:
-    """A ratio of 0.8 is found to be below 1, and not to be above it."""
+    """A ratio of 0.8 is found to be below 1, and not above 1."""
     champion, challenger = heavy_losses(np.random.default_rng(2), 2000)
     test = RatioTest(0.8 * challenger, champion, bound=5.0, ratio=1.0)
     assert test.below.highest >= NEEDED > test.above.highest
 
 
 def test_limits_agree_with_the_test() -> None:
-    """The upper limit is the ratio at which the wealth is exactly the needed one."""
+    """At the upper limit, the wealth is exactly the required one."""
     champion, challenger = heavy_losses(np.random.default_rng(3), 2000)
     limits = RatioTest(challenger, champion, bound=5.0, ratio=3.0).limits(ALPHA, ALPHA)
     at_upper = RatioTest(challenger, champion, bound=5.0, ratio=limits.upper)
@@ -99,7 +99,7 @@ def test_one_row_cannot_decide() -> None:
 
 @pytest.mark.parametrize("rate", [0.002, 0.05, 0.5])
 def test_a_true_rate_is_outside_the_limits_in_few_of_many_sequences(rate: float) -> None:
-    """Looked at after every tenth of 1,500 trials, the limits of a rate err with a probability of at most alpha."""
+    """Read after every tenth of 1,500 trials, the limits of a rate err with a probability of at most alpha."""
     rng = np.random.default_rng(7)
     wrong = 0
     for _ in range(30):
@@ -110,7 +110,7 @@ def test_a_true_rate_is_outside_the_limits_in_few_of_many_sequences(rate: float)
 
 
 def test_limits_of_extreme_rates() -> None:
-    """No events, or only events, leave one side open; no trials leave both."""
+    """Without events, or with events only, one side is open; without trials both are."""
     assert rate_limits(0, 0, ALPHA) == (0, 1)
     none, every = rate_limits(0, 500, ALPHA), rate_limits(500, 500, ALPHA)
     assert none.lower == 0 < none.upper < 0.03
@@ -125,7 +125,7 @@ def test_limits_of_a_difference_hold_the_true_one_whatever_the_dependence() -> N
 
 
 def test_lost_assignments_are_found_and_correct_ones_are_not() -> None:
-    """Looked at after every assignment, in two periods; a loss of one in five rows of an arm is found."""
+    """Read after every assignment, in two periods; a loss of one in five rows of an arm is found."""
     rng = np.random.default_rng(8)
     wrong = 0
     for _ in range(100):
@@ -139,6 +139,6 @@ def test_lost_assignments_are_found_and_correct_ones_are_not() -> None:
     assert sample_ratio_evidence([(0.5, 2000, 1600)]) >= NEEDED
 
 
-def test_a_period_with_one_arm_says_nothing() -> None:
-    """Weights of 0 and 1 are no assignment by chance."""
+def test_a_period_with_one_arm_is_no_evidence() -> None:
+    """With weights of 0 or 1 the assignment is not random."""
     assert sample_ratio_evidence([(0.0, 500, 0), (1.0, 0, 500)]) == 0

@@ -9,7 +9,7 @@ EMPTY = np.empty(0)
 
 
 def test_rows_without_a_loss_are_left_out_and_counted() -> None:
-    """A NaN is not 0: the row does not count in either arm."""
+    """A NaN is not 0: the row is left out of both arms."""
     champion, challenger = np.array([1.0, 2.0, np.nan, 4.0]), np.array([np.nan, 2.0, 3.0, 4.0])
     series = align_losses(champion, challenger, paired=True, bound=10.0)
     assert (series.champion.tolist(), series.challenger.tolist(), series.missing) == ([2.0, 4.0], [2.0, 4.0], 0.25)
@@ -32,14 +32,14 @@ def test_the_bound_comes_from_rows_before_the_first_compared_one() -> None:
 
 
 def test_too_few_rows_for_a_bound_are_not_compared() -> None:
-    """The first comparison follows the last row that chooses the bound."""
+    """The comparison starts after the rows that determine the bound."""
     losses = np.ones(WARM_UP_ROWS - 1)
     assert len(align_losses(losses, losses, paired=True, bound=None).champion) == 0
 
 
 @pytest.mark.parametrize("losses", [[0.0] * 1000 + [1.0], [0.0], []])
 def test_a_champion_without_losses_has_a_bound(losses: list[float]) -> None:
-    """Nearly all losses of a good classifier are 0; its bound is not."""
+    """Nearly all losses of a good classifier are 0, but its bound is not."""
     assert choose_loss_bound(np.array(losses)) == 1.0
 
 
@@ -79,7 +79,7 @@ def test_a_slice_of_pairs_after_the_warm_up() -> None:
 def test_arrays_that_do_not_fit_are_refused(
     champion: list[float], challenger: list[float], bound: float, members: list[bool] | None, message: str
 ) -> None:
-    """The error says what is wrong."""
+    """The error names the problem."""
     belongs = None if members is None else np.array(members)
     with pytest.raises(ValueError, match=message):
         align_losses(np.array(champion), np.array(challenger), paired=True, bound=bound, members=belongs)

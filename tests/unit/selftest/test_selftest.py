@@ -1,4 +1,4 @@
-"""`towline selftest`: the rates of each part on a made table where the truth is known."""
+"""`towline selftest`: the error rates of each part on a generated table with a known truth."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_the_champion_passes_against_itself_and_a_constant_never_does(result: Se
 
 
 def test_a_larger_loss_is_detected_more_often(result: SelftestResult) -> None:
-    """The largest simulated loss never passes and always fails; the report names the smallest loss that is detected."""
+    """The largest simulated loss never passes and always fails; the report has the smallest detected loss."""
     passing = [rate for rate in rates(result, "gate", "mae worse") if rate.event == "passes"]
     failing = [rate for rate in rates(result, "gate", "mae worse") if rate.event == "fails"]
     assert passing[-1].rate == 0.0

@@ -40,7 +40,7 @@ KEYS = {"pkey": frozenset({"predict"}), "akey": frozenset({"predict", "admin"})}
 BODY = b'{"rows":[{"size":20.5,"kind":"house","sunny":true,"at":null}]}'
 SECURE = {"x-content-type-options": "nosniff", "cache-control": "no-store", "x-frame-options": "DENY"}
 
-#: every route and who may ask it: a new one is not served before it stands here
+#: every route with its method and access; a new route must be listed here
 ROUTES = {
     "/": ("GET", "public"),
     "/livez": ("GET", "public"),
@@ -79,40 +79,40 @@ def service(model: FakeModel) -> Iterator[RunningService]:
 
 
 @pytest.fixture
-def locked(model: FakeModel) -> Iterator[RunningService]:
-    """A service that was given keys."""
+def service_with_keys(model: FakeModel) -> Iterator[RunningService]:
+    """A service with API keys."""
     with run_service(model, KEYS) as running:
         yield running
 
 
-def filled(path: str) -> str:
+def fill_path(path: str) -> str:
     return path.format(name="house-price", version=3)
 
 
-def ask(service: RunningService, path: str, **headers: str) -> Any:
+def send_request(service: RunningService, path: str, **headers: str) -> Any:
     method = ROUTES[path][0]
     body = BODY if path == "/predict" else b"{}"
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     if method == "POST":
         headers["content-type"] = "application/json"
-    return service.client.request(method, filled(path), content=body if method == "POST" else None, headers=headers)
+    return service.client.request(method, fill_path(path), content=body if method == "POST" else None, headers=headers)
 
 
 def test_every_route_is_public_or_needs_a_scope(service: RunningService) -> None:
-    """The table of routes and their access is complete."""
+    """ROUTES is complete."""
     assert {route.path: (route.method, route.access) for route in service.app.endpoints} == ROUTES
     assert {route.path for route in service.app.routes} == ROUTES.keys()
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_a_key_opens_the_routes_of_its_scopes(locked: RunningService, path: str) -> None:
+def test_a_key_opens_the_routes_of_its_scopes(service_with_keys: RunningService, path: str) -> None:
     """Without a key the status is 401, without the scope 403; public routes need no key."""
     access = ROUTES[path][1]
     codes = {
-        "nothing": ask(locked, path).status_code,
-        "unknown": ask(locked, path, authorization="Bearer nokey").status_code,
-        "predict": ask(locked, path, authorization="Bearer pkey").status_code,
-        "admin": ask(locked, path, x_api_key="akey").status_code,
+        "nothing": send_request(service_with_keys, path).status_code,
+        "unknown": send_request(service_with_keys, path, authorization="Bearer nokey").status_code,
+        "predict": send_request(service_with_keys, path, authorization="Bearer pkey").status_code,
+        "admin": send_request(service_with_keys, path, x_api_key="akey").status_code,
     }
     if access == "public":
         assert not {401, 403} & set(codes.values())
@@ -124,19 +124,19 @@ def test_a_key_opens_the_routes_of_its_scopes(locked: RunningService, path: str)
 
 @pytest.mark.parametrize("path", ROUTES)
 def test_without_keys_all_routes_are_open(service: RunningService, path: str) -> None:
-    assert ask(service, path).status_code in (200, 303, 422)
+    assert send_request(service, path).status_code in (200, 303, 422)
 
 
 @pytest.mark.parametrize("path", [path for path, (_, access) in ROUTES.items() if access != "public"])
-def test_no_spelling_of_a_path_avoids_its_key(locked: RunningService, path: str) -> None:
-    """Access is checked at the route, not by the text of the path."""
-    where = filled(path)
+def test_no_spelling_of_a_path_avoids_its_key(service_with_keys: RunningService, path: str) -> None:
+    """Access is checked for the route, not for the text of the path."""
+    where = fill_path(path)
     for odd in (
         f"/{where}", f"{where}/", f"/livez/..{where}", f"/livez/../{where}", f"{where}/livez", f"{where};/livez",
         where.upper(), f"{where}\0", f"{where} ", f"{where}?x", f"{where}#/livez", where.replace("/", "\\"),
         where[1:], "",
     ):  # fmt: skip
-        status, _, _ = asyncio.run(send_asgi(locked.app, [BODY], odd, ROUTES[path][0], host="x/livez"))
+        status, _, _ = asyncio.run(send_asgi(service_with_keys.app, [BODY], odd, ROUTES[path][0], host="x/livez"))
         assert status in (401, 404), odd
 
 
@@ -150,9 +150,9 @@ def test_no_spelling_of_a_path_avoids_its_key(locked: RunningService, path: str)
         {"authorization": "Basic " + base64.b64encode(b"any:pkey").decode()},
     ],
 )
-def test_a_key_may_be_in_one_of_three_headers(locked: RunningService, headers: dict[str, str]) -> None:
+def test_a_key_may_be_in_one_of_three_headers(service_with_keys: RunningService, headers: dict[str, str]) -> None:
     """It is a bearer token, X-API-Key, or the password of basic authentication."""
-    assert locked.client.send(BODY, **headers).status_code == 200
+    assert service_with_keys.client.send(BODY, **headers).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -160,24 +160,24 @@ def test_a_key_may_be_in_one_of_three_headers(locked: RunningService, headers: d
     ["", "Bearer", "Bearer ", "pkey", "Bearer pkey x", "Basic", "Basic !!!", "Basic cGtleQ==", "Digest pkey",
      "Bearer " + "x" * 5000],
 )  # fmt: skip
-def test_an_invalid_key_gets_401(locked: RunningService, header: str) -> None:
+def test_an_invalid_key_gets_401(service_with_keys: RunningService, header: str) -> None:
     """The response has a challenge, and no part of the key."""
-    answer = locked.client.send(BODY, authorization=header)
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == 'Bearer realm="towline"'
-    assert answer.json()["code"] == "no-key"
-    assert "pkey" not in answer.text
+    response = service_with_keys.client.send(BODY, authorization=header)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == 'Bearer realm="towline"'
+    assert response.json()["code"] == "no-key"
+    assert "pkey" not in response.text
 
 
-def test_a_browser_prompts_for_the_key(locked: RunningService) -> None:
+def test_a_browser_prompts_for_the_key(service_with_keys: RunningService) -> None:
     """A user opens the pages with the key as password."""
-    assert locked.client.get("/docs").headers["www-authenticate"].startswith("Basic ")
+    assert service_with_keys.client.get("/docs").headers["www-authenticate"].startswith("Basic ")
     header = "Basic " + base64.b64encode(b":pkey").decode()
-    assert locked.client.get("/docs", authorization=header).status_code == 200
+    assert service_with_keys.client.get("/docs", authorization=header).status_code == 200
 
 
-def test_a_key_with_other_bytes_than_ascii_gets_401(locked: RunningService) -> None:
-    status, _, _ = asyncio.run(send_asgi(locked.app, [BODY], authorization="Bearer schlüssel"))
+def test_a_key_with_other_bytes_than_ascii_gets_401(service_with_keys: RunningService) -> None:
+    status, _, _ = asyncio.run(send_asgi(service_with_keys.app, [BODY], authorization="Bearer schlüssel"))
     assert status == 401
 
 
@@ -186,21 +186,21 @@ def test_a_key_with_other_bytes_than_ascii_gets_401(locked: RunningService) -> N
 def test_other_methods_get_405(service: RunningService, path: str, method: str) -> None:
     """A path allows its method, and HEAD if it allows GET; the Allow header names them."""
     allowed = ("GET", "HEAD") if ROUTES[path][0] == "GET" else ("POST",)
-    answer = service.client.request(method, filled(path), content=b"{}")
+    response = service.client.request(method, fill_path(path), content=b"{}")
     if method in allowed:
-        assert answer.status_code in (200, 303, 415, 422)
+        assert response.status_code in (200, 303, 415, 422)
     else:
-        assert answer.status_code == 405
-        assert answer.headers["allow"] == ", ".join(allowed)
-        assert method == "HEAD" or answer.json()["code"] == "method-not-allowed"
+        assert response.status_code == 405
+        assert response.headers["allow"] == ", ".join(allowed)
+        assert method == "HEAD" or response.json()["code"] == "method-not-allowed"
 
 
 @pytest.mark.parametrize(
     "path", [path for path, (method, _) in ROUTES.items() if method == "GET" and path != "/metrics"]
 )
 def test_head_has_the_status_and_headers_of_get(service: RunningService, path: str) -> None:
-    whole = service.client.request("GET", filled(path))
-    head = service.client.request("HEAD", filled(path))
+    whole = service.client.request("GET", fill_path(path))
+    head = service.client.request("HEAD", fill_path(path))
     assert (head.status_code, head.content) == (whole.status_code, b"")
     for name in ("content-type", "content-length"):
         assert head.headers[name] == whole.headers[name]
@@ -211,17 +211,17 @@ def test_head_has_the_status_and_headers_of_get(service: RunningService, path: s
 )
 def test_unknown_paths_get_404(service: RunningService, path: str) -> None:
     """The response is a problem document."""
-    answer = service.client.request("POST", path, content=BODY)
-    assert answer.status_code == 404
-    assert answer.headers["content-type"] == "application/problem+json"
+    response = service.client.request("POST", path, content=BODY)
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/nope"])
 def test_every_response_has_security_headers_and_a_request_id(service: RunningService, path: str) -> None:
-    answer = service.client.request("GET", filled(path), headers={"x-request-id": "abc"})
-    assert {name: answer.headers[name] for name in SECURE} == SECURE
-    assert answer.headers["x-request-id"] == "abc"
-    assert "strict-transport-security" not in answer.headers
+    response = service.client.request("GET", fill_path(path), headers={"x-request-id": "abc"})
+    assert {name: response.headers[name] for name in SECURE} == SECURE
+    assert response.headers["x-request-id"] == "abc"
+    assert "strict-transport-security" not in response.headers
 
 
 def test_hsts_is_sent_only_with_tls(model: FakeModel) -> None:
@@ -238,8 +238,8 @@ def test_an_unsafe_request_id_is_replaced(service: RunningService, header: str) 
     assert headers["x-request-id"].replace("-", "").isalnum()
 
 
-def test_answers_of_equal_rows_have_equal_length(service: RunningService) -> None:
-    """Apache Bench counts an answer of another length as failed."""
+def test_responses_to_equal_rows_have_equal_length(service: RunningService) -> None:
+    """Apache Bench counts a response of another length as failed."""
     assert len({len(service.client.send(BODY).content) for _ in range(20)}) == 1
 
 
@@ -258,9 +258,9 @@ def test_hostile_json_gets_400(service: RunningService, path: str, body: bytes) 
     if path == "/invocations" and body == HOSTILE_JSON["NaN"]:
         assert service.client.send(b'{"dataframe_records": [NaN]}', path).status_code == 422
         return
-    answer = service.client.send(body, path)
-    assert answer.status_code == 400
-    assert answer.json()["code"] == "malformed-json"
+    response = service.client.send(body, path)
+    assert response.status_code == 400
+    assert response.json()["code"] == "malformed-json"
 
 
 @pytest.mark.parametrize(
@@ -270,8 +270,8 @@ def test_hostile_json_gets_400(service: RunningService, path: str, body: bytes) 
 )  # fmt: skip
 def test_other_media_types_get_415(service: RunningService, kind: str) -> None:
     """A form on another site cannot send declared JSON."""
-    answer = service.client.send(BODY, content_type=kind)
-    assert (answer.status_code, answer.json()["code"]) == (415, "not-json")
+    response = service.client.send(BODY, content_type=kind)
+    assert (response.status_code, response.json()["code"]) == (415, "not-json")
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_the_media_type_may_have_any_spelling(service: RunningService, kind: str
 
 @pytest.mark.parametrize("sign", ["origin", "referer", "sec_fetch_site", "cookie"])
 def test_a_browser_must_send_a_media_type(service: RunningService, sign: str) -> None:
-    """A page of another site can send a body without one and without a preflight; so does Triton's client."""
+    """A page of another site can send a body without a media type and without a preflight, as Triton's client does."""
     scope_headers = {"content_type": "", sign: "https://evil.example"}
     infer = "/v2/models/house-price/infer"
     assert asyncio.run(send_asgi(service.app, [b"{}"], infer, **scope_headers))[0] == 415
@@ -305,7 +305,7 @@ PROTECTED = [path for path, (_, access) in ROUTES.items() if access != "public"]
 )  # fmt: skip
 def test_without_keys_other_hosts_get_403(service: RunningService, path: str, host: str) -> None:
     """The error names the option that helps."""
-    status, _, body = asyncio.run(send_asgi(service.app, [BODY], filled(path), ROUTES[path][0], host=host))
+    status, _, body = asyncio.run(send_asgi(service.app, [BODY], fill_path(path), ROUTES[path][0], host=host))
     assert (status, json.loads(body)["code"]) == (403, "foreign-host")
     assert "--allowed-hosts" in json.loads(body)["remedy"]
 
@@ -321,8 +321,8 @@ def test_names_of_loopback_are_allowed(service: RunningService, host: str) -> No
 
 @pytest.mark.parametrize("path", [path for path, (_, access) in ROUTES.items() if access == "public"])
 def test_health_checks_allow_any_host(service: RunningService, path: str) -> None:
-    """They reveal nothing, and orchestrators use addresses."""
-    assert asyncio.run(send_asgi(service.app, [b""], filled(path), host="10.1.2.3:80"))[0] != 403
+    """They reveal nothing, and orchestrators send addresses as the host."""
+    assert asyncio.run(send_asgi(service.app, [b""], fill_path(path), host="10.1.2.3:80"))[0] != 403
 
 
 def test_the_host_of_the_options_is_allowed(model: FakeModel) -> None:
@@ -330,9 +330,9 @@ def test_the_host_of_the_options_is_allowed(model: FakeModel) -> None:
         assert service.client.send(BODY, host="tower.local:8080").status_code == 200
 
 
-def test_with_keys_any_host_is_allowed(locked: RunningService) -> None:
+def test_with_keys_any_host_is_allowed(service_with_keys: RunningService) -> None:
     """A page of another site has no key, and a proxy may send its own host name."""
-    assert locked.client.send(BODY, host="api.example.com", x_api_key="pkey").status_code == 200
+    assert service_with_keys.client.send(BODY, host="api.example.com", x_api_key="pkey").status_code == 200
 
 
 def test_a_service_for_other_machines_allows_any_host(model: FakeModel) -> None:
@@ -363,42 +363,42 @@ def test_only_allowed_hosts_and_loopback_are_answered(model: FakeModel, keys: di
 ORIGIN = "https://app.example.com"
 
 
-def test_cors_is_disabled_by_default(locked: RunningService) -> None:
-    """A preflight is refused, and a response cannot be read by the page."""
-    response = locked.client.request("OPTIONS", "/predict", headers=preflight(ORIGIN))
+def test_cors_is_disabled_by_default(service_with_keys: RunningService) -> None:
+    """A preflight is refused, and a page cannot read the response."""
+    response = service_with_keys.client.request("OPTIONS", "/predict", headers=preflight(ORIGIN))
     assert response.status_code == 405
     assert not [name for name in response.headers if name.startswith("access-control")]
-    answer = locked.client.send(BODY, x_api_key="pkey", origin=ORIGIN)
+    answer = service_with_keys.client.send(BODY, x_api_key="pkey", origin=ORIGIN)
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/nope"])
 def test_allowed_origins_get_cors_headers(model: FakeModel, path: str) -> None:
-    """The preflight is answered without a key; these sites may read responses and errors."""
+    """The preflight needs no key; pages of these sites may read responses and errors."""
     with run_service(model, KEYS, cors_origins=(ORIGIN,)) as service:
-        response = service.client.request("OPTIONS", filled(path), headers=preflight(ORIGIN))
+        response = service.client.request("OPTIONS", fill_path(path), headers=preflight(ORIGIN))
         assert response.status_code == 200
         assert response.headers["access-control-allow-origin"] == ORIGIN
         sent = response.headers["access-control-allow-headers"].split(", ")
         assert {"content-type", "x-request-id", "x-towline-version"} <= set(sent)
         assert path == "/nope" or ROUTES[path][0] in response.headers["access-control-allow-methods"]
         method = ROUTES.get(path, ("GET",))[0]
-        answer = service.client.request(method, filled(path), headers={"origin": ORIGIN})
+        answer = service.client.request(method, fill_path(path), headers={"origin": ORIGIN})
         assert answer.headers["access-control-allow-origin"] == ORIGIN
         read = answer.headers["access-control-expose-headers"].split(", ")
         assert {"retry-after", "x-request-id", "x-towline-version"} <= set(read)
         assert "access-control-allow-credentials" not in answer.headers
         for other in ("https://evil.example", "null", ORIGIN + ".evil.example", "http://app.example.com"):
             for sent_method in ("OPTIONS", method):
-                answer = service.client.request(sent_method, filled(path), headers=preflight(other))
+                answer = service.client.request(sent_method, fill_path(path), headers=preflight(other))
                 assert "access-control-allow-origin" not in answer.headers
                 assert answer.headers["vary"] == "Origin"
 
 
 def test_any_origin_may_be_allowed(model: FakeModel) -> None:
     with run_service(model, KEYS, cors_origins=("*",)) as service:
-        answer = service.client.send(BODY, x_api_key="pkey", origin="https://any.example")
-        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
+        response = service.client.send(BODY, x_api_key="pkey", origin="https://any.example")
+        assert (response.status_code, response.headers["access-control-allow-origin"]) == (200, "*")
 
 
 def preflight(origin: str) -> dict[str, str]:
@@ -423,30 +423,30 @@ def preflight(origin: str) -> dict[str, str]:
 )
 def test_compressed_bodies_are_read(service: RunningService, coding: str, packed: bytes) -> None:
     """This holds on each path."""
-    answer = service.client.send(packed, content_encoding=coding)
-    assert (answer.status_code, answer.json()["predictions"]) == (200, [41.0])
+    response = service.client.send(packed, content_encoding=coding)
+    assert (response.status_code, response.json()["predictions"]) == (200, [41.0])
 
 
 def test_large_compressed_bodies_are_read_on_the_parser_thread(service: RunningService) -> None:
     """The predictions have the order of the rows."""
     body = json.dumps({"rows": [{**ROW, "size": float(number)} for number in range(5_000)]}).encode()
-    answer = service.client.send(gzip.compress(body, mtime=0), content_encoding="gzip")
-    assert answer.json()["predictions"] == [2.0 * number for number in range(5_000)]
+    response = service.client.send(gzip.compress(body, mtime=0), content_encoding="gzip")
+    assert response.json()["predictions"] == [2.0 * number for number in range(5_000)]
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "compress", "gzip, gzip", "", "gzip;q=1"])
 def test_other_codings_get_415(service: RunningService, coding: str) -> None:
     """The response names the supported codings."""
-    answer = service.client.send(BODY, content_encoding=coding)
-    assert (answer.status_code, answer.json()["code"]) == (415, "unknown-encoding")
-    assert answer.headers["accept-encoding"] == "gzip, deflate"
-    assert "gzip" in answer.json()["remedy"]
+    response = service.client.send(BODY, content_encoding=coding)
+    assert (response.status_code, response.json()["code"]) == (415, "unknown-encoding")
+    assert response.headers["accept-encoding"] == "gzip, deflate"
+    assert "gzip" in response.json()["remedy"]
 
 
 @pytest.mark.parametrize(
     ("packed", "status"),
     [
-        (gzip.compress(b" " * 50_000), 400),  # as long as allowed, and no JSON
+        (gzip.compress(b" " * 50_000), 400),  # of the maximum size, but no JSON
         (gzip.compress(b" " * 50_001), 413),
         (gzip.compress(b" " * 200_000), 413),
         (gzip.compress(b" " * 50_000) + gzip.compress(b" "), 413),
@@ -467,7 +467,7 @@ def test_too_large_or_damaged_compressed_bodies_are_refused(model: FakeModel, pa
 
 
 def test_the_rest_of_a_body_is_not_copied_for_each_of_its_members(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a body of many empty members would delay the requests of other clients."""
+    """Otherwise a body with many empty members would delay the requests of other clients."""
     copied = 0
 
     class Member:
@@ -505,13 +505,13 @@ def test_a_zip_bomb_is_not_decompressed(service: RunningService) -> None:
 def test_the_limit_of_a_body_is_exact(model: FakeModel) -> None:
     with run_service(model, max_body=len(BODY)) as service:
         assert service.client.send(BODY).status_code == 200
-        answer = service.client.send(BODY + b" ")
-        assert (answer.status_code, answer.json()["code"]) == (413, "too-large")
-        assert answer.headers["connection"] == "close"
+        response = service.client.send(BODY + b" ")
+        assert (response.status_code, response.json()["code"]) == (413, "too-large")
+        assert response.headers["connection"] == "close"
 
 
 def test_a_chunked_body_is_limited(model: FakeModel) -> None:
-    """Its bytes are counted as they arrive, and no more are read."""
+    """Its bytes are counted as they arrive, and no more than the limit are read."""
     app, _, _ = create_application(model, max_body=100)
     status, _, body = asyncio.run(send_asgi(app, [BODY[:10], b"", BODY[10:20], BODY[20:]]))
     assert status == 200, body
@@ -525,7 +525,7 @@ def test_a_chunked_body_is_limited(model: FakeModel) -> None:
     ("length", "status"), [("-1", 400), ("x", 400), ("1e3", 400), ("", 400), ("9" * 50, 413), ("5000001", 413)]
 )
 def test_an_invalid_content_length_is_refused(service: RunningService, length: str, status: int) -> None:
-    """Nothing of the body is read."""
+    """The body is not read."""
     assert asyncio.run(send_asgi(service.app, [BODY], content_length=length))[0] == status
 
 
@@ -534,11 +534,11 @@ def test_a_disconnected_client_leaves_no_trace(service: RunningService, body: li
     """Nothing is predicted, logged or counted."""
     assert asyncio.run(send_asgi(service.app, body)) == (0, {}, b"")
     assert service.log.records == []
-    assert "towline_in_flight 1.0" in service.client.get("/metrics").text  # which is this request itself
+    assert "towline_in_flight 1.0" in service.client.get("/metrics").text  # this request itself
 
 
 def test_contract_violations_are_listed(service: RunningService) -> None:
-    """Each has row, field and reason; at most twenty are listed, with the total."""
+    """Each has row, field and reason; at most twenty are listed, with the total number."""
     rows = [ROW, {**ROW, "size": "wide", "at": "soon"}, {"kind": "house", "sunny": 3}]
     response = service.client.post("/predict", {"rows": rows}).json()
     assert (response["status"], response["code"], response["error_count"]) == (422, "T210", 5)
@@ -562,9 +562,9 @@ def test_errors_contain_no_value(service: RunningService) -> None:
     ]
     for path in ("/predict", "/invocations", "/v2/models/house-price/infer"):
         for body in bodies:
-            answer = service.client.post(path, body)
-            assert answer.status_code == 422
-            assert secret not in answer.text
+            response = service.client.post(path, body)
+            assert response.status_code == 422
+            assert secret not in response.text
 
 
 @pytest.mark.parametrize(
@@ -580,9 +580,9 @@ def test_a_prediction_that_is_not_finite_is_refused(service: RunningService, mod
     """JSON cannot represent it; the error names the row."""
     for offset in (float("inf"), float("nan")):
         model.offset = offset
-        answer = service.client.send(BODY)
-        assert (answer.status_code, answer.json()["code"]) == (422, "unanswerable")
-        assert answer.json()["errors"] == [{"row": 0, "field": "", "detail": "the prediction is not finite"}]
+        response = service.client.send(BODY)
+        assert (response.status_code, response.json()["code"]) == (422, "unanswerable")
+        assert response.json()["errors"] == [{"row": 0, "field": "", "detail": "the prediction is not finite"}]
     assert service.log.records == []
 
 
@@ -592,8 +592,8 @@ def test_a_probability_that_is_not_finite_is_refused(tmp_path: Path, monkeypatch
         FakeModel, "predict_canonical", lambda *_: RowPredictions(["no", "yes"], [[0.5, 0.5], [float("nan"), 0.1]])
     )
     with run_service(model) as service:
-        answer = service.client.post("/predict", {"rows": [ROW, ROW]})
-    assert (answer.status_code, answer.json()["errors"][0]["row"]) == (422, 1)
+        response = service.client.post("/predict", {"rows": [ROW, ROW]})
+    assert (response.status_code, response.json()["errors"][0]["row"]) == (422, 1)
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -617,17 +617,17 @@ def test_a_model_that_fails(
     error: Exception,
     status: int,
 ) -> None:
-    """Faults of the data are 422, a fault of ours 500 with the id that the log has too; neither tells more."""
+    """Errors of the data are 422, errors of the service 500 or 503 with the request id of the log; no more details."""
 
     def fail(_: Any) -> Any:
         raise error
 
     model.compiled, model.predict_canonical = compiled, fail  # type: ignore[method-assign]
     with caplog.at_level(logging.ERROR):
-        answer = service.client.send(BODY, x_request_id="find-me")
-    assert answer.status_code == status
-    assert answer.json()["request_id"] == "find-me"
-    assert "secret" not in answer.text
+        response = service.client.send(BODY, x_request_id="find-me")
+    assert response.status_code == status
+    assert response.json()["request_id"] == "find-me"
+    assert "secret" not in response.text
     assert ("find-me" in caplog.text) == (status >= 500)
     assert service.client.get("/livez").status_code == 200
 
@@ -636,16 +636,16 @@ def test_without_a_model_the_service_is_live_but_not_ready(model: FakeModel) -> 
     """The status is 503 with Retry-After."""
     with run_service(None) as service:
         for path in ("/readyz", "/ping", "/v2/health/ready", "/v2/models/house-price/ready", "/metadata", "/docs"):
-            answer = service.client.get(path)
-            assert (answer.status_code, answer.json()["code"]) == (503, "not-ready"), path
-            assert answer.headers["retry-after"] == "1"
+            response = service.client.get(path)
+            assert (response.status_code, response.json()["code"]) == (503, "not-ready"), path
+            assert response.headers["retry-after"] == "1"
         assert service.client.send(BODY).status_code == 503
         assert service.client.get("/livez").status_code == 200
-        service.live.model, service.live.ready = model, True
+        service.reloader.model, service.reloader.ready = model, True
         assert service.client.send(BODY).status_code == 200
         assert service.client.get("/readyz").json() == {"ready": True, "model": {"name": "house-price", "version": 3}}
-        # told to end: sent no more requests, but those that come are answered
-        service.live.ready, service.live.reason = False, "draining"
+        # shutting down: load balancers send no more requests, but each request is still answered
+        service.reloader.ready, service.reloader.reason = False, "draining"
         assert service.client.get("/readyz").json()["detail"] == "draining"
         assert service.client.send(BODY).status_code == 200
 
@@ -673,7 +673,7 @@ def test_a_model_replaced_during_a_request_answers_the_next_one(
         task = asyncio.ensure_future(service.app(scope, queue.get, send))
         await queue.put({"type": "http.request", "body": BODY[:20], "more_body": True})
         await asyncio.sleep(0.01)
-        service.live.model = newer
+        service.reloader.model = newer
         await queue.put({"type": "http.request", "body": BODY[20:], "more_body": False})
         await task
         return sent[0]["status"], {}, sent[1]["body"]
@@ -692,9 +692,9 @@ def test_the_rate_is_limited_for_each_key(model: FakeModel) -> None:
         codes = [service.client.send(BODY, x_api_key="onekey").status_code for _ in range(5)]
         assert codes[:3] == [200, 200, 200]
         assert 429 in codes
-        answer = service.client.send(BODY, x_api_key="onekey")
-        assert answer.json()["code"] == "too-many-requests"
-        assert int(answer.headers["retry-after"]) >= 1
+        response = service.client.send(BODY, x_api_key="onekey")
+        assert response.json()["code"] == "too-many-requests"
+        assert int(response.headers["retry-after"]) >= 1
         assert service.client.send(BODY, x_api_key="twokey").status_code == 200
         assert {service.client.get("/livez").status_code for _ in range(10)} == {200}
 
@@ -707,33 +707,33 @@ def test_invalid_keys_are_limited_by_address(model: FakeModel, monkeypatch: pyte
         codes = [service.client.send(BODY, x_api_key=f"bad{number}").status_code for number in range(50)]
         assert codes[:5] == [401] * 5
         assert codes.count(429) > 30
-        answer = service.client.send(BODY)
-        assert (answer.status_code, answer.json()["code"]) == (429, "too-many-requests")
-        assert "without a valid key" in answer.json()["detail"]
-        assert int(answer.headers["retry-after"]) >= 1
+        response = service.client.send(BODY)
+        assert (response.status_code, response.json()["code"]) == (429, "too-many-requests")
+        assert "without a valid key" in response.json()["detail"]
+        assert int(response.headers["retry-after"]) >= 1
         assert service.client.send(BODY, x_api_key="pkey").status_code == 200
         assert service.client.get("/livez").status_code == 200
         assert asyncio.run(send_asgi(service.app, [BODY], client="10.0.0.7"))[0] == 401
 
 
 def test_refusals_over_the_limit_are_delayed(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other requests are answered meanwhile, and the number of delayed responses is limited."""
+    """Other requests are answered meanwhile; the number of delayed responses is limited."""
     monkeypatch.setattr(endpoint, "MAX_BAD_KEY_RATE", 1.0)
     monkeypatch.setattr(endpoint, "REFUSAL_DELAY_S", 3600.0)
     monkeypatch.setattr(endpoint, "MAX_DELAYED", 2)
 
-    async def ask() -> list[int]:
+    async def send_request() -> list[int]:
         app, _, _ = create_application(model, KEYS)
         assert (await send_asgi(app, [BODY]))[0] == 401
         pending_requests = [asyncio.ensure_future(send_asgi(app, [BODY])) for _ in range(3)]
         statuses = [(await send_asgi(app, [BODY], x_api_key="pkey"))[0]]
-        done, waiting = await asyncio.wait(pending_requests, return_when=asyncio.FIRST_COMPLETED)
+        result, waiting = await asyncio.wait(pending_requests, return_when=asyncio.FIRST_COMPLETED)
         assert len(waiting) == 2
         for task in waiting:
             task.cancel()
-        return [*statuses, *(task.result()[0] for task in done)]
+        return [*statuses, *(task.result()[0] for task in result)]
 
-    assert asyncio.run(ask()) == [200, 429]
+    assert asyncio.run(send_request()) == [200, 429]
 
 
 def test_each_prediction_is_logged_once(service: RunningService, model: FakeModel) -> None:
@@ -751,11 +751,11 @@ def test_each_prediction_is_logged_once(service: RunningService, model: FakeMode
 def test_large_requests_are_parsed_on_a_thread(service: RunningService, model: FakeModel) -> None:
     """The predictions have the order of the rows."""
     rows = [{**ROW, "size": float(n)} for n in range(5_000)]
-    answer = service.client.post("/predict", {"rows": rows})
-    assert answer.json()["predictions"] == [2.0 * n for n in range(5_000)]
+    response = service.client.post("/predict", {"rows": rows})
+    assert response.json()["predictions"] == [2.0 * n for n in range(5_000)]
     rows[4_321]["size"] = "x"
-    answer = service.client.post("/predict", {"rows": rows})
-    assert (answer.status_code, answer.json()["errors"][0]["row"]) == (422, 4_321)
+    response = service.client.post("/predict", {"rows": rows})
+    assert (response.status_code, response.json()["errors"][0]["row"]) == (422, 4_321)
 
 
 def test_metadata_has_the_manifest_and_the_fields(tmp_path: Path) -> None:
@@ -769,8 +769,8 @@ def test_metadata_has_the_manifest_and_the_fields(tmp_path: Path) -> None:
 
 def test_the_root_redirects_to_the_page(service: RunningService) -> None:
     """The redirect is relative, so it works behind a proxy's prefix."""
-    answer = service.client.get("/")
-    assert (answer.status_code, answer.headers["location"]) == (303, "docs")
+    response = service.client.get("/")
+    assert (response.status_code, response.headers["location"]) == (303, "docs")
 
 
 @pytest.mark.parametrize("code", PROBLEM_TYPES)

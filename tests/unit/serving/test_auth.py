@@ -17,7 +17,7 @@ from towline.serving.auth import ApiKeys
 
 
 class Clock:
-    """Stands in for both clocks of the module."""
+    """Replaces both clocks of the module."""
 
     def __init__(self) -> None:
         self.passed = 0.0
@@ -63,7 +63,7 @@ def test_a_key_has_256_random_bits_and_only_its_digest_is_stored(tmp_path: Path)
     """The file can be read by its owner only."""
     text, key = create_key(tmp_path, "shop")
     secret = text.split("_", 2)[2]
-    assert len(secret) >= 43  # 6 bits a character
+    assert len(secret) >= 43  # 6 bits for each character
     for path in at_least_one(file(tmp_path).parent.iterdir()):
         assert secret not in path.read_text()
     assert stat.S_IMODE(file(tmp_path).stat().st_mode) == 0o600
@@ -71,7 +71,7 @@ def test_a_key_has_256_random_bits_and_only_its_digest_is_stored(tmp_path: Path)
 
 
 def test_identity_returns_only_ids_of_stored_keys(tmp_path: Path) -> None:
-    """A caller cannot write text into the log."""
+    """A caller cannot write other text into the log."""
     text, key = create_key(tmp_path, "shop")
     known = ApiKeys(tmp_path)
     assert known.identity(text) == key.id
@@ -117,7 +117,7 @@ def test_a_key_expires_at_its_time(tmp_path: Path, clock: Clock) -> None:
 
 
 def test_a_key_is_required_once_one_was_created(tmp_path: Path, clock: Clock) -> None:
-    """This holds even when all keys are revoked."""
+    """Also when all keys are revoked."""
     known = ApiKeys(tmp_path)
     assert not known.required
     _, key = create_key(tmp_path, "shop")
@@ -158,10 +158,10 @@ def test_an_empty_file_closes_a_service_without_keys(tmp_path: Path, clock: Cloc
 
 
 @pytest.mark.parametrize("content", ["", "{", "null", '{"format": 2}', '{"format": 1, "keys": [{"id": "x"}]}', None])
-def test_with_a_damaged_file_the_last_valid_keys_stay_in_force(
+def test_with_a_damaged_file_the_last_valid_keys_are_used(
     tmp_path: Path, clock: Clock, content: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The file may be truncated, of another format or missing. The log says so once; a repaired file is read again."""
+    """It may be truncated, missing or have another format. The log reports it once; a repaired file is read again."""
     text, _ = create_key(tmp_path, "shop")
     known = ApiKeys(tmp_path)
     good = file(tmp_path).read_bytes()
@@ -180,7 +180,7 @@ def test_with_a_damaged_file_the_last_valid_keys_stay_in_force(
 
 
 def test_a_service_does_not_start_with_damaged_keys(tmp_path: Path) -> None:
-    """A new key does not replace the damaged file either."""
+    """A new key does not replace the damaged file."""
     create_key(tmp_path, "shop")
     file(tmp_path).write_text("{")
     for use in (lambda: ApiKeys(tmp_path), lambda: create_key(tmp_path, "other"), lambda: revoke_key(tmp_path, "0")):
@@ -236,7 +236,7 @@ def test_invalid_commands_have_an_error_and_write_no_file(
     store: Path, command: Callable[..., CommandResult], words: tuple[str, ...], message: str
 ) -> None:
     """The exit code is 2."""
-    done = command("keys", *words, "--json")
-    assert done.code == 2
-    assert message in json.dumps(done.json)
+    result = command("keys", *words, "--json")
+    assert result.code == 2
+    assert message in json.dumps(result.json)
     assert not file(store).exists()

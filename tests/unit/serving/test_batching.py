@@ -1,4 +1,4 @@
-"""Batching of requests for compiled and for other models."""
+"""Batching of requests, for compiled and other models."""
 
 import asyncio
 import threading
@@ -14,8 +14,8 @@ from towline.serving.batching import MicroBatcher, ThreadBatcher
 from towline.serving.problems import Problem
 
 
-class Slow(FakeModel):
-    """Waits before its first call until it is let."""
+class SlowModel(FakeModel):
+    """Waits before its first call until the event ``go`` is set."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -29,8 +29,8 @@ class Slow(FakeModel):
 
 
 @pytest.fixture
-def slow(tmp_path: Path) -> Slow:
-    return Slow(make_contract(CLASSES), tmp_path, compiled=False)
+def slow(tmp_path: Path) -> SlowModel:
+    return SlowModel(make_contract(CLASSES), tmp_path, compiled=False)
 
 
 def rows(*sizes: float) -> list[list[Any]]:
@@ -41,8 +41,10 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(work)
 
 
-async def queued(requests: Iterable[Coroutine[Any, Any, RowPredictions]]) -> list["asyncio.Task[RowPredictions]"]:
-    """Sends the first, and the others once it is with the model."""
+async def send_while_busy(
+    requests: Iterable[Coroutine[Any, Any, RowPredictions]],
+) -> list["asyncio.Task[RowPredictions]"]:
+    """Sends the first request, and the others once the model predicts the first."""
     tasks = []
     for request in requests:
         tasks.append(asyncio.ensure_future(request))
@@ -50,12 +52,12 @@ async def queued(requests: Iterable[Coroutine[Any, Any, RowPredictions]]) -> lis
     return tasks
 
 
-def test_requests_that_arrive_while_the_thread_is_busy_are_joined(slow: Slow) -> None:
-    """One call scores the first request, one call all later ones; each request gets its own predictions."""
+def test_requests_that_arrive_while_the_thread_is_busy_are_one_batch(slow: SlowModel) -> None:
+    """One call scores the first request, one call all later requests; each gets its own predictions."""
 
     async def ask() -> list[RowPredictions]:
         batcher = ThreadBatcher()
-        tasks = await queued(batcher.score(slow, rows(n, n + 30)) for n in range(10))
+        tasks = await send_while_busy(batcher.score(slow, rows(n, n + 30)) for n in range(10))
         assert batcher.depth == 18
         slow.go.set()
         return await asyncio.gather(*tasks)
@@ -66,12 +68,12 @@ def test_requests_that_arrive_while_the_thread_is_busy_are_joined(slow: Slow) ->
     assert answers == alone
 
 
-def test_a_batch_holds_at_most_the_allowed_rows(slow: Slow) -> None:
-    """A larger request is scored alone, and the order is kept."""
+def test_a_batch_holds_at_most_the_allowed_rows(slow: SlowModel) -> None:
+    """A larger request is scored alone, and the order is unchanged."""
 
     async def ask() -> None:
         batcher = ThreadBatcher(max_batch=10)
-        tasks = await queued(batcher.score(slow, rows(*range(n))) for n in (1, 4, 5, 6, 12, 1))
+        tasks = await send_while_busy(batcher.score(slow, rows(*range(n))) for n in (1, 4, 5, 6, 12, 1))
         slow.go.set()
         await asyncio.gather(*tasks)
 
@@ -79,16 +81,16 @@ def test_a_batch_holds_at_most_the_allowed_rows(slow: Slow) -> None:
     assert slow.calls == [1, 9, 6, 12, 1]
 
 
-def test_a_batch_has_requests_of_one_model(slow: Slow, tmp_path: Path) -> None:
+def test_a_batch_has_requests_of_one_model(slow: SlowModel, tmp_path: Path) -> None:
     """The model may be replaced while requests wait."""
     folder = tmp_path / "newer"
     folder.mkdir()
-    newer = Slow(make_contract(CLASSES), folder, compiled=False, version=4, offset=1000)
+    newer = SlowModel(make_contract(CLASSES), folder, compiled=False, version=4, offset=1000)
 
     async def ask() -> list[RowPredictions]:
         batcher = ThreadBatcher()
         models = [slow, slow, newer, newer, slow]
-        tasks = await queued(batcher.score(model, rows(1)) for model in models)
+        tasks = await send_while_busy(batcher.score(model, rows(1)) for model in models)
         slow.go.set()
         newer.go.set()
         return await asyncio.gather(*tasks)
@@ -98,12 +100,12 @@ def test_a_batch_has_requests_of_one_model(slow: Slow, tmp_path: Path) -> None:
     assert (slow.calls, newer.calls) == ([1, 1, 1], [2])
 
 
-def test_a_failing_request_fails_no_other(slow: Slow) -> None:
+def test_a_failing_request_fails_no_other(slow: SlowModel) -> None:
     """After an error, each request of the batch is scored alone."""
 
     async def ask() -> list[Any]:
         batcher = ThreadBatcher()
-        tasks = await queued(batcher.score(slow, rows(n)) for n in (1, 2, 13, 4))
+        tasks = await send_while_busy(batcher.score(slow, rows(n)) for n in (1, 2, 13, 4))
         slow.go.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -111,12 +113,12 @@ def test_a_failing_request_fails_no_other(slow: Slow) -> None:
     assert [type(answer) for answer in answers] == [RowPredictions, RowPredictions, ValueError, RowPredictions]
 
 
-def test_a_full_queue_refuses_requests(slow: Slow) -> None:
-    """The response is 503 with Retry-After. A request larger than the queue is accepted if nothing waits."""
+def test_a_full_queue_refuses_requests(slow: SlowModel) -> None:
+    """The response is 503 with Retry-After. A request larger than the queue is accepted if no other request waits."""
 
     async def ask() -> None:
         batcher = ThreadBatcher(max_queued=5)
-        first, waiting = await queued(batcher.score(slow, rows(*range(n))) for n in (12, 3))
+        first, waiting = await send_while_busy(batcher.score(slow, rows(*range(n))) for n in (12, 3))
         with pytest.raises(Problem) as error:
             await batcher.score(slow, rows(1, 2, 3))
         assert (error.value.code, error.value.type.status) == ("busy", 503)
@@ -131,8 +133,8 @@ def test_a_full_queue_refuses_requests(slow: Slow) -> None:
     run(ask())
 
 
-def test_concurrent_requests_get_their_own_predictions(slow: Slow) -> None:
-    """The service makes far fewer calls than there are requests."""
+def test_concurrent_requests_get_their_own_predictions(slow: SlowModel) -> None:
+    """The model is called far less often than there are requests."""
     slow.go.set()
     with run_service(slow) as service:
 
@@ -149,11 +151,11 @@ def test_concurrent_requests_get_their_own_predictions(slow: Slow) -> None:
     assert len(slow.calls) < 39
 
 
-def test_a_cancelled_request_does_not_stop_later_ones(slow: Slow) -> None:
+def test_a_cancelled_request_does_not_stop_later_ones(slow: SlowModel) -> None:
 
     async def ask() -> RowPredictions:
         batcher = ThreadBatcher()
-        given_up, behind = await queued(batcher.score(slow, rows(n)) for n in (1, 2))
+        given_up, behind = await send_while_busy(batcher.score(slow, rows(n)) for n in (1, 2))
         given_up.cancel()
         slow.go.set()
         return await behind
@@ -163,7 +165,7 @@ def test_a_cancelled_request_does_not_stop_later_ones(slow: Slow) -> None:
 
 def test_requests_of_consecutive_loop_iterations_share_a_call(tmp_path: Path) -> None:
     """Requests of two models are separated, and a failing row fails no other request."""
-    old, new = (Slow(make_contract(CLASSES), tmp_path, offset=offset) for offset in (0, 1000))
+    old, new = (SlowModel(make_contract(CLASSES), tmp_path, offset=offset) for offset in (0, 1000))
     old.go.set()
     new.go.set()
 

@@ -33,7 +33,7 @@ def test_valid_origins_are_accepted(origin: str) -> None:
     "origin", ["app.example.com", "https://app.example.com/", "https://*.example.com", "null", "", "ftp://a"]
 )
 def test_an_invalid_origin_is_refused(origin: str) -> None:
-    """It would never match."""
+    """No browser would send it."""
     with pytest.raises(ConfigError, match="is not an origin") as error:
         check_origins([origin])
     assert error.value.where == "--cors-origins"

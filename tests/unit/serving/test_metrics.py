@@ -36,7 +36,7 @@ def test_requests_and_errors_are_counted(service: RunningService) -> None:
     assert sample_value(scrape, "errors_total", code="T210") == 1
     assert sample_value(scrape, "errors_total", code="malformed-json") == 1
     assert sample_value(scrape, "input_rows_total", version="3") == 6
-    assert sample_value(scrape, "in_flight") == 1  # this one
+    assert sample_value(scrape, "in_flight") == 1  # this request
     read(service)
     assert sample_value(read(service), "requests_total", route="/predict", status="200") == 3
 
@@ -64,7 +64,7 @@ def test_input_anomalies_are_counted(service: RunningService) -> None:
 
 
 def test_predicted_values_are_in_a_histogram(service: RunningService) -> None:
-    """Its buckets cover the training range of the target; a value on an edge belongs to the lower bucket."""
+    """Its buckets cover the target's training range; a value on an edge belongs to the lower bucket."""
     service.client.post("/predict", {"rows": [{**ROW, "size": size} for size in (-50, 5, 5.5, 100, 1000)]})
     scrape = read(service)
     cells = {
@@ -87,7 +87,7 @@ def test_versions_are_counted_separately(service: RunningService, tmp_path: Path
     service.client.post("/predict", {"rows": [ROW]})
     folder = tmp_path / "newer"
     folder.mkdir()
-    service.live.model = FakeModel(make_contract(), folder, version=4)
+    service.reloader.model = FakeModel(make_contract(), folder, version=4)
     service.client.post("/predict", {"rows": [ROW, ROW]})
     scrape = read(service)
     assert sample_value(scrape, "input_rows_total", version="3") == 1
@@ -97,7 +97,7 @@ def test_versions_are_counted_separately(service: RunningService, tmp_path: Path
 
 
 def test_the_log_and_the_process_have_metrics(service: RunningService) -> None:
-    """They are queue depth, drops, CPU and memory."""
+    """Queue depth, dropped rows, CPU and memory."""
     service.log.depth, service.log.drops = 7, 2
     scrape = read(service)
     assert sample_value(scrape, "queue_depth", queue="log") == 7
@@ -111,7 +111,7 @@ def test_the_log_and_the_process_have_metrics(service: RunningService) -> None:
 def test_predictions_that_are_dropped_during_a_scrape_are_counted(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The log's thread drops rows at any time; the next scrape has those that the last one did not see."""
+    """The log's thread may drop rows at any time; the next scrape counts those after the last one."""
     drops = list[int]()
 
     def drop_one(_: FakeLog) -> int:
@@ -125,7 +125,7 @@ def test_predictions_that_are_dropped_during_a_scrape_are_counted(
 
 
 def test_metrics_are_flushed_without_a_scrape(service: RunningService) -> None:
-    """Another worker's scrape then shows a worker that is not scraped."""
+    """The scrape of another worker then includes them."""
 
     async def serve() -> None:
         async with service.app.router.lifespan_context(service.app):

@@ -37,7 +37,7 @@ def spoil(release: Path, file: str = "contract.json") -> None:
 
 
 def reseal(release: Path) -> Path:
-    """Makes the manifest say what the folder holds now, as someone would who may write the store; returns it."""
+    """Writes a new manifest for the changed files, as someone with write access to the store could; returns it."""
     old = read_manifest(release)
     (release / MANIFEST).unlink()
     manifest = old.model_copy(update={"files": describe_files(release)})
@@ -50,18 +50,18 @@ def break_ledger(sample_store: SampleStore) -> None:
 
 
 def test_a_service_waits_for_a_first_version_or_the_ledger(sample_store: SampleStore, tmp_path: Path) -> None:
-    """It waits with a reason, unless it served a release before."""
+    """It waits with a reason, unless it has served a release before."""
     name, settings = "other-model", sample_store.settings
     assert ModelReloader(ServeOptions(name, settings)).unavailable_reason() == "it has no champion yet"
     assert ModelReloader(ServeOptions(MODEL, settings)).unavailable_reason() == ""
-    away = settings.model_copy(update={"ledger_url": "postgresql+psycopg://nobody@127.0.0.1:9/none"})
-    assert "ledger" in ModelReloader(ServeOptions(name, away)).unavailable_reason()
+    unreachable = settings.model_copy(update={"ledger_url": "postgresql+psycopg://nobody@127.0.0.1:9/none"})
+    assert "ledger" in ModelReloader(ServeOptions(name, unreachable)).unavailable_reason()
     opened(sample_store)
-    assert ModelReloader(ServeOptions(MODEL, away)).unavailable_reason() == ""
+    assert ModelReloader(ServeOptions(MODEL, unreachable)).unavailable_reason() == ""
 
 
 def test_the_champion_is_opened_and_followed(sample_store: SampleStore) -> None:
-    """Each promotion or rollback replaces the model at the next poll."""
+    """Each promotion or rollback replaces the model with the next poll."""
     served = opened(sample_store)
     assert version(served) == 1
     sample_store.promote(2)
@@ -109,7 +109,7 @@ def test_an_unchanged_ledger_is_not_read_again(sample_store: SampleStore, monkey
 
 
 def test_a_request_keeps_its_model_during_a_promotion(sample_store: SampleStore) -> None:
-    """A reference to the old model stays usable; afterwards the old model is freed."""
+    """A reference to the old model remains valid; afterwards the old model is freed."""
     served = opened(sample_store)
     taken = served.model
     assert taken is not None
@@ -122,11 +122,11 @@ def test_a_request_keeps_its_model_during_a_promotion(sample_store: SampleStore)
     assert all(now > then + 500 for now, then in zip(served.model.predict_rows(rows).predictions, before, strict=True))
     reference = weakref.ref(taken)
     del taken
-    assert reference() is None  # at once: nothing in it refers back, so it needs no collector
+    assert reference() is None  # immediately: it has no reference cycles
 
 
 def test_a_fixed_version_or_folder_does_not_follow_the_champion(sample_store: SampleStore) -> None:
-    """``NAME@2`` and a path are opened whatever the champion is, and are not stored as last known good."""
+    """``NAME@2`` and a path are opened whichever version is champion, and are not stored as last known good."""
     for name in (f"{MODEL}@2", str(sample_store.release(2))):
         served = opened(sample_store, name)
         assert (version(served), served.follows) == (2, False)
@@ -140,7 +140,7 @@ def test_a_fixed_version_or_folder_does_not_follow_the_champion(sample_store: Sa
 def test_a_damaged_release_is_rejected_once(
     sample_store: SampleStore, file: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The current model stays, the log has one error, and a later promotion of a valid release works."""
+    """The current model still serves, the log has one error, and a later promotion of a valid release works."""
     served = opened(sample_store)
     release = sample_store.release(2)
     content = (release / file).read_bytes()
@@ -178,7 +178,7 @@ def test_a_restored_release_is_opened(sample_store: SampleStore, monkeypatch: py
 def test_a_release_with_another_digest_than_in_the_ledger_is_rejected(
     sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files and manifest were replaced together, so they agree with each other but not with the ledger."""
+    """Files and manifest were both replaced, so they agree with each other but not with the ledger."""
     served = opened(sample_store)
     release = f"releases/{MODEL}/{sample_store.release(2).name}"
     for named in (
@@ -190,11 +190,11 @@ def test_a_release_with_another_digest_than_in_the_ledger_is_rejected(
         monkeypatch.setattr(served._watch, "champion", lambda named=named: named)
         served._current = None
         served.check_ledger()
-    assert (version(served), served.rejections) == (1, 3)  # the first two share a folder: told once
+    assert (version(served), served.rejections) == (1, 3)  # the first two have one folder and are reported once
 
 
 def test_a_release_with_other_labels_for_its_probe_rows_is_rejected(sample_store: SampleStore) -> None:
-    """A release holds probe rows and their labels; here the stored labels differ."""
+    """The labels in probe.json differ from the predictions of the model."""
     directory = sample_store.release(2)
     probe = json.loads((directory / "probe.json").read_bytes())
     probe["labels"][7] += 0.001
@@ -208,7 +208,7 @@ def test_a_release_with_other_labels_for_its_probe_rows_is_rejected(sample_store
 def test_without_the_ledger_the_last_known_good_release_serves(
     sample_store: SampleStore, outage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A running and a newly started service both answer; the outage is logged once."""
+    """A running and a restarted service both answer; the outage is logged once."""
     sample_store.promote(2)
     running = opened(sample_store)
     ledger_bytes = sample_store.ledger_file.read_bytes()
@@ -216,7 +216,7 @@ def test_without_the_ledger_the_last_known_good_release_serves(
     if outage == "locked":
         holder = sqlite3.connect(sample_store.ledger_file, isolation_level=None)
         holder.execute("BEGIN EXCLUSIVE")
-        running._watch._last_stamp = None  # an unchanged file is not even opened
+        running._watch._last_stamp = None  # an unchanged file is not opened
     elif outage == "damaged":
         break_ledger(sample_store)
     elif outage == "gone":
@@ -242,8 +242,8 @@ def test_without_the_ledger_the_last_known_good_release_serves(
 
 
 @pytest.mark.parametrize("outage", [True, False])
-def test_a_replaced_worker_serves_what_the_others_serve(sample_store: SampleStore, outage: bool) -> None:
-    """It has the model of the service's start; a later champion serves, also while the ledger is down."""
+def test_a_replaced_worker_serves_the_champion_of_the_other_workers(sample_store: SampleStore, outage: bool) -> None:
+    """It starts with the model of the service's start; a later champion is served, also while the ledger is down."""
     forked, running = opened(sample_store), opened(sample_store)
     sample_store.promote(2)
     running.check_ledger()
@@ -264,12 +264,12 @@ def test_a_replaced_worker_without_a_later_release_keeps_its_model(sample_store:
 
 
 def test_without_ledger_and_last_known_good_release_the_start_fails(sample_store: SampleStore) -> None:
-    """The error names the damaged ledger, or the release that is missing."""
+    """The error names the damaged ledger, or the missing release."""
     ledger_bytes = sample_store.ledger_file.read_bytes()
     break_ledger(sample_store)
     with pytest.raises(TransientError, match="not a database"):
         opened(sample_store)
-    opened(sample_store, f"{MODEL}@2")  # a version is found by its folder
+    opened(sample_store, f"{MODEL}@2")  # a version can be opened by its folder
     sample_store.ledger_file.write_bytes(ledger_bytes)
     shutil.rmtree(sample_store.release(1))
     with pytest.raises(ReleaseError, match="no release here"):
@@ -306,7 +306,7 @@ def test_the_last_known_good_release_is_stored(sample_store: SampleStore) -> Non
 def test_a_service_starts_although_its_store_cannot_be_written(
     sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log says that the last known good release is not stored."""
+    """The log reports that the last known good release is not stored."""
 
     def full(*_: object) -> None:
         raise TransientError("cannot write: No space left on device")
@@ -347,8 +347,8 @@ def test_an_empty_store_is_no_outage(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def begin_rollout(sample_store: SampleStore, *, weight: float = 0.0) -> Rollout:
-    """A rollout of version 2, which has passed its gate; version 1 serves."""
+def start_sample_rollout(sample_store: SampleStore, *, weight: float = 0.0) -> Rollout:
+    """Starts a rollout of version 2, which has passed its gate; version 1 is champion."""
     config = RolloutConfig(steps=tuple(dict.fromkeys((weight, 100.0))))
     start_rollout(sample_store.ledger, MODEL, 2, config, "ann", "passed")
     rollout = active_rollout(sample_store.ledger.rows(MODEL))
@@ -359,7 +359,7 @@ def begin_rollout(sample_store: SampleStore, *, weight: float = 0.0) -> Rollout:
 def test_a_rollout_is_followed_from_start_to_end(sample_store: SampleStore) -> None:
     served = opened(sample_store)
     assert served.rollout is None
-    rollout = begin_rollout(sample_store)
+    rollout = start_sample_rollout(sample_store)
     served.check_ledger()
     assert served.rollout is not None
     assert (version(served), served.rollout.challenger.version, served.rollout.rollout.weight) == (1, 2, 0.0)
@@ -376,9 +376,9 @@ def test_a_rollout_is_followed_from_start_to_end(sample_store: SampleStore) -> N
 
 @pytest.mark.parametrize("outage", [True, False])
 def test_a_replaced_worker_carries_out_the_rollout_of_the_others(sample_store: SampleStore, outage: bool) -> None:
-    """It began after the service's start."""
+    """A rollout that started after the service."""
     forked, running = opened(sample_store), opened(sample_store)
-    rollout = begin_rollout(sample_store)
+    rollout = start_sample_rollout(sample_store)
     running.check_ledger()
     if outage:
         break_ledger(sample_store)
@@ -389,27 +389,27 @@ def test_a_replaced_worker_carries_out_the_rollout_of_the_others(sample_store: S
 
 def test_a_promoted_challenger_serves_alone(sample_store: SampleStore) -> None:
     served = opened(sample_store)
-    rollout = begin_rollout(sample_store)
+    rollout = start_sample_rollout(sample_store)
     served.check_ledger()
     end_rollout(sample_store.ledger, rollout, "promoted", "ann", "better", {})
     served.check_ledger()
     assert (version(served), served.rollout) == (2, None)
 
 
-def test_a_restarted_service_continues_the_rollout_at_once_also_without_the_ledger(sample_store: SampleStore) -> None:
-    rollout = begin_rollout(sample_store)
+def test_a_restarted_service_resumes_the_rollout_also_without_the_ledger(sample_store: SampleStore) -> None:
+    rollout = start_sample_rollout(sample_store)
     served = opened(sample_store)
     assert served.rollout is not None
     assert served.rollout.rollout == rollout
     break_ledger(sample_store)
-    again = opened(sample_store)
-    assert again.rollout is not None
-    assert again.rollout.rollout == rollout
+    restarted = opened(sample_store)
+    assert restarted.rollout is not None
+    assert restarted.rollout.rollout == rollout
 
 
 def test_a_challenger_that_cannot_be_opened_is_stopped_and_the_champion_serves(sample_store: SampleStore) -> None:
     spoil(sample_store.release(2))
-    rollout = begin_rollout(sample_store)
+    rollout = start_sample_rollout(sample_store)
     served = opened(sample_store)
     assert (version(served), served.rollout) == (1, None)
     folder = sample_store.settings.layout.rollout(MODEL, rollout.id)

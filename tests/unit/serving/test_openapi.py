@@ -51,7 +51,7 @@ def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:
 
 
 def test_the_document_lists_the_routes_of_the_service(service: RunningService, document: dict[str, Any]) -> None:
-    """Each path in it is a route, and each route is in it except aliases and pages."""
+    """Each documented path is a route, and each route is documented, except aliases and pages."""
     served = {endpoint.path.replace("{name}", "house-price") for endpoint in service.app.endpoints}
     assert document["paths"].keys() <= served
     left_out = {path for path in served - document["paths"].keys() if "{version}" not in path}
@@ -59,7 +59,7 @@ def test_the_document_lists_the_routes_of_the_service(service: RunningService, d
 
 
 def test_the_document_states_which_paths_need_a_key(service: RunningService, document: dict[str, Any]) -> None:
-    """A path has ``security`` exactly if its route is not public."""
+    """A path has ``security`` if and only if its route is not public."""
     access = {endpoint.path.replace("{name}", "house-price"): endpoint.access for endpoint in service.app.endpoints}
     keyed = {path: "security" in next(iter(methods.values())) for path, methods in document["paths"].items()}
     assert keyed == {path: access[path] != "public" for path in keyed}
@@ -70,9 +70,9 @@ def test_examples_match_the_schemas_and_are_answered(service: RunningService, do
     for path, operation in at_least_one(posts(document).items()):
         request = operation["requestBody"]["content"]["application/json"]
         check(document, request["schema"], request["example"])
-        answer = service.client.post(path, request["example"])
-        assert answer.status_code == 200, path
-        check(document, operation["responses"]["200"]["content"]["application/json"]["schema"], answer.json())
+        response = service.client.post(path, request["example"])
+        assert response.status_code == 200, path
+        check(document, operation["responses"]["200"]["content"]["application/json"]["schema"], response.json())
 
 
 def test_error_responses_match_their_schema(service: RunningService, document: dict[str, Any]) -> None:
@@ -80,9 +80,9 @@ def test_error_responses_match_their_schema(service: RunningService, document: d
     schema = {"$ref": "#/components/schemas/Problem"}
     for path in at_least_one(posts(document)):
         for body in (b"", b"{}", b"[]", b'{"rows":[{}]}', b'{"inputs":[{}]}'):
-            answer = service.client.send(body, path)
-            check(document, schema, answer.json())
-            assert str(answer.status_code) in document["paths"][path]["post"]["responses"]
+            response = service.client.send(body, path)
+            check(document, schema, response.json())
+            assert str(response.status_code) in document["paths"][path]["post"]["responses"]
 
 
 def test_each_status_of_an_error_code_is_described(document: dict[str, Any]) -> None:
@@ -130,18 +130,18 @@ def parse_page(text: str) -> Page:
 
 def test_the_page_loads_nothing_and_runs_no_script(service: RunningService) -> None:
     """Its content security policy forbids both, and allows its style by digest."""
-    answer = service.client.get("/docs")
-    assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    page = parse_page(answer.text)
+    response = service.client.get("/docs")
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    page = parse_page(response.text)
     names = {tag for tag, _ in page.tags}
     assert not names & {"script", "link", "img", "iframe", "form", "object"}
     assert not [
         name for _, attributes in page.tags for name in attributes if name.startswith("on") or name in ("src", "style")
     ]
     assert {attributes["href"] for tag, attributes in page.tags if tag == "a"} == {"openapi.json"}
-    policy = answer.headers["content-security-policy"]
+    policy = response.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; ")
-    style = re.search(r"<style>(.*?)</style>", answer.text, re.DOTALL)
+    style = re.search(r"<style>(.*?)</style>", response.text, re.DOTALL)
     assert style is not None
     digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
     assert f"style-src 'sha256-{digest}'" in policy
@@ -177,7 +177,7 @@ def test_values_on_the_page_are_escaped(service: RunningService) -> None:
     "host", ["<script>", "a b", "x'; rm -rf /;'", "evil.example/path", "a" * 300, "", "[::1", "x:y"]
 )
 def test_the_page_does_not_show_an_invalid_host_header(service: RunningService, host: str) -> None:
-    """The curl command then has the address that the service listens on."""
+    """The curl command then has the address of the service."""
     text = service.client.get("/docs", host=host).text
     assert "curl http://127.0.0.1:8080/predict" in text
 
@@ -188,7 +188,7 @@ def test_the_curl_command_has_the_host_of_the_request(service: RunningService, h
 
 
 def test_personal_data_is_not_described(tmp_path: Path) -> None:
-    """Of a column with personal data, only the kind is described; examples are generated."""
+    """For a column with personal data only the kind is described; examples are generated."""
     properties = {"min": 3.5, "max": 4711.25, "categories": ("Erika",), "levels": 1}
     plain = make_contract(columns=(("age", "numeric", properties), ("kind", "category", properties)))
     private = [
@@ -207,5 +207,5 @@ def test_personal_data_is_not_described(tmp_path: Path) -> None:
 def test_the_document_describes_the_new_model_after_a_promotion(service: RunningService, tmp_path: Path) -> None:
     folder = tmp_path / "newer"
     folder.mkdir()
-    service.live.model = FakeModel(make_contract(), folder, version=4)
+    service.reloader.model = FakeModel(make_contract(), folder, version=4)
     assert service.client.get("/openapi.json").json()["info"]["version"] == "4"

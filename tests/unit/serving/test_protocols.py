@@ -1,4 +1,4 @@
-"""The request formats: each gives the same rows, and other shapes are refused."""
+"""The request formats: all give the same rows, and other shapes are refused."""
 
 import gzip
 import json
@@ -43,7 +43,7 @@ def column(name: str) -> list[Any]:
     return [row[name] for row in ROWS]
 
 
-# as MLServer's PandasCodec.encode_request writes a frame, and as tritonclient writes tensors with binary_data=False
+# a frame as MLServer's PandasCodec.encode_request writes it, and tensors as tritonclient does with binary_data=False
 PANDAS = {
     "parameters": {"content_type": "pd"},
     "inputs": [
@@ -93,27 +93,27 @@ ASKED = {
 
 @pytest.mark.parametrize(("path", "document"), ASKED.values(), ids=ASKED.keys())
 def test_each_format_gives_the_same_predictions(service: RunningService, path: str, document: Any) -> None:
-    """The log holds the same rows too."""
-    answer = service.client.post(path, document)
-    assert answer.status_code == 200, answer.text
-    content = answer.json()
+    """The log has the same rows, too."""
+    response = service.client.post(path, document)
+    assert response.status_code == 200, response.text
+    content = response.json()
     assert (content["outputs"][0]["data"] if path.startswith("/v2") else content["predictions"]) == PREDICTED
     logged = service.log.records[0][3]
-    assert [service.live.model.reader.read([row]) for row in logged] == [
-        service.live.model.reader.read([row]) for row in ROWS
+    assert [service.reloader.model.reader.read([row]) for row in logged] == [
+        service.reloader.model.reader.read([row]) for row in ROWS
     ]
 
 
 def test_the_response_to_rows(service: RunningService) -> None:
     """It has the predictions, the model and the request id, which is also a header."""
-    answer = service.client.post("/predict", {"rows": [ROW]}, x_request_id="order-7")
-    assert answer.json() == {
+    response = service.client.post("/predict", {"rows": [ROW]}, x_request_id="order-7")
+    assert response.json() == {
         "predictions": [41.0],
         "model": {"name": "house-price", "version": 3},
         "request_id": "order-7",
     }
-    assert answer.headers["x-request-id"] == "order-7"
-    assert answer.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"] == "order-7"
+    assert response.headers["content-type"] == "application/json"
 
 
 def test_a_single_row_is_answered_as_a_list(service: RunningService) -> None:
@@ -126,7 +126,7 @@ def test_no_rows_get_an_empty_list(service: RunningService) -> None:
 
 
 def test_a_classification_returns_probabilities(tmp_path: Path) -> None:
-    """Each protocol with a place for them has them in the order of the classes."""
+    """Each protocol that can return them has them in the order of the classes."""
     with run_service(FakeModel(make_contract(CLASSES), tmp_path)) as service:
         content = service.client.post("/predict", {"rows": ROWS}).json()
         assert content["predictions"] == ["no", "yes", "no"]
@@ -155,16 +155,16 @@ def test_a_label_tensor_has_the_datatype_of_the_labels(tmp_path: Path, classes: 
 
 def test_the_id_in_the_body_is_returned(service: RunningService) -> None:
     """It becomes the request id if no header has one."""
-    answer = service.client.post(INFER, TRITON)
-    assert (answer.json()["id"], answer.headers["x-request-id"]) == ("42", "42")
-    answer = service.client.post(INFER, TRITON, x_request_id="mine")
-    assert (answer.json()["id"], answer.headers["x-request-id"]) == ("42", "mine")
-    answer = service.client.post(INFER, {**TRITON, "id": "two words\r\nx: y"})
-    assert answer.json()["id"] == "two words\r\nx: y"
-    assert "x" not in answer.headers
-    assert " " not in answer.headers["x-request-id"]
-    answer = service.client.post(INFER, PANDAS)
-    assert answer.json()["id"] == answer.headers["x-request-id"] != ""
+    response = service.client.post(INFER, TRITON)
+    assert (response.json()["id"], response.headers["x-request-id"]) == ("42", "42")
+    response = service.client.post(INFER, TRITON, x_request_id="mine")
+    assert (response.json()["id"], response.headers["x-request-id"]) == ("42", "mine")
+    response = service.client.post(INFER, {**TRITON, "id": "two words\r\nx: y"})
+    assert response.json()["id"] == "two words\r\nx: y"
+    assert "x" not in response.headers
+    assert " " not in response.headers["x-request-id"]
+    response = service.client.post(INFER, PANDAS)
+    assert response.json()["id"] == response.headers["x-request-id"] != ""
 
 
 def test_a_single_tensor_may_hold_all_numeric_columns(numbers: RunningService) -> None:
@@ -172,20 +172,20 @@ def test_a_single_tensor_may_hold_all_numeric_columns(numbers: RunningService) -
     values = [[1.5, 2, 1], [3, 4, 0]]
     for data in (values, [*values[0], *values[1]]):
         document = {"inputs": [{"name": "input-0", "shape": [2, 3], "datatype": "FP64", "data": data}]}
-        answer = numbers.client.post(INFER, document)
-        assert answer.json()["outputs"][0]["data"] == [3.0, 6.0]
+        response = numbers.client.post(INFER, document)
+        assert response.json()["outputs"][0]["data"] == [3.0, 6.0]
     assert numbers.client.post("/invocations", {"inputs": values}).json()["predictions"] == [3.0, 6.0]
 
 
 def test_a_single_tensor_is_refused_if_a_column_is_no_number(service: RunningService) -> None:
     document = {"inputs": [{"name": "input-0", "shape": [1, 4], "datatype": "FP64", "data": [1, 2, 3, 4]}]}
-    answer = service.client.post(INFER, document)
-    assert answer.status_code == 422
-    assert "one named input per column" in answer.json()["detail"]
+    response = service.client.post(INFER, document)
+    assert response.status_code == 422
+    assert "one named input per column" in response.json()["detail"]
 
 
 def test_the_model_description_has_names_datatypes_and_shapes(service: RunningService) -> None:
-    """The clients of MLServer and Triton read it."""
+    """The clients of MLServer and Triton need it."""
     content = service.client.get("/v2/models/house-price/versions/3").json()
     assert content["name"] == "house-price"
     assert content["versions"] == ["3"]
@@ -200,9 +200,9 @@ def test_the_model_description_has_names_datatypes_and_shapes(service: RunningSe
 @pytest.mark.parametrize("path", ["/v2/models/other", "/v2/models/house-price/versions/4", "/v2/models/other/ready"])
 def test_another_model_or_version_gets_404(service: RunningService, path: str) -> None:
     """The response has the member ``error`` of the v2 protocol."""
-    answer = service.client.get(path)
-    assert answer.status_code == 404
-    assert "house-price" in answer.json()["error"] or "3" in answer.json()["error"]
+    response = service.client.get(path)
+    assert response.status_code == 404
+    assert "house-price" in response.json()["error"] or "3" in response.json()["error"]
     assert service.client.post("/v2/models/other/infer", TRITON).status_code == 404
 
 
@@ -211,8 +211,8 @@ def test_a_frame_serialized_by_mlflow_is_read(service: RunningService) -> None:
     from mlflow.utils.proto_json_utils import dump_input_data
 
     frame = pd.DataFrame(ROWS).astype({"size": object, "at": object}).where(pd.DataFrame(ROWS).notna(), None)
-    answer = service.client.send(dump_input_data(frame).encode(), "/invocations")
-    assert answer.json()["predictions"] == PREDICTED
+    response = service.client.send(dump_input_data(frame).encode(), "/invocations")
+    assert response.json()["predictions"] == PREDICTED
     numbers = dump_input_data(FRAME["data"])
     assert service.client.send(numbers.encode(), "/invocations").json()["predictions"] == PREDICTED
 
@@ -245,19 +245,19 @@ def test_binary_tensors_are_read(service: RunningService) -> None:
         raw("at", [3], "BYTES", parts["at"]),
     ]
     body, headers = binary({"inputs": inputs}, *parts.values())
-    answer = service.client.send(body, INFER, **headers)
-    assert answer.json()["outputs"][0]["data"] == PREDICTED
-    # compressed, the length of the document is still that of the document
-    answer = service.client.send(gzip.compress(body), INFER, **headers, content_encoding="gzip")
-    assert answer.json()["outputs"][0]["data"] == PREDICTED
+    response = service.client.send(body, INFER, **headers)
+    assert response.json()["outputs"][0]["data"] == PREDICTED
+    # the length of the document is that without compression
+    response = service.client.send(gzip.compress(body), INFER, **headers, content_encoding="gzip")
+    assert response.json()["outputs"][0]["data"] == PREDICTED
 
 
 @pytest.mark.parametrize("shape", [[1] * 9, [1, *[2**62] * 100_000]], ids=["nine", "huge sizes"])
 def test_shapes_with_many_dimensions_are_refused(service: RunningService, shape: list[int]) -> None:
     """Multiplying their sizes would take minutes."""
-    answer = service.client.post(INFER, {"inputs": [tensor("size", [1.0], "FP64", shape=shape)]})
-    assert answer.status_code == 422
-    assert "at most 8" in answer.json()["detail"]
+    response = service.client.post(INFER, {"inputs": [tensor("size", [1.0], "FP64", shape=shape)]})
+    assert response.status_code == 422
+    assert "at most 8" in response.json()["detail"]
 
 
 def test_too_many_json_values_are_refused_before_they_are_parsed(service: RunningService) -> None:
@@ -307,15 +307,15 @@ BAD_BINARY = {
 def test_invalid_binary_tensors_are_refused(service: RunningService, document: Any, tail: bytes, detail: str) -> None:
     """The error names the input."""
     body, headers = binary(document, tail)
-    answer = service.client.send(body, INFER, **headers)
-    assert answer.status_code == 422
-    assert detail in answer.json()["detail"]
+    response = service.client.send(body, INFER, **headers)
+    assert response.status_code == 422
+    assert detail in response.json()["detail"]
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "99999", "9" * 30, "1e2", ""])
 def test_an_invalid_json_length_is_refused(service: RunningService, length: str) -> None:
-    answer = service.client.send(b"{}", INFER, inference_header_content_length=length)
-    assert answer.status_code == 400
+    response = service.client.send(b"{}", INFER, inference_header_content_length=length)
+    assert response.status_code == 400
 
 
 def with_input(**changes: Any) -> dict[str, Any]:
@@ -383,11 +383,11 @@ SHAPES: dict[str, tuple[str, Any, str]] = {
 @pytest.mark.parametrize(("path", "document", "detail"), SHAPES.values(), ids=SHAPES.keys())
 def test_a_document_of_the_wrong_shape_gets_422(service: RunningService, path: str, document: Any, detail: str) -> None:
     """The error names the place and the problem."""
-    answer = service.client.post(path, document)
-    assert answer.status_code == 422, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["code"] == "wrong-shape"
-    assert detail in answer.json()["detail"]
+    response = service.client.post(path, document)
+    assert response.status_code == 422, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["code"] == "wrong-shape"
+    assert detail in response.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -425,14 +425,14 @@ def test_the_limit_of_rows_holds_in_each_format(tmp_path: Path) -> None:
             ("/invocations", {"inputs": {name: [0] * 4 for name in row}}),
             (INFER, {"inputs": [flat]}),
         ]:
-            answer = service.client.post(path, document)
-            assert (answer.status_code, answer.json()["code"]) == (413, "too-large"), path
+            response = service.client.post(path, document)
+            assert (response.status_code, response.json()["code"]) == (413, "too-large"), path
         assert service.client.post("/predict", {"rows": [row] * 3}).status_code == 200
 
 
 def test_the_error_names_a_missing_column(service: RunningService) -> None:
     """This holds for tensors and for rows."""
-    answer = service.client.post(INFER, {"inputs": PANDAS["inputs"][1:]})
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0] == {"row": 0, "field": "size", "detail": "'size' is missing"}
-    assert "'size' is missing" in answer.json()["error"]
+    response = service.client.post(INFER, {"inputs": PANDAS["inputs"][1:]})
+    assert response.status_code == 422
+    assert response.json()["errors"][0] == {"row": 0, "field": "size", "detail": "'size' is missing"}
+    assert "'size' is missing" in response.json()["error"]

@@ -1,4 +1,4 @@
-"""A rollout in the service: who answers, what clients see, what happens to a challenger that fails."""
+"""A rollout in the service: which version answers, the responses of clients, and a challenger that fails."""
 
 import asyncio
 import threading
@@ -29,7 +29,7 @@ from towline.serving.rollout_arms import ActiveRollout, RolloutArms
 from towline.serving.shadow_answers import ShadowQueue, ShadowRows
 
 CHAMPION, CHALLENGER = 3, 4
-Begin = Callable[..., ActiveRollout]
+StartRollout = Callable[..., ActiveRollout]
 
 
 @pytest.fixture
@@ -40,17 +40,17 @@ def service(tmp_path: Path) -> Iterator[RunningService]:
 
 
 @pytest.fixture
-def begin(service: RunningService, tmp_path: Path) -> Begin:
-    """Begins a rollout of a challenger that predicts 1,000 more."""
+def start_rollout(service: RunningService, tmp_path: Path) -> StartRollout:
+    """Starts a rollout of a challenger that predicts 1,000 more."""
 
-    def begin(weight: float = 0.0, challenger: FakeModel | None = None, **config: Any) -> ActiveRollout:
+    def start_rollout(weight: float = 0.0, challenger: FakeModel | None = None, **config: Any) -> ActiveRollout:
         challenger = challenger or model(tmp_path / "challenger", CHALLENGER, offset=1000.0)
         steps = tuple(dict.fromkeys((weight, 100.0)))
-        service.live.rollout = make_rollout(tmp_path, challenger, steps=steps, **config)
-        rollout: ActiveRollout = service.live.rollout
+        service.reloader.rollout = make_rollout(tmp_path, challenger, steps=steps, **config)
+        rollout: ActiveRollout = service.reloader.rollout
         return rollout
 
-    return begin
+    return start_rollout
 
 
 def model(folder: Path, version: int, offset: float = 0.0, kind: type[FakeModel] = FakeModel) -> FakeModel:
@@ -58,7 +58,7 @@ def model(folder: Path, version: int, offset: float = 0.0, kind: type[FakeModel]
     return kind(make_contract(), folder, version=version, offset=offset)
 
 
-def ask(service: RunningService, *sizes: float, **headers: str) -> dict[str, Any]:
+def predict_sizes(service: RunningService, *sizes: float, **headers: str) -> dict[str, Any]:
     rows = [{**ROW, "size": size} for size in sizes]
     response = service.client.post("/predict", {"rows": rows}, **headers)
     assert response.status_code == 200, response.text
@@ -78,22 +78,22 @@ def wait_for(service: RunningService, condition: Callable[[], bool]) -> None:
     service.client.run(wait())
 
 
-class Failing(FakeModel):
+class FailingModel(FakeModel):
     """Raises on each prediction."""
 
     def predict_canonical(self, canonical: Any) -> RowPredictions:
         raise ValueError("broken")
 
 
-class Nan(FakeModel):
-    """Answers NaN."""
+class NanModel(FakeModel):
+    """Predicts NaN."""
 
     def predict_canonical(self, canonical: Any) -> RowPredictions:
         return RowPredictions([float("nan")] * len(canonical), None)
 
 
-class Hanging(FakeModel):
-    """Is not compiled and takes minutes."""
+class HangingModel(FakeModel):
+    """Is not compiled and takes longer than the time limit."""
 
     def predict_canonical(self, canonical: Any) -> RowPredictions:
         import time
@@ -102,38 +102,42 @@ class Hanging(FakeModel):
         return super().predict_canonical(canonical)
 
 
-def test_the_versions_of_the_model_are_those_of_the_rollout(service: RunningService, begin: Begin) -> None:
-    """``versions`` of the protocol v2 lists every version that a request may name."""
+def test_the_versions_of_the_model_are_those_of_the_rollout(
+    service: RunningService, start_rollout: StartRollout
+) -> None:
+    """``versions`` of the v2 protocol lists every version that a request may name."""
     path = "/v2/models/house-price"
     assert service.client.get(path).json()["versions"] == [str(CHAMPION)]
-    begin(0.0)
+    start_rollout(0.0)
     assert service.client.get(path).json()["versions"] == [str(CHAMPION), str(CHALLENGER)]
 
 
-def test_in_shadow_clients_get_the_champion(service: RunningService, begin: Begin) -> None:
-    begin(0.0)
-    document = ask(service, 10.0)
+def test_in_shadow_clients_get_the_champion(service: RunningService, start_rollout: StartRollout) -> None:
+    start_rollout(0.0)
+    document = predict_sizes(service, 10.0)
     assert document["predictions"] == [20.0]
     assert document["model"]["version"] == CHAMPION
 
 
-def test_at_full_weight_clients_get_the_challenger_and_the_log_names_it(service: RunningService, begin: Begin) -> None:
-    begin(100.0)
-    document = ask(service, 10.0)
+def test_at_full_weight_clients_get_the_challenger_and_the_log_names_it(
+    service: RunningService, start_rollout: StartRollout
+) -> None:
+    start_rollout(100.0)
+    document = predict_sizes(service, 10.0)
     assert document["predictions"] == [1020.0]
     assert document["model"]["version"] == CHALLENGER
     assert service.log.records[-1][2].version == CHALLENGER
 
 
-def test_each_answer_names_its_version_in_a_header(service: RunningService, begin: Begin) -> None:
+def test_each_answer_names_its_version_in_a_header(service: RunningService, start_rollout: StartRollout) -> None:
     assert "x-towline-version" not in service.client.post("/predict", {"rows": [ROW]}).headers
-    begin(100.0)
+    start_rollout(100.0)
     assert service.client.post("/predict", {"rows": [ROW]}).headers["x-towline-version"] == str(CHALLENGER)
     assert service.client.post("/invocations", {"inputs": [ROW]}).headers["x-towline-version"] == str(CHALLENGER)
 
 
 def test_a_key_stays_with_its_version_while_the_weight_grows(tmp_path: Path) -> None:
-    """Whoever got the challenger gets it at each higher weight, in any worker and after a restart."""
+    """A key with the challenger has it at each higher weight, in any worker and after a restart."""
     rows = [{"size": float(customer)} for customer in range(2000)]
     previous: set[int] = set()
     for weight in (1.0, 5.0, 25.0, 50.0, 99.0):
@@ -147,7 +151,7 @@ def test_a_key_stays_with_its_version_while_the_weight_grows(tmp_path: Path) -> 
 
 
 def test_requests_are_counted_by_the_weight_at_which_they_were_assigned(tmp_path: Path) -> None:
-    """The counts of all workers are added by weight; a worker may follow a new weight later than another one."""
+    """The counts of all workers are added by weight; workers may read a new weight at different times."""
     rollout = make_rollout(tmp_path, None, steps=(25.0, 50.0, 100.0))
     worker = arms(rollout)
     for number in range(200):
@@ -171,11 +175,11 @@ def arms(rollout: ActiveRollout) -> RolloutArms:
     return RolloutArms(rollout, score, score, "worker")
 
 
-def test_rows_of_one_request_may_go_to_both_versions(service: RunningService, begin: Begin) -> None:
-    """Predictions stay in the order of the rows; answer, header and log name the version of each row."""
-    begin(50.0, key="size")
+def test_rows_of_one_request_may_go_to_both_versions(service: RunningService, start_rollout: StartRollout) -> None:
+    """Predictions have the order of the rows; response, header and log have the version of each row."""
+    start_rollout(50.0, key="size")
     sizes = [float(size) for size in range(1, 41)]
-    document = ask(service, *sizes)
+    document = predict_sizes(service, *sizes)
     versions = document["versions"]
     assert set(versions) == {CHAMPION, CHALLENGER}
     expected = [
@@ -193,10 +197,10 @@ def test_rows_of_one_request_may_go_to_both_versions(service: RunningService, be
 
 
 def test_rows_of_one_request_are_counted_for_the_version_that_answered_them(
-    service: RunningService, begin: Begin
+    service: RunningService, start_rollout: StartRollout
 ) -> None:
     """Nulls of a request are counted once."""
-    begin(50.0, key="size")
+    start_rollout(50.0, key="size")
     rows = [{**ROW, "size": float(size), "kind": None} for size in range(40)]
     versions = service.client.post("/predict", {"rows": rows}).json()["versions"]
     scrape = parse_samples(service.client.get("/metrics").text)
@@ -207,8 +211,8 @@ def test_rows_of_one_request_are_counted_for_the_version_that_answered_them(
     assert sum(nulls) == 40
 
 
-def test_numbers_and_texts_of_one_key_are_one_key(service: RunningService, begin: Begin) -> None:
-    begin(50.0, key="customer")
+def test_numbers_and_texts_of_one_key_are_one_key(service: RunningService, start_rollout: StartRollout) -> None:
+    start_rollout(50.0, key="customer")
     for customer in range(30):
         answers = {
             tuple(ask_customer(service, spelling)["predictions"])
@@ -221,52 +225,54 @@ def ask_customer(service: RunningService, customer: Any) -> dict[str, Any]:
     return dict(service.client.post("/predict", {"rows": [{**ROW, "customer": customer}]}).json())
 
 
-@pytest.mark.parametrize("kind", [Failing, Nan])
+@pytest.mark.parametrize("kind", [FailingModel, NanModel])
 def test_the_champion_answers_for_a_challenger_that_fails_and_it_is_stopped(
-    kind: type[FakeModel], service: RunningService, begin: Begin, tmp_path: Path
+    kind: type[FakeModel], service: RunningService, start_rollout: StartRollout, tmp_path: Path
 ) -> None:
-    rollout = begin(100.0, model(tmp_path / "broken", CHALLENGER, kind=kind))
-    answers = [ask(service, 10.0) for _ in range(20)]
+    rollout = start_rollout(100.0, model(tmp_path / "broken", CHALLENGER, kind=kind))
+    answers = [predict_sizes(service, 10.0) for _ in range(20)]
     assert all((answer["predictions"], answer["model"]["version"]) == ([20.0], CHAMPION) for answer in answers)
     assert "failed or are not finite" in stop_reason(rollout.folder)
 
 
 def test_rows_that_neither_version_can_answer_are_no_fault_of_the_challenger(
-    service: RunningService, begin: Begin, tmp_path: Path
+    service: RunningService, start_rollout: StartRollout, tmp_path: Path
 ) -> None:
-    rollout = begin(100.0, model(tmp_path / "broken", CHALLENGER, kind=Nan))
-    service.live.model = model(tmp_path / "broken champion", CHAMPION, kind=Nan)
+    rollout = start_rollout(100.0, model(tmp_path / "broken", CHALLENGER, kind=NanModel))
+    service.reloader.model = model(tmp_path / "broken champion", CHAMPION, kind=NanModel)
     for _ in range(5):
         assert service.client.post("/predict", {"rows": [ROW]}).status_code == 422
     assert stop_reason(rollout.folder) == ""
 
 
 def test_answers_that_are_not_finite_are_counted_apart_from_errors(
-    service: RunningService, begin: Begin, tmp_path: Path
+    service: RunningService, start_rollout: StartRollout, tmp_path: Path
 ) -> None:
-    rollout = begin(0.0, model(tmp_path / "broken", CHALLENGER, kind=Nan))
+    rollout = start_rollout(0.0, model(tmp_path / "broken", CHALLENGER, kind=NanModel))
     with lifespan(service):
-        ask(service, 10.0)
+        predict_sizes(service, 10.0)
         wait_for(service, lambda: read_counts(rollout.folder).failures == 1)
     assert read_counts(rollout.folder).nonfinite == 1
 
 
-def test_a_broken_challenger_is_stopped_in_shadow(service: RunningService, begin: Begin, tmp_path: Path) -> None:
-    rollout = begin(0.0, model(tmp_path / "broken", CHALLENGER, kind=Failing))
+def test_a_broken_challenger_is_stopped_in_shadow(
+    service: RunningService, start_rollout: StartRollout, tmp_path: Path
+) -> None:
+    rollout = start_rollout(0.0, model(tmp_path / "broken", CHALLENGER, kind=FailingModel))
     with lifespan(service):
         for _ in range(5):
-            ask(service, *range(10))
+            predict_sizes(service, *range(10))
         wait_for(service, lambda: bool(stop_reason(rollout.folder)))
-    assert ask(service, 10.0)["predictions"] == [20.0]
+    assert predict_sizes(service, 10.0)["predictions"] == [20.0]
 
 
 def test_a_challenger_that_does_not_answer_in_time_is_replaced_by_the_champion(
-    service: RunningService, begin: Begin, tmp_path: Path
+    service: RunningService, start_rollout: StartRollout, tmp_path: Path
 ) -> None:
-    challenger = model(tmp_path / "slow", CHALLENGER, kind=Hanging)
+    challenger = model(tmp_path / "slow", CHALLENGER, kind=HangingModel)
     challenger.compiled = False
-    rollout = begin(100.0, challenger)
-    assert ask(service, 10.0)["model"]["version"] == CHAMPION
+    rollout = start_rollout(100.0, challenger)
+    assert predict_sizes(service, 10.0)["model"]["version"] == CHAMPION
     assert read_after_exchange(service, rollout).failures == 1
 
 
@@ -291,10 +297,10 @@ class lifespan:
 
 
 @pytest.mark.parametrize("weight", [0.0, 100.0])
-def test_the_challenger_reads_many_rows_beside_the_event_loop(
-    service: RunningService, begin: Begin, tmp_path: Path, weight: float
+def test_the_challenger_reads_many_rows_outside_the_event_loop(
+    service: RunningService, start_rollout: StartRollout, tmp_path: Path, weight: float
 ) -> None:
-    """Reading 1,000 rows takes tens of milliseconds, in which no other request would be answered."""
+    """Reading 1,000 rows takes tens of milliseconds, during which the event loop could answer no other request."""
     challenger, threads = model(tmp_path / "challenger", CHALLENGER), dict[int, threading.Thread]()
     read = challenger.reader.read
 
@@ -303,19 +309,21 @@ def test_the_challenger_reads_many_rows_beside_the_event_loop(
         return read(rows, *anomalies)
 
     challenger.reader = SimpleNamespace(read=record, fields=challenger.reader.fields)
-    rollout = begin(weight, challenger)
+    rollout = start_rollout(weight, challenger)
     with lifespan(service):
-        ask(service, *map(float, range(1000)))
-        ask(service, 1.0)
+        predict_sizes(service, *map(float, range(1000)))
+        predict_sizes(service, 1.0)
         wait_for(service, lambda: read_counts(rollout.folder).asked_rows == 1001)
     assert threads[1000] is not threading.main_thread()
     assert threads[1] is threading.main_thread()
 
 
-def test_shadow_answers_are_counted_and_logged_without_input(service: RunningService, begin: Begin) -> None:
-    rollout = begin(0.0)
+def test_shadow_answers_are_counted_and_logged_without_input(
+    service: RunningService, start_rollout: StartRollout
+) -> None:
+    rollout = start_rollout(0.0)
     with lifespan(service):
-        request_id = ask(service, 10.0, 20.0)["request_id"]
+        request_id = predict_sizes(service, 10.0, 20.0)["request_id"]
         wait_for(service, lambda: read_counts(rollout.folder).compared == 2)
     counts = read_counts(rollout.folder)
     assert (counts.disagreements, counts.challenger_rows, counts.asked_rows, counts.attempts) == (2, 0, 2, 1)
@@ -327,7 +335,7 @@ def test_shadow_answers_are_counted_and_logged_without_input(service: RunningSer
 
 
 def test_shadow_answers_of_a_slow_model_pause_between_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take their share of time in many short turns, between which the worker exchanges counts with others."""
+    """They use their share of time in many short turns, between which the worker exchanges counts with others."""
     now = [1000.0]
     clock = dict.fromkeys(("monotonic", "time", "perf_counter"), lambda: now[0])
     monkeypatch.setattr(shadow_answers, "time", SimpleNamespace(**clock))
@@ -357,19 +365,21 @@ def test_shadow_answers_of_a_slow_model_pause_between_turns(tmp_path: Path, monk
     assert now[0] - 1000.0 == pytest.approx(0.125 * (3 / shadow_answers.SHADOW_SHARE + 1))
 
 
-def test_a_stopped_challenger_stays_out_after_a_restart(service: RunningService, begin: Begin, tmp_path: Path) -> None:
-    begin(100.0, model(tmp_path / "broken", CHALLENGER, kind=Failing))
+def test_a_stopped_challenger_stays_out_after_a_restart(
+    service: RunningService, start_rollout: StartRollout, tmp_path: Path
+) -> None:
+    start_rollout(100.0, model(tmp_path / "broken", CHALLENGER, kind=FailingModel))
     for _ in range(5):
-        ask(service, 10.0)
+        predict_sizes(service, 10.0)
     with run_service(model(tmp_path / "again", CHAMPION)) as restarted:
         sound = model(tmp_path / "sound", CHALLENGER, offset=1000.0)
-        restarted.live.rollout = make_rollout(tmp_path, sound, steps=(100.0,))
-        assert ask(restarted, 10.0)["model"]["version"] == CHAMPION
+        restarted.reloader.rollout = make_rollout(tmp_path, sound, steps=(100.0,))
+        assert predict_sizes(restarted, 10.0)["model"]["version"] == CHAMPION
 
 
 @pytest.mark.parametrize("weight", [0.0, 100.0])
 def test_one_failed_request_of_many_rows_is_one_failure(
-    service: RunningService, begin: Begin, tmp_path: Path, weight: float
+    service: RunningService, start_rollout: StartRollout, tmp_path: Path, weight: float
 ) -> None:
     """Its rows fail together, which says no more than one row that fails; also in shadow."""
     failures = [ValueError("once")]
@@ -380,10 +390,10 @@ def test_one_failed_request_of_many_rows_is_one_failure(
                 raise failures.pop()
             return super().predict_canonical(canonical)
 
-    rollout = begin(weight, model(tmp_path / "once", CHALLENGER, kind=FailingOnce))
+    rollout = start_rollout(weight, model(tmp_path / "once", CHALLENGER, kind=FailingOnce))
     with lifespan(service):
         for number in (1, 2):
-            ask(service, *map(float, range(200)))
+            predict_sizes(service, *map(float, range(200)))
             wait_for(service, lambda number=number: read_counts(rollout.folder).asked_rows == 200 * number)
     counts = read_counts(rollout.folder)
     assert (counts.failed_rows, counts.failures, counts.attempts) == (200, 1, 2)
@@ -413,7 +423,7 @@ def test_a_challenger_twice_as_slow_is_stopped() -> None:
 
 
 def test_a_noisy_machine_does_not_stop_a_challenger() -> None:
-    """Where half of the champion's answers are slow, too, the machine is."""
+    """If half of the champion's predictions are slow, too, the machine is the cause."""
     noisy = ServiceCounts(attempts=300, timed=300, slow=165, champion_timed=1000, champion_slow=500)
     assert not noisy.fault(RolloutConfig())
 
@@ -423,37 +433,41 @@ def test_failures_in_answers_to_clients_are_not_hidden_by_shadow_answers() -> No
     assert "12 of 200" in counts.fault(RolloutConfig())
 
 
-def test_looking_after_each_answer_stops_a_challenger_at_the_limit_rarely() -> None:
+def test_an_analysis_after_each_prediction_rarely_stops_a_challenger_at_the_limit() -> None:
     """With exactly the accepted rate of failures, at most 1 of 100 is ever stopped."""
     rng = np.random.default_rng(4)
     stopped = 0
     for _ in range(400):
         failures = np.cumsum(rng.random(1500) < 0.01)
-        places = np.flatnonzero(np.diff(failures, prepend=0)) + 1  # evidence grows at failures only
+        places = np.flatnonzero(np.diff(failures, prepend=0)) + 1  # the evidence increases with failures only
         stopped += any(ServiceCounts(attempts=n, failures=failures[n - 1]).fault(RolloutConfig()) != "" for n in places)
     assert stopped <= 8
 
 
-def test_a_test_request_may_pin_the_challenger(service: RunningService, begin: Begin) -> None:
-    begin(0.0)
-    assert ask(service, 10.0, x_towline_version=str(CHALLENGER))["predictions"] == [1020.0]
-    assert ask(service, 10.0, x_towline_version=str(CHAMPION))["predictions"] == [20.0]
+def test_a_test_request_may_pin_the_challenger(service: RunningService, start_rollout: StartRollout) -> None:
+    start_rollout(0.0)
+    assert predict_sizes(service, 10.0, x_towline_version=str(CHALLENGER))["predictions"] == [1020.0]
+    assert predict_sizes(service, 10.0, x_towline_version=str(CHAMPION))["predictions"] == [20.0]
     assert service.client.post("/predict", {"rows": [ROW]}, x_towline_version="9").status_code == 404
 
 
 def test_pinning_needs_the_scope_admin(tmp_path: Path) -> None:
     scopes = {"user": frozenset({"predict"}), "operator": frozenset({"predict", "admin"})}
     with run_service(model(tmp_path / "champion", CHAMPION), scopes) as service:
-        service.live.rollout = make_rollout(tmp_path, model(tmp_path / "challenger", CHALLENGER), steps=(0.0, 100.0))
+        service.reloader.rollout = make_rollout(
+            tmp_path, model(tmp_path / "challenger", CHALLENGER), steps=(0.0, 100.0)
+        )
         pin = {"x_towline_version": str(CHALLENGER)}
         assert service.client.post("/predict", {"rows": [ROW]}, x_api_key="user", **pin).status_code == 403
         assert service.client.post("/predict", {"rows": [ROW]}, x_api_key="operator", **pin).status_code == 200
 
 
 def test_the_readiness_of_the_challenger_needs_no_key(tmp_path: Path) -> None:
-    """As that of the champion; other paths of the challenger need the scope ``admin``."""
+    """Like that of the champion; other paths of the challenger need the scope ``admin``."""
     with run_service(model(tmp_path / "champion", CHAMPION), {"user": frozenset({"predict"})}) as service:
-        service.live.rollout = make_rollout(tmp_path, model(tmp_path / "challenger", CHALLENGER), steps=(0.0, 100.0))
+        service.reloader.rollout = make_rollout(
+            tmp_path, model(tmp_path / "challenger", CHALLENGER), steps=(0.0, 100.0)
+        )
         path = f"/v2/models/house-price/versions/{CHALLENGER}"
         assert service.client.get(f"{path}/ready").json() == {"name": "house-price", "ready": True}
         assert service.client.get(path, x_api_key="user").status_code == 403
@@ -461,15 +475,15 @@ def test_the_readiness_of_the_challenger_needs_no_key(tmp_path: Path) -> None:
 
 
 def test_without_a_rollout_no_other_version_answers(service: RunningService) -> None:
-    """A request for a version that is not served is refused, also if a header asks for it."""
-    assert ask(service, 10.0, x_towline_version=str(CHAMPION))["predictions"] == [20.0]
+    """A request for a version that is not served is refused, also if a header names it."""
+    assert predict_sizes(service, 10.0, x_towline_version=str(CHAMPION))["predictions"] == [20.0]
     refused = service.client.post("/predict", {"rows": [ROW]}, x_towline_version=str(CHALLENGER))
     assert refused.status_code == 404
     assert refused.json()["detail"] == f"this service has no such version: it serves {CHAMPION}"
 
 
-def test_the_open_inference_protocol_routes_alike(service: RunningService, begin: Begin) -> None:
-    begin(100.0)
+def test_the_open_inference_protocol_routes_alike(service: RunningService, start_rollout: StartRollout) -> None:
+    start_rollout(100.0)
     inputs = [
         {"name": "size", "shape": [1], "datatype": "FP64", "data": [10.0]},
         {"name": "kind", "shape": [1], "datatype": "BYTES", "data": ["house"]},
@@ -489,18 +503,18 @@ GARDEN = (("garden", "numeric", {"min": 0.0, "max": 900.0}), ("size", "category"
 
 
 @pytest.fixture
-def rollout_of_other_fields(begin: Begin, tmp_path: Path) -> ActiveRollout:
-    """The challenger predicts twice the size of the garden, which the champion does not need; half of the requests."""
+def rollout_of_other_fields(start_rollout: StartRollout, tmp_path: Path) -> ActiveRollout:
+    """The challenger predicts twice the garden's size, which the champion does not need; each gets half of the keys."""
     folder = tmp_path / "garden"
     folder.mkdir()
     challenger = FakeModel(make_contract(columns=GARDEN), folder, version=CHALLENGER)
-    return begin(50.0, challenger, fields="both", key="kind")
+    return start_rollout(50.0, challenger, fields="both", key="kind")
 
 
 def test_requests_must_have_the_fields_of_both_versions(
     service: RunningService, rollout_of_other_fields: ActiveRollout
 ) -> None:
-    """A row without a field is refused whichever version would answer it, and the faults of both are named."""
+    """A row without a field is refused whichever version would answer it; the errors of both versions are listed."""
     for kind in ("house", "flat", "villa", "hut"):
         response = service.client.post("/predict", {"rows": [{**ROW, "kind": kind, "sunny": "perhaps"}]})
         assert response.status_code == 422
@@ -521,7 +535,7 @@ def test_the_documents_of_the_service_show_the_fields_of_both(
     names = [*ROW, "garden"]
     row = service.client.get("/openapi.json").json()["components"]["schemas"]["Row"]
     assert row["required"] == names
-    assert row["properties"]["size"]["type"] == ["number", "null"]  # the challenger also reads texts
+    assert row["properties"]["size"]["type"] == ["number", "null"]  # the challenger also accepts texts
     assert [field["name"] for field in service.client.get("/metadata").json()["fields"]] == names
     assert [tensor["name"] for tensor in service.client.get("/v2/models/house-price").json()["inputs"]] == names
     assert "garden" in service.client.get("/docs").text
@@ -534,21 +548,23 @@ def test_without_the_challenger_its_fields_are_not_needed(
     service: RunningService, rollout_of_other_fields: ActiveRollout
 ) -> None:
     assert service.client.post("/predict", {"rows": [ROW]}).status_code == 422
-    service.live.rollout = None
+    service.reloader.rollout = None
     assert service.client.post("/predict", {"rows": [ROW]}).status_code == 200
     assert "garden" not in service.client.get("/openapi.json").json()["components"]["schemas"]["Row"]["properties"]
 
 
-def test_a_rollout_from_an_earlier_champion_is_ignored(service: RunningService, begin: Begin, tmp_path: Path) -> None:
-    """Between a promotion and the next poll, the new champion serves."""
-    begin(100.0)
-    service.live.model = model(tmp_path / "newest", 5, offset=7.0)
-    assert ask(service, 10.0)["predictions"] == [27.0]
+def test_a_rollout_from_an_earlier_champion_is_ignored(
+    service: RunningService, start_rollout: StartRollout, tmp_path: Path
+) -> None:
+    """After a promotion the new champion serves, also before the next poll."""
+    start_rollout(100.0)
+    service.reloader.model = model(tmp_path / "newest", 5, offset=7.0)
+    assert predict_sizes(service, 10.0)["predictions"] == [27.0]
 
 
-def test_prometheus_counts_rows_by_arm(service: RunningService, begin: Begin) -> None:
-    begin(100.0)
-    ask(service, 1.0, 2.0, 3.0)
+def test_prometheus_counts_rows_by_arm(service: RunningService, start_rollout: StartRollout) -> None:
+    start_rollout(100.0)
+    predict_sizes(service, 1.0, 2.0, 3.0)
     text = service.client.get("/metrics").text
     assert 'towline_rollout_rows_total{arm="challenger",outcome="answered"} 3.0' in text
     assert 'towline_rollout_rows_total{arm="champion",outcome="answered"} 0.0' in text

@@ -20,7 +20,7 @@ def refused(body: bytes) -> str:
 
 
 def stretched(start: bytes, unit: bytes, end: bytes) -> bytes:
-    """A body of five million bytes that is in order until its very end."""
+    """A body of five million bytes that is valid up to its end."""
     return start + b",".join([unit] * ((MIB5 - len(start) - len(end)) // (len(unit) + 1))) + end
 
 
@@ -41,7 +41,7 @@ HOSTILE_AND_LARGE = {
 
 @pytest.mark.parametrize("body", HOSTILE_JSON.values(), ids=HOSTILE_JSON.keys())
 def test_ambiguous_json_is_refused(body: bytes) -> None:
-    """Other parsers accept it or read it differently."""
+    """Other parsers accept it or read it in another way."""
     assert refused(body) == "malformed-json"
 
 
@@ -130,7 +130,7 @@ def test_valid_json_gives_the_same_values_as_the_json_module(document: object, s
     text = json.dumps(document, **({"ensure_ascii": False} | options.get(style, {})))
     parsed = parse_json(text.encode())
     assert parsed == json.loads(text)
-    assert repr(parsed) == repr(json.loads(text))  # 1 and 1.0 are equal, and not the same
+    assert repr(parsed) == repr(json.loads(text))  # 1 and 1.0 are equal, but not the same value
 
 
 def test_spaces_before_colons_are_accepted() -> None:
@@ -165,7 +165,7 @@ def test_garbage_collection_is_enabled_again() -> None:
 
 
 def test_nan_is_read_as_null_where_it_is_allowed() -> None:
-    """NaN in strings stays, and nothing else is accepted with it."""
+    """NaN in strings is unchanged, and no other invalid value is accepted."""
     body = b'{"a": [NaN, 1, NaN], "b": "NaN, \\"NaN", "c": NaN}'
     assert parse_json(body, nan=True) == {"a": [None, 1, None], "b": 'NaN, "NaN', "c": None}
     for bad in (b"[NaN, Infinity]", b"[-NaN]", b"[NaN", b'[NaN, {"a": 1, "a": 2}]', b"[NaN, 1e400]", b'[NaN "a]'):

@@ -1,4 +1,4 @@
-"""Metrics as increases and percentiles, without a process."""
+"""Metrics as increases and percentiles, in this process."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
 class Output:
-    """The lines that were written since the last look."""
+    """The lines that were written after the last call of ``take``."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
@@ -43,7 +43,7 @@ def test_a_counter_is_written_as_its_increase() -> None:
 
 
 def test_a_gauge_is_written_each_time() -> None:
-    """Also its zero, so that an alarm has data."""
+    """Also if it is zero, so that an alarm has data."""
     registry, output = CollectorRegistry(), Output()
     Gauge("towline_depth", "Depth.", registry=registry)
     metrics = EmbeddedMetrics("shop", output.write)
@@ -121,7 +121,7 @@ def test_the_variables_switch_signals_on_and_off(environ: dict[str, str], traces
 
 
 def test_the_extra_is_named_if_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the service starts, and only if something is to be sent."""
+    """Before the service starts, and only if an exporter is configured."""
     monkeypatch.setattr("towline.extras.find_spec", lambda _: None)
     otlp_environment.check_environment({})
     with pytest.raises(ConfigError) as caught:

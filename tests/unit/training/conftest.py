@@ -19,14 +19,14 @@ from towline.training.model_selection.cross_validation import baseline_candidate
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    """OpenMP's threads wait for each other, for minutes if other processes use the processors."""
+    """Threads of OpenMP wait for each other, for minutes if other processes use the processors."""
     with threadpool_limits(1, user_api="openmp"):
         yield
 
 
 @pytest.fixture
 def train(tmp_path: Path) -> Callable[..., TrainedModel]:
-    """Takes a table (frame or path) to a fitted model in a workspace."""
+    """Reads a table (frame or path), and fits and selects a model in a workspace."""
 
     def trained(
         table: pd.DataFrame | Path, target: str = "y", candidate: Any = "linear", **config: Any

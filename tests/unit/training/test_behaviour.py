@@ -1,4 +1,4 @@
-"""Behaviour tests of the config: each kind passes for a model with the behaviour, and fails for one without it."""
+"""Behaviour tests of the config: each kind passes for a model with the behaviour, and fails for a model without it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +43,7 @@ def run_tests(train: Train, table: pd.DataFrame, behaviour: dict[str, Any], **co
 
 
 def test_expected_predictions_of_a_number(train: Train) -> None:
-    """A row gives the number within its tolerance or range; columns that are left out have a typical value."""
+    """A row must get the number within a tolerance or a range; missing columns get a typical value."""
     expect = [
         {"name": "ten", "row": {"size": 10}, "equals": 30, "tolerance": 2},
         {"name": "range", "row": {"size": 12, "colour": "red"}, "between": [34, 38]},
@@ -55,7 +55,7 @@ def test_expected_predictions_of_a_number(train: Train) -> None:
 
 
 def test_expected_predictions_of_a_class(train: Train) -> None:
-    """A bare ``yes`` in YAML, which is true, means the class yes; probabilities have a least value."""
+    """YAML's bare ``yes``, which is true, means the class yes; probabilities have a lower bound."""
     expect = [
         {"row": {"size": 15}, "equals": True},
         {"row": {"size": 15}, "probability": {"yes": 0.9}},
@@ -67,7 +67,7 @@ def test_expected_predictions_of_a_class(train: Train) -> None:
 
 
 def test_invariance(train: Train) -> None:
-    """A column with no effect passes; the column that decides fails, with the share of rows that break it."""
+    """A column without effect passes; the deciding column fails, with the share of rows that violate it."""
     invariance = [
         {"column": "colour", "max_change": 0.5},
         {"column": "size", "delta": 1, "max_change": 0.5},
@@ -80,7 +80,7 @@ def test_invariance(train: Train) -> None:
 
 @pytest.mark.parametrize("task", ["number", "class"])
 def test_direction(train: Train, task: str) -> None:
-    """More of the column raises the number, or the probability of the positive class."""
+    """More of the column increases the number, or the probability of the positive class."""
     directional = [{"column": "size", "delta": 1}, {"column": "size", "delta": 1, "must_not": "rise"}]
     behaviour = {"directional": directional[:1]}
     assert run_tests(train, make_table(task), behaviour)["directional size"].outcome == "pass"
@@ -89,7 +89,7 @@ def test_direction(train: Train, task: str) -> None:
 
 
 def test_a_share_of_violations_is_accepted(train: Train) -> None:
-    """The class no is less probable with more of the column on every row: only a test that accepts that passes."""
+    """On every row the class no is less probable with more of the column: only a test that accepts this passes."""
     test = {"column": "size", "delta": 1, "of": "no", "tolerance": 1.0}
     assert run_tests(train, make_table("class"), {"directional": [test]})["directional size"].outcome == "pass"
     strict = {**test, "tolerance": 0.0, "violations": 0.5}
@@ -97,7 +97,7 @@ def test_a_share_of_violations_is_accepted(train: Train) -> None:
 
 
 def test_known_cases(train: Train, tmp_path: Path) -> None:
-    """Bounds on a file with the target, which is read as the table is; a class that nobody knows is an error."""
+    """Bounds on a file with the target, which is read like the table; an unknown class is an error."""
     file = tmp_path / "known.csv"
     make_table("class").head(40).to_csv(file, index=False)
     known = {"file": str(file), "min": {"accuracy": 0.8}, "max": {"log_loss": 0.001}}
@@ -110,7 +110,7 @@ def test_known_cases(train: Train, tmp_path: Path) -> None:
 
 
 def test_robustness(train: Train) -> None:
-    """Odd values give finite predictions; a bound on the change of a null in the deciding column is exceeded."""
+    """Unusual values give finite predictions; a null in the deciding column changes them by more than the bound."""
     robustness = {"max_change": {"nulls": 0.01, "noise": 1.0}}
     checks = run_tests(train, make_table(), {"robustness": robustness, "rows": 100})
     outcomes = {name: check.outcome for name, check in checks.items()}
@@ -138,7 +138,7 @@ def predicted(chance: np.ndarray, positive: np.ndarray, group: np.ndarray) -> gr
 
 @pytest.mark.parametrize(("shift", "outcome"), [(0.0, "pass"), (0.3, "fail")])
 def test_calibration(shift: float, outcome: str) -> None:
-    """Probabilities that are true pass; ones that are too high by 0.3 fail."""
+    """True probabilities pass; probabilities that are too high by 0.3 fail."""
     rng = np.random.default_rng(2)
     chance = rng.uniform(0.05, 0.6, 3000)
     test = PipelineConfig.model_validate(
@@ -170,7 +170,7 @@ def test_fairness_between_groups() -> None:
 
 
 def test_small_and_undefined_groups_are_inconclusive() -> None:
-    """A group of a few rows, and one without a positive row for recall, decide nothing."""
+    """A group of a few rows, and a group without a positive row for recall."""
     rng = np.random.default_rng(5)
     group = np.array(["a"] * 500 + ["b"] * 500 + ["c"] * 9)
     holdout = predicted(rng.random(1009), rng.random(1009) < 0.5, group)
@@ -184,7 +184,7 @@ def test_small_and_undefined_groups_are_inconclusive() -> None:
 
 
 def test_equal_groups_rarely_fail() -> None:
-    """Of 200 holdouts with four equal groups, at most the promised 5 % fail at a bound near zero, within the noise."""
+    """Of 200 holdouts with four equal groups, at most 5 % fail at a bound near zero, as specified."""
     rng, failures = np.random.default_rng(6), 0
     for _ in range(200):
         holdout = predicted(rng.random(400), rng.random(400) < 0.5, rng.choice(list("abcd"), 400))
@@ -217,10 +217,10 @@ def test_equal_groups_rarely_fail() -> None:
 )
 def test_tests_that_do_not_fit_the_table(train: Train, behaviour: dict[str, Any], where: str, what: str) -> None:
     """An unknown column, class or metric and a value of the wrong type are errors that name the config key."""
-    with pytest.raises(ConfigError, match=what) as raised:
+    with pytest.raises(ConfigError, match=what) as caught:
         run_tests(train, make_table("class"), behaviour)
-    assert raised.value.where == where
-    assert raised.value.remedy
+    assert caught.value.where == where
+    assert caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -236,17 +236,17 @@ def test_tests_that_do_not_fit_the_table(train: Train, behaviour: dict[str, Any]
         ({"robustness": {"cases": ["nulls"], "max_change": {"noise": 1}}}, "add it to cases"),
     ],
 )
-def test_a_config_that_is_wrong_in_itself(behaviour: dict[str, Any], what: str) -> None:
-    """These are found when the config is read, before any data is."""
-    with pytest.raises(ConfigError) as raised:
+def test_an_invalid_behaviour_test_is_a_config_error(behaviour: dict[str, Any], what: str) -> None:
+    """Errors that are found when the config is read, before any data."""
+    with pytest.raises(ConfigError) as caught:
         build_config({"name": "t", "data": {"source": "x.csv", "target": "y"}, "behaviour": behaviour}, "config")
-    assert what in "\n".join(raised.value.details)
+    assert what in "\n".join(caught.value.details)
 
 
 def test_a_missing_file_of_known_cases(tmp_path: Path) -> None:
-    """It is found before any data is loaded."""
+    """The error is found before any data is loaded."""
     raw = {"known_cases": [{"file": "none.csv", "min": {"mae": 1}}]}
     config = build_config({"name": "t", "data": {"source": "x.csv", "target": "y"}, "behaviour": raw}, "config")
-    with pytest.raises(ConfigError, match="no such file") as raised:
+    with pytest.raises(ConfigError, match="no such file") as caught:
         behaviour_suite.check_files(config.behaviour, tmp_path)
-    assert raised.value.where == "behaviour.known_cases.0.file"
+    assert caught.value.where == "behaviour.known_cases.0.file"

@@ -1,4 +1,4 @@
-"""The time budget: which candidates are measured, and which of their fits are reduced."""
+"""The time budget: which candidates get pilot fits, and which of their fits are reduced."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ ROWS = 6_000  # 4,808 of them in the train part, about 3,200 in each of three fo
 
 
 class VirtualClock:
-    """Seconds that only ``SlowRidge`` adds to."""
+    """A clock that only ``SlowRidge`` moves."""
 
     now = 0.0
 
@@ -39,7 +39,7 @@ CLOCK = VirtualClock()
 
 
 class SlowRidge(Ridge):
-    """Ridge regression whose fit takes so many virtual seconds for 1,000 rows; fails if they are negative."""
+    """Ridge regression whose fit takes this number of virtual seconds for 1,000 rows; fails if it is negative."""
 
     def __init__(self, alpha: float = 1.0, seconds: float = 0.0) -> None:
         super().__init__(alpha=alpha)
@@ -69,7 +69,7 @@ def _limit(tmp_path: Path, *candidates: Any, **config: Any) -> BudgetLimits:
 
 
 def test_a_table_that_is_small_for_the_budget_is_not_measured(tmp_path: Path) -> None:
-    """No clock is read, however slow the candidate is, and there are no limits."""
+    """The clock is not read, however slow the candidate is, and there are no limits."""
 
     def no_clock() -> float:
         raise AssertionError
@@ -91,13 +91,13 @@ def test_a_table_that_is_small_for_the_budget_is_not_measured(tmp_path: Path) ->
     ],
 )
 def test_measured_candidates(tmp_path: Path, rows: int, candidate: Any, budget: str | None, measured: bool) -> None:
-    """The cells, trials and rows for each second of the budget decide which candidates are measured."""
+    """Cells, trials and rows for each second of the budget decide which candidates are measured."""
     work, config = _prepare(tmp_path, candidate, rows=rows, budget=budget)
     assert [each.name for each in find_slow_candidates(work, config)] == [config.candidates[0].name] * measured
 
 
 def test_more_than_two_classes_multiply_the_cells(tmp_path: Path) -> None:
-    """A table of 20 classes has pilot fits from a twentieth of the rows on."""
+    """A table of 20 classes gets pilot fits from a twentieth of the rows."""
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"a": rng.normal(size=600), "y": [f"class {row % 20}" for row in range(600)]})
     work, config = prepare_workspace(tmp_path, table, candidates=["linear"], budget="6s")
@@ -107,7 +107,7 @@ def test_more_than_two_classes_multiply_the_cells(tmp_path: Path) -> None:
 
 
 def test_nothing_is_reduced_within_the_budget(tmp_path: Path) -> None:
-    """One candidate may take more than an equal share; the scores are those of a run without a budget."""
+    """A candidate may take more than an equal share; the scores are those of a run without a budget."""
     work, config = _prepare(tmp_path, _candidate("fast", 0.01), _candidate("slow", 1), budget="60s")
     budget_limits = plan_fits(work, config, CLOCK)
     assert [each.candidate for each in budget_limits.candidates] == ["fast", "slow"]
@@ -120,7 +120,7 @@ def test_nothing_is_reduced_within_the_budget(tmp_path: Path) -> None:
 
 
 def test_a_candidate_with_slow_final_fits_is_left_out(tmp_path: Path) -> None:
-    """It is not fitted, another one is chosen, and the budget of the message is sufficient."""
+    """It is not fitted, another one is selected, and the budget named in the message is enough."""
     work, config = _prepare(tmp_path, _candidate("fast", 0.01), _candidate("slow", 30), budget="60s")
     budget_limits = plan_fits(work, config, CLOCK)
     scores = [
@@ -140,7 +140,7 @@ def test_a_candidate_with_slow_final_fits_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_candidate_with_rather_slow_final_fits_is_fitted_on_a_sample(tmp_path: Path) -> None:
-    """A sample of a quarter or more of the rows is enough to keep a candidate; the faster one keeps all rows."""
+    """A sample of at least a quarter of the rows is enough to keep a candidate; the faster one keeps all rows."""
     work, config = _prepare(tmp_path, _candidate("fast", 0.01), _candidate("slow", 8), budget="60s")
     budget_limits = plan_fits(work, config, CLOCK)
     fast, slow = (cross_validate(work, config, each, budget_limits) for each in config.candidates)
@@ -190,7 +190,7 @@ def test_rows_of_the_slowest_candidate_are_reduced(tmp_path: Path) -> None:
 
 
 def test_trials_of_a_search_are_reduced_before_rows(tmp_path: Path) -> None:
-    """All rows of a fold remain as long as ten trials are possible."""
+    """All rows of a fold are used as long as ten trials are possible."""
     work, config = _prepare(tmp_path, _candidate("searched", 0.15, trials=60), budget="60s")
     limits = plan_fits(work, config, CLOCK).candidates[0]
     assert limits.trials
@@ -210,7 +210,7 @@ def test_a_candidate_whose_pilot_fits_fail_has_no_limits(tmp_path: Path) -> None
     assert "negative seconds" in cross_validate(work, config, config.candidates[1], budget_limits).failed
 
 
-def test_max_rows_is_named_in_place_of_the_budget(tmp_path: Path) -> None:
+def test_max_rows_is_named_instead_of_the_budget(tmp_path: Path) -> None:
     """If ``cross_validation.max_rows`` limits the rows, the note names that key."""
     work, config = _prepare(tmp_path, "linear", cross_validation={"folds": 3, "max_rows": 1_000})
     (note,) = cross_validate(work, config, Candidate(estimator="linear")).reductions
@@ -228,13 +228,13 @@ def test_boosting_of_many_classes_is_measured(tmp_path: Path) -> None:
 
 
 def test_a_candidate_that_is_slow_with_the_fewest_rows_is_left_out(tmp_path: Path) -> None:
-    """A thousand rows are needed, also where they are more than a quarter of the table."""
+    """A thousand rows are the minimum, also if they are more than a quarter of the table."""
     budget_limits = _limit(tmp_path, _candidate("fast", 0.01), _candidate("slow", 40), rows=1_500, budget="40s")
     assert [bool(limits.left_out) for limits in budget_limits.candidates] == [False, True]
 
 
 def test_boosting_with_pilot_fits_does_not_stop_by_the_folds(tmp_path: Path) -> None:
-    """Pilot fits have no folds and stop by a tenth of their rows; the fits that they stand for do the same."""
+    """Pilot fits have no folds and stop by a tenth of their rows; so do the fits whose time they estimate."""
     boosting = {"estimator": "boosting", "params": {"max_iter": 3, "min_samples_leaf": 9}}
     work, config = _prepare(tmp_path, boosting, rows=6_000, budget="4s")
     budget_limits = plan_fits(work, config)
@@ -259,7 +259,7 @@ def test_the_time_of_boosting_does_not_grow_as_in_its_pilot_fits(
     boosting = {"estimator": "boosting", "params": {"max_iter": 3}}
     work, config = _prepare(tmp_path, boosting, rows=20_000, budget="20s")
     limits = plan_fits(work, config, CLOCK).candidates[0]
-    pilot_rows, pilot_seconds, rows = 500, 0.25, 16_500  # at most so many are in the train part
+    pilot_rows, pilot_seconds, rows = 500, 0.25, 16_500  # at most this number is in the train part
     assert limits.seconds is not None
     assert 0 < limits.seconds < pilot_seconds * (rows / pilot_rows) ** 1.25
 

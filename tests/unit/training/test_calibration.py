@@ -1,4 +1,4 @@
-"""Calibrated probabilities are shares of rows, in every way of scoring."""
+"""Calibrated probabilities are equal in every way of scoring, and agree with shares of rows."""
 
 import io
 from collections.abc import Callable
@@ -102,7 +102,7 @@ def test_isotonic_curves_are_those_of_scikit_learn() -> None:
 
 
 class LogOdds(ClassifierMixin, BaseEstimator):
-    """Its score is its feature."""
+    """An estimator whose score is its feature."""
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> "LogOdds":
         self.classes_, self.n_features_in_ = np.unique(y), 1
@@ -133,7 +133,7 @@ def test_certain_and_right_probabilities_have_no_calibration_error() -> None:
 
 
 def test_no_calibrated_probability_is_zero_or_one() -> None:
-    """Otherwise one row with another label would have an infinite log loss."""
+    """Otherwise a single row with another label would have an infinite log loss."""
     rows = draw_rows(3_000)
     separated = rows._replace(probabilities=np.eye(2)[rows.truth])
     for method in ("isotonic", "sigmoid"):
@@ -240,19 +240,19 @@ def test_the_baseline_is_not_calibrated(train: Callable[..., TrainedModel]) -> N
 def test_a_regression_cannot_be_calibrated() -> None:
     raw = {"name": "t", "data": {"source": "x", "target": "y"}, "task": "regression", "calibrate": "sigmoid"}
     config = build_config(raw, "test")
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         check_config(config)
-    assert refused.value.where == "calibrate"
-    assert refused.value.what == "a regression has no probabilities to calibrate"
-    assert "remove calibrate" in refused.value.remedy
+    assert caught.value.where == "calibrate"
+    assert caught.value.what == "a regression has no probabilities to calibrate"
+    assert "remove calibrate" in caught.value.remedy
 
 
 def test_calibration_and_a_metric_of_regressions_are_refused_together() -> None:
-    """The task is not known before the data is."""
+    """The error is raised before any data is read."""
     raw = {"name": "t", "data": {"source": "x", "target": "y"}, "calibrate": "sigmoid", "gate": {"max": {"mae": 1}}}
-    with pytest.raises(ConfigError, match="one of them") as refused:
+    with pytest.raises(ConfigError, match="one of them") as caught:
         check_config(build_config(raw, "test"))
-    assert refused.value.what == "calibrate is for binary or multiclass, and gate.max.mae is for regression"
+    assert caught.value.what == "calibrate is for binary or multiclass, and gate.max.mae is for regression"
 
 
 def test_an_estimator_without_probabilities_gets_a_note(train: Callable[..., TrainedModel]) -> None:
@@ -263,10 +263,10 @@ def test_an_estimator_without_probabilities_gets_a_note(train: Callable[..., Tra
 
 
 def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         build_config({"name": "t", "data": {"source": "x", "target": "y"}, "calibrate": "platt"}, "test")
-    assert "calibrate" in refused.value.details[0]
-    assert "isotonic" in str(refused.value)
+    assert "calibrate" in caught.value.details[0]
+    assert "isotonic" in str(caught.value)
 
 
 CASES = [
@@ -285,7 +285,7 @@ PARAMS: dict[str, dict[str, Any]] = {
 }
 
 
-# each estimator and each method is in the quick tests, the other half of the pairs in the slow ones
+# quick tests have each estimator and each method, slow tests have the other half of the pairs
 PAIRS = [
     pytest.param(*case, method, marks=[pytest.mark.slow] if (place + other) % 2 else [])
     for place, case in enumerate(CASES)
@@ -297,7 +297,7 @@ PAIRS = [
 def test_every_way_of_scoring_gives_equal_calibrated_probabilities(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, estimator: str, threshold: Any, method: Any
 ) -> None:
-    """Row by row, many rows and a frame are equal to the last bit; so is a stored model or plan that was read back."""
+    """Single rows, many rows and a frame are equal to the last bit; so is a stored model or plan after it was read."""
     monkeypatch.setattr(parity, "GENERATED_ROWS", 500)
     if estimator == "lightgbm":
         pytest.importorskip("lightgbm")
@@ -325,8 +325,8 @@ def test_every_way_of_scoring_gives_equal_calibrated_probabilities(
         assert together.predictions == frame.labels.tolist() == expected.labels.tolist()
         assert together.probabilities == frame.probabilities.tolist()
         if not scorer.compiled and estimator in ("linear", "ensemble"):
-            continue  # scikit-learn multiplies one row in another order
-        alone = rows if scorer.compiled else rows[:5]  # scikit-learn takes 20 ms for a row
+            continue  # scikit-learn multiplies a single row in another order
+        alone = rows if scorer.compiled else rows[:5]  # scikit-learn takes 20 ms for each row
         single = [scorer.predict_rows([row]) for row in alone]
         assert together.predictions[: len(alone)] == [answer.predictions[0] for answer in single]
         assert together.probabilities[: len(alone)] == [

@@ -76,11 +76,11 @@ def test_invalid_configs_are_rejected_without_data(case: str) -> None:
     """The error has what, where and remedy, although the source does not exist."""
     changes, what, where, remedy = WRONG[case]
     config = build_config({"name": "t", "data": {"source": "nowhere.csv", "target": "y"}, **changes}, "t.yaml")
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         check_config(config)
-    assert what in refused.value.what
-    assert where in refused.value.where
-    assert remedy in refused.value.remedy
+    assert what in caught.value.what
+    assert where in caught.value.where
+    assert remedy in caught.value.remedy
 
 
 def test_the_task_of_the_data_is_checked_too() -> None:
@@ -110,7 +110,7 @@ def test_a_column_that_does_not_exist_is_named_before_the_fits(key: str, change:
 
 
 def test_columns_of_these_keys() -> None:
-    """Slices may be of the target; drift checks may ignore the predictions, and a column that is dropped."""
+    """Slices may use the target; drift checks may ignore the predictions, and a dropped column."""
     raw = {
         "name": "demo", "data": {"source": "t", "target": "price", "drop": ["id"]}, "rollout": {"key": "kind"},
         "evaluation": {"slices": ["kind", "price"]}, "drift": {"ignore": ["kind", "id", "prediction", "probability"]},

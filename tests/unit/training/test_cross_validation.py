@@ -1,4 +1,4 @@
-"""Candidates are compared on folds of the train part, and the selected one is fitted and stored."""
+"""Candidates are compared on folds of the training rows; the selected one is fitted and stored."""
 
 import warnings
 from pathlib import Path
@@ -31,12 +31,12 @@ from towline.training.model_selection.fold_scores import best_threshold
 DATA = Path(__file__).parents[3] / "data"
 
 
-class Moody(LogisticRegression):
-    """Fails, warns or is killed on demand: by ``C``."""
+class UnreliableEstimator(LogisticRegression):
+    """Fails, warns or is killed, as ``C`` says."""
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "Moody":
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "UnreliableEstimator":
         if self.C < 1:
-            raise ValueError("too moody\nto go on")
+            raise ValueError("too unreliable\nto go on")
         if self.C == 666:
             raise KeyboardInterrupt
         warnings.warn("not in the mood", UserWarning, stacklevel=1)
@@ -62,7 +62,7 @@ def _load(work: Workspace, name: str = "model.skops") -> Any:
 
 @pytest.mark.slow
 def test_cross_validation_by_time(tmp_path: Path) -> None:
-    """On the hourly bike table every candidate beats the baseline, and the stored model is the scored one."""
+    """On the hourly bike table every candidate is better than the baseline, and the stored model is the scored one."""
     drop = ["casual", "registered", "season"]
     data = {"target": "rentals", "time": "datetime", "drop": drop, "window": "25d"}
     work, config = prepare_workspace(tmp_path, DATA / "bike_hourly.parquet", data=data)
@@ -92,11 +92,11 @@ def _signal(rows: int = 500) -> pd.DataFrame:
 
 @pytest.mark.parametrize(("target", "least", "most"), [("signal", 60, 150), ("noise", 1, 15), ("kind", 15, 149)])
 def test_boosting_of_a_small_table_stops_by_the_folds(tmp_path: Path, target: str, least: int, most: int) -> None:
-    """All folds have the same number of iterations, and the model has it, too, on all rows. On noise it is small."""
+    """All folds have the same number of iterations, as has the model on all rows. On noise it is small."""
     data = {"target": target, "drop": list({"signal", "kind", "noise"} - {target})}
     work, config = prepare_workspace(tmp_path, _signal(), data=data, candidates=["boosting"])
     params = {"min_samples_leaf": 20, "loss": "squared_error"} if target != "kind" else {}
-    params |= {"max_leaf_nodes": 31, "max_iter": 150, "n_iter_no_change": 150}  # no fold ends sooner
+    params |= {"max_leaf_nodes": 31, "max_iter": 150, "n_iter_no_change": 150}  # no fold stops earlier
     candidate = Candidate(estimator="boosting", params=params)
     chosen = cross_validate(work, config, candidate)
     iterations = chosen.params["max_iter"]
@@ -113,7 +113,7 @@ def test_boosting_of_a_small_table_stops_by_the_folds(tmp_path: Path, target: st
 
 @pytest.mark.parametrize(("rare", "leaf"), [(0.06, 5), (0.5, 20)])
 def test_boosting_of_a_small_table_chooses_the_size_of_leaves(tmp_path: Path, rare: float, leaf: int) -> None:
-    """Small leaves are chosen if few rows differ from the others, not for noise."""
+    """Small leaves are selected if few rows differ from the others, but not for noise."""
     rng = np.random.default_rng(3)
     frame = pd.DataFrame({"x": rng.normal(size=400), "flag": (rng.random(400) < rare).astype(float)})
     frame["y"] = 40 * frame["flag"] + rng.normal(size=400)
@@ -124,7 +124,7 @@ def test_boosting_of_a_small_table_chooses_the_size_of_leaves(tmp_path: Path, ra
 
 @pytest.mark.parametrize("step", [1, 3])
 def test_boosting_stops_by_folds_of_a_class_that_appears_late(tmp_path: Path, step: int) -> None:
-    """A fold that is not fitted on the class does not stop by its rows, which may be all of its test rows."""
+    """A fold without the class in training does not stop by rows of the class, which may be all of its test rows."""
     rng = np.random.default_rng(5)
     frame = pd.DataFrame({"at": pd.date_range("2026-01-01", periods=300, freq="h"), "x": rng.normal(size=300)})
     frame["y"] = np.where(frame["x"] > 0, "a", "b")
@@ -228,19 +228,19 @@ def test_a_failed_candidate_does_not_end_the_run(
     """The cause is one line; warnings become notes; if all candidates fail, the error gives each reason."""
     monkeypatch.setattr(
         cross_validation.joblib, "cpu_count", lambda: 1
-    )  # threads share their filters, and may lose a warning
+    )  # threads share their filters, and may miss a warning
     work, config = prepare_workspace(tmp_path, _binary(share=0.3))
-    moody = Candidate(estimator=f"{__name__}.Moody", name="moody", params={"C": 0.5})
-    failed = cross_validate(work, config, moody)
-    assert failed.failed == "ValueError: too moody"
-    warned = cross_validate(work, config, moody.model_copy(update={"params": {"C": 2.0}}))
+    unreliable = Candidate(estimator=f"{__name__}.UnreliableEstimator", name="unreliable", params={"C": 0.5})
+    failed = cross_validate(work, config, unreliable)
+    assert failed.failed == "ValueError: too unreliable"
+    warned = cross_validate(work, config, unreliable.model_copy(update={"params": {"C": 2.0}}))
     assert not warned.failed
     assert warned.notes == ("UserWarning: not in the mood",)
     assert not recwarn.list
     assert choose_candidate([failed, warned], config, "binary") is warned
-    with pytest.raises(FitError) as refused:
+    with pytest.raises(FitError) as caught:
         choose_candidate([failed], config, "binary")
-    assert refused.value.details == ("moody: ValueError: too moody",)
+    assert caught.value.details == ("unreliable: ValueError: too unreliable",)
 
 
 def test_config_errors_are_raised(tmp_path: Path) -> None:
@@ -253,9 +253,9 @@ def test_config_errors_are_raised(tmp_path: Path) -> None:
 
 
 def test_a_search_is_never_worse(tmp_path: Path) -> None:
-    """The best trial is no worse than the candidate without a search; failed trials do not end the search."""
+    """The best trial is at least as good as the candidate without a search; failed trials do not end the search."""
     work, config = prepare_workspace(tmp_path, _binary(share=0.3))
-    plain = Candidate(estimator=f"{__name__}.Moody", name="moody", params={"C": 1.0})
+    plain = Candidate(estimator=f"{__name__}.UnreliableEstimator", name="unreliable", params={"C": 1.0})
     search = {
         "trials": 6,
         "space": {"C": {"low": 0.01, "high": 100, "log": True}, "fit_intercept": {"choices": [True, False]}},
@@ -270,7 +270,7 @@ def test_a_search_is_never_worse(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_search_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It keeps the complete trials, repeats the incomplete one and draws the same parameters."""
+    """It keeps the complete trials, repeats the incomplete ones and draws the same parameters."""
     candidate = Candidate.model_validate({"estimator": "linear", "search": {"trials": 12}})
     drawn: dict[str, list[Any]] = {"whole": [], "killed": []}
     build = cross_validation.build_model
@@ -317,13 +317,13 @@ def test_invalid_search_space(tmp_path: Path, spec: object) -> None:
     """An invalid range is a config error that names the parameter."""
     work, config = prepare_workspace(tmp_path, _binary(share=0.3))
     search = {"trials": 2, "space": {"C": spec}}
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         cross_validate(work, config, Candidate.model_validate({"estimator": "linear", "search": search}))
-    assert refused.value.where == "candidates.linear.search.space.C"
+    assert caught.value.where == "candidates.linear.search.space.C"
 
 
 def test_estimators_that_cannot_be_stored_are_rejected(tmp_path: Path) -> None:
-    """An estimator that skops cannot write is rejected, and no incomplete model is left."""
+    """If skops cannot write an estimator, it is rejected, and no incomplete model remains."""
     work, config = prepare_workspace(tmp_path, _binary(share=0.3))
     candidate = Candidate.model_validate({"estimator": f"{__name__}.Unstorable", "name": "odd"})
     config = config.model_copy(update={"candidates": (candidate,)})
@@ -333,7 +333,7 @@ def test_estimators_that_cannot_be_stored_are_rejected(tmp_path: Path) -> None:
 
 
 class Unstorable(LogisticRegression):
-    """Keeps a generator after its fit."""
+    """Stores a generator in its fit."""
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "Unstorable":
         self.left_ = (row for row in ())
@@ -349,7 +349,7 @@ def test_a_category_of_many_levels_is_stored_and_read_back(tmp_path: Path) -> No
 
 
 def test_estimators_that_store_rows_are_rejected_for_personal_data(tmp_path: Path) -> None:
-    """Nearest neighbours contain the table: they are rejected with numbers that are pii only."""
+    """Nearest neighbours contain the table: they are rejected if a column is pii, even if it is a number."""
     table = _binary().rename(columns={"x0": "age"})
     name = next(column for column in table.columns if column != "y")
     neighbours = [{"estimator": "sklearn.neighbors.KNeighborsClassifier"}]
@@ -395,7 +395,7 @@ def test_cross_validation_chooses_whether_a_candidate_uses_the_time_trend(tmp_pa
 
 @pytest.mark.parametrize(("towns", "is_native"), [(30, True), (300, False)])
 def test_boosting_splits_categories_natively_if_it_helps(tmp_path: Path, towns: int, is_native: bool) -> None:
-    """A number acts differently in each town; of more than 254 towns, trees cannot split sets."""
+    """A number acts differently in each town; with more than 254 towns, native splits are not possible."""
     rng = np.random.default_rng(5)
     town, x = rng.integers(0, towns, 1_500), rng.normal(size=1_500)
     y = rng.choice([-3.0, 3.0], towns)[town] * x + rng.normal(0, 0.3, 1_500)
@@ -483,7 +483,7 @@ def test_boosting_of_a_small_table_has_small_trees_where_they_score_better(
 
 
 def test_variants_are_compared_on_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scores are those of all rows."""
+    """The final scores are those of all rows."""
     monkeypatch.setattr(cross_validation, "VARIANT_ROWS", 60)
     work, config = prepare_workspace(tmp_path, _yearly_levels(0.0, 3.0), data={"time": "at"})
     scores = cross_validate(work, config, Candidate(estimator="linear", name="linear"))
@@ -509,6 +509,6 @@ def test_random_folds_do_not_choose_the_time_trend(tmp_path: Path) -> None:
 def test_a_time_trend_that_is_neither_true_nor_false_is_refused(tmp_path: Path) -> None:
     work, config = prepare_workspace(tmp_path, _yearly_levels(3.0, 0.1), data={"time": "at"}, split={"by": "time"})
     candidate = Candidate(estimator="forest", name="forest", params={"time_trend": "no"})
-    with pytest.raises(ConfigError, match="'no' is not true, false or extrapolate") as refused:
+    with pytest.raises(ConfigError, match="'no' is not true, false or extrapolate") as caught:
         cross_validate(work, config, candidate)
-    assert refused.value.where == "candidates.forest.params.time_trend"
+    assert caught.value.where == "candidates.forest.params.time_trend"

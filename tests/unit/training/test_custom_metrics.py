@@ -1,4 +1,4 @@
-"""Metrics and checks of the user: imported from the project, called with labels or probabilities, weighted."""
+"""Metrics and checks of the project: imported, called with labels or probabilities, and weighted."""
 
 import textwrap
 from pathlib import Path

@@ -18,7 +18,7 @@ DAYS = pd.Timedelta("2D").to_pytimedelta()
 
 
 def _grown(rows: int = 3000, growth: float = 3.0) -> tuple[pd.DataFrame, np.ndarray]:
-    """Hourly rows whose target grows from once to ``growth`` times what the features say; and that."""
+    """Hourly rows whose target grows from 1 to ``growth`` times the effect of the features; and that effect."""
     rng = np.random.default_rng(4)
     frame = pd.DataFrame({"at": pd.date_range("2026-01-01", periods=rows, freq="h")})
     frame["a"], frame["b"] = rng.uniform(0, 10, rows), rng.uniform(0, 10, rows)
@@ -28,7 +28,7 @@ def _grown(rows: int = 3000, growth: float = 3.0) -> tuple[pd.DataFrame, np.ndar
 
 
 def test_a_growing_target_is_adjusted_to_its_newest_trend() -> None:
-    """Each target becomes the part that its features explain times the newest trend, within the noise."""
+    """Each target becomes the effect of its features times the newest trend, within the noise."""
     frame, shape = _grown()
     features = np.c_[np.ones(len(shape)), frame["a"], frame["b"] > 5]
     labels = frame["y"].to_numpy()
@@ -44,7 +44,7 @@ def test_a_growing_target_is_adjusted_to_its_newest_trend() -> None:
     assert trend is not None
     assert (trend.values[0], trend.values[-1]) == (pytest.approx(1 / 3, rel=0.15), 1)
     assert (trend.times[0], str(trend)[:9]) == ("2026-01-01T00:00:00", "trend × 2")
-    order = np.random.default_rng(1).permutation(len(labels))  # rows need not come in order
+    order = np.random.default_rng(1).permutation(len(labels))  # rows need not be in order
     shuffled = remove_trend(
         labels[order],
         frame["at"].iloc[order].reset_index(drop=True),
@@ -55,7 +55,7 @@ def test_a_growing_target_is_adjusted_to_its_newest_trend() -> None:
 
 
 def test_targets_that_can_be_negative_are_shifted() -> None:
-    """A temperature that rises by ten degrees: the cold rows are shifted as much as the warm ones."""
+    """A temperature that rises by ten degrees: cold rows are shifted as much as warm rows."""
     times = pd.Series(pd.date_range("2026-01-01", periods=2000, freq="h"))
     warm = np.tile([-8.0, 8.0], 1000)
     labels = warm + np.linspace(0, 10, 2000)
@@ -68,7 +68,7 @@ def test_targets_that_can_be_negative_are_shifted() -> None:
 
 @pytest.mark.parametrize("labels", [np.arange(40.0), np.zeros(2000)])
 def test_targets_without_a_trend_are_unchanged(labels: np.ndarray) -> None:
-    """Rows of one day, and zeros, have no trend."""
+    """Rows of one day, and zeros."""
     times = pd.Series(pd.date_range("2026-01-01", periods=len(labels), freq="15min"))
     detrended = remove_trend(labels, times, DAYS, lambda train, test: np.zeros(len(test)))
     np.testing.assert_array_equal(detrended.labels, labels)
@@ -77,7 +77,7 @@ def test_targets_without_a_trend_are_unchanged(labels: np.ndarray) -> None:
 
 @pytest.mark.slow
 def test_detrending_is_chosen_for_a_growing_target(tmp_path: Path) -> None:
-    """If a target grows and the time is no feature, detrending is chosen and the errors of future rows are halved."""
+    """If a target grows and the time is no feature, detrending is selected, and halves the errors of future rows."""
     frame, _ = _grown()
     errors = {}
     for detrend in (["2d", "all"], None):
@@ -102,6 +102,6 @@ def test_classes_cannot_be_detrended(tmp_path: Path) -> None:
     frame, _ = _grown(300)
     frame["y"] = np.where(frame["y"] > frame["y"].median(), "much", "little")
     work, config = prepare_workspace(tmp_path, frame, data={"time": "at", "detrend": "7d"}, candidates=["linear"])
-    with pytest.raises(ConfigError, match="no trend") as refused:
+    with pytest.raises(ConfigError, match="no trend") as caught:
         check_candidates(config, work.contract())
-    assert "half_life" in str(refused.value)
+    assert "half_life" in str(caught.value)

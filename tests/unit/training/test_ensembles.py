@@ -41,7 +41,7 @@ ENSEMBLE = Candidate(estimator="ensemble", name="ensemble")
 def run_candidates(
     work: Workspace, config: PipelineConfig
 ) -> tuple[tuple[CrossValidationResult, ...], CrossValidationResult]:
-    """The scores of the single candidates, the baseline first, and of the ensemble."""
+    """The scores of the single candidates, with the baseline first, and of the ensemble."""
     candidates = (baseline_candidate(config), *config.single_candidates)
     scores = tuple(cross_validate(work, config, candidate) for candidate in candidates)
     return scores, cross_validate_ensemble(work, config, config.ensembles[0], scores)
@@ -116,7 +116,7 @@ def test_an_ensemble_is_better_than_its_parts(tmp_path: Path, target: str) -> No
 
 
 def test_the_score_does_not_use_weights_of_the_same_fold(tmp_path: Path) -> None:
-    """Each part is exact in some folds: a fold is predicted by the part that is exact in the others."""
+    """Each part is exact in some folds: a fold gets the prediction of the part that is exact in the other folds."""
     metric = {"metric": "rmse"}
     work, config = prepare_workspace(
         tmp_path, make_mixed_table("value"), candidates=[*PARTS, "ensemble"], evaluation=metric
@@ -134,7 +134,7 @@ def test_the_score_does_not_use_weights_of_the_same_fold(tmp_path: Path) -> None
 
 
 def test_weights_follow_the_metric() -> None:
-    """A few large errors are worse for the squared error than for the absolute error."""
+    """A few large errors cost more with the squared error than with the absolute error."""
     truth = np.zeros(10)
     spiky, flat = np.r_[np.zeros(9), 8.0], np.full(10, 1.0)
     assert choose_weights([spiky, flat], lambda value: np.abs(value - truth)) == [1.0, 0.0]
@@ -164,8 +164,8 @@ def test_an_ensemble_is_selected_if_it_is_not_worse_beyond_the_noise(
     assert choose_candidate(results[::-1], config, "regression").candidate == selected
 
 
-def test_equal_parts_leave_one(tmp_path: Path) -> None:
-    """If one part is best alone, there is no ensemble, and the reason names the part."""
+def test_a_part_that_is_best_alone_gives_no_ensemble(tmp_path: Path) -> None:
+    """If one part alone is best, there is no ensemble, and the reason names the part."""
     work, config = prepare_workspace(tmp_path, make_mixed_table("value"), candidates=[*PARTS, "ensemble"])
     scores = save_predictions(work, config, {"linear": [0.0, 0.0, 0.0], "boosting": [1.0, 1.0, 1.0]})
     ensemble = cross_validate_ensemble(work, config, ENSEMBLE, scores)
@@ -174,7 +174,7 @@ def test_equal_parts_leave_one(tmp_path: Path) -> None:
 
 
 def test_a_failed_part_is_left_out(tmp_path: Path) -> None:
-    """The others are combined, with a note; with one part left the ensemble fails, and the run does not."""
+    """The other parts are combined, with a note; with one part left the ensemble fails, but not the run."""
     work, config = prepare_workspace(tmp_path, make_mixed_table("value"), candidates=[*PARTS, "forest", "ensemble"])
     scores = save_predictions(work, config, {"linear": [1.0, 1.0, 1.0], "boosting": [-1.0, -1.0, -1.0]})
     forest = make_result("forest", failed="ValueError: no trees")
@@ -199,7 +199,7 @@ def test_a_part_without_probabilities_is_left_out(tmp_path: Path) -> None:
 
 
 def test_an_ensemble_of_some_candidates(tmp_path: Path) -> None:
-    """``of`` names the parts; the ensemble may stand before them in the list."""
+    """``of`` names the parts; the ensemble may be listed before them."""
     blend = {"estimator": "ensemble", "name": "blend", "of": ["boosting", "linear"]}
     work, config = prepare_workspace(tmp_path, make_mixed_table("value"), candidates=[blend, FOREST, *PARTS])
     _, ensemble = run_candidates(work, config)
@@ -209,7 +209,7 @@ def test_an_ensemble_of_some_candidates(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_parts_keep_their_parameters(tmp_path: Path) -> None:
-    """Hyperparameters of a search and the weights of old rows reach the parts of the stored model."""
+    """The parts of the stored model have the hyperparameters of a search and the weights of old rows."""
     table = make_mixed_table("value").assign(at=pd.date_range("2026-01-01", periods=900, freq="h"))
     search = {"trials": 3, "space": {"alpha": {"low": 5.0, "high": 9.0}}}
     candidates = [{"estimator": "linear", "search": search}, *PARTS[1:], "ensemble"]
@@ -233,10 +233,10 @@ def test_parts_keep_their_parameters(tmp_path: Path) -> None:
 
 
 def test_a_class_that_appears_late(tmp_path: Path) -> None:
-    """Folds without a class predict the probability 0 for it; the ensemble keeps the order of the classes."""
+    """Folds without the class predict the probability 0 for it; the ensemble keeps the order of the classes."""
     table = make_mixed_table("grade").assign(at=pd.date_range("2026-01-01", periods=900, freq="h"))
     table.loc[:500, "y"] = table["y"][:501].replace("high", "low")
-    data = {"time": "at", "columns": {"at": "ignore"}}  # with the time, boosting alone would be selected
+    data = {"time": "at", "columns": {"at": "ignore"}}  # with a time, boosting alone would be selected
     work, config = prepare_workspace(tmp_path, table, candidates=[*PARTS, "ensemble"], data=data)
     _, ensemble = run_candidates(work, config)
     assert not ensemble.failed
@@ -250,7 +250,7 @@ def test_a_class_that_appears_late(tmp_path: Path) -> None:
 
 
 def test_the_budget_counts_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each part fits into half of the budget; together they do not, so the ensemble is left out with the reason."""
+    """Each part fits into half of the budget, but not both: the ensemble is left out with the reason."""
     work, config = prepare_workspace(tmp_path, make_mixed_table("value"), candidates=[*PARTS, "ensemble"], budget="1m")
     cost = FitCost(rows=[720], fit_seconds=[20.0], row_seconds=[0.0])
     monkeypatch.setattr(budget, "CELLS_A_SECOND", 1)

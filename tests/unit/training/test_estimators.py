@@ -22,7 +22,7 @@ NAMES = ("baseline", "linear", "forest", "boosting")
 PARAMS = {
     "boosting": {"max_iter": 60, "early_stopping": False},
     "forest": {"n_estimators": 30},
-}  # what the columns need
+}  # parameters that the columns need
 
 
 def _contract(frame: pd.DataFrame, target: str = "y", **config: object) -> Contract:
@@ -44,7 +44,7 @@ def _candidate(name: str) -> Candidate:
 
 @pytest.fixture(scope="module")
 def mixed() -> pd.DataFrame:
-    """Every kind of column under an awkward name, with nulls."""
+    """Every kind of column, with an unusual name and nulls."""
     rng = np.random.default_rng(0)
     n = 300
     return pd.DataFrame(
@@ -70,7 +70,7 @@ def test_every_kind_of_column(mixed: pd.DataFrame, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["linear", "forest"])
 def test_feature_names_are_unique(mixed: pd.DataFrame, name: str) -> None:
-    """Columns with similar derived names stay different, and each prepared column has one name."""
+    """Columns with similar derived names remain different, and each prepared column has one name."""
     model, contract = _fitted(name, mixed)
     prepared = model["prepare"].transform(contract.features(mixed))
     names = model["prepare"].get_feature_names_out()
@@ -93,7 +93,7 @@ def test_label_types(name: str, labels: list[object]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_column_without_values_in_a_fold(name: str) -> None:
-    """A number, a category and a time that are null in all training rows can be fitted and predicted later."""
+    """A number, a category and a time that are null in all training rows can be fitted, and predicted later."""
     rng = np.random.default_rng(2)
     n = 90
     frame = pd.DataFrame(
@@ -130,7 +130,7 @@ def test_wide_table() -> None:
 
 
 def test_same_seed_gives_the_same_model(mixed: pd.DataFrame) -> None:
-    """Two fits with one seed, and the model that skops stored, predict the same."""
+    """Two fits with the same seed, and the stored model, give equal predictions."""
     first, contract = _fitted("forest", mixed)
     second, _ = _fitted("forest", mixed)
     stored = skops.io.dumps(second)
@@ -140,7 +140,7 @@ def test_same_seed_gives_the_same_model(mixed: pd.DataFrame) -> None:
 
 
 def test_calendar_parts(mixed: pd.DataFrame) -> None:
-    """The parts are those of the calendar (Monday is 0), and a null time is NaN."""
+    """They are those of the calendar (Monday is 0), and NaN for a null time."""
     contract = _contract(mixed)
     blocks = {name: block for name, block, _ in build_model(Candidate(estimator="forest"), contract, 7)[0].transformers}
     calendar = blocks["calendar"][0]
@@ -168,13 +168,13 @@ def test_calendar_parts(mixed: pd.DataFrame) -> None:
     ],
 )
 def test_invalid_candidates_are_rejected(candidate: dict[str, object], what: str, remedy: str) -> None:
-    """The error has what, the key and the remedy."""
+    """The error has the problem, the key and the remedy."""
     frame = pd.DataFrame({"x": np.arange(100.0) % 7, "y": np.arange(100.0)})
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         build_model(Candidate.model_validate(candidate), _contract(frame, task="regression"), 7)
-    assert what in refused.value.what
-    assert remedy in refused.value.remedy
-    assert refused.value.where.startswith("candidates.")
+    assert what in caught.value.what
+    assert remedy in caught.value.remedy
+    assert caught.value.where.startswith("candidates.")
 
 
 def test_class_weights() -> None:
@@ -192,7 +192,7 @@ def test_class_weights() -> None:
 @pytest.mark.parametrize("name", ["linear", "forest", "boosting"])
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 def test_words_of_a_text_are_learned(name: str, task: str) -> None:
-    """Three words among 2,000 determine the target; a model of the text alone predicts it on other rows."""
+    """Three words among 2,000 determine the target; a model with only the text predicts it on other rows."""
     rng = np.random.default_rng(5)
     subject = rng.integers(0, 3, 1_500)
     signal = np.array(["excellent", "broken", "average"])[subject]
@@ -225,7 +225,7 @@ def test_ages_of_dates_are_learned(name: str, time: str | None) -> None:
 
 @pytest.mark.parametrize("name", ["linear", "boosting"])
 def test_a_level_that_changes_with_time_is_learned(name: str) -> None:
-    """The time of the row is a feature, so new rows are predicted at the newest level; ``ignore`` leaves it out."""
+    """The time of the row is a feature, so new rows are predicted at the newest level; ``ignore`` excludes it."""
     rng = np.random.default_rng(8)
     frame = pd.DataFrame({"at": pd.date_range("2024-01-01", periods=600), "x": rng.normal(size=600)})
     frame["y"] = frame["x"] + np.arange(600) / 50
@@ -241,7 +241,7 @@ def test_a_level_that_changes_with_time_is_learned(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["linear", "boosting"])
 def test_dates_that_stand_for_an_open_end_have_no_age(name: str) -> None:
-    """9999-12-31 and 0001-01-01 are no ages of thousands of years; the compiled model agrees in rows and columns."""
+    """9999-12-31 and 0001-01-01 are no ages of thousands of years; the compiled model agrees for rows and columns."""
     rng = np.random.default_rng(8)
     at = pd.Series(pd.date_range("2024-01-01", periods=600)).astype("datetime64[us]")
     age = rng.integers(0, 1_000, 600)
@@ -259,7 +259,7 @@ def test_dates_that_stand_for_an_open_end_have_no_age(name: str) -> None:
 
 @pytest.mark.parametrize(("param", "is_good"), [(True, False), ("extrapolate", True)])
 def test_a_linear_model_may_extrapolate_the_trend(param: bool | str, is_good: bool) -> None:
-    """By default later times count as the newest one of the training."""
+    """By default later times count as the newest time of the training."""
     frame = pd.DataFrame({"at": pd.date_range("2024-01-01", periods=600)})
     frame["x"] = np.random.default_rng(8).normal(size=600)
     frame["y"] = frame["x"] + np.arange(600) / 10
@@ -293,7 +293,7 @@ def test_scores_of_texts_are_cross_fitted() -> None:
     encoder = TextEncoder("regression", random_state=0)
     score = encoder.fit_transform(texts, target)[:, -1]
     assert abs(np.corrcoef(score, target)[0, 1]) < 0.15
-    assert abs(np.corrcoef(encoder.transform(texts)[:, -1], target)[0, 1]) > 0.5  # not cross-fitted
+    assert abs(np.corrcoef(encoder.transform(texts)[:, -1], target)[0, 1]) > 0.5  # scores without cross-fitting
 
 
 def test_texts_of_few_phrases_have_few_components() -> None:
@@ -325,9 +325,9 @@ def test_texts_of_any_form(texts: list[str | None]) -> None:
 def test_a_table_without_features_is_rejected() -> None:
     """The error has the note of each ignored column."""
     frame = pd.DataFrame({"constant": [1.0] * 100, "y": np.arange(100.0) * 1.5})
-    with pytest.raises(FitError, match="there is no feature column") as refused:
+    with pytest.raises(FitError, match="there is no feature column") as caught:
         build_model(Candidate(estimator="linear"), _contract(frame), 7)
-    assert refused.value.details == ("constant: constant",)
+    assert caught.value.details == ("constant: constant",)
 
 
 @pytest.mark.parametrize("task", ["regression", "multiclass"])

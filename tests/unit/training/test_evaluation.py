@@ -1,4 +1,4 @@
-"""Metrics equal those of scikit-learn, intervals cover the true value, and slices and importance are correct."""
+"""Metrics equal those of scikit-learn, intervals contain the true value, and slices and importance are correct."""
 
 import json
 import tracemalloc
@@ -35,7 +35,7 @@ def _contract(task: str, classes: tuple[Any, ...] = (), positive: Any = None) ->
 
 
 def _case(task: str, n: int, seed: int) -> tuple[np.ndarray, Predictions, Contract]:
-    """Rough values, so that truth, predictions and probabilities hold many ties."""
+    """Rounded values, so that truth, predictions and probabilities have many ties."""
     rng = np.random.default_rng(seed)
     if task == "regression":
         truth = rng.integers(0, 5, n).astype(float)
@@ -126,7 +126,7 @@ def test_weighted_metrics_equal_those_of_scikit_learn() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_undefined_metrics_are_nan() -> None:
-    """Undefined metrics are NaN without a warning: no positive or probability, a constant truth, zeros, NaN."""
+    """NaN without a warning: no positive row or no probability, a constant truth, zeros, NaN."""
     contract = _contract("binary", (False, True), True)
     none = compute_metrics(
         np.array([False] * 5, dtype=object), Predictions(np.zeros(5, dtype=bool), np.full((5, 2), 0.5)), contract
@@ -159,7 +159,7 @@ def test_classes_that_did_not_occur_in_training() -> None:
 
 
 def test_intervals_cover_the_true_value() -> None:
-    """About 95 % of the intervals cover the true value; for correlated neighbours only with blocks."""
+    """About 95 % of the intervals contain the true value; with correlated neighbours only if blocks are resampled."""
     rng = np.random.default_rng(0)
     contract = _contract("regression")
     held = {"rows": 0, "blocks": 0, "alone": 0}
@@ -179,7 +179,7 @@ def test_intervals_cover_the_true_value() -> None:
 
 
 def test_resampling_units() -> None:
-    """Groups are drawn whole, times in blocks of consecutive rows, other rows and rows without a group one by one."""
+    """Groups are drawn whole, times in blocks of consecutive rows, other rows and rows without a group singly."""
     rows = pd.DataFrame({"t": pd.date_range("2024", periods=100)[::-1], "g": np.repeat(list("abcde"), 20), "y": 1.0})
 
     def drawn(by: str = "auto", **data: Any) -> np.ndarray:
@@ -212,7 +212,7 @@ def test_memory_is_bounded() -> None:
 
 @pytest.mark.slow
 def test_evaluation_of_the_bike_table(train: Callable[..., Any]) -> None:
-    """Intervals around the metrics, slices that add up, the hour is the most important column; equal after JSON."""
+    """Metrics have intervals, slices add up, the hour is the most important column; all is equal after JSON."""
     data = {"time": "datetime", "drop": ["casual", "registered"], "window": "90d"}
     work, config, _, fitted = train(DATA / "bike_hourly.parquet", "rentals", "boosting", data=data)
     evaluation = evaluate(work, config, fitted)
@@ -238,7 +238,7 @@ def test_evaluation_of_the_bike_table(train: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("labels", [("no", "yes"), (0, 1), (False, True), ("x", "y", "$z$")])
 def test_labels_of_any_type(train: Callable[..., Any], labels: tuple[Any, ...]) -> None:
-    """Classes of any type are equal after they were stored."""
+    """Classes of any type are unchanged after they were stored."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=400)
     places = np.digitize(x + 0.5 * rng.normal(size=400), np.linspace(-0.5, 0.5, len(labels) - 1))
@@ -263,7 +263,7 @@ def test_slices_of_long_codes_stay_apart() -> None:
 
 
 def test_slices() -> None:
-    """Features with few values by default, any column by config; a misspelt one is reported with the similar name."""
+    """By default features with few values, by config any column; a misspelt name is reported with the similar name."""
     rng = np.random.default_rng(0)
     rows = pd.DataFrame(
         {
@@ -299,7 +299,7 @@ def test_slices() -> None:
 
 
 def test_only_known_types_are_loaded(tmp_path: Path) -> None:
-    """A file that names a function, is damaged or is missing is rejected before any object is built."""
+    """A file that names a function, or is damaged or missing, is rejected before any object is built."""
     path = tmp_path / "model.skops"
     skops.io.dump(FunctionTransformer(tracemalloc.start), path)
     with pytest.raises(ReleaseError, match=r"not trusted: _tracemalloc\.start"):
@@ -312,7 +312,7 @@ def test_only_known_types_are_loaded(tmp_path: Path) -> None:
 
 
 def test_packages_are_trusted_by_the_config() -> None:
-    """Trusted are the candidates' packages and ``package.trusted``: of scikit-learn the module, of LightGBM nothing."""
+    """Packages of candidates and ``package.trusted``: the module of scikit-learn estimators, nothing for LightGBM."""
     names = ["linear", "lightgbm.LGBMRegressor", "sklearn.gaussian_process.GaussianProcessRegressor", "own.Mean"]
     config = {"name": "t", "data": {"source": "x", "target": "y"}, "candidates": names}
     config["package"] = {"trusted": ["third"]}

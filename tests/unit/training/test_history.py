@@ -1,4 +1,4 @@
-"""The rows that a model is trained on, and the final fit on all rows."""
+"""The rows that a model is fitted on, and the final fit on all rows."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ DAY = pd.Timedelta("1D").to_pytimedelta()
 
 
 def _turned(rows: int = 1500, at: int = 1000) -> pd.DataFrame:
-    """Hourly rows; from row ``at`` on the slope is another."""
+    """Hourly rows; after row ``at`` the slope is another one."""
     rng = np.random.default_rng(2)
     a = rng.normal(size=rows)
     slope = np.where(np.arange(rows) < at, 5.0, -5.0)
@@ -42,7 +42,7 @@ def _made(tmp_path: Path, frame: pd.DataFrame, **data: Any) -> tuple[Workspace, 
 
 
 def test_a_short_window_is_chosen_after_a_change(tmp_path: Path) -> None:
-    """After a change the short window has the best score; all trials are recorded, and only its rows are fitted."""
+    """The short window has the best score; all trials are recorded, and only its rows are fitted."""
     work, config, chosen = _made(tmp_path, _turned(at=900), window=["4d", "30d", "all"])
     history = choose_history(work, config, chosen)
     assert history.window == 4 * DAY
@@ -53,7 +53,7 @@ def test_a_short_window_is_chosen_after_a_change(tmp_path: Path) -> None:
     assert values[0] < 0.5 * values[2]
     assert History.model_validate_json(history.model_dump_json()) == history
     measured = fit(work, config, chosen, history)
-    assert measured.rows == 200  # four days are fewer than a fit needs
+    assert measured.rows == 200  # four days have fewer rows than a fit needs
     wide = fit(work, config, chosen, History())
     features, truth, _ = work.subset("holdout")
     fit(work, config, chosen, history)
@@ -63,7 +63,7 @@ def test_a_short_window_is_chosen_after_a_change(tmp_path: Path) -> None:
 
 
 def test_all_rows_are_chosen_without_a_change(tmp_path: Path) -> None:
-    """Without a change the longest history has the smallest error."""
+    """The longest history has the smallest error."""
     rng = np.random.default_rng(5)
     frame = pd.DataFrame(rng.normal(size=(1500, 30)), columns=[f"c{n}" for n in range(30)])
     frame["y"] = frame.sum(axis=1) + rng.normal(0, 5, 1500)
@@ -73,7 +73,7 @@ def test_all_rows_are_chosen_without_a_change(tmp_path: Path) -> None:
 
 
 def test_half_lives_are_chosen_too(tmp_path: Path) -> None:
-    """A half-life has the same effect as a short window; each pair of window and half-life is scored."""
+    """A half-life has the effect of a short window; each pair of window and half-life is scored."""
     work, config, chosen = _made(tmp_path, _turned(at=900), window=["30d", "all"], half_life=["2d", "all"])
     history = choose_history(work, config, chosen)
     assert len(history.trials) == 4
@@ -86,13 +86,13 @@ def test_half_lives_are_chosen_too(tmp_path: Path) -> None:
 
 
 def test_one_history_is_no_choice(tmp_path: Path) -> None:
-    """Without several windows nothing is fitted to choose one, and all rows are used."""
+    """No trial is fitted, and all rows are used."""
     work, config, chosen = _made(tmp_path, _turned(300, 300))
     assert choose_history(work, config, chosen) == History()
 
 
 def test_a_window_with_few_rows_is_extended() -> None:
-    """A window with few rows gets more rows, and rows of every class."""
+    """It gets more rows, and rows of every class."""
     times = pd.Series(pd.date_range("2026-01-01", periods=1000, freq="h"))
     numbers = np.zeros(1000)
     assert len(History(window=30 * DAY).select_rows(times, numbers)) == 720
@@ -102,7 +102,7 @@ def test_a_window_with_few_rows_is_extended() -> None:
 
 
 def test_the_recipe_is_fitted_again_on_all_rows(tmp_path: Path) -> None:
-    """The released model ends at the newest row, the evaluated one before the holdout; parameters are equal."""
+    """The released model ends at the newest row, the evaluated model before the holdout; parameters are equal."""
     work, config, chosen = _made(tmp_path, _turned(1200, at=1100), window=["4d", "all"])
     measured = fit(work, config, chosen, choose_history(work, config, chosen))
     released = refit(work, config, chosen, measured)
@@ -110,7 +110,7 @@ def test_the_recipe_is_fitted_again_on_all_rows(tmp_path: Path) -> None:
     assert released.end == newest.isoformat()
     assert released.measured_end == measured.end == work.subset("train").rows["at"].max().isoformat()
     assert (released.params, released.threshold) == (measured.params, measured.threshold)
-    assert (measured.history.window, released.history.window) == (None, 4 * DAY)  # the turn is in the holdout
+    assert (measured.history.window, released.history.window) == (None, 4 * DAY)  # the change is in the holdout
     assert released.history.end == newest.isoformat()
     assert released.measured == measured.history
     features, _, _ = work.subset("holdout")
@@ -139,7 +139,7 @@ def test_half_lives_of_a_classifier_with_a_threshold(tmp_path: Path) -> None:
 
 
 def test_an_estimator_without_sample_weights(tmp_path: Path) -> None:
-    """Nearest neighbours have no weights; a half-life does not change them."""
+    """Nearest neighbours accept no weights; a half-life does not change them."""
     neighbours = "sklearn.neighbors.KNeighborsRegressor"
     data = {"time": "at", "half_life": "2d"}
     work, config = prepare_workspace(tmp_path, _turned(400), data=data, candidates=[neighbours])
@@ -149,6 +149,6 @@ def test_an_estimator_without_sample_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["window", "half_life", "detrend"])
 def test_histories_need_a_time(tmp_path: Path, key: str) -> None:
-    """Without data.time the age of rows is unknown."""
+    """Without data.time rows have no age."""
     with pytest.raises(ConfigError, match="time"):
         prepare_workspace(tmp_path, _turned(300), data={key: ["3d", "all"]})

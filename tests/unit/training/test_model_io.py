@@ -1,4 +1,4 @@
-"""Model files are loaded only if every type in them is trusted, and this is checked before long fits."""
+"""Model files are loaded only if every type in them is trusted; this is checked before long fits."""
 
 import io
 import sys
@@ -69,14 +69,14 @@ def module(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def project_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A module of the project."""
     return module(tmp_path / "project", "own_estimators", monkeypatch)
 
 
 @pytest.fixture
-def bought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The same, installed."""
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The same module as an installed package."""
     return module(tmp_path / "site-packages", "bought_estimators", monkeypatch)
 
 
@@ -92,7 +92,7 @@ def table() -> pd.DataFrame:
 
 @pytest.mark.parametrize("function", [tracemalloc.start, check_output, sys.exit])
 def test_python_objects_in_a_file_are_rejected(tmp_path: Path, function: Callable[..., Any]) -> None:
-    """Objects of Python are not built, whoever records or trusts them, nor under a library's name."""
+    """Objects of Python itself are not built, even if they are recorded or trusted, or have the name of a library."""
     path = written(tmp_path, FunctionTransformer(function))
     types = model_io.untrusted_types(path)
     for name in (*types, "sklearn.utils._testing.check_output"):
@@ -115,20 +115,20 @@ def test_a_function_that_a_library_has_imported_is_rejected(tmp_path: Path) -> N
         model_io.load_model(path, ("sklearn.utils",), (name,))
 
 
-def test_recorded_types(tmp_path: Path, own: Any, bought: Any) -> None:
-    """Recorded classes and functions of the project are built; functions of an installed package need trust."""
+def test_recorded_types(tmp_path: Path, project_module: Any, installed: Any) -> None:
+    """Recorded classes and functions of the project are built; functions of an installed package must be trusted."""
     x, y = table()[["x", "z"]].to_numpy(), table()["y"].to_numpy()
-    for made in (own, bought):
+    for made in (project_module, installed):
         path = written(tmp_path, made.Mean().fit(x, y))
         types = model_io.untrusted_types(path)
         assert set(types) == {f"{made.__name__}.Mean", f"{made.__name__}.Part"}
         assert model_io.load_model(path, (), types).predict(x)[0] == pytest.approx(y.mean())
-        with pytest.raises(ReleaseError, match="not trusted") as refused:
+        with pytest.raises(ReleaseError, match="not trusted") as caught:
             model_io.load_model(path, (), types[:1])
-        assert f"--trust {made.__name__}" in refused.value.remedy
-    path = written(tmp_path, own.make().fit(x, y))
+        assert f"--trust {made.__name__}" in caught.value.remedy
+    path = written(tmp_path, project_module.make().fit(x, y))
     np.testing.assert_allclose(model_io.load_model(path, (), model_io.untrusted_types(path)).predict(x), y, atol=2)
-    path = written(tmp_path, bought.make().fit(x, y))
+    path = written(tmp_path, installed.make().fit(x, y))
     with pytest.raises(ReleaseError, match=r"not trusted: bought_estimators\.doubled"):
         model_io.load_model(path, (), model_io.untrusted_types(path))
     np.testing.assert_allclose(model_io.load_model(path, ("bought_estimators",)).predict(x), y, atol=2)
@@ -143,9 +143,9 @@ def test_a_missing_library_is_reported(tmp_path: Path, monkeypatch: pytest.Monke
     for name in [name for name in sys.modules if name.partition(".")[0] == "lightgbm"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not (Path(entry) / "lightgbm").is_dir()])
-    with pytest.raises(ReleaseError, match="needs lightgbm, which is not installed") as refused:
+    with pytest.raises(ReleaseError, match="needs lightgbm, which is not installed") as caught:
         model_io.load_model(path)
-    assert refused.value.remedy == "pip install 'towline[lightgbm]'"
+    assert caught.value.remedy == "pip install 'towline[lightgbm]'"
 
 
 @pytest.mark.parametrize(
@@ -157,23 +157,25 @@ def test_a_missing_library_is_reported(tmp_path: Path, monkeypatch: pytest.Monke
     ],
 )
 def test_models_that_cannot_be_stored_are_reported_after_the_first_fold(
-    name: str, what: str, own: Any, train: Callable[..., TrainedModel], monkeypatch: pytest.MonkeyPatch
+    name: str, what: str, project_module: Any, train: Callable[..., TrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a candidate with many fits only one is fitted; the error names the candidate, and no file is left."""
+    """Of a candidate with many fits only one is fitted; the error names the candidate, and no file remains."""
     fits: list[int] = []
-    fit = own.Mean.fit
-    monkeypatch.setattr(own.Mean, "fit", lambda self, *data: fits.append(1) or fit(self, *data))
+    fit = project_module.Mean.fit
+    monkeypatch.setattr(project_module.Mean, "fit", lambda self, *data: fits.append(1) or fit(self, *data))
     monkeypatch.setattr(cross_validation.joblib, "cpu_count", lambda: 1)
     candidate = {"estimator": f"own_estimators.{name}"}
-    with pytest.raises(FitError, match=what) as refused:
+    with pytest.raises(FitError, match=what) as caught:
         train(table(), candidate=candidate, cross_validation={"folds": 20})
-    assert refused.value.where == f"candidates.{name}"
-    assert refused.value.remedy
+    assert caught.value.where == f"candidates.{name}"
+    assert caught.value.remedy
     assert len(fits) == 1
 
 
 @pytest.mark.parametrize("name", ["Mean", "make"])
-def test_estimators_of_the_project_are_trained(name: str, own: Any, train: Callable[..., TrainedModel]) -> None:
+def test_estimators_of_the_project_are_trained(
+    name: str, project_module: Any, train: Callable[..., TrainedModel]
+) -> None:
     """A class with components, and a function that creates a pipeline, are cross-validated, fitted and stored."""
     trained = train(table(), candidate=f"own_estimators.{name}")
     path = trained.work.file(trained.fitted.file)

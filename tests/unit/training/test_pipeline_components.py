@@ -57,7 +57,7 @@ def test_predictions_are_labels_of_the_contract(estimator: str, labels: list[Any
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("labels", [None, ["no", "yes"]], ids=["regression", "binary"])
 def test_a_forest_does_not_depend_on_the_number_of_processors(labels: list[str] | None, weighted: bool) -> None:
-    """The final fit uses all processors and gives the bits of a fit on one; predictions use one, as before."""
+    """The final fit uses all processors and gives the bits of a fit on one processor; predictions use one."""
     rng = np.random.default_rng(3)
     x = rng.normal(size=(400, 3))
     y = x[:, 0] + rng.normal(size=400)
@@ -77,7 +77,7 @@ def test_a_forest_does_not_depend_on_the_number_of_processors(labels: list[str] 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_class_that_does_not_occur(estimator: str) -> None:
-    """Rows without one of three classes can be fitted; it is never predicted and has the probability 0."""
+    """Rows without one of three classes can be fitted; it is never predicted, with the probability 0."""
     rng = np.random.default_rng(4)
     x = rng.normal(size=240)
     frame = pd.DataFrame({"x": x, "y": np.array(["a", "b", "c"])[np.digitize(x, [-0.4, 0.4])]})
@@ -95,7 +95,7 @@ def test_a_class_that_does_not_occur(estimator: str) -> None:
 
 
 def test_unknown_labels_are_rejected() -> None:
-    """A label that the contract does not know is reported."""
+    """The error names the label that is not in the contract."""
     frame = pd.DataFrame({"x": np.arange(40.0) % 7, "y": ["a", "b"] * 20})
     config = PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}})
     contract = infer_contract(frame, config)
@@ -106,7 +106,7 @@ def test_unknown_labels_are_rejected() -> None:
 
 
 def test_boosting_of_classes_with_few_rows() -> None:
-    """A class with fewer rows than folds does not end the fit; weights of rows count."""
+    """A class with fewer rows than folds does not fail the fit; weights of rows are used."""
     rng = np.random.default_rng(2)
     x = rng.normal(size=(300, 2))
     y = np.where(x[:, 0] > 0, 1, 0)
@@ -122,7 +122,7 @@ def test_boosting_of_classes_with_few_rows() -> None:
 
 @pytest.mark.parametrize("counts", [(200, 99, 1), (3,) * 20])
 def test_boosting_where_a_tenth_cannot_have_each_class(counts: tuple[int, ...]) -> None:
-    """A class of one row, and more classes than rows of a tenth."""
+    """A class of one row, and more classes than a tenth of the rows."""
     rng = np.random.default_rng(4)
     y = np.repeat(np.arange(len(counts)), counts)
     x = rng.normal(size=(len(y), 3))
@@ -134,7 +134,7 @@ def test_boosting_where_a_tenth_cannot_have_each_class(counts: tuple[int, ...]) 
 
 
 def test_dense_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The matrix is that of scikit-learn's ColumnTransformer, to the last bit; blocks are made dense in parts."""
+    """The matrix is that of scikit-learn's ColumnTransformer, to the last bit; blocks are converted in parts."""
     rng = np.random.default_rng(6)
     frame = pd.DataFrame({"x": rng.normal(size=50), "n": rng.integers(0, 9, 50), "kind": rng.choice(list("abc"), 50)})
     blocks = [
@@ -150,7 +150,7 @@ def test_dense_columns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_probabilities_cost_no_second_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An ensemble needs the probabilities of its parts: their labels, which cost as much again, are not predicted."""
+    """An ensemble needs the probabilities of its parts, not their labels, which would cost a second prediction."""
     x = np.random.default_rng(8).normal(size=240)
     frame = pd.DataFrame({"x": x, "y": np.where(x > 0.3, "yes", "no")})
     config = PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}})
@@ -165,7 +165,7 @@ def test_probabilities_cost_no_second_prediction(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("classes", [3, 99, 100, 150, 400])
 def test_categories_have_a_column_for_each_of_the_most_frequent_classes(classes: int) -> None:
-    """Up to 100 classes, the columns are those of scikit-learn; of more, the rarer ones share one column."""
+    """Up to 100 classes, the columns are those of scikit-learn; of more classes, the rarer ones share one column."""
     rng = np.random.default_rng(0)
     y = np.concatenate([np.arange(classes).repeat(2), rng.integers(0, min(classes, 60), 1_000)])
     levels = pd.DataFrame({"level": [f"l{place % 40}" for place in y + rng.integers(0, 2, len(y))]})

@@ -1,4 +1,4 @@
-"""Plots can be opened for any names and for small tables; undefined plots are left out."""
+"""Plots can be drawn for any names and for small tables; undefined plots are left out."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +38,7 @@ def _drawn(trained: Any) -> tuple[tuple[str, ...], Path]:
 
 
 def test_plots_of_a_regression_by_time(train: Callable[..., Any]) -> None:
-    """Bike: all plots of a regression, the same bytes when drawn again, and no setting changed."""
+    """All plots of the bike table, the same bytes when they are drawn again, and no changed setting."""
     data = {"time": "datetime", "drop": ["casual", "registered"], "window": "200d", "detrend": "7d"}
     before = dict(mpl.rcParams)
     trained = train(DATA / "bike_hourly.parquet", "rentals", data=data)
@@ -51,7 +51,7 @@ def test_plots_of_a_regression_by_time(train: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("k", [2, pytest.param(5, marks=pytest.mark.slow), 30])
 def test_plots_of_classes(train: Callable[..., Any], k: int) -> None:
-    """Two, several and many classes, with names that are long, mathematical or in another script."""
+    """Two, several and many classes, with long names, mathematical symbols and other scripts."""
     rng = np.random.default_rng(0)
     labels = ["$\\alpha_", "ж" * 70, "类别", "a\nb", *(f"class {at}" for at in range(26))][:k]
     n = 600 + 60 * k

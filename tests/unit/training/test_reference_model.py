@@ -1,4 +1,4 @@
-"""The comparison of the selected candidate with boosting."""
+"""The comparison of the selected candidate with the reference model, boosting."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ Scores = tuple[CrossValidationResult, ...]
 
 
 def _score(tmp_path: Path, *candidates: Any, linear: bool = False) -> tuple[Workspace, PipelineConfig, Scores]:
-    """A table whose class depends on the sign of a product (or of a sum), with the scores of the candidates."""
+    """A table whose class is the sign of a product (or of a sum), with the scores of the candidates."""
     rng = np.random.default_rng(0)
     table = pd.DataFrame(rng.normal(size=(800, 3)), columns=["a", "b", "c"])
     table["y"] = np.where((table.a + table.b if linear else table.a * table.b) > 0, "yes", "no")
@@ -59,7 +59,7 @@ def test_a_candidate_as_good_as_boosting_gets_no_advice(tmp_path: Path) -> None:
 
 
 def test_a_reference_that_cannot_be_fitted_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run continues, and the step's line gives the reason."""
+    """The run continues, and the log line of the step has the reason."""
 
     def fail(*_: object) -> list[float]:
         raise MemoryError("no memory for the histograms")
@@ -83,7 +83,7 @@ def test_a_reference_that_cannot_be_fitted_is_not_measured(tmp_path: Path, monke
     ],
 )
 def test_the_comparison_is_left_out_if_boosting_is_a_candidate(candidate: Any, needed: bool) -> None:
-    """Only boosting with its defaults is the reference; a search of it begins with the defaults."""
+    """Only boosting with its defaults is the reference; a search for boosting starts with the defaults."""
     data = {"source": "table.csv", "target": "y"}
     config = PipelineConfig.model_validate({"name": "t", "data": data, "candidates": ["linear", candidate]})
 

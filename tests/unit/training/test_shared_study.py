@@ -1,4 +1,4 @@
-"""The plan of a search, and a study that several processes share, in one process."""
+"""The plan of a search, and a study that several processes share, tested in one process."""
 
 import contextlib
 import math
@@ -39,7 +39,7 @@ def study(url: str) -> Iterator[SharedStudy]:
 
 
 def test_a_trial_depends_on_the_results_before_its_batch_only() -> None:
-    """So the trials of a batch may be evaluated in any order; those of two batches differ."""
+    """Trials of a batch may be evaluated in any order; trials of two batches differ."""
     plan = make_plan(batch=4, trials=24)
     results: list[TrialResult] = []
     for number in range(14):
@@ -55,11 +55,11 @@ def test_a_trial_depends_on_the_results_before_its_batch_only() -> None:
     assert len({str(result.drawn) for result in results}) == 14
 
 
-def test_a_shared_search_is_that_of_one_process(tmp_path: Path, study: SharedStudy) -> None:
-    """Equal trials, in a file of the same form."""
+def test_a_shared_search_equals_that_of_one_process(tmp_path: Path, study: SharedStudy) -> None:
+    """The trials are equal, in a file of the same format."""
     alone = search_parameters(make_plan(batch=4), tmp_path / "alone.json", loss)
-    together = search_parameters(make_plan(batch=4), tmp_path / "together.json", loss, study)
-    assert alone == together
+    shared = search_parameters(make_plan(batch=4), tmp_path / "shared.json", loss, study)
+    assert alone == shared
     assert alone[1] == 16
 
 
@@ -79,7 +79,7 @@ def test_a_search_of_one_process_is_continued_in_a_study(tmp_path: Path, study: 
 
 
 def test_a_trial_that_another_process_completes_is_not_added_again(tmp_path: Path, url: str) -> None:
-    """Another process evaluates a trial after each look at the study, so also between two of them."""
+    """The other process evaluates a trial after each read of the study, so also between two reads."""
     evaluated: list[str] = []
 
     def evaluate(drawn: dict[str, Any]) -> TrialResult:
@@ -108,7 +108,7 @@ def test_a_trial_that_another_process_completes_is_not_added_again(tmp_path: Pat
 
 
 def test_the_timeout_ends_a_shared_search(tmp_path: Path, study: SharedStudy) -> None:
-    """With the trials that are complete."""
+    """The result has the trials that are complete."""
     _, trials = search_parameters(make_plan(batch=4, timeout=1e-9), tmp_path / "trials.json", slow, study)
     assert trials == 1
 
@@ -142,7 +142,7 @@ def fail(_: dict[str, Any]) -> TrialResult:
 
 
 def test_a_trial_that_was_taken_over_meanwhile_is_left(study: SharedStudy) -> None:
-    """A process that was suspended longer than the heartbeat allows goes on with other trials."""
+    """A process that was suspended longer than the heartbeat allows continues with other trials."""
 
     def lose(drawn: dict[str, Any]) -> TrialResult:
         (trial,) = study._study.get_trials(states=(TrialState.RUNNING,))
@@ -157,7 +157,7 @@ def test_a_trial_that_was_taken_over_meanwhile_is_left(study: SharedStudy) -> No
 
 
 def test_a_study_is_removed_at_the_end(url: str) -> None:
-    """Workers see open studies only; after an error it stays, so that it can be continued."""
+    """Workers read open studies only; after an error the study remains, so that it can be continued."""
     with create_study(url, "a", {"model": "demo"}, maximize=True):
         assert [study.attributes for study in open_studies(url)] == [{"model": "demo"}]
     assert open_studies(url) == []
@@ -179,7 +179,7 @@ def test_a_study_is_removed_at_the_end(url: str) -> None:
     ],
 )
 def test_a_database_that_cannot_be_used_is_named(address: str, error: type[TowlineError]) -> None:
-    """Without its password."""
+    """The error has its address without the password."""
     with pytest.raises(error) as caught:
         open_studies(address)
     assert "secret" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""A transformer of the user before the preprocessing: kinds of its columns, storage, compilation, errors."""
+"""A transformer of the project before the preprocessing: kinds of its columns, storage, compilation, errors."""
 
 import textwrap
 from pathlib import Path
@@ -82,7 +82,7 @@ def fit(prepare: object, candidate: object = "linear") -> tuple[Any, pd.DataFram
 
 @pytest.mark.parametrize("candidate", ["linear", "forest", "boosting", "lightgbm"])
 def test_new_columns_are_features_and_the_model_is_stored(candidate: str, tmp_path: Path) -> None:
-    """Each estimator gets them; the stored model predicts the same and needs no more trust than the config gives."""
+    """Each estimator uses them; the stored model gives equal predictions and needs only the trust of the config."""
     model, features, labels = fit("shop_features:Ratio", candidate)
     predicted = model.predict(features)
     if candidate == "linear":
@@ -93,7 +93,7 @@ def test_new_columns_are_features_and_the_model_is_stored(candidate: str, tmp_pa
 
 
 def test_kinds_of_columns() -> None:
-    """Unchanged columns keep their kind, a removed one is left out, new numbers and texts are encoded."""
+    """Unchanged columns keep their kind, removed ones are left out, new numbers and texts are encoded."""
     model, *_ = fit({"transformer": "shop_features.Ratio", "params": {"name": "share"}})
     columns = model.named_steps["prepare"].columns_
     assert {name: names for name, _, names in columns.transformers_ if name != "remainder"} == {

@@ -1,4 +1,4 @@
-"""A config can have only permitted code called or imported."""
+"""A config can import and call only permitted code."""
 
 import re
 import sys
@@ -46,12 +46,12 @@ def contract() -> Contract:
     return infer_contract(TABLE, PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}}))
 
 
-def made(estimator: str, trusted: tuple[str, ...] = (), **params: object) -> object:
+def build(estimator: str, trusted: tuple[str, ...] = (), **params: object) -> object:
     return build_model(Candidate(estimator=estimator, params=params), contract(), 7, trusted=trusted)["estimate"]
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def project_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module of the project."""
     (tmp_path / "own_models.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
@@ -61,7 +61,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The same as an installed package, which tells when it is imported."""
+    """The same module as an installed package, which reports its import."""
     folder = tmp_path / "site-packages" / "bought_models"
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text(f"{OWN}\nopen({str(tmp_path / 'imported')!r}, 'w').close()\n")
@@ -81,10 +81,10 @@ def test_modules_of_python_are_rejected(estimator: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("subprocess.Popen", started)
     monkeypatch.setattr("os.system", started)
-    with pytest.raises(ConfigError, match="part of Python") as refused:
-        made(estimator, args=["true"], command="true")
-    assert refused.value.where == f"candidates.{estimator.rpartition('.')[2]}.estimator"
-    assert "name a class of scikit-learn, LightGBM, XGBoost or CatBoost" in refused.value.remedy
+    with pytest.raises(ConfigError, match="part of Python") as caught:
+        build(estimator, args=["true"], command="true")
+    assert caught.value.where == f"candidates.{estimator.rpartition('.')[2]}.estimator"
+    assert "name a class of scikit-learn, LightGBM, XGBoost or CatBoost" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -93,28 +93,28 @@ def test_modules_of_python_are_rejected(estimator: str, monkeypatch: pytest.Monk
 def test_modules_of_towline_are_rejected(estimator: str) -> None:
     """Functions of towline are not estimators."""
     with pytest.raises(ConfigError, match="part of towline"):
-        made(estimator)
+        build(estimator)
 
 
 def test_an_installed_package_is_not_imported_unless_it_is_trusted(installed: str, tmp_path: Path) -> None:
-    """The remedy works as written: then the class or function of the package is called."""
-    with pytest.raises(ConfigError, match="the config does not trust bought_models") as refused:
-        made(f"{installed}.Mean")
+    """The remedy works as printed: then the class or function is called."""
+    with pytest.raises(ConfigError, match="the config does not trust bought_models") as caught:
+        build(f"{installed}.Mean")
     assert not (tmp_path / "imported").exists()
-    assert f"package: {{trusted: [{installed}]}}" in refused.value.remedy
+    assert f"package: {{trusted: [{installed}]}}" in caught.value.remedy
     raw = {"name": "t", "data": {"source": "x", "target": "y"}, "package": {"trusted": [installed]}}
     trusted = build_config(raw, "test").package.trusted
-    assert type(made(f"{installed}.Mean", trusted)).__name__ == "Mean"
-    assert made(f"{installed}.make", trusted, alpha=3.0).alpha == 3.0  # type: ignore[attr-defined]
+    assert type(build(f"{installed}.Mean", trusted)).__name__ == "Mean"
+    assert build(f"{installed}.make", trusted, alpha=3.0).alpha == 3.0  # type: ignore[attr-defined]
 
 
-def test_classes_and_functions_of_the_project_are_called(own: str) -> None:
+def test_classes_and_functions_of_the_project_are_called(project_module: str) -> None:
     """They need no entry in package.trusted."""
-    assert type(made(f"{own}.Mean")).__name__ == "Mean"
-    assert made(f"{own}.make", alpha=2.0).alpha == 2.0  # type: ignore[attr-defined]
-    assert type(made(f"{own}.Ridge")).__name__ == "Ridge"
+    assert type(build(f"{project_module}.Mean")).__name__ == "Mean"
+    assert build(f"{project_module}.make", alpha=2.0).alpha == 2.0  # type: ignore[attr-defined]
+    assert type(build(f"{project_module}.Ridge")).__name__ == "Ridge"
     with pytest.raises(ConfigError, match="has no parameter 'alhpa'"):
-        made(f"{own}.make", alhpa=2.0)
+        build(f"{project_module}.make", alhpa=2.0)
 
 
 @pytest.mark.parametrize(
@@ -128,14 +128,14 @@ def test_classes_and_functions_of_the_project_are_called(own: str) -> None:
         ("nothing", "is not a scikit-learn regressor"),
     ],
 )
-@pytest.mark.parametrize("package", ["own", "installed"])
+@pytest.mark.parametrize("package", ["project_module", "installed"])
 def test_imported_objects_do_not_belong_to_a_module(
     package: str, name: str, what: str, request: pytest.FixtureRequest
 ) -> None:
-    """A trusted package gives no access to objects that it has imported."""
+    """A trusted package gives no access to objects that it imports."""
     module = request.getfixturevalue(package)
     with pytest.raises(ConfigError, match=what):
-        made(f"{module}.{name}", (module,))
+        build(f"{module}.{name}", (module,))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_imported_objects_do_not_belong_to_a_module(
 def test_of_the_libraries_only_estimator_classes_are_called(estimator: str, what: str) -> None:
     """Functions, other classes and imported objects of the libraries are rejected."""
     with pytest.raises(ConfigError, match=what):
-        made(estimator)
+        build(estimator)
 
 
 @pytest.mark.parametrize("estimator", ["lightgbm", "lightgbm.LGBMRegressor"])
@@ -161,9 +161,9 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
 ) -> None:
     """The remedy is the command that installs it."""
     monkeypatch.setattr("towline.package_origin.find_origin", lambda _: "absent")
-    with pytest.raises(ConfigError, match="LightGBM is not installed") as refused:
-        made(estimator)
-    assert refused.value.remedy == "pip install 'towline[lightgbm]'"
+    with pytest.raises(ConfigError, match="LightGBM is not installed") as caught:
+        build(estimator)
+    assert caught.value.remedy == "pip install 'towline[lightgbm]'"
 
 
 @pytest.mark.parametrize(
@@ -173,13 +173,13 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
 def test_the_standard_library_cannot_be_trusted(trusted: str, what: str) -> None:
     """A config that trusts a module of Python is rejected when it is read."""
     raw = {"name": "t", "data": {"source": "x", "target": "y"}, "package": {"trusted": [trusted]}}
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         build_config(raw, "test")
-    assert what in " ".join(refused.value.details)
+    assert what in " ".join(caught.value.details)
 
 
 def test_the_boosting_libraries_are_quiet_and_use_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They write no files; a parameter that is given under a synonym is not given twice."""
+    """They write no files; a parameter with a synonym is passed once."""
     monkeypatch.chdir(tmp_path)
     for estimator, params in (
         ("lightgbm.LGBMRegressor", {"n_estimators": 2}),

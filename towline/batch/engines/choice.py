@@ -1,4 +1,4 @@
-"""Opens the engine that a job asks for."""
+"""Opens the engine of a job."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

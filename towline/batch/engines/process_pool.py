@@ -1,4 +1,4 @@
-"""The engine of one machine: shards are scored in this process with one worker, else in processes of their own."""
+"""The engine of one machine: one worker scores the shards in this process, several workers in separate processes."""
 
 import contextlib
 import multiprocessing
@@ -25,7 +25,7 @@ Handle = Future[ShardResult] | partial[ShardResult]
 class ProcessEngine:
     """Scores shards in processes of this machine.
 
-    The processes are forked from a server process that imports what they need while the source is read.
+    The processes are forked from a server process, which imports their modules while the source is read.
 
     Args:
         workers: number of processes.
@@ -90,7 +90,7 @@ def _score_in_worker(shard: Shard, task: ShardTask) -> ShardResult:
     places = ShardPlaces(work.places)
     try:
         result = score_shard(shard, task, direct=PlacedText(places))
-        if result.end is None:  # meanwhile a run on a cluster, of an earlier command, has written the piece
+        if result.end is None:  # a run on a cluster, of an earlier command, has written the piece in the meantime
             places.record(shard.number, work.piece(shard.number).stat().st_size)
     except BaseException:
         places.record(shard.number, FAILED)

@@ -16,7 +16,7 @@ def task_file(work: Path) -> Path:
 
 
 def write_task(task: ShardTask) -> None:
-    """Writes what the shards are scored with into the work folder."""
+    """Writes the model and the options of the shards into the work folder."""
     files.write(task_file(task.work), task.model_dump_json())
 
 

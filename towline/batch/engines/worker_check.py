@@ -14,7 +14,7 @@ _PROBE = ".towline-shared-"
 
 
 class WorkerFacts(NamedTuple):
-    """What a worker reports.
+    """The report of a worker.
 
     Attributes:
         version: of towline.

@@ -1,4 +1,4 @@
-"""Reads the rows of a CSV: numbers and categories by Arrow at once, and as text what Arrow cannot read."""
+"""Reads the rows of a CSV: numbers and categories by Arrow, column by column; values that Arrow cannot read as text."""
 
 import codecs
 import contextlib

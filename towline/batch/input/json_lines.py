@@ -1,4 +1,4 @@
-"""Reads the rows of JSON lines; a value means what it means in a request."""
+"""Reads the rows of JSON lines; a value has the same meaning as in a request."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -122,7 +122,7 @@ def _fits(value: Any, kind: pa.DataType) -> bool:
 def _parse(text: bytes) -> Any:
     """The value of a line, with null in place of NaN and infinities; None if it is no JSON."""
     if b"\\u" in text:
-        text = replace_half_surrogates(text.decode("latin-1")).encode("latin-1")  # the bytes beside escapes stay
+        text = replace_half_surrogates(text.decode("latin-1")).encode("latin-1")  # only escapes are changed
     try:
         return json.loads(text, parse_constant=lambda _: None)
     except (ValueError, RecursionError):

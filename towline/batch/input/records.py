@@ -70,7 +70,7 @@ class RegularityCheck:
 
 
 def last_record_end(block: bytes, *, quoted: bool) -> int:
-    """The place after the last newline that ends a record; 0 if there is none. The block begins with a record."""
+    """The position after the last newline that ends a record; 0 without one. The block begins with a record."""
     end = block.rfind(LINE_FEED) + 1
     if not quoted or not end or QUOTE not in block:
         return end
@@ -83,11 +83,11 @@ def last_record_end(block: bytes, *, quoted: bool) -> int:
 
 
 def first_record_end(block: bytes, start: int, quotes: int, *, quoted: bool) -> int:
-    """The place after the first newline from ``start`` on that ends a record; -1 if there is none.
+    """The position after the first newline from ``start`` on that ends a record; -1 without one.
 
     Args:
         block: any part of the file.
-        start: place in the block.
+        start: position in the block.
         quotes: number of quotes in the file before the block.
         quoted: whether fields may be quoted.
     """

@@ -48,7 +48,7 @@ class SourceFile(Frozen):
     body: int = 0
 
     def check_unchanged(self) -> None:
-        """Checks that the file is as it was when the source was opened.
+        """Checks that the file has not changed since the source was opened.
 
         Raises:
             DataError: the file has changed.

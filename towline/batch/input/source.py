@@ -1,4 +1,4 @@
-"""Sources: what is scored. A source names its columns, its digest and its shards, and reads the rows of a shard."""
+"""Sources: the input of a job. A source names its columns, its digest and its shards, and reads the rows of a shard."""
 
 import base64
 import codecs
@@ -179,7 +179,7 @@ def open_source(
     Args:
         source: how the files were given, for errors.
         inputs: the files.
-        separator: of a CSV; None: the one that the first file seems to have.
+        separator: of a CSV; None: it is detected in the first file.
         contract: of the model.
         copies: folder for the remote files that cannot be read in ranges.
 
@@ -192,7 +192,7 @@ def open_source(
     kinds = {path: _block_format(path) or "csv" for path in paths}  # other texts are CSV
     kind = kinds[paths[0]]
     if other := next((path for path in paths if kinds[path] != kind), None):
-        raise DataError(f"{kinds[other]} beside {kind}", where=str(other), remedy="give files of one format")
+        raise DataError(f"{kinds[other]}, but the first file is {kind}", where=str(other), remedy="give one format")
     mark = separator or (_detect_separator(paths[0]) if kind == "csv" else ",")
     if not is_plain(mark):
         paths, separator = [_write_as_csv(path, mark, copies) for path in paths], ","

@@ -1,4 +1,4 @@
-"""Assembly: the pieces of all shards become the output, which appears whole or not at all."""
+"""Assembly: the pieces of all shards become the output, which is complete or absent."""
 
 import csv
 import hashlib

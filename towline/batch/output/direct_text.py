@@ -1,4 +1,4 @@
-"""Text that processes of this machine write into the unfinished output at once, so that it needs no pieces.
+"""Text that processes of this machine write directly into the unfinished output, without pieces.
 
 A single process appends each shard to the output. Of several processes, each collects the text of a shard, up to 128 MB
 in memory. As soon as the lengths of all earlier shards are known, it writes the text at its place.

@@ -39,7 +39,7 @@ def open_parquet_writer(sink: Any, first: pa.RecordBatch) -> pq.ParquetWriter:
         sink: path or file.
         first: the first rows.
     """
-    nested = any(pa.types.is_nested(field.type) for field in first.schema)  # their leaves have names of their own
+    nested = any(pa.types.is_nested(field.type) for field in first.schema)  # their leaves have other names
     repeating = [name for name, column in zip(first.schema.names, first.columns, strict=True) if _repeats(column)]
     return pq.ParquetWriter(sink, first.schema, compression="zstd", use_dictionary=nested or repeating)
 

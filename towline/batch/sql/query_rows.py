@@ -1,6 +1,6 @@
 """The rows of a query are copied to a Parquet file in the folder of the output; this file is then scored.
 
-An interrupted job finds the file again, so that it resumes on the same rows whatever happens in the database meanwhile.
+A resumed job reads the file again, so it has the same rows, even if the database has changed in the meantime.
 After a day it reads them again.
 """
 
@@ -48,7 +48,7 @@ def copy_of_query(source: SqlSource, output: Path, folder: Path, show: Callable[
         yield rows
     except TransientError:
         raise  # the rows stay for the next try
-    except TowlineError:  # what is corrected in the database must be read
+    except TowlineError:  # rows that were corrected in the database must be read
         shutil.rmtree(place, ignore_errors=True)
         raise
     shutil.rmtree(place, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The contract describes the columns of a table and what is predicted from them.
+"""The contract describes the columns of a table and the target that is predicted from them.
 
 Rows of training and of prediction are converted by the same method, ``Contract.features``.
 """
@@ -35,7 +35,7 @@ class Column(Frozen):
         integer: whether all numbers are whole.
         note: why the column is ignored.
         reason: why it has its kind, if the type of its values alone does not say it; of the target, why the task.
-        derive: what a model uses of a datetime: calendar parts, and ``age`` (days before the row's time) or ``days``
+        derive: the features of a datetime: calendar parts, and ``age`` (days before the row's time) or ``days``
             (since 1970: of the time column, and of all if the table has no time column).
         time_correlation: of a clock column, a number that follows the time of the row, such as a sequence number or a
             year: its rank correlation with the time.
@@ -97,7 +97,7 @@ def column_types(columns: Iterable[Column]) -> "dict[str, tuple[Type, int]]":
 
 
 class Contract(Frozen):
-    """The columns of a table, and what is predicted from them.
+    """The columns of a table, and the target that is predicted from them.
 
     Attributes:
         columns: of the table.

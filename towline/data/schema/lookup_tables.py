@@ -48,7 +48,7 @@ class LookupFrame(NamedTuple):
 
     @property
     def times(self) -> list[str]:
-        """The columns of the table that hold times, other than those of the key."""
+        """The columns of the table with times, except those of the key."""
         key = set(self.config.key_columns.values())
         return [str(name) for name in self.frame if self.frame[name].dtype.kind == "M" and name not in key]
 
@@ -87,7 +87,7 @@ def read_lookup_frame(
 ) -> LookupFrame:
     """Converts a lookup table; its key columns have the kinds of the row's columns."""
     keys = tuple(columns[key] for key in config.key_columns)
-    # the key stays as it is written: it is read in the format of the row's column
+    # the key is unchanged: it is read in the format of the row's column
     kinds: dict[str, Kind] = {column: "text" for column in config.key_columns.values() if column != config.time}
     kinds |= {config.names[joined]: kind for joined, kind in config.kinds.items() if config.names[joined] not in kinds}
     frame = to_frame(source.convert(kinds))

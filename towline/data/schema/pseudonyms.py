@@ -1,4 +1,4 @@
-"""Pseudonyms: what a model gets in place of the values of columns with personal data.
+"""Pseudonyms replace the values of columns with personal data in the input of a model.
 
 Categories become salted hashes and numbers are rounded to three digits, because models contain some of the numbers that
 they were fitted on: bin edges, thresholds, medians. A hash does not reveal its value, but whoever has a release also

@@ -45,7 +45,7 @@ _PLAIN_TIME = r"^([1-9]\d{3}|0[1-9]\d\d|00[1-9]\d|000[1-9])-\d\d-\d\d([T ]\d\d:\
 _DATE = r"^\s*\d{4}-\d\d-\d\d"
 _DATE_OR_BASIC_TIME = _DATE + r"|^\s*\d{8}T\d{4}"  # eight digits alone are a number
 _FIRST_TIME = np.datetime64("0001-01-01", "us")
-PIECE_ROWS = 2**19  # that are converted at once
+PIECE_ROWS = 2**19  # that are converted together
 _HEAD_VALUES = 100  # values that are converted first, since they reject most types
 _MAX_EXACT = 2**53  # the largest whole number up to which float64 is exact
 
@@ -306,7 +306,7 @@ def _read(
 
 
 def _parse_plain(values: pa.ChunkedArray, kind: pa.DataType) -> np.ndarray:
-    """All numbers or times at once. What is not finite is to be read again: it may be an overflow or another text.
+    """Converts all numbers or times in one call. Values that are not finite must be read again: overflows or text.
 
     Raises:
         pa.ArrowInvalid: a text is not plain, or has spaces around it.

@@ -95,7 +95,7 @@ class ValueFormat(Frozen):
             equal values are one level (1.0 and 1; True and true; 2026-01-31 and 2026-01-31T00:00). With ``caseless``,
             levels that differ in case and spaces only are one level.
         coerce: a text that is not of the column's kind is null instead of an error.
-        decimal_comma: numbers with a decimal comma occur beside numbers with a point.
+        decimal_comma: numbers with a decimal comma occur together with numbers with a point.
         unit: a currency or unit that may stand before or after a number, in lower case, such as $ or kg; it is ignored.
         measure: texts that ``parse_measure`` reads are numbers, too: a ``duration`` (``3h 20m``, ``1:05:30``), the time
             of a ``clock`` (``14:30``) or ``feet`` and inches.
@@ -373,7 +373,7 @@ def _number_text(value: float) -> str | None:
     return str(int(value) if value.is_integer() else value)
 
 
-def _whole_text(text: str) -> str:
+def _normalize_whole_number(text: str) -> str:
     match = _WHOLE.fullmatch(text)
     return ("0" if match[1] == "-0" else match[1]) if match else text
 
@@ -418,7 +418,7 @@ def _date_text(moment: dt.datetime) -> str:
 
 
 _SPELLED: dict[str, Callable[[str], str]] = {
-    "number": _whole_text, "boolean": _boolean_text, "date": _dated_text, "caseless": fold_case,
+    "number": _normalize_whole_number, "boolean": _boolean_text, "date": _dated_text, "caseless": fold_case,
 }  # fmt: skip
 
 

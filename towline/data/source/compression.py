@@ -1,4 +1,4 @@
-"""Compressed files: opens the text within, whose name says how it is compressed."""
+"""Compressed files: opens their text; the compression follows from the name of the file."""
 
 import bz2
 import gzip

@@ -109,7 +109,7 @@ def text_encoding(head: bytes, path: Path | RemoteFile, *, utf8: bool = True) ->
     """The encoding of a text: utf-8, utf-16 (or utf-16-le, utf-16-be without a mark) or cp1252.
 
     Args:
-        head: the beginning of the text; if it is not UTF-8, the part that is not.
+        head: the beginning of the text; if the text is not UTF-8, the part that is not.
         path: of the file, for the error.
         utf8: whether the text may be UTF-8.
 

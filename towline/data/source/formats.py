@@ -280,7 +280,7 @@ def read_file(path: Path, separator: str | None) -> pa.Table:
 
     Args:
         path: of the file.
-        separator: of the columns of a CSV; None: the one that the file seems to have.
+        separator: of the columns of a CSV; None: it is detected.
 
     Raises:
         DataError: the file cannot be read, or its format is unknown.
@@ -364,7 +364,7 @@ def _stream_decoded_csv(path: Path, separator: str, skipped: int) -> Iterator[pa
     with tempfile.TemporaryDirectory() as folder:
         decoded = Path(folder) / "decoded.csv"
         if not copy_as_utf8(path, decoded):
-            _read_csv(path, separator)  # raises the error that says why
+            _read_csv(path, separator)  # raises the error with the reason
         for table in stream_utf8_csv(decoded, separator):
             rows, skipped = table.slice(skipped), max(0, skipped - len(table))
             if len(rows):

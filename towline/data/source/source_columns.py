@@ -102,7 +102,7 @@ def spool_files(
 
     Args:
         paths: of the files.
-        separator: of the columns of a CSV; None: the one that the file seems to have.
+        separator: of the columns of a CSV; None: it is detected.
         encodings: those of CSV files are added.
         folder: for the copies.
 
@@ -129,7 +129,7 @@ def spool_files(
             encoding = copy_as_utf8(path, decoded)
             if encoding and _copy_utf8(decoded, mark, copy):
                 encodings.add(encoding)
-            else:  # reading it as a whole names the fault
+            else:  # the reader of the whole file names the fault
                 _write_tables(iter([formats.read_file(path, separator)]), copy, encodings)
             decoded.unlink(missing_ok=True)
     return spooled

@@ -159,7 +159,7 @@ def _open_source(
         config: names the source.
         project: relative paths start here.
         encodings: those of CSV files are added.
-        make_folder: makes a folder for copies of remote files, and of what is too large to be held.
+        make_folder: creates a folder for copies of remote files, and for data that is too large for memory.
     """
     if isinstance(config.source, SqlSource):
         url = mask_passwords(config.source.url)

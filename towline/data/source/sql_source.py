@@ -237,7 +237,7 @@ def _store(table: pa.Table, folder: Path, number: int) -> Path:
 
 
 class _ColumnValues:
-    """What is known of the values of a column: the types of its blocks, and the kinds of its values."""
+    """The values of a column so far: the types of its blocks, and the kinds of its values."""
 
     def __init__(self) -> None:
         self._types = set[pa.DataType]()

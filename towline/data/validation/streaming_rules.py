@@ -42,7 +42,7 @@ class RuleResult(NamedTuple):
 
 
 class StreamingRule(ABC):
-    """What an expectation says of a table, evaluated batch by batch.
+    """An expectation on a table, evaluated batch by batch.
 
     Args:
         columns: that it reads.
@@ -407,7 +407,7 @@ class _RuleSpec(NamedTuple):
 
     Attributes:
         rule: makes the rule from its columns and arguments.
-        arguments: those that it knows.
+        arguments: those that it supports.
         fits: whether the types of the columns and the arguments fit.
     """
 

@@ -298,8 +298,8 @@ def _evaluate(
 ) -> tuple[list[Rule], list[str]]:
     """The rule of each expectation, and notes.
 
-    A table in memory is evaluated by Great Expectations. Of a large one, the pass of ``streaming`` evaluates what it
-    can; Great Expectations gets the columns of the other expectations, and a sample.
+    Great Expectations evaluates a table in memory. For a large table, ``streaming`` evaluates the expectations that it
+    supports; Great Expectations gets the columns of the other expectations, and a sample.
     """
     built = _build(expectations)
     if not isinstance(table, SnapshotColumns):

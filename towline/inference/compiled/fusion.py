@@ -1,6 +1,6 @@
 """Fusion: features of one column are looked up together with the column, so that a request does not compute them.
 
-The trees ask only in which row of its table a feature is. If a feature depends on one column of texts, or is a step
+The trees need only the row of a feature's table. If a feature depends on one column of texts, or is a step
 function of one column of numbers, this row follows from the row of the column: the masks of the column and of its
 features become one table, by the levels or the steps. A text that is not a known level has no row there; then the
 features are computed.
@@ -54,13 +54,13 @@ class FusedForest:
         try:
             return self._fused.score_rows(rows)
         except IndexError:  # an unknown level
-            return self.forest.score_rows([self._complete(row) for row in rows])
+            return self.forest.score_rows([self._add_features(row) for row in rows])
 
     def score_columns(self, columns: Sequence[np.ndarray]) -> np.ndarray:
         """Columns hold all features."""
         return self.forest.score_columns(columns)
 
-    def _complete(self, row: Sequence[Any]) -> list[Any]:
+    def _add_features(self, row: Sequence[Any]) -> list[Any]:
         complete = list(row)
         for place, evaluate in self.features.items():
             complete[place] = evaluate(row)

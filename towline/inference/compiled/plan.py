@@ -9,8 +9,8 @@ depends on the scorer:
 - ``BitmaskForest``: for each tree, a bitmask of the leaves that are still reachable given the column's value. The AND
   of the masks of all columns leaves one leaf per tree. This is QuickScorer (Lucchese et al., SIGIR 2015) with
   precomputed comparisons, for trees of at most 64 leaves.
-- ``TraversedForest``: the column's values in the design matrix. All trees are then traversed at once, level by level.
-- ``WeightedMean``: an ensemble; it has no lookups of its own, but a plan for each of its parts.
+- ``TraversedForest``: the column's values in the design matrix. All trees are then traversed together, level by level.
+- ``WeightedMean``: an ensemble; it has no lookups, but a plan for each of its parts.
 
 Trees are summed in the order and precision of their library, so the sums are equal to the last bit. One row and many
 rows go through the same operations, so their predictions are equal too.
@@ -265,7 +265,7 @@ class TreeNodes(NamedTuple):
 
 
 class TraversedForest:
-    """Trees of any size; all trees are traversed at once, level by level.
+    """Trees of any size; all trees are traversed together, level by level.
 
     Args:
         start: (outputs,) initial values of the sums.

@@ -34,7 +34,7 @@ _ACTIONS = {
 
 
 class Alert(Frozen):
-    """A problem that somebody should know about.
+    """A problem that needs the attention of a person.
 
     Attributes:
         model: name of the model.
@@ -194,7 +194,7 @@ def notify_decision(
         data: dict[str, Any] = {"action": decision.action, "trigger": decision.trigger, "cause": decision.cause}
         if result is not None:
             data |= {"state": result.state, "version": result.version, "rows": result.rows}
-        # each training and rollback is an alert of its own
+        # each training and rollback is a separate alert
         suffix = f" {decision.cause[:16]}" if decision.action in ("retrain", "roll back") else ""
         alert = Alert(
             model=config.name,
@@ -280,7 +280,7 @@ def read_open_alerts(store: Path, model: str) -> tuple[Alert, ...]:
 
 
 def _open_alerts(states: Sequence[AlertState], alerts: Iterable[Alert]) -> list[AlertState]:
-    """With these alerts open. A ticket that becomes a page is notified again; a page stays one until it is resolved."""
+    """Opens these alerts. A ticket that becomes a page is notified again; an open page does not become a ticket."""
     updated = list(states)
     for alert in alerts:
         position = next(
@@ -307,5 +307,5 @@ def _alerts_path(store: Path, model: str) -> Path:
 
 
 def _to_line(text: str) -> str:
-    """On one line, whatever values of the data it contains."""
+    """The text on one line, even if values of the data contain line breaks."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -20,7 +20,7 @@ def post_webhook(config: AlertConfig, document: Mapping[str, Any]) -> str:
     """Posts to the webhook, at most three times; returns why it failed, or an empty text.
 
     Redirects are not followed, since they may lead to hosts that are not listed; proxies of the environment are not
-    used. The reason contains nothing of the address, which may be a secret.
+    used. The reason does not contain the address, which may be a secret.
     """
     try:
         url = _expand_variables(config.webhook or "")

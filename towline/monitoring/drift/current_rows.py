@@ -42,7 +42,7 @@ def read_log(
         version: version that made the predictions.
         start: earliest time of the predictions; without a time zone it is in UTC.
         end: latest time, not included.
-        fields: what is logged. Columns that are hashed or coarsened are left out.
+        fields: the logged columns. Columns that are hashed or coarsened are left out.
         positive: for a binary task, the index of the positive class.
         clock: receives the times of the rows of all versions.
 

@@ -133,7 +133,7 @@ def judge(
 
 
 class WindowCounts:
-    """The rows of a window, counted, beside the reference of the release."""
+    """The counts of a window's rows, with the reference of the release."""
 
     def __init__(self, release: Path) -> None:
         self.release, self.contract, self.reference = release, Contract.read(release), read_reference(release)

@@ -19,7 +19,7 @@ from towline.monitoring.results import CLOCK, DriftCheckResult, DriftResult
 from towline.prediction_log.clock_skew import TOLERANCE, ClockSkew, read_skews
 
 REPEATED_ROWS = "repeated rows"
-ROWS = "rows"  # stands for the column in the results of these checks
+ROWS = "rows"  # the column name in the results of these checks
 MIN_REPEATED_EXCESS = 0.2  # share of repeated rows beyond that of the training rows
 SAMPLE_ROWS = 2_048
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of Fibonacci hashing
@@ -119,7 +119,7 @@ class ClockCheck:
         self._earlier_run: DriftCheckResult | None = None
 
     def add_log(self, folder: Path) -> None:
-        """Reads what the log's metadata say, for callers that hold the lock of the log's folder."""
+        """Reads the log's metadata, for callers that hold the lock of the log's folder."""
         from towline.prediction_log import parquet_store  # needs orjson, which batch scoring does without
 
         self.add_skews(read_skews(folder))

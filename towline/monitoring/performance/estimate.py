@@ -77,7 +77,7 @@ def estimate_performance(
     value = performance_estimation.estimate_metric(state, loss_model, predictions, features, contract, config.seed)
     if value.value is None:
         return _no_estimate(f"{bound.metric} is undefined on these {len(usable):,} predictions")
-    doubts = _doubts(state, bound, len(usable), config, drift, past)
+    doubts = _find_reasons_for_distrust(state, bound, len(usable), config, drift, past)
     why = "; ".join(doubts) or f"learned from {state.rows:,} rows; {compare_past_estimates(past).reason}"
     return PerformanceEstimate(value=value.value, low=value.low, high=value.high, trusted=not doubts, why=why)
 
@@ -130,7 +130,7 @@ def _known(value: Interval | PerformanceEstimate | None) -> _KnownInterval | Non
     return _KnownInterval(value.value, value.low, value.high)
 
 
-def _doubts(
+def _find_reasons_for_distrust(
     state: EstimatorState,
     bound: PerformanceBound,
     rows: int,

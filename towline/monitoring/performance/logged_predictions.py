@@ -51,7 +51,7 @@ class LoggedLabels(NamedTuple):
         truth: (n,) labels; arbitrary where not usable.
         labelled: (n,) whether there is a label.
         usable: (n,) whether the metric can use the label.
-        unknown_class: number of labels of a class that the model does not know.
+        unknown_class: number of labels of a class that the model does not have.
         notes: the labels that had to be left out, and why.
     """
 
@@ -139,7 +139,7 @@ def select_labels(logged: LoggedPredictions, contract: Contract, now: dt.datetim
 
 
 def pad_probabilities(predictions: Predictions, contract: Contract) -> Predictions:
-    """Adds a probability of 0 for each class of the contract that the model does not know."""
+    """Adds a probability of 0 for each class of the contract that the model does not have."""
     probabilities = predictions.probabilities
     if probabilities is None or probabilities.shape[1] >= len(contract.classes):
         return predictions

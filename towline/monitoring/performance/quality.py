@@ -1,4 +1,4 @@
-"""Measured quality: the metric on predictions whose ground-truth labels are there.
+"""Measured quality: the metric on predictions with ground-truth labels.
 
 Only predictions older than ``quality.delay`` are measured. The interval comes from a block bootstrap, as in training:
 blocks of about sqrt(n) consecutive predictions (or groups, if the log has them). It is widened by Student's t if there

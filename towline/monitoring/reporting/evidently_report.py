@@ -1,6 +1,6 @@
-"""Evidently reports of drift results: our exact checks as metrics, with Evidently's own plots of a sample beside them.
+"""Evidently reports of drift results: the exact checks as metrics, and Evidently's plots of a sample.
 
-Only windows with an alarm get a report at once: importing Evidently takes seconds. Other windows are added to
+Only windows with an alarm get a report immediately: importing Evidently takes seconds. Other windows are added to
 Evidently's workspace with the next report, or by the web interface.
 """
 
@@ -34,7 +34,7 @@ MAX_EXCLUDED = 20  # columns named in the note
 VERDICT = "verdict"
 _CHECKS_TABLE = "checks"
 _BASE_2_TO_E = math.sqrt(math.log(2))  # Evidently's Jensen-Shannon distance uses base e, ours base 2
-# the page is complete; nothing that a value may contain can be loaded
+# the page is complete; no address in a value can be loaded
 _CONTENT_SECURITY_POLICY = (
     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'unsafe-inline'; "
     "style-src 'unsafe-inline'; img-src data: blob:; font-src data:\">"
@@ -93,7 +93,7 @@ def add_window(drift: DriftResult, pair: SamplePair | None, workspace: Path, mod
         pair: samples to plot; None: no plots.
         workspace: Evidently's workspace, created if needed; the model is a project in it.
         model: name of the model.
-        now: stands for the end of a window without one.
+        now: the end of a window without an end.
 
     Returns:
         The path of the page.
@@ -115,7 +115,7 @@ def add_missing_windows(windows: Sequence[DriftResult], workspace: Path, model: 
         windows: results of the journal.
         workspace: Evidently's workspace, created if needed.
         model: name of the model.
-        now: stands for the end of a window without one.
+        now: the end of a window without an end.
     """
     missing = [drift for drift in windows if not _run_path(workspace, model, drift, now).exists()]
     if missing:
@@ -348,7 +348,7 @@ def _create_project(workspace: Path, model: str) -> None:
 def _store_run(workspace: Path, model: str, content: str, path: Path) -> None:
     """Stores a run; the same window replaces the earlier run.
 
-    The file is moved into the workspace complete: a server that watches the folder reads new files at once.
+    The file is moved into the workspace complete: a server that watches the folder reads new files immediately.
     """
     draft = files.write(StoreLayout(workspace.parent).monitoring(model) / f".{path.name}", content)
     with files.disk(path):

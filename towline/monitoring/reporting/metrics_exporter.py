@@ -46,7 +46,7 @@ class ModelMetricsSnapshot(Frozen):
         gain: whether a training pays; None if its gain was not measured.
         min_gain: share of the loss that a training has to avoid.
         slo: the SLOs of its config; None if the config is not known.
-        readable: whether the model's files could be read; if not, nothing else is known.
+        readable: whether the model's files could be read; if not, the other fields are empty.
     """
 
     model: str

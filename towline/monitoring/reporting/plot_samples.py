@@ -154,7 +154,7 @@ def _is_unmodified(field: Any) -> bool:
 
 
 def pair_samples(reference: pd.DataFrame, current: pd.DataFrame, first: Iterable[str] = ()) -> SamplePair:
-    """Gives two samples the same columns and types, whatever they contain.
+    """Gives two samples the same columns and types.
 
     Each has at most 5,000 rows and 50 columns. Values that are infinite, of the wrong type or too large become null.
     Excluded are columns of one sample only, duplicated columns, datetimes, and columns with hardly any values.
@@ -169,7 +169,7 @@ def pair_samples(reference: pd.DataFrame, current: pd.DataFrame, first: Iterable
     excluded: dict[str, str] = {}
     pairs: dict[str, _ColumnPair] = {}
     for name in _order_names([*in_reference, *in_current], first):
-        if why := _why_excluded(in_reference.count(name), in_current.count(name), len(pairs)):
+        if why := _exclusion_reason(in_reference.count(name), in_current.count(name), len(pairs)):
             excluded[plain_text(name)] = why
             continue
         columns = reference.iloc[:, in_reference.index(name)], current.iloc[:, in_current.index(name)]
@@ -193,7 +193,7 @@ class _ColumnPair(NamedTuple):
     numeric: bool
 
 
-def _why_excluded(in_reference: int, in_current: int, columns: int) -> str:
+def _exclusion_reason(in_reference: int, in_current: int, columns: int) -> str:
     if in_reference != 1:
         return "duplicated" if in_reference else "not among the training columns"
     if in_current != 1:

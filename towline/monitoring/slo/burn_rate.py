@@ -68,7 +68,7 @@ class SloStatus(Frozen):
         total, bad: number of requests, scrapes or windows in the period.
         current: value in the last hour or window, in words.
         budget: share of the error budget that is left; negative if more failed than allowed. While less than a period
-            is known, the known part stands for the whole.
+            is known, the known part is used for all.
         burns: by window, shortest first; none for metric, which is measured once a day.
         severity: of a breach.
         reason: the state in words.

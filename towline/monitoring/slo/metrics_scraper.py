@@ -23,7 +23,7 @@ class RequestCounters(Frozen):
     """Counters of a service; they only grow while it runs.
 
     Attributes:
-        requests: number of prediction requests, whatever the response.
+        requests: number of prediction requests with any response.
         errors: number of these with a 5xx response.
         edges: upper bounds, in seconds, of the latency histogram's buckets; the last is infinite, None here.
         within: number of requests within each bound.
@@ -46,7 +46,7 @@ class ServiceSample(Frozen):
         up: whether it answered without a 5xx.
         why: why there are no counters.
         started: its start time, in seconds since 1970; None if unknown.
-        model, version: what it serves; of several workers, the most frequent version.
+        model, version: the served version; of several workers, the most frequent one.
         counters: since its start; None if it is down, or answered without its metrics.
     """
 

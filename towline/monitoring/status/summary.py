@@ -98,9 +98,9 @@ class ModelStatus(Frozen):
         gain_verdict: whether a training pays; None if it was not measured.
         events: newest first; decisions to do nothing are only counted, in ``idle_decisions``.
         alarms: severe ones first.
-        mirror: what MLflow lacked, and whether it was repaired; empty if nothing.
+        mirror: the versions that were missing in MLflow, and whether they were restored; else empty.
         approvals: versions that wait for approvals of people.
-        rollout: the rollout that is under way in one line; empty without one.
+        rollout: the current rollout in one line; empty without one.
         evaluations: of this rollout, or of the last one, oldest first.
         reports: end dates of the windows that have an Evidently report.
     """
@@ -141,7 +141,7 @@ def read_status(
     config: PipelineConfig | None = None,
     flows: Sequence[FlowStatus] = (),
 ) -> ModelStatus:
-    """Reads the status of a model from the store; no server is asked and nothing is written.
+    """Reads the status of a model from the store, without a server; writes no file.
 
     Args:
         settings: for the store.
@@ -200,7 +200,7 @@ def _last_evaluations(settings: Settings, model: str, entries: Sequence[Entry]) 
 def count_predictions(folder: Path, today: dt.date) -> dict[dt.date, int]:
     """Counts logged predictions by day, in Parquet files and segments, without locking the log.
 
-    A file that is removed meanwhile is not counted.
+    A file that another process removes is not counted.
     """
     if not folder.is_dir():
         return {}
@@ -247,7 +247,7 @@ def judge_champion_gain(
         champion: what serves.
         entries: rows of the ledger with its decisions.
         config: for the least gain.
-        now: of later trainings nothing is known.
+        now: later trainings are ignored.
     """
     if champion is None or config is None or "gain" not in config.retrain.triggers:
         return None
@@ -319,7 +319,7 @@ def _event(entry: Entry) -> ModelEvent:
 def _flows(
     entries: Sequence[Entry], drift: Sequence[DriftResult], quality: Sequence[QualityResult]
 ) -> list[FlowStatus]:
-    """The last runs of the flows as far as the store knows them."""
+    """The last runs of the flows that are recorded in the store."""
     trainings = [entry for entry in entries if entry.event in VERDICTS]
     flows = [
         FlowStatus(flow="training", started=parse_ledger_time(verdict.time), state=verdict.event)

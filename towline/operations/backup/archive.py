@@ -27,7 +27,7 @@ STORE = "store"
 _ROOTS = (STORE, "folders", "databases")
 _CODECS = {".tar.zst": ("zstd", b"\x28\xb5\x2f\xfd"), ".tar.gz": ("gzip", b"\x1f\x8b")}
 _BLOCK = 2**20
-_SMALL_FILE = 2**24  # read at once: such a file may be rewritten while it is read
+_SMALL_FILE = 2**24  # read in one call: such a file may be rewritten during the backup
 _MAX_MANIFEST = 2**29
 
 
@@ -86,7 +86,7 @@ class _HashingReader(io.RawIOBase):
 
 
 class ArchiveWriter:
-    """Adds files and folders to an archive; ``members`` holds what was added."""
+    """Adds files and folders to an archive; ``members`` lists them."""
 
     def __init__(self, tar: tarfile.TarFile) -> None:
         self.members: dict[str, Member] = {}
@@ -99,10 +99,10 @@ class ArchiveWriter:
         self.members[name] = Member(sha256="", size=0, mode=info.mode)
 
     def add_file(self, name: str, path: Path) -> None:
-        """Adds a file with its present length, though it may grow meanwhile.
+        """Adds a file with its current length, although it may grow during the call.
 
         Raises:
-            FileNotFoundError: it is gone.
+            FileNotFoundError: it does not exist any more.
             TransientError: it became shorter while it was read, or cannot be read.
         """
         try:
@@ -169,7 +169,7 @@ def unpack(path: Path, target: Path | None = None) -> BackupManifest:
             for info in tar:
                 name = info.name
                 if problem := "comes after the manifest" if manifest else _member_problem(info, members):
-                    raise _damaged(path, name, problem)
+                    raise _damage_error(path, name, problem)
                 if name == MANIFEST:
                     manifest = _read_manifest(path, tar, info)
                 else:
@@ -177,13 +177,13 @@ def unpack(path: Path, target: Path | None = None) -> BackupManifest:
     except (tarfile.TarError, pa.ArrowException, EOFError, UnicodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # a disk error; errors of a codec have no number
             raise
-        raise _damaged(path, name, f"is followed by bytes that cannot be read ({error})") from None
+        raise _damage_error(path, name, f"is followed by bytes that cannot be read ({error})") from None
     if manifest is None:
-        raise _damaged(path, name, "is the last one: the manifest is missing, the archive is cut short")
+        raise _damage_error(path, name, "is the last one: the manifest is missing, the archive is cut short")
     for name in sorted(manifest.members.keys() | members.keys()):
         expected, present = manifest.members.get(name), members.get(name)
         if present != expected:
-            raise _damaged(path, name, f"is {present or 'missing'}, the manifest says {expected or 'nothing'}")
+            raise _damage_error(path, name, f"is {present or 'missing'}, the manifest says {expected or 'nothing'}")
     return manifest
 
 
@@ -194,7 +194,7 @@ def _open_reader(path: Path) -> Iterator[tarfile.TarFile]:
         start = file.read(4)
         codec = next((codec for codec, magic in _CODECS.values() if start.startswith(magic)), None)
         if codec is None:
-            raise _damaged(path, path.name, "is neither zstd nor gzip")
+            raise _damage_error(path, path.name, "is neither zstd nor gzip")
         file.seek(0)
         with (
             pa.CompressedInputStream(pa.PythonFile(file, "r"), codec) as stream,
@@ -203,7 +203,7 @@ def _open_reader(path: Path) -> Iterator[tarfile.TarFile]:
             yield tar
             while tar.fileobj is not None and (block := tar.fileobj.read(_BLOCK)):  # a tar ends at an empty block
                 if block.strip(b"\0"):
-                    raise _damaged(path, path.name, "has content after its last member: something was appended")
+                    raise _damage_error(path, path.name, "has content after its last member: something was appended")
 
 
 def _member_problem(info: tarfile.TarInfo, members: dict[str, Member]) -> str:
@@ -236,14 +236,14 @@ def _unpack_member(tar: tarfile.TarFile, info: tarfile.TarInfo, target: Path | N
 def _read_manifest(path: Path, tar: tarfile.TarFile, info: tarfile.TarInfo) -> BackupManifest:
     source = tar.extractfile(info)
     if source is None or info.size > _MAX_MANIFEST:
-        raise _damaged(path, MANIFEST, f"has {info.size:,} bytes, which is too large or too small for a manifest")
+        raise _damage_error(path, MANIFEST, f"has {info.size:,} bytes, which is too large or too small for a manifest")
     try:
         return BackupManifest.model_validate_json(source.read())
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise _damaged(path, MANIFEST, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise _damage_error(path, MANIFEST, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def _damaged(path: Path, member: str, problem: str) -> ReleaseError:
+def _damage_error(path: Path, member: str, problem: str) -> ReleaseError:
     message = f"the backup differs from its manifest: {member} {problem}"
     return ReleaseError(message, where=str(path), remedy="take another copy of the backup, or an earlier one")

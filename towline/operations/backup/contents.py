@@ -17,7 +17,7 @@ _SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")
 
 
 class Contents:
-    """What a backup takes of a folder.
+    """The content of a folder that a backup has.
 
     Args:
         root: the folder.
@@ -59,7 +59,7 @@ class Contents:
         if layout is None:
             return is_section and (path.name == "lost+found" or path.name.startswith((ASIDE, STAGING.rstrip("-"))))
         top, *names = path.relative_to(self.root).parts
-        if layout.root / top == layout.mlflow_artifacts:  # whatever a run has logged, under any name
+        if layout.root / top == layout.mlflow_artifacts:  # files that a run has logged, under any name
             return False
         if layout.root / top == layout.prefect:  # task results are valid only with the workspace of their run
             return not is_section and path != layout.prefect / "prefect.db"
@@ -72,12 +72,12 @@ class Contents:
 
 
 def sqlite_siblings(file: Path) -> list[Path]:
-    """The log files beside an SQLite database, which must never be combined with another database."""
+    """The log files of an SQLite database, which must never be combined with another database."""
     return [path for end in _SQLITE_SUFFIXES if (path := file.with_name(file.name + end)).exists()]
 
 
 def _list_folder(path: Path) -> list[Path]:
-    """The children of a folder, sorted; none if it is gone."""
+    """The children of a folder, sorted; empty if it does not exist."""
     try:
         return sorted(path.iterdir())
     except FileNotFoundError:

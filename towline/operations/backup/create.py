@@ -166,7 +166,7 @@ class _Source:
         """Adds files and folders; an SQLite database among them is copied between two transactions."""
         before = set(self._writer.members)
         for path in paths:
-            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            with contextlib.suppress(FileNotFoundError):  # removed during the backup
                 self._add_path(path, f"{prefix}/{path.relative_to(root).as_posix()}")
         added = [member for name, member in self._writer.members.items() if name not in before and member.sha256]
         return f"{len(added):,} files, {sum(member.size for member in added) / 1e6:,.1f} MB"
@@ -221,7 +221,7 @@ def _notes(
 
 @contextmanager
 def _scratch_folder(target: Path) -> Iterator[Path]:
-    """A folder beside the archive for dumps; those that killed backups left a day ago are removed."""
+    """A folder next to the archive for dumps; folders of killed backups are removed after a day."""
     prefix = f".{target.name}."
     with files.disk(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -64,7 +64,7 @@ class Database:
         return str(self.file or self.url.render_as_string(hide_password=True))
 
     def dump(self, target: Path) -> bool:
-        """Writes the database into a new file; False where there is none yet.
+        """Writes the database into a new file; False if it does not exist yet.
 
         Raises:
             TransientError: it is damaged, down, or refuses the user; the disk is full.
@@ -182,7 +182,7 @@ def is_sqlite(path: Path) -> bool:
 
 
 def copy_sqlite(source: Path, target: Path) -> bool:
-    """Copies an SQLite file as it is between two transactions; False where there is none.
+    """Copies an SQLite file in its state between two transactions; False if it does not exist.
 
     Raises:
         TransientError: it is damaged, locked for long, or cannot be read or written.
@@ -190,13 +190,13 @@ def copy_sqlite(source: Path, target: Path) -> bool:
     if not source.is_file():
         return False
     try:
-        uri = f"{source.as_uri()}?mode=rw"  # recovers what a killed writer left, never creates a file
+        uri = f"{source.as_uri()}?mode=rw"  # recovers the changes of a killed writer, never creates a file
         with (
             contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_TIMEOUT_S)) as original,
             contextlib.closing(sqlite3.connect(target)) as copy,
         ):
             original.backup(copy)
-            copy.execute("PRAGMA journal_mode=DELETE")  # one file, without a log beside it
+            copy.execute("PRAGMA journal_mode=DELETE")  # one file, without a log file
             problem = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.Error as error:
         problem = f"cannot be copied: {error}"

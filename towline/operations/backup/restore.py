@@ -81,7 +81,7 @@ def restore(
         databases: to restore into, by name.
         folders: to restore into, by name, besides the store.
         force: moves existing files aside and replaces existing tables.
-        trusted: your packages whose estimators a release may hold.
+        trusted: your packages whose types a release may contain.
 
     Raises:
         ConfigError: a target is not empty or in use; a database or a folder of the archive has no target.

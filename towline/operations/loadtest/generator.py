@@ -1,8 +1,8 @@
-"""The load generator: Locust users who wait for each answer, or requests that arrive at a fixed rate.
+"""The load generator: Locust users that wait for each response, or requests that arrive at a fixed rate.
 
 A ``ClosedLoopUser`` sends the next request when the answer has arrived. With ``OpenLoopUser`` each request is due at a
 fixed time, whether or not earlier ones were answered, and its latency counts from that time. If the service stalls, the
-open loop shows the delay of all requests that were due meanwhile; waiting users hide it.
+open loop shows the delay of all requests that were due during a stall; waiting users hide it.
 
 Import this module before ``ssl`` and ``http.client``: Locust replaces the blocking functions of Python.
 """
@@ -86,7 +86,7 @@ class PredictionUser(FastHttpUser):
 
 
 class ClosedLoopUser(PredictionUser):
-    """A user who sends the next request as soon as the last one is answered."""
+    """A user that sends the next request when the last one is answered."""
 
     @task
     def predict(self) -> None:

@@ -11,7 +11,7 @@ MAX_GENERATOR_CORES = 0.9
 
 @dataclass(frozen=True)
 class Load:
-    """The load: ``users`` who wait for their answers, or a ``rate`` in requests/s (open loop). The other is None."""
+    """The load: ``users`` that wait for their responses, or a ``rate`` in requests/s (open loop). The other is None."""
 
     seconds: float
     users: int | None = None

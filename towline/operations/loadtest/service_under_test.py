@@ -28,7 +28,7 @@ class ServiceUnderTest:
 
 
 def query_service(url: str, key: str | None) -> ServiceUnderTest:
-    """Asks a service for its model and its fields, and sends one prediction request.
+    """Requests the model and the fields of a service, and sends one prediction request.
 
     Raises:
         ConfigError: the address or the key is wrong, or the server is not a service of towline.
@@ -67,7 +67,7 @@ def vary_rows(example: Mapping[str, Any], fields: Sequence[Mapping[str, Any]]) -
     """The example row, and rows that differ from it within the ranges of the training table; always the same rows.
 
     Args:
-        example: one whole row.
+        example: one complete row.
         fields: as in ``/metadata``: name, kind, min, max, categories, nulls_in_training.
     """
     draw = random.Random(1)  # noqa: S311 - not for cryptography

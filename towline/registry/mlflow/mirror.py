@@ -38,7 +38,7 @@ class VersionRecord(Frozen):
         run_key: of the run it belongs to.
         tags: of the version.
         folder: its release.
-        params, metrics, description: of the run that is made from the release if the original run is gone.
+        params, metrics, description: of the run that is created from the release if the original run does not exist.
     """
 
     version: int
@@ -93,7 +93,7 @@ def write(
 ) -> None:
     """Creates missing versions, and sets their tags and the model's aliases.
 
-    A version whose run still exists is attached to the run; otherwise a run is made from the release.
+    A version whose run still exists is attached to the run; otherwise a run is created from the release.
 
     Args:
         settings: where MLflow is.
@@ -159,7 +159,7 @@ def _create(client: "MlflowClient", model: str, experiment_id: str, version: Ver
 
 
 def _create_run(client: "MlflowClient", experiment_id: str, version: VersionRecord, tags: Mapping[str, str]) -> "Run":
-    """Makes a run from the release of a version whose original run is gone."""
+    """Creates a run from the release of a version whose original run does not exist."""
     from mlflow.entities import Metric, Param
 
     run_tags = {**tags, "mlflow.source.name": "towline", "mlflow.note.content": version.description}

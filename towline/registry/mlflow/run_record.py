@@ -1,4 +1,4 @@
-"""A run record is what a training run logs to MLflow: parameters, metrics, tags and files.
+"""A run record has the parameters, metrics, tags and files that a training run logs to MLflow.
 
 MLflow compares versions by the parameters and metrics of their runs. So every run uses the same names; values that
 differ between estimators are one JSON value.
@@ -162,7 +162,7 @@ def describe(work: Workspace, result: TrainingResult) -> str:
 def table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Records as a table artifact of MLflow, with numbers rounded to five digits."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    return {"columns": columns, "data": [[_brief(row.get(name)) for name in columns] for row in rows]}
+    return {"columns": columns, "data": [[_round(row.get(name)) for name in columns] for row in rows]}
 
 
 def dataset(work: Workspace, config: PipelineConfig) -> "Dataset":
@@ -293,7 +293,7 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)[:6000]
 
 
-def _brief(value: object) -> object:
+def _round(value: object) -> object:
     return float(f"{value:.5g}") if isinstance(value, float) and math.isfinite(value) else value
 
 

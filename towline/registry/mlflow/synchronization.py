@@ -1,6 +1,6 @@
 """Synchronization compares MLflow with the ledger, and adds the versions, tags and aliases that MLflow lacks.
 
-MLflow decides nothing. If it lost something, even the whole store, it is rebuilt from the ledger and the releases.
+MLflow is not used for decisions. If it lost data, even its whole store, it is rebuilt from the ledger and the releases.
 """
 
 import json
@@ -148,6 +148,6 @@ def _description(records: Sequence[VersionRecord]) -> str | None:
         return None
 
 
-if __name__ == "__main__":  # a process of its own, so that its caller does not import MLflow
+if __name__ == "__main__":  # a separate process, so that its caller does not import MLflow
     for name in sys.argv[1:]:
         synchronize(Settings.from_environment(), name)

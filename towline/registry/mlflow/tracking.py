@@ -63,7 +63,7 @@ def register(
     Args:
         settings: where MLflow is.
         work: the run's folder.
-        config: what the run does.
+        config: of the run.
         number: the version that the ledger gave the run.
         result: of training.
         provenance: of the run; each of its fields becomes a tag.

@@ -112,7 +112,7 @@ class Http10Cycle(RequestCycle):
 
 
 class ParseScheduler:
-    """Parses large reads in slices, in turn for all connections, so that small requests are answered in between."""
+    """Parses large reads in slices, alternately for all connections, so that small requests are answered in between."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -185,7 +185,7 @@ class HttpConnection(HttpToolsProtocol):
         end = time.perf_counter() + CONNECTION_TURN_S
         while self._unparsed and not self.flow.read_paused:
             first = self._unparsed.popleft()
-            size = max(PARSE_SLICE, self._announced())
+            size = max(PARSE_SLICE, self._count_body_bytes())
             if len(first) > size:
                 self._unparsed.appendleft(first[size:])
             self._parse(first[:size])
@@ -196,7 +196,7 @@ class HttpConnection(HttpToolsProtocol):
             self.transport.raw.resume_reading()
         return self._queued
 
-    def _announced(self) -> int:
+    def _count_body_bytes(self) -> int:
         """How many of the next bytes can be parsed in one step: the rest of a body with a known length."""
         if self.cycle is None or not self.cycle.more_body:
             return 0
@@ -333,9 +333,9 @@ class HttpConnection(HttpToolsProtocol):
             self.send_400_response("Invalid HTTP request received.")
 
     def _parse_without_upgrade(self, rest: bytes) -> None:
-        """Parses a request that asks for another protocol as one that does not: Java's client asks for h2c by default.
+        """Parses a request for another protocol as one without: Java's client requests h2c by default.
 
-        The parser takes what follows the headers of such a request for the other protocol, and ignores its body.
+        The parser would read the bytes after such headers as the other protocol, and ignore the body.
         """
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         if method == b"CONNECT":
@@ -350,8 +350,8 @@ class HttpConnection(HttpToolsProtocol):
 class LingeringClose(asyncio.BufferedProtocol):
     """Closes a connection whose request was refused while the client is still sending; discards the received data.
 
-    If the socket were closed at once, the system would answer further data with a reset, and the client would not see
-    the response.
+    If the socket were closed immediately, the system would answer further data with a reset, and the client would not
+    get the response.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> None:

@@ -107,7 +107,7 @@ def _read_keys(options: ServeOptions, sockets: list[socket.socket]) -> "ApiKeys"
 
 
 def _wait_for_model(options: ServeOptions) -> None:
-    """Returns when there is a version to serve; SIGTERM and SIGINT end the process with exit code 0 meanwhile."""
+    """Returns when there is a version to serve; SIGTERM and SIGINT end the process with exit code 0 during the wait."""
     from towline.serving.model_reloader import ModelReloader
 
     signals = (signal.SIGTERM, signal.SIGINT)

@@ -44,7 +44,7 @@ class ServiceInfo:
 
 @dataclass(frozen=True)
 class ServiceResources:
-    """What a worker needs to answer requests. It is opened before the workers are forked."""
+    """The parts of a worker that answer requests. It is opened before the workers are forked."""
 
     options: ServeOptions
     sockets: list[socket.socket]

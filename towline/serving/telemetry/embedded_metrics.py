@@ -1,6 +1,6 @@
 """Metrics as lines of JSON in the embedded metric format, from which CloudWatch Logs extracts them.
 
-CloudWatch adds up what it gets, so a line has the increase of a counter since the last line. A histogram becomes its
+CloudWatch adds values up, so a line has the increase of a counter since the last line. A histogram becomes its
 count, its sum and percentiles: the format has no buckets. The number of a worker's process is a member of the line but
 no dimension, since each combination of dimensions is a metric that is paid for.
 """

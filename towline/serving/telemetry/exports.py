@@ -1,4 +1,4 @@
-"""The exports of one worker: what is sent, at which interval, and the end of it."""
+"""The exports of one worker: their content, interval and end."""
 
 import asyncio
 import logging
@@ -59,7 +59,7 @@ class MetricsExport:
                 self._waiting.put_nowait(self._metrics.collect())
 
     def close(self, timeout: float) -> None:
-        """Exports a last time and ends the thread; what is not sent after ``timeout`` seconds is lost."""
+        """Exports a last time and ends the thread; data that is not sent after ``timeout`` seconds is lost."""
         deadline = time.monotonic() + timeout
         for item in (self._metrics.collect(), None):
             try:
@@ -81,7 +81,7 @@ class MetricsExport:
 
 
 class Telemetry:
-    """What a worker sends; without any export, its methods do nothing.
+    """The exports of a worker; without an export, the methods do nothing.
 
     Attributes:
         tracing: makes endpoints with spans; None: requests have no spans.
@@ -104,7 +104,7 @@ class Telemetry:
             self.exports.append(MetricsExport(metrics, otlp.send, otlp_environment.metrics_interval(), otlp.stop))
 
     def close(self) -> None:
-        """Sends what is waiting, within ``CLOSE_TIMEOUT_S`` seconds in total."""
+        """Sends the waiting data, within ``CLOSE_TIMEOUT_S`` seconds in total."""
         deadline = time.monotonic() + CLOSE_TIMEOUT_S
         for export in self.exports:
             export.close(deadline - time.monotonic())

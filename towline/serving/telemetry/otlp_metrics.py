@@ -21,7 +21,7 @@ class OtlpMetrics:
     """Sends the metrics of one worker, cumulative since its start.
 
     Args:
-        resource: what the metrics are of.
+        resource: the source of the metrics.
     """
 
     def __init__(self, resource: Resource) -> None:

@@ -22,7 +22,7 @@ class Tracing:
     """The spans of one worker, which a thread sends by OTLP over HTTP.
 
     Args:
-        resource: what the spans are of.
+        resource: the source of the spans.
     """
 
     def __init__(self, resource: Resource) -> None:

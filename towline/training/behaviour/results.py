@@ -11,7 +11,7 @@ class BehaviourCheck(Frozen):
     """The result of one test of the prediction function.
 
     Attributes:
-        name: the kind of the test and what it is about, e.g. ``invariance gender``.
+        name: the kind and the subject of the test, e.g. ``invariance gender``.
         outcome: pass, fail or inconclusive.
         detail: one sentence with the numbers.
         value: the measured value, if it is a single finite number.

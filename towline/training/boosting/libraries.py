@@ -28,7 +28,7 @@ from towline.training.link_functions import expit, exponential, softmax
 
 EARLY_STOPPING_ROUNDS = 20
 STOPPING_SHARE = 10  # one of this number of training rows is for early stopping
-MIN_STOPPING_ROWS = 10  # with fewer rows the loss on them says little: training does not stop early
+MIN_STOPPING_ROWS = 10  # with fewer rows their loss is too uncertain: training does not stop early
 TREES, TREES_WITHOUT_STOPPING = 500, 100  # default numbers of trees
 NATIVE_LEVELS = 254  # of a category that trees can split by sets of levels
 _TREE_PARAMS = {"n_estimators", "iterations", "num_iterations", "num_boost_round", "num_trees"}

@@ -19,7 +19,7 @@ class Metric(str):
     Attributes:
         greater_is_better: whether a greater value is better.
         function: of a custom metric; None for a built-in one.
-        response: what the function gets as ``y_pred``.
+        response: the argument ``y_pred`` of the function.
         weighted: whether the function takes ``sample_weight``.
 
     Example:

@@ -1,4 +1,4 @@
-"""Metrics of predictions, with the definitions of scikit-learn, for many weightings of the same rows at once.
+"""Metrics of predictions, with the definitions of scikit-learn, for many weightings of the same rows in one call.
 
 A *weighting* says how often each row counts. All rows once is the metric itself; a resample of the rows is a weighting
 too, so that an interval needs one pass over the predictions, not one call of scikit-learn for each resample.
@@ -230,13 +230,16 @@ def _rank_metric(positive: np.ndarray, score: np.ndarray, metric: str) -> Statis
         w = w[:, order]
         new_hits = np.add.reduceat(w * hits, starts, axis=1)
         new_all = np.add.reduceat(w, starts, axis=1)
-        caught = np.cumsum(new_hits, axis=1)
-        positives = caught[:, -1]
-        if metric == "roc_auc":  # a false alarm is beaten by the positives above it and draws with those beside it
-            beaten = ((new_all - new_hits) * (caught - new_hits / 2)).sum(axis=1)
-            return np.asarray(beaten / (positives * (w.sum(axis=1) - positives)))
-        reached = np.cumsum(new_all, axis=1)
-        precision = np.divide(caught, reached, out=np.zeros_like(caught), where=reached > 0)
+        true_positives = np.cumsum(new_hits, axis=1)
+        positives = true_positives[:, -1]
+        if metric == "roc_auc":
+            # Pairs of a negative with a positive of a higher score; a pair of equal scores counts half.
+            ordered_pairs = ((new_all - new_hits) * (true_positives - new_hits / 2)).sum(axis=1)
+            return np.asarray(ordered_pairs / (positives * (w.sum(axis=1) - positives)))
+        predicted_positives = np.cumsum(new_all, axis=1)
+        precision = np.divide(
+            true_positives, predicted_positives, out=np.zeros_like(true_positives), where=predicted_positives > 0
+        )
         return np.asarray((new_hits * precision).sum(axis=1) / positives)
 
     return statistic

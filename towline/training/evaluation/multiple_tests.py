@@ -1,4 +1,4 @@
-"""Several tests at once: Holm's procedure keeps the probability of any false rejection below the significance."""
+"""Several tests together: Holm's procedure keeps the probability of any false rejection below the significance."""
 
 import numpy as np
 

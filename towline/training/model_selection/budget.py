@@ -353,7 +353,7 @@ def _limit_candidate(estimates: _Estimates, share: float, seconds: float) -> Can
 
 
 def _leave_out(estimates: _Estimates, budget: timedelta) -> CandidateLimits:
-    """Leaves a candidate out, and says which budget is enough for it."""
+    """Leaves a candidate out, with the budget that would be enough for it."""
     seconds = estimates.all_rows()
     left_out = _explain_left_out(seconds, max(estimates.final_fits), budget)
     return CandidateLimits(candidate=estimates.candidate.name, seconds=round(seconds, 3), left_out=left_out)

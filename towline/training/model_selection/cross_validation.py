@@ -88,7 +88,7 @@ class CrossValidationResult(Frozen):
         trials: of the search.
         rows, rows_available: rows that the largest fold was fitted on, and could have been.
         final_rows: size of the sample that the final model is fitted on; None: all rows.
-        reductions: what the budget or ``cross_validation.max_rows`` reduced, each in one line.
+        reductions: by the budget or ``cross_validation.max_rows``, each in one line.
         failed: why the candidate could not be fitted, in one line; else empty.
         notes: warnings of the libraries, each once.
     """
@@ -381,7 +381,7 @@ def cross_validate(
 
 
 def _describe_reductions(candidate: Candidate, limits: CandidateLimits, rows: int, available: int) -> tuple[str, ...]:
-    """What is reduced for this candidate: it is left out, or has fewer rows or trials."""
+    """The reduction for this candidate: it is left out, or has fewer rows or trials."""
     name = candidate.name
     if limits.left_out:
         return (f"{name} is left out: {limits.left_out}",)
@@ -452,7 +452,7 @@ def _choose_variants(
 
 
 class SharedSearch(Frozen):
-    """What a worker on another machine needs to evaluate trials of a search.
+    """The description of a search for a worker on another machine, which evaluates its trials.
 
     Attributes:
         model: name of the model.

@@ -76,7 +76,7 @@ def compare_with_reference(
         chosen: the selected candidate.
 
     Returns:
-        The comparison. If the reference cannot be fitted, the comparison says why.
+        The comparison. If the reference cannot be fitted, it has the reason.
     """
     contract = work.contract()
     metric = primary_metric(config, contract.task)

@@ -1,4 +1,4 @@
-"""A worker evaluates trials of the searches of one config, which a training on this or another machine has begun."""
+"""A worker evaluates trials of the searches of one config, which a training on this or another machine has started."""
 
 import time
 import warnings

@@ -1,4 +1,4 @@
-"""A study of Optuna in a database, whose trials several processes evaluate.
+"""A study of Optuna in a database, with trials that several processes evaluate.
 
 One process, which runs the training, decides which trials there are. It adds each with the number and the parameters
 that it has drawn. Every process claims waiting trials; Optuna's database transactions give a trial to one of them. A
@@ -53,7 +53,7 @@ class SharedStudy:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """What a worker needs to know of the search."""
+        """The description of the search for workers."""
         attributes: dict[str, Any] = self._study.user_attrs[_SEARCH]
         return attributes
 
@@ -94,7 +94,7 @@ class SharedStudy:
         self._study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs=attributes))
 
     def evaluate_waiting_trial(self, evaluate: Evaluate) -> tuple[int, TrialResult] | None:
-        """Claims and evaluates a trial; None if none waits, or if another process has taken it over meanwhile.
+        """Claims and evaluates a trial; None if none waits, or if another process has taken it over.
 
         An error of ``evaluate``, or an interrupt, gives the trial back.
         """
@@ -153,7 +153,7 @@ def create_study(url: str, name: str, attributes: Mapping[str, Any], *, maximize
     Args:
         url: of the database.
         name: of the study.
-        attributes: what a worker needs to know.
+        attributes: the description of the search for workers.
         maximize: whether a greater score is better.
 
     Raises:
@@ -191,7 +191,7 @@ def open_studies(url: str) -> list[SharedStudy]:
                 study = SharedStudy(optuna.load_study(study_name=name, storage=storage))
                 if study.is_open:
                     studies.append(study)
-            except KeyError:  # it was removed meanwhile
+            except KeyError:  # another process has removed it
                 continue
     return studies
 

@@ -20,7 +20,7 @@ from towline.training.user_code import describe_error
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-POLL_S = 0.5  # seconds between two looks for trials of other processes
+POLL_S = 0.5  # seconds between two reads of the trials of other processes
 _RANDOM_TRIALS = 10  # that are drawn at random, before the estimator has enough results
 
 
@@ -165,7 +165,7 @@ def _run_shared(
         if number not in known:
             shared.add_result(number, result)
     while True:
-        open_numbers = shared.open_numbers()  # first: a trial that is completed meanwhile is then in both
+        open_numbers = shared.open_numbers()  # first: a trial that is completed between both reads is then in both
         complete = shared.results()
         if (count := next(number for number in itertools.count() if number not in complete)) > len(results):
             results = [complete[number] for number in range(count)]

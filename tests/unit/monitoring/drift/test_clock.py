@@ -30,7 +30,7 @@ def folder(store: MonitoredStore) -> Path:
 
 @pytest.fixture
 def write(store: MonitoredStore, folder: Path) -> Callable[[str, Sequence[dt.datetime]], None]:
-    """One segment of a worker: a request at each of these moments, in this order."""
+    """Writes one segment of a worker: a request at each of these times, in this order."""
     model = open_release(store.sample_store.release(1))
 
     def to(worker: str, moments: Sequence[dt.datetime]) -> None:
@@ -79,7 +79,7 @@ def test_rows_dated_before_earlier_ones_are_named(
 
 
 def test_a_window_that_misses_rows_warns(store: MonitoredStore, write: Callable[..., None]) -> None:
-    """Rows dated into a closed window are in no later window; the decision is a warning that says so."""
+    """Rows dated into a closed window are in no later window; the decision is a warning with this reason."""
     start = store.since
     write("host-1", minutes(start, 10, 160))
     result = store.drift(start + DAY)
@@ -117,7 +117,7 @@ def test_parallel_workers_and_slow_requests_are_no_clock_problem(
 def test_a_worker_that_starts_with_a_clock_behind_is_named(
     store: MonitoredStore, folder: Path, write: Callable[..., None]
 ) -> None:
-    """After a restart with a clock that is behind, no single segment goes backwards; it is reported all the same."""
+    """The clock went back during a restart: no segment is out of order, but the worker is reported."""
     start = store.since
     write("host-1", minutes(start, 10, 100))
     mark = folder / ".opened"
@@ -137,7 +137,7 @@ def test_a_worker_that_starts_with_a_clock_behind_is_named(
 def test_rows_dated_in_the_future_are_reported(
     converted: bool, store: MonitoredStore, folder: Path, write: Callable[..., None]
 ) -> None:
-    """Otherwise they would be counted in a later window."""
+    """They would be counted in a later window."""
     start = store.since
     write("host-1", [*minutes(start, 10, 100), *minutes(start + DAY, 30, 50), *minutes(start + 9 * DAY, 0, 5)])
     if converted:
@@ -149,7 +149,7 @@ def test_rows_dated_in_the_future_are_reported(
 
 
 def test_a_run_before_an_earlier_one_is_reported(store: MonitoredStore, write: Callable[..., None]) -> None:
-    """A run with the clock ahead is reported; repeating an earlier run with --as-of is not."""
+    """A run before the time of an earlier run is reported; a repeated run with --as-of is not."""
     start = store.since
     write("host-1", minutes(start, 0, 120))
     assert clock(store.drift(start + DAY)) == []
@@ -162,7 +162,7 @@ def test_a_run_before_an_earlier_one_is_reported(store: MonitoredStore, write: C
 def test_a_segment_that_is_converted_twice_is_reported_once(
     store: MonitoredStore, folder: Path, write: Callable[..., None]
 ) -> None:
-    """As after a kill between conversion and removal."""
+    """As after a kill between conversion and removal of the segment."""
     start = store.since
     write("host-1", [*minutes(start, 60, 160), *minutes(start, 40, 60)])
     (segment,) = (folder / "segments").glob("*.jsonl")

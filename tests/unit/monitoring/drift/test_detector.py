@@ -1,4 +1,4 @@
-"""Drift detection: which changes raise an alarm, which input is invalid, and a result for any rows."""
+"""Drift detection: changes that raise an alarm, invalid input, and a result for any rows."""
 
 import datetime as dt
 import gzip
@@ -108,7 +108,7 @@ def test_a_changed_column_raises_an_alarm(release: Path, column: str, change: An
 
 
 def test_an_alarm_says_how_much_of_the_importance_the_columns_carry(release: Path) -> None:
-    """The target depends on the size alone; the reason names the most important column first."""
+    """The target depends on the size only; the reason names the most important column first."""
     rows = window()
     important = drift_of(release, rows.assign(size=rows["size"] + 20))
     assert important.importance is not None
@@ -132,7 +132,7 @@ def test_a_column_carries_the_importance_of_the_features_computed_from_it() -> N
 
 
 def test_a_number_that_follows_the_time_is_named_and_no_drift(tmp_path: Path) -> None:
-    """A sequence number and a date as a number; a price that was raised once is an ordinary column."""
+    """A sequence number, and a date as a number; a price that was raised once is an ordinary column."""
 
     def add_columns(frame: pd.DataFrame, first: int) -> pd.DataFrame:
         number = np.arange(first, first + len(frame))
@@ -166,24 +166,30 @@ def test_predictions_are_checked_too(release: Path) -> None:
 
 INVALID: dict[str, tuple[Any, tuple[str, str]]] = {
     "gone": (lambda t: t.drop_columns("size"), ("size", "missing column")),
-    "another type": (lambda t: put(t, "size", pa.array(["some text"] * ROWS)), ("size", "wrong type")),
-    "partly text": (lambda t: put(t, "size", pa.array(["calm", "3"] * (ROWS // 2))), ("size", "wrong type")),
-    "infinite": (lambda t: put(t, "size", pa.array([np.inf, -np.inf] * (ROWS // 2))), ("size", "wrong type")),
-    "too large": (lambda t: put(t, "price", pa.array([1e308] * ROWS)), ("price", "wrong type")),
-    "all null": (lambda t: put(t, "price", pa.nulls(ROWS)), ("price", "all null")),
-    "all null text": (lambda t: put(t, "kind", pa.array([""] * ROWS)), ("kind", "all null")),
-    "lists": (lambda t: put(t, "size", pa.array([[1.0]] * ROWS)), ("size", "wrong type")),
-    "structs": (lambda t: put(t, "kind", pa.array([{"a": 1}] * ROWS)), ("kind", "wrong type")),
-    "lists for times": (lambda t: put(t, "at", pa.array([["x"]] * ROWS)), ("at", "wrong type")),
-    "numbers for times": (lambda t: put(t, "at", pa.array(range(ROWS))), ("at", "wrong type")),
-    "bytes": (lambda t: put(t, "kind", pa.array([b"\xff"] * ROWS)), ("kind", "wrong type")),
-    "not UTF-8": (lambda t: put(t, "kind", pa.array([b"\xff"] * ROWS).view(pa.string())), ("kind", "wrong type")),
+    "another type": (lambda t: replace_column(t, "size", pa.array(["some text"] * ROWS)), ("size", "wrong type")),
+    "partly text": (lambda t: replace_column(t, "size", pa.array(["calm", "3"] * (ROWS // 2))), ("size", "wrong type")),
+    "infinite": (
+        lambda t: replace_column(t, "size", pa.array([np.inf, -np.inf] * (ROWS // 2))),
+        ("size", "wrong type"),
+    ),
+    "too large": (lambda t: replace_column(t, "price", pa.array([1e308] * ROWS)), ("price", "wrong type")),
+    "all null": (lambda t: replace_column(t, "price", pa.nulls(ROWS)), ("price", "all null")),
+    "all null text": (lambda t: replace_column(t, "kind", pa.array([""] * ROWS)), ("kind", "all null")),
+    "lists": (lambda t: replace_column(t, "size", pa.array([[1.0]] * ROWS)), ("size", "wrong type")),
+    "structs": (lambda t: replace_column(t, "kind", pa.array([{"a": 1}] * ROWS)), ("kind", "wrong type")),
+    "lists for times": (lambda t: replace_column(t, "at", pa.array([["x"]] * ROWS)), ("at", "wrong type")),
+    "numbers for times": (lambda t: replace_column(t, "at", pa.array(range(ROWS))), ("at", "wrong type")),
+    "bytes": (lambda t: replace_column(t, "kind", pa.array([b"\xff"] * ROWS)), ("kind", "wrong type")),
+    "not UTF-8": (
+        lambda t: replace_column(t, "kind", pa.array([b"\xff"] * ROWS).view(pa.string())),
+        ("kind", "wrong type"),
+    ),
     "twice": (lambda t: t.append_column("size", t["size"]), ("size", "duplicate column")),
     "another table": (lambda t: pa.table({"x": range(ROWS), "": range(ROWS)}), ("shop", "missing column")),
 }
 
 
-def put(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
+def replace_column(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
     return rows.set_column(rows.schema.get_field_index(name), name, values)
 
 
@@ -213,22 +219,26 @@ def test_longer_texts_are_drift(release: Path) -> None:
 HARMLESS: dict[str, Any] = {
     "another column": lambda t: t.append_column("extra", pa.array([["nested"]] * ROWS)),
     "ids": lambda t: t.append_column("id", pa.array([f"id-{n}" for n in range(ROWS)])),
-    "numbers as text": lambda t: put(t, "price", pa.array([str(v) for v in t["price"].to_pylist()])),
-    "zones that differ": lambda t: put(t, "at", pa.array(["2026-03-01T00:00+02:00", "2026-03-01"] * (ROWS // 2))),
-    "times with a zone": lambda t: put(t, "at", t["at"].cast(pa.timestamp("us", "Asia/Tokyo"), safe=False)),
-    "a clock set back": lambda t: put(t, "at", pa.array(t["at"].to_pylist()[::-1])),
-    "no time at all": lambda t: put(t, "at", pa.array(["0001-01-01"] * ROWS)),
-    "one infinite value": lambda t: put(t, "size", pa.array([np.inf, *t["size"].to_pylist()[1:]])),
-    "a few very long strings": lambda t: put(t, "shop", pa.array(["x" * 10**6, *t["shop"].to_pylist()[1:]])),
-    "dictionaries": lambda t: put(t, "kind", t["kind"].combine_chunks().dictionary_encode()),
-    "small integers": lambda t: put(t, "sunny", t["sunny"].cast(pa.uint8())),
-    "decimals": lambda t: put(t, "size", t["size"].cast(pa.float32()).cast(pa.decimal128(20, 6), safe=False)),
+    "numbers as text": lambda t: replace_column(t, "price", pa.array([str(v) for v in t["price"].to_pylist()])),
+    "zones that differ": lambda t: replace_column(
+        t, "at", pa.array(["2026-03-01T00:00+02:00", "2026-03-01"] * (ROWS // 2))
+    ),
+    "times with a zone": lambda t: replace_column(t, "at", t["at"].cast(pa.timestamp("us", "Asia/Tokyo"), safe=False)),
+    "a clock set back": lambda t: replace_column(t, "at", pa.array(t["at"].to_pylist()[::-1])),
+    "no time at all": lambda t: replace_column(t, "at", pa.array(["0001-01-01"] * ROWS)),
+    "one infinite value": lambda t: replace_column(t, "size", pa.array([np.inf, *t["size"].to_pylist()[1:]])),
+    "a few very long strings": lambda t: replace_column(t, "shop", pa.array(["x" * 10**6, *t["shop"].to_pylist()[1:]])),
+    "dictionaries": lambda t: replace_column(t, "kind", t["kind"].combine_chunks().dictionary_encode()),
+    "small integers": lambda t: replace_column(t, "sunny", t["sunny"].cast(pa.uint8())),
+    "decimals": lambda t: replace_column(
+        t, "size", t["size"].cast(pa.float32()).cast(pa.decimal128(20, 6), safe=False)
+    ),
 }
 
 
 @pytest.mark.parametrize("case", HARMLESS)
-def test_unusual_input_that_a_model_can_take_is_ok(release: Path, case: str) -> None:
-    """What changes no value changes no verdict; columns that training did not have are results."""
+def test_unusual_but_valid_input_is_ok(release: Path, case: str) -> None:
+    """A difference that changes no value changes no result; additional columns are reported."""
     result = drift_of(release, HARMLESS[case](arrow(window())))
     assert result.state == "ok", result.reason
     results = checks_of(result, alarm=False)
@@ -239,10 +249,10 @@ def test_unusual_input_that_a_model_can_take_is_ok(release: Path, case: str) -> 
 
 
 def test_arrays_that_arrow_cannot_take_from_are_no_error(release: Path, tmp_path: Path) -> None:
-    """String views of a file are texts; a column that training did not have may be of any type."""
+    """String views of a file are read as text; an additional column may have any type."""
     rows = arrow(window())
     for name in ("kind", "shop", "note"):
-        rows = put(rows, name, rows[name].cast(pa.string_view()))
+        rows = replace_column(rows, name, rows[name].cast(pa.string_view()))
     pq.write_table(rows, tmp_path / "rows.parquet")
     read = pa.Table.from_batches(read_table(tmp_path / "rows.parquet", Contract.read(release)))
     result = drift_of(release, read)
@@ -253,7 +263,7 @@ def test_arrays_that_arrow_cannot_take_from_are_no_error(release: Path, tmp_path
 
 @pytest.mark.parametrize("rows", [0, 1, 49])
 def test_too_few_rows_are_unknown(release: Path, rows: int) -> None:
-    """The state is unknown, also without any batch."""
+    """Also without any batch."""
     result = drift_of(release, window(ROWS)[:rows])
     assert (result.state, result.rows, result.checks) == ("unknown", rows, ())
     assert "50 are needed" in result.reason
@@ -266,7 +276,7 @@ def test_invalid_columns_of_too_few_rows_are_named(release: Path) -> None:
 
 
 def test_repeated_rows_are_reported(release: Path) -> None:
-    """They are no drift, but a result names their share."""
+    """They are no drift, but a check reports their share."""
     result = drift_of(release, pd.concat([window(), window()]))
     assert result.state == "ok"
     (repeated,) = [check for check in result.checks if check.name == "repeated rows"]
@@ -285,7 +295,7 @@ def test_a_column_missing_in_some_files_counts_as_null(release: Path) -> None:
 
 
 def test_private_and_ignored_columns(release: Path) -> None:
-    """A column that is not logged is not missing. An ignored column raises no alarm, but must be present."""
+    """A column that is not logged is not missing. An ignored column raises no alarm, but must exist."""
     rows = window()
     left_out = drift_of(release, rows.drop(columns="size"), columns=["at", "price", "kind", "sunny", "shop"])
     assert left_out.state == "ok"
@@ -310,7 +320,7 @@ def test_a_release_of_an_earlier_version(release: Path, tmp_path: Path) -> None:
 
 
 def test_a_normal_season_is_no_drift(tmp_path: Path) -> None:
-    """A cold day is ok because other days were as cold; a day beyond all seasons raises an alarm."""
+    """A cold day is ok because the training has cold days; a day colder or warmer than all seasons raises an alarm."""
     rng = np.random.default_rng(3)
     day = np.repeat(np.arange(365), 30)
     season = 10 * np.sin(day / 365 * 2 * np.pi)
@@ -347,7 +357,7 @@ def test_files(release: Path, tmp_path: Path, kind: str) -> None:
 
 
 def test_a_column_that_becomes_text_late_in_a_large_file(tmp_path: Path) -> None:
-    """Every row is read once; from the first text on, the column is text."""
+    """Every row is read once; after the first text, the column is text."""
     path, rows = tmp_path / "rows.csv", 1_200_000
     path.write_text("a,b\n" + "\n".join(f"{n},{n}" for n in range(rows)) + "\nlate,1\n")
     column = {"kind": "numeric", "role": "feature", "nullable": True, "min": None, "max": None, "categories": None}
@@ -361,7 +371,7 @@ def test_a_column_that_becomes_text_late_in_a_large_file(tmp_path: Path) -> None
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
 @pytest.mark.parametrize("rows", [3, 9_000])
 def test_a_file_in_another_encoding(tmp_path: Path, encoding: str, rows: int) -> None:
-    """Also one of several blocks, of 16 MB, whose first letter that is not ASCII is in a name, or in the last row."""
+    """Also a file of several blocks, of 16 MB, whose first non-ASCII letter is in a name or in the last row."""
     path = tmp_path / "rows.csv"
     for name, last in (("größe", "Genève"), ("size", "Genève")):
         text = f"{name};town\n" + "".join(f"{n};{'town' * 500}\n" for n in range(rows)) + f"7;{last}\n"
@@ -395,7 +405,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes | N
 
 
 def test_reading_the_log_of_one_version(tmp_path: Path) -> None:
-    """Unmodified columns, predictions and the positive class's probability, from segments and parts."""
+    """Unmodified columns, predictions and the probability of the positive class, from segments and parts."""
     folder = tmp_path / "predictions"
     releases = [
         make_fake_release(tmp_path / f"v{n}", {"pii": ["street"], "columns": {"zip": "hash"}}, ("no", "yes"), n)

@@ -1,4 +1,4 @@
-"""Distances from a profile compared with scipy's distances of the rows, and statistics of unusual values."""
+"""Distances from a profile equal scipy's distances of the rows; unusual values are counted."""
 
 import datetime as dt
 import math
@@ -58,7 +58,7 @@ def test_distances_of_numbers_equal_those_of_scipy(shape: str, shift: float) -> 
 
 
 def test_distances_of_categories_equal_those_of_scipy() -> None:
-    """To the last digits, new categories included."""
+    """To the last digits, with new categories."""
     draw = np.random.default_rng(7)
     training = draw.choice(list("abcd"), 4_000, p=[0.5, 0.3, 0.15, 0.05])
     current = draw.choice(list("abcz"), 900, p=[0.4, 0.3, 0.2, 0.1])
@@ -91,7 +91,7 @@ def test_equal_rows_have_distance_zero() -> None:
 
 
 def test_a_constant_that_changes() -> None:
-    """For a column with a single value the distance is the share of other values."""
+    """The distance is the share of other values."""
     rows = pd.DataFrame({"a": [5.0] * 99 + [math.nan], "b": np.arange(100) / 7, "y": range(100)})
     columns, accumulator = accumulate(rows, pd.DataFrame({"a": [5.0] * 30 + [6.0, 1e9] * 5}))
     assert distance(columns["a"], accumulator.columns["a"]) == pytest.approx(0.25)
@@ -114,7 +114,7 @@ def test_a_constant_that_changes() -> None:
     ],
 )
 def test_unusual_values_of_a_numeric_column(values: pa.Array, nulls: int, wrong_type: int, count: int) -> None:
-    """In every type each value is counted once: as null, as wrong type, or on the grid."""
+    """Each value is counted once, whatever its type: as null, as a wrong type, or on the grid."""
     rows = pd.DataFrame({"a": np.arange(50) / 3, "y": range(50)})
     _, accumulator = accumulate(rows, pa.table({"a": values}))
     stats = accumulator.columns["a"]
@@ -142,7 +142,7 @@ def test_unusual_values_of_a_categorical_column(values: pa.Array, nulls: int, wr
 
 
 def test_missing_and_unknown_columns() -> None:
-    """A missing column has no rows; a column that the contract does not have is named."""
+    """A missing column has no rows; a column that is not in the contract is named."""
     rows = pd.DataFrame({"a": np.arange(50) / 3, "b": np.arange(50) / 7, "y": range(50)})
     _, accumulator = accumulate(rows, pd.DataFrame({"a": [1.0, 2.0], "c": [1, 2]}))
     assert (

@@ -76,7 +76,7 @@ def pa_table(values: np.ndarray) -> Any:
 
 
 def test_groups_have_higher_thresholds_than_single_rows() -> None:
-    """Few customers differ more from all rows than as many independent rows."""
+    """A few customers differ more from the training rows than the same number of independent rows."""
     rng = np.random.default_rng(1)
     frame = pd.DataFrame({"a": grouped(rng, TRAINING)})
     profile, of, _ = reference(frame, groups=pd.Series(np.arange(TRAINING) // 20))
@@ -86,7 +86,7 @@ def test_groups_have_higher_thresholds_than_single_rows() -> None:
 
 
 def test_seasons_raise_the_threshold_of_short_windows() -> None:
-    """A day may differ much from the year, a month less, a year hardly."""
+    """A day may differ much from the year, a month less, a whole year little."""
     rng = np.random.default_rng(2)
     day = np.repeat(np.arange(364), 20)
     values = np.sin(day / 364 * 2 * np.pi) + rng.normal(0, 0.3, len(day))
@@ -132,7 +132,7 @@ def test_blocks_are_reproducible() -> None:
 
 @pytest.mark.parametrize("days", [40, 364, 1_500])
 def test_blocks_are_bounded_and_cover_whole_weeks(days: int) -> None:
-    """At most 364 days are stored, with each day of the week equally often."""
+    """At most 364 days are stored, with the same number of each day of the week."""
     times = pd.Series(pd.Timestamp("2020-01-06") + pd.to_timedelta(np.arange(days), unit="D"))
     kind, unit = blocks.assign_blocks(times, None, 10)
     remaining = times[unit >= 0].dt.weekday.value_counts()

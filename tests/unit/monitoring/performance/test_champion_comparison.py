@@ -19,7 +19,7 @@ CONFIG = build_config({"name": "house-value", "data": {"source": "t", "target": 
 
 
 def later(rows: int = 200) -> pd.DataFrame:
-    """Rows after all that either version was trained on."""
+    """Rows after the training rows of both versions."""
     frame = make_house_table(2000).iloc[-rows:].reset_index(drop=True)
     return frame.assign(at=pd.date_range("2026-01-01", periods=rows, freq="1h"))
 
@@ -61,7 +61,7 @@ def test_equal_predictions_are_no_difference(sample_store: SampleStore) -> None:
 
 
 def test_chance_is_no_difference(tmp_path: Path) -> None:
-    """Of two equally good models, the previous one is rarely called better."""
+    """For two equally good models, the previous one is rarely reported as better."""
     releases = []
     for version in (1, 2):
         run = train_run(tmp_path / str(version), later_training(version), "linear", target="value", time="at")
@@ -82,7 +82,7 @@ def later_training(seed: int) -> pd.DataFrame:
 
 
 def test_training_rows_do_not_count(sample_store: SampleStore) -> None:
-    """By the logged time column, not by the time of the request."""
+    """The time is that of the logged time column, not of the request."""
     rows = later().assign(at=pd.date_range("2025-01-01", periods=200, freq="3h"))
     result = judge(sample_store.release(2), sample_store.release(1), rows["value"] + 1000, rows)
     assert not result.previous_is_better
@@ -119,7 +119,7 @@ def test_columns_that_are_not_logged(sample_store: SampleStore) -> None:
 
 
 def test_invalid_input_blames_no_version(sample_store: SampleStore) -> None:
-    """Invalid input is never a reason for a rollback."""
+    """Invalid input is no reason for a rollback."""
     broken = judge(
         sample_store.release(2), sample_store.release(1), later()["value"] + 1000, drift=make_drift("invalid_schema")
     )
@@ -131,7 +131,7 @@ def test_invalid_input_blames_no_version(sample_store: SampleStore) -> None:
 
 
 def test_no_previous_champion(sample_store: SampleStore) -> None:
-    """There is none, it is damaged, or it has another target: the reason is given, without an error."""
+    """Missing, damaged, or with another target: the result has the reason, without an error."""
     truth = later()["value"] + 1000
     assert "no champion before" in judge(sample_store.release(2), None, truth).reason
     damaged = sample_store.release(1)

@@ -1,4 +1,4 @@
-"""Performance estimates: accurate if only the inputs change, and not trusted if more changes."""
+"""Performance estimates: accurate if only the inputs change, and not trusted otherwise."""
 
 import datetime as dt
 import json
@@ -38,7 +38,7 @@ LOSSES = ("mae", "rmse", "mape", "log_loss", "brier")
 
 
 def noisy(rows: int, seed: int, loud: float = 0.3) -> pd.DataFrame:
-    """Values that are three times as uncertain for one kind of rows, of which there is this share."""
+    """Values of which a share of the rows is three times as uncertain."""
     rng = np.random.default_rng(seed)
     size, kind = rng.normal(50, 10, rows), np.where(rng.random(rows) < loud, "loud", "calm")
     return pd.DataFrame(
@@ -52,7 +52,7 @@ def noisy(rows: int, seed: int, loud: float = 0.3) -> pd.DataFrame:
 
 
 def bought(rows: int, seed: int, near: float = 0.3) -> pd.DataFrame:
-    """Two classes: rows of one kind, of which there is this share, lie near the border, the others do not."""
+    """Two classes: this share of the rows is near the decision boundary."""
     rng = np.random.default_rng(seed)
     doubtful, side = rng.random(rows) < near, rng.choice([-1.0, 1.0], rows)
     score = side * np.where(doubtful, 0.4, 2.5) + rng.normal(0, 0.3, rows)
@@ -75,7 +75,7 @@ def config(case: Case, **changes: Any) -> PipelineConfig:
 
 
 def for_metric(case: Case, folder: Path, metric: str) -> Case:
-    """The same model, released by a pipeline that decides by another metric."""
+    """The same model, released by a pipeline with another primary metric."""
     changed = config(case, evaluation={"metric": metric, "resamples": 50})
     state, model = fit_estimator(case[0].work, changed, case[0].fitted.candidate)
     release = Path(shutil.copytree(case[1], folder / metric))
@@ -99,7 +99,7 @@ def measured(case: Case, log: pa.Table) -> QualityResult:
 
 
 def agrees(case: Case, guess: PerformanceEstimate, log: pa.Table) -> None:
-    """Whether the estimate is near what came true: by the product's own rule, and to 30 % of what there is to lose."""
+    """Whether the estimate is near the true metric: by the product's rule, and within 30 % of the possible loss."""
     result = measured(case, log)
     assert guess.value is not None
     assert result.value.value is not None
@@ -130,7 +130,7 @@ def test_losses_are_estimated(regression: Case, tmp_path: Path, metric: str) -> 
     "metric", ["roc_auc", "average_precision", "f1", "precision", "recall", "accuracy", "log_loss", "brier"]
 )
 def test_metrics_of_a_classifier(binary: Case, tmp_path: Path, metric: str) -> None:
-    """With more rows near the border each metric is estimated within its interval, and trusted."""
+    """With more rows near the decision boundary, each metric is estimated within its interval, and trusted."""
     case = for_metric(binary, tmp_path, metric)
     guesses = list[float]()
     for near in (0.0, 0.3, 1.0):
@@ -181,7 +181,7 @@ def test_probabilities_are_calibrated(tmp_path: Path) -> None:
 
 
 def test_estimators_are_reproducible(regression: Case, binary: Case) -> None:
-    """Nothing is random, and the model of the losses is small."""
+    """Estimates have no randomness, and the model of the losses is small."""
     for run, release in (regression, binary):
         first, model = fit_estimator(run.work, run.config, run.fitted.candidate)
         assert first == fit_estimator(run.work, run.config, run.fitted.candidate)[0]
@@ -194,7 +194,7 @@ def test_estimators_are_reproducible(regression: Case, binary: Case) -> None:
 
 
 def test_concept_drift_makes_an_estimate_untrusted(binary: Case) -> None:
-    """The estimate does not change, but compared with labels it is no longer trusted."""
+    """The estimate does not change, but a comparison with labels makes it untrusted."""
     rows = bought(1500, 9)
     unlabelled, spoilt = (
         log_predictions(binary[1], rows, truth) for truth in ([None] * 1500, shuffle_values(rows["bought"], 0.7))
@@ -215,7 +215,7 @@ def test_concept_drift_makes_an_estimate_untrusted(binary: Case) -> None:
 
 
 def test_small_errors_of_an_estimate_do_not_matter() -> None:
-    """Only errors of more than half of the acceptable loss count."""
+    """Only errors of more than half of the acceptable loss do."""
 
     def window(value: float) -> QualityResult:
         around, guess = (Interval(value=at, low=at - 0.001, high=at + 0.001) for at in (value, 0.80))
@@ -239,7 +239,7 @@ def test_inputs_that_have_drifted(regression: Case) -> None:
 
 
 def test_few_predictions(regression: Case) -> None:
-    """The estimate is not trusted; without predictions there is none."""
+    """The estimate is not trusted; without predictions there is no estimate."""
     rows = noisy(10, 5)
     log = log_predictions(regression[1], rows, [None] * 10)
     few = guessed(regression, log)
@@ -251,7 +251,7 @@ def test_few_predictions(regression: Case) -> None:
 
 
 def test_columns_that_are_not_logged(regression: Case, binary: Case, tmp_path: Path) -> None:
-    """Losses need every column unmodified; for a classifier the probabilities are enough."""
+    """The estimate of losses needs every column unmodified; a classifier needs only the probabilities."""
     rows = noisy(300, 5)
     release = keep_private(Path(shutil.copytree(regression[1], tmp_path / "a" / "release")), size="bucket")
     log = log_predictions(release, rows, rows["value"])
@@ -296,7 +296,7 @@ def test_errors_on_the_past_make_an_estimate_untrusted(tmp_path: Path) -> None:
 
 
 def test_too_few_rows_for_an_estimator(tmp_path: Path) -> None:
-    """The release is written and has the reason."""
+    """The release is written without an estimator, and has the reason."""
     run, release = package_release(tmp_path, noisy(50, 1), target="value", time="at")
     guess = guessed((run, release), log_predictions(release, noisy(100, 2), [None] * 100))
     assert guess.value is None
@@ -305,7 +305,7 @@ def test_too_few_rows_for_an_estimator(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_bike_demand(tmp_path: Path) -> None:
-    """A model of early 2011 on two years: an estimate that is wrong by a quarter is never trusted."""
+    """A model of early 2011 on two years of rows: an estimate that is wrong by a quarter is never trusted."""
     table = pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").drop(columns=["casual", "registered"])
     past = table["datetime"] < "2011-07-01"
     run, release = package_release(tmp_path, table[past], target="rentals", time="datetime")

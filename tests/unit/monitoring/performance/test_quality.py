@@ -1,4 +1,4 @@
-"""Measured quality: the state where labels allow one, and the reason where they do not."""
+"""Measured quality: the state if there are enough labels, else the reason."""
 
 import datetime as dt
 import json
@@ -50,7 +50,7 @@ def multiclass(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 def classes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Three classes that follow from the value, with noise."""
+    """Three classes that depend on the value, with noise."""
     value = frame["value"] + np.random.default_rng(1).normal(0, 10, len(frame))
     names = np.select([value < 140, value < 165], ["small", "middle"], "large")
     return frame.drop(columns=["value", "sold", "at"]).assign(**{"size class": names})
@@ -117,7 +117,7 @@ def test_an_interval_that_contains_the_bound_is_unknown(regression: Case) -> Non
     "metric", ["roc_auc", "average_precision", "f1", "precision", "recall", "accuracy", "log_loss", "brier"]
 )
 def test_every_metric_of_a_binary_task(binary: Case, metric: str) -> None:
-    """Each equals scikit-learn's value, and random labels degrade it."""
+    """Each equals scikit-learn's value; with random labels it is degraded."""
     rows = fresh(800)
     log = log_predictions(binary[1], rows, rows["sold"])
     evaluation = {"metric": metric, "resamples": 100}
@@ -158,7 +158,7 @@ def test_slices(regression: Case) -> None:
     ],
 )
 def test_too_few_labels_are_unknown(regression: Case, rows: int, labelled: int, now: dt.datetime, reason: str) -> None:
-    """The reason is given: no predictions, few labels, only early labels, none due."""
+    """The reason is one of these: no predictions, few labels, only early labels, no label due."""
     requested = fresh(max(rows, 1)).iloc[:rows]
     truth = [value if place < labelled else None for place, value in enumerate(requested["value"])]
     quality = measure(regression, log_predictions(regression[1], fresh(1), [1.0]).slice(0, 0) if not rows else
@@ -201,7 +201,7 @@ def test_other_versions_and_duplicates_are_left_out(regression: Case) -> None:
 
 
 def test_null_predictions_are_left_out(regression: Case) -> None:
-    """They are noted; if all are null, the state is unknown."""
+    """They are noted; without other predictions the state is unknown."""
     rows = fresh(100)
     log = log_predictions(regression[1], rows, rows["value"])
     arguments = log["prediction"].to_pylist()
@@ -238,7 +238,7 @@ def test_one_class_only(binary: Case) -> None:
 
 
 def test_labels_of_an_unknown_class(binary: Case, multiclass: Case) -> None:
-    """A few are noted; many degrade the quality. In a multiclass task the model is wrong about each."""
+    """A few are noted; many degrade the quality. In a multiclass task each counts as an error."""
     rows = fresh(400)
     log = log_predictions(binary[1], rows, ["perhaps", "perhaps", *rows["sold"][2:]])
     assert "2 labels are of a class that the model does not know ('perhaps')" in measure(binary, log).reason

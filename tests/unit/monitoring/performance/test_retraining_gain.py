@@ -44,7 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainedRun, Path]
 
 
 def test_a_refit_on_rows_of_a_changed_world_has_a_lower_loss(trained: tuple[TrainedRun, Path]) -> None:
-    """Prices fell by 40 before the window: the refit knows it, the champion does not."""
+    """Prices fell by 40 before the window: the refit was fitted on such rows, the champion was not."""
     new, window = houses("2025-10-01", 800), houses("2026-01-01", 200)
     result = measured(*trained, new.assign(value=new["value"] - 40), window.assign(value=window["value"] - 40))
     assert (result.state, result.rows, result.fitted_rows) == ("measured", 200, 800)
@@ -57,14 +57,14 @@ def test_a_refit_on_rows_of_a_changed_world_has_a_lower_loss(trained: tuple[Trai
 
 
 def test_a_refit_in_an_unchanged_world_has_the_same_loss(trained: tuple[TrainedRun, Path]) -> None:
-    """More rows change little."""
+    """More rows change the loss only a little."""
     result = measured(*trained, houses("2025-10-01", 800), houses("2026-01-01", 200))
     assert result.champion is not None
     assert result.refit == pytest.approx(result.champion, rel=0.1)
 
 
 def test_a_change_at_the_start_of_the_window_is_measured_in_the_window(trained: tuple[TrainedRun, Path]) -> None:
-    """The refits for the later periods are fitted on rows of the earlier ones; without them there is no gain."""
+    """Refits for later periods are fitted on rows of earlier periods; without these there is no gain."""
     run, release = trained
     config = run.config.model_copy(update={"quality": run.config.quality.model_copy(update={"delay": 10 * HOUR})})
     old, window = houses("2025-12-28", 96), houses("2026-01-01", 200)
@@ -82,7 +82,7 @@ def test_a_change_at_the_start_of_the_window_is_measured_in_the_window(trained: 
 
 
 def test_few_labels_are_unknown(trained: tuple[TrainedRun, Path]) -> None:
-    """The window stays open; no model is fitted."""
+    """The window remains open; no model is fitted."""
     window = houses("2026-01-01", 200)
     labels = np.where(np.arange(200) < 40, window["value"], np.nan)
     labels = [None if np.isnan(value) else value for value in labels]
@@ -91,7 +91,7 @@ def test_few_labels_are_unknown(trained: tuple[TrainedRun, Path]) -> None:
 
 
 def test_a_recipe_that_cannot_be_fitted_again_is_unavailable(trained: tuple[TrainedRun, Path], tmp_path: Path) -> None:
-    """A candidate that left the config, a table without the columns, a column that is not logged."""
+    """The candidate is no longer in the config, the table lacks columns, or a column is not logged."""
     run, release = trained
     window = houses("2026-01-01", 200)
     other = run.config.model_copy(
@@ -110,7 +110,7 @@ def test_a_recipe_that_cannot_be_fitted_again_is_unavailable(trained: tuple[Trai
 
 
 def test_classes_are_compared_by_their_log_loss(tmp_path: Path) -> None:
-    """The labels were exchanged before the window."""
+    """The labels were exchanged before the window started."""
     frame = make_house_table().drop(columns="value")
     run = train_run(tmp_path, frame, "linear", target="sold", time="at")
     release = run.settings.store / run.package().path
@@ -144,7 +144,7 @@ def test_the_mean_loss_is_the_metric(metric: str, trained: tuple[TrainedRun, Pat
 
 
 def test_the_squared_error_stands_for_rmse_and_r2() -> None:
-    """They are no means over rows."""
+    """These metrics are not means over rows."""
     contract = Contract(target="y", task="regression", columns=())
     predictions = Predictions(np.array([1.0, 5.0]))
     for metric in at_least_one(["rmse", "r2"]):

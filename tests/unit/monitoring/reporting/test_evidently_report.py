@@ -1,4 +1,4 @@
-"""Evidently reports: they agree with the exact checks, whatever the rows contain."""
+"""Evidently reports agree with the exact checks, whatever the rows contain."""
 
 import datetime as dt
 import json
@@ -41,8 +41,8 @@ def add_report(
     return add_window(drift, pair, workspace, model, now)
 
 
-def night(day: int = 28, state: DriftState = "drift", **more: Any) -> DriftResult:
-    """Windows of February; those with drift have a moved column temp."""
+def make_window(day: int = 28, state: DriftState = "drift", **more: Any) -> DriftResult:
+    """A window in February; with drift, the column temp has moved."""
     end = dt.datetime(2026, 2, day, tzinfo=dt.UTC)
     moved = state == "drift"
     checks = (
@@ -80,7 +80,7 @@ def statuses(run: Any) -> dict[str, str]:
 )
 def test_statuses_are_those_of_the_checks(state: DriftState, verdict: str, tmp_path: Path) -> None:
     """Evidently's test statuses are the verdicts of the checks; values and times are those of the checks."""
-    drift = night(state=state)
+    drift = make_window(state=state)
     add_report(drift, rows(), rows(seed=1), tmp_path / "evidently", "bikes", NOW)
     [(project, run)] = stored(tmp_path / "evidently")
     assert project == "bikes"
@@ -98,7 +98,7 @@ def test_invalid_columns_fail_without_a_threshold(tmp_path: Path) -> None:
     gone = DriftCheckResult(
         column="temp", name="missing", value=1.0, threshold=None, alarm=True, invalid=True, detail="gone"
     )
-    drift = night(state="invalid_schema", checks=(gone,))
+    drift = make_window(state="invalid_schema", checks=(gone,))
     page = add_report(drift, rows(), rows().drop(columns="temp"), tmp_path / "evidently", "bikes", NOW)
     [(_, run)] = stored(tmp_path / "evidently")
     assert statuses(run) == {"verdict on the window": "FAIL", "temp: missing": "FAIL"}
@@ -136,7 +136,7 @@ def test_rows_that_crash_evidently_have_a_report(
     current: pd.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """For any rows there is a page, and a run that Evidently reads, with the verdict."""
-    page = add_report(night(), rows(), current, tmp_path / "evidently", "bikes", NOW)
+    page = add_report(make_window(), rows(), current, tmp_path / "evidently", "bikes", NOW)
     [(_, run)] = stored(tmp_path / "evidently")
     assert statuses(run)["temp: distribution"] == "FAIL"
     assert "Exact checks" in page.read_text()
@@ -151,7 +151,7 @@ def test_failing_plots_leave_the_checks(tmp_path: Path, monkeypatch: pytest.Monk
         raise ZeroDivisionError("a <b>fault</b> in a view")
 
     monkeypatch.setattr(ValueDriftCalculation, "calculate", fail)
-    page = add_report(night(), rows(), rows(seed=1), tmp_path / "evidently", "bikes", NOW)
+    page = add_report(make_window(), rows(), rows(seed=1), tmp_path / "evidently", "bikes", NOW)
     assert statuses(stored(tmp_path / "evidently")[0][1])["temp: distribution"] == "FAIL"
     assert "Not plotted: all columns (a \\u2039b\\u203afault" in page.read_text()
 
@@ -163,7 +163,7 @@ def test_the_page_loads_nothing_and_escapes_values(tmp_path: Path) -> None:
         column=script, name="unseen", value=1.0, threshold=0.1, alarm=True, detail=f"such as {script}"
     )
     current = rows().assign(weather=script, **{script: script})
-    drift = night(checks=(outcome,), reason=script)
+    drift = make_window(checks=(outcome,), reason=script)
     page = add_report(drift, current, current, tmp_path / "evidently", "bikes", NOW).read_text()
     assert "<script>alert" not in page
     assert "<\\/script><script>alert" not in page
@@ -173,14 +173,14 @@ def test_the_page_loads_nothing_and_escapes_values(tmp_path: Path) -> None:
 
 
 def test_a_window_is_stored_once(tmp_path: Path) -> None:
-    """Missing windows are added in order; a repeated window replaces its run only."""
+    """Missing windows are added in order; a repeated window replaces only its own run."""
     workspace = tmp_path / "evidently"
-    quiet = [night(day, "ok") for day in range(1, 28)]
+    quiet = [make_window(day, "ok") for day in range(1, 28)]
     assert add_missing_windows(quiet, workspace, "bikes", NOW) == 27
     assert add_missing_windows(quiet, workspace, "bikes", NOW) == 0
-    first = add_report(night(), rows(), rows(seed=1), workspace, "bikes", NOW)
-    again = add_report(night(state="ok"), rows(), rows(seed=2), workspace, "bikes", NOW)
-    add_report(night(), None, None, workspace, "trees", NOW)
+    first = add_report(make_window(), rows(), rows(seed=1), workspace, "bikes", NOW)
+    again = add_report(make_window(state="ok"), rows(), rows(seed=2), workspace, "bikes", NOW)
+    add_report(make_window(), None, None, workspace, "trees", NOW)
     assert first == again == tmp_path / "monitoring" / "bikes" / "drift-2026-02-28.html"
     runs = stored(workspace)
     assert sorted(name for name, _ in runs) == ["bikes"] * 28 + ["trees"]
@@ -193,13 +193,13 @@ def test_the_dashboard_has_one_line_per_column(tmp_path: Path) -> None:
     from evidently.ui.workspace import Workspace
 
     workspace = tmp_path / "evidently"
-    add_missing_windows([night(1, "ok"), night(2)], workspace, "bikes", NOW)
+    add_missing_windows([make_window(1, "ok"), make_window(2)], workspace, "bikes", NOW)
     points = {
         json.dumps(result.metric_value_location.metric.params, sort_keys=True)
         for _, run in stored(workspace)
         for result in run.metric_results.values()
     }
-    assert len(points) == 1 + len(night().checks)
+    assert len(points) == 1 + len(make_window().checks)
     [project] = Workspace.create(str(workspace)).list_projects()
     texts = {panel.title: panel.values[0].metric for panel in project.dashboard.model().panels}
     assert texts["Distance from the training rows"] == "evidently:metric_v2:DriftScore"
@@ -207,7 +207,7 @@ def test_the_dashboard_has_one_line_per_column(tmp_path: Path) -> None:
 
 
 def log(folder: Path, version: int, source: str, count: int) -> None:
-    """Predictions of one version at noon of the 27th: size as it came, the district hashed."""
+    """Predictions of one version at noon of the 27th: the size unmodified, the district hashed."""
     path = parquet_store.part_path(folder, dt.date(2026, 2, 27), source, version)
     path.parent.mkdir(parents=True, exist_ok=True)
     noon = dt.datetime(2026, 2, 27, 12, tzinfo=dt.UTC)
@@ -233,9 +233,9 @@ def test_the_log_is_sampled(tmp_path: Path) -> None:
 
 
 def test_a_report_is_written_from_the_store(sample_store: SampleStore) -> None:
-    """The release says what training saw, the log what was asked; earlier windows are added to the history.
+    """The reference comes from the release, the current rows from the log; earlier windows are added to the history.
 
-    A table that was compared has a page, and is not one of the windows.
+    The report of a compared table has a page, but is not one of the windows.
     """
     settings = sample_store.settings
     config = build_config({"name": MODEL, "data": {"source": "x", "target": "value"}}, "")
@@ -243,8 +243,8 @@ def test_a_report_is_written_from_the_store(sample_store: SampleStore) -> None:
     assert serving
     log(settings.store / "predictions" / MODEL, 1, "a", 300)
     outcome = DriftCheckResult(column="size", name="distribution", value=99.0, threshold=0.3, alarm=True)
-    drift = night(version=1, checks=(outcome,))
-    for each in (night(26, "ok", version=1), night(27, "ok", version=1), drift):
+    drift = make_window(version=1, checks=(outcome,))
+    for each in (make_window(26, "ok", version=1), make_window(27, "ok", version=1), drift):
         Journal.of(settings, MODEL).add(each, NOW)
     page = write_report(settings, config, serving, drift, NOW)
     runs = stored(settings.layout.evidently)

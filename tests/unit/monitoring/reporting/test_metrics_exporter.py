@@ -27,7 +27,7 @@ def exported_gauges(sample_store: SampleStore, now: dt.datetime = NOW) -> dict[t
     return parse_gauges(MetricsExporter(sample_store.settings).text(now))
 
 
-def promise(sample_store: SampleStore, **parts: object) -> None:
+def set_config(sample_store: SampleStore, **parts: object) -> None:
     """Changes the config in the champion's release."""
     path = sample_store.release(1) / "config.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | parts))
@@ -60,7 +60,7 @@ def test_only_windows_of_the_champion_count(sample_store: SampleStore) -> None:
 
 
 def test_headroom_is_negative_beyond_the_bound_for_scores_too() -> None:
-    """A roc_auc below its bound has a negative headroom, like an error above it."""
+    """For a roc_auc below its bound, like for an error above its bound."""
     for metric, value, sign in (("roc_auc", 0.7, -1), ("roc_auc", 0.9, 1), ("log_loss", 0.7, 1), ("log_loss", 0.9, -1)):
         quality = QualityResult(
             state="unknown", version=1, metric=metric, value=Interval(value=value), holdout=None, bound=0.8, rows=9,
@@ -72,12 +72,12 @@ def test_headroom_is_negative_beyond_the_bound_for_scores_too() -> None:
 
 
 def test_the_gain_of_a_training_is_exported(sample_store: SampleStore) -> None:
-    """Without a measured window there is no gauge; with evidence that a training pays, the gain and what it needs."""
+    """Without a measured window there is no gauge; with evidence, the gain and the evidence that a training needs."""
     assert not [name for name, *_ in exported_gauges(sample_store) if name.startswith("retraining")]
     journal, ledger = Journal.of(sample_store.settings, MODEL), sample_store.ledger
     champion = ledger.champion(MODEL)
     assert champion is not None
-    promise(sample_store, retrain={"min_gain": 0.1})
+    set_config(sample_store, retrain={"min_gain": 0.1})
     now = dt.datetime.fromisoformat(champion.time) + 4 * DAY
     for window in make_gain_windows(now, refit=0.7):
         journal.add(window, now)
@@ -88,8 +88,8 @@ def test_the_gain_of_a_training_is_exported(sample_store: SampleStore) -> None:
 
 
 def test_runs_are_due_by_their_schedule(sample_store: SampleStore) -> None:
-    """Due after the last run, or after the promotion if there was none; a flow without a schedule is never due."""
-    promise(sample_store, schedule={"drift": "0 2 * * 1", "quality": None, "timezone": "Europe/Berlin"})
+    """After the last run, or after the promotion without a run; a flow without a schedule is never due."""
+    set_config(sample_store, schedule={"drift": "0 2 * * 1", "quality": None, "timezone": "Europe/Berlin"})
     result = exported_gauges(sample_store)
     assert result["run_due_timestamp_seconds", "drift"] > NOW.timestamp()
     monday = dt.datetime(2026, 3, 2, 1, 30, tzinfo=dt.UTC)  # half past two in Berlin
@@ -102,9 +102,9 @@ def test_runs_are_due_by_their_schedule(sample_store: SampleStore) -> None:
 
 
 def test_slos_come_from_the_release(sample_store: SampleStore) -> None:
-    """A limit between two bounds of the histogram counts as the next bound; beyond the last there is none."""
+    """A limit between two bounds of the histogram counts as the next bound; beyond the last bound there is no gauge."""
     for milliseconds, edge in ((100, 0.1), (120, 0.25), (20_000, None)):
-        promise(sample_store, slo={"availability": 0.99, "p95_ms": milliseconds})
+        set_config(sample_store, slo={"availability": 0.99, "p95_ms": milliseconds})
         result = exported_gauges(sample_store)
         assert (result["slo_target", "availability"], result["slo_p95_seconds",]) == (0.99, milliseconds / 1000)
         assert result.get(("slo_p95_edge_seconds",)) == edge
@@ -139,7 +139,7 @@ def test_a_changed_ledger_makes_its_model_unreadable(sample_store: SampleStore) 
 
 
 def test_the_last_known_state_is_exported_without_the_ledger(sample_store: SampleStore) -> None:
-    """Alarms stay; only the ledger's own gauge changes."""
+    """Alarms remain; only the ledger's own gauge changes."""
     Journal.of(sample_store.settings, MODEL).add(make_drift(0, "drift"), NOW)
     exporter = MetricsExporter(sample_store.settings)
     before = parse_gauges(exporter.text(NOW))

@@ -50,7 +50,7 @@ def away(at: dt.datetime) -> ServiceSample:
 
 
 def minutely(rates: Callable[[int], tuple[float, float]], count: int) -> list[ServiceSample]:
-    """One scrape a minute until now; ``rates`` gives requests and errors of the minute that many minutes ago."""
+    """One scrape a minute until now; ``rates`` gives requests and errors of the minute this many minutes ago."""
     requests = errors = 0.0
     result = [sample(NOW - count * MINUTE)]
     for ago in reversed(range(count)):
@@ -75,7 +75,7 @@ def test_burn_rates_and_the_budget() -> None:
     assert result.burn_rate("6h") == pytest.approx(10 / 3)
     assert result.burn_rate("3d") == pytest.approx(10 * 2 / 72)
     assert (result.total, result.bad) == (pytest.approx(432_000), pytest.approx(120))
-    assert result.budget == pytest.approx(1 - 120 / 4320)  # of the requests of thirty such days
+    assert result.budget == pytest.approx(1 - 120 / 4320)  # of the requests of thirty days at this rate
     assert (result.state, result.current) == ("met", "99 %")
 
 
@@ -95,14 +95,14 @@ def test_a_breach_needs_the_burn_rate_of_the_alert(
 
 
 def test_a_problem_that_is_over_is_a_ticket() -> None:
-    """The last hour has a burn rate of 33, the last five and thirty minutes have 0: there is no page."""
+    """The last hour has a burn rate of 33, the last five and thirty minutes have 0: no page."""
     result = evaluate(minutely(lambda ago: (100, 10 if 40 <= ago < 60 else 0), 600))
     assert [result.burn_rate(window) for window in ("5m", "30m", "1h")] == [0, 0, pytest.approx(100 / 3)]
     assert result.severity == "ticket"
 
 
 def test_an_exhausted_budget_without_failures_is_no_breach() -> None:
-    """The budget was used a day ago and nothing failed since: the state is exhausted."""
+    """The budget was used up a day ago without failures since: the state is exhausted."""
     result = evaluate(minutely(lambda ago: (100, 100 if 2000 <= ago < 2060 else 0), 4000))
     assert result.budget is not None
     assert result.budget < 0
@@ -126,9 +126,9 @@ def test_counters_continue_after_a_restart() -> None:
     samples = [
         sample(NOW - 50 * MINUTE, 1000, 10),
         sample(NOW - 40 * MINUTE, 1100, 11),
-        sample(NOW - 30 * MINUTE, 40, 1, started=2.0),  # lower than before
+        sample(NOW - 30 * MINUTE, 40, 1, started=2.0),  # lower than before the restart
         sample(NOW - 20 * MINUTE, 50, 1, started=2.0),
-        sample(NOW - 10 * MINUTE, 60, 2, started=3.0),  # higher than before, and yet begun again
+        sample(NOW - 10 * MINUTE, 60, 2, started=3.0),  # higher than before, although the counter was reset
         sample(NOW, 70, 2, started=3.0),
     ]
     result = evaluate(samples)
@@ -144,13 +144,13 @@ def test_decreasing_counters_show_a_restart() -> None:
 
 
 def test_counts_before_the_first_scrape_are_ignored() -> None:
-    """A service that has run for months does not use this month's budget with its first scrape."""
+    """The first scrape of a service that has run for months does not use this month's budget."""
     result = evaluate([sample(NOW - MINUTE, 10_000_000, 5_000_000), sample(NOW, 10_000_050, 5_000_000)])
     assert (result.total, result.bad, result.budget) == (50, 0, 1)
 
 
 def test_instances_are_added_up() -> None:
-    """Two services have counters of their own; a decrease of one does not change those of the other."""
+    """Two services have separate counters; a restart of one does not change those of the other."""
     samples = [
         sample(NOW - 2 * MINUTE, 1000, 0, service="http://a"),
         sample(NOW - 2 * MINUTE, 10, 0, service="http://b"),
@@ -162,7 +162,7 @@ def test_instances_are_added_up() -> None:
 
 
 def test_no_traffic_is_unknown() -> None:
-    """The state is unknown without requests, and nothing is divided by zero."""
+    """Without requests nothing is divided by zero."""
     result = evaluate(minutely(lambda _: (0, 0), 60))
     assert (result.state, result.good, result.budget, result.burn_rate("1h")) == ("unknown", None, None, None)
     assert "0 requests" in result.reason
@@ -177,20 +177,20 @@ def test_without_scrapes_every_state_is_unknown() -> None:
 
 
 def test_few_failures_are_no_breach() -> None:
-    """Two failures of twelve requests may be chance; twelve of twelve are a breach."""
+    """Two failures of twelve requests may be chance; twelve failures are a breach."""
     assert evaluate(minutely(lambda ago: (1, 1 if ago < 2 else 0), 12)).state != "burning"
     assert evaluate(minutely(lambda _: (1, 1), 12)).state == "burning"
 
 
 def test_old_scrapes_make_the_state_unknown() -> None:
-    """The state of yesterday is not reported as the current one."""
+    """The state of yesterday is not reported as the current state."""
     result = evaluate(minutely(lambda _: (100, 0), 60), now=NOW + DAY)
     assert result.state == "unknown"
     assert "the last scrape was 2026-03-10 12:00" in result.reason
 
 
 def test_an_unreachable_service_uses_the_budget_of_reachability() -> None:
-    """It is a page, but no reason to roll back or to train."""
+    """It is a page, but no reason for a rollback or a training."""
     here = minutely(lambda ago: (100, 0), 600)
     gone = [away(NOW + at * MINUTE) for at in range(1, 6)]
     now = NOW + 5 * MINUTE
@@ -326,7 +326,7 @@ def test_the_metric_has_a_budget_of_windows() -> None:
     assert "3 of 9 windows" in describe_breaches([result])
     over = metric([window(50, 0, 48, 52), *(window(90, ago, 80, 99) for ago in (1, 2, 3))])
     assert over.state == "exhausted"
-    assert metric(nine[2:]).state == "met"  # one bad window wakes nobody
+    assert metric(nine[2:]).state == "met"  # one bad window is no breach
 
 
 def test_a_window_misses_the_bound_with_its_whole_interval() -> None:
@@ -339,7 +339,7 @@ def test_a_window_misses_the_bound_with_its_whole_interval() -> None:
 
 
 def test_a_metric_without_labels_is_unknown() -> None:
-    """There is no window, none with a value, or only one from before the period."""
+    """There is no window, no window with a value, or only one before the period."""
     for windows in ([], [window(None, 0)], [window(90, 40, 80, 99)]):
         assert metric(windows).state == "unknown"
 
@@ -363,7 +363,7 @@ def test_stored_totals_equal_those_in_memory(tmp_path: Path) -> None:
 
 
 def test_downsampling_bounds_the_file(tmp_path: Path) -> None:
-    """Of six days of scrapes every twenty minutes, one an hour is stored for four days; no request is lost."""
+    """Of scrapes every twenty minutes for six days, one an hour is stored for four days; no request is lost."""
     period, count, requests = 4 * DAY, 6 * 72, 0.0
     for number in range(count):
         at = NOW - (count - 1 - number) * 20 * MINUTE
@@ -422,10 +422,10 @@ def test_metrics_of_the_service_are_parsed(tmp_path: Path) -> None:
         service.client.get("/readyz")
         service.client.get("/metadata")
         service.log.drops = 4
-        service.live.model = None
+        service.reloader.model = None
         service.client.post("/predict", {"rows": [ROW]})  # 503
         service.client.get("/readyz")
-        service.live.model = model
+        service.reloader.model = model
         result = parse_metrics(service.client.get("/metrics").text, "http://x", NOW)
         predicting = {endpoint.path for endpoint in service.app.endpoints if endpoint.path.endswith(PREDICTION_ROUTES)}
         assert predicting == {endpoint.path for endpoint in service.app.endpoints if endpoint.method == "POST"}
@@ -444,9 +444,9 @@ def test_metrics_of_the_service_are_parsed(tmp_path: Path) -> None:
 )
 def test_invalid_addresses_are_refused(url: str) -> None:
     """No request is sent, and the error does not repeat a password."""
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as caught:
         scrape_metrics(url)
-    assert "secret" not in str(refused.value)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "hello", "node_cpu_seconds_total 5\n", "<html>{", "towline_x{le=} 1"])

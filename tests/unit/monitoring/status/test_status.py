@@ -1,4 +1,4 @@
-"""The status of a model: read from the store, and rendered as text, page and over HTTP."""
+"""The status of a model: read from the store, and rendered as text, as a page and over HTTP."""
 
 import datetime as dt
 import json
@@ -89,7 +89,7 @@ def test_bad_windows_of_the_champion_are_alarms(sample_store: SampleStore) -> No
 
 
 def test_the_page_shows_the_gain_of_a_training(sample_store: SampleStore) -> None:
-    """Each window with both losses, and the verdict; a training starts the evidence anew."""
+    """Each window has both losses, and there is a verdict; after a training the evidence starts again."""
     champion = sample_store.ledger.champion(MODEL)
     assert champion is not None
     since = dt.datetime.fromisoformat(champion.time)
@@ -175,7 +175,7 @@ def test_events_are_newest_first(sample_store: SampleStore) -> None:
 
 
 def test_traffic_is_counted_by_day(tmp_path: Path) -> None:
-    """Rows of all parts of a day, of 30 days, and those that a service has yet to make a table of.
+    """Rows in parts and in segments that are not converted yet, for 30 days.
 
     Damaged files and incomplete lines do not stop the count.
     """
@@ -190,7 +190,7 @@ def test_traffic_is_counted_by_day(tmp_path: Path) -> None:
     lines = [{"version": 1}, *({"of": 1, "at": moment, "rows": [[1], [2], [3]]} for moment in at)]
     under_way = '\nno line\n{"of": 1, "at": 0, "rows'
     (tmp_path / "segments" / "w0.jsonl").write_text("\n".join(map(json.dumps, lines)) + under_way)
-    (tmp_path / "segments" / "t.jsonl").write_text(json.dumps(lines[1]) + "\n")  # part t is made of it
+    (tmp_path / "segments" / "t.jsonl").write_text(json.dumps(lines[1]) + "\n")  # part t was made of it
     assert count_predictions(tmp_path, today) == {today - 29 * DAY: 7 + 3, today: 11 + 3}
     assert not (tmp_path / ".lock").exists()
     assert count_predictions(tmp_path / "none", today) == {}
@@ -209,7 +209,7 @@ def test_a_decision_is_shown_once(sample_store: SampleStore) -> None:
 
 
 def test_the_last_runs_come_from_prefect_or_the_store(sample_store: SampleStore) -> None:
-    """Prefect's state of a flow replaces that of the store."""
+    """The state in Prefect takes precedence over that in the store."""
     journal(sample_store, make_drift(0), make_quality(1))
     texts = FlowStatus(flow="drift", started=NOW, state="Completed", next=NOW + DAY)
     assert look(sample_store, flows=[texts]).flows[0] == texts
@@ -306,7 +306,7 @@ def test_the_page_loads_nothing() -> None:
 
 
 def test_the_page_draws_every_window() -> None:
-    """Each window and column has its cell and alarms are marked; each quality window has its marks."""
+    """Each window and column has a cell, alarms are marked, and each quality window has its marks."""
     windows = [make_drift(ago, "drift" if ago == 1 else "ok", f"c{column}") for column in range(1) for ago in (2, 1, 0)]
     page = render_status(full(drift=tuple(windows)))
     drift = page[page.index("<h2>Drift") :]
@@ -320,7 +320,7 @@ def test_the_page_draws_every_window() -> None:
 
 
 def test_windows_without_values_are_drawn() -> None:
-    """Windows without rows or values have a page, too."""
+    """Also windows without rows."""
     nothing = Interval(value=None)
     bare = make_quality(
         0, "unknown", value=nothing, estimate=None, rows=0, labelled=0, due=0, holdout=None, start=None, end=None
@@ -351,10 +351,10 @@ def test_the_status_command(
     journal(sample_store, make_drift(2), make_drift(1, "drift"), make_quality(1, "degraded"))
     log(sample_store.settings.store / "predictions" / MODEL, NOW.date(), 12)
     sample_store.ledger.decide(MODEL, "watch", "warn: it moved", {"action": "warn"}, "c")
-    done = run_status("status", "--page", tmp_path / "page.html")
+    result = run_status("status", "--page", tmp_path / "page.html")
     for text in (MODEL, "alarm", "12 predictions", "mae 21.5 [20.5, 22.5]", "300 of 400", "rooms", "0.6", "it moved"):
-        assert text in done.out
-    assert re.search(r"rooms +distribution +0\.6 +0\.3 +.!$", done.out, re.MULTILINE)
+        assert text in result.out
+    assert re.search(r"rooms +distribution +0\.6 +0\.3 +.!$", result.out, re.MULTILINE)
     assert "<h2>Drift" in (tmp_path / "page.html").read_text()
     document = run_status("status", MODEL, "--json").json
     assert (document["model"], document["health"], document["champion"]["version"]) == (MODEL, "alarm", 1)
@@ -364,7 +364,7 @@ def test_the_status_command(
 def test_a_config_gives_the_model_and_its_slos(
     sample_store: SampleStore, run_status: Callable[..., CommandResult], tmp_path: Path
 ) -> None:
-    """The SLOs of the file count, not those of the release."""
+    """The SLOs of the config are used, not those of the release."""
     text = f"name: {MODEL}\ndata: {{source: x, target: value}}\nslo: {{metric: 20}}\n"
     (tmp_path / "house.yaml").write_text(text)
     journal(sample_store, make_quality(1))

@@ -72,7 +72,7 @@ _STOP_WORDS = {
 
 
 class ColumnStatistics(NamedTuple):
-    """What the classifier knows of a column.
+    """The input of the classifier for a column.
 
     ``rows``, ``nulls`` and ``distinct`` are counts; mean, standard deviation, least and greatest value are 0 for text.
     ``values`` are up to five distinct ones as text, in the order of the rows.

@@ -174,10 +174,10 @@ def detect_unit(column: pa.ChunkedArray) -> str:
 
 
 def detect_measure(column: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> Measure | None:
-    """The measure that reads all values of a column of text, if its parts show it; None: another kind of text.
+    """The measure that reads all values of a column of text, detected from its parts; None: another kind of text.
 
-    ``45 min`` beside ``1 h 20 min``, ``2 years`` beside ``1 month``, and ``12:30`` beside ``1:05:30`` are durations,
-    ``1.2K`` beside ``649`` is a number of thousands.
+    ``45 min`` with ``1 h 20 min``, ``2 years`` with ``1 month``, and ``12:30`` with ``1:05:30`` are durations,
+    ``1.2K`` in a column with ``649`` is a number of thousands.
 
     Example:
         >>> detect_measure(pa.chunked_array([["1h 5m", "45m"]])), detect_measure(pa.chunked_array([["14:30", "9:05"]]))

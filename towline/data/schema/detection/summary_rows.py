@@ -74,7 +74,7 @@ class _TableColumn:
 def count_summary_rows(table: pa.Table, format_of: Callable[[str], ValueFormat], max_unreadable: float) -> int:
     """The number of rows at the end of a table that are totals or means of the rows above them.
 
-    Remarks beside them (rows with one text and nothing else) and empty rows count too.
+    Remarks between them (rows with one text and no other value) and empty rows count too.
 
     Args:
         table: typed, or text as it is written.

@@ -1,6 +1,6 @@
-"""The task that a target asks for: binary, multiclass or regression.
+"""The task of a target: binary, multiclass or regression.
 
-Text and flags are classes. Numbers are classes if they are few codes: the name says so, or they count from 0 or 1 and
+Text and booleans are classes. Numbers are classes if they are few codes: by their name, or if they start at 0 or 1 and
 their frequencies do not rise and fall as those of a count or a rating do.
 """
 
@@ -41,7 +41,7 @@ _QUANTITY_WORDS = {
 
 
 class InferredTask(NamedTuple):
-    """A task, and why it is that one."""
+    """A task, and the reason for it."""
 
     task: Task
     reason: str

@@ -1,4 +1,4 @@
-"""The column that says when a row was observed, so that a model is trained on the past and judged on what came after.
+"""The column with the time at which a row was observed: a model is trained on the past and judged on later rows.
 
 Birth years, model years and other dates of a row's past are none. A year is taken only where its name says that it is
 the year of the observation, and where it has at least three values. Numbers such as 20260331 are dates under any name
@@ -106,7 +106,7 @@ def suggest_time_column(
         if name == target or not isinstance(values := frame[name], pd.Series):
             continue
         if len(values) and float(values.isna().mean()) <= _NULLS:
-            candidate = _consider(values.iloc[rows], place, latest)
+            candidate = _make_candidate(values.iloc[rows], place, latest)
             candidates += [candidate] if candidate else []
     if not candidates:
         return None
@@ -115,7 +115,7 @@ def suggest_time_column(
     return max(finer, key=lambda candidate: candidate.rank, default=best).column
 
 
-def _consider(values: pd.Series, place: int, latest: dt.datetime | None) -> _Candidate | None:
+def _make_candidate(values: pd.Series, place: int, latest: dt.datetime | None) -> _Candidate | None:
     """The column as a candidate; the rank goes by the fineness of its times, then name, then order of the rows."""
     words = _words(str(values.name))
     past = words & _PAST_WORDS
@@ -144,7 +144,7 @@ def _consider(values: pd.Series, place: int, latest: dt.datetime | None) -> _Can
 
 
 def _read(values: pd.Series, words: set[str]) -> tuple[np.ndarray | None, str | None, str]:
-    """The values as datetime64[us] (None if they are not times), their format, and what they are."""
+    """The values as datetime64[us] (None if they are not times), their format, and a description of them."""
     if values.dtype.kind == "M":
         times = values.dt.tz_convert("UTC").dt.tz_localize(None) if getattr(values.dt, "tz", None) else values
         return times.to_numpy("datetime64[us]"), None, "dates"
@@ -191,13 +191,13 @@ def _number_text(value: float) -> str | None:
 
 
 def _names_moment(words: set[str]) -> bool:
-    """Whether a name is that of a time, or what happened then; ``order`` may be a number, and ``tax`` an amount."""
+    """Whether a name is that of a time or of an event; ``order`` may be a number, and ``tax`` an amount."""
     happened = {word for word in words & _EVENT_WORDS if word.endswith("ed")} | words & {"sold"}
     return bool(happened or words & _TIME_WORDS)
 
 
 def _number_format(present: np.ndarray, words: set[str]) -> tuple[str | None, str]:
-    """The format in which numbers are times, and what they are."""
+    """The format in which numbers are times, and a description of them."""
     low, high = float(present.min()), float(present.max())
     if words & _DATE_WORDS and low >= _EXCEL_DATES[0] and high <= _EXCEL_DATES[1]:
         return EXCEL, "serial dates of Excel"
