@@ -363,18 +363,18 @@ def test_stored_totals_equal_those_in_memory(tmp_path: Path) -> None:
 
 
 def test_downsampling_bounds_the_file(tmp_path: Path) -> None:
-    """Of scrapes every twenty minutes for six days, one an hour is stored for four days; no request is lost."""
-    period, count, requests = 4 * DAY, 6 * 72, 0.0
+    """Of scrapes every ten minutes for six days, one an hour is stored for four days; no request is lost."""
+    period, count, requests = 4 * DAY, 6 * 144, 0.0
     for number in range(count):
-        at = NOW - (count - 1 - number) * 20 * MINUTE
+        at = NOW - (count - 1 - number) * 10 * MINUTE
         requests = (requests if number % 100 else 0) + 10
         append_sample(sample(at, requests, requests / 100, started=float(number // 100)), tmp_path, period)
     remaining = slo_history.read_history(tmp_path)
-    assert len(remaining) < 3 * 24 + 72 + 110
+    assert len(remaining) < 3 * 24 + 144 + 110
     assert NOW - period - DAY < remaining[0].at <= NOW - period
     result = evaluate_slos(remaining, SloConfig(period=period), NOW)[0]
-    assert result.total == pytest.approx(4 * 72 * 10)
-    assert result.bad == pytest.approx(4 * 72 / 10)
+    assert result.total == pytest.approx(4 * 144 * 10)
+    assert result.bad == pytest.approx(4 * 144 / 10)
 
 
 def test_downsampling_changes_no_count_of_a_window() -> None:
