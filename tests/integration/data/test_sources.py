@@ -346,7 +346,7 @@ def test_the_digest_depends_on_values_only(tmp_path: Path) -> None:
     assert len(set(digests)) == 1 + len(other)
 
 
-def test_csv_reads_what_spreadsheets_write(tmp_path: Path) -> None:
+def test_reads_csv_files_of_spreadsheets(tmp_path: Path) -> None:
     """Quotes, newlines in values, a byte order mark, nulls and late floats are read over the whole file.
 
     NA is null among dates and numbers, and a level like any other in a category.

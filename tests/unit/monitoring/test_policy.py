@@ -144,7 +144,7 @@ def test_cooldown_and_too_few_new_rows_prevent_a_training() -> None:
 
 
 @pytest.mark.parametrize(("reaction", "action"), [("alert", "warn"), ("rollback", "roll back"), ("retrain", "retrain")])
-def test_a_breach_does_what_the_config_says(reaction: Any, action: str) -> None:
+def test_an_slo_breach_causes_the_configured_action(reaction: Any, action: str) -> None:
     """An SLO breach causes a warning, a rollback or a training."""
     assert decide(evidence(breach="99.1 % answered", on_breach=reaction), PLAIN).action == action
 

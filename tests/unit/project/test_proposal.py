@@ -401,7 +401,7 @@ def test_a_large_query_is_sampled(folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert abs(np.mean(numbers) / rows - 0.5) < 0.05, "the sample is not uniform"
 
 
-def test_the_command_writes_a_project_and_says_why(command: Command, folder: Path) -> None:
+def test_the_command_writes_a_project_with_the_reasons(command: Command, folder: Path) -> None:
     """In an empty folder there are flows, tasks, a config and a README; the screen names each decision."""
     customers().to_csv("customers.csv", index=False)
     result = command("init", "customers.csv", "--target", "churned", "--name", "churn", "--yes")

@@ -263,7 +263,7 @@ def test_a_champion_that_changed_meanwhile(sample_store: SampleStore) -> None:
     assert store.champion == 2
 
 
-def test_a_rollout_begins_after_the_approval(sample_store: SampleStore) -> None:
+def test_a_rollout_starts_after_the_approval(sample_store: SampleStore) -> None:
     """With both in the config, the last approval starts the rollout instead of a promotion."""
     store = Store(sample_store, rollout=RolloutConfig())
     assert store.approve(store.key("bob")).state == "in rollout"

@@ -107,7 +107,7 @@ def test_a_changed_column_raises_an_alarm(release: Path, column: str, change: An
     assert column in result.reason
 
 
-def test_an_alarm_says_how_much_of_the_importance_the_columns_carry(release: Path) -> None:
+def test_an_alarm_reports_the_importance_of_the_changed_columns(release: Path) -> None:
     """The target depends on the size only; the reason names the most important column first."""
     rows = window()
     important = drift_of(release, rows.assign(size=rows["size"] + 20))

@@ -244,8 +244,8 @@ def test_a_served_page_has_links(sample_store: SampleStore) -> None:
     ):
         assert f'href="{address}"' in page
     assert f'href="/{MODEL}"' in render_index([result], NOW, LINKS)
-    away = render_status(result, Links())
-    assert [address for address in re.findall('href="([^"]*)"', away) if not address.startswith("/")] == []
+    plain_page = render_status(result, Links())
+    assert [address for address in re.findall('href="([^"]*)"', plain_page) if not address.startswith("/")] == []
 
 
 def test_headers_are_aligned_with_their_columns(sample_store: SampleStore) -> None:
