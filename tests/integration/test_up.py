@@ -1,4 +1,4 @@
-"""`towline up`: what it refuses before it starts a process, its systemd unit, and restarts of its processes."""
+"""`towline up`: checks before the start, the systemd unit, and restarts of its processes."""
 
 import os
 import signal

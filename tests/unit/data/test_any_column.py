@@ -141,7 +141,7 @@ def test_thousands_beside_a_decimal_comma_of_the_config(tmp_path: Path) -> None:
 
 
 def test_points_between_thousands_beside_a_decimal_comma_of_the_config(tmp_path: Path) -> None:
-    """1.115 beside 642 is a count, because the decimal mark is a comma; 1.5 is not."""
+    """1.115 together with 642 is a count, because the decimal mark is a comma; 1.5 is not."""
     texts = [f"{3 * row:,}".replace(",", ".") for row in range(ROWS)]
     _, rows, _ = load(tmp_path, {"x": texts, "z": [f"{row}.5" for row in range(ROWS)]}, decimal=",")
     assert rows["x"].tolist() == [3 * row for row in range(ROWS)]
@@ -545,7 +545,7 @@ def test_notations_of_dates_are_read_in_a_file_and_a_request(tmp_path: Path, tex
 
 @pytest.mark.parametrize("date_format", [None, "%Y"])
 def test_years_with_a_fraction_of_zero(tmp_path: Path, date_format: str | None) -> None:
-    """pandas writes years beside nulls as 1950.0."""
+    """pandas writes years as 1950.0 if the column has nulls."""
     data = {"time": "year"} | ({"date_format": {"year": date_format}} if date_format else {})
     _, rows, contract = load(tmp_path, {"year": [f"{1950 + n % 60}.0" for n in range(ROWS)]}, **data)
     assert rows["year"].iloc[0] == pd.Timestamp("1950-01-01")
@@ -553,7 +553,7 @@ def test_years_with_a_fraction_of_zero(tmp_path: Path, date_format: str | None) 
 
 
 def test_one_blank_between_columns_is_a_separator(tmp_path: Path) -> None:
-    """Also beside quoted values with blanks; a column of sentences stays one column."""
+    """Also if other values are quoted and have blanks; a column of sentences is not split."""
     path = tmp_path / "t.txt"
     path.write_text('a b y\n1 "x z" 0.5\n2 w 1.5\n')
     assert formats.read_file(path, None).to_pylist()[0] == {"a": "1", "b": "x z", "y": "0.5"}

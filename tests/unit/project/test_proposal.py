@@ -440,7 +440,7 @@ def test_a_missing_target_is_an_error_that_lists_the_columns(command: Command, f
 
 
 def test_update_replaces_unedited_flows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an upgrade, unedited files are replaced; an edited file remains, and the new one is written beside it."""
+    """After an upgrade, unedited files are replaced; an edited file remains, and the new one is written next to it."""
     template.write_project(folder, "demo", "demo.yaml")
     texts = dict(template.read_template("demo", "demo.yaml"))
     newer = {path: f"{text}# newer\n" if path.startswith("flows/") else text for path, text in texts.items()}
@@ -595,7 +595,7 @@ def test_few_rows_without_a_time(folder: Path) -> None:
 
 @pytest.mark.parametrize("others", [0, 3])
 def test_points_between_thousands_are_read_as_in_the_other_columns(folder: Path, others: int) -> None:
-    """In a file with decimal commas, 1.115 beside 642 is a count, also if few columns have both marks."""
+    """In a file with decimal commas, 1.115 together with 642 is a count, also if few columns have both marks."""
     rng = np.random.default_rng(8)
     count, price = rng.integers(1, 5_000, 300), rng.uniform(1, 9_000, 300)
     german = [f"{value:,.2f}".translate(str.maketrans(",.", ".,")) for value in price]

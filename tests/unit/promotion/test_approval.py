@@ -99,7 +99,7 @@ def project(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> Sampl
 
 
 def test_the_last_approval_promotes(sample_store: SampleStore) -> None:
-    """Until then the champion is unchanged; the ledger has who approved which digest, and why it was promoted."""
+    """Until then the champion is unchanged; the ledger has approver, approved digest and the reason."""
     store = Store(sample_store, required=2)
     assert store.ledger.state(MODEL, 2) == "awaiting approval"
     assert (store.approve(store.key("bob")).state, store.champion) == ("waiting", 1)

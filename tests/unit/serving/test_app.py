@@ -717,7 +717,7 @@ def test_invalid_keys_are_limited_by_address(model: FakeModel, monkeypatch: pyte
 
 
 def test_refusals_over_the_limit_are_delayed(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other requests are answered meanwhile; the number of delayed responses is limited."""
+    """Other requests are answered during the delay; the number of delayed responses is limited."""
     monkeypatch.setattr(endpoint, "MAX_BAD_KEY_RATE", 1.0)
     monkeypatch.setattr(endpoint, "REFUSAL_DELAY_S", 3600.0)
     monkeypatch.setattr(endpoint, "MAX_DELAYED", 2)

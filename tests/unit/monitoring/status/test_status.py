@@ -297,7 +297,7 @@ def full(**more: Any) -> ModelStatus:
 
 
 def test_the_page_loads_nothing() -> None:
-    """There is no script and no address, whatever the values are; the policy allows only the one style."""
+    """For any values the page has no script and no address; the policy allows only the page's own style."""
     page = render_status(full())
     assert "<script" not in page + render_index([full()], NOW)
     assert re.findall(r"(?:src|href|action)=", page) == []
