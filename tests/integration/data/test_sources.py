@@ -152,7 +152,7 @@ def test_a_large_source_has_the_same_values_and_faults(
 def test_a_large_csv_that_is_not_utf8(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, name: str, block: int
 ) -> None:
-    """It is copied to UTF-8 in blocks, with the dataset of a table in memory; another alphabet is the same error."""
+    """The file is copied to UTF-8 in blocks; dataset and error are those of a table in memory."""
     words = ["г", "слово", "буквы"] if encoding == "cp1251" else ["caf\xe9", "t\xe9\xe9", "\xfc\xe4", '"a\nb"']
     rows = "".join(f"{row},{words[row % len(words)]}\n" for row in range(60))
     content = f"y,\xfcber\n{rows}" if encoding != "cp1251" else f"y,x\n{rows}"

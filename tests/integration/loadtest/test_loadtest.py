@@ -117,7 +117,7 @@ def test_report_counts_every_request(fake: FakeService, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_cpu_and_memory_of_the_service(fake: FakeService, tmp_path: Path) -> None:
-    """They are the sums over all workers."""
+    """CPU and memory are sums over all workers."""
     fake.key = "sesame"
     result = loadtest(fake.url, "--rate", 50, "--duration", "2s", "--key", "sesame", "--json")
     server = result.json["server"]

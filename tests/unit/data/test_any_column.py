@@ -193,7 +193,7 @@ def test_a_declared_number_may_have_a_decimal_comma_in_some_rows(tmp_path: Path)
 
 
 def test_a_csv_with_an_index_in_windows_1252(tmp_path: Path) -> None:
-    """It is read with a warning; a column without a name gets the name that pandas gives it."""
+    """The file is read with a warning; a column without a name gets the name that pandas gives it."""
     frame = pd.DataFrame({"Größe": np.arange(ROWS) % 7, "Ort": ["Köln", "Nîmes", "Åre", "20 €"] * (ROWS // 4)})
     frame.assign(y=np.arange(ROWS) / 7).to_csv(tmp_path / "t.csv", encoding="cp1252")
     config = build_config({"name": "t", "data": {"source": "t.csv", "target": "y"}}, "t")
@@ -285,7 +285,7 @@ def test_different_words_after_numbers_are_no_unit(tmp_path: Path) -> None:
 
 
 def test_rows_without_a_target_are_left_out(tmp_path: Path) -> None:
-    """They are counted in a warning; above the limit the remedy of the error works."""
+    """A warning has their number; above the limit the remedy of the error works."""
     target = np.where(np.arange(ROWS) % 10 == 0, np.nan, np.arange(ROWS) / 7)
     dataset, rows, _ = load(tmp_path, {"y": target, "x": range(ROWS)})
     assert (len(rows), dataset.rows, dict(dataset.left_out)) == (360, 360, {"without a target": 40})

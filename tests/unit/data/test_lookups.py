@@ -235,7 +235,7 @@ def test_an_unreadable_file_keeps_the_remedy_of_its_reader(tmp_path: Path) -> No
 
 
 def test_boolean_and_datetime_keys(tmp_path: Path) -> None:
-    """They are read like the row's columns, from a file with types and from text; a null key has no entry."""
+    """Keys are read like the row's columns, from a file with types and from text; a null key has no entry."""
     rows = make_rows().assign(open=np.array([True, False, None] * 100, dtype=object))
     rows["day"] = rows["at"].dt.floor("D").where(rows["number"].notna())
     days = pd.Series(pd.date_range("2026-03-29", periods=5))

@@ -92,7 +92,7 @@ def test_parts_are_by_day_and_a_span_excludes_its_end(folder: Path, release: Fak
 
 
 def test_a_trace_id_is_stored_and_older_parts_have_none(folder: Path, release: FakeRelease) -> None:
-    """It is in the segment and in the part; a part that was written before the column existed is read too."""
+    """The trace id is in segment and part; a part that was written before the column existed is also read."""
     log = PredictionLog(folder, "w0", convert=False)
     log.write(
         "a", FIRST_TIME.timestamp(), release, [ROW], make_predictions(), trace_id="4bf92f3577b34da6a3ce929d0e0e4736"
@@ -209,7 +209,7 @@ def test_a_full_disk_keeps_the_segment(folder: Path, release: FakeRelease, monke
 
 
 def test_small_parts_are_merged(folder: Path, releases: Callable[..., FakeRelease]) -> None:
-    """There is one merged part for each day and version; the current day may be left out."""
+    """The result is one part for each day and version; the current day may be left out."""
     first, second = releases(version=1), releases(version=2)
     for start in range(0, 60, 20):
         fill_log(folder, first, range(start, start + 20), HOUR / 2)

@@ -250,7 +250,7 @@ def test_a_missing_hash_key_is_created_later(
 def test_a_segment_is_closed_for_each_reason(
     folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
-    """It is large, old or removed, or a close was requested; the next record opens a new segment."""
+    """Reasons: the segment is large, old or removed, or a close was requested. The next record opens a new segment."""
     monkeypatch.setattr("towline.prediction_log.writer._MAINTENANCE_S", 0.1)
     limits = {"size": {"segment_bytes": 100}, "age": {"segment_seconds": 0.1}}.get(reason, {})
     log = PredictionLog(folder, "w0", convert=False, **limits)

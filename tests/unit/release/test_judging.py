@@ -31,7 +31,7 @@ def champion_check(verdict: Verdict) -> GateCheck:
 
 
 def test_the_first_version_needs_no_champion(regression: TrainedRun) -> None:
-    """There is no check against a champion; the other checks decide."""
+    """No check compares with a champion; the other checks decide."""
     verdict = judge(regression, None)
     assert verdict.outcome == "pass", verdict
     assert verdict.champion is None

@@ -276,7 +276,7 @@ class TestCounts:
         assert analyse(failing, Criteria()).verdict == "abort"
 
     def test_healthy_needs_no_labels(self) -> None:
-        """It is promoted once its excess of errors is known to be acceptable, and never if it is worse."""
+        """A version is promoted once its excess of errors is known to be acceptable, and never if it is worse."""
         healthy = Criteria(promote_if="healthy")
         few, many = ({"champion": ArmCounts(rows), "challenger": ArmCounts(rows)} for rows in (100, 2000))
         assert analyse(evidence(**few), healthy).verdict == "waiting"

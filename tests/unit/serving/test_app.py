@@ -151,7 +151,7 @@ def test_no_spelling_of_a_path_avoids_its_key(service_with_keys: RunningService,
     ],
 )
 def test_a_key_may_be_in_one_of_three_headers(service_with_keys: RunningService, headers: dict[str, str]) -> None:
-    """It is a bearer token, X-API-Key, or the password of basic authentication."""
+    """The key is a bearer token, X-API-Key, or the password of basic authentication."""
     assert service_with_keys.client.send(BODY, **headers).status_code == 200
 
 

@@ -98,7 +98,7 @@ def test_detrending_is_chosen_for_a_growing_target(tmp_path: Path) -> None:
 
 
 def test_classes_cannot_be_detrended(tmp_path: Path) -> None:
-    """It is rejected before anything is fitted, with a remedy."""
+    """The config is rejected before the first fit, with a remedy."""
     frame, _ = _grown(300)
     frame["y"] = np.where(frame["y"] > frame["y"].median(), "much", "little")
     work, config = prepare_workspace(tmp_path, frame, data={"time": "at", "detrend": "7d"}, candidates=["linear"])

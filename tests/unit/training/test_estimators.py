@@ -140,7 +140,7 @@ def test_same_seed_gives_the_same_model(mixed: pd.DataFrame) -> None:
 
 
 def test_calendar_parts(mixed: pd.DataFrame) -> None:
-    """They are those of the calendar (Monday is 0), and NaN for a null time."""
+    """Parts are those of the calendar (Monday is 0), and NaN for a null time."""
     contract = _contract(mixed)
     blocks = {name: block for name, block, _ in build_model(Candidate(estimator="forest"), contract, 7)[0].transformers}
     calendar = blocks["calendar"][0]

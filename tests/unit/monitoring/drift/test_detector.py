@@ -276,7 +276,7 @@ def test_invalid_columns_of_too_few_rows_are_named(release: Path) -> None:
 
 
 def test_repeated_rows_are_reported(release: Path) -> None:
-    """They are no drift, but a check reports their share."""
+    """Repeated rows are no drift, but a check reports their share."""
     result = drift_of(release, pd.concat([window(), window()]))
     assert result.state == "ok"
     (repeated,) = [check for check in result.checks if check.name == "repeated rows"]

@@ -201,7 +201,7 @@ def test_other_versions_and_duplicates_are_left_out(regression: Case) -> None:
 
 
 def test_null_predictions_are_left_out(regression: Case) -> None:
-    """They are noted; without other predictions the state is unknown."""
+    """The reason has their number; without other predictions the state is unknown."""
     rows = fresh(100)
     log = log_predictions(regression[1], rows, rows["value"])
     arguments = log["prediction"].to_pylist()

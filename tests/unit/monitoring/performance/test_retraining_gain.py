@@ -144,7 +144,7 @@ def test_the_mean_loss_is_the_metric(metric: str, trained: tuple[TrainedRun, Pat
 
 
 def test_the_squared_error_stands_for_rmse_and_r2() -> None:
-    """These metrics are not means over rows."""
+    """RMSE and R² are not means over rows."""
     contract = Contract(target="y", task="regression", columns=())
     predictions = Predictions(np.array([1.0, 5.0]))
     for metric in at_least_one(["rmse", "r2"]):

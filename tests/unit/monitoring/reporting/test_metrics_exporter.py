@@ -111,7 +111,7 @@ def test_slos_come_from_the_release(sample_store: SampleStore) -> None:
 
 
 def test_an_unreadable_model_does_not_hide_the_others(sample_store: SampleStore) -> None:
-    """Its gauge is 0, and the other models are exported."""
+    """The gauge of the unreadable model is 0, and the other models are exported."""
     other, path = f"{MODEL}-2", sample_store.release(1).relative_to(sample_store.settings.store).as_posix()
     sample_store.ledger.register(other, "ann", "trained", {}, "k")
     sample_store.ledger.promote(other, JudgedVersion(1, "k", path, {"verdict": "pass"}), None, "ann", "better")

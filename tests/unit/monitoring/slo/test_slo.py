@@ -190,7 +190,7 @@ def test_old_scrapes_make_the_state_unknown() -> None:
 
 
 def test_an_unreachable_service_uses_the_budget_of_reachability() -> None:
-    """It is a page, but no reason for a rollback or a training."""
+    """The alert is a page, but causes no rollback and no training."""
     here = minutely(lambda ago: (100, 0), 600)
     unreachable = [unreachable_sample(NOW + at * MINUTE) for at in range(1, 6)]
     now = NOW + 5 * MINUTE
@@ -246,7 +246,7 @@ def test_slow_requests_are_interpolated_in_the_histogram(p95_ms: float, slow: fl
 
 
 def test_p95_is_that_of_the_last_hour() -> None:
-    """It is interpolated between two bounds; beyond the last finite bound there is none."""
+    """The latency is interpolated between two bounds; beyond the last finite bound it is that bound."""
     history = accumulate_samples([sample(NOW - MINUTE, 0, 0, (0, 0, 0)), sample(NOW, 100, 0, (90, 100, 100))])
     assert burn_rate.latency_quantile(history, NOW - HOUR, NOW, 0.95) == pytest.approx(0.055)
     late = accumulate_samples([sample(NOW - MINUTE, 0, 0, (0, 0, 0)), sample(NOW, 100, 0, (0, 10, 100))])
@@ -336,7 +336,7 @@ def test_a_window_misses_the_bound_with_its_whole_interval() -> None:
 
 
 def test_a_metric_without_labels_is_unknown() -> None:
-    """There is no window, no window with a value, or only one before the period."""
+    """Cases: no window, no window with a value, and only a window before the period."""
     for windows in ([], [window(None, 0)], [window(90, 40, 80, 99)]):
         assert metric(windows).state == "unknown"
 
