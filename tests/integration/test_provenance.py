@@ -59,7 +59,7 @@ def test_the_code_of_a_run_is_its_imports_from_the_project(project: Path) -> Non
 
 
 def test_a_changed_module_changes_the_code_digest(project: Path) -> None:
-    """Also a change of a module that the candidate's module imports: the run key is then another one."""
+    """A change of a module that the candidate's module imports also changes the digest and the run key."""
     before = code_digest(config(project), project)
     (project / "unrelated.py").write_text("changed = 1\n")
     assert code_digest(config(project), project) == before

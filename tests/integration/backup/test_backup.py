@@ -529,7 +529,7 @@ def test_no_hash_keys_leaves_the_keys_out(home: SampleStore, command: Command, t
 
 
 def test_additional_folders_are_restored(home: SampleStore, command: Command, tmp_path: Path) -> None:
-    """For artifacts that an MLflow server stores elsewhere; a restore without a target for them is refused."""
+    """An MLflow server may store artifacts elsewhere; a restore without a target for them is refused."""
     elsewhere, archive = tmp_path / "volume", tmp_path / "a.tar.zst"
     (elsewhere / "1" / ".hidden").mkdir(parents=True)
     (elsewhere / "1" / "model.lock").write_text("content")

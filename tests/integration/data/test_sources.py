@@ -487,7 +487,7 @@ def test_rows_without_a_time_are_left_out(
 
 
 def test_many_rows_without_a_time_are_refused(tmp_path: Path) -> None:
-    """With the remedy of the error they are left out."""
+    """The remedy of the error leaves them out."""
     text = "y,t\n" + "".join(f"{row},{'' if row % 10 == 0 else f'2026-01-{row + 1:02}'}\n" for row in range(30))
     message = error_of(tmp_path, text, time="t")
     assert "10.0% of the rows have no time, at most 5% may lack it" in message

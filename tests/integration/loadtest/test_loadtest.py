@@ -144,7 +144,7 @@ def test_invalid_arguments_and_addresses_are_refused(
 
 
 def test_a_wrong_key_and_another_server_are_refused(fake: FakeService) -> None:
-    """No load is sent to either."""
+    """In both cases no load is sent."""
     fake.key = "sesame"
     result = loadtest(fake.url, "--key", "guess")
     assert result.code == 2

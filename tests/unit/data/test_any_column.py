@@ -278,7 +278,7 @@ def test_codes_are_no_numbers_with_a_unit(tmp_path: Path, codes: str) -> None:
 
 
 def test_different_words_after_numbers_are_no_unit(tmp_path: Path) -> None:
-    """Street names after house numbers."""
+    """The words are street names after house numbers."""
     texts = [f"{row % 40} {('Elm', 'Oak', 'Hill')[row % 3]}" for row in range(ROWS)]
     _, _, contract = load(tmp_path, {"x": texts, "z": range(ROWS)})
     assert contract.columns[1].kind in ("category", "text")

@@ -349,7 +349,7 @@ def test_a_column_that_is_not_logged_is_refused(folder: Path, releases: Callable
 
 
 def test_personal_data_is_in_no_part(folder: Path, release: FakeRelease) -> None:
-    """Not even in the statistics of Parquet."""
+    """Neither values nor the statistics of Parquet contain it."""
     fill_log(folder, release, range(30))
     convert(folder)
     content = read_all_bytes(folder)

@@ -127,7 +127,7 @@ def test_classes_are_compared_by_their_log_loss(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("metric", ["mae", "mape", "log_loss", "brier", "accuracy"])
 def test_the_mean_loss_is_the_metric(metric: str, trained: tuple[TrainedRun, Path], tmp_path: Path) -> None:
-    """For metrics that are means over rows."""
+    """This holds for metrics that are means over rows."""
     target = "value" if metric in ("mae", "mape") else "sold"
     run, release = trained
     if target == "sold":

@@ -320,7 +320,7 @@ def test_the_page_draws_every_window() -> None:
 
 
 def test_windows_without_values_are_drawn() -> None:
-    """Also windows without rows."""
+    """Windows without rows are also drawn."""
     nothing = Interval(value=None)
     bare = make_quality(
         0, "unknown", value=nothing, estimate=None, rows=0, labelled=0, due=0, holdout=None, start=None, end=None
