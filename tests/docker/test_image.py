@@ -169,7 +169,7 @@ def start_container(engine: "DockerClient", compiled: TrainedRun) -> "Iterator[C
 
 
 def test_container_runs_without_privileges(start_container: "Callable[..., Container]") -> None:
-    """As user nobody, with a read-only root and no capabilities; SIGTERM ends it in order and quickly."""
+    """The user is nobody, the root is read-only, and there are no capabilities; SIGTERM ends the container quickly."""
     container = start_container(
         "serve", "/release", "--host", "0.0.0.0", "--insecure", read_only=True, cap_drop=["ALL"], network_mode="none"
     )

@@ -245,7 +245,7 @@ def requests(serving: ServeProcess) -> float:
 def test_killed_worker_is_replaced_and_its_counts_are_kept(
     sample_store: SampleStore, serve: Callable[..., ServeProcess]
 ) -> None:
-    """Other workers answer meanwhile; the killed worker's counters remain; the new worker follows promotions."""
+    """Other workers still answer; the killed worker's counters remain; the new worker follows promotions."""
     serving = serve("--workers", "2")
     for _ in range(100):
         assert predict(serving, sample_store) == (200, 1)

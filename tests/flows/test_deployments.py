@@ -187,7 +187,7 @@ def test_a_crashed_part_of_a_batch_job_is_left_to_the_job(client: "SyncPrefectCl
 
 
 def test_a_run_with_a_running_process_is_not_changed(client: "SyncPrefectClient") -> None:
-    """It is not reported as crashed."""
+    """The run is not reported as crashed."""
     from prefect.states import Running
 
     from towline.orchestration import scheduler
@@ -230,7 +230,7 @@ def test_runs_of_other_workers_are_not_changed(client: "SyncPrefectClient") -> N
 
 
 def test_a_killed_run_of_a_pool_is_run_again(client: "SyncPrefectClient") -> None:
-    """It is run once, whatever the number of workers, with its own config instead of the deployment's."""
+    """The run is repeated once, with any number of workers, and with its own config instead of the deployment's."""
     from prefect.states import Crashed
 
     from towline.orchestration import scheduler

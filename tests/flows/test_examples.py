@@ -19,7 +19,7 @@ Example = Callable[..., str]
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Example:
-    """Runs a script in the repository's folder and returns what it prints."""
+    """Runs a script in the repository's folder and returns its output."""
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.syspath_prepend(str(EXAMPLES))
     monkeypatch.setenv("TOWLINE_PROJECT", str(REPOSITORY))

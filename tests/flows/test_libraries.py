@@ -158,7 +158,7 @@ def test_a_library_from_config_to_predictions(
 def test_an_ensemble_from_config_to_predictions(
     target: str, towline: Callable[..., CommandResult], store: Path, tmp_path: Path
 ) -> None:
-    """It is selected and compiled; program, batch and service give equal predictions."""
+    """The ensemble is selected and compiled; program, batch and service give equal predictions."""
     frame = make_mixed_table(target)
     candidates = ["linear", {"estimator": "boosting", "params": {"max_iter": 60, "early_stopping": False}}, "ensemble"]
     metric = {"metric": "log_loss"} if target == "grade" else {}
@@ -184,7 +184,7 @@ def test_an_ensemble_from_config_to_predictions(
 def test_a_calibrated_model_from_config_to_predictions(
     target: str, towline: Callable[..., CommandResult], store: Path, tmp_path: Path
 ) -> None:
-    """It is promoted and compiled; program, batch and service give equal probabilities."""
+    """The model is promoted and compiled; program, batch and service give equal probabilities."""
     frame = make_mixed_table(target, rows=1_500)
     candidate = {"estimator": "boosting", "weights": "balanced", "params": {"max_iter": 60, "early_stopping": False}}
     printed = train(towline, tmp_path, frame, candidate, calibrate="isotonic")

@@ -102,7 +102,7 @@ def _steps(caplog: pytest.LogCaptureFixture) -> list[tuple[object, ...]]:
 
 
 def test_waiting_for_the_worker_of_a_pool(client: "SyncPrefectClient", prefect: str, tmp_path: Path) -> None:
-    """As after ``docker compose up -d``: the command waits until the worker has started."""
+    """The command waits until the worker has started, e.g. after ``docker compose up -d``."""
     from towline.orchestration import remote_run
 
     words = [sys.executable, "-m", "flows.deployments", "--pool", "starting"]

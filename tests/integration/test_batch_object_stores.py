@@ -137,7 +137,7 @@ def test_no_access(
 def test_web_servers(
     tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With ranges, without them, and refused; the signature in the URL is in no output."""
+    """Servers support ranges, do not, or refuse the request; the signature in the URL is in no output."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(FileHandler, "files", {"/in.csv": table().to_csv(index=False).encode()})
     with run_web_server(FileHandler) as address:

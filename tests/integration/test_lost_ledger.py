@@ -18,7 +18,7 @@ Command = Callable[..., CommandResult]
 
 @pytest.mark.parametrize("lost", ["no file", "an empty file", "no rows", "the rows of this model"])
 def test_commands_report_a_lost_ledger(lost: str, sample_store: SampleStore, command: Command) -> None:
-    """Without the file, without rows, or without the rows of this model. A release is still opened by its path."""
+    """The file, all rows, or the rows of this model are missing. A release is still opened by its path."""
     sample_store.ledger.register("other", "ann", "", {}, "key")
     if lost in ("no file", "an empty file"):
         sample_store.ledger_file.unlink()

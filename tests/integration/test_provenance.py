@@ -49,7 +49,7 @@ def config(project: Path, *overrides: str) -> PipelineConfig:
     return read_config(project / "configs" / "fares.yaml", overrides)
 
 
-def test_code_of_a_run_is_what_it_imports_from_the_project(project: Path) -> None:
+def test_the_code_of_a_run_is_its_imports_from_the_project(project: Path) -> None:
     """Flows, tasks, the candidate's module and its imports; neither numpy nor a module that is not imported."""
     names = {path.relative_to(project).as_posix() for path in project_code(config(project), project)}
     assert names == {
@@ -59,7 +59,7 @@ def test_code_of_a_run_is_what_it_imports_from_the_project(project: Path) -> Non
 
 
 def test_a_changed_module_changes_the_code_digest(project: Path) -> None:
-    """Also a change of a module that the candidate's module imports: the run key is then another one."""
+    """A change of a module that the candidate's module imports also changes the digest and the run key."""
     before = code_digest(config(project), project)
     (project / "unrelated.py").write_text("changed = 1\n")
     assert code_digest(config(project), project) == before

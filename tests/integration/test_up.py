@@ -1,4 +1,4 @@
-"""`towline up`: what it refuses before it starts a process, its systemd unit, and restarts of its processes."""
+"""`towline up`: checks before the start, the systemd unit, and restarts of its processes."""
 
 import os
 import signal
@@ -128,7 +128,7 @@ def test_restarts_back_off_exponentially(store: Path, tmp_path: Path) -> None:
 
 
 def test_a_process_with_a_parent_death_signal_ends_with_its_parent() -> None:
-    """Also if the parent is ended with SIGKILL."""
+    """The parent may end by SIGKILL."""
     sleeper = "import time; print('started', flush=True); time.sleep(60)"
     code = f"""
 import os, subprocess, sys

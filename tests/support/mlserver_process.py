@@ -1,4 +1,4 @@
-"""MLServer in a separate process, in an environment of its own that `make .venv/.mlserver` creates."""
+"""MLServer in a separate process, in the environment that `make .venv/.mlserver` creates."""
 
 import os
 import socket

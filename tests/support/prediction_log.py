@@ -67,7 +67,7 @@ def make_fake_release(
     return FakeRelease(folder, contract, version=version)
 
 
-def make_answer(count: int = 1, first: int = 0) -> RowPredictions:
+def make_predictions(count: int = 1, first: int = 0) -> RowPredictions:
     return RowPredictions([float(first + n) for n in range(count)], None)
 
 
@@ -78,7 +78,9 @@ def fill_log(
     log = PredictionLog(folder, "w0", convert=False)
     for number in ids:
         sent = [ROW | {"size": number + place / 10, "customer": number} for place in range(rows)]
-        log.write(f"r{number}", start.timestamp() + number % 100_000 * step, release, sent, make_answer(rows, number))
+        log.write(
+            f"r{number}", start.timestamp() + number % 100_000 * step, release, sent, make_predictions(rows, number)
+        )
     log.close()
     assert log.written == len(ids) * rows
 

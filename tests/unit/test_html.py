@@ -14,7 +14,7 @@ PAGES = sorted(
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_pages_extend_the_base_template(path: Path) -> None:
-    """A page extends the base template or a template that does, and has no style of its own."""
+    """A page extends the base template, directly or through another template, and defines no styles."""
     text = path.read_text()
     assert text.startswith(('{% extends "base.html.jinja" %}', '{% extends "page.html.jinja" %}'))
     assert "<style" not in text

@@ -41,7 +41,7 @@ def home(sample_store: SampleStore, command: Command, monkeypatch: pytest.Monkey
     store = sample_store.settings.store
     monkeypatch.setenv("TOWLINE_STORE", str(store))
     create_key(store, "shop", ["predict"], None)
-    answer(sample_store, range(20))
+    log_predictions(sample_store, range(20))
     with parquet_store.lock_store(store / "predictions" / MODEL):
         parquet_store.convert_segments(store / "predictions" / MODEL)
     artifacts = store / "artifacts" / "run" / "artifacts"
@@ -58,7 +58,7 @@ def home(sample_store: SampleStore, command: Command, monkeypatch: pytest.Monkey
     return sample_store
 
 
-def answer(sample_store: SampleStore, ids: range, log: PredictionLog | None = None) -> None:
+def log_predictions(sample_store: SampleStore, ids: range, log: PredictionLog | None = None) -> None:
     model = open_release(sample_store.release(1))
     row = sample_row(sample_store)
     writer = log or PredictionLog(sample_store.settings.store / "predictions" / MODEL, "w0", convert=False)
@@ -120,7 +120,7 @@ def test_restored_store_is_the_same_although_predictions_were_logged_during_the_
     def serve() -> None:
         number = 1000
         while not ended.is_set():
-            answer(home, range(number, number + 20), log)
+            log_predictions(home, range(number, number + 20), log)
             number += 20
             time.sleep(0.005)
 
@@ -259,7 +259,7 @@ def test_store_that_is_not_empty_needs_force(home: SampleStore, command: Command
     store, archive = home.settings.store, tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
     home.promote(2)
-    answer(home, range(30, 40))
+    log_predictions(home, range(30, 40))
     before = read_files(store)
     result = command("restore", archive)
     assert result.code == 2
@@ -285,7 +285,7 @@ def test_restore_into_mounted_folders(
     """Renames across mounts fail: previous content is moved aside within the mount, new content is copied."""
     store, archive = home.settings.store, tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
-    answer(home, range(30, 40))
+    log_predictions(home, range(30, 40))
     folders = (store / "releases", store / "predictions")
     numbers = [folder.stat().st_ino for folder in folders]
     rename = os.rename
@@ -398,7 +398,7 @@ def test_restore_is_refused_while_a_service_writes_its_log(home: SampleStore, co
     archive = tmp_path / "a.tar.zst"
     assert command("backup", archive).code == 0
     log = PredictionLog(home.settings.store / "predictions" / MODEL, "w1", convert=False)
-    answer(home, range(1), log)
+    log_predictions(home, range(1), log)
     try:
         deadline = time.monotonic() + 20
         while not log.written and time.monotonic() < deadline:
@@ -529,7 +529,7 @@ def test_no_hash_keys_leaves_the_keys_out(home: SampleStore, command: Command, t
 
 
 def test_additional_folders_are_restored(home: SampleStore, command: Command, tmp_path: Path) -> None:
-    """For artifacts that an MLflow server stores elsewhere; a restore without a target for them is refused."""
+    """An MLflow server may store artifacts elsewhere; a restore without a target for them is refused."""
     elsewhere, archive = tmp_path / "volume", tmp_path / "a.tar.zst"
     (elsewhere / "1" / ".hidden").mkdir(parents=True)
     (elsewhere / "1" / "model.lock").write_text("content")

@@ -152,7 +152,7 @@ def test_a_large_source_has_the_same_values_and_faults(
 def test_a_large_csv_that_is_not_utf8(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, name: str, block: int
 ) -> None:
-    """It is copied to UTF-8 in blocks, with the dataset of a table in memory; another alphabet is the same error."""
+    """The file is copied to UTF-8 in blocks; dataset and error are those of a table in memory."""
     words = ["г", "слово", "буквы"] if encoding == "cp1251" else ["caf\xe9", "t\xe9\xe9", "\xfc\xe4", '"a\nb"']
     rows = "".join(f"{row},{words[row % len(words)]}\n" for row in range(60))
     content = f"y,\xfcber\n{rows}" if encoding != "cp1251" else f"y,x\n{rows}"
@@ -346,7 +346,7 @@ def test_the_digest_depends_on_values_only(tmp_path: Path) -> None:
     assert len(set(digests)) == 1 + len(other)
 
 
-def test_csv_reads_what_spreadsheets_write(tmp_path: Path) -> None:
+def test_reads_csv_files_of_spreadsheets(tmp_path: Path) -> None:
     """Quotes, newlines in values, a byte order mark, nulls and late floats are read over the whole file.
 
     NA is null among dates and numbers, and a level like any other in a category.
@@ -487,7 +487,7 @@ def test_rows_without_a_time_are_left_out(
 
 
 def test_many_rows_without_a_time_are_refused(tmp_path: Path) -> None:
-    """With the remedy of the error they are left out."""
+    """The remedy of the error leaves them out."""
     text = "y,t\n" + "".join(f"{row},{'' if row % 10 == 0 else f'2026-01-{row + 1:02}'}\n" for row in range(30))
     message = error_of(tmp_path, text, time="t")
     assert "10.0% of the rows have no time, at most 5% may lack it" in message

@@ -200,7 +200,7 @@ def test_every_mount_has_a_volume() -> None:
 
 
 def test_service_links_are_off() -> None:
-    """Kubernetes would set TOWLINE_PORT in pods beside a service called towline, and towline would not start."""
+    """For a service called towline, Kubernetes would set TOWLINE_PORT in pods, and towline would not start."""
     with pytest.raises(ConfigError):
         Settings.from_environment({"TOWLINE_PORT": "tcp://10.0.0.1:80"})
     assert {spec["enableServiceLinks"] for spec in _pod_specs()} == {False}

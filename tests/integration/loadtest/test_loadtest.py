@@ -117,7 +117,7 @@ def test_report_counts_every_request(fake: FakeService, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_cpu_and_memory_of_the_service(fake: FakeService, tmp_path: Path) -> None:
-    """They are the sums over all workers."""
+    """CPU and memory are sums over all workers."""
     fake.key = "sesame"
     result = loadtest(fake.url, "--rate", 50, "--duration", "2s", "--key", "sesame", "--json")
     server = result.json["server"]
@@ -144,7 +144,7 @@ def test_invalid_arguments_and_addresses_are_refused(
 
 
 def test_a_wrong_key_and_another_server_are_refused(fake: FakeService) -> None:
-    """No load is sent to either."""
+    """In both cases no load is sent."""
     fake.key = "sesame"
     result = loadtest(fake.url, "--key", "guess")
     assert result.code == 2

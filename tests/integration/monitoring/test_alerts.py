@@ -168,7 +168,7 @@ def test_alerts_of_other_kinds_or_unknown_state_stay_open(hook: FakeWebhook, tmp
 
 @pytest.mark.parametrize("statuses", [[500, 503], [429], [408, 500]])
 def test_a_failing_webhook_is_retried(hook: FakeWebhook, tmp_path: Path, statuses: list[int]) -> None:
-    """At most three attempts."""
+    """A message is sent in at most three attempts."""
     hook.statuses = statuses
     assert open_alert(alert(), hook.config, tmp_path).webhook == "sent"
     assert len(hook.received) == 1
@@ -177,7 +177,7 @@ def test_a_failing_webhook_is_retried(hook: FakeWebhook, tmp_path: Path, statuse
 def test_failed_messages_are_sent_with_the_next_run(
     hook: FakeWebhook, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also if that run has no new alert; in order, each once."""
+    """The next run sends them in order, each once, even if it has no new alert."""
     hook.statuses = [500] * 6
     first = open_alert(alert("first", subject="a"), hook.config, tmp_path)
     assert (first.opened, first.webhook, first.why) == (1, "failed", "it returns 500")
@@ -342,7 +342,7 @@ def test_an_invalid_webhook_is_a_config_error(changes: dict[str, Any], check: st
     ],
 )
 def test_valid_webhooks_are_accepted(changes: dict[str, Any]) -> None:
-    """From the environment, with a port, on loopback."""
+    """The address may come from the environment, have a port, and be on loopback."""
     assert config(**changes).alerts.hosts == tuple(changes["hosts"])
 
 

@@ -24,7 +24,7 @@ def serving(sample_store: SampleStore, host: str = "127.0.0.1") -> Iterator[str]
 
 
 def test_metrics_are_served_without_a_valid_store(sample_store: SampleStore) -> None:
-    """With a valid store, with a ledger that is no database, and without a store."""
+    """Stores: a valid one, one with a ledger that is no database, and none."""
     with serving(sample_store) as address:
         code, text = get_page(f"{address}/metrics")
         assert (code, parse_gauges(text)["champion_version",]) == (200, 1)

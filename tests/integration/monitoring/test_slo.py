@@ -36,7 +36,7 @@ def evaluate(
 
 @pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_a_running_service_is_scraped(sample_store: SampleStore, workers: str) -> None:
-    """With one worker or two; a restart and the end of the service are detected."""
+    """The service has one worker or two; its restart and its end are detected."""
     rows = json.loads((sample_store.release(1) / "probe.json").read_bytes())["rows"]
     scrapes = []
     with ServeProcess(sample_store.settings, MODEL, "--workers", workers) as serving:
@@ -136,7 +136,7 @@ def test_other_responses(status: int, why: str | None) -> None:
 def test_the_slo_command(
     sample_store: SampleStore, command: Callable[..., CommandResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As text and JSON; a service that is down opens one alert; the service of another model is refused."""
+    """The output is text or JSON; a service that is down opens one alert; the service of another model is refused."""
     monkeypatch.setenv("TOWLINE_STORE", str(sample_store.settings.store))
     config = tmp_path / "house.yaml"
     config.write_text(

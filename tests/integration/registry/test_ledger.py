@@ -195,7 +195,7 @@ def test_a_version_that_passed_can_be_promoted_again(ledger: Ledger) -> None:
 
 
 def test_repeated_rollbacks_never_return_to_a_rolled_back_version(ledger: Ledger) -> None:
-    """From 3 to 2, from 2 to 1, then refused; a later promotion makes a rollback possible again."""
+    """Rollbacks go from 3 to 2 and from 2 to 1, then are refused until a later promotion."""
     for version in (1, 2, 3):
         promote(ledger, version, version - 1 or None)
     back = ledger.rollback("bikes", "ann", "3 is bad")

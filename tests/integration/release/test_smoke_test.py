@@ -21,7 +21,7 @@ def run_smoke_test(run: TrainedRun, release: Release) -> smoke_test.SmokeTestRes
 
 
 def test_a_process_with_only_the_runtime_gives_identical_predictions(regression: TrainedRun, packed: Release) -> None:
-    """They are equal to the last bit, and no library of the pipeline is imported."""
+    """Predictions are equal to the last bit, and no library of the pipeline is imported."""
     result = run_smoke_test(regression, packed)
     assert result.identical, result.detail
     assert result.modules == ()

@@ -21,8 +21,8 @@ from tests.support.prediction_log import (
     FakeRelease,
     fill_log,
     logged_ids,
-    make_answer,
     make_fake_release,
+    make_predictions,
     read_segment_lines,
 )
 from tests.support.waiting import wait_until
@@ -57,7 +57,7 @@ def test_segments_are_converted_by_another_process(folder: Path, tmp_path: Path)
     release = make_fake_release(tmp_path / "release", PRIVACY)
     fill_log(folder, release, range(5))
     log = PredictionLog(folder, "w1")
-    log.write("last", FIRST_TIME.timestamp(), release, [ROW], make_answer())
+    log.write("last", FIRST_TIME.timestamp(), release, [ROW], make_predictions())
     log.close()
     wait_until(lambda: not segments.list_segments(folder))
     assert len(logged_ids(folder)) == 6
@@ -68,7 +68,8 @@ OCTOBER = datetime(2026, 10, 5, tzinfo=UTC).timestamp()
 WRITER = """
 import sys
 from pathlib import Path
-from tests.support.prediction_log import PRIVACY, ROW, make_answer, make_fake_release, fill_log, logged_ids, FIRST_TIME
+from tests.support.prediction_log import FIRST_TIME, PRIVACY, ROW, fill_log, logged_ids
+from tests.support.prediction_log import make_fake_release, make_predictions
 from towline.prediction_log.writer import PredictionLog
 
 folder = Path(sys.argv[1])
@@ -77,7 +78,7 @@ log = PredictionLog(folder, "w0", segment_bytes=40_000, convert=False)
 sent = 0
 while True:
     if log.depth < 500:
-        log.write(f"r{sent}", 1.79e9 + sent, release, [ROW, ROW], make_answer(2, sent))
+        log.write(f"r{sent}", 1.79e9 + sent, release, [ROW, ROW], make_predictions(2, sent))
         sent += 1
     if sent % 50 == 0:
         print(log.written, flush=True)
@@ -115,12 +116,12 @@ def test_a_real_full_disk(tmp_path: Path, release: FakeRelease) -> None:
         pytest.skip(f"no file system may be mounted: {mounted.stderr.decode().strip()}")
     log = PredictionLog(disk / "demo", "w0", convert=False)
     try:
-        log.write("r0", OCTOBER, release, [ROW], make_answer())
+        log.write("r0", OCTOBER, release, [ROW], make_predictions())
         wait_until(lambda: log.written == 1)
         with (disk / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):
             deque(iter(lambda: filler.write(b"x" * 4096), 0), maxlen=0)
         for number in range(1, 60):
-            log.write(f"r{number}", OCTOBER, release, [ROW], make_answer())
+            log.write(f"r{number}", OCTOBER, release, [ROW], make_predictions())
         wait_until(lambda: log.depth > 0 and log._segments.failure is not None)
         assert {line["id"] for line in read_segment_lines(disk / "demo")} == {f"r{n}" for n in range(log.written)}
         (disk / "filler").unlink()

@@ -150,7 +150,7 @@ def interrupt_job(monkeypatch: pytest.MonkeyPatch, shards: int, *arguments: Any,
 
 
 def test_a_finished_job_is_not_repeated(tmp_path: Path, model: Model, source: Path, scored_shards: list[int]) -> None:
-    """It is repeated if the input, an option or the output has changed; an output of another job needs --overwrite."""
+    """A job is repeated if input, options or output have changed; an output of another job needs --overwrite."""
     output = tmp_path / "out.csv"
     first = score(model, source, output)
     count = len(scored_shards)

@@ -311,7 +311,7 @@ def test_an_incompatible_worker_is_refused(
     assert server.shards_of_runs() == []
 
 
-def test_without_a_server_the_command_says_how_to_name_one(
+def test_without_a_prefect_server_the_error_names_its_setting(
     tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "in.csv").write_bytes(b"")

@@ -122,7 +122,7 @@ def test_rows_with_names_as_r_writes_them(
 
 @pytest.mark.parametrize("name", ["in.dat", "in.csv.gz"])
 def test_columns_aligned_by_blanks(tmp_path: Path, model: Model, name: str) -> None:
-    """They are read like a CSV."""
+    """Aligned columns are read like those of a CSV."""
     table = table_of().drop(columns="note")
     table["word"] = table["word"].replace({'a "b", c': "T", "two\nlines": "-5"})
     rows = [table.columns, *table.assign(day=table["day"].dt.strftime("%Y-%m-%dT%H:%M")).astype(str).to_numpy()]

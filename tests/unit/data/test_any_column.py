@@ -141,7 +141,7 @@ def test_thousands_beside_a_decimal_comma_of_the_config(tmp_path: Path) -> None:
 
 
 def test_points_between_thousands_beside_a_decimal_comma_of_the_config(tmp_path: Path) -> None:
-    """1.115 beside 642 is a count, because the decimal mark is a comma; 1.5 is not."""
+    """1.115 together with 642 is a count, because the decimal mark is a comma; 1.5 is not."""
     texts = [f"{3 * row:,}".replace(",", ".") for row in range(ROWS)]
     _, rows, _ = load(tmp_path, {"x": texts, "z": [f"{row}.5" for row in range(ROWS)]}, decimal=",")
     assert rows["x"].tolist() == [3 * row for row in range(ROWS)]
@@ -193,7 +193,7 @@ def test_a_declared_number_may_have_a_decimal_comma_in_some_rows(tmp_path: Path)
 
 
 def test_a_csv_with_an_index_in_windows_1252(tmp_path: Path) -> None:
-    """It is read with a warning; a column without a name gets the name that pandas gives it."""
+    """The file is read with a warning; a column without a name gets the name that pandas gives it."""
     frame = pd.DataFrame({"Größe": np.arange(ROWS) % 7, "Ort": ["Köln", "Nîmes", "Åre", "20 €"] * (ROWS // 4)})
     frame.assign(y=np.arange(ROWS) / 7).to_csv(tmp_path / "t.csv", encoding="cp1252")
     config = build_config({"name": "t", "data": {"source": "t.csv", "target": "y"}}, "t")
@@ -278,14 +278,14 @@ def test_codes_are_no_numbers_with_a_unit(tmp_path: Path, codes: str) -> None:
 
 
 def test_different_words_after_numbers_are_no_unit(tmp_path: Path) -> None:
-    """Street names after house numbers."""
+    """The words are street names after house numbers."""
     texts = [f"{row % 40} {('Elm', 'Oak', 'Hill')[row % 3]}" for row in range(ROWS)]
     _, _, contract = load(tmp_path, {"x": texts, "z": range(ROWS)})
     assert contract.columns[1].kind in ("category", "text")
 
 
 def test_rows_without_a_target_are_left_out(tmp_path: Path) -> None:
-    """They are counted in a warning; above the limit the remedy of the error works."""
+    """A warning has their number; above the limit the remedy of the error works."""
     target = np.where(np.arange(ROWS) % 10 == 0, np.nan, np.arange(ROWS) / 7)
     dataset, rows, _ = load(tmp_path, {"y": target, "x": range(ROWS)})
     assert (len(rows), dataset.rows, dict(dataset.left_out)) == (360, 360, {"without a target": 40})
@@ -556,7 +556,7 @@ def test_notations_of_dates_are_read_in_a_file_and_a_request(tmp_path: Path, tex
 
 @pytest.mark.parametrize("date_format", [None, "%Y"])
 def test_years_with_a_fraction_of_zero(tmp_path: Path, date_format: str | None) -> None:
-    """pandas writes years beside nulls as 1950.0."""
+    """pandas writes years as 1950.0 if the column has nulls."""
     data = {"time": "year"} | ({"date_format": {"year": date_format}} if date_format else {})
     _, rows, contract = load(tmp_path, {"year": [f"{1950 + n % 60}.0" for n in range(ROWS)]}, **data)
     assert rows["year"].iloc[0] == pd.Timestamp("1950-01-01")
@@ -564,7 +564,7 @@ def test_years_with_a_fraction_of_zero(tmp_path: Path, date_format: str | None) 
 
 
 def test_one_blank_between_columns_is_a_separator(tmp_path: Path) -> None:
-    """Also beside quoted values with blanks; a column of sentences stays one column."""
+    """Also if other values are quoted and have blanks; a column of sentences is not split."""
     path = tmp_path / "t.txt"
     path.write_text('a b y\n1 "x z" 0.5\n2 w 1.5\n')
     assert formats.read_file(path, None).to_pylist()[0] == {"a": "1", "b": "x z", "y": "0.5"}

@@ -38,7 +38,7 @@ def column(values: Any, **data: Any) -> Any:
 
 
 def test_bike_table() -> None:
-    """It is a regression on its features and the calendar parts of its time."""
+    """The task is a regression; the features include the calendar parts of the time."""
     rows = pd.read_parquet(DATA / "bike_hourly.parquet")
     inferred = infer_contract(rows, config(target="rentals", time="datetime"))
     kinds = {c.name: c.kind for c in inferred.feature_columns}
@@ -76,7 +76,7 @@ def test_dates_that_stand_for_months_or_years_have_no_weekday(times: pd.Datetime
 
 
 def test_bank_table() -> None:
-    """It is a binary task with the positive class yes; its row number is ignored, with a note."""
+    """The task is binary with the positive class yes; the row number is ignored, with a note."""
     rows = pd.read_parquet(DATA / "bank_marketing.parquet")
     inferred = infer_contract(rows, config(target="subscribed", time="date"))
     columns = {c.name: c for c in inferred.columns}

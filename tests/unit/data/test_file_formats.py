@@ -144,7 +144,7 @@ def test_a_json_column_of_several_types_is_text(tmp_path: Path) -> None:
     assert table["big"].tolist() == [1e20] * 5
 
 
-def test_a_pattern_in_a_project_whose_path_looks_like_one(tmp_path: Path) -> None:
+def test_brackets_in_a_project_path_are_not_a_glob_pattern(tmp_path: Path) -> None:
     """Brackets in the path of the project are not a pattern; a pattern with an absolute path is."""
     project = tmp_path / "houses [2026]"
     (project / "data").mkdir(parents=True)

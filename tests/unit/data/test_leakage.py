@@ -92,7 +92,7 @@ def test_tables_without_leaks_have_no_findings(bank: pd.DataFrame, clean: pd.Dat
 
 @pytest.mark.parametrize("name", ["breast_cancer", "diabetes", "wine", "iris", "digits"])
 def test_strong_features_are_no_leaks(name: str) -> None:
-    """A feature that predicts well is no leak if other features do so too."""
+    """A feature that predicts well is no leak if other features also predict well."""
     from sklearn import datasets
 
     assert leaks(getattr(datasets, f"load_{name}")(as_frame=True).frame, "target") == ()

@@ -235,7 +235,7 @@ def test_an_unreadable_file_keeps_the_remedy_of_its_reader(tmp_path: Path) -> No
 
 
 def test_boolean_and_datetime_keys(tmp_path: Path) -> None:
-    """They are read like the row's columns, from a file with types and from text; a null key has no entry."""
+    """Keys are read like the row's columns, from a file with types and from text; a null key has no entry."""
     rows = make_rows().assign(open=np.array([True, False, None] * 100, dtype=object))
     rows["day"] = rows["at"].dt.floor("D").where(rows["number"].notna())
     days = pd.Series(pd.date_range("2026-03-29", periods=5))
@@ -274,7 +274,7 @@ def test_a_table_without_entries_is_refused(tmp_path: Path, rows: int, time: str
 
 
 def test_numeric_keys_with_other_values_all_have_a_remedy_that_works(tmp_path: Path) -> None:
-    """Both numeric keys are named at once; the remedy is the YAML that corrects both."""
+    """The error names both numeric keys; the remedy is the YAML that corrects both."""
     rows = make_rows().assign(code=[7, 8, 9] * 100)
     (tmp_path / "shops.csv").write_text("number,code,size\n1,7,1.5\n2,x8,2.5\n3a,9,3.5\n")
     lookup = {"table": "shops.csv", "key": ["number", "code"], "columns": ["size"]}

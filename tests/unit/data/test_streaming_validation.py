@@ -346,7 +346,7 @@ def test_copies_of_rows(comparison: Comparison) -> None:
 def test_a_large_table_has_the_contract_and_the_rules_of_one_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, target: str, time: str
 ) -> None:
-    """Contract, verdicts, counts and examples are equal for a table in memory and one that is read by column."""
+    """Contract, verdicts, counts and examples are equal for a table in memory and a table that is read by column."""
     monkeypatch.setattr(snapshot, "BATCH_ROWS", 5_000)
     table = pd.read_parquet(DATA / f"{name}.parquet").drop(columns="duration", errors="ignore")
     table = pd.concat([table.head(3_000), table.iloc[[5, 7]]])  # two copies, which are also out of order
@@ -376,7 +376,7 @@ def test_a_large_table_has_the_contract_and_the_rules_of_one_in_memory(
 
 @pytest.mark.parametrize("value", [2**53 - 1, 2**53 + 1, 2**53 + 2, -(2**62)])
 def test_bounds_beyond_the_whole_numbers_of_a_float(tmp_path: Path, value: int) -> None:
-    """A whole number beside 2^53 is compared as Great Expectations compares it."""
+    """A whole number next to 2^53 is compared as Great Expectations compares it."""
     bounds = {"column": "x", "min_value": 2**53, "max_value": 2**53}
     rules = make_suite(
         ("column_values_to_be_between", bounds), ("column_min_to_be_between", bounds),

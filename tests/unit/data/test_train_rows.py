@@ -98,7 +98,7 @@ def test_metrics_are_of_all_rows_of_the_holdout(tmp_path: Path, cells: int) -> N
 
 
 def test_both_ways_of_reading_give_one_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table in memory and one that is read by column have the same split and the same rows."""
+    """A table in memory and a table that is read by column have the same split and the same rows."""
     parts = []
     for cells in (10**9, 0):
         monkeypatch.setattr(snapshot, "MAX_CELLS", cells)

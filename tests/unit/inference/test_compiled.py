@@ -138,7 +138,7 @@ def test_a_linear_model_of_many_large_terms_is_compiled(monkeypatch: pytest.Monk
 def test_single_rows_and_many_rows_get_equal_predictions(
     tmp_path: Path, target: str, estimator: str, threshold: Threshold | None, params: dict[str, Any], head: type
 ) -> None:
-    """They are equal to the last bit, from dicts and a frame, before and after writing the plan."""
+    """Predictions are equal to the last bit, from dicts and a frame, before and after writing the plan."""
     model, contract, features = fitted(target, estimator, threshold, **params)
     written = io.BytesIO()
     plan = compile_plan(model, contract)

@@ -48,7 +48,7 @@ def test_an_analysis_after_every_window_raises_few_false_alarms() -> None:
     assert alarms <= 3
 
 
-def test_a_late_change_is_found_behind_many_windows_without_one() -> None:
+def test_a_late_change_is_detected_after_many_windows_without_a_change() -> None:
     """The mean over all windows is below the required gain."""
     rng = np.random.default_rng(1)
     windows = [draw(rng, 0.0) for _ in range(20)] + [draw(rng, 0.3) for _ in range(2)]

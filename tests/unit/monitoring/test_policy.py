@@ -78,7 +78,7 @@ def evidence(**changes: Any) -> Evidence:
 
 
 def test_ok_windows_lead_to_nothing() -> None:
-    """Also unknown windows, and no windows at all."""
+    """Unknown windows, or no windows, also lead to no action."""
     assert decide(evidence(drift=drift_windows("ok", "ok"), quality=quality_windows("ok")), PLAIN).action == "nothing"
     assert (
         decide(evidence(drift=drift_windows("unknown"), quality=quality_windows("unknown")), PLAIN).action == "nothing"
@@ -144,7 +144,7 @@ def test_cooldown_and_too_few_new_rows_prevent_a_training() -> None:
 
 
 @pytest.mark.parametrize(("reaction", "action"), [("alert", "warn"), ("rollback", "roll back"), ("retrain", "retrain")])
-def test_a_breach_does_what_the_config_says(reaction: Any, action: str) -> None:
+def test_an_slo_breach_causes_the_configured_action(reaction: Any, action: str) -> None:
     """An SLO breach causes a warning, a rollback or a training."""
     assert decide(evidence(breach="99.1 % answered", on_breach=reaction), PLAIN).action == action
 
@@ -182,7 +182,7 @@ def test_drift_and_quality_only_warn_while_the_gain_is_measured() -> None:
 
 
 def test_drift_and_quality_decide_where_the_gain_is_not_known() -> None:
-    """Without labels, if the recipe cannot be fitted again, or if gain is no trigger."""
+    """The gain is unknown without labels, without a refit of the recipe, or if it is no trigger."""
     bad = {"drift": drift_windows("drift", "drift")}
     unavailable = gain_windows(10.0, state="unavailable")
     assert decide(evidence(**bad), PLAIN).trigger == "drift"

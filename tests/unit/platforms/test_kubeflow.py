@@ -85,7 +85,7 @@ def test_candidates_are_cross_validated_in_parallel(exported: list[dict[str, Any
 
 
 def test_every_task_of_the_training_flow_is_called() -> None:
-    """The pipeline calls each task of the flow, and has no code of its own for a step."""
+    """The pipeline calls each task of the flow, and has no other code for a step."""
     flow = ast.parse((REPOSITORY / "flows" / "training.py").read_text())
     imports = [node for node in ast.walk(flow) if isinstance(node, ast.ImportFrom) and node.module]
     tasks = {name.name for node in imports if str(node.module).startswith("tasks.") for name in node.names}

@@ -46,7 +46,7 @@ def promote(ledger: Ledger, version: int) -> Entry:
     return ledger.promote("houses", judge(ledger, version), before, "bob", f"reason {version}")
 
 
-def log_answer(settings: Settings, request_id: str, version: int, time: dt.datetime, rows: int = 2) -> None:
+def log_request(settings: Settings, request_id: str, version: int, time: dt.datetime, rows: int = 2) -> None:
     path = part_path(settings.layout.predictions("houses"), time.date(), f"{request_id}-{time:%H%M%S%f}", version)
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = {
@@ -104,9 +104,9 @@ def test_a_request_names_the_version_that_answered_it(settings: Settings, ledger
     ledger.mark_passed("houses", judged, "ann4", "passed 5 checks")
     started = start_rollout(ledger, "houses", 4, RolloutConfig(), "eva", "rollout of 4")
     for request, version in (("r3", 3), ("r4", 4), ("r1", 1)):
-        log_answer(settings, request, version, at(started, 10))
-    log_answer(settings, "r3", 2, at(promotion, -1), rows=5)
-    log_answer(settings, "other", 3, at(started, 10))
+        log_request(settings, request, version, at(started, 10))
+    log_request(settings, "r3", 2, at(promotion, -1), rows=5)
+    log_request(settings, "other", 3, at(started, 10))
 
     answers = {request: attribute_request(settings, ledger, "houses", request) for request in ("r1", "r3", "r4")}
     assert [(name, result.version, result.arm) for name, result in answers.items()] == [
@@ -123,7 +123,7 @@ def test_a_request_names_the_version_that_answered_it(settings: Settings, ledger
 def test_a_request_that_the_log_does_not_hold(settings: Settings, ledger: Ledger) -> None:
     """Unknown, or deleted: the error describes the log, and how to query by time."""
     row = promote(ledger, 1)
-    log_answer(settings, "r1", 1, at(row))
+    log_request(settings, "r1", 1, at(row))
     with pytest.raises(ConfigError, match=f"hold predictions from {at(row).date()}") as unknown:
         attribute_request(settings, ledger, "houses", "r2")
     assert "towline served-at houses TIME" in unknown.value.remedy
@@ -135,7 +135,7 @@ def test_a_request_that_the_log_does_not_hold(settings: Settings, ledger: Ledger
 def test_a_version_that_the_ledger_does_not_have(settings: Settings, ledger: Ledger) -> None:
     """If the ledger lost the rows of a logged version, the error says so instead of naming another version."""
     row = promote(ledger, 1)
-    log_answer(settings, "r9", 9, at(row))
+    log_request(settings, "r9", 9, at(row))
     with pytest.raises(DataError, match="names version 9 of houses, and the ledger has no such version"):
         attribute_request(settings, ledger, "houses", "r9")
 
@@ -143,7 +143,7 @@ def test_a_version_that_the_ledger_does_not_have(settings: Settings, ledger: Led
 def test_the_command_and_the_api_take_a_time_or_a_request(settings: Settings, ledger: Ledger, command: Command) -> None:
     """A text that can be a time is read as a time, unless --request is given; the time is printed with its zone."""
     row = promote(ledger, 1)
-    log_answer(settings, "2026-01-01", 1, at(row))
+    log_request(settings, "2026-01-01", 1, at(row))
     shown = command("served-at", "houses", row.time)
     assert (shown.code, shown.err) == (0, "")
     assert "houses@1, the champion" in shown.out

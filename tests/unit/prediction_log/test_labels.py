@@ -76,7 +76,7 @@ def test_labels_are_joined_by_a_column(labelled_log: LabelledLog, by: str) -> No
 
 
 def test_labels_without_a_prediction_are_joined_later(labelled_log: LabelledLog) -> None:
-    """They are counted, and joined when the prediction is in the log."""
+    """Such labels are counted, and joined when the prediction is in the log."""
     assert labelled_log.add("request_id,y\na,yes\n") == AddedLabels(1, 1, 0, 0, 1)
     assert labelled_log.add("customer,y\n7,no\n", by="customer") == AddedLabels(1, 1, 0, 0, 1)
     assert labelled_log.add("request_id,y\na,yes\n") == AddedLabels(1, 0, 1, 0, 1)

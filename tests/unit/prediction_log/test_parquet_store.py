@@ -18,7 +18,7 @@ from tests.support.prediction_log import (
     FakeRelease,
     fill_log,
     logged_ids,
-    make_answer,
+    make_predictions,
     read_all_bytes,
 )
 from tests.support.waiting import wait_until
@@ -92,10 +92,12 @@ def test_parts_are_by_day_and_a_span_excludes_its_end(folder: Path, release: Fak
 
 
 def test_a_trace_id_is_stored_and_older_parts_have_none(folder: Path, release: FakeRelease) -> None:
-    """It is in the segment and in the part; a part that was written before the column existed is read too."""
+    """The trace id is in segment and part; a part that was written before the column existed is also read."""
     log = PredictionLog(folder, "w0", convert=False)
-    log.write("a", FIRST_TIME.timestamp(), release, [ROW], make_answer(), trace_id="4bf92f3577b34da6a3ce929d0e0e4736")
-    log.write("b", FIRST_TIME.timestamp(), release, [ROW], make_answer())
+    log.write(
+        "a", FIRST_TIME.timestamp(), release, [ROW], make_predictions(), trace_id="4bf92f3577b34da6a3ce929d0e0e4736"
+    )
+    log.write("b", FIRST_TIME.timestamp(), release, [ROW], make_predictions())
     log.close()
     for _ in range(2):
         table = parquet_store.read_predictions(folder).sort_by("request_id")
@@ -120,7 +122,7 @@ def test_open_and_truncated_segments_are_read(folder: Path, release: FakeRelease
     with path.open("ab") as file:
         file.write(path.read_bytes().splitlines()[1][:40])
     log = PredictionLog(folder, "w1", convert=False)
-    log.write("living", FIRST_TIME.timestamp(), release, [ROW], make_answer())
+    log.write("living", FIRST_TIME.timestamp(), release, [ROW], make_predictions())
     wait_until(lambda: log.written == 1)
     expected = sorted(["living", *(f"r{number}" for number in range(5))])
     assert logged_ids(folder) == expected
@@ -207,7 +209,7 @@ def test_a_full_disk_keeps_the_segment(folder: Path, release: FakeRelease, monke
 
 
 def test_small_parts_are_merged(folder: Path, releases: Callable[..., FakeRelease]) -> None:
-    """There is one merged part for each day and version; the current day may be left out."""
+    """The result is one part for each day and version; the current day may be left out."""
     first, second = releases(version=1), releases(version=2)
     for start in range(0, 60, 20):
         fill_log(folder, first, range(start, start + 20), HOUR / 2)
@@ -292,9 +294,9 @@ def test_rows_can_be_erased_while_a_service_writes(
     monkeypatch.setattr("towline.prediction_log.writer._MAINTENANCE_S", 0.1)
     log = PredictionLog(folder, "w0", convert=False)
     for number in range(20):
-        log.write(f"r{number}", FIRST_TIME.timestamp(), release, [ROW | {"customer": number % 4}], make_answer())
+        log.write(f"r{number}", FIRST_TIME.timestamp(), release, [ROW | {"customer": number % 4}], make_predictions())
     assert maintenance.erase(folder, "customer", "3", lambda _: None).rows == 5
-    log.write("after", FIRST_TIME.timestamp(), release, [ROW], make_answer())
+    log.write("after", FIRST_TIME.timestamp(), release, [ROW], make_predictions())
     log.close()
     assert len(logged_ids(folder)) == 16
     assert "after" in logged_ids(folder)
@@ -305,7 +307,7 @@ def test_a_service_that_does_not_close_its_segment_is_named(
 ) -> None:
     """Nothing is erased, since rows in its segment would be left."""
     log = PredictionLog(folder, "w0", convert=False)
-    log.write("r", FIRST_TIME.timestamp(), release, [ROW], make_answer())
+    log.write("r", FIRST_TIME.timestamp(), release, [ROW], make_predictions())
     wait_until(lambda: log.written == 1)
     monkeypatch.setattr(maintenance, "_CLOSE_TIMEOUT_S", 0.3)
     monkeypatch.setattr(segments, "request_roll", lambda _: None)
@@ -329,7 +331,7 @@ def test_rows_are_erased_by_any_logged_column(
     fill_log(folder, release, range(10))
     log = PredictionLog(folder, "w1", convert=False)
     empty = ROW | dict.fromkeys(("size", "member", "at", "zip", "order"))
-    log.write("empty", FIRST_TIME.timestamp(), release, [empty], make_answer())
+    log.write("empty", FIRST_TIME.timestamp(), release, [empty], make_predictions())
     log.close()
     assert maintenance.erase(folder, column, value, lambda _: None).rows == rows
     assert len(logged_ids(folder)) == 11 - rows
@@ -347,7 +349,7 @@ def test_a_column_that_is_not_logged_is_refused(folder: Path, releases: Callable
 
 
 def test_personal_data_is_in_no_part(folder: Path, release: FakeRelease) -> None:
-    """Not even in the statistics of Parquet."""
+    """Neither values nor the statistics of Parquet contain it."""
     fill_log(folder, release, range(30))
     convert(folder)
     content = read_all_bytes(folder)

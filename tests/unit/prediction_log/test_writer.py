@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.support.prediction_log import ROW, FakeRelease, make_answer, read_all_bytes, read_segment_lines
+from tests.support.prediction_log import ROW, FakeRelease, make_predictions, read_all_bytes, read_segment_lines
 from tests.support.waiting import wait_until
 from towline.inference.scorer import RowPredictions
 from towline.prediction_log import segments
@@ -55,7 +55,7 @@ def test_written_and_dropped_rows_add_up_to_those_sent(folder: Path, release: Fa
     """20,000 records are sent in a burst to a queue of 1,000."""
     log = PredictionLog(folder, "w0", capacity=1_000, convert=False)
     for number in range(20_000):
-        log.write(f"r{number}", OCTOBER, release, [ROW], make_answer())
+        log.write(f"r{number}", OCTOBER, release, [ROW], make_predictions())
         assert len(log._queue) <= 1_000
     log.close()
     assert log.drops > 0
@@ -70,7 +70,7 @@ def test_several_threads_may_write_to_a_log(folder: Path, release: FakeRelease) 
 
     def send() -> None:
         for _ in range(2_000):
-            log.write("r", OCTOBER, release, [ROW], make_answer())
+            log.write("r", OCTOBER, release, [ROW], make_predictions())
 
     callers = [threading.Thread(target=send) for _ in range(4)]
     for caller in callers:
@@ -117,7 +117,7 @@ def test_after_a_full_disk_all_lines_are_written(
     disk = Disk(3_000)
     monkeypatch.setattr(segments.os, "write", disk)
     for number in range(200):
-        log.write(f"r{number}", OCTOBER, release, [ROW], make_answer())
+        log.write(f"r{number}", OCTOBER, release, [ROW], make_predictions())
         if number == 5:
             wait_until(lambda: log.written == 6)
     wait_until(lambda: disk.failed > 0 and log.depth > 0)
@@ -139,12 +139,12 @@ def test_a_failed_truncation_is_repeated_before_the_next_line(
             raise OSError(errno.EIO, "the disk is gone")
         truncate(file, size)
 
-    log.write("r0", OCTOBER, release, [ROW], make_answer())
+    log.write("r0", OCTOBER, release, [ROW], make_predictions())
     wait_until(lambda: log.written == 1)
     disk = Disk(100)
     monkeypatch.setattr(segments.os, "write", disk)
     monkeypatch.setattr(segments.os, "ftruncate", fails)
-    log.write("r1", OCTOBER, release, [ROW], make_answer())
+    log.write("r1", OCTOBER, release, [ROW], make_predictions())
     wait_until(lambda: disk.failed > 0)
     disk.room, broken = 10**9, False
     wait_until(lambda: log.written == 2)
@@ -159,21 +159,21 @@ def test_memory_is_limited_while_the_disk_is_full(
     monkeypatch.setattr("towline.prediction_log.writer._MAX_PENDING_BYTES", 20_000)
     log = PredictionLog(folder, "w0", capacity=100, convert=False)
     for _ in range(3_000):
-        log.write("r", OCTOBER, release, [ROW], make_answer())
+        log.write("r", OCTOBER, release, [ROW], make_predictions())
         time.sleep(0.0001)
     assert log.depth < 300
     log.close(timeout=0.3)
     assert (log.written, log.drops, log.depth) == (0, 3_000, 0)
     assert "No space left on device" in caplog.text
     assert "Gasse" not in caplog.text
-    log.write("late", OCTOBER, release, [ROW], make_answer())
+    log.write("late", OCTOBER, release, [ROW], make_predictions())
     assert log.drops == 3_001
 
 
 def test_personal_data_is_in_no_file(log: PredictionLog, folder: Path, release: FakeRelease) -> None:
     """The files have neither personal columns nor the plain text of hashed ones."""
     for number in range(50):
-        log.write(f"r{number}", OCTOBER, release, [ROW], make_answer())
+        log.write(f"r{number}", OCTOBER, release, [ROW], make_predictions())
     log.close()
     content = read_all_bytes(folder)
     assert len(content) > 10_000
@@ -187,7 +187,7 @@ def test_a_segment_may_hold_two_versions(
     """Each line follows the policy of its release."""
     old, new = releases(version=1), releases({"pii": ["street", "town"]}, version=2)
     for number in range(6):
-        log.write(f"r{number}", OCTOBER, (old, new)[number % 2], [ROW], make_answer())
+        log.write(f"r{number}", OCTOBER, (old, new)[number % 2], [ROW], make_predictions())
     log.close()
     (path,) = (folder / "segments").iterdir()
     heads = [json.loads(line) for line in path.read_text().splitlines() if "fields" in line]
@@ -218,7 +218,7 @@ def test_rows_of_a_release_without_a_readable_config_are_dropped(
 ) -> None:
     """They might hold personal data."""
     (release.directory / "config.yaml").unlink()
-    log.write("a", OCTOBER, release, [ROW, ROW], make_answer(2))
+    log.write("a", OCTOBER, release, [ROW, ROW], make_predictions(2))
     wait_until(lambda: log.drops == 2)
     assert log.written == 0
     assert not (folder / "segments").exists()
@@ -239,10 +239,10 @@ def test_a_missing_hash_key_is_created_later(
     with monkeypatch.context() as patch:
         patch.setattr("towline.prediction_log.privacy.os.link", full)
         for _ in range(500):
-            log.write("r", OCTOBER, release, [ROW], make_answer())
+            log.write("r", OCTOBER, release, [ROW], make_predictions())
         wait_until(lambda: log.drops == 500)
         assert attempts <= 3
-    wait_until(lambda: log.write("later", OCTOBER, release, [ROW], make_answer()) or log.written > 0)
+    wait_until(lambda: log.write("later", OCTOBER, release, [ROW], make_predictions()) or log.written > 0)
     assert {line["id"] for line in read_segment_lines(folder)} == {"later"}
 
 
@@ -250,11 +250,11 @@ def test_a_missing_hash_key_is_created_later(
 def test_a_segment_is_closed_for_each_reason(
     folder: Path, release: FakeRelease, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
-    """It is large, old or removed, or a close was requested; the next record opens a new segment."""
+    """Reasons: the segment is large, old or removed, or a close was requested. The next record opens a new segment."""
     monkeypatch.setattr("towline.prediction_log.writer._MAINTENANCE_S", 0.1)
     limits = {"size": {"segment_bytes": 100}, "age": {"segment_seconds": 0.1}}.get(reason, {})
     log = PredictionLog(folder, "w0", convert=False, **limits)
-    log.write("a", OCTOBER, release, [ROW], make_answer())
+    log.write("a", OCTOBER, release, [ROW], make_predictions())
     wait_until(lambda: log.written == 1)
     (first,) = segments.list_segments(folder)
     if reason == "asked":
@@ -263,7 +263,7 @@ def test_a_segment_is_closed_for_each_reason(
     if reason == "removed":
         first.unlink()
     wait_until(lambda: list(segments.finished_segments(folder)) == [first] or log._segments._file < 0)
-    log.write("b", OCTOBER, release, [ROW], make_answer())
+    log.write("b", OCTOBER, release, [ROW], make_predictions())
     wait_until(lambda: log.written == 2)
     assert "b" in [line["id"] for line in read_segment_lines(folder)]
     assert first not in (set(segments.list_segments(folder)) - set(segments.finished_segments(folder)))

@@ -438,7 +438,7 @@ def test_a_large_query_is_sampled(folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert abs(np.mean(numbers) / rows - 0.5) < 0.05, "the sample is not uniform"
 
 
-def test_the_command_writes_a_project_and_says_why(command: Command, folder: Path) -> None:
+def test_the_command_writes_a_project_with_the_reasons(command: Command, folder: Path) -> None:
     """In an empty folder there are flows, tasks, a config and a README; the screen names each decision."""
     customers().to_csv("customers.csv", index=False)
     result = command("init", "customers.csv", "--target", "churned", "--name", "churn", "--yes")
@@ -477,7 +477,7 @@ def test_a_missing_target_is_an_error_that_lists_the_columns(command: Command, f
 
 
 def test_update_replaces_unedited_flows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an upgrade, unedited files are replaced; an edited file remains, and the new one is written beside it."""
+    """After an upgrade, unedited files are replaced; an edited file remains, and the new one is written next to it."""
     template.write_project(folder, "demo", "demo.yaml")
     texts = dict(template.read_template("demo", "demo.yaml"))
     newer = {path: f"{text}# newer\n" if path.startswith("flows/") else text for path, text in texts.items()}
@@ -636,7 +636,7 @@ def test_few_rows_without_a_time(folder: Path) -> None:
 
 @pytest.mark.parametrize("others", [0, 3])
 def test_points_between_thousands_are_read_as_in_the_other_columns(folder: Path, others: int) -> None:
-    """In a file with decimal commas, 1.115 beside 642 is a count, also if few columns have both marks."""
+    """In a file with decimal commas, 1.115 together with 642 is a count, also if few columns have both marks."""
     rng = np.random.default_rng(8)
     count, price = rng.integers(1, 5_000, 300), rng.uniform(1, 9_000, 300)
     german = [f"{value:,.2f}".translate(str.maketrans(",.", ".,")) for value in price]

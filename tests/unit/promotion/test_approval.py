@@ -99,7 +99,7 @@ def project(sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch) -> Sampl
 
 
 def test_the_last_approval_promotes(sample_store: SampleStore) -> None:
-    """Until then the champion is unchanged; the ledger has who approved which digest, and why it was promoted."""
+    """Until then the champion is unchanged; the ledger has approver, approved digest and the reason."""
     store = Store(sample_store, required=2)
     assert store.ledger.state(MODEL, 2) == "awaiting approval"
     assert (store.approve(store.key("bob")).state, store.champion) == ("waiting", 1)
@@ -263,7 +263,7 @@ def test_a_champion_that_changed_meanwhile(sample_store: SampleStore) -> None:
     assert store.champion == 2
 
 
-def test_a_rollout_begins_after_the_approval(sample_store: SampleStore) -> None:
+def test_a_rollout_starts_after_the_approval(sample_store: SampleStore) -> None:
     """With both in the config, the last approval starts the rollout instead of a promotion."""
     store = Store(sample_store, rollout=RolloutConfig())
     assert store.approve(store.key("bob")).state == "in rollout"

@@ -275,7 +275,7 @@ def test_error_rates() -> None:
     assert worse["fail"] >= 27
 
 
-def test_an_inconclusive_check_is_promoted_if_the_config_says_so() -> None:
+def test_an_inconclusive_check_is_promoted_if_configured() -> None:
     """The check remains inconclusive in the verdict; a failed check still rejects."""
     for setting, outcome in at_least_one([("refuse", "inconclusive"), ("promote", "pass")]):
         case = Case(n=60, champion_margin=0.0, inconclusive=setting)

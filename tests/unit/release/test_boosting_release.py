@@ -19,7 +19,7 @@ from towline.training.estimators import pipeline_of
 
 @pytest.mark.parametrize("library", BOOSTING_LIBRARIES)
 def test_a_release_holds_the_model_file_of_the_library(library: str, tmp_path: Path) -> None:
-    """It is compiled, needs no trust, and has the library's version in manifest, card and SBOM."""
+    """The release is compiled, needs no trust, and has the library's version in manifest, card and SBOM."""
     run = train_run(tmp_path, make_house_table(200).drop(columns=["value", "at"]), library, target="sold")
     directory = run.settings.store / run.package().path
     manifest = read_manifest(directory)

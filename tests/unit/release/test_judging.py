@@ -31,7 +31,7 @@ def champion_check(verdict: Verdict) -> GateCheck:
 
 
 def test_the_first_version_needs_no_champion(regression: TrainedRun) -> None:
-    """There is no check against a champion; the other checks decide."""
+    """No check compares with a champion; the other checks decide."""
     verdict = judge(regression, None)
     assert verdict.outcome == "pass", verdict
     assert verdict.champion is None
@@ -109,7 +109,7 @@ def test_stored_predictions_of_a_classification_are_used(tmp_path: Path, build: 
 def test_the_champions_holdout_of_a_random_split_is_recognized(
     tmp_path: Path, build: Callable[..., TrainedRun]
 ) -> None:
-    """Whatever the table and the order of its rows."""
+    """This holds for any table and any order of its rows."""
     run = build(tmp_path, make_house_table(400).drop(columns=["at", "sold"]), target="value")
     model = open_release(run.settings.store / run.package().path)
     assert holdout_comparison._find_unseen_rows(model, *holdout_of(run)).all()

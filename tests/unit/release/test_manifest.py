@@ -38,7 +38,7 @@ def test_a_flipped_bit_in_any_file_is_refused(release: Path) -> None:
 
 
 def test_the_error_names_a_missing_file(release: Path) -> None:
-    """Also if the manifest itself is missing."""
+    """The manifest itself may be missing."""
     for name in ("probe.json", MANIFEST):
         (release / name).unlink()
         with pytest.raises(ReleaseError, match=f"{name} is missing"):
@@ -47,7 +47,7 @@ def test_the_error_names_a_missing_file(release: Path) -> None:
 
 @pytest.mark.parametrize("name", ["extra.py", "plots/extra.png", ".hidden", "empty/"])
 def test_an_extra_file_or_folder_is_refused(release: Path, name: str) -> None:
-    """Also hidden files and empty folders."""
+    """Hidden files and empty folders are also reported."""
     (release / name).mkdir() if name.endswith("/") else (release / name).write_bytes(b"")
     with pytest.raises(ReleaseError, match="manifest"):
         verify_release(release)

@@ -141,7 +141,7 @@ def test_a_release_holds_no_password(url: str, stored_url: str) -> None:
 
 
 def test_types_of_trusted_packages_are_recorded(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
-    """They are loaded if the ledger has the digest or the caller trusts the package; otherwise the error names them."""
+    """A type is loaded if the ledger has the digest or the caller trusts the package; otherwise the error names it."""
     frame = make_house_table(200).drop(columns=["value", "at"])
     run = train_run(tmp_path, frame, "sklearn.gaussian_process.GaussianProcessClassifier", target="sold")
     packed = run.package()

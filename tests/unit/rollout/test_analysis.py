@@ -173,7 +173,7 @@ class TestLoss:
     """The comparison of the mean losses."""
 
     def test_identical_arms_are_not_decided(self) -> None:
-        """Neither promoted nor aborted, for any of many numbers of labels."""
+        """The version is neither promoted nor aborted, for many numbers of labels."""
         champion, challenger = losses()
         for labels in range(100, ROWS + 1, 100):
             verdict = analyse(evidence(champion[:labels], challenger[:labels]), Criteria())
@@ -272,7 +272,7 @@ class TestCounts:
 
     @pytest.mark.parametrize("counts", [ArmCounts(400, errors=40), ArmCounts(400, nonfinite=40)])
     def test_a_challenger_that_fails_is_aborted(self, counts: ArmCounts) -> None:
-        """Even if its loss is lower."""
+        """A lower loss does not change the verdict."""
         verdict = analyse(evidence(*losses(factor=0.7), challenger=counts), Criteria())
         assert verdict.verdict == "abort"
         assert "40 of 400 requests" in verdict.text
@@ -292,7 +292,7 @@ class TestCounts:
         assert analyse(failing, Criteria()).verdict == "abort"
 
     def test_healthy_needs_no_labels(self) -> None:
-        """It is promoted once its excess of errors is known to be acceptable, and never if it is worse."""
+        """A version is promoted once its excess of errors is known to be acceptable, and never if it is worse."""
         healthy = Criteria(promote_if="healthy")
         few, many = ({"champion": ArmCounts(rows), "challenger": ArmCounts(rows)} for rows in (100, 2000))
         assert analyse(evidence(**few), healthy).verdict == "waiting"

@@ -151,7 +151,7 @@ def test_no_spelling_of_a_path_avoids_its_key(service_with_keys: RunningService,
     ],
 )
 def test_a_key_may_be_in_one_of_three_headers(service_with_keys: RunningService, headers: dict[str, str]) -> None:
-    """It is a bearer token, X-API-Key, or the password of basic authentication."""
+    """The key is a bearer token, X-API-Key, or the password of basic authentication."""
     assert service_with_keys.client.send(BODY, **headers).status_code == 200
 
 
@@ -717,7 +717,7 @@ def test_invalid_keys_are_limited_by_address(model: FakeModel, monkeypatch: pyte
 
 
 def test_refusals_over_the_limit_are_delayed(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other requests are answered meanwhile; the number of delayed responses is limited."""
+    """Other requests are answered during the delay; the number of delayed responses is limited."""
     monkeypatch.setattr(endpoint, "MAX_BAD_KEY_RATE", 1.0)
     monkeypatch.setattr(endpoint, "REFUSAL_DELAY_S", 3600.0)
     monkeypatch.setattr(endpoint, "MAX_DELAYED", 2)

@@ -129,7 +129,7 @@ def test_a_key_is_required_once_one_was_created(tmp_path: Path, clock: Clock) ->
 
 
 @pytest.mark.parametrize("content", ['{"format": 1, "keys": []}', '{"format": 1}', "{}"])
-def test_a_file_without_keys_admits_nobody(
+def test_a_key_file_without_keys_refuses_all_requests(
     tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
     """The log names the remedy, and the remedy works."""

@@ -54,7 +54,7 @@ def test_latency_is_observed_by_route_and_version(service: RunningService) -> No
 
 
 def test_input_anomalies_are_counted(service: RunningService) -> None:
-    """They are nulls, values out of range and unseen categories, by column."""
+    """Anomalies are nulls, values out of range and unseen categories, by column."""
     service.client.post("/predict", {"rows": [{**ROW, "size": 500, "kind": "castle"}, {**ROW, "size": None}, ROW]})
     scrape = read(service)
     assert sample_value(scrape, "input_anomalies_total", version="3", column="size", kind="out_of_range") == 1

@@ -86,7 +86,7 @@ def test_error_responses_match_their_schema(service: RunningService, document: d
 
 
 def test_each_status_of_an_error_code_is_described(document: dict[str, Any]) -> None:
-    """A request for a version that is not served gets 404, and one that fails 500."""
+    """A request for a version that is not served gets 404, and a request that fails gets 500."""
     statuses = {str(kind.status) for kind in PROBLEM_TYPES.values()}
     assert statuses == document["components"]["responses"].keys()
     for operation in at_least_one(posts(document).values()):

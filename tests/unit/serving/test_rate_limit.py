@@ -46,7 +46,7 @@ def test_each_caller_has_its_own_limit() -> None:
 
 
 def test_retry_after_is_enough() -> None:
-    """It is in whole seconds, after which a request is accepted."""
+    """The header has whole seconds, after which a request is accepted."""
     clock = Clock()
     limiter = RateLimiter(0.1, clock)
     limiter.take("a")

@@ -334,7 +334,9 @@ def test_shadow_answers_are_counted_and_logged_without_input(
     assert not [name for name in logged if name.startswith("input.")]
 
 
-def test_shadow_answers_of_a_slow_model_pause_between_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shadow_answers_of_a_slow_model_are_computed_in_short_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They use their share of time in many short turns, between which the worker exchanges counts with others."""
     now = [1000.0]
     clock = dict.fromkeys(("monotonic", "time", "perf_counter"), lambda: now[0])

@@ -120,7 +120,7 @@ def test_nothing_is_reduced_within_the_budget(tmp_path: Path) -> None:
 
 
 def test_a_candidate_with_slow_final_fits_is_left_out(tmp_path: Path) -> None:
-    """It is not fitted, another one is selected, and the budget named in the message is enough."""
+    """The candidate is not fitted, another one is selected, and the budget named in the message is sufficient."""
     work, config = _prepare(tmp_path, _candidate("fast", 0.01), _candidate("slow", 30), budget="60s")
     budget_limits = plan_fits(work, config, CLOCK)
     scores = [

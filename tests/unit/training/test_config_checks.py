@@ -102,7 +102,7 @@ def test_the_task_of_the_data_is_checked_too() -> None:
     ],
 )
 def test_a_column_that_does_not_exist_is_named_before_the_fits(key: str, change: dict[str, Any]) -> None:
-    """Also by keys that only the evaluation, monitoring or a rollout reads."""
+    """The check includes keys that only the evaluation, monitoring or a rollout reads."""
     raw = {"name": "demo", "data": {"source": "t", "target": "price", "drop": ["id"]}}
     with pytest.raises(ConfigError, match="no column 'kinds' in the table") as caught:
         check_columns(build_config({**raw, **change}, "demo.yaml"), make_contract())

@@ -33,10 +33,10 @@ def test_a_growing_target_is_adjusted_to_its_newest_trend() -> None:
     features = np.c_[np.ones(len(shape)), frame["a"], frame["b"] > 5]
     labels = frame["y"].to_numpy()
 
-    def answer(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    def fit_predict(train: np.ndarray, test: np.ndarray) -> np.ndarray:
         return np.asarray(features[test] @ np.linalg.lstsq(features[train], labels[train], rcond=None)[0])
 
-    adjusted, trend = remove_trend(labels, frame["at"], DAYS, answer)
+    adjusted, trend = remove_trend(labels, frame["at"], DAYS, fit_predict)
     adjusted = adjusted / shape
     week = 24 * 7
     assert adjusted[:week].mean() == pytest.approx(3, rel=0.1)
@@ -49,7 +49,7 @@ def test_a_growing_target_is_adjusted_to_its_newest_trend() -> None:
         labels[order],
         frame["at"].iloc[order].reset_index(drop=True),
         DAYS,
-        lambda train, test: answer(order[train], order[test]),
+        lambda train, test: fit_predict(order[train], order[test]),
     ).labels
     np.testing.assert_allclose(shuffled, (adjusted * shape)[order])
 
@@ -98,7 +98,7 @@ def test_detrending_is_chosen_for_a_growing_target(tmp_path: Path) -> None:
 
 
 def test_classes_cannot_be_detrended(tmp_path: Path) -> None:
-    """It is rejected before anything is fitted, with a remedy."""
+    """The config is rejected before the first fit, with a remedy."""
     frame, _ = _grown(300)
     frame["y"] = np.where(frame["y"] > frame["y"].median(), "much", "little")
     work, config = prepare_workspace(tmp_path, frame, data={"time": "at", "detrend": "7d"}, candidates=["linear"])

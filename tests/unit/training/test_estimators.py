@@ -140,7 +140,7 @@ def test_same_seed_gives_the_same_model(mixed: pd.DataFrame) -> None:
 
 
 def test_calendar_parts(mixed: pd.DataFrame) -> None:
-    """They are those of the calendar (Monday is 0), and NaN for a null time."""
+    """Parts are those of the calendar (Monday is 0), and NaN for a null time."""
     contract = _contract(mixed)
     blocks = {name: block for name, block, _ in build_model(Candidate(estimator="forest"), contract, 7)[0].transformers}
     calendar = blocks["calendar"][0]
@@ -345,7 +345,7 @@ def test_default_search_spaces_have_existing_parameters(task: str) -> None:
     ("classes", "params", "iterations"), [(20, {}, 500), (50, {}, 200), (50, {"max_iter": 300}, 300)]
 )
 def test_boosting_of_many_classes_has_fewer_iterations(classes: int, params: dict[str, int], iterations: int) -> None:
-    """At most 10,000 trees, unless the config sets the number of iterations."""
+    """Boosting has at most 10,000 trees, unless the config sets the number of iterations."""
     frame = pd.DataFrame({"a": np.arange(400) % 37 / 3, "y": [f"class {number % classes}" for number in range(400)]})
     model = build_model(Candidate(estimator="boosting", params=params), _contract(frame), 7)
     assert pipeline_of(model).named_steps["estimate"].max_iter == iterations

@@ -162,7 +162,7 @@ def test_a_run_before_an_earlier_one_is_reported(store: MonitoredStore, write: C
 def test_a_segment_that_is_converted_twice_is_reported_once(
     store: MonitoredStore, folder: Path, write: Callable[..., None]
 ) -> None:
-    """As after a kill between conversion and removal of the segment."""
+    """A kill between conversion and removal of the segment leads to a second conversion."""
     start = store.since
     write("host-1", [*minutes(start, 60, 160), *minutes(start, 40, 60)])
     (segment,) = (folder / "segments").glob("*.jsonl")

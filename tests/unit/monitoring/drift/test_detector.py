@@ -75,7 +75,7 @@ def checks_of(result: DriftResult, alarm: bool = True) -> set[tuple[str, str]]:
 
 
 def test_rows_like_the_training_rows_are_ok(release: Path) -> None:
-    """No alarm; every column's distance is reported with its threshold."""
+    """There is no alarm; every column's distance is reported with its threshold."""
     result = drift_of(release, window(), config=DriftConfig(false_alarms_per_year=12))
     assert (result.state, result.rows, result.version, result.budget) == ("ok", ROWS, 3, 12)
     assert (result.start, result.end) == (START, START + DAY)
@@ -107,7 +107,7 @@ def test_a_changed_column_raises_an_alarm(release: Path, column: str, change: An
     assert column in result.reason
 
 
-def test_an_alarm_says_how_much_of_the_importance_the_columns_carry(release: Path) -> None:
+def test_an_alarm_reports_the_importance_of_the_changed_columns(release: Path) -> None:
     """The target depends on the size only; the reason names the most important column first."""
     rows = window()
     important = drift_of(release, rows.assign(size=rows["size"] + 20))
@@ -263,7 +263,7 @@ def test_arrays_that_arrow_cannot_take_from_are_no_error(release: Path, tmp_path
 
 @pytest.mark.parametrize("rows", [0, 1, 49])
 def test_too_few_rows_are_unknown(release: Path, rows: int) -> None:
-    """Also without any batch."""
+    """A window may also have no batch."""
     result = drift_of(release, window(ROWS)[:rows])
     assert (result.state, result.rows, result.checks) == ("unknown", rows, ())
     assert "50 are needed" in result.reason
@@ -276,7 +276,7 @@ def test_invalid_columns_of_too_few_rows_are_named(release: Path) -> None:
 
 
 def test_repeated_rows_are_reported(release: Path) -> None:
-    """They are no drift, but a check reports their share."""
+    """Repeated rows are no drift, but a check reports their share."""
     result = drift_of(release, pd.concat([window(), window()]))
     assert result.state == "ok"
     (repeated,) = [check for check in result.checks if check.name == "repeated rows"]
@@ -371,7 +371,7 @@ def test_a_column_that_becomes_text_late_in_a_large_file(tmp_path: Path) -> None
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
 @pytest.mark.parametrize("rows", [3, 9_000])
 def test_a_file_in_another_encoding(tmp_path: Path, encoding: str, rows: int) -> None:
-    """Also a file of several blocks, of 16 MB, whose first non-ASCII letter is in a name or in the last row."""
+    """The file may have several blocks, of 16 MB, and its first non-ASCII letter in a name or in the last row."""
     path = tmp_path / "rows.csv"
     for name, last in (("größe", "Genève"), ("size", "Genève")):
         text = f"{name};town\n" + "".join(f"{n};{'town' * 500}\n" for n in range(rows)) + f"7;{last}\n"

@@ -58,7 +58,7 @@ def test_distances_of_numbers_equal_those_of_scipy(shape: str, shift: float) -> 
 
 
 def test_distances_of_categories_equal_those_of_scipy() -> None:
-    """To the last digits, with new categories."""
+    """Distances are equal to the last digits, with new categories."""
     draw = np.random.default_rng(7)
     training = draw.choice(list("abcd"), 4_000, p=[0.5, 0.3, 0.15, 0.05])
     current = draw.choice(list("abcz"), 900, p=[0.4, 0.3, 0.2, 0.1])

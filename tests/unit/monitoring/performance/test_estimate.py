@@ -215,7 +215,7 @@ def test_concept_drift_makes_an_estimate_untrusted(binary: Case) -> None:
 
 
 def test_small_errors_of_an_estimate_do_not_matter() -> None:
-    """Only errors of more than half of the acceptable loss do."""
+    """The estimate is too imprecise only if its error exceeds half of the acceptable loss."""
 
     def window(value: float) -> QualityResult:
         around, guess = (Interval(value=at, low=at - 0.001, high=at + 0.001) for at in (value, 0.80))

@@ -133,7 +133,7 @@ def test_every_metric_of_a_binary_task(binary: Case, metric: str) -> None:
 
 
 def test_slices(regression: Case) -> None:
-    """As in the evaluation, for columns that are logged unmodified."""
+    """Slices are those of the evaluation, for columns that are logged unmodified."""
     rows = fresh()
     log = log_predictions(regression[1], rows, rows["value"] + 30 * (rows["a `kind`, of sorts"] == "d"))
     slices = {(each.column, each.value): each for each in measure(regression, log).slices}
@@ -201,7 +201,7 @@ def test_other_versions_and_duplicates_are_left_out(regression: Case) -> None:
 
 
 def test_null_predictions_are_left_out(regression: Case) -> None:
-    """They are noted; without other predictions the state is unknown."""
+    """The reason has their number; without other predictions the state is unknown."""
     rows = fresh(100)
     log = log_predictions(regression[1], rows, rows["value"])
     arguments = log["prediction"].to_pylist()
@@ -214,7 +214,7 @@ def test_null_predictions_are_left_out(regression: Case) -> None:
 
 
 def test_missing_probabilities_are_left_out(binary: Case) -> None:
-    """Only if the metric needs them."""
+    """Rows without probabilities are left out only if the metric needs probabilities."""
     rows = fresh(100)
     log = log_predictions(binary[1], rows, rows["sold"])
     arguments = log["probabilities"].to_pylist()

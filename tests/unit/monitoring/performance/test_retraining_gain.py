@@ -127,7 +127,7 @@ def test_classes_are_compared_by_their_log_loss(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("metric", ["mae", "mape", "log_loss", "brier", "accuracy"])
 def test_the_mean_loss_is_the_metric(metric: str, trained: tuple[TrainedRun, Path], tmp_path: Path) -> None:
-    """For metrics that are means over rows."""
+    """This holds for metrics that are means over rows."""
     target = "value" if metric in ("mae", "mape") else "sold"
     run, release = trained
     if target == "sold":
@@ -144,7 +144,7 @@ def test_the_mean_loss_is_the_metric(metric: str, trained: tuple[TrainedRun, Pat
 
 
 def test_the_squared_error_stands_for_rmse_and_r2() -> None:
-    """These metrics are not means over rows."""
+    """RMSE and R² are not means over rows."""
     contract = Contract(target="y", task="regression", columns=())
     predictions = Predictions(np.array([1.0, 5.0]))
     for metric in at_least_one(["rmse", "r2"]):

@@ -220,7 +220,7 @@ def log(folder: Path, version: int, source: str, count: int) -> None:
 
 
 def test_the_log_is_sampled(tmp_path: Path) -> None:
-    """At most 5,000 rows of one version and window, evenly from all files; no hashed column."""
+    """The sample has at most 5,000 rows of one version and window, evenly from all files, and no hashed column."""
     assert sample_log(tmp_path / "none", 1, None, None).empty
     for source, version, count in (("a", 1, 9_000), ("b", 1, 3_000), ("c", 2, 50)):
         log(tmp_path, version, source, count)

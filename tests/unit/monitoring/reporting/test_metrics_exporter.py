@@ -60,7 +60,7 @@ def test_only_windows_of_the_champion_count(sample_store: SampleStore) -> None:
 
 
 def test_headroom_is_negative_beyond_the_bound_for_scores_too() -> None:
-    """For a roc_auc below its bound, like for an error above its bound."""
+    """The headroom of a roc_auc below its bound is negative, like that of an error above its bound."""
     for metric, value, sign in (("roc_auc", 0.7, -1), ("roc_auc", 0.9, 1), ("log_loss", 0.7, 1), ("log_loss", 0.9, -1)):
         quality = QualityResult(
             state="unknown", version=1, metric=metric, value=Interval(value=value), holdout=None, bound=0.8, rows=9,
@@ -111,7 +111,7 @@ def test_slos_come_from_the_release(sample_store: SampleStore) -> None:
 
 
 def test_an_unreadable_model_does_not_hide_the_others(sample_store: SampleStore) -> None:
-    """Its gauge is 0, and the other models are exported."""
+    """The gauge of the unreadable model is 0, and the other models are exported."""
     other, path = f"{MODEL}-2", sample_store.release(1).relative_to(sample_store.settings.store).as_posix()
     sample_store.ledger.register(other, "ann", "trained", {}, "k")
     sample_store.ledger.promote(other, JudgedVersion(1, "k", path, {"verdict": "pass"}), None, "ann", "better")
@@ -126,7 +126,7 @@ def test_an_unreadable_model_does_not_hide_the_others(sample_store: SampleStore)
 
 
 def test_a_changed_ledger_makes_its_model_unreadable(sample_store: SampleStore) -> None:
-    """No champion is exported for it; the other models are."""
+    """The unreadable model has no champion metric; the other models have one."""
     other, path = f"{MODEL}-2", sample_store.release(1).relative_to(sample_store.settings.store).as_posix()
     sample_store.ledger.register(other, "ann", "trained", {}, "k")
     sample_store.ledger.promote(other, JudgedVersion(1, "k", path, {"verdict": "pass"}), None, "ann", "better")

@@ -45,7 +45,7 @@ def sample(
     return ServiceSample(at=at, service=service, up=True, started=started, model="demo", version=1, counters=counts)
 
 
-def away(at: dt.datetime) -> ServiceSample:
+def unreachable_sample(at: dt.datetime) -> ServiceSample:
     return ServiceSample(at=at, service="http://a", up=False, why="Connection refused")
 
 
@@ -113,7 +113,7 @@ def test_an_exhausted_budget_without_failures_is_no_breach() -> None:
 def test_the_budget_is_that_of_the_whole_period() -> None:
     """Three minutes of outage are 7 % of the 43 minutes that 99.9 % of 30 days allow, also in a short history."""
     result = evaluate(
-        [*minutely(lambda _: (100, 0), 7), *(away(NOW + at * MINUTE) for at in (1, 2, 3))],
+        [*minutely(lambda _: (100, 0), 7), *(unreachable_sample(NOW + at * MINUTE) for at in (1, 2, 3))],
         "reachability",
         NOW + 3 * MINUTE,
     )
@@ -170,7 +170,7 @@ def test_no_traffic_is_unknown() -> None:
 
 def test_without_scrapes_every_state_is_unknown() -> None:
     """The history is empty, or the service was never reached."""
-    for samples in ([], [away(NOW - MINUTE), away(NOW)]):
+    for samples in ([], [unreachable_sample(NOW - MINUTE), unreachable_sample(NOW)]):
         result = evaluate_slos(accumulate_samples(samples), SloConfig(p95_ms=50, metric=60), NOW)
         assert [objective.state for objective in result] == ["unknown"] * 4
         assert describe_breaches(result) == ""
@@ -190,11 +190,11 @@ def test_old_scrapes_make_the_state_unknown() -> None:
 
 
 def test_an_unreachable_service_uses_the_budget_of_reachability() -> None:
-    """It is a page, but no reason for a rollback or a training."""
+    """The alert is a page, but causes no rollback and no training."""
     here = minutely(lambda ago: (100, 0), 600)
-    gone = [away(NOW + at * MINUTE) for at in range(1, 6)]
+    unreachable = [unreachable_sample(NOW + at * MINUTE) for at in range(1, 6)]
     now = NOW + 5 * MINUTE
-    result = evaluate_slos(accumulate_samples([*here, *gone]), SloConfig(), now)
+    result = evaluate_slos(accumulate_samples([*here, *unreachable]), SloConfig(), now)
     states = {objective.name: objective.state for objective in result}
     assert states == {"availability": "met", "reachability": "burning"}
     assert result[1].severity == "page"
@@ -204,14 +204,21 @@ def test_an_unreachable_service_uses_the_budget_of_reachability() -> None:
 
 def test_one_failed_scrape_is_no_page() -> None:
     """A scrape may fail during a restart."""
-    result = evaluate([*minutely(lambda _: (100, 0), 600), away(NOW + MINUTE)], "reachability", NOW + MINUTE)
+    result = evaluate(
+        [*minutely(lambda _: (100, 0), 600), unreachable_sample(NOW + MINUTE)], "reachability", NOW + MINUTE
+    )
     assert result.state == "met"
     assert result.bad == 1
 
 
 def test_counting_continues_after_an_outage() -> None:
     """Requests between failed scrapes are counted with the next successful scrape."""
-    samples = [sample(NOW - 3 * MINUTE, 100), away(NOW - 2 * MINUTE), away(NOW - MINUTE), sample(NOW, 180)]
+    samples = [
+        sample(NOW - 3 * MINUTE, 100),
+        unreachable_sample(NOW - 2 * MINUTE),
+        unreachable_sample(NOW - MINUTE),
+        sample(NOW, 180),
+    ]
     assert evaluate(samples).total == 80
     assert evaluate(samples, "reachability").bad == 2
 
@@ -249,7 +256,7 @@ def test_slow_requests_are_interpolated_in_the_histogram(p95_ms: float, slow: fl
 
 
 def test_p95_is_that_of_the_last_hour() -> None:
-    """It is interpolated between two bounds; beyond the last finite bound there is none."""
+    """The latency is interpolated between two bounds; beyond the last finite bound it is that bound."""
     history = accumulate_samples([sample(NOW - MINUTE, 0, 0, (0, 0, 0)), sample(NOW, 100, 0, (90, 100, 100))])
     assert burn_rate.latency_quantile(history, NOW - HOUR, NOW, 0.95) == pytest.approx(0.055)
     late = accumulate_samples([sample(NOW - MINUTE, 0, 0, (0, 0, 0)), sample(NOW, 100, 0, (0, 10, 100))])
@@ -339,7 +346,7 @@ def test_a_window_misses_the_bound_with_its_whole_interval() -> None:
 
 
 def test_a_metric_without_labels_is_unknown() -> None:
-    """There is no window, no window with a value, or only one before the period."""
+    """Cases: no window, no window with a value, and only a window before the period."""
     for windows in ([], [window(None, 0)], [window(90, 40, 80, 99)]):
         assert metric(windows).state == "unknown"
 
@@ -349,7 +356,7 @@ def test_stored_totals_equal_those_in_memory(tmp_path: Path) -> None:
     samples = [
         sample(NOW - 4 * MINUTE, 5, 0, (1, 4, 5)),
         sample(NOW - 3 * MINUTE, 45, 3, (11, 34, 45)),
-        away(NOW - 2 * MINUTE),
+        unreachable_sample(NOW - 2 * MINUTE),
         sample(NOW - MINUTE, 30, 3, (10, 20, 30), started=2.0),
         sample(NOW, 60, 3, (20, 40, 60), started=2.0),
     ]

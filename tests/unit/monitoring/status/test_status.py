@@ -244,8 +244,8 @@ def test_a_served_page_has_links(sample_store: SampleStore) -> None:
     ):
         assert f'href="{address}"' in page
     assert f'href="/{MODEL}"' in render_index([result], NOW, LINKS)
-    away = render_status(result, Links())
-    assert [address for address in re.findall('href="([^"]*)"', away) if not address.startswith("/")] == []
+    plain_page = render_status(result, Links())
+    assert [address for address in re.findall('href="([^"]*)"', plain_page) if not address.startswith("/")] == []
 
 
 def test_headers_are_aligned_with_their_columns(sample_store: SampleStore) -> None:
@@ -297,7 +297,7 @@ def full(**more: Any) -> ModelStatus:
 
 
 def test_the_page_loads_nothing() -> None:
-    """There is no script and no address, whatever the values are; the policy allows only the one style."""
+    """For any values the page has no script and no address; the policy allows only the page's own style."""
     page = render_status(full())
     assert "<script" not in page + render_index([full()], NOW)
     assert re.findall(r"(?:src|href|action)=", page) == []
@@ -320,7 +320,7 @@ def test_the_page_draws_every_window() -> None:
 
 
 def test_windows_without_values_are_drawn() -> None:
-    """Also windows without rows."""
+    """Windows without rows are also drawn."""
     nothing = Interval(value=None)
     bare = make_quality(
         0, "unknown", value=nothing, estimate=None, rows=0, labelled=0, due=0, holdout=None, start=None, end=None
