@@ -129,6 +129,15 @@ def test_an_identifier_with_nulls_is_left_out() -> None:
         assert "identifies the row" in column("customer_id", ids).note
 
 
+@pytest.mark.parametrize(("repeated", "is_identifier"), [(12, True), (200, False)])
+def test_keys_of_which_few_repeat_are_left_out(repeated: int, is_identifier: bool) -> None:
+    """The words of hashes say nothing about other rows; codes of products that repeat may."""
+    letters = np.array(list("abcdefghkmnpqrstuvwxyzABCDEFGHKLMNPQRSTUVWXYZ0123456789"))
+    keys = np.array(["7a" + "".join(RANDOM.choice(letters, 20)) for _ in range(ROWS)], dtype=object)
+    keys[-repeated:] = keys[:repeated]
+    assert ("identifies the row" in column("track_id", keys).note) == is_identifier
+
+
 # random counts, which are not smooth
 _COMPLAINTS = [274, 201, 223, 314, 250, 275, 238, 208, 129, 101, 68, 44, 26, 9, 14, 1]
 

@@ -53,6 +53,7 @@ _CLOCK_CORRELATION, _CLOCK_VALUES = 0.98, 5  # least rank correlation with the t
 _CLOCK_ROWS = 100_000  # from which the correlation is computed
 _YEARS = (1_500, 2_200)
 _KEY_NAME = re.compile(r"(?i)(?:^|[\W_])(id|key|uuid|index|nr|no)$")
+_KEY_TEXT = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[\w-]{10,64}", re.ASCII)  # as long as all others, such as a hash
 # numbers from 1 that are quantities
 _ORDER_NAME = re.compile(
     r"(?i)(?<![a-z])(rank|ranking|position|age|time|step|hour|day|week|month|quarter|year)s?(?![a-z])"
@@ -402,7 +403,7 @@ def _infer_kind(values: pd.Series, prediction: _Prediction | None) -> tuple[Kind
     likely = prediction.kind if prediction and prediction.probability >= _LIKELY else None
     if likely in _PROSE and levels > _REPEATED * len(present):
         return "text", f"{_PROSE[likely]}: {counts}"
-    unique = levels == len(values)
+    unique = levels == len(values) or _are_keys(values)
     if prediction and prediction.is_sure("not-generalizable"):
         unique |= levels > _UNIQUE * len(present)
     if unique and present.astype(str).str.fullmatch(r"[^\s]{1,64}").all():
@@ -421,13 +422,27 @@ def _are_codes(values: pd.Series) -> bool:
     return not years and 2 < len(np.unique(present)) <= min(MAX_LEVELS, len(present) // _CODE_ROWS)
 
 
+def _are_keys(values: pd.Series) -> bool:
+    """Whether nearly all texts are different keys of one length, such as hashes, with letters and digits.
+
+    Example:
+        >>> _are_keys(pd.Series([f"id{number:09d}" for number in range(99)] + ["id000000000"]))
+        True
+    """
+    texts = values.dropna().astype(str)
+    if texts.nunique() <= _UNIQUE * len(texts) or texts.str.len().nunique() != 1:
+        return False
+    return bool(texts.str.fullmatch(_KEY_TEXT).mean() > _UNIQUE)
+
+
 def _identifies_rows(values: pd.Series, column: Column, prediction: _Prediction) -> bool:
     if column.levels <= 20 or column.kind not in ("numeric", "category"):
         return False
     if column.levels != len(values):
         whole = column.kind == "category" or column.integer
         nearly_unique = column.levels > _UNIQUE * int(values.notna().sum())
-        return whole and nearly_unique and prediction.is_sure("not-generalizable")
+        sure = prediction.is_sure("not-generalizable") or (column.kind == "category" and _are_keys(values))
+        return whole and nearly_unique and sure
     if column.kind == "category":
         return True
     if not column.integer or not np.isfinite(values).all():
