@@ -30,9 +30,10 @@ class TrainingResult(Frozen):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes on reductions and missing calibration, and the advice of the comparison; each once."""
+        """Notes on reductions and missing calibration, and the advice of comparison and evaluation; each once."""
         notes = [note for scores in self.candidates for note in scores.reductions]
         advice = [self.comparison.advice] if self.comparison and self.comparison.far_below else []
+        advice += [self.evaluation.advice] if self.evaluation.advice else []
         return tuple(dict.fromkeys([*notes, *self.chosen.calibration_notes, *advice]))
 
     @property

@@ -15,7 +15,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from towline.config import METRICS, PipelineConfig
+from towline.config import METRICS, PipelineConfig, Task
 from towline.data.schema.contract import Contract
 from towline.data.schema.inference import infer_contract
 from towline.errors import ConfigError, ReleaseError
@@ -23,7 +23,7 @@ from towline.training import model_io
 from towline.training.evaluation.bootstrap import draw_weights, percentile_interval, resample_metric, resampling_units
 from towline.training.evaluation.holdout import Evaluation, evaluate, find_slices, load_evaluation_predictions
 from towline.training.evaluation.metrics import compute_metrics, predict
-from towline.training.evaluation.predictions import Predictions
+from towline.training.evaluation.predictions import Interval, Predictions
 from towline.training.pipeline_components import Classifier
 
 DATA = Path(__file__).parents[3] / "data"
@@ -251,6 +251,26 @@ def test_labels_of_any_type(train: Callable[..., Any], labels: tuple[Any, ...]) 
     assert set(answers.labels) <= set(labels)
     assert evaluation.importance[0][0] == "x"
     assert "NaN" not in json.dumps(evaluation.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "value"),
+    [
+        ("binary", "roc_auc", 1.0),
+        ("multiclass", "f1", 0.9999),
+        ("regression", "r2", 0.9998),
+        ("binary", "roc_auc", 0.99),
+    ],
+)
+def test_a_nearly_perfect_model_has_advice(task: Task, metric: str, value: float) -> None:
+    """Leaks of several columns are not found in the table, but the holdout shows them; the advice names the columns."""
+    importance = (("died_at", 0.3, 0.01), ("age", -0.1, 0.01))
+    evaluation = Evaluation(
+        task=task, primary=metric, rows=90, metrics={metric: Interval(value=value)}, baseline={}, slices=(),
+        importance=importance, notes=(),
+    )  # fmt: skip
+    assert ("nearly perfect" in evaluation.advice) == (value > 0.999)
+    assert evaluation.advice.endswith("or set data.drop: died_at, age" if value > 0.999 else "")
 
 
 def test_slices_of_long_codes_stay_apart() -> None:

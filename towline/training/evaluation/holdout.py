@@ -7,7 +7,7 @@ the permutation importance of the columns.
 import copy as copying
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +34,11 @@ SLICE_RESAMPLES = 100
 MAX_LEVELS = {"category": 20, "boolean": 20, "numeric": 12}  # of a column that is sliced by default
 QUARTILES_FROM = 20  # distinct numbers: columns with more are cut at their quartiles
 _QUARTILE = re.compile(r"\((\S+), (\S+)\]")  # as pandas names it
+_NEAR_PERFECT: Mapping[Task, tuple[str, float]] = {  # from which value of which metric on a leak is likely
+    "regression": ("r2", 0.9995),
+    "binary": ("roc_auc", 0.9995),
+    "multiclass": ("f1", 0.9995),
+}
 _BASELINE = "baseline_"  # prefix of the arrays of its predictions
 MAX_PREDICTED_ROWS, MAX_PREDICTED_CELLS = 75_000, 40_000_000  # budget of the permutation importance
 
@@ -92,6 +97,17 @@ class Evaluation(Frozen):
     importance: tuple[tuple[str, float, float], ...]
     notes: tuple[str, ...]
     calibration: CalibrationResult | None = None
+
+    @property
+    def advice(self) -> str:
+        """A note if the model is nearly perfect, as it is with a column that contains the target; else empty."""
+        name, limit = _NEAR_PERFECT[self.task]
+        metric = self.metrics.get(name)
+        if metric is None or metric.value is None or metric.value < limit:
+            return ""
+        columns = [column for column, _, _ in self.importance[:3]]
+        check = f"check that its columns are known before the target, or set data.drop: {', '.join(columns)}"
+        return f"{name} is {metric.value:.4g} on the holdout, nearly perfect: {check}"
 
 
 class SliceRows(NamedTuple):
