@@ -47,6 +47,9 @@ _NO_IDS = {
     "thyroid", "unpaid", "valid", "void",
 }  # fmt: skip
 # texts that are no level of a category; NA may be one among short codes, such as those of countries, and None a level
+# numbers that often mean null: they are so if all other numbers of a column are far from them
+_SENTINELS = (-99_999.0, -9_999.0, -999.0, -99.0, 9_999.0, 99_999.0, 999_999.0)
+_MIN_SENTINELS = 3  # rows with one of them
 _ALWAYS_NULL = {"N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "NaN", "nan"}
 _TARGET_WORDS = {"target", "label", "class", "outcome", "y", "churn", "churned", "response", "result"}
 _PLAIN_DECIMAL = r"^\s*[+-]?(\d+\.(\d{1,2}|\d{4,})|0\.\d+|\d{4,}\.\d+)\s*$"  # its point separates no thousands
@@ -85,6 +88,7 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
     _propose_personal(proposal, frame)
     _propose_ignore_case(proposal, frame, contract)
     _propose_na_values(proposal, sample.table, contract)
+    _propose_sentinels(proposal, frame)
     if proposal.kinds or proposal.ignore_case or proposal.na_values:
         frame, contract = read_table(proposal, sample)
     _check_target(frame[target], contract)
@@ -248,6 +252,25 @@ def _propose_na_values(proposal: Proposal, table: pa.Table, contract: Contract) 
         for marker in sorted(present & (others | always)) if column.kind in TEXT_KINDS else ():
             reason = "as in columns of other kinds" if marker in others else f"as in {column.name}"
             proposal.na_values.setdefault(marker, f"means null in every column, {reason}")
+
+
+def _propose_sentinels(proposal: Proposal, frame: pd.DataFrame) -> None:
+    """Numbers such as -999 that mean null, unless they are an ordinary value of some column."""
+    numbers = {name: frame[name].to_numpy(float) for name in frame.columns if frame[name].dtype.kind in "iuf"}
+    texts = [frame[name] for name in frame.columns if frame[name].dtype.kind not in "iufbM"]
+    for sentinel in _SENTINELS:
+        names, text = [name for name, values in numbers.items() if (values == sentinel).any()], f"{sentinel:.0f}"
+        is_level = any((values == text).any() for values in texts)
+        if names and not is_level and all(_is_far(numbers[name], sentinel) for name in names):
+            proposal.na_values[text] = f"means null in every column: the other numbers of {names[0]} are far from it"
+
+
+def _is_far(values: np.ndarray, sentinel: float) -> bool:
+    """Whether a number repeats, and all others have another sign, or a tenth of its size."""
+    others = values[np.isfinite(values) & ~np.isin(values, _SENTINELS)]
+    if np.count_nonzero(values == sentinel) < _MIN_SENTINELS or len(np.unique(others)) < _MIN_SENTINELS:
+        return False
+    return bool((sentinel < 0 <= others.min()) or abs(sentinel) > 10 * np.abs(others).max())
 
 
 def _find_null_markers(column: pa.ChunkedArray) -> set[str]:

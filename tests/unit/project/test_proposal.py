@@ -297,6 +297,29 @@ def test_null_markers_of_numbers_are_null_in_categories(command: Command, folder
     assert (sex["categories"], sex["nullable"]) == (["F", "M"], True)
 
 
+@pytest.mark.parametrize(
+    ("sentinel", "size", "dose", "is_null"),
+    [
+        (-999, 1.0, 1.0, True), (9999, 1.0, 1.0, True), (-99, -3.0, 1.0, True),
+        (-99, -30.0, 1.0, False), (-999, 1.0, -999.0, False), (7, 1.0, 1.0, False),
+    ],
+)  # fmt: skip
+def test_numbers_far_from_all_others_mean_null(
+    command: Command, folder: Path, sentinel: int, size: float, dose: float, *, is_null: bool
+) -> None:
+    """A number such as -999 means null, unless another number of its column, or a column with few of it, is near it."""
+    rng = np.random.default_rng(4)
+    table = pd.DataFrame({"size": rng.uniform(1, 9, 90).round(2), "dose": rng.uniform(1, 9, 90).round(2)})
+    table["y"] = table["size"] + rng.normal(size=90).round(2)
+    table.loc[:3, "size"] = sentinel
+    table.loc[4, ["size", "dose"]] = size, dose
+    table.to_csv("t.csv", index=False)
+    assert command("init", "t.csv", "--target", "y").code == 0
+    assert read_config(folder / "configs/t.yaml").data.na_values == ((str(sentinel),) if is_null else ())
+    columns = command("validate", "configs/t.yaml", "--json").json["contract"]["columns"]
+    assert next(column for column in columns if column["name"] == "size")["nullable"] == is_null
+
+
 def test_blanks_and_quotes_around_names_need_not_be_given(command: Command, folder: Path) -> None:
     """The config has the name as in the header; the error for a name without blanks suggests it."""
     rows = "".join(f"{n % 7}, {n},{2000 + n}\n" for n in range(60))

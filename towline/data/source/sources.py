@@ -27,7 +27,7 @@ from towline.data import snapshot
 from towline.data.schema import text_columns
 from towline.data.schema.columns import list_examples
 from towline.data.schema.detection import notation
-from towline.data.schema.values import ValueFormat, ValueReader, category_name, column_format
+from towline.data.schema.values import ValueFormat, category_name, column_format, parse_number
 from towline.data.snapshot import SnapshotWriter, snapshot_to_frame
 from towline.data.source import formats, sql_source
 from towline.data.source.source_columns import (
@@ -405,9 +405,10 @@ def _remove_null_markers(column: pa.ChunkedArray, fmt: ValueFormat) -> pa.Chunke
     """The column with null in place of ``data.na_values``."""
     if column.type not in (pa.int64(), pa.float64()) or not fmt.na_values:
         return text_columns.null_markers(column, fmt) if text_columns.is_text(column.type) else column
-    reader = ValueReader("numeric", fmt)
-    marked = [reader.is_null(value) for value in column.to_pylist()]
-    return pc.if_else(pa.array(marked), pa.scalar(None, column.type), column)
+    numbers = [number for text in fmt.na_values if math.isfinite(number := parse_number(text))]
+    if column.type == pa.int64():
+        numbers = [int(number) for number in numbers if number.is_integer() and abs(number) < 2**63]
+    return pc.if_else(pc.is_in(column, pa.array(numbers, column.type)), pa.scalar(None, column.type), column)
 
 
 def _convert_times(
