@@ -22,7 +22,7 @@ from towline.training.final_fit import FittedModel, fit, refit
 from towline.training.model_selection.cross_validation import CrossValidationResult
 from towline.training.result import TrainingResult
 
-BOOSTING = {"max_iter": 30, "early_stopping": False}
+BOOSTING = {"max_iter": 30, "early_stopping": False, "max_leaf_nodes": 31}  # no variants are compared
 DOT = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )

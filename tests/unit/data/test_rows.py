@@ -81,7 +81,7 @@ def test_fields_and_cells_are_read_equally(contract: Contract, column: str, cell
         assert (values[~nothing] == theirs[~nothing]).all()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.datetimes(), st.sampled_from(["T", " "]))
 def test_times_read_back(moment: dt.datetime, separator: str) -> None:
     """A time in ISO 8601, as Python writes it, is read exactly, and as pandas reads it."""
@@ -92,7 +92,7 @@ def test_times_read_back(moment: dt.datetime, separator: str) -> None:
         assert parse_time(text + "-03:30") == moment + dt.timedelta(hours=3, minutes=30)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.one_of(st.text(), st.floats(), st.integers(), st.booleans(), st.none(), st.binary(), st.decimals()))
 def test_any_value_can_be_read(value: object) -> None:
     """No value of a field raises an error."""

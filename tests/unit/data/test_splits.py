@@ -111,7 +111,7 @@ def test_random_split_is_stratified() -> None:
     assert set(holdout) != set(parts(rows, config(seed=2, **pipeline))[2])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(80, 400), st.integers(0, 10**6), st.sampled_from([0.1, 0.2, 0.5]))
 def test_random_split(rows: int, seed: int, share: float) -> None:
     """A row stays in its part if rows are shuffled or appended; copies are together; each class is in both parts."""
@@ -137,7 +137,7 @@ def test_random_split(rows: int, seed: int, share: float) -> None:
     assert held[0] & common == held[2] & common
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(60, 300), st.integers(0, 10**6), st.sampled_from(["random", "time"]))
 def test_groups_are_in_one_part(rows: int, seed: int, by: str) -> None:
     """Rows of one group are in one part of the split and of every fold, by time and at random."""
@@ -189,7 +189,7 @@ def test_the_holdout_of_a_champion_can_be_computed_again() -> None:
     assert grouped.index[held_out].tolist() == sorted(set(holdout) & set(grouped.index))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(20, 300), st.integers(0, 10**6), st.integers(1, 30), st.sampled_from([0.1, 0.3, 0.6]))
 def test_times_are_in_one_part(rows: int, seed: int, moments: int, share: float) -> None:
     """Rows with the same time are in one part, and the order of the rows does not matter."""

@@ -1,5 +1,6 @@
 """`towline selftest`: the error rates of each part on a generated table with a known truth."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from tests.support.checks import at_least_one
 from towline.config import build_config
+from towline.selftest import drift_rates, gate_rates, quality_rates, rollout_rates
 from towline.selftest.measurement import run_selftest
 from towline.selftest.rates import MeasuredRate, SelftestResult, measure_rate, smallest_detected, wilson_interval
 
@@ -23,10 +25,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def result(project: Path) -> SelftestResult:
-    """The self-test of a linear model."""
+def result(project: Path) -> Iterator[SelftestResult]:
+    """The self-test of a linear model, with fewer trials than a user's."""
     raw = {"name": "made", "data": {"source": "table.parquet", "target": "y"}, "candidates": ["linear"]}
-    return run_selftest(build_config({**raw, "evaluation": {"resamples": 50}}, "test"), project)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drift_rates, "ALARM_TRIALS", 30)
+        patch.setattr(drift_rates, "PLANTED_TRIALS", 6)
+        patch.setattr(gate_rates, "MAX_TRIALS", 40)
+        patch.setattr(quality_rates, "GOOD_TRIALS", 30)
+        patch.setattr(quality_rates, "DEGRADED_TRIALS", 10)
+        patch.setattr(rollout_rates, "EQUAL_TRIALS", 40)
+        patch.setattr(rollout_rates, "TRIALS", 12)
+        yield run_selftest(build_config({**raw, "evaluation": {"resamples": 50}}, "test"), project)
 
 
 def rates(result: SelftestResult, part: str, case: str) -> list[MeasuredRate]:
@@ -63,7 +73,7 @@ def test_degraded_labels_are_detected_and_good_labels_raise_no_alarm(result: Sel
     assert good.low <= 0.05
     exchanged = rates(result, "quality", "labels are of other rows")
     assert [rate.effect for rate in exchanged] == [0.1, 0.25, 0.5, 1.0]
-    assert (good.trials, exchanged[-1].rate) == (60, 1.0)
+    assert (good.trials, exchanged[-1].rate) == (30, 1.0)
 
 
 def test_a_rollout_stops_a_worse_challenger_and_does_not_call_an_equal_one_better(result: SelftestResult) -> None:

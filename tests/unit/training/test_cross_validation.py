@@ -475,10 +475,11 @@ def test_boosting_of_a_small_table_has_small_trees_where_they_score_better(
     y = signs.sum(axis=1) if relation == "sum" else signs.prod(axis=1)
     table = pd.DataFrame(signs, columns=list("abcde")).assign(y=y + rng.normal(0, 1, 600))
     work, config = prepare_workspace(tmp_path, table, evaluation={"metric": "rmse"})
-    boosting = Candidate(estimator="boosting", name="boosting")
+    params = {"max_iter": 100, "early_stopping": False}
+    boosting = Candidate(estimator="boosting", name="boosting", params=params)
     scores = cross_validate(work, config, boosting)
     assert scores.params.get("max_leaf_nodes") == leaves
-    large = cross_validate(work, config, boosting.model_copy(update={"params": {"max_leaf_nodes": 31}}))
+    large = cross_validate(work, config, boosting.model_copy(update={"params": {**params, "max_leaf_nodes": 31}}))
     assert scores.mean["rmse"] < large.mean["rmse"] if leaves else scores.mean == large.mean
 
 
