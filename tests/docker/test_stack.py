@@ -30,7 +30,7 @@ wait_until = partial(wait, seconds=300, pause=0.5)
 
 def quick_candidate(iterations: int) -> tuple[str, ...]:
     """Options of a run with one candidate that passes the gate and is fitted in seconds."""
-    params = f"{{loss: absolute_error, max_iter: {iterations}, early_stopping: false}}"
+    params = f"{{loss: absolute_error, max_iter: {iterations}, early_stopping: false, max_leaf_nodes: 31}}"
     candidates = f"candidates=[{{estimator: boosting, params: {params}}}]"
     return ("--set", candidates, "--set", "cross_validation.folds=2")
 

@@ -102,7 +102,9 @@ def used_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UsedStore]:
             "columns": {"income": {"max": 900_000, "severity": "warn"}},
             "expectations": [{"type": "expect_column_max_to_be_between", "severity": "warn"} | {"kwargs": AGED}],
         },
-        "candidates": [{"estimator": "boosting", "params": {"max_iter": 30, "early_stopping": False}}],
+        "candidates": [
+            {"estimator": "boosting", "params": {"max_iter": 30, "early_stopping": False, "max_leaf_nodes": 31}}
+        ],
         "cross_validation": {"folds": 2},
         "evaluation": {"resamples": 50},
         "quality": {"delay": "1h", "min_labels": 10},

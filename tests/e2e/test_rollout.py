@@ -29,7 +29,9 @@ def store(tmp_path_factory: pytest.TempPathFactory, prefect: str) -> StoreComman
     commands.environment |= {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
     assert commands.run()[0] == 0
     boosting = {
-        "candidates": [{"estimator": "boosting", "params": {"max_iter": 60, "early_stopping": False}}],
+        "candidates": [
+            {"estimator": "boosting", "params": {"max_iter": 60, "early_stopping": False, "max_leaf_nodes": 31}}
+        ],
         "rollout": CANARY,
     }
     commands.config = write_bike_config(folder, **boosting)

@@ -28,7 +28,9 @@ CONFIG = {
         "date_format": "%d.%m.%Y",
         "columns": {"zip": "category", "version": "category", "cohort": "category"},
     },
-    "candidates": [{"estimator": "boosting", "params": {"max_iter": 60, "early_stopping": False}}],
+    "candidates": [
+        {"estimator": "boosting", "params": {"max_iter": 60, "early_stopping": False, "max_leaf_nodes": 31}}
+    ],
     "cross_validation": {"folds": 2},
     "gate": {"latency_ms": 10_000},
     "privacy": {"join_on": ["order"]},

@@ -36,7 +36,10 @@ def config(tmp_path: Path) -> Path:
             "time": "datetime",
             "drop": ["casual", "registered"],
         },
-        "candidates": ["linear", {"estimator": "boosting", "params": {"max_iter": 20, "early_stopping": False}}],
+        "candidates": [
+            "linear",
+            {"estimator": "boosting", "params": {"max_iter": 20, "early_stopping": False, "max_leaf_nodes": 31}},
+        ],
         "cross_validation": {"folds": 3},
     }
     path = tmp_path / "bikes.yaml"

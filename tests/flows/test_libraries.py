@@ -160,7 +160,11 @@ def test_an_ensemble_from_config_to_predictions(
 ) -> None:
     """The ensemble is selected and compiled; program, batch and service give equal predictions."""
     frame = make_mixed_table(target)
-    candidates = ["linear", {"estimator": "boosting", "params": {"max_iter": 60, "early_stopping": False}}, "ensemble"]
+    candidates = [
+        "linear",
+        {"estimator": "boosting", "params": {"max_iter": 60, "early_stopping": False, "max_leaf_nodes": 31}},
+        "ensemble",
+    ]
     metric = {"metric": "log_loss"} if target == "grade" else {}
     printed = train(towline, tmp_path, frame, *candidates, **metric)
     release = next((store / "releases" / "boosted").glob("v1-*"))
@@ -186,7 +190,11 @@ def test_a_calibrated_model_from_config_to_predictions(
 ) -> None:
     """The model is promoted and compiled; program, batch and service give equal probabilities."""
     frame = make_mixed_table(target, rows=1_500)
-    candidate = {"estimator": "boosting", "weights": "balanced", "params": {"max_iter": 60, "early_stopping": False}}
+    candidate = {
+        "estimator": "boosting",
+        "weights": "balanced",
+        "params": {"max_iter": 60, "early_stopping": False, "max_leaf_nodes": 31},
+    }
     printed = train(towline, tmp_path, frame, candidate, calibrate="isotonic")
     release = next((store / "releases" / "boosted").glob("v1-*"))
     manifest, card = json.loads((release / "manifest.json").read_text()), (release / "card.md").read_text()

@@ -18,7 +18,7 @@ ROWS = 900
 PARTS = [  # of an ensemble
     "linear",
     {"estimator": "forest", "params": {"n_estimators": 9}},
-    {"estimator": "boosting", "params": {"max_iter": 9, "early_stopping": False}},
+    {"estimator": "boosting", "params": {"max_iter": 9, "early_stopping": False, "max_leaf_nodes": 31}},
 ]
 
 

@@ -44,7 +44,10 @@ def write_bike_config(folder: Path, **changes: Any) -> Path:
     raw = {
         "name": MODEL,
         "data": {**source, "drop": ["casual", "registered"]},
-        "candidates": ["linear", {"estimator": "boosting", "params": {"max_iter": 10, "early_stopping": False}}],
+        "candidates": [
+            "linear",
+            {"estimator": "boosting", "params": {"max_iter": 10, "early_stopping": False, "max_leaf_nodes": 31}},
+        ],
         "cross_validation": {"folds": 2},
         "evaluation": {"resamples": 50},
         "gate": {"champion_margin": 1, "slice_margin": 5},
