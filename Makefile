@@ -53,9 +53,8 @@ WORKERS ?= logical
 PARALLEL = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -q --numprocesses $(WORKERS)
 QUICK := --dist worksteal tests/integration tests/unit tests/test_architecture.py -m "not slow"
 
-# tests also wait for servers and locks: one process more than there are cores, and two for flows and commands
-test test-cov: WORKERS = $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
-test-slow: WORKERS = $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 2)')
+# tests also wait for servers and locks: one process more than there are cores
+test test-cov test-slow: WORKERS = $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 
 test: dev ## the quick tests of functions and parts; ARGS="tests/unit -k gate" for some
 	@$(if $(ARGS),$(BIN)/pytest $(ARGS),$(PARALLEL) $(QUICK))
