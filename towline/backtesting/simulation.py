@@ -36,7 +36,6 @@ from towline.monitoring.results import DriftResult, GainResult, QualityResult
 from towline.steps import step
 from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.metrics import compute_metrics
-from towline.training.evaluation.predictions import Predictions
 
 Result = TypeVar("Result", DriftResult, QualityResult, GainResult)
 MAX_STEPS = 2_000
@@ -336,9 +335,7 @@ class BacktestContext:
         # a version may know a class that the whole table does not have: that of the classes that were rare then
         classes = tuple(dict.fromkeys((*self._contract.classes, *known)))
         contract = self._contract.model_copy(update={"classes": classes})
-        if predictions.probabilities is not None:
-            aligned = np.zeros((len(predictions.labels), len(classes)))
-            aligned[:, [classes.index(label) for label in known]] = predictions.probabilities
-            predictions = Predictions(predictions.labels, aligned)
+        if classes:
+            predictions = predictions.align(known, classes)
         values = compute_metrics(predicted.truth.to_numpy(), predictions, contract, metrics=[self.metric])
         return finite_or_none(values[self.metric])

@@ -84,7 +84,7 @@ class BatchResult(Frozen):
             lines.append(f"{self.quarantined:,} of {self.rows_in:,} rows are bad: {self.quarantine}")
         if self.left_out:
             names = shorten_list(self.left_out, MAX_LISTED)
-            lines.append(f"columns that the first rows do not have, and the output neither: {names}")
+            lines.append(f"columns left out, because the first rows do not have them: {names}")
         if self.column_checks:
             names = shorten_list([check.column for check in self.column_checks], MAX_LISTED)
             lines.append(f"values that the training rows did not have: in {names}")

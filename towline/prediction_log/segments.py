@@ -165,9 +165,8 @@ def finished_segments(folder: Path) -> Iterator[Path]:
         except FileNotFoundError:
             continue
         try:
-            fcntl.flock(
-                file, fcntl.LOCK_SH | fcntl.LOCK_NB
-            )  # shared, so that several readers can check at the same time
+            # shared, so that several readers can check at the same time
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             continue
         finally:

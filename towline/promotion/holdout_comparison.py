@@ -34,7 +34,7 @@ from towline.promotion.gate_self_test import check_gate
 from towline.release.smoke_test import SmokeTestResult
 from towline.training.behaviour.results import BehaviourCheck
 from towline.training.evaluation.holdout import Evaluation, load_evaluation_predictions
-from towline.training.evaluation.predictions import Predictions, decode_labels, encode_labels
+from towline.training.evaluation.predictions import Predictions
 from towline.training.model_selection.cross_validation import load_out_of_fold_predictions
 
 
@@ -74,10 +74,8 @@ def judge_release(
         compared = compared._replace(out_of_fold=_load_out_of_fold_rows(work, evaluation.candidate, baseline))
     if champion:
         try:
-            model, classes = (
-                open_release(champion.release.directory, digest=champion.release.digest),
-                config.data.classes,
-            )
+            model = open_release(champion.release.directory, digest=champion.release.digest)
+            classes = config.data.classes
             merged = classes.other if classes.rare == "merge" else None
             predicted = _predict_with_champion(
                 model, compared.contract, work.columns(), work.split_positions()["holdout"], merged
@@ -141,21 +139,8 @@ def _predict_with_champion(
         predictions, replaced = _use_saved_predictions(model, rows, predictions, unseen)
         unseen = unseen | replaced
     if contract.task != "regression":
-        predictions = _align_classes(predictions, old, contract)
+        predictions = predictions.align(old.classes, contract.classes)
     return ChampionPredictions(model.version, predictions, unseen)
-
-
-def _align_classes(predictions: Predictions, old: Contract, contract: Contract) -> Predictions:
-    """Predictions with the classes of another contract; a label that it lacks becomes the likeliest other one."""
-    aligned = np.zeros((len(predictions.labels), len(contract.classes)))
-    if predictions.probabilities is not None:
-        old_places = [place for place, label in enumerate(old.classes) if label in contract.classes]
-        places = [contract.classes.index(old.classes[place]) for place in old_places]
-        aligned[:, places] = predictions.probabilities[:, old_places]
-    codes = encode_labels(predictions.labels, contract.classes)
-    codes = np.where(codes < 0, aligned.argmax(axis=1), codes)
-    labels = decode_labels(codes, contract.classes)
-    return Predictions(labels, None if predictions.probabilities is None else aligned)
 
 
 def _use_saved_predictions(

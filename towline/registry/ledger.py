@@ -460,7 +460,7 @@ def rows_until(rows: Sequence[Entry], moment: dt.datetime) -> list[Entry]:
     """The rows of a model, oldest first, that were written until a time.
 
     A clock may be set back. A row is older than each row after it, whatever its time says. Rows that are dated in the
-    future and follow the others count, too: nobody knows when they were written, but it was before now.
+    future and follow the others count, too: their true time is unknown, but not later than now.
     """
     present, count = dt.datetime.now(dt.UTC), 0
     for number, row in enumerate(rows):

@@ -83,7 +83,7 @@ def test_a_trace_that_is_not_sampled_is_logged_but_not_sent(sample_store: Sample
 def test_metrics_are_exported_by_otlp(
     sample_store: SampleStore, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counters, gauges and histograms of /metrics are sent at intervals, and once more at the end."""
+    """Counters, gauges and histograms of /metrics are sent at intervals, and a last time at shutdown."""
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "200")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
     rows = sample_store.probe_rows()[:3]

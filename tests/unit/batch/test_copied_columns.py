@@ -344,4 +344,4 @@ def test_columns_that_only_later_rows_have_are_named(
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
     done = score(model, tmp_path / "in.jsonl", tmp_path / name, keep=keep)
     assert (done.rows, done.left_out) == (10_002, ("id",) if left_out else ())
-    assert ("columns that the first rows do not have, and the output neither: id" in done.text()) == left_out
+    assert ("columns left out, because the first rows do not have them: id" in done.text()) == left_out

@@ -135,8 +135,4 @@ def _predict(model: Model, contract: Contract, rows: pa.Table, unmodified: froze
         what = f"version {model.version} needs {', '.join(missing[:5])}, which the log does not have unmodified"
         raise DataError(what, where=where, remedy="log these columns unmodified, if privacy allows")
     predictions = model.predict_frame(model.to_features(logged_features(rows, names)))
-    if predictions.probabilities is None:
-        return predictions
-    aligned = np.zeros((len(rows), len(contract.classes)))
-    aligned[:, [contract.classes.index(label) for label in model_contract.classes]] = predictions.probabilities
-    return Predictions(predictions.labels, aligned)
+    return predictions.align(model_contract.classes, contract.classes) if contract.classes else predictions

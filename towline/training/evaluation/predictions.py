@@ -75,6 +75,24 @@ class Predictions:
         """(n,) the positions of the labels in ``classes``, those of the contract."""
         return encode_labels(self.labels, classes) if self.positions is None else self.positions
 
+    def align(self, classes: tuple[Label, ...], other: tuple[Label, ...]) -> "Predictions":
+        """The predictions of a classifier for other classes, in their order.
+
+        The probability of a class that the classifier does not have is 0. A label that is none of the other classes
+        becomes the most probable of them.
+
+        Args:
+            classes: of the classifier.
+            other: the classes of the result.
+        """
+        aligned = np.zeros((len(self.labels), len(other)))
+        if self.probabilities is not None:
+            shared = [position for position, label in enumerate(classes) if label in other]
+            aligned[:, [other.index(classes[position]) for position in shared]] = self.probabilities[:, shared]
+        codes = encode_labels(self.labels, other)
+        labels = decode_labels(np.where(codes < 0, aligned.argmax(axis=1), codes), other)
+        return Predictions(labels, None if self.probabilities is None else aligned)
+
     def take(self, rows: np.ndarray) -> "Predictions":
         """The predictions for some rows: positions, or a mask (n,)."""
         probabilities, positions = (

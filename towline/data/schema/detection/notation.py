@@ -254,7 +254,7 @@ def _read_mixed(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float
 
 
 def find_words_among_numbers(column: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> list[str]:
-    """The few texts, such as unknown or <0.1, that stand again and again among many different numbers of a column.
+    """The few texts, such as unknown or <0.1, that occur repeatedly among many different numbers of a column.
 
     The list is empty if there are none, if most values are texts, or if the values may be codes.
 
