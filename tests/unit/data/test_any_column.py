@@ -12,8 +12,10 @@ import pytest
 from towline.config import PipelineConfig, build_config
 from towline.data import snapshot
 from towline.data.schema.contract import Contract
+from towline.data.schema.detection.notation import detect_number_format
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
+from towline.data.schema.values import ValueFormat
 from towline.data.source import formats
 from towline.data.source.sources import Dataset, load_dataset, read_snapshot
 from towline.data.validation.custom_rules import check_dataset
@@ -570,3 +572,17 @@ def test_one_blank_between_columns_is_a_separator(tmp_path: Path) -> None:
     assert formats.read_file(path, None).to_pylist()[0] == {"a": "1", "b": "x z", "y": "0.5"}
     path.write_text("what they said\nyes it was\nno\nwell then\n")
     assert formats.read_file(path, None).column_names == ["what they said"]
+
+
+@pytest.mark.parametrize(
+    ("prices", "unit", "thousands"),
+    [
+        (["234.500", "99.120", "101.003"], "€", "."), (["1.234.500,50", "234.500"], "€", "."),
+        (["1.859", "1.799", "2.001"], "€", ""), (["234.50", "99.10"], "€", ""), (["234.500", "99.120"], "kg", ""),
+    ],
+)  # fmt: skip
+def test_points_of_prices_may_separate_thousands(prices: list[str], unit: str, thousands: str) -> None:
+    """Prices have no three decimals, but for those of a litre of fuel."""
+    column = pa.chunked_array([[f"{price} {unit}" for price in prices]])
+    fmt = ValueFormat(unit=unit)
+    assert (detect_number_format(column, fmt, 0) or fmt).thousands == thousands

@@ -302,6 +302,8 @@ def detect_number_format(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadab
     if not texts:
         return None
     others = sorted((PLAIN, *(other for _, _, other in _NUMBERS)), key=lambda other: other.decimal != fmt.decimal)
+    if _has_points_between_thousands(texts, fmt):
+        return fmt.model_copy(update={"decimal": ",", "thousands": "."})
     if _has_commas_between_thousands(texts, fmt.unit):
         others = [other for other in others if other.decimal != ","]
     marks = [{"decimal": other.decimal, "thousands": other.thousands} for other in others]
@@ -315,6 +317,18 @@ def detect_number_format(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadab
         able = [place for place in able if formats[place].decimal == fmt.decimal] or able
     one_meaning = (values[able][:, is_number] == values[able[0], is_number]).all()
     return formats[able[0]] if one_meaning else None
+
+
+def _has_points_between_thousands(texts: list[str], fmt: ValueFormat) -> bool:
+    """Whether all points of prices stand before three digits, and most after two or three: 234.500 €, not 1.859 €."""
+    if fmt.decimal != "." or fmt.thousands or not re.fullmatch(CURRENCY, fmt.unit):
+        return False
+    numbers = [text for text in (remove_unit(text, fmt.unit) for text in texts) if re.fullmatch(r"[+-]?[\d.,]+", text)]
+    points = [text for text in numbers if "." in text]
+    grouped = all(re.fullmatch(r"[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?", text) for text in points)
+    small = [text for text in numbers if re.fullmatch(r"[+-]?\d{1,3}(,\d+)?", text)]
+    long = sum(re.match(r"[+-]?\d{2,3}\.|[+-]?\d\.\d{3}\.", text) is not None for text in points)
+    return grouped and len(points) + len(small) == len(numbers) and 2 * long > len(numbers)
 
 
 def _has_commas_between_thousands(texts: list[str], unit: str) -> bool:
