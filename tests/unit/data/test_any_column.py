@@ -12,7 +12,7 @@ import pytest
 from towline.config import PipelineConfig, build_config
 from towline.data import snapshot
 from towline.data.schema.contract import Contract
-from towline.data.schema.detection.notation import detect_number_format
+from towline.data.schema.detection.notation import detect_number_format, read_text_column
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
 from towline.data.schema.values import ValueFormat
@@ -586,3 +586,4 @@ def test_points_of_prices_may_separate_thousands(prices: list[str], unit: str, t
     column = pa.chunked_array([[f"{price} {unit}" for price in prices]])
     fmt = ValueFormat(unit=unit)
     assert (detect_number_format(column, fmt, 0) or fmt).thousands == thousands
+    assert read_text_column(column, ValueFormat(), 0).format.thousands == thousands

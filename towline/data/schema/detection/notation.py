@@ -134,6 +134,8 @@ def read_text_column(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: 
         return TextColumn(measured, fmt, none)
     if unit := detect_unit(typed):
         fmt = fmt.model_copy(update={"unit": unit})
+        if _has_points_between_thousands(_distinct_texts(column.to_pandas())[0], fmt):
+            fmt = fmt.model_copy(update={"decimal": ",", "thousands": "."})
         without = text_columns.infer_text(column, fmt)
         if not text_columns.is_text(without.type):
             return TextColumn(without, fmt, none)
