@@ -11,6 +11,7 @@ import pandas as pd
 
 from towline.config import TrainingConfig
 from towline.data.workspace import Workspace
+from towline.formatting import format_number
 from towline.plot_style import (
     BEFORE,
     DASHED,
@@ -101,7 +102,7 @@ def plot_fold_scores(scores: Sequence[CrossValidationResult], metric: Metric) ->
         folds = [fold[metric] for fold in result.folds if metric in fold]
         axes.plot(folds, [at] * len(folds), "o", color=color, alpha=0.45, markersize=5, markeredgewidth=0)
         axes.plot([result.mean[metric]], [at], "|", color=color, markersize=17, markeredgewidth=2.4)
-        text = f"{result.mean[metric]:.4g} ± {result.sd[metric]:.2g}"
+        text = f"{format_number(result.mean[metric])} ± {_format(result.sd[metric], 2)}"
         axes.text(1.02, at, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     _label_rows(axes, [result.candidate for result in scored])
     axes.set_xlabel(f"{metric}, {'higher' if greater else 'lower'} is better; a dot is a fold, the bar is their mean")
@@ -256,14 +257,23 @@ def plot_calibration(encoded: EncodedPredictions, names: Sequence[str]) -> Figur
     return figure
 
 
+def _format(value: float, digits: int, sign: str = "") -> str:
+    """A number with some significant digits, without an exponent if it is large; ``sign`` is + for both signs."""
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:{sign},.0f}" if abs(rounded) >= 1000 else f"{rounded:{sign}.{digits}g}"
+
+
 def plot_predicted_vs_actual(encoded: EncodedPredictions, target: str) -> Figure:
     """Predicted and true value of each row."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _figure(4.5, 5.4)
     _scatter(figure, axes, encoded.truth, encoded.predicted)
     ends = np.concatenate([encoded.truth, encoded.predicted])
     low, high = float(ends.min()), float(ends.max())
     pad = 0.03 * (high - low or 1.0)
     axes.plot([low, high], [low, high], color=BEFORE, linewidth=1.0, linestyle=DASHED, label="exact")
+    axes.xaxis.set_major_locator(MaxNLocator(5))  # labels of large numbers must not overlap
     axes.set(xlim=(low - pad, high + pad), ylim=(low - pad, high + pad), aspect="equal")
     axes.set(xlabel=f"actual {_short(target)}", ylabel=f"predicted {_short(target)}")
     above = float((encoded.predicted > encoded.truth).mean())
@@ -285,7 +295,8 @@ def plot_residuals(encoded: EncodedPredictions, target: str) -> Figure:
     for edge, label in ((low, "half of the errors are between"), (high, None)):
         axes.plot(x, edge, color=BEFORE, linewidth=0.9, linestyle=DASHED, label=label)
     axes.set(xlabel=f"predicted {_short(target)}", ylabel="predicted - actual")
-    title(figure, f"Errors: mean {error.mean():+.3g}, half of them within ±{np.median(np.abs(error)):.3g}")
+    mean, half = _format(error.mean(), 3, "+"), _format(np.median(np.abs(error)), 3)
+    title(figure, f"Errors: mean {mean}, half of them within ±{half}")
     axes.legend(loc="lower left")
     return figure
 
@@ -307,8 +318,8 @@ def plot_over_time(encoded: EncodedPredictions, times: pd.Series, target: str) -
     axes.set_ylabel(f"mean {_short(target)} by {step}")
     error = (means["predicted"] - means["actual"]).to_numpy()
     quarters = np.array_split(error, min(4, len(error)))
-    early, late = quarters[0].mean(), quarters[-1].mean()
-    title(figure, f"Over the holdout: mean error {early:+.3g} in its first quarter, {late:+.3g} in its last")
+    early, late = (_format(quarters[place].mean(), 3, "+") for place in (0, -1))
+    title(figure, f"Over the holdout: mean error {early} in its first quarter, {late} in its last")
     legend_below(figure, axes)
     return figure
 
