@@ -258,9 +258,14 @@ def plot_calibration(encoded: EncodedPredictions, names: Sequence[str]) -> Figur
 
 
 def _format(value: float, digits: int, sign: str = "") -> str:
-    """A number with some significant digits, without an exponent if it is large; ``sign`` is + for both signs."""
+    """A number with some significant digits, without an exponent if it is large; ``sign`` is + for both signs.
+
+    Example:
+        >>> _format(712.3, 2), _format(3961.0, 3, "+"), _format(0.5123, 3, "+")
+        ('710', '+3,960', '+0.512')
+    """
     rounded = float(f"{value:.{digits}g}")
-    return f"{rounded:{sign},.0f}" if abs(rounded) >= 1000 else f"{rounded:{sign}.{digits}g}"
+    return f"{rounded:{sign},.0f}" if abs(rounded) >= 10**digits else f"{rounded:{sign}.{digits}g}"
 
 
 def plot_predicted_vs_actual(encoded: EncodedPredictions, target: str) -> Figure:
