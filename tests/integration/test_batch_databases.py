@@ -110,6 +110,20 @@ def test_a_query_becomes_a_file(model: Model, database: str, tmp_path: Path) -> 
     assert not list(tmp_path.glob(".out*"))
 
 
+def test_a_query_without_rows(model: Model, database: str, tmp_path: Path) -> None:
+    """It is no error: the file and the table have the columns and no rows."""
+    query = "SELECT * FROM new WHERE id < 0"
+    result = score(model, tmp_path, database, str(tmp_path / "out.csv"), query)
+    assert (result.rows, result.quarantined) == (0, 0)
+    written = pd.read_csv(tmp_path / "out.csv")
+    assert len(written) == 0
+    assert {*new_rows().columns, "prediction"} <= {*written.columns}
+    write(database, pd.DataFrame({"id": [7]}), "scored")
+    score(model, tmp_path, database, f"{database}#scored", query, overwrite=True)
+    assert len(read(database, "scored")) == 0
+    assert {*new_rows().columns, "prediction"} <= {*read(database, "scored").columns}
+
+
 def test_a_lost_connection_leaves_the_old_table(
     model: Model, postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,10 +166,11 @@ def test_wrong_addresses(model: Model, database: str, tmp_path: Path) -> None:
         score(model, tmp_path, f"{database}#new", database)
     with pytest.raises(DataError, match="nowhere"):
         score(model, tmp_path, f"{database}#nowhere", output)
-    with pytest.raises(DataError, match="no rows"):
-        score(model, tmp_path, database, output, "SELECT * FROM new WHERE id < 0")
-    with pytest.raises(DataError, match="size"):
+    with pytest.raises(DataError, match=r"the statement returns no rows|syntax error"):
+        score(model, tmp_path, database, output, "DELETE FROM new WHERE id < 0")
+    with pytest.raises(DataError, match="size") as missing:
         score(model, tmp_path, database, output, "SELECT id, zip FROM new")
+    assert missing.value.where == make_url(database).render_as_string(hide_password=True)
     with pytest.raises(TransientError, match="does not answer") as down:
         score(model, tmp_path, "postgresql://me:s3cret@127.0.0.1:1/shop#new", output)
     assert "s3cret" not in str(down.value)

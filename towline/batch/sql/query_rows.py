@@ -33,7 +33,7 @@ def copy_of_query(source: SqlSource, output: Path, folder: Path, show: Callable[
 
     Raises:
         ConfigError: the URL is invalid, a variable is not set, or the driver is not installed.
-        DataError: the query fails, returns no rows, or has a column of mixed types.
+        DataError: the query fails, is no SELECT, or has a column of mixed types.
         TransientError: the database cannot be reached or ended the connection, or the disk is full.
     """
     key = hashlib.sha256(f"{mask_passwords(source.url)}\n{source.query}".encode()).hexdigest()[:16]
@@ -46,10 +46,10 @@ def copy_of_query(source: SqlSource, output: Path, folder: Path, show: Callable[
                 place.mkdir(parents=True, mode=0o700)
                 _copy_rows(source, folder, place, rows, show)
         yield rows
-    except TransientError:
-        raise  # the rows stay for the next try
-    except TowlineError:  # rows that were corrected in the database must be read
-        shutil.rmtree(place, ignore_errors=True)
+    except TowlineError as error:
+        error.where = error.where.replace(str(rows), mask_passwords(source.url))
+        if not isinstance(error, TransientError):  # then the rows stay for the next try
+            shutil.rmtree(place, ignore_errors=True)  # rows that were corrected in the database must be read
         raise
     shutil.rmtree(place, ignore_errors=True)
 
@@ -57,12 +57,12 @@ def copy_of_query(source: SqlSource, output: Path, folder: Path, show: Callable[
 def _copy_rows(source: SqlSource, folder: Path, place: Path, rows: Path, show: Callable[[int], None]) -> None:
     where = mask_passwords(source.url)
     with sql_source.execute_query(source, folder, "IN") as result:
-        collected = sql_source.QueryRows(sql_source.column_names(result), where)
+        if not (names := sql_source.column_names(result)):
+            raise DataError("the statement returns no rows", where=where, remedy="give one SELECT")
+        collected = sql_source.QueryRows(names, where)
         collected.spill(place)
         for block in sql_source.fetch_blocks(result):
             collected.add(block)
             show(collected.number)
-    if not collected.number:
-        raise DataError("the query returned no rows", where=where, remedy="correct the query of IN")
     with files.replacing(rows) as file:
         collected.write(file)
