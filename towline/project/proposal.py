@@ -97,7 +97,7 @@ class Proposal:
         lines += [("read as null", name, reason) for name, reason in self.coerced.items()]
         for name, date_format in self.date_formats.items():
             other = self.other_date_formats.get(name)
-            reason = f"check it: all values may also be {other}" if other else "all values have it"
+            reason = f"check it: all values may also be {other}" if other else "it reads all values"
             lines.append(("data.date_format", f"{name}: {date_format}", reason))
         if self.decimal != "." or self.thousands:
             lines.append(("data.decimal", f"{self.decimal!r}, thousands {self.thousands!r}", "most numbers have it"))

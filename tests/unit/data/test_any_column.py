@@ -545,10 +545,12 @@ def test_months_are_dates_and_seasons_are_categories(tmp_path: Path, texts: list
         (["Sat, 01 Jun 2024 00:00:00 GMT", "Thu, 13 Jun 2024 05:00:00 +0100"], "2024-06-01"),
         (["01JUN2024:00:00:00", "13DEC2023:10:30:00"], "2024-06-01"),
         (["20240601T000000", "20231213T103000Z"], "2024-06-01"),
+        (["01.06.2024", "2023-12-13", "2023-12-14T10:00:00"], "2024-06-01"),
+        (["2024-06-01", "2023-12-13", "Dec 14, 2023"], "2024-06-01"),
     ],
 )
 def test_notations_of_dates_are_read_in_a_file_and_a_request(tmp_path: Path, texts: list[str], day: str) -> None:
-    """Months of other languages, weekdays, quarters, weeks, the end of a day, zones, and the empty date of MySQL."""
+    """Months of other languages, weekdays, quarters, weeks, the end of a day, zones, ISO dates among others."""
     _, rows, contract = load(tmp_path, {"x": (texts * ROWS)[:ROWS]})
     read = RowReader(contract).read([{"x": text} for text in texts])
     assert contract.columns[1].kind == "datetime"

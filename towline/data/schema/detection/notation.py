@@ -26,6 +26,7 @@ from towline.data.schema.values import (
     is_null_marker,
     parse_formatted_time,
     parse_number,
+    parse_time,
     remove_unit,
 )
 
@@ -422,14 +423,19 @@ def _is_season(text: str) -> bool:
 
 
 def _date_formats(texts: list[str], weights: np.ndarray) -> tuple[list[str], float]:
-    """The formats that read the largest share of the texts, if it is large enough, and this share."""
+    """The formats that read the largest share of the texts, if it is large enough, and this share.
+
+    A column with a format may also have ISO 8601 times.
+    """
     shares = []
+    is_iso = np.array([parse_time(text) is not None for text in texts])
+    examples = (*texts[:2], *[text for text, known in zip(texts, is_iso, strict=True) if not known][:2])
     seasons = all(_is_season(text) for text in texts)
     for date_format in (*(date + clock for date in _DATES for clock in _CLOCKS), *_MOMENTS, QUARTER, WEEK):
         if seasons and date_format in ("%Y-%m", "%Y/%m"):
             continue
-        if any(parse_formatted_time(text, date_format) for text in texts[:2]):
-            read = [parse_formatted_time(text, date_format) is not None for text in texts]
-            shares.append((float(weights[read].sum()), date_format))
+        if any(parse_formatted_time(text, date_format) for text in examples):
+            read = np.array([parse_formatted_time(text, date_format) is not None for text in texts])
+            shares.append((float(weights[read | is_iso].sum()), date_format))
     best = max((share for share, _ in shares), default=0.0)
     return ([date_format for share, date_format in shares if share == best][:2] if best >= MIN_SHARE else []), best
