@@ -7,21 +7,20 @@ import gc
 import os
 import secrets
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from click.testing import CliRunner
 
-from tests.support.commands import CommandResult
+from tests.support.commands import CommandResult, run_command
+from tests.support.databases import copy_databases
 from tests.support.paths import REPOSITORY
 from tests.support.postgres import find_postgres, run_postgres
 from tests.support.prefect_server import run_prefect
 from tests.support.report import LeftOut, folder_of
 from towline import helper_process
-from towline.cli import main
+from towline.config import Settings
 from towline.operations import servers
 
 if TYPE_CHECKING:
@@ -61,9 +60,15 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 @pytest.fixture(scope="session")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def prefect_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the database of the session's Prefect server."""
+    return tmp_path_factory.mktemp("prefect") / "store"
+
+
+@pytest.fixture(scope="session")
+def prefect(prefect_store: Path) -> Iterator[str]:
     """The address of the Prefect server for all flows of the session."""
-    with run_prefect(tmp_path_factory.mktemp("prefect")) as url:
+    with run_prefect(prefect_store) as url:
         yield url
 
 
@@ -98,24 +103,16 @@ def postgres(cluster: str) -> Iterator[str]:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty store for the commands of this test, in the repository as the project."""
+    """The store for the commands of this test, which does not exist yet, in the repository as the project."""
     monkeypatch.setenv("TOWLINE_PROJECT", str(REPOSITORY))
     monkeypatch.setenv("TOWLINE_STORE", str(tmp_path / "store"))
     return tmp_path / "store"
 
 
 @pytest.fixture
-def command(store: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., CommandResult]:
+def command(store: Path) -> Callable[..., CommandResult]:
     """Runs a command that needs no server in this process: ``command("keys", "list").code``."""
-
-    def run(*words: object) -> CommandResult:
-        monkeypatch.setattr(sys, "argv", ["towline", *map(str, words)])  # errors look for --json there
-        result = CliRunner().invoke(main, sys.argv[1:], prog_name="towline")
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return CommandResult(result.exit_code, result.stdout, result.stderr)
-
-    return run
+    return run_command
 
 
 @pytest.fixture
@@ -123,6 +120,7 @@ def towline(
     command: Callable[..., CommandResult], prefect: str, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., CommandResult]:
     """Runs any command in this process: ``towline("run", "configs/bike_demand.yaml").code``."""
+    copy_databases(Settings.from_environment())
     monkeypatch.setattr(helper_process, "start", lambda _: None)  # the modules are imported once, in this process
     return command
 

@@ -1,12 +1,13 @@
 """Provenance of a run: the user, the time and the trigger, and its code and config."""
 
 import ast
+import functools
 import hashlib
 import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -113,7 +114,7 @@ def project_code(config: TrainingConfig, project: Path) -> set[Path]:
     packages, visited, pending = _candidate_packages(config), {"flows", "tasks", "towline"}, [*files]
     while pending or packages:
         for source in pending:
-            packages |= set(_imported_names(source))
+            packages |= _imported_names(source)
         pending = []
         for package in sorted(packages - visited - sys.stdlib_module_names):
             pending += [source for source in package_origin.source_files(package) if source not in files]
@@ -167,14 +168,22 @@ def _git(folder: Path, *arguments: str) -> Sequence[str] | None:
     return completed.stdout.splitlines() if completed.returncode == 0 else None
 
 
-def _imported_names(source: Path) -> Iterator[str]:
-    """Names of the top-level modules that a file imports."""
+def _imported_names(source: Path) -> frozenset[str]:
+    """Names of the top-level modules that a file imports; none if it is not readable Python."""
     try:
-        tree = ast.parse(source.read_bytes())
+        status = source.stat()
+        return _parse_imports(source, status.st_mtime_ns, status.st_size)
     except (OSError, SyntaxError, ValueError):
-        return
-    for node in ast.walk(tree):
+        return frozenset()
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse_imports(source: Path, _modified_ns: int, _size: int) -> frozenset[str]:
+    """As above. A run asks for the same files several times, and parsing them takes half a second."""
+    names = set()
+    for node in ast.walk(ast.parse(source.read_bytes())):
         if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
+            names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.partition(".")[0]
+            names.add(node.module.partition(".")[0])
+    return frozenset(names)

@@ -11,6 +11,7 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 
+from tests.support.commands import run_command
 from tests.support.paths import REPOSITORY
 from tests.support.store_commands import MODEL, StoreCommands, write_bike_config
 from towline.operations import servers
@@ -111,16 +112,38 @@ def test_only_loopback_addresses_are_used(first_run: tuple[str, str], commands: 
     assert set(attempts.read_text().splitlines()) == {"guard loaded"}
 
 
-def test_each_result_is_one_json_document(first_run: tuple[str, str], commands: StoreCommands) -> None:
+def test_each_result_is_one_json_document(
+    first_run: tuple[str, str], commands: StoreCommands, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On success and on error, stdout holds one JSON document; errors include their code."""
+    for name in ("TOWLINE_STORE", "TOWLINE_PROJECT"):
+        monkeypatch.setenv(name, commands.environment[name])
+
+    def check(arguments: list[str], expected: int, result: tuple[int, str, str]) -> None:
+        code, out, err = result
+        assert code == expected, (arguments, err)
+        document = json.loads(out)
+        if code:
+            assert set(document) == {"error", "code", "what", "where", "remedy", "details"}, arguments
+            assert "Traceback" not in err
+            assert err.splitlines()[-1].startswith(("error", "  ")), arguments
+
+    # as processes, to which libraries may write as well
     for arguments, expected in (
         (["models"], 0),
+        (["run", str(commands.config)], 0),
+        (["run", str(commands.config), "--set", "gate.max.mea=1"], 2),
+        (["validate", str(commands.config), "--set", "data.drop=[]"], 3),
+        (["nonsense"], 2),
+    ):
+        words = arguments[2:] if arguments[0] == "run" else arguments[1:]
+        check(arguments, expected, commands.run(*words, "--json", command=arguments[0]))
+    for arguments, expected in (
         (["models", MODEL], 0),
         (["show", MODEL], 0),
         (["show", "1"], 0),
         (["history"], 0),
         (["validate", str(commands.config)], 0),
-        (["run", str(commands.config)], 0),
         (["config", "schema"], 0),
         (["promote", f"{MODEL}@1", "--reason", "it serves already"], 0),
         (["rollback"], 4),
@@ -133,21 +156,9 @@ def test_each_result_is_one_json_document(first_run: tuple[str, str], commands: 
         (["promote", f"{MODEL}@x", "--reason", "no"], 2),
         (["promote", MODEL], 2),
         (["validate", "nowhere.yaml"], 2),
-        (["validate", str(commands.config), "--set", "data.drop=[]"], 3),
-        (["run", str(commands.config), "--set", "gate.max.mea=1"], 2),
-        (["nonsense"], 2),
     ):
-        code, out, err = (
-            commands.run(*arguments[1:], "--json", command=arguments[0])
-            if arguments[0] != "run"
-            else commands.run(*arguments[2:], "--json")
-        )
-        assert code == expected, (arguments, err)
-        document = json.loads(out)
-        if code:
-            assert set(document) == {"error", "code", "what", "where", "remedy", "details"}, arguments
-            assert "Traceback" not in err
-            assert err.splitlines()[-1].startswith(("error", "  ")), arguments
+        result = run_command(*arguments, "--json")
+        check(arguments, expected, (result.code, result.out, result.err))
 
 
 def test_misspelled_names_get_a_suggestion(first_run: tuple[str, str], commands: StoreCommands) -> None:

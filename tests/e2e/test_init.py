@@ -100,8 +100,9 @@ def test_new_project_from_the_wheel(project: NewProject) -> None:
     assert 3000 < float(prediction if isinstance(prediction, int | float) else prediction["prediction"]) < 6000
 
 
-def test_own_code_in_a_new_project(project: NewProject) -> None:
+def test_own_code_in_a_new_project(project: NewProject, prefect: str) -> None:
     """A class and a function as estimators, a transformer, a metric, a check of the gate and an expectation."""
+    project.variables["PREFECT_API_URL"] = f"{prefect}/api"
     hours = pd.read_parquet(REPOSITORY / "data" / "bike_hourly.parquet").head(1_400)
     hours.drop(columns=["casual", "registered"]).to_csv(project.path / "hours.csv", index=False)
     project.run("init", "hours.csv", "--target", "rentals", "--time", "datetime", "--yes")

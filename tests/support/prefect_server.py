@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.databases import copy_databases
 from tests.support.paths import REPOSITORY
 from towline.config import Settings
 from towline.operations import servers
@@ -13,8 +14,9 @@ from towline.operations import servers
 
 @contextmanager
 def run_prefect(store: Path) -> Iterator[str]:
-    """Starts a server with its database in a store, sets its address in this process, and yields the address."""
+    """Starts a server with its database in a new store, sets its address in this process, and yields the address."""
     settings = Settings.from_environment({"TOWLINE_STORE": str(store)}, cwd=REPOSITORY)
+    copy_databases(settings)
     server = servers.start(settings, "prefect")
     environment = servers.prefect_environment(settings) | {"PREFECT_API_URL": f"{server.url}/api"}
     os.environ.update(environment)

@@ -2,11 +2,8 @@
 
 import json
 import os
-import signal
 import stat
 import struct
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +14,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.support.store_commands import StoreCommands
+from tests.support.commands import run_command
+from tests.support.paths import REPOSITORY
+from tests.support.serve_process import ServeProcess
 from tests.support.traces import find_traces
-from towline.operations import servers
+from towline import helper_process
+from towline.config import Settings
 
 ROWS = 600
 TOWNS = [f"town-mk{n}x7q" for n in range(6)]
@@ -77,17 +77,24 @@ def drifted_rows() -> pd.DataFrame:
 
 @dataclass
 class UsedStore:
-    """A store after training, serving and monitoring; ``output`` is the output of the service and the commands."""
+    """A store after training, serving and monitoring.
 
-    commands: StoreCommands
+    Attributes:
+        folder: the store.
+        prefect: the folder of the Prefect server.
+        output: of the service and the commands.
+    """
+
     folder: Path
+    prefect: Path
     output: str
 
 
 @pytest.fixture(scope="module")
-def used_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UsedStore]:
+def used_store(tmp_path_factory: pytest.TempPathFactory, prefect: str, prefect_store: Path) -> Iterator[UsedStore]:
     folder = tmp_path_factory.mktemp("personal")
     table().to_parquet(folder / "t.parquet", index=False)
+    config = folder / "t.yaml"
     raw = {
         "name": "people",
         "data": {
@@ -111,75 +118,64 @@ def used_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UsedStore]:
         "drift": {"min_rows": 10},
         "retrain": {"bad_windows": 5, "recent_windows": 5},
     }
-    (folder / "t.yaml").write_text(yaml.safe_dump(raw))
-    commands = StoreCommands(folder / "store", folder / "t.yaml")
+    config.write_text(yaml.safe_dump(raw))
     outputs = []
 
-    def command(name: str, *words: object, codes: tuple[int, ...] = (0,)) -> None:
-        code, out, err = commands.run(*map(str, words), command=name)
-        assert code in codes, err
-        outputs.append(out + err)
+    def run(*words: object, codes: tuple[int, ...] = (0,)) -> None:
+        result = run_command(*words)
+        assert result.code in codes, result.err
+        outputs.append(result.out + result.err)
 
-    try:
-        command("validate", commands.config)
-        code, out, err = commands.run()
-        assert code == 0, err
-        outputs.append(out + err)
-        outputs.append(_serve_markers(commands))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOWLINE_PROJECT", str(REPOSITORY))
+        patch.setenv("TOWLINE_STORE", str(folder / "store"))
+        patch.setattr(helper_process, "start", lambda _: None)  # the modules are imported once, in this process
+        run("validate", config)
+        run("run", config)
+        outputs.append(_serve_markers(Settings.from_environment()))
         drifted_rows().to_csv(folder / "new.csv", index=False)
         labels = table(200, seed=2)[["customer", "y"]].drop_duplicates("customer")
         labels.loc[len(labels) + 1] = [f"{TEXTS['customer']}-of-whom-no-prediction-is-known", 1.0]
         labels.to_csv(folder / "labels.csv", index=False)
-        command("labels", "add", "people", folder / "labels.csv", "--by", "customer")
-        command("score", folder / "new.csv", folder / "scored.csv")
-        command("drift", commands.config, "--current", folder / "new.csv", "--report")
-        command("drift", commands.config)
-        command("quality", commands.config)
-        command("status", "people")
-        for change, expected in (("validation.columns.income.severity=error", (3,)), ("candidates=[linear]", (0, 4))):
-            code, out, err = commands.run("--set", change)
-            assert code in expected, err
-            outputs.append(out + err)
-        yield UsedStore(commands, folder, "\n".join(outputs))
-    finally:
-        servers.stop(commands.settings)
+        run("labels", "add", "people", folder / "labels.csv", "--by", "customer")
+        run("score", folder / "new.csv", folder / "scored.csv")
+        run("drift", config, "--current", folder / "new.csv", "--report")
+        run("drift", config)
+        run("quality", config)
+        run("status", "people")
+        run("run", config, "--set", "validation.columns.income.severity=error", codes=(3,))
+        run("run", config, "--set", "candidates=[linear]", codes=(0, 4))
+        yield UsedStore(folder / "store", prefect_store, "\n".join(outputs))
 
 
-def _serve_markers(commands: StoreCommands) -> str:
+def _serve_markers(settings: Settings) -> str:
     """The output of a service that has predicted rows with every marker."""
-    command = [str(Path(sys.executable).with_name("towline")), "serve", "people", "--port", "0", "--json"]
-    service = subprocess.Popen(command, env=commands.environment, stdout=subprocess.PIPE, text=True)
-    try:
-        assert service.stdout is not None
-        output = ""
-        while not output.endswith("}\n"):
-            text = service.stdout.readline()
-            assert text, "the service ended"
-            output += text
-        address = json.loads(output)["address"]
+    with ServeProcess(settings, "people") as service:
+        address = service.startup["address"]
         rows = json.loads(drifted_rows().to_json(orient="records", date_format="iso"))
         request = urllib.request.Request(
             f"{address}/predict", json.dumps({"rows": rows}).encode(), {"Content-Type": "application/json"}
         )
+        output = str(service.startup)
         with urllib.request.urlopen(request, timeout=30) as response:  # on loopback
             assert len(json.load(response)["predictions"]) == len(rows)
         for path in ("/docs", "/openapi.json", "/metadata", "/metrics", "/v2/models/people"):
             with urllib.request.urlopen(address + path, timeout=30) as response:  # on loopback
                 output += response.read().decode()
-    finally:
-        service.send_signal(signal.SIGTERM)
-        assert service.wait(30) == 0
-    return output
+        assert service.stop() == 0
+        return output + service.log.read_text()
 
 
 def test_no_marker_outside_the_snapshot(used_store: UsedStore) -> None:
     """No marker is in releases, MLflow, Prefect, Evidently, logs, workspaces or the commands' output."""
-    (snapshot,) = (used_store.commands.store / "datasets").glob("*.parquet")
-    for part in ("releases", "artifacts", "prefect", "evidently", "monitoring", "predictions", "logs"):
-        assert any((used_store.commands.store / part).rglob("*")), part
+    (snapshot,) = (used_store.folder / "datasets").glob("*.parquet")
+    for part in ("releases", "artifacts", "evidently", "monitoring", "predictions", "logs"):
+        assert any((used_store.folder / part).rglob("*")), part
     encodings = markers()
     assert len(find_traces(snapshot.parent, encodings)) > 15
-    assert find_traces(used_store.commands.store, encodings, [snapshot]) == []
+    assert find_traces(used_store.folder, encodings, [snapshot]) == []
+    assert find_traces(used_store.prefect, [b"people"])
+    assert find_traces(used_store.prefect, encodings) == []
     assert [encoding for encoding in encodings if encoding in used_store.output.encode()] == []
 
 
@@ -188,8 +184,9 @@ def test_only_the_user_can_read_the_store(used_store: UsedStore) -> None:
     os.umask(before := os.umask(0))
     assert before != 0o077, "the test would prove nothing"
     readable = []
-    for path in used_store.commands.store.rglob("*"):
-        mode = stat.S_IMODE(path.lstat().st_mode)
-        if not path.is_symlink() and not path.is_socket() and mode & 0o077:
-            readable.append(f"{path.relative_to(used_store.commands.store)} {mode:o}")
+    for folder in (used_store.folder, used_store.prefect / "prefect"):
+        for path in folder.rglob("*"):
+            mode = stat.S_IMODE(path.lstat().st_mode)
+            if not path.is_symlink() and not path.is_socket() and mode & 0o077:
+                readable.append(f"{path.relative_to(folder.parent)} {mode:o}")
     assert readable == []
