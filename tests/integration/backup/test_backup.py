@@ -107,6 +107,7 @@ def rewrite(archive: Path, change: Callable[[tarfile.TarInfo, bytes], Iterator[t
     return target
 
 
+@pytest.mark.slow
 def test_restored_store_is_the_same_although_predictions_were_logged_during_the_backup(
     home: SampleStore, command: Command, tmp_path: Path
 ) -> None:
@@ -349,6 +350,7 @@ def run_killed(at: str, *arguments: object) -> None:
     assert subprocess.run(line, cwd=REPOSITORY, check=False, timeout=60).returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_kill_changes_neither_the_store_nor_the_previous_backup(
     home: SampleStore, command: Command, tmp_path: Path
 ) -> None:

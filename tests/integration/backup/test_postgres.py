@@ -76,6 +76,7 @@ def read_flow_runs(url: str) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 def test_databases_are_restored_with_the_store(
     team_ledger: Ledger,
     command: Command,

@@ -105,6 +105,7 @@ def test_rows_are_within_the_ranges_of_training() -> None:
     assert {row["at"] for row in rows} == {ROW["at"]}
 
 
+@pytest.mark.slow
 def test_report_counts_every_request(fake: FakeService, tmp_path: Path) -> None:
     """Locust's page and table have the same number of requests as the result."""
     result = loadtest(fake.url, "--rate", 50, "--duration", "1s", "--report", tmp_path / "load", "--json")
@@ -125,6 +126,7 @@ def test_cpu_and_memory_of_the_service(fake: FakeService, tmp_path: Path) -> Non
     assert server["cores"] * result.json["seconds"] == pytest.approx(0.1, rel=0.05)  # one ms for each of 100 requests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -143,6 +145,7 @@ def test_invalid_arguments_and_addresses_are_refused(
     assert fake.requests == []
 
 
+@pytest.mark.slow
 def test_a_wrong_key_and_another_server_are_refused(fake: FakeService) -> None:
     """In both cases no load is sent."""
     fake.key = "sesame"

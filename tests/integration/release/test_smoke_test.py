@@ -20,6 +20,7 @@ def run_smoke_test(run: TrainedRun, release: Release) -> smoke_test.SmokeTestRes
         return smoke_test.finish_smoke_test(process, run.work, release)
 
 
+@pytest.mark.slow
 def test_a_process_with_only_the_runtime_gives_identical_predictions(regression: TrainedRun, packed: Release) -> None:
     """Predictions are equal to the last bit, and no library of the pipeline is imported."""
     result = run_smoke_test(regression, packed)

@@ -106,6 +106,7 @@ def test_chart_page_and_json(backtested: tuple[BacktestResult, Path], tmp_path: 
     assert BacktestResult.model_validate(json.loads(result.model_dump_json())) == result
 
 
+@pytest.mark.slow
 def test_a_training_is_done_once_for_all_policies(config: PipelineConfig, tmp_path: Path) -> None:
     """Two policies that train at the same time use the same training, and each has its cost."""
     result = run_backtest(config, tmp_path, START, START + dt.timedelta(days=28), "2w", ("schedule", "schedule"))
@@ -150,6 +151,7 @@ def test_steps_of_calendar_months() -> None:
         divide_period(pd.Timestamp("2026-01-01"), pd.Timestamp("2026-05-15"), "0d")
 
 
+@pytest.mark.slow
 def test_late_labels_delay_decisions(tmp_path: Path) -> None:
     """With labels a month late, a calibrated classifier is trained at least a month after the change."""
     table = make_turning_table()

@@ -79,6 +79,7 @@ def test_rows_are_filtered_by_the_page_index_and_the_statistics() -> None:
     assert rows["id"].to_pylist() == [*range(1_001_990, 1_002_000), *range(2_000_000, 2_000_003)]
 
 
+@pytest.mark.slow
 def test_a_file_of_many_row_groups_and_pieces() -> None:
     table = pa.table({"id": np.arange(40_000)})
     pieces = [to_parquet(table.slice(first, 10_000), row_group_size=1) for first in range(0, 40_000, 10_000)]

@@ -132,6 +132,7 @@ def score_on_pool(model: Model, source: Path, output: Path, **options: Any) -> A
     return score(model, source, output, engine=pool_engine.pool_engine(model.name, None, lambda _: None), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs", [1, 3])
 @pytest.mark.parametrize("target", ["out.csv", "out.parquet", "out"])
 def test_any_number_of_runs_gives_the_same_bytes(

@@ -278,6 +278,7 @@ KINDS = (
 CELLS = st.one_of(*(st.lists(st.none() | kind, min_size=12, max_size=12) for kind in KINDS))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(CELLS, min_size=2, max_size=4), st.text(min_size=1, max_size=5))
 def test_any_table_fits_its_own_contract(cells: list[list[Any]], name: str) -> None:

@@ -194,6 +194,7 @@ def test_infinities_and_the_largest_floats_do_not_crash(clean: pd.DataFrame) -> 
     assert leaks(table.assign(rentals=table["huge"] * 1.5), "rentals") is not None
 
 
+@pytest.mark.slow
 def test_same_seed_gives_same_scores(bank: pd.DataFrame) -> None:
     """Scores are equal to the last digit."""
     assert leaks(bank, "subscribed", "date", 5) == leaks(bank, "subscribed", "date", 5)

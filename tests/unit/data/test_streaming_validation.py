@@ -237,6 +237,7 @@ def test_several_columns(tmp_path_factory: pytest.TempPathFactory, rows: list[An
     Comparison(tmp_path_factory.mktemp("several")).check(table, make_suite(*rules))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bike_hourly", "bank_marketing"])
 def test_real_tables(comparison: Comparison, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """On real tables all rules that apply to a column agree; other rules are evaluated by Great Expectations."""
@@ -312,6 +313,7 @@ def test_other_expectations_are_left_to_great_expectations(comparison: Compariso
         suite._evaluate(large, examples, broken, 0)
 
 
+@pytest.mark.slow
 def test_dictionaries(comparison: Comparison) -> None:
     """A text column that the file stores as a dictionary is read as a dictionary, with the same results."""
     rng = np.random.default_rng(0)

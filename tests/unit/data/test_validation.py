@@ -73,6 +73,7 @@ def warned(validation: Validation) -> dict[str | None, Rule]:
     return {rule.column: rule for rule in validation.rules if not rule.passed}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "target", "time", "leak"),
     [

@@ -120,6 +120,7 @@ def test_plans_of_earlier_formats_are_read(tmp_path: Path, monkeypatch: pytest.M
                 codec.read_plan(path)
 
 
+@pytest.mark.slow
 def test_a_linear_model_of_many_large_terms_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its prediction is small compared with its terms, and so are the rounding errors."""
     monkeypatch.setattr(parity, "GENERATED_ROWS", 500)

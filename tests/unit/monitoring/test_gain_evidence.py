@@ -37,6 +37,7 @@ def test_a_gain_below_the_required_one_does_not_pay() -> None:
     assert (verdict.pays, verdict.e_value > 20) == (False, True)
 
 
+@pytest.mark.slow
 def test_an_analysis_after_every_window_raises_few_false_alarms() -> None:
     """Without a gain, at most one of twenty champions is ever trained again, after any number of windows."""
     alarms = 0

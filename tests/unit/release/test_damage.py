@@ -9,6 +9,7 @@ from towline.errors import ReleaseError
 from towline.inference.predictor import open_release
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_at_any_position_is_refused(release: Path) -> None:
     """At each of 1,000 positions over all files; the restored release can be opened."""
     files = {path: path.read_bytes() for path in sorted(release.rglob("*")) if path.is_file()}

@@ -13,6 +13,8 @@ from towline.selftest import drift_rates, gate_rates, quality_rates, rollout_rat
 from towline.selftest.measurement import run_selftest
 from towline.selftest.rates import MeasuredRate, SelftestResult, measure_rate, smallest_detected, wilson_interval
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:

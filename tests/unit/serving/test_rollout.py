@@ -435,6 +435,7 @@ def test_failures_in_answers_to_clients_are_not_hidden_by_shadow_answers() -> No
     assert "12 of 200" in counts.fault(RolloutConfig())
 
 
+@pytest.mark.slow
 def test_an_analysis_after_each_prediction_rarely_stops_a_challenger_at_the_limit() -> None:
     """With exactly the accepted rate of failures, at most 1 of 100 is ever stopped."""
     rng = np.random.default_rng(4)

@@ -183,6 +183,7 @@ def test_small_and_undefined_groups_are_inconclusive() -> None:
     assert check.outcome == "inconclusive"
 
 
+@pytest.mark.slow
 def test_equal_groups_rarely_fail() -> None:
     """Of 200 holdouts with four equal groups, at most 5 % fail at a bound near zero, as specified."""
     rng, failures = np.random.default_rng(6), 0

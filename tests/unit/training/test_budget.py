@@ -177,6 +177,7 @@ def test_a_candidate_without_pilot_fits_does_not_count_as_remaining(tmp_path: Pa
     assert limits.final_rows
 
 
+@pytest.mark.slow
 def test_rows_of_the_slowest_candidate_are_reduced(tmp_path: Path) -> None:
     """The faster candidate keeps all rows; the reduction is named."""
     work, config = _prepare(tmp_path, _candidate("fast", 0.01), _candidate("slow", 0.3), budget="60s")
@@ -189,6 +190,7 @@ def test_rows_of_the_slowest_candidate_are_reduced(tmp_path: Path) -> None:
     assert slow.reductions == (expected,)
 
 
+@pytest.mark.slow
 def test_trials_of_a_search_are_reduced_before_rows(tmp_path: Path) -> None:
     """All rows of a fold are used as long as ten trials are possible."""
     work, config = _prepare(tmp_path, _candidate("searched", 0.15, trials=60), budget="60s")

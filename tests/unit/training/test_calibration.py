@@ -293,6 +293,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "estimator", "threshold", "method"), PAIRS)
 def test_every_way_of_scoring_gives_equal_calibrated_probabilities(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, estimator: str, threshold: Any, method: Any

@@ -90,6 +90,7 @@ def _signal(rows: int = 500) -> pd.DataFrame:
     return pd.DataFrame({"a": a, "b": b, "c": c, "signal": signal, "kind": kind, "noise": rng.normal(size=rows)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "least", "most"), [("signal", 60, 150), ("noise", 1, 15), ("kind", 15, 149)])
 def test_boosting_of_a_small_table_stops_by_the_folds(tmp_path: Path, target: str, least: int, most: int) -> None:
     """All folds have the same number of iterations, as has the model on all rows. On noise it is small."""
@@ -269,6 +270,7 @@ def test_a_search_is_never_worse(tmp_path: Path) -> None:
     assert (again.params, again.trials) == (after.params, 6)
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It keeps the complete trials, repeats the incomplete ones and draws the same parameters."""
     candidate = Candidate.model_validate({"estimator": "linear", "search": {"trials": 12}})
@@ -372,6 +374,7 @@ def _yearly_levels(slope: float, noise: float) -> pd.DataFrame:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["linear", "forest"])
 def test_cross_validation_chooses_whether_a_candidate_uses_the_time_trend(tmp_path: Path, estimator: str) -> None:
     chosen = {}
@@ -393,6 +396,7 @@ def test_cross_validation_chooses_whether_a_candidate_uses_the_time_trend(tmp_pa
     assert chosen == {"steady": "extrapolate" if estimator == "linear" else True, "random": False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("towns", "is_native"), [(30, True), (300, False)])
 def test_boosting_splits_categories_natively_if_it_helps(tmp_path: Path, towns: int, is_native: bool) -> None:
     """A number acts differently in each town; with more than 254 towns, native splits are not possible."""
@@ -466,6 +470,7 @@ def test_libraries_minimize_the_absolute_error_too(
     assert certificate.compiled, certificate.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("relation", "leaves"), [("sum", 4), ("parity", None)])
 def test_boosting_of_a_small_table_has_small_trees_where_they_score_better(
     tmp_path: Path, relation: str, leaves: int | None

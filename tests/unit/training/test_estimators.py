@@ -113,6 +113,7 @@ def test_column_without_values_in_a_fold(name: str) -> None:
     assert np.isfinite(model.predict(features)).all()
 
 
+@pytest.mark.slow
 def test_wide_table() -> None:
     """750 columns of mixed kinds and 100 rows, for each estimator."""
     rng = np.random.default_rng(3)

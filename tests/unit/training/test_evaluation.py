@@ -158,6 +158,7 @@ def test_classes_that_did_not_occur_in_training() -> None:
     np.testing.assert_allclose(answers.probabilities, [[0.3, 0, 0.7]] * 2)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_true_value() -> None:
     """About 95 % of the intervals contain the true value; with correlated neighbours only if blocks are resampled."""
     rng = np.random.default_rng(0)

@@ -368,6 +368,7 @@ def test_a_column_that_becomes_text_late_in_a_large_file(tmp_path: Path) -> None
     assert values == [*map(str, range(rows)), "late"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
 @pytest.mark.parametrize("rows", [3, 9_000])
 def test_a_file_in_another_encoding(tmp_path: Path, encoding: str, rows: int) -> None:

@@ -60,6 +60,7 @@ def test_equal_predictions_are_no_difference(sample_store: SampleStore) -> None:
     ).previous_is_better
 
 
+@pytest.mark.slow
 def test_chance_is_no_difference(tmp_path: Path) -> None:
     """For two equally good models, the previous one is rarely reported as better."""
     releases = []

@@ -111,6 +111,7 @@ def agrees(case: Case, guess: PerformanceEstimate, log: pa.Table) -> None:
     assert guess.value == pytest.approx(result.value.value, abs=0.3 * ideal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["mae", "rmse", "mape"])
 def test_losses_are_estimated(regression: Case, tmp_path: Path, metric: str) -> None:
     """With more uncertain rows the estimate rises like the true loss, without labels."""
@@ -282,6 +283,7 @@ def test_reasons_for_no_estimate(regression: Case, binary: Case, tmp_path: Path)
     assert guessed(binary, log).value is None
 
 
+@pytest.mark.slow
 def test_errors_on_the_past_make_an_estimate_untrusted(tmp_path: Path) -> None:
     """If the errors grew from fold to fold, the estimate is not trusted."""
     frame = noisy(2000, 1)

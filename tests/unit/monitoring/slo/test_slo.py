@@ -369,6 +369,7 @@ def test_stored_totals_equal_those_in_memory(tmp_path: Path) -> None:
     assert evaluate_slos(accumulate_samples(samples), config, NOW)[0].total == 100
 
 
+@pytest.mark.slow
 def test_downsampling_bounds_the_file(tmp_path: Path) -> None:
     """Of scrapes every ten minutes for six days, one an hour is stored for four days; no request is lost."""
     period, count, requests = 4 * DAY, 6 * 144, 0.0
