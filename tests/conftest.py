@@ -116,11 +116,16 @@ def command(store: Path) -> Callable[..., CommandResult]:
 
 
 @pytest.fixture
+def databases(store: Path) -> None:
+    """Copies empty databases into the store, since their migrations take seconds."""
+    copy_databases(Settings.from_environment())
+
+
+@pytest.fixture
 def towline(
-    command: Callable[..., CommandResult], prefect: str, monkeypatch: pytest.MonkeyPatch
+    command: Callable[..., CommandResult], prefect: str, databases: None, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., CommandResult]:
     """Runs any command in this process: ``towline("run", "configs/bike_demand.yaml").code``."""
-    copy_databases(Settings.from_environment())
     monkeypatch.setattr(helper_process, "start", lambda _: None)  # the modules are imported once, in this process
     return command
 
