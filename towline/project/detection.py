@@ -21,7 +21,7 @@ from towline.data.schema import text_columns
 from towline.data.schema.contract import Contract
 from towline.data.schema.detection import notation
 from towline.data.schema.detection.task import find_texts_among_numbers
-from towline.data.schema.detection.time_column import suggest_time_column
+from towline.data.schema.detection.time_column import find_date_parts, suggest_time_column
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.values import PLAIN, TEXT_KINDS, ValueFormat, find_case_variants, is_null_marker, parse_boolean
 from towline.data.source.source_columns import is_readable
@@ -426,6 +426,9 @@ def _propose_split(proposal: Proposal, frame: pd.DataFrame) -> None:
     proposal.rows_per_day = proposal.rows / days if days >= 1 else None
     if distinct < MIN_TIMES:
         proposal.split_reason = f"{distinct} distinct times are too few for a split by time"
+        if parts := find_date_parts(frame):
+            names = ", ".join([proposal.time, *parts])
+            proposal.split_reason += f"; one column with the date of {names} would allow it"
     elif newest.nunique() < 2 or older.nunique() < 2 or len(newest) < 10:
         proposal.split_reason = "the newest rows have only one value of the target"
     else:

@@ -482,6 +482,10 @@ def test_an_error_below_a_title_names_the_line_of_the_file(tmp_path: Path) -> No
         (["R$ 863,56", "R$ 1,5", "R$ 7,25"], [863.56, 1.5, 7.25]),
         (["1.2K", "649", "3.4M"], [1_200, 649, 3_400_000]),
         (["7.5-", "4", "0.5"], [-7.5, 4, 0.5]),
+        (["500 g", "1.5kg", "1,200 g"], [0.5, 1.5, 1.2]),
+        (["2 m", "150 cm", "2 feet"], [2, 1.5, 0.6096]),
+        (["2 L", "750 ml", "1 gallon"], [2, 0.75, 3.785411784]),
+        (["1.5 GB", "512 MB", "64KiB"], [1.5e9, 5.12e8, 65_536]),
     ],
 )
 def test_notations_of_numbers_are_read_in_a_file_and_a_request(

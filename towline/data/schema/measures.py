@@ -1,10 +1,11 @@
-"""Measures: numbers that are written in several parts, such as durations, times of day, feet and inches, 1.2K."""
+"""Measures: numbers written with several units or parts, such as durations, times of day, 5'11", 1.2K, 500 g."""
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Literal
 
-Measure = Literal["number", "duration", "clock", "feet", "scaled"]
+Measure = Literal["number", "duration", "clock", "feet", "scaled", "mass", "length", "volume", "storage"]
 
 _UNITS = {  # seconds
     "s": 1, "sec": 1, "secs": 1, "second": 1, "seconds": 1, "m": 60, "min": 60, "mins": 60, "minute": 60, "minutes": 60,
@@ -26,6 +27,25 @@ _FEET = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _SCALED = re.compile(r"([+-]?[\d,]*\d(?:\.\d+)?)\s*([kmb]?)", re.ASCII | re.IGNORECASE)
+_AMOUNT = re.compile(r"([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)\s*([a-z]+)\.?", re.ASCII | re.IGNORECASE)
+_QUANTITIES: dict[Measure, dict[str, float]] = {
+    "mass": {  # kilograms
+        "mg": 1e-6, "g": 1e-3, "gr": 1e-3, "gram": 1e-3, "kg": 1, "kilo": 1, "kilogram": 1, "oz": 0.028349523125,
+        "ounce": 0.028349523125, "lb": 0.45359237, "pound": 0.45359237,
+    },
+    "length": {  # metres
+        "mm": 1e-3, "cm": 0.01, "m": 1, "meter": 1, "metre": 1, "km": 1e3, "in": 0.0254, "inch": 0.0254,
+        "inches": 0.0254, "ft": 0.3048, "foot": 0.3048, "feet": 0.3048, "yd": 0.9144, "yard": 0.9144, "mi": 1609.344,
+        "mile": 1609.344,
+    },
+    "volume": {  # litres
+        "ml": 1e-3, "cl": 0.01, "dl": 0.1, "l": 1, "liter": 1, "litre": 1, "gal": 3.785411784, "gallon": 3.785411784,
+    },
+    "storage": {  # bytes
+        "b": 1, "byte": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30,
+        "tib": 2**40,
+    },
+}  # fmt: skip
 SCALES = {"k": "e3", "m": "e6", "b": "e9"}  # exponents of thousands, millions and billions
 
 
@@ -34,15 +54,19 @@ def parse_measure(text: str, measure: Measure) -> float:
 
     A duration and a time of day are seconds; ``5:30`` are minutes and seconds of a duration, hours and minutes of
     a clock. A month is a twelfth of 365.25 days. Feet are inches. A scaled number may end in K, M or B: thousands,
-    millions and billions.
+    millions and billions. A mass is in kilograms, a length in metres, a volume in litres, storage in bytes.
 
     Example:
         >>> parse_measure("3h 20m", "duration"), parse_measure("2:30 pm", "clock"), parse_measure("5'11\\"", "feet")
         (12000.0, 52200.0, 71.0)
-        >>> parse_measure("1.2K", "scaled")
-        1200.0
+        >>> parse_measure("1.2K", "scaled"), parse_measure("500 g", "mass"), parse_measure("1.5 GB", "storage")
+        (1200.0, 0.5, 1500000000.0)
     """
     text = text.strip()
+    if units := _QUANTITIES.get(measure):
+        amount = _AMOUNT.fullmatch(text)
+        unit = units.get(_normal_unit(amount[2])) if amount else None
+        return float(amount[1].replace(",", "")) * unit if amount and unit else math.nan
     if measure == "feet":
         feet = _FEET.fullmatch(text)
         return int(feet[1]) * 12 + float(feet[2] or 0) if feet else math.nan
@@ -66,6 +90,23 @@ def parse_measure(text: str, measure: Measure) -> float:
         return math.nan
     total = sum(float(number) * size for (number, _), size in zip(parts, sizes, strict=True) if size)
     return -total if sign == "-" else total
+
+
+def find_quantity(texts: Sequence[str]) -> Measure | None:
+    """The quantity whose units the texts have, if they have at least two different ones.
+
+    Example:
+        >>> find_quantity(["70 kg", "154 lbs"]), find_quantity(["70 kg", "71 kg"]), find_quantity(["70 kg", "2 m"])
+        ('mass', None, None)
+    """
+    amounts = [_AMOUNT.fullmatch(text.strip()) for text in texts]
+    units = {_normal_unit(amount[2]) if amount else "" for amount in amounts}
+    return next((name for name, known in _QUANTITIES.items() if len(units) > 1 and units <= known.keys()), None)
+
+
+def _normal_unit(unit: str) -> str:
+    unit = unit.lower()
+    return unit.removesuffix("s") if len(unit) > 2 else unit
 
 
 def _clock_seconds(clock: re.Match[str], measure: Measure) -> float:

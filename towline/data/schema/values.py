@@ -98,7 +98,7 @@ class ValueFormat(Frozen):
         decimal_comma: numbers with a decimal comma occur together with numbers with a point.
         unit: a currency or unit that may stand before or after a number, in lower case, such as $ or kg; it is ignored.
         measure: texts that ``parse_measure`` reads are numbers, too: a ``duration`` (``3h 20m``, ``1:05:30``), the time
-            of a ``clock`` (``14:30``) or ``feet`` and inches.
+            of a ``clock`` (``14:30``), ``feet`` and inches, or a quantity in several units (``500 g``, ``1.2 kg``).
     """
 
     decimal: str = "."

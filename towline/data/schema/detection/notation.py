@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from towline.data.schema import text_columns
-from towline.data.schema.measures import Measure, parse_measure
+from towline.data.schema.measures import Measure, find_quantity, parse_measure
 from towline.data.schema.values import (
     CURRENCY,
     PLAIN,
@@ -180,13 +180,15 @@ def detect_measure(column: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> Measure
     """The measure that reads all values of a column of text, detected from its parts; None: another kind of text.
 
     ``45 min`` with ``1 h 20 min``, ``2 years`` with ``1 month``, and ``12:30`` with ``1:05:30`` are durations,
-    ``1.2K`` in a column with ``649`` is a number of thousands.
+    ``1.2K`` in a column with ``649`` is a number of thousands. ``500 g`` with ``1.2 kg`` is a mass.
 
     Example:
         >>> detect_measure(pa.chunked_array([["1h 5m", "45m"]])), detect_measure(pa.chunked_array([["14:30", "9:05"]]))
         ('duration', 'clock')
     """
     texts = [text.strip() for text in _distinct_texts(column.slice(0, 10 * _MAX_DISTINCT).to_pandas())[0]]
+    if quantity := find_quantity(texts):
+        return quantity
     for measure, evidence in _MEASURES:
         if texts and evidence(texts) and not np.isnan([parse_measure(text, measure) for text in texts]).any():
             read = text_columns.parse_numbers(column, fmt.model_copy(update={"measure": measure}))

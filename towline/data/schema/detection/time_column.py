@@ -115,6 +115,24 @@ def suggest_time_column(
     return max(finer, key=lambda candidate: candidate.rank, default=best).column
 
 
+def find_date_parts(frame: pd.DataFrame) -> list[str]:
+    """The columns with the month and the day of a date whose year is another column; typed columns.
+
+    Example:
+        >>> find_date_parts(pd.DataFrame({"year": [2024, 2024], "month": [2, 3], "day": [29, 1], "n": [4, 5]}))
+        ['month', 'day']
+    """
+    parts = []
+    for names, most in (({"month", "mon", "mm"}, 12), ({"day", "dd", "mday"}, 31)):
+        for name in frame.columns:
+            values = frame[name]
+            numeric = values.dtype.kind in "iuf" and values.between(1, most).mean() >= _READ
+            if (words := _words(str(name))) and words <= names and numeric:
+                parts.append(str(name))
+                break
+    return parts
+
+
 def _make_candidate(values: pd.Series, place: int, latest: dt.datetime | None) -> _Candidate | None:
     """The column as a candidate; the rank goes by the fineness of its times, then name, then order of the rows."""
     words = _words(str(values.name))
