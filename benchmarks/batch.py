@@ -22,6 +22,7 @@ import hashlib
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -50,6 +51,7 @@ ESTIMATORS = {
 WORDS = [f"{first}{second}" for first in ("ba", "de", "ki", "lo", "mu") for second in ("n", "r", "st", "la", "vo")]
 TRAINING_ROWS, CHUNK_ROWS, BLOCK_ROWS = 20_000, 50_000, 500_000
 PR_SET_CHILD_SUBREAPER = 36
+INDEPENDENT = " independent jobs"  # at once: the limit of what several workers can gain on this machine
 PREDICTION_ONLY = "prediction only"  # of towline: the columns that mlflow.pyfunc writes
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ARROW_NUM_THREADS"), "1")
 
@@ -243,6 +245,9 @@ def list_ways(
         ways["mlflow.pyfunc"] = [*script, "pyfunc", folder / "mlflow", source, output]
         ways[PREDICTION_ONLY] = [*towline, "--columns", "prediction"]
     if arguments.workers > 1:
+        outputs = [output, *(output.with_stem(f"copy{number}") for number in range(1, arguments.workers))]
+        jobs = [shlex.join(map(str, [*towline[:3], path, *towline[4:]])) for path in outputs]
+        ways[f"{arguments.workers}{INDEPENDENT}"] = ["sh", "-c", " & ".join([*jobs, "wait"])]
         several = [*towline, "--workers", str(arguments.workers)]
         ways[f"towline, {arguments.workers} workers"] = several
         if PREDICTION_ONLY in ways:
@@ -259,6 +264,9 @@ def print_ratios(lines: Sequence[dict[str, object]]) -> None:
         if str(line["way"]).startswith("towline,"):
             same = "the same bytes" if line["digest"] == ours["digest"] else "OTHER BYTES"
             print(f"{'':9} {line['way']}: {1 / wall:.2f} × as fast as 1, CPU {cpu:.2f} ×, {same}", flush=True)
+        elif str(line["way"]).endswith(INDEPENDENT):
+            count = int(str(line["way"]).split()[0])
+            print(f"{'':9} {line['way']}: {count / wall:.2f} × the rows per second of one", flush=True)
         elif not str(line["way"]).startswith(PREDICTION_ONLY) and line is not ours:
             print(f"{'':9} {line['way']} / towline: CPU {cpu:.1f} ×, time {wall:.1f} ×", flush=True)
     for peer in (line for line in lines if line["way"] == "mlflow.pyfunc"):

@@ -155,10 +155,10 @@ def send_for_ever(sender: socket.socket, part: bytes) -> None:
         sender.sendall(part)
 
 
-@pytest.mark.parametrize("limit", ["LINGER_IDLE", "LINGER_SECONDS"])
+@pytest.mark.parametrize("limit", ["LINGER_IDLE_S", "LINGER_TOTAL_S"])
 def test_the_connection_of_a_refused_sender_is_closed(port: int, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     """It gets its response immediately; the connection is closed after the limit, whether it sends or not."""
-    monkeypatch.setattr(connection, "LINGER_LOOK", 0.05)
+    monkeypatch.setattr(connection, "LINGER_CHECK_S", 0.05)
     monkeypatch.setattr(connection, limit, -1.0)
     with socket.create_connection(("127.0.0.1", port), 5) as stalled:
         stalled.settimeout(20)

@@ -18,7 +18,7 @@ _TABLE_SUFFIXES = (".csv", ".tsv", ".gz", ".zst", ".zip", ".parquet", ".pq", ".j
 _YEARS = range(2, 9_000)  # in other years, a time in UTC, or after a step of a backtest, may not exist
 
 
-class Moment(click.ParamType[datetime]):
+class TimeType(click.ParamType[datetime]):
     """A click type for a day or a time: ISO 8601, or day.month.year."""
 
     name = "date"

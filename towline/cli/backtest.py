@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from towline.cli import emit, json_option
-from towline.cli.arguments import DurationType, Moment
+from towline.cli.arguments import DurationType, TimeType
 from towline.cli.run import config_argument, set_option
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from towline.backtesting.results import BacktestResult, PolicyName
 
-_DATE = Moment()
+_DATE = TimeType()
 POLICIES = ("never", "schedule", "drift", "quality", "both", "gain")
 
 

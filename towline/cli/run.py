@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from towline.cli import emit, json_option
-from towline.cli.arguments import Moment, only_config
+from towline.cli.arguments import TimeType, only_config
 
 if TYPE_CHECKING:
     from towline.orchestration.flow_runner import FlowName, FlowResult
@@ -18,7 +18,7 @@ set_option = click.option(
 as_of_option = click.option(
     "--as-of",
     metavar="DATE",
-    type=Moment(),
+    type=TimeType(),
     help="Leave out rows after this day or time, e.g. 2012-06-30.",
 )
 config_argument = click.argument(

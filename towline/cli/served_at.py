@@ -31,7 +31,7 @@ def served_at(name: str, when: str, request: bool, as_json: bool) -> None:
       towline served-at bike-demand 2026-03-01T09:00+01:00
       towline served-at bike-demand 9f0c2b7a
     """
-    from towline.cli.arguments import Moment
+    from towline.cli.arguments import TimeType
     from towline.cli.models import stores
     from towline.prediction_log.attribution import attribute_request, attribute_time
 
@@ -39,7 +39,7 @@ def served_at(name: str, when: str, request: bool, as_json: bool) -> None:
     time = None
     if not request:
         with contextlib.suppress(click.BadParameter):
-            time = Moment().convert(when, None, None)
+            time = TimeType().convert(when, None, None)
     if time is not None:
         result = attribute_time(settings, ledger, name, time)
     else:

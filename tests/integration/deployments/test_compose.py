@@ -58,6 +58,6 @@ def test_only_the_api_is_open_to_other_machines() -> None:
     ports = {name: port for name, service in SERVICES.items() for port in service.get("ports", ())}
     assert {name for name, port in ports.items() if not port.startswith("127.0.0.1:")} == {"proxy"}
     networks = yaml.safe_load(FILE.read_text("utf-8"))["networks"]
-    assert [name for name, network in networks.items() if not network.get("internal")] == ["desk"]
+    assert [name for name, network in networks.items() if not network.get("internal")] == ["published"]
     assert SERVICES["postgres"]["networks"] == ["stores"]
     assert "stores" not in SERVICES["proxy"]["networks"]

@@ -27,8 +27,8 @@ CONNECTION_TURN_S = 0.0001  # seconds that one connection parses a large read be
 PARSE_TURN_S, PARSE_PAUSE_S = 0.0003, 0.001  # seconds that all connections parse large reads, and pause afterwards
 DISCARD_BUFFER = 65_536  # bytes that are discarded before a pause
 LINGER_BYTES = 64_000_000  # maximum bytes that are discarded of a refused request
-LINGER_SECONDS, LINGER_IDLE = 30.0, 5.0  # maximum seconds until the connection is closed: in total, without data
-LINGER_LOOK = 1.0  # seconds between two checks of these limits
+LINGER_TOTAL_S, LINGER_IDLE_S = 30.0, 5.0  # maximum seconds until the connection is closed: in total, without data
+LINGER_CHECK_S = 1.0  # seconds between two checks of these limits
 _KEEP_ALIVE = (b"connection", b"keep-alive")
 
 
@@ -358,9 +358,9 @@ class LingeringClose(asyncio.BufferedProtocol):
         self._transport, self._loop, self._connections = transport, loop, connections
         self._left = LINGER_BYTES
         self._last = loop.time()
-        self._until = self._last + LINGER_SECONDS
+        self._until = self._last + LINGER_TOTAL_S
         connections.add(self)  # the server waits for it on shutdown
-        self._timer = loop.call_later(LINGER_LOOK, self._check_limits)
+        self._timer = loop.call_later(LINGER_CHECK_S, self._check_limits)
         if transport.can_write_eof():
             transport.write_eof()  # after the response: the client closes when it has read it
 
@@ -391,7 +391,7 @@ class LingeringClose(asyncio.BufferedProtocol):
 
     def _check_limits(self) -> None:
         now = self._loop.time()
-        if now > self._until or now > self._last + LINGER_IDLE:
+        if now > self._until or now > self._last + LINGER_IDLE_S:
             self._transport.abort()
         else:
-            self._timer = self._loop.call_later(LINGER_LOOK, self._check_limits)
+            self._timer = self._loop.call_later(LINGER_CHECK_S, self._check_limits)
