@@ -45,7 +45,7 @@ def write(path: Path, content: str | bytes, mode: int = 0o600) -> Path:
 def replacing(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
     """A temporary binary file that replaces ``path`` when the block succeeds, and is removed when it fails."""
     with disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folders(path.parent, mode)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -57,6 +57,15 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def _make_folders(folder: Path, mode: int) -> None:
+    """Makes a folder for files of a mode: those who may read these files may list it, whatever the umask is."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    if mode & 0o077:
+        for path in missing:
+            path.chmod(0o700 | mode | (mode & 0o444) >> 2)
 
 
 def write_arrays(path: Path, **arrays: "np.ndarray") -> None:

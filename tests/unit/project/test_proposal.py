@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import towline
+from tests.support.checks import at_least_one
 from tests.support.commands import CommandResult
 from towline.config import DataConfig, PipelineConfig, SqlSource, read_config
 from towline.data.schema.detection.notation import _CLOCKS, _DATES, _MOMENTS
@@ -67,6 +68,16 @@ def customers() -> pd.DataFrame:
 def proposed(folder: Path) -> InitResult:
     customers().to_csv(folder / "customers.csv", index=False, sep=";")
     return towline.init("customers.csv", "churned")
+
+
+def test_colleagues_and_containers_can_read_a_new_project(proposed: InitResult) -> None:
+    """Other users may list its folders and read its files."""
+    project = proposed.config.parents[1]
+    paths = [
+        path for name in ("configs", "deployments", "flows") for path in (project / name, *(project / name).rglob("*"))
+    ]
+    assert {oct(path.stat().st_mode & 0o777) for path in paths if path.is_dir()} == {"0o755"}
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in at_least_one(paths))
 
 
 def test_the_config_describes_the_table(proposed: InitResult) -> None:
