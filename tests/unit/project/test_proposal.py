@@ -136,8 +136,8 @@ def test_a_date_in_three_columns_is_named(folder: Path) -> None:
     """Three years are too few for a split by time; the reason names the columns that hold the rest of the date."""
     days = pd.date_range("2021-01-01", "2023-12-31")
     frame = pd.DataFrame({"year": days.year, "month": days.month, "day": days.day, "room": np.arange(len(days)) % 40})
-    frame.assign(price=np.random.default_rng(2).normal(50, 9, len(days))).to_csv("nights.csv", index=False)
-    reason = towline.init("nights.csv", target="price").proposal.split_reason
+    frame.assign(price=np.random.default_rng(2).normal(50, 9, len(days))).to_csv("stays.csv", index=False)
+    reason = towline.init("stays.csv", target="price").proposal.split_reason
     assert reason == (
         "3 distinct times are too few for a split by time; one column with the date of year, month, day would allow it"
     )
