@@ -484,6 +484,7 @@ def test_an_error_below_a_title_names_the_line_of_the_file(tmp_path: Path) -> No
         (["7.5-", "4", "0.5"], [-7.5, 4, 0.5]),
         (["500 g", "1.5kg", "1,200 g"], [0.5, 1.5, 1.2]),
         (["2 m", "150 cm", "2 feet"], [2, 1.5, 0.6096]),
+        (["2 inches", "1 yd", "3 Miles"], [0.0508, 0.9144, 4828.032]),
         (["2 L", "750 ml", "1 gallon"], [2, 0.75, 3.785411784]),
         (["1.5 GB", "512 MB", "64KiB"], [1.5e9, 5.12e8, 65_536]),
     ],
@@ -502,10 +503,17 @@ def test_notations_of_numbers_are_read_in_a_file_and_a_request(
 
 
 @pytest.mark.parametrize(
-    "texts", [["10M", "5Y", "3M"], ["3 boxes", "4 bags", "1 box"], ["16:9", "4:3", "21:9"], ["12k", "45k", "7k"]]
+    "texts",
+    [
+        ["10M", "5Y", "3M"],
+        ["3 boxes", "4 bags", "1 box"],
+        ["16:9", "4:3", "21:9"],
+        ["12k", "45k", "7k"],
+        ["2 kg", "3 m", "4 l"],
+    ],
 )
 def test_other_texts_with_numbers_are_no_durations(tmp_path: Path, texts: list[str]) -> None:
-    """Terms of bonds, counts of things and ratios are categories."""
+    """Terms of bonds, counts of things, ratios and different quantities are categories."""
     assert load(tmp_path, {"x": (texts * ROWS)[:ROWS]})[2].columns[1].kind == "category"
 
 

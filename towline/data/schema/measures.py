@@ -35,8 +35,7 @@ _QUANTITIES: dict[Measure, dict[str, float]] = {
     },
     "length": {  # metres
         "mm": 1e-3, "cm": 0.01, "m": 1, "meter": 1, "metre": 1, "km": 1e3, "in": 0.0254, "inch": 0.0254,
-        "inches": 0.0254, "ft": 0.3048, "foot": 0.3048, "feet": 0.3048, "yd": 0.9144, "yard": 0.9144, "mi": 1609.344,
-        "mile": 1609.344,
+        "ft": 0.3048, "foot": 0.3048, "yd": 0.9144, "yard": 0.9144, "mi": 1609.344, "mile": 1609.344,
     },
     "volume": {  # litres
         "ml": 1e-3, "cl": 0.01, "dl": 0.1, "l": 1, "liter": 1, "litre": 1, "gal": 3.785411784, "gallon": 3.785411784,
@@ -106,7 +105,7 @@ def find_quantity(texts: Sequence[str]) -> Measure | None:
 
 def _normal_unit(unit: str) -> str:
     unit = unit.lower()
-    return unit.removesuffix("s") if len(unit) > 2 else unit
+    return {"feet": "foot", "inches": "inch"}.get(unit) or (unit.removesuffix("s") if len(unit) > 2 else unit)
 
 
 def _clock_seconds(clock: re.Match[str], measure: Measure) -> float:

@@ -187,9 +187,8 @@ def detect_measure(column: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> Measure
         ('duration', 'clock')
     """
     texts = [text.strip() for text in _distinct_texts(column.slice(0, 10 * _MAX_DISTINCT).to_pandas())[0]]
-    if quantity := find_quantity(texts):
-        return quantity
-    for measure, evidence in _MEASURES:
+    quantity = find_quantity(texts)
+    for measure, evidence in ((quantity, bool),) if quantity else _MEASURES:
         if texts and evidence(texts) and not np.isnan([parse_measure(text, measure) for text in texts]).any():
             read = text_columns.parse_numbers(column, fmt.model_copy(update={"measure": measure}))
             return None if read[1].any() else measure
