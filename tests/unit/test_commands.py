@@ -14,7 +14,7 @@ import yaml
 from tests.support.commands import CommandResult
 from tests.support.paths import REPOSITORY
 from towline.cli import extras, main
-from towline.cli.arguments import Moment
+from towline.cli.arguments import TimeType
 from towline.config import Settings
 from towline.operations import services
 
@@ -119,14 +119,14 @@ def test_the_error_for_a_missing_table_names_the_given_path(words: list[str], co
 )
 def test_dates_as_people_write_them(text: str, moment: str) -> None:
     """The year first, or the day first with dots."""
-    assert Moment().convert(text, None, None).isoformat() == moment
+    assert TimeType().convert(text, None, None).isoformat() == moment
 
 
 @pytest.mark.parametrize("text", ["06/30/2026", "30.13.2026", "June 2026", "", "0001-01-01T00:00+14:00", "9999-12-31"])
 def test_an_ambiguous_date_has_a_remedy(text: str) -> None:
     """The error shows the format; a date that may not exist in UTC is refused, too."""
     with pytest.raises(click.BadParameter, match="2026-06-30"):
-        Moment().convert(text, None, None)
+        TimeType().convert(text, None, None)
 
 
 @pytest.mark.parametrize("text", ["nan", "inf"])

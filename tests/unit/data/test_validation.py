@@ -371,7 +371,7 @@ def test_similar_levels_give_a_warning(validate: TableValidator, table: pd.DataF
     [
         (["1,500", "2,250", "3,750"], "data.decimal: ','"),
         (["12/01/2026", "01/02/2026", "02/08/2026"], "data.date_format: {k: '%m/%d/%Y'}"),
-        (["12 kg", "3 lb"], "write all values in one unit, or set data.columns"),
+        (["12 kg", "3 m"], "write all values in one unit, or set data.columns"),
     ],
 )
 def test_other_notations_give_a_warning(
