@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from tests.support.checks import at_least_one
 from tests.support.commands import run_command
 from tests.support.paths import REPOSITORY
 from tests.support.serve_process import ServeProcess
@@ -183,10 +184,11 @@ def test_only_the_user_can_read_the_store(used_store: UsedStore) -> None:
     """Each file of the store has mode 0600 and each folder 0700, whichever library has written it."""
     os.umask(before := os.umask(0))
     assert before != 0o077, "the test would prove nothing"
+    # other tests use this folder, too, without the commands
+    databases = at_least_one((used_store.prefect / "prefect").glob("prefect.db*"))
     readable = []
-    for folder in (used_store.folder, used_store.prefect / "prefect"):
-        for path in folder.rglob("*"):
-            mode = stat.S_IMODE(path.lstat().st_mode)
-            if not path.is_symlink() and not path.is_socket() and mode & 0o077:
-                readable.append(f"{path.relative_to(folder.parent)} {mode:o}")
+    for path in (*used_store.folder.rglob("*"), *databases):
+        mode = stat.S_IMODE(path.lstat().st_mode)
+        if not path.is_symlink() and not path.is_socket() and mode & 0o077:
+            readable.append(f"{path} {mode:o}")
     assert readable == []
