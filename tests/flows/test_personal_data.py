@@ -14,13 +14,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.support.checks import at_least_one
 from tests.support.commands import run_command
+from tests.support.databases import copy_databases
 from tests.support.paths import REPOSITORY
 from tests.support.serve_process import ServeProcess
 from tests.support.traces import find_traces
 from towline import helper_process
 from towline.config import Settings
+from towline.operations import servers
 
 ROWS = 600
 TOWNS = [f"town-mk{n}x7q" for n in range(6)]
@@ -82,17 +83,16 @@ class UsedStore:
 
     Attributes:
         folder: the store.
-        prefect: the folder of the Prefect server.
         output: of the service and the commands.
     """
 
     folder: Path
-    prefect: Path
     output: str
 
 
 @pytest.fixture(scope="module")
-def used_store(tmp_path_factory: pytest.TempPathFactory, prefect: str, prefect_store: Path) -> Iterator[UsedStore]:
+def used_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UsedStore]:
+    """The commands start a Prefect server in the store, as a user's do."""
     folder = tmp_path_factory.mktemp("personal")
     table().to_parquet(folder / "t.parquet", index=False)
     config = folder / "t.yaml"
@@ -130,23 +130,30 @@ def used_store(tmp_path_factory: pytest.TempPathFactory, prefect: str, prefect_s
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TOWLINE_PROJECT", str(REPOSITORY))
         patch.setenv("TOWLINE_STORE", str(folder / "store"))
+        patch.setenv("PREFECT_HOME", str(folder / "store" / "prefect"))
+        patch.delenv("PREFECT_API_URL", raising=False)  # of the session's server
+        settings = Settings.from_environment()
+        copy_databases(settings)
         patch.setattr(helper_process, "start", lambda _: None)  # the modules are imported once, in this process
-        run("validate", config)
-        run("run", config)
-        outputs.append(_serve_markers(Settings.from_environment()))
-        drifted_rows().to_csv(folder / "new.csv", index=False)
-        labels = table(200, seed=2)[["customer", "y"]].drop_duplicates("customer")
-        labels.loc[len(labels) + 1] = [f"{TEXTS['customer']}-of-whom-no-prediction-is-known", 1.0]
-        labels.to_csv(folder / "labels.csv", index=False)
-        run("labels", "add", "people", folder / "labels.csv", "--by", "customer")
-        run("score", folder / "new.csv", folder / "scored.csv")
-        run("drift", config, "--current", folder / "new.csv", "--report")
-        run("drift", config)
-        run("quality", config)
-        run("status", "people")
-        run("run", config, "--set", "validation.columns.income.severity=error", codes=(3,))
-        run("run", config, "--set", "candidates=[linear]", codes=(0, 4))
-        yield UsedStore(folder / "store", prefect_store, "\n".join(outputs))
+        try:
+            run("validate", config)
+            run("run", config)
+            outputs.append(_serve_markers(settings))
+            drifted_rows().to_csv(folder / "new.csv", index=False)
+            labels = table(200, seed=2)[["customer", "y"]].drop_duplicates("customer")
+            labels.loc[len(labels) + 1] = [f"{TEXTS['customer']}-of-whom-no-prediction-is-known", 1.0]
+            labels.to_csv(folder / "labels.csv", index=False)
+            run("labels", "add", "people", folder / "labels.csv", "--by", "customer")
+            run("score", folder / "new.csv", folder / "scored.csv")
+            run("drift", config, "--current", folder / "new.csv", "--report")
+            run("drift", config)
+            run("quality", config)
+            run("status", "people")
+            run("run", config, "--set", "validation.columns.income.severity=error", codes=(3,))
+            run("run", config, "--set", "candidates=[linear]", codes=(0, 4))
+            yield UsedStore(settings.store, "\n".join(outputs))
+        finally:
+            servers.stop(settings)
 
 
 def _serve_markers(settings: Settings) -> str:
@@ -170,13 +177,11 @@ def _serve_markers(settings: Settings) -> str:
 def test_no_marker_outside_the_snapshot(used_store: UsedStore) -> None:
     """No marker is in releases, MLflow, Prefect, Evidently, logs, workspaces or the commands' output."""
     (snapshot,) = (used_store.folder / "datasets").glob("*.parquet")
-    for part in ("releases", "artifacts", "evidently", "monitoring", "predictions", "logs"):
+    for part in ("releases", "artifacts", "prefect", "evidently", "monitoring", "predictions", "logs"):
         assert any((used_store.folder / part).rglob("*")), part
     encodings = markers()
     assert len(find_traces(snapshot.parent, encodings)) > 15
     assert find_traces(used_store.folder, encodings, [snapshot]) == []
-    assert find_traces(used_store.prefect, [b"people"])
-    assert find_traces(used_store.prefect, encodings) == []
     assert [encoding for encoding in encodings if encoding in used_store.output.encode()] == []
 
 
@@ -184,11 +189,9 @@ def test_only_the_user_can_read_the_store(used_store: UsedStore) -> None:
     """Each file of the store has mode 0600 and each folder 0700, whichever library has written it."""
     os.umask(before := os.umask(0))
     assert before != 0o077, "the test would prove nothing"
-    # other tests use this folder, too, without the commands
-    databases = at_least_one((used_store.prefect / "prefect").glob("prefect.db*"))
     readable = []
-    for path in (*used_store.folder.rglob("*"), *databases):
+    for path in used_store.folder.rglob("*"):
         mode = stat.S_IMODE(path.lstat().st_mode)
         if not path.is_symlink() and not path.is_socket() and mode & 0o077:
-            readable.append(f"{path} {mode:o}")
+            readable.append(f"{path.relative_to(used_store.folder)} {mode:o}")
     assert readable == []

@@ -28,7 +28,7 @@ _FEET = re.compile(
 )
 _SCALED = re.compile(r"([+-]?[\d,]*\d(?:\.\d+)?)\s*([kmb]?)", re.ASCII | re.IGNORECASE)
 _AMOUNT = re.compile(r"([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)\s*([a-z]+)\.?", re.ASCII | re.IGNORECASE)
-_QUANTITIES: dict[Measure, dict[str, float]] = {
+QUANTITIES: dict[Measure, dict[str, float]] = {  # the units of each
     "mass": {  # kilograms
         "mg": 1e-6, "g": 1e-3, "gr": 1e-3, "gram": 1e-3, "kg": 1, "kilo": 1, "kilogram": 1, "oz": 0.028349523125,
         "ounce": 0.028349523125, "lb": 0.45359237, "pound": 0.45359237,
@@ -62,7 +62,7 @@ def parse_measure(text: str, measure: Measure) -> float:
         (1200.0, 0.5, 1500000000.0)
     """
     text = text.strip()
-    if units := _QUANTITIES.get(measure):
+    if units := QUANTITIES.get(measure):
         amount = _AMOUNT.fullmatch(text)
         unit = units.get(_normal_unit(amount[2])) if amount else None
         return float(amount[1].replace(",", "")) * unit if amount and unit else math.nan
@@ -91,16 +91,16 @@ def parse_measure(text: str, measure: Measure) -> float:
     return -total if sign == "-" else total
 
 
-def find_quantity(texts: Sequence[str]) -> Measure | None:
-    """The quantity whose units the texts have, if they have at least two different ones.
+def has_several_units(quantity: Measure, texts: Sequence[str]) -> bool:
+    """Whether all texts are amounts of a quantity, such as a mass, in at least two different units.
 
     Example:
-        >>> find_quantity(["70 kg", "154 lbs"]), find_quantity(["70 kg", "71 kg"]), find_quantity(["70 kg", "2 m"])
-        ('mass', None, None)
+        >>> has_several_units("mass", ["70 kg", "154 lbs"]), has_several_units("mass", ["70 kg", "71 kg"])
+        (True, False)
     """
     amounts = [_AMOUNT.fullmatch(text.strip()) for text in texts]
     units = {_normal_unit(amount[2]) if amount else "" for amount in amounts}
-    return next((name for name, known in _QUANTITIES.items() if len(units) > 1 and units <= known.keys()), None)
+    return len(units) > 1 and units <= QUANTITIES[quantity].keys()
 
 
 def _normal_unit(unit: str) -> str:

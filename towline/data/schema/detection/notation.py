@@ -7,6 +7,7 @@ most of them. Numbers with a few other words among them are numbers; the words a
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from towline.data.schema import text_columns
-from towline.data.schema.measures import Measure, find_quantity, parse_measure
+from towline.data.schema.measures import QUANTITIES, Measure, has_several_units, parse_measure
 from towline.data.schema.values import (
     CURRENCY,
     PLAIN,
@@ -187,8 +188,7 @@ def detect_measure(column: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> Measure
         ('duration', 'clock')
     """
     texts = [text.strip() for text in _distinct_texts(column.slice(0, 10 * _MAX_DISTINCT).to_pandas())[0]]
-    quantity = find_quantity(texts)
-    for measure, evidence in ((quantity, bool),) if quantity else _MEASURES:
+    for measure, evidence in _MEASURES:
         if texts and evidence(texts) and not np.isnan([parse_measure(text, measure) for text in texts]).any():
             read = text_columns.parse_numbers(column, fmt.model_copy(update={"measure": measure}))
             return None if read[1].any() else measure
@@ -221,8 +221,8 @@ def _is_height(texts: list[str]) -> bool:
 
 
 _MEASURES: tuple[tuple[Measure, Callable[[list[str]], bool]], ...] = (
-    ("clock", _is_clock), ("duration", _is_duration), ("feet", _is_height),
-    ("scaled", _is_scaled),
+    *((quantity, partial(has_several_units, quantity)) for quantity in QUANTITIES),
+    ("clock", _is_clock), ("duration", _is_duration), ("feet", _is_height), ("scaled", _is_scaled),
 )  # fmt: skip
 
 
