@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-Measure = Literal["number", "duration", "clock", "feet", "scaled", "mass", "length", "volume", "storage"]
+Measure = Literal["number", "duration", "clock", "feet", "scaled", "mass", "length", "area", "volume", "storage"]
 
 _UNITS = {  # seconds
     "s": 1, "sec": 1, "secs": 1, "second": 1, "seconds": 1, "m": 60, "min": 60, "mins": 60, "minute": 60, "minutes": 60,
@@ -27,7 +27,9 @@ _FEET = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _SCALED = re.compile(r"([+-]?[\d,]*\d(?:\.\d+)?)\s*([kmb]?)", re.ASCII | re.IGNORECASE)
-_AMOUNT = re.compile(r"([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)\s*([a-z]+)\.?", re.ASCII | re.IGNORECASE)
+_AMOUNT = re.compile(
+    r"([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)\s*((?:sq\.?\s*)?[a-z]+[2²]?)\.?", re.ASCII | re.IGNORECASE
+)
 QUANTITIES: dict[Measure, dict[str, float]] = {  # the units of each
     "mass": {  # kilograms
         "mg": 1e-6, "g": 1e-3, "gr": 1e-3, "gram": 1e-3, "kg": 1, "kilo": 1, "kilogram": 1, "oz": 0.028349523125,
@@ -36,6 +38,10 @@ QUANTITIES: dict[Measure, dict[str, float]] = {  # the units of each
     "length": {  # metres
         "mm": 1e-3, "cm": 0.01, "m": 1, "meter": 1, "metre": 1, "km": 1e3, "in": 0.0254, "inch": 0.0254,
         "ft": 0.3048, "foot": 0.3048, "yd": 0.9144, "yard": 0.9144, "mi": 1609.344, "mile": 1609.344,
+    },
+    "area": {  # square metres
+        "cm2": 1e-4, "m2": 1, "sqm": 1, "km2": 1e6, "sqkm": 1e6, "ft2": 0.09290304, "sqft": 0.09290304, "ha": 1e4,
+        "hectare": 1e4, "acre": 4046.8564224,
     },
     "volume": {  # litres
         "ml": 1e-3, "cl": 0.01, "dl": 0.1, "l": 1, "liter": 1, "litre": 1, "gal": 3.785411784, "gallon": 3.785411784,
@@ -53,7 +59,8 @@ def parse_measure(text: str, measure: Measure) -> float:
 
     A duration and a time of day are seconds; ``5:30`` are minutes and seconds of a duration, hours and minutes of
     a clock. A month is a twelfth of 365.25 days. Feet are inches. A scaled number may end in K, M or B: thousands,
-    millions and billions. A mass is in kilograms, a length in metres, a volume in litres, storage in bytes.
+    millions and billions. A mass is in kilograms, a length in metres, an area in square metres, a volume in
+    litres, storage in bytes.
 
     Example:
         >>> parse_measure("3h 20m", "duration"), parse_measure("2:30 pm", "clock"), parse_measure("5'11\\"", "feet")
@@ -92,19 +99,19 @@ def parse_measure(text: str, measure: Measure) -> float:
 
 
 def has_several_units(quantity: Measure, texts: Sequence[str]) -> bool:
-    """Whether all texts are amounts of a quantity, such as a mass, in at least two different units.
+    """Whether all texts are amounts of a quantity, such as a mass, with at least two units or spellings of a unit.
 
     Example:
         >>> has_several_units("mass", ["70 kg", "154 lbs"]), has_several_units("mass", ["70 kg", "71 kg"])
         (True, False)
     """
     amounts = [_AMOUNT.fullmatch(text.strip()) for text in texts]
-    units = {_normal_unit(amount[2]) if amount else "" for amount in amounts}
-    return len(units) > 1 and units <= QUANTITIES[quantity].keys()
+    units = {amount[2].lower() if amount else "" for amount in amounts}
+    return len(units) > 1 and set(map(_normal_unit, units)) <= QUANTITIES[quantity].keys()
 
 
 def _normal_unit(unit: str) -> str:
-    unit = unit.lower()
+    unit = re.sub(r"[\s.]", "", unit.lower()).replace("²", "2")
     return {"feet": "foot", "inches": "inch"}.get(unit) or (unit.removesuffix("s") if len(unit) > 2 else unit)
 
 
