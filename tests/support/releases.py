@@ -93,7 +93,7 @@ def train_run(
     settings = Settings(project=folder, store=folder / "store", tracking_uri="", ledger_url="")
     dataset = sources.load_dataset(config.data, folder, settings.store, None)
     work = open_workspace(config, dataset, folder, settings.store, None)
-    contract = infer_contract(work.table(), config, lookups=work.lookups(config))
+    contract = infer_contract(work.table(), config, dataset.formats, lookups=work.lookups(config))
     work.save("contract.json", contract)
     work.save("split.json", splits.split_table(work, config))
     metrics = {"mae": 4.0} if contract.task == "regression" else {"roc_auc": 0.8}

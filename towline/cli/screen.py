@@ -313,7 +313,8 @@ def _column(column: "Column") -> list[object]:
     if column.note:
         content = f"left out: {column.note}"
     elif column.kind == "numeric" and column.min is not None:
-        content = f"{column.min:.6g} to {column.max:.6g}" + (", follows the time" if column.time_correlation else "")
+        content = f"{column.min:.6g} to {column.max:.6g} {column.format.number_unit}".rstrip()
+        content += ", follows the time" if column.time_correlation else ""
     elif column.derive:
         content = f"used as {', '.join(column.derive)}"
     else:

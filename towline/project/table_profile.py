@@ -119,7 +119,7 @@ def _profile(column: Column, frame: pd.DataFrame, contract: Contract, proposal: 
         use=use,
         nulls=float(values.isna().mean()),
         levels=int(values.nunique()),
-        values="personal data" if hidden else ("length " if is_text else "") + _describe(shown),
+        values="personal data" if hidden else _describe(shown, column),
         distribution=[] if hidden else _distribution(shown),
         over_time=over_time,
         nulls_over_time=nulls_over_time,
@@ -142,7 +142,7 @@ def _numbers(values: pd.Series) -> np.ndarray:
     return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
-def _describe(values: pd.Series) -> str:
+def _describe(values: pd.Series, column: Column) -> str:
     present = values.dropna()
     if present.empty:
         return "no values"
@@ -150,7 +150,8 @@ def _describe(values: pd.Series) -> str:
         return f"{present.min():%Y-%m-%d} to {present.max():%Y-%m-%d}"
     if _is_ordered(values):
         low, middle, high = (format_number(float(present.quantile(share))) for share in (0, 0.5, 1))
-        return f"{low} to {high}, median {middle}"
+        label = "length " if column.kind == "text" else ""
+        return f"{label}{low} to {high} {column.format.number_unit}".rstrip() + f", median {middle}"
     counts = present.astype(str).value_counts().head(3)
     return ", ".join(f"{_shorten(text)} {count / len(present):.0%}" for text, count in counts.items())
 

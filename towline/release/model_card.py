@@ -119,7 +119,7 @@ def _describe_values(column: Column) -> str:
     elif column.kind == "category":
         text = f"{column.levels:,} values"
     elif column.min is not None and column.max is not None:
-        text = f"{format_number(column.min)} to {format_number(column.max)}"
+        text = f"{format_number(column.min)} to {format_number(column.max)} {column.format.number_unit}".rstrip()
         text += ", follows the time" if column.time_correlation else ""
     else:
         text = "any"

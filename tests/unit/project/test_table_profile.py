@@ -29,6 +29,8 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> s
     table["used_twice"] = 2 * table["used"]
     words = ["pump", "was", "repaired", "again", "today"]
     table["remark"] = [f"no. {number:03} " + " ".join(words[: 1 + number % 5]) for number in range(ROWS)]
+    weights = rng.uniform(0.5, 9, ROWS).round(1)
+    table["weight"] = [f"{kilos * 1000:.0f} g" if kilos < 2 else f"{kilos} kg" for kilos in weights]
     table.to_csv("meters.csv", index=False)
     result = command("data", "profile", "meters.csv", "--target", "used")
     assert result.code == 0, result.err
@@ -49,6 +51,11 @@ def test_the_page_loads_nothing(page: str) -> None:
 def test_a_leak_is_shown_with_its_evidence(page: str) -> None:
     """A copy of the target on another scale is at the top of the page."""
     assert "<b>used_twice</b>leak: " in page
+
+
+def test_numbers_have_their_unit(page: str) -> None:
+    """Amounts in grams and kilograms are shown in kilograms."""
+    assert re.search(r"0\.5 to 9 kg, median \d", row(page, "weight"))
 
 
 def test_no_value_of_personal_data_is_shown(page: str) -> None:

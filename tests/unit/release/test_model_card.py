@@ -1,9 +1,11 @@
 """The model card in Markdown and in HTML."""
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 from tests.support.checks import at_least_one
-from tests.support.releases import TrainedRun
+from tests.support.releases import TrainedRun, make_house_table
 from towline.formatting import format_number
 from towline.release.model_card import format_title
 from towline.release.packaging import Release
@@ -52,6 +54,17 @@ def test_each_row_of_a_markdown_table_has_the_cells_of_its_header(binary: Traine
     for table in at_least_one(tables):
         assert len(table) > 2
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1, table
+
+
+def test_numbers_have_their_unit(tmp_path: Path, build: Callable[..., TrainedRun]) -> None:
+    """The range of amounts in metres and feet is in metres, that of prices in their currency."""
+    table = make_house_table(200).drop(columns="sold")
+    table["garden"] = ["10 ft" if row % 2 else f"{row} m" for row in range(len(table))]
+    table["rent"] = [f"{100 + row % 150} €" for row in range(len(table))]
+    run = build(tmp_path, table, "linear", target="value")
+    for text in at_least_one(read(run, run.package())):
+        assert "0 to 198 m" in text
+        assert "100 to 249 €" in text
 
 
 def test_titles_of_plots() -> None:

@@ -51,6 +51,11 @@ QUANTITIES: dict[Measure, dict[str, float]] = {  # the units of each
         "tib": 2**40,
     },
 }  # fmt: skip
+# of the numbers that ``parse_measure`` returns
+NUMBER_UNITS: dict[Measure, str] = {
+    "duration": "s", "clock": "s after midnight", "feet": "in", "mass": "kg", "length": "m", "area": "m²",
+    "volume": "l", "storage": "bytes",
+}  # fmt: skip
 SCALES = {"k": "e3", "m": "e6", "b": "e9"}  # exponents of thousands, millions and billions
 
 

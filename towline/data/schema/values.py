@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from towline.config import DataConfig, Frozen, Kind
-from towline.data.schema.measures import SCALES, Measure, parse_measure
+from towline.data.schema.measures import NUMBER_UNITS, SCALES, Measure, parse_measure
 
 LARGEST = 1e150  # squares of larger values are infinite, so they cannot be scaled or summed
 #: texts that mean null in a column of numbers, booleans or times; in a category they are levels
@@ -110,6 +110,16 @@ class ValueFormat(Frozen):
     decimal_comma: bool = False
     unit: str = ""
     measure: Measure = "number"
+
+    @property
+    def number_unit(self) -> str:
+        """The unit of the numbers as they are read; empty if it is not known.
+
+        Example:
+            >>> ValueFormat(unit="lb").number_unit, ValueFormat(measure="mass").number_unit
+            ('lb', 'kg')
+        """
+        return NUMBER_UNITS.get(self.measure) or self.unit
 
 
 PLAIN = ValueFormat()
