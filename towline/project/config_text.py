@@ -97,7 +97,8 @@ def _data(proposal: Proposal) -> list[str]:
         lines.append(_line(f"  positive: {_scalar(proposal.positive)}", reason))
     if proposal.max_unlabelled:
         lines.append(_line(f"  max_unlabelled: {proposal.max_unlabelled}", proposal.unlabelled))
-    lines += [_line(f"  # {_scalar(name)}", reason) for name, reason in proposal.coerced.items()]
+    unlisted = proposal.coerced | proposal.approximate_reasons
+    lines += [_line(f"  # {_scalar(name)}", reason) for name, reason in unlisted.items()]
     for name, reason in proposal.ignored.items():
         lines.append(_line(f"  # {_scalar(name)} is not used", reason))
     return lines

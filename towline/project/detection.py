@@ -96,7 +96,8 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
     proposal.task = contract.task
     _propose_metric(proposal, frame)
     _propose_drop(proposal, frame, contract)
-    _propose_time(proposal, frame, time)
+    measured = [column.name for column in contract.columns if column.format.measure != "number"]
+    _propose_time(proposal, frame.drop(columns=measured), time)
     if not proposal.time:
         _propose_group(proposal, frame, contract)
     frame, contract = read_table(proposal, sample)
@@ -198,7 +199,15 @@ def read_table(proposal: Proposal, sample: TableSample) -> tuple[pd.DataFrame, C
     # rounded up: a sample may have fewer rows
     unlabelled = left_out.get(UNLABELLED, 0)
     proposal.unlabelled_rows = -(-unlabelled * sample.rows // sample.table.num_rows)
-    return frame, infer_contract(frame, config, dataset.formats)
+    contract = infer_contract(frame, config, dataset.formats)
+    proposal.approximate = {
+        column.name: notation.find_approximate_numbers(
+            text_columns.large_text(sample.table[column.name]), column.format
+        )[0]
+        for column in contract.columns
+        if column.format.measure == "approximate" and column.name not in proposal.pii
+    }
+    return frame, contract
 
 
 def _propose_numeric(proposal: Proposal, table: pa.Table) -> None:

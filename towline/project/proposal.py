@@ -44,6 +44,7 @@ class Proposal:
     kinds: dict[str, tuple[Kind, str]] = field(default_factory=dict)  # of columns, with the reason
     ignore_case: dict[str, str] = field(default_factory=dict)
     coerced: dict[str, str] = field(default_factory=dict)
+    approximate: dict[str, str] = field(default_factory=dict)  # columns, with an example
     summary_rows: int = 0
     unlabelled: str = ""
     unlabelled_rows: int = 0
@@ -75,6 +76,15 @@ class Proposal:
         return {name: reason for name, reason in self.drop.items() if reason.startswith("leak")} | self.allow_leaks
 
     @property
+    def approximate_reasons(self) -> dict[str, str]:
+        """How columns of bounds, ranges and marked numbers are read."""
+        return {
+            name: f"texts such as {text!r}: a bound is its number, a range its middle, a mark is ignored; "
+            "data.na_values can list some as null"
+            for name, text in self.approximate.items()
+        }
+
+    @property
     def assumptions(self) -> list[tuple[str, str, str]]:
         """(key, value, reason) of each decision, for people."""
         positive = f", positive: {self.positive}" if self.positive else ""
@@ -95,6 +105,7 @@ class Proposal:
             reason = "at the end of the table: totals or means of the others"
             lines.append(("left out", f"{self.summary_rows} row{'s' * (self.summary_rows != 1)}", reason))
         lines += [("read as null", name, reason) for name, reason in self.coerced.items()]
+        lines += [("read as number", name, reason) for name, reason in self.approximate_reasons.items()]
         for name, date_format in self.date_formats.items():
             other = self.other_date_formats.get(name)
             reason = f"check it: all values may also be {other}" if other else "it reads all values"

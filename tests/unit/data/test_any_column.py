@@ -489,6 +489,7 @@ def test_an_error_below_a_title_names_the_line_of_the_file(tmp_path: Path) -> No
         (["51 m2", "2 ha", "100 sq. ft"], [51, 20_000, 9.290304]),
         (["2 L", "750 ml", "1 gallon"], [2, 0.75, 3.785411784]),
         (["1.5 GB", "512 MB", "64KiB"], [1.5e9, 5.12e8, 65_536]),
+        (["4.1/5", "3.9/5", "2/5"], [4.1, 3.9, 2]),
     ],
 )
 def test_notations_of_numbers_are_read_in_a_file_and_a_request(
@@ -502,6 +503,52 @@ def test_notations_of_numbers_are_read_in_a_file_and_a_request(
     assert [row[0] for row in RowReader(contract).read([{"x": text} for text in texts])] == numbers
     assert contract.features(pd.DataFrame({"x": texts}))["x"].tolist() == numbers
     assert RowReader(contract).read([{"x": 7.5}]) == [[7.5]]
+
+
+@pytest.mark.parametrize(
+    ("texts", "numbers"),
+    [
+        (["<0.5", "> 90", "≤1.5", "less than 7", "c. 1850"], [0.5, 90, 1.5, 7, 1850]),
+        (["7.3*", "12 (est.)", "1,234[3]", "10,000+", "~5"], [7.3, 12, 1_234, 10_000, 5]),
+        (["10-20", "5 – 8", "100 to 110", "1990-1995"], [15, 6.5, 105, 1992.5]),
+        (["$53K-$91K (Glassdoor est.)", "$99-101K", "$110K-$111K"], [72_000, 100_000, 110_500]),
+        (["-5 to 5", "<-2", "-7*"], [0, -2, -7]),
+    ],
+)
+def test_bounds_ranges_and_marks_are_read_as_numbers(tmp_path: Path, texts: list[str], numbers: list[float]) -> None:
+    """In a column of many numbers: a bound is its number, a range its middle, and marks are ignored."""
+    others = [f"{number}.5" if "-" not in texts[0][1:] else f"{number}-{number + 1}" for number in range(10, 60)]
+    rows, contract = load(tmp_path, {"x": [*texts, *others * ROWS][:ROWS]})[1:]
+    assert (contract.columns[1].kind, contract.columns[1].format.measure) == ("numeric", "approximate")
+    assert rows["x"].head(len(texts)).tolist() == numbers
+    assert [row[0] for row in RowReader(contract).read([{"x": text} for text in texts])] == numbers
+    assert contract.features(pd.DataFrame({"x": texts}))["x"].tolist() == numbers
+
+
+def test_words_among_bounds_are_null(tmp_path: Path) -> None:
+    """A few values that were not measured are null, and are counted."""
+    texts = ["<0.5", "not measured", *(f"{number}.5" for number in range(98))]
+    dataset, rows, contract = load(tmp_path, {"x": (texts * ROWS)[:ROWS]})
+    assert contract.columns[1].kind == "numeric"
+    assert rows["x"].head(3).tolist()[::2] == [0.5, 0.5]
+    assert np.isnan(rows["x"][1])
+    assert [each.count for each in dataset.coerced] == [texts.count("not measured") * ROWS // len(texts)]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [f"555-{number}" for number in range(1000, 1040)],  # telephone numbers
+        [f"{first}-{90 - first}" for first in range(30, 70)],  # results of matches
+        [f"{month:02}-{year}" for month in range(1, 13) for year in range(2015, 2019)],
+        [f"A{number}+" for number in range(40)],
+        [f"{number}/{number + 40}" for number in range(80, 120)],  # blood pressure
+        ["0-9", "10-19", "20-29", "30-39", "40+"],
+    ],
+)
+def test_codes_results_and_few_ranges_are_not_read_as_numbers(tmp_path: Path, texts: list[str]) -> None:
+    """A range ascends; most have as many digits at both ends; few levels are a category."""
+    assert load(tmp_path, {"x": (texts * ROWS)[:ROWS]})[2].columns[1].kind != "numeric"
 
 
 @pytest.mark.parametrize(

@@ -629,19 +629,32 @@ def test_each_detected_date_format_can_be_written_into_a_config(date_format: str
 
 
 def test_a_target_of_numbers_and_other_texts_is_numeric(folder: Path) -> None:
-    """Rows with a detection limit are left out, and a comment has their number; marks between thousands are numbers."""
+    """Rows with a comment are left out, and a comment has their number; marks between thousands are numbers."""
     rng = np.random.default_rng(4)
     table = pd.DataFrame({"depth": rng.uniform(0, 9, 400)})
     lead = (0.5 + table["depth"] + rng.random(400)).map("{:.2f}".format)
-    table.assign(lead=lead.mask(rng.random(400) < 0.24, "<0.5")).to_csv("lead.csv", index=False)
+    table.assign(lead=lead.mask(rng.random(400) < 0.24, "lost")).to_csv("lead.csv", index=False)
     result = towline.init("lead.csv", "lead")
     assert result.pipeline.data.columns == {"lead": "numeric"}
-    assert "of the rows have other texts, such as '<0.5', and are left out" in result.config.read_text()
+    assert "of the rows have other texts, such as 'lost', and are left out" in result.config.read_text()
     assert towline.validate(result.config).validation.failed == 0
     table.assign(price=rng.integers(100, 1_500, 400)).assign(
         price=lambda frame: frame["price"].map("{:,}".format)
     ).to_csv("price.csv", index=False)
     assert towline.init("price.csv", "price").pipeline.data.columns == {}
+
+
+def test_detection_limits_are_read_as_numbers(folder: Path) -> None:
+    """The config says how they are read; with data.na_values, rows without a measured target are left out."""
+    rng = np.random.default_rng(4)
+    table = pd.DataFrame({"depth": rng.uniform(0, 9, 400)})
+    lead = (0.5 + table["depth"] + rng.random(400)).map("{:.2f}".format)
+    table.assign(lead=lead.mask(table["depth"] < 1, "<1.5")).to_csv("lead.csv", index=False)
+    result = towline.init("lead.csv", "lead")
+    assert "texts such as '<1.5': a bound is its number" in result.config.read_text()
+    assert towline.validate(result.config).contract.target_column.min == 1.5
+    measured = towline.validate(result.config, overrides=["data.na_values=['<1.5']"])
+    assert (measured.contract.target_column.min or 0) > 1.5
 
 
 @pytest.mark.parametrize(("pattern", "other"), [("{:.1f}", "<0,5"), ("1.{:06.2f}", "n. V."), ("1'{:06.2f}", "POA")])

@@ -361,6 +361,7 @@ def _hide_values(column: Column, config: TrainingConfig) -> Column:
 
 
 def _describe_values(values: pd.Series, column: Column) -> dict[str, Any]:
+    """The attributes of a column that describe its values."""
     if column.kind == "category":
         return {"categories": tuple(sorted(values.dropna().unique())) if column.levels <= MAX_LEVELS else None}
     if column.kind == "datetime":
@@ -372,7 +373,8 @@ def _describe_values(values: pd.Series, column: Column) -> dict[str, Any]:
         if len(finite := block[np.isfinite(block)]):
             smallest, largest = min(smallest, float(finite.min())), max(largest, float(finite.max()))
             whole = whole and bool((finite == np.floor(finite)).all())
-    return {"min": smallest, "max": largest, "integer": whole} if smallest <= largest else {}
+    update = {"reason": "of texts such as <5, 10-20 and 7*"} if column.format.measure == "approximate" else {}
+    return {"min": smallest, "max": largest, "integer": whole, **update} if smallest <= largest else update
 
 
 def _reason_to_ignore(values: pd.Series, column: Column, prediction: _Prediction | None) -> str:

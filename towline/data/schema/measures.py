@@ -5,7 +5,9 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-Measure = Literal["number", "duration", "clock", "feet", "scaled", "mass", "length", "area", "volume", "storage"]
+Measure = Literal[
+    "number", "duration", "clock", "feet", "scaled", "approximate", "mass", "length", "area", "volume", "storage"
+]  # fmt: skip
 
 _UNITS = {  # seconds
     "s": 1, "sec": 1, "secs": 1, "second": 1, "seconds": 1, "m": 60, "min": 60, "mins": 60, "minute": 60, "minutes": 60,
@@ -27,6 +29,15 @@ _FEET = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _SCALED = re.compile(r"([+-]?[\d,]*\d(?:\.\d+)?)\s*([kmb]?)", re.ASCII | re.IGNORECASE)
+_APPROXIMATE_NUMBER = r"[$€£¥₹]?\s?([1-9]\d{0,2}(?:,\d{3})+|\d+)(\.\d+)?\s?([kmb](?![a-z]))?"
+_APPROXIMATE = re.compile(
+    r"(?:([<>]=?|[≤≥~≈]|c\.|ca\.|ca |circa |about |around |approx\. ?|over |under |above |below |up to |at least "
+    r"|(?:less|more|fewer|greater) than )\s*)?([+-]?)"
+    rf"{_APPROXIMATE_NUMBER}(?:\s*(?:-|–|—|to)\s*{_APPROXIMATE_NUMBER})?"
+    r"\s*(\+|\*{1,3}|[†‡?]|(?:\[\w{1,3}\])+|\((?:[a-z]+ )?(?:est|e|approx|p|prelim|r)\.?\)"
+    r"|or (?:more|less|older)|and (?:over|above))?",
+    re.ASCII | re.IGNORECASE,
+)
 _AMOUNT = re.compile(
     r"([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)\s*((?:sq\.?\s*)?[a-z]+[2²]?)\.?", re.ASCII | re.IGNORECASE
 )
@@ -64,8 +75,8 @@ def parse_measure(text: str, measure: Measure) -> float:
 
     A duration and a time of day are seconds; ``5:30`` are minutes and seconds of a duration, hours and minutes of
     a clock. A month is a twelfth of 365.25 days. Feet are inches. A scaled number may end in K, M or B: thousands,
-    millions and billions. A mass is in kilograms, a length in metres, an area in square metres, a volume in
-    litres, storage in bytes.
+    millions and billions. An approximate number is a bound, the middle of a range, or has a mark. A mass is in
+    kilograms, a length in metres, an area in square metres, a volume in litres, storage in bytes.
 
     Example:
         >>> parse_measure("3h 20m", "duration"), parse_measure("2:30 pm", "clock"), parse_measure("5'11\\"", "feet")
@@ -78,6 +89,9 @@ def parse_measure(text: str, measure: Measure) -> float:
         amount = _AMOUNT.fullmatch(text)
         unit = units.get(_normal_unit(amount[2])) if amount else None
         return float(amount[1].replace(",", "")) * unit if amount and unit else math.nan
+    if measure == "approximate":
+        limits = parse_range(text)
+        return sum(limits) / len(limits) if limits else math.nan
     if measure == "feet":
         feet = _FEET.fullmatch(text)
         return int(feet[1]) * 12 + float(feet[2] or 0) if feet else math.nan
@@ -101,6 +115,26 @@ def parse_measure(text: str, measure: Measure) -> float:
         return math.nan
     total = sum(float(number) * size for (number, _), size in zip(parts, sizes, strict=True) if size)
     return -total if sign == "-" else total
+
+
+def parse_range(text: str) -> tuple[float, ...]:
+    """The ends of a range, or the number of a text with a bound or a mark; empty for any other text.
+
+    Example:
+        >>> parse_range("<0.5"), parse_range("12 (est.)"), parse_range("$53K-$91K (Glassdoor est.)"), parse_range("A5")
+        ((0.5,), (12.0,), (53000.0, 91000.0), ())
+    """
+    match = _APPROXIMATE.fullmatch(text.strip())
+    if not match:
+        return ()
+    _, sign, low, low_decimals, low_scale, high, high_decimals, high_scale, _ = match.groups()
+    first = _scaled_number(low, low_decimals, low_scale or (high_scale if high else None))
+    first = -first if sign == "-" else first
+    return (first, _scaled_number(high, high_decimals, high_scale)) if high else (first,)
+
+
+def _scaled_number(whole: str, decimals: str | None, scale: str | None) -> float:
+    return float(whole.replace(",", "") + (decimals or "") + (SCALES[scale.lower()] if scale else ""))
 
 
 def has_several_units(quantity: Measure, texts: Sequence[str]) -> bool:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from towline.data.schema import text_columns
-from towline.data.schema.measures import QUANTITIES, Measure, has_several_units, parse_measure
+from towline.data.schema.measures import QUANTITIES, Measure, has_several_units, parse_measure, parse_range
 from towline.data.schema.values import (
     CURRENCY,
     PLAIN,
@@ -70,7 +70,7 @@ _MOMENTS = ("%a %b %d %H:%M:%S %Y", "%d%b%Y:%H:%M:%S", "%d/%b/%Y:%H:%M:%S %z")
 # single letters are listed only if they are common units: 12A and 7B are codes
 _UNIT = (
     r"%|°c|°f|°|kg|g|mg|lbs?|oz|mm|cm|m|km|ft|in|mi|miles?|mph|kmh|km/h|ml|l|liters?|litres?|gal|mpg|kmpl|"
-    r"ms|s|secs?|seconds?|mins?|minutes?|h|hrs?|hours?|days?|weeks?|months?|yrs?|years?|"
+    r"/(?:5|10|20|100)|ms|s|secs?|seconds?|mins?|minutes?|h|hrs?|hours?|days?|weeks?|months?|yrs?|years?|"
     r"kb|mb|gb|tb|w|kw|kwh|hp|bhp|hz|khz|mhz|ghz|cc|px|sqft|sq ft|m2|m²"
 )
 _AMOUNT = r"\d(?:[\d.,'’ \u00a0\u2009\u202f]*\d)?(?:[.,][-–—]{1,2})?"  # with marks between thousands, or 15.-
@@ -79,6 +79,7 @@ _WITH_UNIT = re.compile(rf"\s*[+-]?\s*(?:{_MONEY}|{_AMOUNT}\s*({_UNIT}))\s*", re
 _IN_PARENTHESES = re.compile(r"\s*\((.*)\)\s*")  # a negative amount
 # any other word may be a unit too, if a blank is before it and it is the same in nearly all values: 3 Tage, 12 pieces
 _WITH_WORD = re.compile(rf"\s*[+-]?\s*{_AMOUNT}\s+([^\W\d_]{{2,20}})\s*")
+_MARK = re.compile(r"[^\d.,'’ +-]|\d\s*[+-]")  # of an approximate number; a sign may be before it
 _COMMA = r"^\s*[+-]?\d+,(\d{1,2}|\d{4,})\s*$"  # with three digits it could be a mark between thousands
 
 
@@ -141,13 +142,22 @@ def read_text_column(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: 
         without = text_columns.infer_text(column, fmt)
         if not text_columns.is_text(without.type):
             return TextColumn(without, fmt, none)
-    for other in _unambiguous_formats(typed, fmt, max_unreadable):
-        typed_otherwise = text_columns.infer_text(column, other)
-        if not text_columns.is_text(typed_otherwise.type):
-            return TextColumn(typed_otherwise, other, none)
-        if mixed := _read_mixed(typed, other, max_unreadable):
+    if find_approximate_numbers(typed, fmt):
+        approximate = _read_mixed(typed, fmt.model_copy(update={"measure": "approximate"}), max_unreadable)
+        if approximate:
+            return approximate
+    return _read_other_notation(typed, fmt, max_unreadable) or TextColumn(typed, fmt, none)
+
+
+def _read_other_notation(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float) -> TextColumn | None:
+    """Numbers or times of another notation, perhaps with a few other texts among them; None for other columns."""
+    for other in _unambiguous_formats(column, fmt, max_unreadable):
+        values = text_columns.infer_text(column, other)
+        if not text_columns.is_text(values.type):
+            return TextColumn(values, other, np.zeros(len(column), dtype=bool))
+        if mixed := _read_mixed(column, other, max_unreadable):
             return mixed
-    return _read_mixed(typed, fmt, max_unreadable) or TextColumn(typed, fmt, none)
+    return _read_mixed(column, fmt, max_unreadable)
 
 
 def read_declared_numbers(column: pa.ChunkedArray, fmt: ValueFormat) -> TextColumn:
@@ -156,6 +166,8 @@ def read_declared_numbers(column: pa.ChunkedArray, fmt: ValueFormat) -> TextColu
         fmt = fmt.model_copy(update={"measure": measure})
     elif unit := detect_unit(column):
         fmt = fmt.model_copy(update={"unit": unit})
+    if find_approximate_numbers(column, fmt):
+        fmt = fmt.model_copy(update={"measure": "approximate"})
     fmt = _allow_decimal_comma(column, detect_number_format(column, fmt, max_unreadable=1) or fmt)
     floats, nulls = text_columns.parse_numbers(column, fmt)
     exact = text_columns.whole_or_float(floats, column)
@@ -193,6 +205,31 @@ def detect_measure(column: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> Measure
             read = text_columns.parse_numbers(column, fmt.model_copy(update={"measure": measure}))
             return None if read[1].any() else measure
     return None
+
+
+def find_approximate_numbers(column: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> list[str]:
+    """The texts with a bound or a mark and the ranges of a column of many numbers; empty for other columns.
+
+    Ranges ascend, and mostly have as many digits at both ends, unlike codes, telephone numbers and dates.
+
+    Example:
+        >>> lengths = [f"{number}-{number + 5}" for number in range(10, 60)]
+        >>> find_approximate_numbers(pa.chunked_array([lengths]))[:2]
+        ['10-15', '11-16']
+        >>> find_approximate_numbers(pa.chunked_array([["10-5", *lengths]]))
+        []
+    """
+    fmt = fmt.model_copy(update={"measure": "number"})
+    texts = _distinct_texts(column.slice(0, 10 * _MAX_DISTINCT).to_pandas())[0]
+    unread = [text for text in texts if np.isnan(parse_number(text, fmt))]
+    limits = {text: parse_range(remove_unit(text, fmt.unit)) for text in unread if _MARK.search(text)}
+    marked = [text for text, numbers in limits.items() if numbers]
+    ranges = [limits[text] for text in marked if len(limits[text]) == 2]
+    same = [len(str(int(abs(low)))) == len(str(int(high))) for low, high in ranges]
+    ascend = all(low <= high for low, high in ranges)
+    numbers = len(texts) - len(unread) + len(marked)
+    is_approximate = numbers > _FEW_NUMBERS and ascend and (not ranges or float(np.mean(same)) >= 0.5)
+    return marked if is_approximate else []
 
 
 def _is_clock(texts: list[str]) -> bool:
