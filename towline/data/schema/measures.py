@@ -29,7 +29,8 @@ _FEET = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _SCALED = re.compile(r"([+-]?[\d,]*\d(?:\.\d+)?)\s*([kmb]?)", re.ASCII | re.IGNORECASE)
-_APPROXIMATE_NUMBER = r"[$€£¥₹]?\s?([1-9]\d{0,2}(?:,\d{3})+|\d+)(\.\d+)?\s?([kmb](?![a-z]))?"
+CURRENCY_SIGNS = "$€£¥₹"
+_APPROXIMATE_NUMBER = rf"[{CURRENCY_SIGNS}]?\s?([1-9]\d{{0,2}}(?:,\d{{3}})+|\d+)(\.\d+)?\s?([kmb](?![a-z]))?"
 _APPROXIMATE = re.compile(
     r"(?:([<>]=?|[≤≥~≈]|c\.|ca\.|ca |circa |about |around |approx\. ?|over |under |above |below |up to |at least "
     r"|(?:less|more|fewer|greater) than )\s*)?([+-]?)"

@@ -16,7 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from towline.data.schema import text_columns
-from towline.data.schema.measures import QUANTITIES, Measure, has_several_units, parse_measure, parse_range
+from towline.data.schema.measures import (
+    CURRENCY_SIGNS,
+    QUANTITIES,
+    Measure,
+    has_several_units,
+    parse_measure,
+    parse_range,
+)
 from towline.data.schema.values import (
     CURRENCY,
     PLAIN,
@@ -79,7 +86,8 @@ _WITH_UNIT = re.compile(rf"\s*[+-]?\s*(?:{_MONEY}|{_AMOUNT}\s*({_UNIT}))\s*", re
 _IN_PARENTHESES = re.compile(r"\s*\((.*)\)\s*")  # a negative amount
 # any other word may be a unit too, if a blank is before it and it is the same in nearly all values: 3 Tage, 12 pieces
 _WITH_WORD = re.compile(rf"\s*[+-]?\s*{_AMOUNT}\s+([^\W\d_]{{2,20}})\s*")
-_MARK = re.compile(r"[^\d.,'’ +-]|\d\s*[+-]")  # of an approximate number; a sign may be before it
+# of an approximate number; a sign may be before a number, and a letter after it may be part of a code
+_MARK = re.compile(r"[^\d.,'’ +kmb-]|\d\s*[kmb]?\s*[+-]", re.IGNORECASE)
 _COMMA = r"^\s*[+-]?\d+,(\d{1,2}|\d{4,})\s*$"  # with three digits it could be a mark between thousands
 
 
@@ -222,14 +230,16 @@ def find_approximate_numbers(column: pa.ChunkedArray, fmt: ValueFormat = PLAIN) 
     fmt = fmt.model_copy(update={"measure": "number"})
     texts = _distinct_texts(column.slice(0, 10 * _MAX_DISTINCT).to_pandas())[0]
     unread = [text for text in texts if np.isnan(parse_number(text, fmt))]
-    limits = {text: parse_range(remove_unit(text, fmt.unit)) for text in unread if _MARK.search(text)}
+    without_unit = {text: remove_unit(text, fmt.unit) for text in unread}
+    limits = {text: parse_range(number) for text, number in without_unit.items() if _MARK.search(number)}
     marked = [text for text, numbers in limits.items() if numbers]
+    currencies = {character for text in marked for character in without_unit[text] if character in CURRENCY_SIGNS}
     ranges = [limits[text] for text in marked if len(limits[text]) == 2]
     same = [len(str(int(abs(low)))) == len(str(int(high))) for low, high in ranges]
     ascend = all(low <= high for low, high in ranges)
     numbers = len(texts) - len(unread) + len(marked)
     is_approximate = numbers > _FEW_NUMBERS and ascend and (not ranges or float(np.mean(same)) >= 0.5)
-    return marked if is_approximate else []
+    return marked if is_approximate and len(currencies) <= 1 else []
 
 
 def _is_clock(texts: list[str]) -> bool:
