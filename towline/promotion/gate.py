@@ -55,6 +55,7 @@ from towline.training.user_code import describe_error, import_function
 
 VerdictOutcome = Literal["pass", "fail", "inconclusive"]
 SIGNIFICANCE = 0.05
+GUESSES = 21  # draws of random labels
 MIN_UNSEEN_ROWS = 50
 MAX_OUT_OF_FOLD_ROWS = 20_000  # with more, the holdout is large enough to decide
 MIN_UNITS = 10  # with fewer resampling units, the standard error of a slice is unreliable
@@ -358,11 +359,13 @@ def _check_bound(name: str, value: float, bound: float, detail: str, *, is_maxim
     return GateCheck(name=name, outcome="pass" if passed else "fail", detail=detail, value=value, bound=bound)
 
 
-def _use_best_constant(holdout: Holdout, metric: Metric) -> Holdout:
-    """The holdout, whose baseline is the best constant class if that scores better than the fitted baseline.
+def _use_best_guess(holdout: Holdout, metric: Metric, seed: int) -> Holdout:
+    """The holdout, whose baseline is the best guess of labels if that scores better than the fitted baseline.
 
     Metrics of labels depend on the class that the baseline predicts: F1 is 0 if it is the negative one, and then every
-    model would be better. Recall is not meant, because the constant positive class has the best possible value.
+    model would be better. A guess is a constant class, or labels drawn with the shares of the classes in training,
+    whose mean F1 of the classes is that of a model without any information. Of several draws, the one with the median
+    score is used. Recall is not meant, because the constant positive class has the best possible value.
     """
     classes = holdout.contract.classes
     if not classes or metric.needs_probabilities or metric == "recall":
@@ -373,23 +376,30 @@ def _use_best_constant(holdout: Holdout, metric: Metric) -> Holdout:
         value = resample_metric(holdout.truth, predictions, holdout.contract, metric, weights)[0]
         return -math.inf if not math.isfinite(value) else float(value) * (1 if metric.greater_is_better else -1)
 
-    def predict_constant(position: int, baseline: Predictions) -> Predictions:
-        labels = decode_labels(np.full(len(baseline.labels), position), classes)
-        return Predictions(labels, baseline.probabilities)
+    def guess(positions: np.ndarray, baseline: Predictions) -> Predictions:
+        return Predictions(decode_labels(positions, classes), baseline.probabilities)
 
-    scores = [score(predict_constant(position, holdout.baseline)) for position in range(len(classes))]
-    best = int(np.argmax(scores))
-    if not scores[best] > score(holdout.baseline):
+    more, rng = holdout.out_of_fold, np.random.default_rng(seed)
+    sizes = len(holdout.truth), len(more.truth) if more else 0
+    constants = [np.full(sum(sizes), position) for position in range(len(classes))]
+    shares = holdout.baseline.probabilities
+    draws = [] if shares is None else rng.choice(len(classes), (GUESSES, sum(sizes)), p=shares[0] / shares[0].sum())
+
+    def score_positions(positions: np.ndarray) -> float:
+        return score(guess(positions[: sizes[0]], holdout.baseline))
+
+    guesses = [*constants, *sorted(draws, key=score_positions)[len(draws) // 2 : len(draws) // 2 + 1]]
+    best = max(guesses, key=score_positions)
+    if not score_positions(best) > score(holdout.baseline):
         return holdout
-    more = holdout.out_of_fold
     return holdout._replace(
-        baseline=predict_constant(best, holdout.baseline),
-        out_of_fold=more._replace(baseline=predict_constant(best, more.baseline)) if more else None,
+        baseline=guess(best[: sizes[0]], holdout.baseline),
+        out_of_fold=more._replace(baseline=guess(best[sizes[0] :], more.baseline)) if more else None,
     )
 
 
 def _check_baseline(config: PipelineConfig, comparison: _Comparison) -> GateCheck:
-    comparison = comparison._replace(holdout=_use_best_constant(comparison.holdout, comparison.metric))
+    comparison = comparison._replace(holdout=_use_best_guess(comparison.holdout, comparison.metric, config.seed))
     metric, champion, margin = comparison.metric, comparison.holdout.champion, config.gate.baseline_margin
     excess = comparison.excess(comparison.holdout.challenger, comparison.holdout.baseline, -margin)
     if excess is None:

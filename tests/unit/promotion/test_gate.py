@@ -287,3 +287,30 @@ def test_an_inconclusive_check_is_promoted_if_configured() -> None:
         assert verdict.outcome == outcome
     case = Case(inconclusive="promote", max={"mae": 0.1})
     assert case.decide(case.model(1.0)).outcome == "fail"
+
+
+def multiclass_outcomes(correct: float, runs: int = 40, n: int = 240) -> Counter[str]:
+    """The baseline checks of models of four equal classes, which know a share of the labels and draw the others."""
+    config = PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}})
+    outcomes: Counter[str] = Counter()
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        truth, drawn = rng.choice(list("abcd"), (2, n))
+        rows = pd.DataFrame({"y": truth})
+        contract = infer_contract(rows, config)
+        labels = np.where(rng.random(n) < correct, truth, drawn).astype(object)
+        baseline = Predictions(np.full(n, "a", dtype=object), np.full((n, 4), 0.25))
+        evaluation = Evaluation(
+            task="multiclass", primary="f1", rows=n, baseline={}, slices=(), importance=(), notes=(),
+            metrics={"f1": Interval(value=0.5)},
+        )  # fmt: skip
+        model = Predictions(labels, np.full((n, 4), 0.25))
+        verdict = apply_gate(config, evaluation, GOOD, Holdout(contract, rows, truth, model, baseline))
+        outcomes[_check(verdict, "baseline").outcome] += 1
+    return outcomes
+
+
+def test_labels_at_random_are_no_better_than_the_baseline() -> None:
+    """They have a better F1 over the classes than a constant, but no information; a model with some passes."""
+    assert multiclass_outcomes(0.0)["pass"] <= 5
+    assert multiclass_outcomes(0.35)["pass"] >= 36
