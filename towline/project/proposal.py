@@ -79,8 +79,7 @@ class Proposal:
     def approximate_reasons(self) -> dict[str, str]:
         """How columns of bounds, ranges and marked numbers are read."""
         return {
-            name: f"texts such as {text!r}: a bound is its number, a range its middle, a mark is ignored; "
-            "data.na_values can list some as null"
+            name: f"texts such as {text!r}: a bound is its number, a range its middle"
             for name, text in self.approximate.items()
         }
 
