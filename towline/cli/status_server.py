@@ -59,6 +59,7 @@ class StatusServer(ThreadingHTTPServer):
 
 class _StatusHandler(BaseHTTPRequestHandler):
     server: StatusServer
+    timeout = 30  # seconds; an idle connection holds a thread
 
     def do_GET(self) -> None:
         path = self.path.split("?")[0]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from towline.config import PipelineConfig, Settings
 from towline.formatting import format_time
 from towline.monitoring.alerts.notifications import Alert, AlertStore
-from towline.promotion.approval_decision import expire_requests, list_approvals
+from towline.promotion.approval_decision import expire_requests, list_approvals, resume_promotion
 from towline.registry.ledger import actor, open_ledger
 from towline.registry.verification import verify_models
 
@@ -54,6 +54,8 @@ def check_integrity(settings: Settings, config: PipelineConfig, *, releases: boo
 def check_approvals(settings: Settings, config: PipelineConfig) -> str:
     """Refuses versions whose time for approvals is over, and keeps an alert open for waiting ones; returns the changes.
 
+    It promotes a version whose last approval was recorded by a command that was then killed.
+
     Raises:
         TransientError: the ledger or the store cannot be written.
     """
@@ -61,6 +63,7 @@ def check_approvals(settings: Settings, config: PipelineConfig) -> str:
     if config.name not in ledger.models():
         return ""
     refusals = expire_requests(ledger, config.name, actor())
+    resumed = resume_promotion(settings, ledger, config.name, actor())
     waiting = [each for each in list_approvals(settings, ledger, config.name) if each.state == "waiting"]
     alerts = [
         Alert(
@@ -76,7 +79,10 @@ def check_approvals(settings: Settings, config: PipelineConfig) -> str:
         for each in waiting
     ]
     AlertStore(settings.store, config.name, config.alerts).replace("approval", alerts, now)
-    return "; ".join(row.reason for row in refusals)
+    changes = [row.reason for row in refusals]
+    if resumed and resumed.state != "approved":
+        changes.append(f"version {resumed.version} is approved, and now {resumed.state}")
+    return "; ".join(changes)
 
 
 def notify_mlflow(settings: Settings, config: PipelineConfig, differences: Sequence[str]) -> None:

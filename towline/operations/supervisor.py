@@ -294,8 +294,8 @@ class Supervisor:
             releases = self._release_checks[name].is_due()
             try:
                 faults = integrity_check.check_integrity(self._settings, self._configs[name], releases=releases)
-                if refusals := integrity_check.check_approvals(self._settings, self._configs[name]):
-                    self._notify(f"{name}: {refusals}")
+                if changes := integrity_check.check_approvals(self._settings, self._configs[name]):
+                    self._notify(f"{name}: {changes}")
             except TowlineError as error:
                 faults = f"the ledger is not verified: {error}"
             if faults != check.report:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SEGMENT_BYTES = 64_000_000
 _SEGMENT_SECONDS = 3600.0
+_MAX_PENDING_BYTES = 2_000_000  # while the disk fails
 _logger = logging.getLogger(__name__)
 
 
@@ -28,11 +29,15 @@ class ShadowLog:
     Args:
         folder: of the rollout's shadow log; made when the first answer is written.
         worker: names this process among those that write.
+
+    Attributes:
+        lost: number of rows that were not logged, because the disk failed for long.
     """
 
     def __init__(self, folder: Path, worker: str) -> None:
         self._segments = SegmentWriter(folder, worker, _SEGMENT_BYTES, _SEGMENT_SECONDS)
         self._warned = False
+        self.lost = 0
 
     def add(self, request_id: str, at: float, model: "Model", first: int, answer: "RowPredictions") -> None:
         """Adds the answers for consecutive rows of a request.
@@ -44,6 +49,9 @@ class ShadowLog:
             first: number of the first row in the request.
             answer: its predictions.
         """
+        if self._segments.failure and self._segments.bytes >= _MAX_PENDING_BYTES:
+            self.lost += len(answer.predictions)
+            return
         kind = prediction_type(model.contract.classes)
         head = {"version": model.version, "model": model.name, "prediction": kind, "fields": []}
         line = {
@@ -59,11 +67,14 @@ class ShadowLog:
         self._segments.add(model.version, head_line, answer_line, len(answer.predictions))
 
     def flush(self) -> None:
-        """Writes the added rows. If the disk fails, they stay in memory, and a warning is logged once."""
+        """Writes the added rows. If the disk fails, about 2 MB stay in memory; each outage is logged once."""
         self._segments.flush()
-        if self._segments.failure and not self._warned:
-            self._warned = True
-            _logger.warning("the shadow log cannot be written: %s", self._segments.failure)
+        failure = self._segments.failure
+        if failure and not self._warned:
+            _logger.warning("the shadow log cannot be written: %s", failure)
+        elif self._warned and not failure:
+            _logger.warning("the shadow log is written again; rows lost so far: %d", self.lost)
+        self._warned = failure is not None
         if self._segments.is_due():
             self._segments.roll()
 

@@ -14,6 +14,7 @@ from towline.registry.approvals import ApprovalRequest, find_request, list_reque
 from towline.registry.ledger import Entry, Ledger, champion_of, open_ledger
 from towline.registry.selection import check_judged_release, require_model, select_version
 
+_CHAMPION_EVENTS = ("promoted", "rolled_back", "rollout_started", "rollout_ended")
 State = Literal["waiting", "approved", "promoted", "in rollout", "refused"]
 
 
@@ -127,6 +128,20 @@ def promote_approved(settings: Settings, ledger: Ledger, request: ApprovalReques
     except (PromotionRejectedError, ConfigError) as error:
         note = f"it does not serve yet: {error.what}; {error.remedy}"
     return _status(ledger, request).model_copy(update={"note": note})
+
+
+def resume_promotion(settings: Settings, ledger: Ledger, model: str, actor: str) -> ApprovalStatus | None:
+    """Promotes the version with the newest approval, if the command that gave it was killed before; else None.
+
+    After any later promotion, rollback or rollout of the model it is left to a person.
+    """
+    rows = ledger.rows(model)
+    relevant = (row for row in reversed(rows) if row.event in ("approved", *_CHAMPION_EVENTS))
+    last = next(relevant, None)
+    request = find_request(rows, last.version, last.run_key) if last and last.event == "approved" else None
+    if request is None or _status(ledger, request).state != "approved":
+        return None
+    return promote_approved(settings, ledger, request, actor)
 
 
 def _status(ledger: Ledger, request: ApprovalRequest) -> ApprovalStatus:

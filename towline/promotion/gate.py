@@ -383,7 +383,9 @@ def _use_best_guess(holdout: Holdout, metric: Metric, seed: int) -> Holdout:
     sizes = len(holdout.truth), len(more.truth) if more else 0
     constants = [np.full(sum(sizes), position) for position in range(len(classes))]
     shares = holdout.baseline.probabilities
-    draws = [] if shares is None else rng.choice(len(classes), (GUESSES, sum(sizes)), p=shares[0] / shares[0].sum())
+    draws: list[np.ndarray] = []
+    if shares is not None:
+        draws = list(rng.choice(len(classes), (GUESSES, sum(sizes)), p=shares[0] / shares[0].sum()))
 
     def score_positions(positions: np.ndarray) -> float:
         return score(guess(positions[: sizes[0]], holdout.baseline))

@@ -135,19 +135,21 @@ def start_rollout(
 def change_rollout(
     ledger: Ledger, rollout: Rollout, actor: str, reason: str, *, step: int | None = None, paused: bool | None = None
 ) -> Entry:
-    """Moves a rollout to another step, pauses or resumes it.
+    """Moves a rollout to another step, pauses or resumes it; repeated, it returns the row written before.
 
     Raises:
-        PromotionRejectedError: it has ended, or its step has changed in the meantime.
+        PromotionRejectedError: it has ended, its step has changed in the meantime, or a step is requested and it was
+            paused in the meantime.
     """
     new_step = rollout.step if step is None else step
-    new_paused = rollout.paused if paused is None else paused
 
-    def decide(rows: Sequence[Entry]) -> NewRow:
+    def decide(rows: Sequence[Entry]) -> Entry | NewRow:
         present = _require_same(rows, rollout)
-        if present.step != rollout.step:
-            what = f"the rollout has changed meanwhile: {present.describe()}"
-            raise PromotionRejectedError(what, where=rollout.model, remedy="run the command again")
+        new_paused = present.paused if paused is None else paused
+        if (present.step, present.paused) == (new_step, new_paused):
+            return next(row for row in reversed(rows) if row.event in ("rollout_changed", "rollout_started"))
+        if present.step != rollout.step or (step is not None and present.paused and not rollout.paused):
+            raise _changed_error(present)
         evidence = {"step": new_step, "paused": new_paused, "weight": rollout.config.weights[new_step]}
         return _rollout_row("rollout_changed", rollout, rows, evidence, actor, reason)
 
@@ -160,19 +162,29 @@ def end_rollout(
     """Ends a rollout; ``promoted`` makes the challenger champion. Repeated, it returns the row written before.
 
     Raises:
-        PromotionRejectedError: the champion has changed in the meantime, or another rollout has started.
+        PromotionRejectedError: the rollout has ended otherwise, or was paused in the meantime.
     """
-    if end == "promoted":
-        return ledger.promote_again(rollout.model, rollout.challenger, rollout.champion, actor, reason)
 
-    def decide(rows: Sequence[Entry]) -> Entry | NewRow:
+    def decide_promotion(rows: Sequence[Entry]) -> Entry | NewRow:
+        champion = champion_of(rows)
+        if champion is not None and champion.version == rollout.challenger:
+            return champion
+        present = _require_same(rows, rollout)  # any promotion or rollback ends it
+        if present.paused and not rollout.paused:
+            raise _changed_error(present)
+        judged = judged_row(rollout.model, rows, rollout.challenger)
+        check_passed(rollout.model, judged)
+        ledger.check_approved(rows, judged)
+        return draft_row("promoted", judged, rows, actor, reason)
+
+    def decide_end(rows: Sequence[Entry]) -> Entry | NewRow:
         earlier = (row for row in rows if row.event == "rollout_ended" and row.evidence["id"] == rollout.id)
         if (ended := next(earlier, None)) is not None:
             return ended
         _require_same(rows, rollout)
         return _rollout_row("rollout_ended", rollout, rows, {**evidence, "end": end}, actor, reason)
 
-    return ledger.append(rollout.model, decide)
+    return ledger.append(rollout.model, decide_promotion if end == "promoted" else decide_end)
 
 
 def reject_waiting(ledger: Ledger, model: str, version: int, actor: str, reason: str) -> Entry:
@@ -214,6 +226,11 @@ def _require_same(rows: Sequence[Entry], rollout: Rollout) -> Rollout:
             remedy=f"see `towline history {rollout.model}`",
         )
     return present
+
+
+def _changed_error(present: Rollout) -> PromotionRejectedError:
+    what = f"the rollout has changed meanwhile: {present.describe()}"
+    return PromotionRejectedError(what, where=present.model, remedy="run the command again")
 
 
 def _rollout_row(

@@ -24,7 +24,7 @@ class ApiKeys:
 
     def __init__(self, store: Path) -> None:
         self._store = store
-        self._required = False
+        self._required = self._is_unread = False
         self._stamp_read = self._stamp()
         self._set_keys(read_keys(store))
         self._next = time.monotonic() + _CHECK_INTERVAL_S
@@ -59,16 +59,19 @@ class ApiKeys:
             return
         self._next = now + _CHECK_INTERVAL_S
         stamp = self._stamp()
-        if stamp == self._stamp_read:
+        has_changed = stamp != self._stamp_read
+        if not has_changed and not self._is_unread:
             return
-        self._stamp_read = stamp
+        self._stamp_read, self._is_unread = stamp, False
         if stamp is None:
             _LOG.error("the key file is missing (%s): the keys read last stay in force", key_file(self._store))
             return
         try:
             self._set_keys(read_keys(self._store))
         except ConfigError as error:
-            _LOG.error("%s (%s): the keys read last stay in force", error.what, error.where)
+            self._is_unread = True  # a mount may recover without a change of the file
+            if has_changed:
+                _LOG.error("%s (%s): the keys read last stay in force", error.what, error.where)
 
     def _set_keys(self, stored: KeyFile) -> None:
         self._keys = {key.id: key for key in stored.keys}
@@ -79,12 +82,12 @@ class ApiKeys:
                 key_file(self._store),
             )
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _stamp(self) -> tuple[int, ...] | None:
         try:
             status = key_file(self._store).stat()
         except OSError:
             return None
-        return status.st_ino, status.st_mtime_ns, status.st_size
+        return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 _GRANTED_SCOPES = {"predict": frozenset({"predict"}), "admin": frozenset({"predict", "admin"})}

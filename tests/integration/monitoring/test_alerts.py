@@ -189,9 +189,22 @@ def test_failed_messages_are_sent_with_the_next_run(
     assert open_alert(alert("second", subject="b"), hook.config, tmp_path).webhook == "none"
 
 
+def test_a_rejected_alert_does_not_hold_up_others(hook: FakeWebhook, tmp_path: Path) -> None:
+    """The webhook rejects a ticket, for example for its length: pages are sent, and before it."""
+    hook.statuses = [500] * 6
+    open_alert(alert("too long", subject="a"), hook.config, tmp_path)
+    open_alert(alert("second", subject="b"), hook.config, tmp_path)
+    hook.statuses = [200, 400]
+    report = open_alert(alert("service down", subject="c", severity="page"), hook.config, tmp_path)
+    assert (report.webhook, report.why) == ("failed", "it returns 400")
+    assert [item["title"] for item in hook.received] == ["service down", "second"]
+    assert open_alert(alert("second", subject="b"), hook.config, tmp_path).webhook == "sent"
+    assert [item["title"] for item in hook.received] == ["service down", "second", "too long"]
+
+
 def test_an_alert_resolved_before_delivery_is_sent_as_resolved(hook: FakeWebhook, tmp_path: Path) -> None:
     """One message is sent; after a day none."""
-    hook.statuses = [404, 404, 404]
+    hook.statuses = [500] * 9
     open_alert(alert("short", subject="a"), hook.config, tmp_path)
     open_alert(alert("long gone", subject="b", at=NOW - dt.timedelta(days=3)), hook.config, tmp_path)
     later = NOW - dt.timedelta(days=2)

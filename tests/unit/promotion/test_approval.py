@@ -18,12 +18,14 @@ from towline.api_keys import create_key, revoke_key
 from towline.config import ApprovalConfig, RolloutConfig
 from towline.errors import ConfigError, PromotionRejectedError, ReleaseError, TowlineError
 from towline.prediction_log.attribution import attribute_time
+from towline.promotion import approval_decision
 from towline.promotion.approval_decision import (
     ApprovalStatus,
     approve,
     expire_requests,
     list_approvals,
     promote_approved,
+    resume_promotion,
 )
 from towline.promotion.outcome import Outcome
 from towline.registry import approvals, hash_chain
@@ -341,3 +343,21 @@ def test_repeated_calls_change_nothing(sample_store: SampleStore, tmp_path: Path
     assert promote_approved(store.settings, store.ledger, request, "bob").state == "promoted"
     assert store.ledger.rows(MODEL) == before
     assert Ledger(f"sqlite:///{tmp_path}/none.db").rows(MODEL) == []
+
+
+def test_a_promotion_that_was_interrupted_after_the_last_approval_is_resumed(
+    sample_store: SampleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once: after a rollback the version is left to a person."""
+    store = Store(sample_store)
+    with monkeypatch.context() as patch:
+        patch.setattr(approval_decision, "promote_approved", lambda *_: store.status)  # killed between both writes
+        assert store.approve(store.key("bob")).state == "approved"
+    assert store.champion == 1
+    resumed = resume_promotion(store.settings, store.ledger, MODEL, "up")
+    assert resumed is not None
+    assert (resumed.state, store.champion) == ("promoted", 2)
+    assert resume_promotion(store.settings, store.ledger, MODEL, "up") is None
+    store.ledger.rollback(MODEL, "ann", "worse")
+    assert resume_promotion(store.settings, store.ledger, MODEL, "up") is None
+    assert store.champion == 1

@@ -173,3 +173,36 @@ def test_weights_that_do_not_rise_to_100_percent_are_refused(steps: list[float])
 def test_steps_that_take_longer_than_the_rollout_are_refused() -> None:
     with pytest.raises(ValidationError, match=r"rollout\.bake"):
         RolloutConfig(bake=dt.timedelta(days=5))
+
+
+def test_an_aborted_rollout_is_not_promoted(ledger: Ledger) -> None:
+    """It was aborted while its end was decided: the champion stays. A promotion that is repeated has no effect."""
+    rollout = start(ledger)
+    end_rollout(ledger, rollout, "aborted", "ann", "wrong prices", {})
+    with pytest.raises(PromotionRejectedError, match="has ended"):
+        end_rollout(ledger, rollout, "promoted", "flow", "better", {})
+    assert [row.version for row in ledger.rows("houses") if row.event == "promoted"] == [1]
+    second = start(ledger, 3)
+    first = end_rollout(ledger, second, "promoted", "flow", "better", {})
+    assert end_rollout(ledger, second, "promoted", "flow", "better", {}) == first
+
+
+def test_a_pause_is_not_overwritten_by_an_earlier_decision(ledger: Ledger) -> None:
+    """A person pauses while the flow decides: neither the weight grows nor is the challenger promoted."""
+    rollout = start(ledger)
+    change_rollout(ledger, rollout, "ann", "check prices", paused=True)
+    with pytest.raises(PromotionRejectedError, match="paused"):
+        change_rollout(ledger, rollout, "flow", "next step", step=1)
+    with pytest.raises(PromotionRejectedError, match="paused"):
+        end_rollout(ledger, rollout, "promoted", "flow", "better", {})
+    paused = rollout_of(ledger)
+    assert (paused.paused, paused.step) == (True, 0)
+    change_rollout(ledger, paused, "ann", "prices are right", step=1)
+    assert (rollout_of(ledger).paused, rollout_of(ledger).step) == (True, 1)
+
+
+def test_a_repeated_step_is_recorded_once(ledger: Ledger) -> None:
+    """A task that is retried after the change gets the row that it wrote."""
+    rollout = start(ledger)
+    first = change_rollout(ledger, rollout, "flow", "next step", step=1)
+    assert change_rollout(ledger, rollout, "flow", "next step", step=1) == first

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.checks import at_least_one
 from tests.support.commands import CommandResult
-from towline.api_keys import create_key, revoke_key
+from towline.api_keys import KeyFile, create_key, revoke_key
 from towline.errors import ConfigError
 from towline.serving import auth
 from towline.serving.auth import ApiKeys
@@ -90,6 +90,27 @@ def test_a_revoked_key_is_refused_within_two_seconds(tmp_path: Path, clock: Cloc
     assert known.scopes(text) is None
     assert known.scopes(other) == {"predict"}
     assert known.required
+
+
+def test_a_file_that_could_not_be_read_is_read_again(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file is readable again without a change: the revoked key is refused. The fault is logged once."""
+    text, key = create_key(tmp_path, "shop")
+    known, read = ApiKeys(tmp_path), auth.read_keys
+    revoke_key(tmp_path, key.id)
+
+    def fail(store: Path) -> KeyFile:
+        raise ConfigError("permission denied", where=str(store), remedy="make it readable")
+
+    monkeypatch.setattr(auth, "read_keys", fail)
+    for _ in range(3):
+        clock.passed += 1
+        assert known.scopes(text)
+    monkeypatch.setattr(auth, "read_keys", read)
+    clock.passed += 1
+    assert known.scopes(text) is None
+    assert len([record for record in caplog.records if "permission denied" in record.getMessage()]) == 1
 
 
 def test_the_file_is_checked_at_most_twice_a_second(

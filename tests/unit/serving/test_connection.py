@@ -199,6 +199,24 @@ def test_an_upgrade_request_is_answered_over_http_1_1(framed: bytes, step: int) 
     asyncio.run(send())
 
 
+@pytest.mark.parametrize("target", [b"http://x", b"http://x/", b"http://x:80/?a=1", b"/"])
+def test_an_absolute_address_is_a_path(target: bytes) -> None:
+    """RFC 9112, section 3.2.2: a server accepts the absolute form, whose path may be empty."""
+    paths: list[str] = []
+
+    async def app(scope: Any, _: Any, send: Any) -> None:
+        paths.append(scope["path"])
+        await send_response(send)
+
+    async def send() -> None:
+        http_connection, transport = connect(app)
+        http_connection.data_received(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        await count_turns_until(lambda: b"HTTP/1.1 200 " in transport.written)
+
+    asyncio.run(send())
+    assert paths == ["/"]
+
+
 @pytest.mark.parametrize("target", [b"/", b"x:80"])
 def test_a_tunnel_is_refused(target: bytes) -> None:
 

@@ -162,21 +162,28 @@ class AlertStore:
         return self._deliver(at).model_copy(update={"opened": len(changed) - resolved, "resolved": resolved})
 
     def _deliver(self, now: dt.datetime) -> DeliveryReport:
-        """Sends all pending states in order until one fails; one process at a time."""
+        """Sends all pending states, pages first, until the webhook fails; one process at a time.
+
+        An alert that the webhook rejects, for example for its length, does not hold up the others.
+        """
         if self.config.webhook is None:
             return DeliveryReport()
         with files.exclusive_lock(self.path.with_suffix(".webhook.lock")):
             unsent = [state for state in _read(self.path) if state.notified != state.status]
             pending = [state for state in unsent if not state.resolved or state.resolved >= now - MAX_RESOLVED_AGE]
-            for state in pending:
-                if why := post_webhook(self.config, state.document()):
+            why = ""
+            for state in sorted(pending, key=lambda state: state.alert.severity != "page"):
+                if failure := post_webhook(self.config, state.document()):
+                    why = failure.reason
                     LOG.warning("the webhook failed: %s; it is repeated with the next monitoring run", why)
-                    return DeliveryReport(webhook="failed", why=why)
+                    if failure.rejects_alert:
+                        continue
+                    break
                 with files.exclusive_lock(self.path.with_suffix(".lock")):
                     notified = {state.id: {"notified": state.status}}
                     states = _read(self.path)
                     _write(self.path, [state.model_copy(update=notified.get(state.id)) for state in states])
-            return DeliveryReport(webhook="sent" if pending else "none")
+            return DeliveryReport(webhook="failed" if why else "sent" if pending else "none", why=why)
 
 
 def notify_decision(

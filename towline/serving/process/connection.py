@@ -237,9 +237,10 @@ class HttpConnection(HttpToolsProtocol):
             scope["http_version"] = version
         scope["method"] = self.parser.get_method().decode("ascii")
         url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
+        raw_path = url.path or b"/"  # http://host without a path
+        path = raw_path.decode("ascii")
         scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"] = url.path
+        scope["raw_path"] = raw_path
         scope["query_string"] = url.query or b""
         before = self.cycle
         self.cycle = (Http10Cycle if version == "1.0" else RequestCycle)(
