@@ -23,7 +23,7 @@ from tasks.training import (
 from towline.config import ConfigOrPath, PipelineConfig, Settings
 from towline.config.monitoring import RunTrigger
 from towline.orchestration.end_states import training_end_state
-from towline.promotion.outcome import Outcome, find_finished, summarize
+from towline.promotion.outcome import Outcome, find_finished, record_run_end, summarize
 from towline.release.smoke_test import start_tester
 from towline.training.behaviour.behaviour_suite import check_files, check_with_contract
 from towline.training.model_selection.config_checks import check_config
@@ -57,7 +57,7 @@ def training_flow(
     check_files(config.behaviour, settings.project)
     run = load(config, settings, as_of, force, trigger)
     work, provenance, training = run.work, run.provenance, config.training
-    with work.exclusive_lock():
+    with work.exclusive_lock(), record_run_end(settings, config.name):
         if outcome := find_finished(settings, config.name, work, provenance.run_key):
             work.end_run(provenance.run_key, keep_fits=_are_fits_kept(outcome, config))
             return outcome

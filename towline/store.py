@@ -11,7 +11,8 @@
     artifacts/                   MLflow's artifacts
     predictions/<model>/         prediction logs
     labels/<model>/              ground-truth labels
-    monitoring/<model>/          monitoring results and alerts; monitoring/up.json: the `towline up` of the store
+    monitoring/<model>/          monitoring results, alerts, time of the last training; monitoring/up.json: the
+                                 `towline up` of the store
     rollouts/<model>/<id>/       counts, shadow answers and evaluations of a rollout
     serving/                     API keys, and the last version of each service
     scored/<model>/              output of the scoring flow
@@ -123,6 +124,10 @@ class StoreLayout:
 
     def monitoring(self, model: str) -> Path:
         return self.root / "monitoring" / model
+
+    def last_training(self, model: str) -> Path:
+        """The time at which a training run of the model last ended."""
+        return self.monitoring(model) / "last-training"
 
     def drift_records(self) -> Iterator[Path]:
         """The records of drift checks that there are, one file for each model."""

@@ -13,6 +13,7 @@ import yaml
 
 from tests.support.commands import CommandResult
 from towline.config import Candidate
+from towline.store import StoreLayout
 from towline.training.model_selection import reference_model
 
 Command = Callable[..., CommandResult]
@@ -34,8 +35,10 @@ def test_a_run_promotes_and_a_repeated_run_does_nothing(towline: Command, config
     assert (store / outcome["release"] / "card.html").exists()
     assert not any((store / "work").iterdir())
 
+    ended = StoreLayout(store).last_training("bikes").read_text()
     again = towline("run", config, *tested, "--json").json
     assert again["repeated"]
+    assert StoreLayout(store).last_training("bikes").read_text() > ended
     assert again["version"] == outcome["version"] == 1
     assert [row["version"] for row in towline("models", "--json").json] == [1]
 

@@ -5,13 +5,18 @@ identified by its key, and a repeated call finds the earlier entry.
 """
 
 import datetime as dt
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
+from towline import files
 from towline.config import ApprovalConfig, Frozen, PipelineConfig, Settings
 from towline.data.splits import SplitSummary
 from towline.data.workspace import Workspace
+from towline.errors import DataValidationError
 from towline.formatting import format_number, format_time
 from towline.html import notebook
 from towline.promotion.gate import Verdict
@@ -149,6 +154,35 @@ def find_finished(settings: Settings, model: str, work: Workspace, run_key: str)
     if entry is None or work.has_verdict(run_key):
         return None
     return Outcome.from_entry(entry, run_key, repeated=True)
+
+
+@contextmanager
+def record_run_end(settings: Settings, model: str) -> Iterator[None]:
+    """Records the time at which a training run has ended, also if it was a repetition or refused the data.
+
+    The ledger has no entry of these runs, and monitoring would report a scheduled run as missed.
+    """
+    path = settings.layout.last_training(model)
+    try:
+        yield
+    except DataValidationError:
+        _write_time(path)
+        raise
+    _write_time(path)
+
+
+def read_last_run_end(settings: Settings, model: str) -> dt.datetime | None:
+    """The time of ``record_run_end``; None if there is none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = settings.layout.last_training(model)
+    return dt.datetime.fromisoformat(path.read_text()) if path.exists() else None
+
+
+def _write_time(path: Path) -> None:
+    files.write(path, dt.datetime.now(dt.UTC).isoformat())
 
 
 def register_version(settings: Settings, model: str, dataset: str, provenance: Provenance) -> Entry:

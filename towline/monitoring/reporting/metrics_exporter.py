@@ -20,6 +20,7 @@ from towline.monitoring.results import DriftResult, QualityResult
 from towline.monitoring.slo import slo_history
 from towline.monitoring.slo.burn_rate import SloStatus, evaluate_slos
 from towline.monitoring.status import summary
+from towline.promotion.outcome import read_last_run_end
 from towline.registry.ledger import VERDICTS, Entry, Ledger, champion_of, open_ledger
 
 CACHE_TIME = dt.timedelta(seconds=10)  # requests within it get the same text
@@ -124,8 +125,9 @@ def take_snapshot(settings: Settings, model: str, entries: Sequence[Entry], now:
     since = summary.parse_ledger_time(champion.time) if champion else None
     drift, quality = journal.drift(version), journal.quality(version)
     trainings = [summary.parse_ledger_time(entry.time) for entry in entries if entry.event in VERDICTS]
+    last_training = read_last_run_end(settings, model)  # the ledger has no entry of a run without a version
     last_runs = {
-        "training": max(trainings, default=None),
+        "training": max([*trainings, *([last_training] if last_training else [])], default=None),
         "drift": journal.last_run("drift"),
         "quality": journal.last_run("quality"),
     }

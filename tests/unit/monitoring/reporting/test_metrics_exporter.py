@@ -10,6 +10,7 @@ import yaml
 from tests.support.metrics import parse_gauges
 from tests.support.monitoring_records import DAY, NOW, make_drift, make_gain_windows, make_quality
 from tests.support.sample_store import MODEL, SampleStore
+from towline.errors import DataValidationError
 from towline.monitoring.journal import Journal
 from towline.monitoring.reporting.metrics_exporter import (
     CACHE_TIME,
@@ -19,6 +20,7 @@ from towline.monitoring.reporting.metrics_exporter import (
     next_run,
 )
 from towline.monitoring.results import QualityResult
+from towline.promotion.outcome import record_run_end
 from towline.registry.ledger import JudgedVersion
 from towline.training.evaluation.predictions import Interval
 
@@ -99,6 +101,20 @@ def test_runs_are_due_by_their_schedule(sample_store: SampleStore) -> None:
     assert result["run_due_timestamp_seconds", "drift"] == (monday + 7 * DAY - DAY / 48).timestamp()
     assert ("run_due_timestamp_seconds", "quality") not in result
     assert next_run("no line", "UTC", NOW) is None
+
+
+def test_a_training_without_a_new_version_is_no_missed_run(sample_store: SampleStore) -> None:
+    """The run was a repetition, or refused its data: the ledger has no entry, but the next one is due after it."""
+    set_config(sample_store, schedule={"train": "0 1 * * *"})
+    before = exported_gauges(sample_store)["last_run_timestamp_seconds", "training"]
+    with record_run_end(sample_store.settings, MODEL):
+        pass
+    result = exported_gauges(sample_store)
+    repeated = result["last_run_timestamp_seconds", "training"]
+    assert before < repeated < result["run_due_timestamp_seconds", "training"] <= repeated + 86_400
+    with pytest.raises(DataValidationError), record_run_end(sample_store.settings, MODEL):
+        raise DataValidationError("hour: 3 rows break a rule", where="data", remedy="correct them")
+    assert exported_gauges(sample_store)["last_run_timestamp_seconds", "training"] > repeated
 
 
 def test_slos_come_from_the_release(sample_store: SampleStore) -> None:
