@@ -200,13 +200,12 @@ def read_table(proposal: Proposal, sample: TableSample) -> tuple[pd.DataFrame, C
     unlabelled = left_out.get(UNLABELLED, 0)
     proposal.unlabelled_rows = -(-unlabelled * sample.rows // sample.table.num_rows)
     contract = infer_contract(frame, config, dataset.formats)
-    proposal.approximate = {
-        column.name: notation.find_approximate_numbers(
-            text_columns.large_text(sample.table[column.name]), column.format
-        )[0]
-        for column in contract.columns
-        if column.format.measure == "approximate" and column.name not in proposal.pii
-    }
+    proposal.approximate = {}
+    for column in contract.columns:
+        if column.format.measure == "approximate" and column.name not in proposal.pii:
+            texts = text_columns.large_text(sample.table[column.name])
+            if examples := notation.find_approximate_numbers(texts, column.format):
+                proposal.approximate[column.name] = examples[0]
     return frame, contract
 
 

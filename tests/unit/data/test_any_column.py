@@ -542,6 +542,7 @@ def test_words_among_bounds_are_null(tmp_path: Path) -> None:
         [f"{first}-{90 - first}" for first in range(30, 70)],  # results of matches
         [f"{month:02}-{year}" for month in range(1, 13) for year in range(2015, 2019)],
         [f"A{number}+" for number in range(40)],
+        [f"{number}-{'9' * 400}" for number in range(40)],
         [f"{number}{'AB'[number % 2]}" for number in range(40)],
         [f"{'€' if number % 3 else '$'}{number}.50" for number in range(40)],
         [f"{number}/{number + 40}" for number in range(80, 120)],  # blood pressure
