@@ -302,7 +302,8 @@ def _shuffled_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConf
         raise _too_few_folds(f"{groups.max() + 1} groups of {group!r}", count)
     if labels.dtype != object:
         plain = KFold if groups is None else GroupKFold
-        return list(plain(count, shuffle=True, random_state=config.seed).split(rows, groups=groups))
+        folds = list(plain(count, shuffle=True, random_state=config.seed).split(rows, groups=groups))
+        return folds if group else _keep_copies_together(folds, rows, config)
     codes, classes = pd.factorize(labels)
     sizes = np.bincount(codes)
     if sizes.max() < count:
@@ -310,7 +311,24 @@ def _shuffled_folds(rows: pd.DataFrame, labels: np.ndarray, config: TrainingConf
     stratified = StratifiedKFold if groups is None else StratifiedGroupKFold
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of classes with fewer rows than folds; validation names them
-        return list(stratified(count, shuffle=True, random_state=config.seed).split(rows, codes, groups))
+        folds = list(stratified(count, shuffle=True, random_state=config.seed).split(rows, codes, groups))
+    return folds if group else _keep_copies_together(folds, rows, config)
+
+
+def _keep_copies_together(folds: list[Fold], rows: pd.DataFrame, config: TrainingConfig) -> list[Fold]:
+    """The folds, with rows of equal features in the fold of the first of them, as ``split_table`` keeps them together.
+
+    A model that has learned one copy would else predict the other from memory, and the folds would prefer it.
+    """
+    hashes = hash_rows(rows, config.seed, [name for name in rows.columns if name != config.data.target])
+    _, first, copies = np.unique(hashes, return_index=True, return_inverse=True)
+    if len(first) == len(rows) or len(first) < MIN_DISTINCT * len(rows):
+        return folds
+    numbers = np.empty(len(rows), dtype=np.int64)
+    for number, (_, test) in enumerate(folds):
+        numbers[test] = number
+    numbers = numbers[first][copies]
+    return [(np.flatnonzero(numbers != number), np.flatnonzero(numbers == number)) for number in range(len(folds))]
 
 
 def _distinct_starts(times: pd.Series) -> np.ndarray:

@@ -173,13 +173,21 @@ def _distribution(values: pd.Series) -> list[Bar]:
     numbers = numbers[np.isfinite(numbers)]
     if not len(numbers):
         return []
+    with np.errstate(over="ignore"):
+        spread = numbers.max() - numbers.min()
+    if spread <= BINS * np.spacing(np.abs(numbers).max()) or not np.isfinite(spread):  # no bins of finite size
+        return [Bar(1.0, f"{_describe_edge(numbers.min(), is_time)} to {_describe_edge(numbers.max(), is_time)}")]
     sizes, edges = np.histogram(numbers, bins=BINS)
-    texts = [f"{pd.Timestamp(int(edge), unit='us'):%Y-%m-%d}" if is_time else format_number(edge) for edge in edges]
+    texts = [_describe_edge(edge, is_time) for edge in edges]
     highest = max(int(sizes.max()), 1)
     return [
         Bar(size / highest, f"{low} to {high}: {size:,}")
         for size, low, high in zip(sizes, texts[:-1], texts[1:], strict=True)
     ]
+
+
+def _describe_edge(edge: float, is_time: bool) -> str:
+    return f"{pd.Timestamp(int(edge), unit='us'):%Y-%m-%d}" if is_time else format_number(float(edge))
 
 
 def _group(values: pd.Series, column: Column) -> pd.Series:

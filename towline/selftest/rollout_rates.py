@@ -100,7 +100,7 @@ def _make_worse(own: np.ndarray, shuffled: np.ndarray, effect: float, rng: np.ra
     None if it cannot be so high.
     """
     order = rng.permutation(len(own))
-    means = np.nanmean(own) + np.nancumsum((shuffled - own)[order]) / len(own)
+    means = np.nanmean(own) + np.nancumsum((shuffled - own)[order]) / np.isfinite(own).sum()
     (higher,) = np.nonzero(means >= (1 + effect) * np.nanmean(own))
     if not len(higher):
         return None

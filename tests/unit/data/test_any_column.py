@@ -1,6 +1,7 @@
 """Columns and targets as in real files: words among numbers, other notations, rows without a target."""
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.detection.notation import detect_number_format, read_text_column
 from towline.data.schema.inference import infer_contract
 from towline.data.schema.rows import RowReader
-from towline.data.schema.values import ValueFormat
+from towline.data.schema.values import ValueFormat, ValueReader
 from towline.data.source import formats
 from towline.data.source.sources import Dataset, load_dataset, read_snapshot
 from towline.data.validation.custom_rules import check_dataset
@@ -523,6 +524,28 @@ def test_bounds_ranges_and_marks_are_read_as_numbers(tmp_path: Path, texts: list
     assert rows["x"].head(len(texts)).tolist() == numbers
     assert [row[0] for row in RowReader(contract).read([{"x": text} for text in texts])] == numbers
     assert contract.features(pd.DataFrame({"x": texts}))["x"].tolist() == numbers
+
+
+@pytest.mark.parametrize(
+    ("measure", "text"),
+    [("duration", "{}:30"), ("duration", "P{}D"), ("clock", "{}:30"), ("feet", "{}'5"), ("approximate", "<{}")],
+)
+def test_numbers_of_many_digits_are_null(measure: Any, text: str) -> None:
+    """A client's text of thousands of digits is no measure, and no error of the service."""
+    reader = ValueReader("numeric", ValueFormat(measure=measure))
+    assert math.isnan(reader.read(text.format("9" * 400)))
+    assert math.isnan(reader.read(text.format("9" * 5000)))
+
+
+@pytest.mark.parametrize("kinds", [{}, {"x": "numeric"}])
+def test_infinities_of_typed_numbers_are_null(tmp_path: Path, kinds: dict[str, str]) -> None:
+    """Whether the config declares the kind of the column or not."""
+    table = pd.DataFrame({"x": [1.5, math.inf, -math.inf, *np.arange(97.0)], "y": np.arange(100) / 7})
+    table.to_parquet(tmp_path / "t.parquet")
+    raw = {"name": "t", "data": {"source": "t.parquet", "target": "y", "columns": kinds}}
+    dataset = load_dataset(build_config(raw, "t").data, tmp_path, tmp_path, None)
+    assert read_snapshot(dataset, tmp_path)["x"].head(3).isna().tolist() == [False, True, True]
+    assert [each.count for each in dataset.coerced] == [2]
 
 
 def test_words_among_bounds_are_null(tmp_path: Path) -> None:

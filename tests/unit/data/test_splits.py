@@ -303,3 +303,15 @@ def test_a_sample_of_rows_has_two_rows_of_each_class() -> None:
     assert (sample == sample_positions(positions, 50, 1, labels)).all()
     assert len(sample_positions(positions, 50, 1)) == 50
     assert sample_positions(positions, 10_000, 1, labels) is positions
+
+
+@pytest.mark.parametrize("labels", [np.arange(200.0), np.array(["a", "b"] * 100, dtype=object)])
+def test_copies_of_a_row_are_in_one_fold(labels: np.ndarray) -> None:
+    """As in the holdout: a model that remembers rows would else be chosen. Few distinct rows are not."""
+    rows = pd.DataFrame({"x": np.repeat(np.arange(120), [2] * 80 + [1] * 40), "y": labels})
+    folds = make_folds(rows, labels, config())
+    for train, test in at_least_one(folds):
+        assert not set(rows["x"].iloc[train]) & set(rows["x"].iloc[test])
+    assert sorted(np.concatenate([test for _, test in folds])) == list(range(200))
+    few = rows.assign(x=rows["x"] % 3)
+    assert all(set(few["x"].iloc[train]) == {0, 1, 2} for train, _ in at_least_one(make_folds(few, labels, config())))

@@ -58,6 +58,19 @@ def test_numbers_have_their_unit(page: str) -> None:
     assert re.search(r"0\.5 to 9 kg, median \d", row(page, "weight"))
 
 
+def test_numbers_and_times_without_a_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    """A constant date, neighbouring large numbers and the largest floats get one bar."""
+    monkeypatch.delenv("TOWLINE_PROJECT")
+    monkeypatch.chdir(tmp_path)
+    table = pd.DataFrame({"y": np.random.default_rng(1).normal(size=60), "exported": "2024-01-01"})
+    table["large"] = 1e16 + 2.0 * (np.arange(60) % 2)
+    table["largest"] = np.where(np.arange(60) % 2, 1e308, -1e308)
+    table.to_parquet("t.parquet")
+    result = command("data", "profile", "t.parquet", "--target", "y", "--time", "none")
+    assert result.code == 0, result.err
+    assert "2024-01-01" in row(Path("t-profile.html").read_text(), "exported")
+
+
 def test_no_value_of_personal_data_is_shown(page: str) -> None:
     """A column of e-mail addresses is described without one."""
     assert "example.com" not in page

@@ -68,6 +68,7 @@ NUMBER_UNITS: dict[Measure, str] = {
     "duration": "s", "clock": "s after midnight", "feet": "in", "mass": "kg", "length": "m", "area": "m²",
     "volume": "l", "storage": "bytes",
 }  # fmt: skip
+MAX_LENGTH = 100  # characters of a measure: the number of a longer text may be beyond float64
 SCALES = {"k": "e3", "m": "e6", "b": "e9"}  # exponents of thousands, millions and billions
 
 
@@ -86,10 +87,12 @@ def parse_measure(text: str, measure: Measure) -> float:
         (1200.0, 0.5, 1500000000.0)
     """
     text = text.strip()
-    if units := QUANTITIES.get(measure):
-        amount = _AMOUNT.fullmatch(text)
-        unit = units.get(_normal_unit(amount[2])) if amount else None
-        return float(amount[1].replace(",", "")) * unit if amount and unit else math.nan
+    return _parse(text, measure) if len(text) <= MAX_LENGTH else math.nan
+
+
+def _parse(text: str, measure: Measure) -> float:
+    if measure in QUANTITIES:
+        return _parse_amount(text, QUANTITIES[measure])
     if measure == "approximate":
         limits = parse_range(text)
         return sum(limits) / len(limits) if limits else math.nan
@@ -118,6 +121,12 @@ def parse_measure(text: str, measure: Measure) -> float:
     return -total if sign == "-" else total
 
 
+def _parse_amount(text: str, units: dict[str, float]) -> float:
+    amount = _AMOUNT.fullmatch(text)
+    unit = units.get(_normal_unit(amount[2])) if amount else None
+    return float(amount[1].replace(",", "")) * unit if amount and unit else math.nan
+
+
 def parse_range(text: str) -> tuple[float, ...]:
     """The ends of a range, or the number of a text with a bound or a mark; empty for any other text.
 
@@ -125,7 +134,7 @@ def parse_range(text: str) -> tuple[float, ...]:
         >>> parse_range("<0.5"), parse_range("12 (est.)"), parse_range("$53K-$91K (Glassdoor est.)"), parse_range("A5")
         ((0.5,), (12.0,), (53000.0, 91000.0), ())
     """
-    match = _APPROXIMATE.fullmatch(text.strip())
+    match = _APPROXIMATE.fullmatch(text.strip()) if len(text) <= MAX_LENGTH else None
     if not match:
         return ()
     _, sign, low, low_decimals, low_scale, high, high_decimals, high_scale, _ = match.groups()

@@ -358,6 +358,8 @@ def _convert_column(column: pa.ChunkedArray, name: str, config: DataConfig, wher
     elif kind == "numeric" and text_columns.is_text(column.type):
         converted, detected, nulls = notation.read_declared_numbers(column, fmt)
         shown = fmt = detected
+    elif kind == "numeric":
+        converted, nulls = _remove_infinities(column)
     elif kind is not None and kind != "ignore":
         converted = column if kind == "text" else _convert_declared(column, kind, fmt)
     elif text_columns.is_inexact(column):

@@ -567,5 +567,5 @@ def _collect_warnings() -> Iterator[list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield notes
-    lines = (f"{item.category.__name__}: {str(item.message).strip().splitlines()[0][:160]}" for item in caught)
-    notes.extend(dict.fromkeys(lines))
+    texts = ((item.category.__name__, str(item.message).strip().partition("\n")[0]) for item in caught)
+    notes.extend(dict.fromkeys(f"{name}: {text[:160]}" for name, text in texts))

@@ -235,8 +235,6 @@ def find_approximate_numbers(column: pa.ChunkedArray, fmt: ValueFormat = PLAIN) 
     marked = [text for text, numbers in limits.items() if numbers]
     currencies = {character for text in marked for character in without_unit[text] if character in CURRENCY_SIGNS}
     ranges = [limits[text] for text in marked if len(limits[text]) == 2]
-    if not np.isfinite(ranges).all():
-        return []
     same = [len(str(int(abs(low)))) == len(str(int(high))) for low, high in ranges]
     ascend = all(low <= high for low, high in ranges)
     numbers = len(texts) - len(unread) + len(marked)
