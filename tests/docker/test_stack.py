@@ -135,7 +135,8 @@ def test_every_container_is_healthy(stack: ComposeStack, key: str) -> None:
 def test_key_or_password_is_required(stack: ComposeStack, key: str) -> None:
     """The API, MLflow and Prefect refuse anonymous requests; metrics are not published."""
     assert stack.send_request("SERVICE", "/predict", {"rows": [BIKE_ROW]})[0] == 401
-    assert stack.send_request("SERVICE", "/metrics", key=key)[0] == 404
+    for path in ("/metrics", "/%6detrics"):
+        assert stack.send_request("SERVICE", path, key=key)[0] == 404
     assert stack.send_request("MLFLOW", "/api/2.0/mlflow/experiments/search?max_results=1")[0] == 401
     assert stack.send_request("PREFECT", "/api/flows/name/training")[0] == 401
     for line in at_least_one(subprocess.run(

@@ -79,15 +79,16 @@ def run_backtest(
     if not config.data.time:
         raise ConfigError("a backtest needs the time of each row", where="data.time", remedy="name the time column")
     delay = config.quality.delay if delay is None else delay
-    config = config.model_copy(update={"quality": config.quality.model_copy(update={"delay": delay})})
+    known_after = max(delay, dt.timedelta(microseconds=1))  # a row of this moment is predicted in the next step
+    config = config.model_copy(update={"quality": config.quality.model_copy(update={"delay": known_after})})
     bounds = divide_period(to_naive(start), to_naive(end), step_length)
     with tempfile.TemporaryDirectory(prefix="towline-backtest-") as scratch:
         trainer = Trainer(config, project, Path(scratch))
         rows = trainer.rows()
-        _check_period(rows[config.data.time], bounds, delay, config, step_length)
-        first = trainer.train(bounds[0] - delay)
+        _check_period(rows[config.data.time], bounds, known_after, config, step_length)
+        first = trainer.train(bounds[0] - known_after)
         if isinstance(first, TrainingFailure):
-            where = f"as of {bounds[0] - delay}"
+            where = f"as of {bounds[0] - known_after}"
             raise DataError(f"no first model: {first.reason}", where=where, remedy="start with a later --from")
         context = BacktestContext(config, trainer, rows, bounds, first)
         results = []

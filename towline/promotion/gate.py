@@ -367,48 +367,48 @@ def _use_best_guess(holdout: Holdout, metric: Metric, seed: int) -> Holdout:
     whose mean F1 of the classes is that of a model without any information. Of several draws, the one with the median
     score is used. Recall is not meant, because the constant positive class has the best possible value.
     """
-    classes = holdout.contract.classes
+    classes, more, count = holdout.contract.classes, holdout.out_of_fold, len(holdout.truth)
     if not classes or metric.needs_probabilities or metric == "recall":
         return holdout
 
     def score(predictions: Predictions) -> float:
-        weights = np.ones((1, len(holdout.truth)))
+        weights = np.ones((1, count))
         value = resample_metric(holdout.truth, predictions, holdout.contract, metric, weights)[0]
         return -math.inf if not math.isfinite(value) else float(value) * (1 if metric.greater_is_better else -1)
 
     def guess(positions: np.ndarray, baseline: Predictions) -> Predictions:
         return Predictions(decode_labels(positions, classes), baseline.probabilities)
 
-    more, rng = holdout.out_of_fold, np.random.default_rng(seed)
-    sizes = len(holdout.truth), len(more.truth) if more else 0
-    constants = [np.full(sum(sizes), position) for position in range(len(classes))]
+    def score_guess(positions: np.ndarray) -> float:
+        return score(guess(positions[:count], holdout.baseline))
+
+    rows = count + (len(more.truth) if more else 0)
+    constant = max((np.full(rows, position) for position in range(len(classes))), key=score_guess)
     shares = holdout.baseline.probabilities
-    draws: list[np.ndarray] = []
-    if shares is not None:
-        draws = list(rng.choice(len(classes), (GUESSES, sum(sizes)), p=shares[0] / shares[0].sum()))
-
-    def score_positions(positions: np.ndarray) -> float:
-        return score(guess(positions[: sizes[0]], holdout.baseline))
-
-    guesses = [*constants, *sorted(draws, key=score_positions)[len(draws) // 2 : len(draws) // 2 + 1]]
-    best = max(guesses, key=score_positions)
-    if not score_positions(best) > score(holdout.baseline):
+    assert shares is not None  # noqa: S101 - the fitted baseline of classes has probabilities
+    draws = np.random.default_rng(seed).choice(len(classes), (GUESSES, rows), p=shares[0] / shares[0].sum())
+    median = sorted(draws, key=score_guess)[GUESSES // 2]
+    best = max(constant, median, key=score_guess)
+    if not score_guess(best) > score(holdout.baseline):
         return holdout
     return holdout._replace(
-        baseline=guess(best[: sizes[0]], holdout.baseline),
-        out_of_fold=more._replace(baseline=guess(best[sizes[0] :], more.baseline)) if more else None,
+        baseline=guess(best[:count], holdout.baseline),
+        out_of_fold=more._replace(baseline=guess(best[count:], more.baseline)) if more else None,
     )
 
 
 def _check_baseline(config: PipelineConfig, comparison: _Comparison) -> GateCheck:
+    fitted = comparison.holdout.baseline
     comparison = comparison._replace(holdout=_use_best_guess(comparison.holdout, comparison.metric, config.seed))
+    guess = "" if comparison.holdout.baseline is fitted else " of the best guess"
     metric, champion, margin = comparison.metric, comparison.holdout.champion, config.gate.baseline_margin
     excess = comparison.excess(comparison.holdout.challenger, comparison.holdout.baseline, -margin)
     if excess is None:
         return GateCheck(name="baseline", outcome="fail", detail=f"{metric} cannot be compared with the baseline's")
     upper = excess.value + excess.limit(SIGNIFICANCE)
     outcome: VerdictOutcome = "fail" if excess.value >= 0 else "pass" if upper < 0 else "inconclusive"
-    detail = f"{metric} {excess.model:.4g} against {excess.reference:.4g}, {_describe_difference(excess, -margin)}"
+    difference = _describe_difference(excess, -margin)
+    detail = f"{metric} {excess.model:.4g} against {excess.reference:.4g}{guess}, {difference}"
     if outcome != "pass" and champion:
         rows = np.flatnonzero(champion.unseen)
         if len(rows) >= MIN_UNSEEN_ROWS and comparison.champion_is_worst(margin, rows):

@@ -100,10 +100,10 @@ def _list_planted_drifts(
         column
         for column in contract.input_columns
         if column.role == "feature" and column.name not in config.drift.ignore and not column.pii
+        if rows[column.name].notna().any()
     ]
-    present = [column for column in columns if rows[column.name].notna().any()]
-    numeric = [column for column in present if column.kind == "numeric"]
-    categories = [column for column in present if column.kind == "category" and column.categories]
+    numeric = [column for column in columns if column.kind == "numeric"]
+    categories = [column for column in columns if column.kind == "category" and column.categories]
     spread = {column.name: float(np.nanstd(convert_numbers(rows[column.name], column.format))) for column in numeric}
     rarest = {column.name: rows[column.name].value_counts().index[-1] for column in categories}
 

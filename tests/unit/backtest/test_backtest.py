@@ -165,6 +165,14 @@ def test_late_labels_delay_decisions(tmp_path: Path) -> None:
     assert all(step.trained_until <= step.start - month for step in late.policies[0].steps)
 
 
+def test_labels_that_are_known_at_once(tmp_path: Path) -> None:
+    """A row at the start of a step is predicted in it, so no model was trained on it."""
+    config = make_config(tmp_path, make_turning_table().iloc[::2])
+    result = run_backtest(config, tmp_path, START, END, "2w", ("never",), dt.timedelta(0))
+    assert result.delay == dt.timedelta(0)
+    assert all(step.trained_until < step.start for step in at_least_one(result.policies[0].steps))
+
+
 def test_a_class_that_was_rare_at_first(tmp_path: Path) -> None:
     """The first version knows it as one of the rare classes, which the whole table does not have."""
     frame = make_turning_table().iloc[:1200:2].drop(columns="y")

@@ -53,6 +53,7 @@ def spaced_quotes(text: str) -> str:
 ENCODINGS: dict[str, Any] = {
     "plain": lambda text: text.encode(),
     "CRLF": lambda text: re.sub(r'\n(?=(?:[^"]*"[^"]*")*[^"]*$)', "\r\n", text).encode(),
+    "CR": lambda text: re.sub(r'\n(?=(?:[^"]*"[^"]*")*[^"]*$)', "\r", text).encode(),
     "no newline at the end": lambda text: text.rstrip("\n").encode(),
     "BOM": lambda text: codecs.BOM_UTF8 + text.encode(),
     "blank lines": lambda text: ("\n" + text + "\n\n").encode(),

@@ -55,6 +55,8 @@ FILES: dict[str, bytes | Callable[[], bytes]] = {
     "t.data": CSV,
     "t.dat.gz": gzip.compress(CSV),
     "table": CSV,
+    "cr.csv": CSV.replace(b"\n", b"\r"),
+    "cr.utf16.csv": CSV.replace(b"\n", b"\r").decode().encode("utf-16"),
     "t.tab": CSV.decode().encode("utf-16"),
     "t.jsonl": LINES,
     "t.ndjson.xz": lzma.compress(LINES),
@@ -83,6 +85,12 @@ def test_a_table_is_the_same_in_each_format(
     (tmp_path / "plain.csv").write_bytes(CSV)
     (tmp_path / name).write_bytes(FILES[name])
     assert load(tmp_path / name).digest == load(tmp_path / "plain.csv").digest
+
+
+@pytest.mark.parametrize("text", ["word,y\rone,1\rtwo,2\r", 'word,y\r"a\nb",1\r', "word,y\none\rtwo,1\nthree,2\n"])
+def test_the_separator_of_lines_with_carriage_returns(text: str) -> None:
+    """At the ends of lines, and within a value with and without quotes."""
+    assert formats.detect_separator_of(io.BytesIO(text.encode()).readlines()) == ","
 
 
 REFUSED = {

@@ -629,7 +629,7 @@ def test_each_detected_date_format_can_be_written_into_a_config(date_format: str
 
 
 def test_a_target_of_numbers_and_other_texts_is_numeric(folder: Path) -> None:
-    """Rows with a comment are left out, and a comment has their number; marks between thousands are numbers."""
+    """Rows with another text are left out, and the config has their share; marks between thousands are numbers."""
     rng = np.random.default_rng(4)
     table = pd.DataFrame({"depth": rng.uniform(0, 9, 400)})
     lead = (0.5 + table["depth"] + rng.random(400)).map("{:.2f}".format)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.checks import at_least_one
 from towline.config import build_config
+from towline.data.schema.inference import infer_contract
 from towline.selftest import drift_rates, gate_rates, quality_rates, rollout_rates
 from towline.selftest.measurement import run_selftest
 from towline.selftest.rates import MeasuredRate, SelftestResult, measure_rate, smallest_detected, wilson_interval
@@ -118,3 +119,23 @@ def test_paths_start_at_the_project(tmp_path: Path) -> None:
     config = build_config({"name": "made", "data": {"source": "none.csv", "target": "y"}}, "test")
     with pytest.raises(Exception, match="no such file"):
         run_selftest(config, tmp_path)
+
+
+def test_undefined_losses_do_not_change_the_planted_loss() -> None:
+    """Such as those of mape where the target is 0: the mean of the others is higher by the effect."""
+    rng = np.random.default_rng(0)
+    own = rng.random(4000)
+    own[rng.random(4000) < 0.6] = np.nan
+    shuffled = own + 1
+    worse = rollout_rates._make_worse(own, shuffled, 0.1, rng)
+    assert worse is not None
+    assert np.nanmean(worse) == pytest.approx(1.1 * np.nanmean(own), rel=0.01)
+
+
+def test_columns_without_values_have_no_planted_drift() -> None:
+    """A column that was introduced after the training rows."""
+    rows = pd.DataFrame({"y": np.arange(60.0), "x": np.arange(60.0) % 7, "channel": [None] * 50 + ["web", "app"] * 5})
+    config = build_config({"name": "t", "data": {"source": "t.csv", "target": "y"}}, "t")
+    contract = infer_contract(rows, config)
+    planted = list(drift_rates._list_planted_drifts(config, contract, rows.iloc[:50]))
+    assert [[column.name for column in columns] for _, _, columns, _, _ in planted] == [["x"], [], ["x"]]

@@ -40,6 +40,7 @@ class UnreliableEstimator(LogisticRegression):
         if self.C == 666:
             raise KeyboardInterrupt
         warnings.warn("not in the mood", UserWarning, stacklevel=1)
+        warnings.warn("", UserWarning, stacklevel=1)
         return super().fit(X, y, sample_weight)  # type: ignore[no-any-return]
 
 
@@ -236,7 +237,7 @@ def test_a_failed_candidate_does_not_end_the_run(
     assert failed.failed == "ValueError: too unreliable"
     warned = cross_validate(work, config, unreliable.model_copy(update={"params": {"C": 2.0}}))
     assert not warned.failed
-    assert warned.notes == ("UserWarning: not in the mood",)
+    assert warned.notes == ("UserWarning: not in the mood", "UserWarning: ")
     assert not recwarn.list
     assert choose_candidate([failed, warned], config, "binary") is warned
     with pytest.raises(FitError) as caught:

@@ -36,7 +36,12 @@ from towline.data.schema.contract import Contract
 from towline.data.schema.values import TEXT_KINDS
 from towline.data.source import formats
 from towline.data.source.compression import is_compressed, read_decompressed
-from towline.data.source.encodings import read_as_utf8, text_encoding
+from towline.data.source.encodings import (
+    has_only_carriage_returns,
+    read_as_utf8,
+    replace_carriage_returns,
+    text_encoding,
+)
 from towline.data.source.json_tables import read_objects
 from towline.data.source.text_layouts import is_plain, to_plain_csv
 from towline.errors import DataError
@@ -194,8 +199,8 @@ def open_source(
     if other := next((path for path in paths if kinds[path] != kind), None):
         raise DataError(f"{kinds[other]}, but the first file is {kind}", where=str(other), remedy="give one format")
     mark = separator or (_detect_separator(paths[0]) if kind == "csv" else ",")
-    if not is_plain(mark):
-        paths, separator = [_write_as_csv(path, mark, copies) for path in paths], ","
+    if kind == "csv" and (not is_plain(mark) or any(has_only_carriage_returns(_read_head(path)) for path in paths)):
+        paths, separator = [_write_as_csv(path, mark, copies) for path in paths], mark if is_plain(mark) else ","
     opened = _open_parquet(paths) if kind == "parquet" else _open_text(paths, kind, separator, copies)
     if kind != "json lines":
         contract.check_columns(opened.columns, source)
@@ -277,12 +282,14 @@ def _detect_separator(path: FilePath) -> str:
 
 
 def _write_as_csv(path: FilePath, separator: str, copies: Path) -> Path:
-    """A copy of a text table, whose separator is not plain, as a CSV with commas."""
+    """A copy of a text table as a CSV whose lines end with LF; with commas if its separator is not plain."""
     path = path.copy_to(copies) if isinstance(path, RemoteFile) else path
     target = _copy_path(path, copies, ".csv")
     if not target.exists():
         raw, _ = read_as_utf8(path)
-        files.write(target, to_plain_csv(raw, separator))
+        if has_only_carriage_returns(raw):
+            raw = replace_carriage_returns(raw)
+        files.write(target, raw if is_plain(separator) else to_plain_csv(raw, separator))
     return target
 
 

@@ -45,6 +45,19 @@ def read_as_utf8(path: Path) -> tuple[bytes, str]:
     return raw, "UTF-8"
 
 
+def has_only_carriage_returns(head: bytes) -> bool:
+    """Whether the lines of a CSV with this beginning end with CR alone, as old programs for the Mac write them."""
+    unquoted = b"".join(head.split(b'"')[::2])
+    return b"\r" in unquoted.rstrip(b"\r") and b"\n" not in unquoted
+
+
+def replace_carriage_returns(raw: bytes) -> bytes:
+    """A CSV with LF in place of CR at the ends of its lines; values in quotes are unchanged."""
+    parts = raw.split(b'"')
+    parts[::2] = [part.replace(b"\r", b"\n") for part in parts[::2]]
+    return b'"'.join(parts)
+
+
 def is_utf16(path: Path) -> bool:
     """Whether a file begins as UTF-16 does."""
     try:

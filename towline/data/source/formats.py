@@ -30,7 +30,7 @@ from towline.data.source.compression import (
     plain_name,
     unreadable,
 )
-from towline.data.source.encodings import copy_as_utf8, is_utf8, read_as_utf8, utf16_encoding
+from towline.data.source.encodings import copy_as_utf8, has_only_carriage_returns, is_utf8, read_as_utf8, utf16_encoding
 from towline.data.source.json_tables import JSON_ARRAYS, JSON_LINES, read_json
 from towline.data.source.text_layouts import ALIGNED, has_spaced_quotes, is_aligned, is_plain, to_plain_csv
 from towline.errors import ConfigError, DataError
@@ -163,7 +163,10 @@ def detect_separator(path: Path) -> str:
 
 def detect_separator_of(head: Sequence[bytes]) -> str:
     """The separator of a CSV with these first lines."""
+    if has_only_carriage_returns(text := b"".join(head)):
+        head = text.splitlines(keepends=True)[:20]
     lines = [line.decode("utf-8", "replace").replace("\0", "") for line in head]
+    lines = [re.sub(r"\r(?!\n|\Z)", " ", line) for line in lines]  # csv refuses a CR within an unquoted value
     lines = lines[count_lines_before_header(lines) :]
     if not lines:
         return ","

@@ -173,17 +173,21 @@ class AlertStore:
             pending = [state for state in unsent if not state.resolved or state.resolved >= now - MAX_RESOLVED_AGE]
             why = ""
             for state in sorted(pending, key=lambda state: state.alert.severity != "page"):
-                if failure := post_webhook(self.config, state.document()):
-                    why = failure.reason
-                    LOG.warning("the webhook failed: %s; it is repeated with the next monitoring run", why)
-                    if failure.rejects_alert:
-                        continue
+                failure = post_webhook(self.config, state.document())
+                if failure is None:
+                    self._mark_notified(state)
+                    continue
+                why = failure.reason
+                LOG.warning("the webhook failed: %s; it is repeated with the next monitoring run", why)
+                if not failure.rejects_alert:
                     break
-                with files.exclusive_lock(self.path.with_suffix(".lock")):
-                    notified = {state.id: {"notified": state.status}}
-                    states = _read(self.path)
-                    _write(self.path, [state.model_copy(update=notified.get(state.id)) for state in states])
             return DeliveryReport(webhook="failed" if why else "sent" if pending else "none", why=why)
+
+    def _mark_notified(self, sent: AlertState) -> None:
+        with files.exclusive_lock(self.path.with_suffix(".lock")):
+            update = {"notified": sent.status}
+            states = _read(self.path)
+            _write(self.path, [state.model_copy(update=update) if state.id == sent.id else state for state in states])
 
 
 def notify_decision(

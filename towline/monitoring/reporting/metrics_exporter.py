@@ -125,9 +125,10 @@ def take_snapshot(settings: Settings, model: str, entries: Sequence[Entry], now:
     since = summary.parse_ledger_time(champion.time) if champion else None
     drift, quality = journal.drift(version), journal.quality(version)
     trainings = [summary.parse_ledger_time(entry.time) for entry in entries if entry.event in VERDICTS]
-    last_training = read_last_run_end(settings, model)  # the ledger has no entry of a run without a version
+    if last_training := read_last_run_end(settings, model):  # the ledger has no entry of a run without a version
+        trainings.append(last_training)
     last_runs = {
-        "training": max([*trainings, *([last_training] if last_training else [])], default=None),
+        "training": max(trainings, default=None),
         "drift": journal.last_run("drift"),
         "quality": journal.last_run("quality"),
     }
