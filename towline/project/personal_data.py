@@ -1,6 +1,7 @@
 """Columns that look personal: by the words of their name, confirmed by values, or by the form of the values alone."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 SHARE = 0.8  # of the values that must have the form
@@ -17,25 +18,47 @@ _NATIONAL_ID = re.compile(r"\d{3}-\d{2}-\d{4}")
 _IBAN = re.compile(r"[A-Z]{2}\d{2}(\s?[A-Z0-9]{4}){3,7}(\s?[A-Z0-9]{1,3})?")
 _IP = re.compile(r"(\d{1,3}\.){3}\d{1,3}")
 
+# words of names in English, German, French, Spanish, Italian, Portuguese and Dutch, without accents
+_MAIL_WORDS = {"email", "mail", "e-mail", "courriel", "correo"}
+_PHONE_WORDS = {
+    "phone", "telephone", "mobile", "tel", "cell", "fax", "telefon", "telefono", "telefone", "telefoon", "handy",
+    "movil", "portable", "celular", "cellulare", "mobiel",
+}  # fmt: skip
+_IDENTITY_WORDS = {
+    "ssn", "nino", "cpf", "curp", "passport", "iban", "vat", "dni", "nif", "bsn", "steuernummer",
+    "sozialversicherungsnummer",
+}  # fmt: skip
+_BIRTH_WORDS = {
+    "dob", "birthdate", "birthday", "geburtsdatum", "geburtstag", "naissance", "nacimiento", "nascita", "nascimento",
+    "geboortedatum",
+}  # fmt: skip
+_GIVEN_NAME_WORDS = {
+    "firstname", "lastname", "surname", "fullname", "forename", "vorname", "nachname", "familienname", "prenom",
+    "apellido", "apellidos", "cognome", "sobrenome", "apelido", "voornaam", "achternaam",
+}  # fmt: skip
+_PERSON_WORDS = {
+    "name", "customer", "patient", "person", "contact", "owner", "employee", "kunde", "mitarbeiter", "nom", "client",
+    "nombre", "cliente", "nome", "naam", "klant",
+}  # fmt: skip
+_ADDRESS_WORDS = {
+    "address", "street", "addr", "adresse", "anschrift", "strasse", "straße", "rue", "direccion", "calle", "indirizzo",
+    "via", "endereco", "rua", "adres", "straat",
+}  # fmt: skip
 #: what it is, words of a name that suggest it, and the form of its values; None: the name is enough
 _BY_NAME = (
-    ("e-mail addresses", {"email", "mail", "e-mail"}, _EMAIL),
-    ("phone numbers", {"phone", "telephone", "mobile", "tel", "cell", "fax"}, _PHONE),
-    (
-        "national identity numbers",
-        {"ssn", "nino", "cpf", "curp", "passport", "iban", "vat"},
-        re.compile(r"[\w -]{6,34}"),
-    ),
-    ("dates of birth", {"dob", "birthdate", "birthday"}, None),
-    ("names of persons", {"firstname", "lastname", "surname", "fullname", "forename"}, re.compile(r"[^\d]+")),
-    ("names of persons", {"name", "customer", "patient", "person", "contact", "owner", "employee"}, _PERSON),
-    ("addresses", {"address", "street", "addr"}, _ADDRESS),
+    ("e-mail addresses", _MAIL_WORDS, _EMAIL),
+    ("phone numbers", _PHONE_WORDS, _PHONE),
+    ("national identity numbers", _IDENTITY_WORDS, re.compile(r"[\w -]{6,34}")),
+    ("dates of birth", _BIRTH_WORDS, None),
+    ("names of persons", _GIVEN_NAME_WORDS, re.compile(r"[^\d]+")),
+    ("names of persons", _PERSON_WORDS, _PERSON),
+    ("addresses", _ADDRESS_WORDS, _ADDRESS),
     ("network addresses", {"ip", "ipaddress"}, _IP),
 )
 _NAME_PAIRS = {
     *((word, "name") for word in ("first", "last", "full", "given", "family", "middle", "maiden")), ("birth", "date"),
 }  # fmt: skip
-_NUMBERS = {"phone", "telephone", "mobile", "ssn", "dob", "birthdate", "birthday"}
+_NUMBERS = {*_PHONE_WORDS, *_BIRTH_WORDS, "ssn", "dni", "nif", "bsn"} - {"tel", "cell", "fax", "handy", "portable"}
 _BY_VALUES = (
     ("e-mail addresses", _EMAIL),
     ("national identity numbers", _NATIONAL_ID),
@@ -46,12 +69,13 @@ _BY_VALUES = (
 
 
 def split_words(name: str) -> list[str]:
-    """The words of a column's name in lower case: ``customerID`` and ``customer_id`` have the same.
+    """The words of a column's name in lower case, without accents: ``customerID`` and ``customer_id`` have the same.
 
     Example:
-        >>> split_words("customerID"), split_words("Date of Birth")
-        (['customer', 'id'], ['date', 'of', 'birth'])
+        >>> split_words("customerID"), split_words("Date of Birth"), split_words("Téléphone")
+        (['customer', 'id'], ['date', 'of', 'birth'], ['telephone'])
     """
+    name = "".join(mark for mark in unicodedata.normalize("NFKD", name) if not unicodedata.combining(mark))
     spaced = re.sub(r"([a-z0-9])([A-Z])|([A-Z])(?=[A-Z][a-z])", r"\1\3 \2", name)
     return [word for word in re.split(r"[\W_]+", spaced.lower()) if word]
 

@@ -67,6 +67,8 @@ def test_times_are_recognized_and_can_be_read(name: str, values: Any, date_forma
         ("model_year", np.tile(np.arange(1990, 2000), 40)),
         ("YearBuilt", np.tile(np.arange(1950, 1990), 10)),
         ("date_of_birth", DAYS),
+        ("Geburtsdatum", DAYS),
+        ("date de naissance", DAYS),
         ("opened", DAYS.strftime("%d.%m.%Y")),
         ("years_employed", np.tile(np.arange(40), 10)),
         ("year", 2013),

@@ -552,6 +552,11 @@ def test_the_wheel_holds_the_template() -> None:
     [
         ("contact", ["ann@example.com", "bo@example.org"], "e-mail addresses"),
         ("Phone No", ["+44 20 7946 0018", "(555) 010-9999"], "phone numbers"),
+        ("Téléphone", ["01 23 45 67 89", "06 98 76 54 32"], "phone numbers"),
+        ("Geburtsdatum", ["1981-03-04", "1990-12-01"], "dates of birth"),
+        ("date de naissance", ["1981-03-04", "1990-12-01"], "dates of birth"),
+        ("Apellidos", ["García", "Pérez Soto"], "names of persons"),
+        ("Straße", ["Hauptstraße 5", "Marktgasse 12a"], "addresses"),
         ("reference", ["078-05-1120", "219-09-9999"], "national identity numbers"),
         ("account", ["DE89 3704 0044 0532 0130 00", "GB29NWBK60161331926819"], "bank accounts"),
         ("last_name", ["Smith", "Jones"], "names of persons"),

@@ -39,7 +39,8 @@ _EVENT_WORDS = {
 # words of a date that is not the time of the observation
 _PAST_WORDS = {
     "birth", "birthday", "born", "build", "built", "close", "closed", "dead", "death", "deadline", "deceased", "dob",
-    "due", "dth", "earliest", "end", "expiration", "expires", "expiry", "fm", "founded", "grad", "graduation", "hire",
+    "due", "dth", "earliest", "end", "expiration", "expires", "expiry", "fm", "founded", "geboorte", "geboortedatum",
+    "geburtsdatum", "geburtstag", "grad", "graduation", "hire", "nacimiento", "naissance", "nascimento", "nascita",
     "hired", "joined", "last", "latest", "manufactured", "marriage", "married", "model", "next", "opened", "phd",
     "prev", "previous", "prior", "remod", "remodeled", "renovated", "retired", "since", "updated", "veh", "vehicle",
 }  # fmt: skip
