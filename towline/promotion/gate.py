@@ -55,7 +55,7 @@ from towline.training.user_code import describe_error, import_function
 
 VerdictOutcome = Literal["pass", "fail", "inconclusive"]
 SIGNIFICANCE = 0.05
-GUESSES = 21  # draws of random labels
+RANDOM_DRAWS = 21  # draws of random labels
 MIN_UNSEEN_ROWS = 50
 MAX_OUT_OF_FOLD_ROWS = 20_000  # with more, the holdout is large enough to decide
 MIN_UNITS = 10  # with fewer resampling units, the standard error of a slice is unreliable
@@ -359,13 +359,13 @@ def _check_bound(name: str, value: float, bound: float, detail: str, *, is_maxim
     return GateCheck(name=name, outcome="pass" if passed else "fail", detail=detail, value=value, bound=bound)
 
 
-def _use_best_guess(holdout: Holdout, metric: Metric, seed: int) -> Holdout:
-    """The holdout, whose baseline is the best guess of labels if that scores better than the fitted baseline.
+def _use_no_information_baseline(holdout: Holdout, metric: Metric, seed: int) -> Holdout:
+    """The holdout, whose baseline predicts the best labels without information, if the fitted baseline is worse.
 
     Metrics of labels depend on the class that the baseline predicts: F1 is 0 if it is the negative one, and then every
-    model would be better. A guess is a constant class, or labels drawn with the shares of the classes in training,
-    whose mean F1 of the classes is that of a model without any information. Of several draws, the one with the median
-    score is used. Recall is not meant, because the constant positive class has the best possible value.
+    model would be better. Labels without information are a constant class, or drawn with the shares of the classes in
+    training: by mean F1 over several classes, these are better than each constant. Of several draws, the one with the
+    median score is used. Recall is not meant, because the constant positive class has the best possible value.
     """
     classes, more, count = holdout.contract.classes, holdout.out_of_fold, len(holdout.truth)
     if not classes or metric.needs_probabilities or metric == "recall":
@@ -376,31 +376,33 @@ def _use_best_guess(holdout: Holdout, metric: Metric, seed: int) -> Holdout:
         value = resample_metric(holdout.truth, predictions, holdout.contract, metric, weights)[0]
         return -math.inf if not math.isfinite(value) else float(value) * (1 if metric.greater_is_better else -1)
 
-    def guess(positions: np.ndarray, baseline: Predictions) -> Predictions:
+    def predict_labels(positions: np.ndarray, baseline: Predictions) -> Predictions:
         return Predictions(decode_labels(positions, classes), baseline.probabilities)
 
-    def score_guess(positions: np.ndarray) -> float:
-        return score(guess(positions[:count], holdout.baseline))
+    def score_labels(positions: np.ndarray) -> float:
+        return score(predict_labels(positions[:count], holdout.baseline))
 
     rows = count + (len(more.truth) if more else 0)
-    constant = max((np.full(rows, position) for position in range(len(classes))), key=score_guess)
+    constant = max((np.full(rows, position) for position in range(len(classes))), key=score_labels)
     shares = holdout.baseline.probabilities
     assert shares is not None  # noqa: S101 - the fitted baseline of classes has probabilities
-    draws = np.random.default_rng(seed).choice(len(classes), (GUESSES, rows), p=shares[0] / shares[0].sum())
-    median = sorted(draws, key=score_guess)[GUESSES // 2]
-    best = max(constant, median, key=score_guess)
-    if not score_guess(best) > score(holdout.baseline):
+    draws = np.random.default_rng(seed).choice(len(classes), (RANDOM_DRAWS, rows), p=shares[0] / shares[0].sum())
+    median = sorted(draws, key=score_labels)[RANDOM_DRAWS // 2]
+    best = max(constant, median, key=score_labels)
+    if not score_labels(best) > score(holdout.baseline):
         return holdout
     return holdout._replace(
-        baseline=guess(best[:count], holdout.baseline),
-        out_of_fold=more._replace(baseline=guess(best[count:], more.baseline)) if more else None,
+        baseline=predict_labels(best[:count], holdout.baseline),
+        out_of_fold=more._replace(baseline=predict_labels(best[count:], more.baseline)) if more else None,
     )
 
 
 def _check_baseline(config: PipelineConfig, comparison: _Comparison) -> GateCheck:
     fitted = comparison.holdout.baseline
-    comparison = comparison._replace(holdout=_use_best_guess(comparison.holdout, comparison.metric, config.seed))
-    guess = "" if comparison.holdout.baseline is fitted else " of the best guess"
+    comparison = comparison._replace(
+        holdout=_use_no_information_baseline(comparison.holdout, comparison.metric, config.seed)
+    )
+    reference = "" if comparison.holdout.baseline is fitted else " of the no-information baseline"
     metric, champion, margin = comparison.metric, comparison.holdout.champion, config.gate.baseline_margin
     excess = comparison.excess(comparison.holdout.challenger, comparison.holdout.baseline, -margin)
     if excess is None:
@@ -408,7 +410,7 @@ def _check_baseline(config: PipelineConfig, comparison: _Comparison) -> GateChec
     upper = excess.value + excess.limit(SIGNIFICANCE)
     outcome: VerdictOutcome = "fail" if excess.value >= 0 else "pass" if upper < 0 else "inconclusive"
     difference = _describe_difference(excess, -margin)
-    detail = f"{metric} {excess.model:.4g} against {excess.reference:.4g}{guess}, {difference}"
+    detail = f"{metric} {excess.model:.4g} against {excess.reference:.4g}{reference}, {difference}"
     if outcome != "pass" and champion:
         rows = np.flatnonzero(champion.unseen)
         if len(rows) >= MIN_UNSEEN_ROWS and comparison.champion_is_worst(margin, rows):

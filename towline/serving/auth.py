@@ -24,7 +24,7 @@ class ApiKeys:
 
     def __init__(self, store: Path) -> None:
         self._store = store
-        self._required = self._is_unread = False
+        self._required = self._has_read_failed = False
         self._stamp_read = self._stamp()
         self._set_keys(read_keys(store))
         self._next = time.monotonic() + _CHECK_INTERVAL_S
@@ -60,16 +60,16 @@ class ApiKeys:
         self._next = now + _CHECK_INTERVAL_S
         stamp = self._stamp()
         has_changed = stamp != self._stamp_read
-        if not has_changed and not self._is_unread:
+        if not has_changed and not self._has_read_failed:
             return
-        self._stamp_read, self._is_unread = stamp, False
+        self._stamp_read, self._has_read_failed = stamp, False
         if stamp is None:
             _LOG.error("the key file is missing (%s): the keys read last stay in force", key_file(self._store))
             return
         try:
             self._set_keys(read_keys(self._store))
         except ConfigError as error:
-            self._is_unread = True  # a mount may recover without a change of the file
+            self._has_read_failed = True  # a mount may recover without a change of the file
             if has_changed:
                 _LOG.error("%s (%s): the keys read last stay in force", error.what, error.where)
 
