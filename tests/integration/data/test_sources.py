@@ -146,7 +146,7 @@ def test_a_large_source_has_the_same_values_and_faults(
     assert outcomes[0] == outcomes[1]
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-be", "utf-16-le", "cp1251", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-be", "utf-16-le", "cp1251", "utf-8-sig", "mixed"])
 @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
 @pytest.mark.parametrize("block", [1, 7, 2**22])
 def test_a_large_csv_that_is_not_utf8(
@@ -156,9 +156,11 @@ def test_a_large_csv_that_is_not_utf8(
     words = ["г", "слово", "буквы"] if encoding == "cp1251" else ["caf\xe9", "t\xe9\xe9", "\xfc\xe4", '"a\nb"']
     rows = "".join(f"{row},{words[row % len(words)]}\n" for row in range(60))
     content = f"y,\xfcber\n{rows}" if encoding != "cp1251" else f"y,x\n{rows}"
-    (tmp_path / name).write_bytes(
-        gzip.compress(content.encode(encoding)) if name.endswith(".gz") else content.encode(encoding)
-    )
+    if encoding == "mixed":
+        raw = content.encode() + "61,caf\xe9\n".encode("cp1252") + b"62,\x8d\n"
+    else:
+        raw = content.encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
     outcomes, read_file = [], formats.read_file
     monkeypatch.setattr(encodings, "_BLOCK_BYTES", block)
     for cells in (10**9, -1):

@@ -63,6 +63,9 @@ ENCODINGS: dict[str, Any] = {
     "UTF-16": lambda text: text.encode("utf-16"),
     "UTF-16-BE": lambda text: text.encode("utf-16-be"),
     "Windows-1252": lambda text: text.encode("cp1252"),
+    "UTF-8, in parts Windows-1252": lambda text: b"".join(
+        line.encode("cp1252" if number % 9 == 5 else "utf-8") for number, line in enumerate(text.splitlines(True))
+    ),
     "spaces before quotes": lambda text: spaced_quotes(text).encode(),
     "a quote within a field": lambda text: text.replace(",ü\n", ',5" pipe\n').encode(),
     "an inch within a quoted file": lambda text: text.replace(",ü\n", ',5"\n').encode(),

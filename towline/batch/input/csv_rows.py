@@ -17,6 +17,7 @@ from towline.batch.input.row_batch import RejectedRow, RowBatch
 from towline.batch.input.shards import SourceFile
 from towline.data.schema.contract import Column
 from towline.data.source import formats
+from towline.data.source.encodings import decoder_of
 from towline.errors import DataError
 
 HEAD_BYTES = 1 << 20
@@ -70,18 +71,21 @@ def open_text(file: SourceFile) -> Any:
         stream = file.path.open("rb")
     if file.encoding == "utf-8":
         return stream
-    return _Utf8Stream(codecs.EncodedFile(stream, "utf-8", file.encoding, errors="strict"))
+    return _Utf8Stream(stream, file.encoding)
 
 
 class _Utf8Stream(io.RawIOBase):
     """A text in another encoding as a stream of UTF-8."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    def __init__(self, stream: Any, encoding: str) -> None:
+        self._stream, self._decoder = stream, decoder_of(encoding)
 
     def read(self, size: int = -1) -> bytes:
-        data: bytes = self._stream.read(size)
-        return data
+        text, raw = "", b" "
+        while raw and not text:  # a part may end within a character
+            raw = self._stream.read(size)
+            text = self._decoder.decode(raw, final=not raw or size < 0)
+        return text.encode()
 
     def close(self) -> None:
         self._stream.close()

@@ -3,7 +3,6 @@
 The list of shards depends on the source alone, never on the number of workers.
 """
 
-import codecs
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -85,27 +84,21 @@ def scan_text(path: FilePath, separator: str, *, quoted: bool) -> tuple[SourceFi
         quoted: whether fields may be quoted (CSV).
 
     Raises:
-        DataError: the text is neither UTF-8, UTF-16 nor Windows-1252.
+        DataError: the text has an unknown encoding.
     """
-    from towline.data.source.encodings import text_encoding
+    from towline.data.source.encodings import EncodingDetector
 
     digest, size, ends = hashlib.sha256(), 0, list[int]()
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    check = RegularityCheck(separator)
-    encoding, regular, step, target = "", True, 0, 0
+    detector, check = EncodingDetector(path), RegularityCheck(separator)
+    regular, step, target = True, 0, 0
     with path.open("rb") as file, ThreadPoolExecutor(1) as hashing:  # hashing and scanning use a core each
         hashed = hashing.submit(digest.update, b"")
         while block := file.read(SCAN_BYTES):
             hashed.result()
             hashed = hashing.submit(digest.update, block)
             if not size:
-                encoding = text_encoding(block, path)
                 step = target = _shard_bytes(block)
-            if encoding == "utf-8" and not (block.isascii() and not decoder.getstate()[0]):
-                try:
-                    decoder.decode(block)
-                except UnicodeDecodeError:
-                    encoding = text_encoding(block, path, utf8=False)
+            detector.add(block)
             quotes = check.quotes
             if quoted and regular:
                 try:
@@ -119,8 +112,9 @@ def scan_text(path: FilePath, separator: str, *, quoted: bool) -> tuple[SourceFi
                 ends.append(size + end)
                 target = ends[-1] + step
             size += len(block)
-    reading: Reading = "stream" if encoding not in ("", "utf-8") else "ranges" if regular else "general"
-    scanned = SourceFile(path=path, digest=digest.hexdigest(), size=size, reading=reading, encoding=encoding or "utf-8")
+    encoding = detector.close()
+    reading: Reading = "stream" if encoding != "utf-8" else "ranges" if regular else "general"
+    scanned = SourceFile(path=path, digest=digest.hexdigest(), size=size, reading=reading, encoding=encoding)
     return scanned, ends if reading == "ranges" else []
 
 

@@ -1,7 +1,6 @@
 """Sources: the input of a job. A source names its columns, its digest and its shards, and reads the rows of a shard."""
 
 import base64
-import codecs
 import hashlib
 import json
 import math
@@ -37,10 +36,11 @@ from towline.data.schema.values import TEXT_KINDS
 from towline.data.source import formats
 from towline.data.source.compression import is_compressed, read_decompressed
 from towline.data.source.encodings import (
+    EncodingDetector,
+    decoder_of,
     has_only_carriage_returns,
     read_as_utf8,
     replace_carriage_returns,
-    text_encoding,
 )
 from towline.data.source.json_tables import read_objects
 from towline.data.source.text_layouts import is_plain, to_plain_csv
@@ -428,17 +428,13 @@ def _other_columns(path: FilePath, first: FilePath, names: Sequence[str], expect
 
 
 def _detect_encoding(path: FilePath, max_bytes: float = math.inf) -> str:
-    """The encoding of the decompressed text, or of its first ``max_bytes`` bytes, as ``text_encoding`` calls it."""
-    decoder, encoding, size = codecs.getincrementaldecoder("utf-8")(), "utf-8", 0
+    """The encoding of the decompressed text, or of its first ``max_bytes`` bytes."""
+    detector, size = EncodingDetector(path), 0
     with open_text(SourceFile(path=path, digest="", size=0)) as stream:
-        while size < max_bytes and encoding == "utf-8" and (block := stream.read(HEAD_BYTES)):
-            encoding = text_encoding(block, path) if not size else encoding
+        while size < max_bytes and detector.encoding in ("", "utf-8") and (block := stream.read(HEAD_BYTES)):
+            detector.add(block)
             size += len(block)
-            try:
-                decoder.decode(block)
-            except UnicodeDecodeError:
-                encoding = text_encoding(block, path, utf8=False)
-    return encoding
+    return detector.close() if size < max_bytes else detector.encoding
 
 
 def _read_head(path: FilePath) -> bytes:
@@ -448,7 +444,7 @@ def _read_head(path: FilePath) -> bytes:
             raw: bytes = stream.read(HEAD_BYTES)
         formats.check_text(raw, str(path))
         encoding = _detect_encoding(path, HEAD_BYTES)
-        return raw if encoding == "utf-8" else codecs.getincrementaldecoder(encoding)().decode(raw).encode()
+        return raw if encoding == "utf-8" else decoder_of(encoding).decode(raw).encode()
     except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
         what = f"cannot read the file: {str(error)[:200]}"
         raise DataError(what, where=str(path), remedy="check or copy it again") from None

@@ -1,7 +1,6 @@
-"""Encodings of text files: UTF-8, UTF-16 and Windows-1252, recognized by the bytes."""
+"""Encodings of text files: UTF-8, UTF-16, Windows-1252, and UTF-8 in parts Windows-1252, recognized by the bytes."""
 
 import codecs
-import itertools
 import re
 from functools import partial
 from pathlib import Path
@@ -12,37 +11,39 @@ from towline.remote_files import RemoteFile
 
 _MAX_NON_ASCII_RUN = 2  # letters in a row
 _BLOCK_BYTES = 2**22  # that are decoded together
+_MIXED_SUFFIX = "+cp1252"
+MIXED_ENCODING = f"utf-8{_MIXED_SUFFIX}"
+_THREE_BYTES = re.compile(rb"[\xe1-\xec\xee\xef][\x80-\xbf]{2}")
+_LETTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")  # in UTF-8
+_SINGLE_BYTES = "towline.single-bytes"  # name of an error handler
+_NOTED = {"cp1252": "Windows-1252", MIXED_ENCODING: "UTF-8, in parts Windows-1252"}
 
 
 def is_utf8(path: Path) -> bool:
-    with open_decompressed(path) as file:
-        try:
-            for _ in codecs.iterdecode(iter(partial(file.read, _BLOCK_BYTES), b""), "utf-8"):
-                pass
-        except UnicodeDecodeError:
-            return False
-    return True
+    """Whether a text file is UTF-8."""
+    try:
+        return detect_encoding(path) == "utf-8"
+    except DataError:
+        return False
 
 
 def read_as_utf8(path: Path) -> tuple[bytes, str]:
-    """The decompressed content of a CSV or JSON file as UTF-8, and its encoding: UTF-8, UTF-16 or Windows-1252.
+    """The decompressed content of a CSV or JSON file as UTF-8, and the encoding that the table is noted with.
 
     Raises:
         DataError: the file cannot be read, is empty, or has another encoding.
     """
-    raw = _decode_utf16(b"".join(read_decompressed(path)))
+    raw = b"".join(read_decompressed(path))
     if not raw.strip():
         remedy = "give a CSV with a header line and rows, or JSON objects"
         raise DataError("the file is empty", where=str(path), remedy=remedy)
-    try:
-        raw.decode()
-    except UnicodeDecodeError as error:
-        if converted := _decode_windows_1252(raw):
-            return converted, "Windows-1252"
-        line = raw.count(b"\n", 0, error.start) + 1
-        detail = f": byte {raw[error.start]:#04x} at position {error.start}"
-        raise _encoding_error(path, detail, line) from None
-    return raw, "UTF-8"
+    detector = EncodingDetector(path)
+    detector.add(raw)
+    encoding = detector.close()
+    if encoding == "utf-8":
+        return raw, "UTF-8"
+    text = decoder_of(encoding).decode(raw, final=True)
+    return text.encode(), _NOTED.get(encoding, "UTF-8")
 
 
 def has_only_carriage_returns(head: bytes) -> bool:
@@ -68,22 +69,26 @@ def is_utf16(path: Path) -> bool:
 
 
 def copy_as_utf8(path: Path, target: Path) -> str:
-    """Copies a CSV file in UTF-16 or Windows-1252 to a file in UTF-8, a block after the other.
+    """Copies a CSV file in another encoding to a file in UTF-8, a block after the other.
 
     Returns:
-        The encoding that the table is noted with; empty if the file has none of the two.
+        The encoding that the table is noted with; empty if the file is UTF-8 or has an unknown encoding.
     """
     runs = _RunCounter()
     try:
+        encoding = detect_encoding(path)
+        if encoding == "utf-8":
+            return ""
+        decoder = decoder_of(encoding)
         with open_decompressed(path) as file, target.open("wb") as copy:
-            first = file.read(max(64, _BLOCK_BYTES))
-            encoding, blocks = utf16_encoding(first[:64]) or "cp1252", iter(partial(file.read, _BLOCK_BYTES), b"")
-            for text in codecs.iterdecode(itertools.chain([first], blocks), encoding):
+            for block in iter(partial(file.read, _BLOCK_BYTES), b""):
+                text = decoder.decode(block)
                 runs.add(text)
                 copy.write(text.encode())
-    except (*READ_ERRORS, UnicodeDecodeError):
+            copy.write(decoder.decode(b"", final=True).encode())
+    except (*READ_ERRORS, UnicodeDecodeError, DataError):
         return ""
-    return "UTF-8" if encoding != "cp1252" else "Windows-1252" if runs.is_western() else ""
+    return "" if encoding == "cp1252" and not runs.is_western() else _NOTED.get(encoding, "UTF-8")
 
 
 class _RunCounter:
@@ -118,43 +123,97 @@ class _RunCounter:
         self._long += sum(length > _MAX_NON_ASCII_RUN for length in lengths)
 
 
-def text_encoding(head: bytes, path: Path | RemoteFile, *, utf8: bool = True) -> str:
-    """The encoding of a text: utf-8, utf-16 (or utf-16-le, utf-16-be without a mark) or cp1252.
+class EncodingDetector:
+    """Detects the encoding of a text that is given in parts.
+
+    A text that is not UTF-8 is Windows-1252, or UTF-8 with some bytes of Windows-1252, as joined files have them. The
+    latter has letters in UTF-8 before the first other byte, or letters of three bytes after it.
 
     Args:
-        head: the beginning of the text; if the text is not UTF-8, the part that is not.
-        path: of the file, for the error.
-        utf8: whether the text may be UTF-8.
+        path: of the file, for errors.
+
+    Attributes:
+        encoding: of the parts until now: utf-8, utf-16 (or utf-16-le, utf-16-be without a mark), cp1252, or
+            ``MIXED_ENCODING``; empty at first.
+    """
+
+    def __init__(self, path: Path | RemoteFile) -> None:
+        self.encoding = ""
+        self._path, self._decoder, self._lines = path, codecs.getincrementaldecoder("utf-8")(), 1
+        self._has_letters = False  # that are valid UTF-8 and not ASCII
+
+    def add(self, block: bytes) -> None:
+        """Reads the next part.
+
+        Raises:
+            DataError: the text has another encoding.
+        """
+        if not self.encoding and block:
+            self.encoding = utf16_encoding(block) or "utf-8"
+        if self.encoding == "utf-8" and not (block.isascii() and not self._decoder.getstate()[0]):
+            self._decode(block)
+        self._lines += block.count(b"\n")
+
+    def close(self) -> str:
+        """The encoding of the whole text; utf-8 of an empty one.
+
+        Raises:
+            DataError: the text has another encoding.
+        """
+        if self.encoding == "utf-8" and self._decoder.getstate()[0]:
+            self._decode(b"", final=True)
+        return self.encoding or "utf-8"
+
+    def _decode(self, block: bytes, *, final: bool = False) -> None:
+        try:
+            self._has_letters |= not self._decoder.decode(block, final).isascii()
+        except UnicodeDecodeError as error:
+            raw, valid = error.object, error.object[: error.start]
+            line = self._lines + valid.count(b"\n")
+            is_mixed = self._has_letters or not valid.isascii() or _THREE_BYTES.search(raw)
+            self.encoding = MIXED_ENCODING if is_mixed else "cp1252"
+            runs = _RunCounter()
+            runs.add(decoder_of("cp1252").decode(_LETTER.sub(b" ", raw) if is_mixed else raw, final=True))
+            if not runs.is_western():
+                raise DataError(
+                    f"neither UTF-8 nor Windows-1252: byte {raw[error.start]:#04x}",
+                    where=f"{self._path}:{line}",
+                    remedy="save it as UTF-8, e.g. iconv -f ENCODING -t utf-8 OLD.csv > NEW.csv",
+                ) from None
+
+
+def detect_encoding(path: Path) -> str:
+    """The encoding of a text file, as ``EncodingDetector`` names it.
 
     Raises:
-        DataError: it is not UTF-8, and none of the others either.
+        DataError: it has another encoding.
     """
-    if encoding := utf16_encoding(head):
-        return encoding
-    if utf8:
-        return "utf-8"
-    if _decode_windows_1252(head):
-        return "cp1252"
-    raise _encoding_error(path, "")
+    detector = EncodingDetector(path)
+    with open_decompressed(path) as file:
+        for block in iter(partial(file.read, max(64, _BLOCK_BYTES)), b""):
+            detector.add(block)
+            if detector.encoding != "utf-8":
+                break
+    return detector.close()
 
 
-def _encoding_error(path: Path | RemoteFile, detail: str, line: int = 0) -> DataError:
-    return DataError(
-        f"neither UTF-8 nor Windows-1252{detail}",
-        where=f"{path}:{line}" if line else str(path),
-        remedy="save it as UTF-8, e.g. iconv -f ENCODING -t utf-8 OLD.csv > NEW.csv",
-    )
+def decoder_of(encoding: str) -> codecs.IncrementalDecoder:
+    """A decoder for an encoding that ``EncodingDetector`` names."""
+    if encoding in _NOTED:
+        return codecs.getincrementaldecoder(encoding.removesuffix(_MIXED_SUFFIX))(_SINGLE_BYTES)
+    return codecs.getincrementaldecoder(encoding)()
 
 
-def _decode_windows_1252(raw: bytes) -> bytes:
-    """Converts Windows-1252 (or Latin-1) to UTF-8; empty if the bytes are probably another encoding."""
-    try:
-        text = raw.decode("cp1252")
-    except UnicodeDecodeError:
-        return b""
-    runs = _RunCounter()
-    runs.add(text)
-    return text.encode() if runs.is_western() else b""
+def _decode_single_bytes(error: UnicodeError) -> tuple[str, int]:
+    """Decodes invalid bytes as Windows-1252; the five that it does not define as browsers do (WHATWG), as Latin-1."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    parts = (bytes([byte]) for byte in error.object[error.start : error.end])
+    return "".join(part.decode("latin-1" if part in _UNDEFINED else "cp1252") for part in parts), error.end
+
+
+_UNDEFINED = (b"\x81", b"\x8d", b"\x8f", b"\x90", b"\x9d")
+codecs.register_error(_SINGLE_BYTES, _decode_single_bytes)
 
 
 def utf16_encoding(raw: bytes) -> str | None:
@@ -165,12 +224,3 @@ def utf16_encoding(raw: bytes) -> str | None:
         head = raw[:64]
         encoding = "utf-16-le" if not any(head[1::2]) else "utf-16-be" if not any(head[::2]) else None
     return encoding
-
-
-def _decode_utf16(raw: bytes) -> bytes:
-    """Converts UTF-16 to UTF-8."""
-    encoding = utf16_encoding(raw)
-    try:
-        return raw.decode(encoding).encode() if encoding else raw
-    except UnicodeDecodeError:
-        return raw  # reported as not UTF-8
