@@ -285,7 +285,7 @@ def _evidence(
     counts: ServiceCounts, losses: LabelledLosses, periods: tuple[WeightPeriod, ...], *, paired: bool
 ) -> RolloutEvidence:
     return RolloutEvidence(
-        champion=ArmCounts(counts.champion_rows + counts.champion_errors, counts.champion_errors, 0),
+        champion=ArmCounts(counts.champion_attempts, counts.champion_errors, 0),
         challenger=ArmCounts(counts.attempts, counts.failures - counts.nonfinite, counts.nonfinite),
         weight_history=periods,
         disagreements=counts.disagreements,
@@ -310,6 +310,6 @@ def criteria_of(config: RolloutConfig) -> Criteria:
 
 
 def _weight_periods(rollout: Rollout, counts: ServiceCounts) -> tuple[WeightPeriod, ...]:
-    """Requests by weight, those at the present weight first; none are counted if rows are assigned by a column."""
+    """Assignments by weight, those at the present weight first; none are counted if rows are assigned by a column."""
     assignments = {str(rollout.weight): [0, 0], **counts.assignments}
-    return tuple(WeightPeriod(float(weight), *requests) for weight, requests in assignments.items())
+    return tuple(WeightPeriod(float(weight), *arms) for weight, arms in assignments.items())

@@ -21,7 +21,7 @@ class RolloutEvaluation(Frozen):
         strategy, weight, step, paused: of the rollout, before the action.
         verdict: promote, abort or waiting.
         checks: the measurement of each check: name, verdict, estimate, lower, upper, observations, text.
-        champion_requests, challenger_requests: requests that were assigned to each version since the start.
+        champion_requests, challenger_requests: ids of requests that were assigned to each version since the start.
         champion_rows, challenger_rows: rows answered to clients since the start.
         attempts: rows that the challenger was asked, also in shadow.
         labels: labelled rows that both versions answered.

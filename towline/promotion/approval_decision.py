@@ -12,10 +12,11 @@ from towline.errors import ConfigError, PromotionRejectedError
 from towline.promotion.rollout_start import begin_rollout
 from towline.registry.approvals import ApprovalRequest, find_request, list_requests, sign
 from towline.registry.ledger import Entry, Ledger, champion_of, open_ledger
+from towline.registry.rollouts import active_rollout
 from towline.registry.selection import check_judged_release, require_model, select_version
 
 _CHAMPION_EVENTS = ("promoted", "rolled_back", "rollout_started", "rollout_ended")
-State = Literal["waiting", "approved", "promoted", "in rollout", "refused"]
+State = Literal["waiting", "approved", "promoted", "in rollout", "rollout ended", "refused"]
 
 
 class GivenApproval(Frozen):
@@ -33,7 +34,8 @@ class ApprovalStatus(Frozen):
 
     Attributes:
         model, version: the version.
-        state: waiting; approved, and not promoted (``note`` says why); promoted, now or earlier; in rollout; refused.
+        state: waiting; approved, and not promoted (``note`` says why); promoted, now or earlier; in rollout; rollout
+            ended, without a promotion; refused.
         required: number of approvals, of different people.
         approvals: those that count.
         approvers: ids of the API keys that may approve; empty: every key with the scope admin.
@@ -146,12 +148,18 @@ def resume_promotion(settings: Settings, ledger: Ledger, model: str, actor: str)
 
 def _status(ledger: Ledger, request: ApprovalRequest) -> ApprovalStatus:
     approvals = ledger.approvals(request)
-    of_run = [row for row in ledger.rows(request.model) if row.run_key == request.run_key]
-    events = {row.event for row in of_run if row.version == request.version}
+    rows = ledger.rows(request.model)
+    events = {row.event for row in rows if (row.run_key, row.version) == (request.run_key, request.version)}
+    rollout = active_rollout(rows)
+    is_in_rollout = rollout is not None and rollout.challenger == request.version
     state: State = "approved" if len(approvals) >= request.required else "waiting"
     if state == "waiting" and dt.datetime.now(dt.UTC) >= request.expires:
         state = "refused"
-    known: dict[str, State] = {"promoted": "promoted", "refused": "refused", "rollout_started": "in rollout"}
+    known: dict[str, State] = {
+        "promoted": "promoted",
+        "refused": "refused",
+        "rollout_started": "in rollout" if is_in_rollout else "rollout ended",
+    }
     state = next((name for event, name in known.items() if event in events), state)
     return ApprovalStatus(
         model=request.model,

@@ -28,10 +28,11 @@ class ServiceCounts:
     """Counts since the start of a rollout.
 
     Attributes:
-        assignments: weight → requests assigned by their id to champion and challenger; none with a key column. Workers
-            apply a change of the weight at different times.
+        assignments: weight → ids of requests assigned to champion and challenger; none with a key column. Requests
+            with the same id are one assignment. Workers apply a change of the weight at different times.
         champion_rows, challenger_rows: rows answered to clients by each version.
-        champion_errors: requests for the champion that failed with a 5xx error.
+        champion_attempts: requests, or rows of one, that the champion was asked for clients.
+        champion_errors: those of them that failed with a 5xx error.
         asked_rows: rows that the challenger was asked, also in shadow.
         failed_rows: those of them that it could not answer: an exception, no answer in time, an infinite number or NaN.
         attempts: requests, or consecutive rows of one, that the challenger was asked, also in shadow. Their rows fail
@@ -49,6 +50,7 @@ class ServiceCounts:
     assignments: dict[str, list[int]] = field(default_factory=dict)
     champion_rows: int = 0
     challenger_rows: int = 0
+    champion_attempts: int = 0
     champion_errors: int = 0
     asked_rows: int = 0
     failed_rows: int = 0
@@ -78,11 +80,11 @@ class ServiceCounts:
         return total
 
     def at_weight(self, weight: float) -> list[int]:
-        """The requests assigned to champion and challenger at a weight; the caller may increase them."""
+        """The assignments to champion and challenger at a weight; the caller may increase them."""
         return self.assignments.setdefault(str(float(weight)), [0, 0])
 
     def totals(self) -> dict[str, int]:
-        """All counts, those of requests as sums over the weights."""
+        """All counts, those of assignments as sums over the weights."""
         champion, challenger = (sum(pair[arm] for pair in self.assignments.values()) for arm in (0, 1))
         requests = {"champion_requests": champion, "challenger_requests": challenger}
         return requests | {name: getattr(self, name) for name in _NAMES}

@@ -224,7 +224,7 @@ class RouteHandlers:
                 predictions = await self._score(model, canonical)
             except Exception:
                 if arms is not None:
-                    arms.counts.champion_errors += 1
+                    arms.count_champion_error()
                 raise
             check_finite(predictions)
             body = protocol.write(predictions, model, request, context.request_id)

@@ -9,7 +9,7 @@ import logging
 import math
 import statistics
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -37,6 +37,7 @@ SLOW_FACTOR, SLOW_MARGIN_S = 1.5, 0.0005  # beyond the champion's median; less d
 AGREEMENT_TOLERANCE = 0.1  # relative difference up to which two numbers agree
 _DURATIONS = 512  # latest durations of the champion, from which the median is taken
 _MIN_DURATIONS = 100
+_RECENT_IDS = 20_000  # latest request ids of which a repetition is recognised
 _logger = logging.getLogger("towline.serving")
 
 Rows = Sequence[Mapping[str, Any]]
@@ -113,6 +114,7 @@ class RolloutArms:
         self.active = active
         self.is_shadow_only, self._has_no_key = active.rollout.weight == 0, active.rollout.config.key is None
         self._assigned = self.counts.at_weight(active.rollout.weight)
+        self._recent_ids: OrderedDict[str, None] = OrderedDict()
 
     async def answer(
         self, champion: "Model", rows: Rows, canonical: list[Row], request_id: str, pin: int = 0
@@ -170,14 +172,20 @@ class RolloutArms:
             predictions: finite ones.
         """
         counts, count = self.counts, len(rows)
-        self._assigned[0] += self._has_no_key
+        self._assigned[0] += self._has_no_key and self._is_new(request_id)
         counts.champion_rows += count
+        counts.champion_attempts += 1
         if self.stopped:
             return
         if self.shadow.has_room(count, at):
             self.shadow.add(ShadowRows(self.active.challenger, request_id, at, 0, rows, predictions.predictions))
         else:
             counts.skipped += count
+
+    def count_champion_error(self) -> None:
+        """Counts a request that the champion could not answer."""
+        self.counts.champion_attempts += 1
+        self.counts.champion_errors += 1
 
     def fields_of_both(self, champion: "Model") -> FieldsOfBoth | None:
         """Reads requests that must have the fields of both versions; None if the champion's fields are enough."""
@@ -237,7 +245,7 @@ class RolloutArms:
             return []
         if (key := rollout.config.key) is None:  # one arm for the whole request
             by_challenger = key_position(request_id, rollout.id) < rollout.weight
-            self._assigned[by_challenger] += 1
+            self._assigned[by_challenger] += self._is_new(request_id)
             return list(range(len(rows))) if by_challenger else []
         values = (category_name(row.get(key)) for row in rows)
         return [
@@ -246,13 +254,23 @@ class RolloutArms:
             if key_position(request_id if value is None else value, rollout.id) < rollout.weight
         ]
 
+    def _is_new(self, request_id: str) -> bool:
+        """Whether no recent request at this weight had the id: clients may repeat ids, which have one arm."""
+        is_new = request_id not in self._recent_ids
+        self._recent_ids[request_id] = None
+        self._recent_ids.move_to_end(request_id)
+        if len(self._recent_ids) > _RECENT_IDS:
+            self._recent_ids.popitem(last=False)
+        return is_new
+
     async def _predict_with_champion(self, champion: "Model", canonical: list[Row]) -> RowPredictions:
         started = time.perf_counter()
         try:
             predictions = await self._score(champion, canonical)
         except Exception:
-            self.counts.champion_errors += 1
+            self.count_champion_error()
             raise
+        self.counts.champion_attempts += 1
         self.counts.champion_rows += len(canonical)
         if 0 < len(canonical) <= MAX_TIMED_ROWS:
             duration = time.perf_counter() - started

@@ -31,7 +31,7 @@ from towline.promotion.outcome import Outcome
 from towline.registry import approvals, hash_chain
 from towline.registry.hash_chain import Entry
 from towline.registry.ledger import JudgedVersion, Ledger, open_ledger
-from towline.registry.rollouts import active_rollout, start_rollout, waiting_version
+from towline.registry.rollouts import active_rollout, end_rollout, start_rollout, waiting_version
 from towline.registry.verification import verify_models
 
 Command = Callable[..., CommandResult]
@@ -272,6 +272,8 @@ def test_a_rollout_starts_after_the_approval(sample_store: SampleStore) -> None:
     rollout = active_rollout(store.ledger.rows(MODEL))
     assert rollout is not None
     assert (rollout.challenger, store.champion) == (2, 1)
+    end_rollout(store.ledger, rollout, "aborted", "ann", "it is slow", {})
+    assert [each.state for each in list_approvals(store.settings, store.ledger, MODEL)] == ["rollout ended"]
 
 
 def test_a_promotion_without_approval_is_a_fault(sample_store: SampleStore) -> None:

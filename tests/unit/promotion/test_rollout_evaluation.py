@@ -89,7 +89,8 @@ class RolloutStore:
         pair = self.assignments.setdefault(str(self.rollout.weight), [0, 0])
         self.assignments[str(self.rollout.weight)] = [pair[0] + champion, pair[1] + challenger]
         counts = ServiceCounts(
-            assignments=self.assignments, champion_rows=self.requests[1], challenger_rows=self.requests[2],
+            assignments=self.assignments, champion_rows=self.requests[1], champion_attempts=self.requests[1],
+            challenger_rows=self.requests[2],
             attempts=self.count, asked_rows=self.count,
         )  # fmt: skip
         write_counts(self.settings.layout.rollout(MODEL, self.rollout.id), "w", counts)
@@ -163,11 +164,21 @@ def test_labels_of_rows_that_the_challenger_answered_count_for_it(store: Rollout
 @pytest.mark.parametrize(("nonfinite", "check"), [(0, "error_rate"), (60, "non_finite_predictions")])
 def test_failures_of_the_challenger_abort_it(nonfinite: int, check: str, store: RolloutStore) -> None:
     rollout = store.start()
-    counts = ServiceCounts(champion_rows=1000, attempts=1000, failures=60, nonfinite=nonfinite)
+    counts = ServiceCounts(champion_attempts=1000, attempts=1000, failures=60, nonfinite=nonfinite)
     write_counts(store.settings.layout.rollout(MODEL, rollout.id), "w", counts)
     evaluation = store.evaluate()
     assert evaluation.action == "abort"
     assert [each["name"] for each in evaluation.checks if each["verdict"] == "abort"] == [check]
+
+
+def test_errors_of_both_versions_are_counted_by_request(store: RolloutStore) -> None:
+    """Both versions fail on 3 % of the requests, which have 100 rows: the challenger is not worse."""
+    rollout = store.start()
+    counts = ServiceCounts(
+        champion_rows=970_000, champion_attempts=10_000, champion_errors=300, attempts=10_000, failures=300
+    )
+    write_counts(store.settings.layout.rollout(MODEL, rollout.id), "w", counts)
+    assert store.evaluate().action != "abort"
 
 
 def test_slices_are_those_of_the_evaluation_from_the_first_labels_on(store: RolloutStore) -> None:

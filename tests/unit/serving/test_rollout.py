@@ -168,6 +168,16 @@ def test_requests_are_counted_by_the_weight_at_which_they_were_assigned(tmp_path
     assert counts.totals()["champion_requests"] + counts.totals()["challenger_requests"] == 600
 
 
+def test_requests_with_one_id_are_one_assignment(tmp_path: Path) -> None:
+    """A client that sends one id with each request has one arm, which says nothing about the shares of the arms."""
+    rollout = make_rollout(tmp_path, None, steps=(50.0, 100.0))
+    worker = arms(rollout)
+    for number in range(300):
+        worker._assign([ROW], "session", 0)
+        worker._assign([ROW], f"r{number}", 0)
+    assert sum(worker.counts.assignments["0.5"]) == 301
+
+
 def arms(rollout: ActiveRollout) -> RolloutArms:
     async def score(model: Any, rows: Any) -> RowPredictions:
         return RowPredictions(model.predict_canonical(rows).predictions, None)
