@@ -44,12 +44,12 @@ _ADDRESS_WORDS = {
     "address", "street", "addr", "adresse", "anschrift", "strasse", "straße", "rue", "direccion", "calle", "indirizzo",
     "via", "endereco", "rua", "adres", "straat",
 }  # fmt: skip
-#: what it is, words of a name that suggest it, and the form of its values; None: the name is enough
+#: what it is, words of a name that suggest it, and the form of its values
 _BY_NAME = (
     ("e-mail addresses", _MAIL_WORDS, _EMAIL),
     ("phone numbers", _PHONE_WORDS, _PHONE),
     ("national identity numbers", _IDENTITY_WORDS, re.compile(r"[\w -]{6,34}")),
-    ("dates of birth", _BIRTH_WORDS, None),
+    ("dates of birth", _BIRTH_WORDS, re.compile(r"(?=.*\d).{4,40}")),
     ("names of persons", _GIVEN_NAME_WORDS, re.compile(r"[^\d]+")),
     ("names of persons", _PERSON_WORDS, _PERSON),
     ("addresses", _ADDRESS_WORDS, _ADDRESS),
@@ -117,7 +117,7 @@ def detect_personal(name: str, texts: Sequence[str], distinct_share: float) -> s
     if any(first in words and second in words for first, second in _NAME_PAIRS):
         joined |= {"dob"} if "birth" in words else {"fullname"}
     for what, hints, form in _BY_NAME:
-        if not joined & hints or not (form is None or have_form(form)):
+        if not joined & hints or not have_form(form):
             continue
         if form is _PERSON and distinct_share < 0.5:
             continue

@@ -18,6 +18,7 @@ import pytest
 from towline.config import DataConfig
 from towline.data import snapshot
 from towline.data.source import formats, sources
+from towline.data.source.encodings import read_as_utf8
 from towline.errors import DataError
 
 
@@ -171,3 +172,29 @@ def test_hidden_files_of_a_folder_are_no_tables(tmp_path: Path) -> None:
     for source in ("rows", "rows/*", "rows/*.csv"):
         assert formats.list_files(source, tmp_path) == [tmp_path / "rows" / "a.csv"]
     assert formats.list_files("rows/.*.csv", tmp_path) == [tmp_path / "rows" / "._a.csv"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "text", "encoding"),
+    [
+        ("Köln".encode("cp1252"), "Köln", "Windows-1252"),
+        (b"Gar\x8dn", "Gar\x8dn", "Windows-1252"),
+        ("Köln ".encode() + "Köln".encode("cp1252"), "Köln Köln", "UTF-8, in parts Windows-1252"),
+        ("Zoë ".encode("cp1252") + "Ann’s".encode(), "Zoë Ann’s", "UTF-8, in parts Windows-1252"),
+        ("Köln ".encode() + b"cut \xe2\x80", "Köln cut â€", "UTF-8, in parts Windows-1252"),
+        ("–".encode("cp1251") + b"a" * 2000 + "слово".encode("cp1251"), None, "Windows-1252"),
+        ("слово и дело".encode("cp1251"), None, None),
+        ("слово ".encode() + "и дело".encode("cp1251"), None, None),
+    ],
+)
+def test_the_encoding_of_a_text(tmp_path: Path, raw: bytes, text: str | None, encoding: str | None) -> None:
+    """A few bytes that no encoding explains do not stop a run; a text in another alphabet does."""
+    path = tmp_path / "t.csv"
+    path.write_bytes(raw)
+    if encoding is None:
+        with pytest.raises(DataError, match="neither UTF-8 nor Windows-1252"):
+            read_as_utf8(path)
+        return
+    converted, noted = read_as_utf8(path)
+    assert noted == encoding
+    assert text in (None, converted.decode())

@@ -107,12 +107,14 @@ def test_two_equally_strong_columns_are_no_leak() -> None:
 
 
 def test_copies_of_a_number(clean: pd.DataFrame) -> None:
-    """Copies are found if they are equal, on another scale, or in the same order."""
+    """Copies are found if they are equal, on another scale, or in the same order, also if equal targets have ranks."""
     rentals = clean["rentals"]
-    findings = leaks(
-        clean.assign(same=rentals, scaled=5 - rentals * 1e-3, curve=np.sqrt(rentals)), "rentals", "datetime"
-    )
-    assert {leak.columns[0]: leak.kind for leak in findings} == {"same": "copy", "scaled": "copy", "curve": "copy"}
+    copies = {
+        "same": rentals, "scaled": 5 - rentals * 1e-3, "curve": np.sqrt(rentals),
+        "rank": rentals.rank(method="first", ascending=False), "tens": rentals // 10,
+    }  # fmt: skip
+    findings = leaks(clean.assign(**copies), "rentals", "datetime")
+    assert {leak.columns[0]: leak.kind for leak in findings} == dict.fromkeys(copies, "copy")
 
 
 def listed_houses(rows: int = 1_500) -> pd.DataFrame:

@@ -572,6 +572,7 @@ def test_the_wheel_holds_the_template() -> None:
         ("plan", ["basic", "plus"], None),
         ("name", ["hawaiian", "classic_dlx"], None),
         ("email_opened", ["yes", "no"], None),
+        ("DOB", ["0", "17", "482"], None),
     ],
 )
 def test_personal_data_by_name_and_value(name: str, values: list[str], what: str | None) -> None:

@@ -10,6 +10,7 @@ from towline.errors import DataError
 from towline.remote_files import RemoteFile
 
 _MAX_NON_ASCII_RUN = 2  # letters in a row
+_MAX_NON_ASCII = 0.005  # of the letters of a text in which their meaning does not matter
 _BLOCK_BYTES = 2**22  # that are decoded together
 _MIXED_SUFFIX = "+cp1252"
 MIXED_ENCODING = f"utf-8{_MIXED_SUFFIX}"
@@ -99,7 +100,7 @@ class _RunCounter:
     """
 
     def __init__(self) -> None:
-        self._runs = self._long = 0
+        self._runs = self._long = self._letters = self._size = 0
         self._end = ""  # a run that the next part may continue
 
     def add(self, text: str) -> None:
@@ -112,14 +113,16 @@ class _RunCounter:
         self._end = text[size:]
 
     def is_western(self) -> bool:
-        """Whether few runs are long."""
+        """Whether few runs are long, or few letters are in them."""
         self._count(self._end)
         self._end = ""
-        return self._long <= 0.02 * self._runs
+        return self._long <= 0.02 * self._runs or self._letters <= _MAX_NON_ASCII * self._size
 
     def _count(self, text: str) -> None:
         lengths = [] if text.isascii() else [len(run) for run in re.findall(r"[^\x00-\x7f]+", text)]
         self._runs += len(lengths)
+        self._letters += sum(lengths)
+        self._size += len(text)
         self._long += sum(length > _MAX_NON_ASCII_RUN for length in lengths)
 
 

@@ -221,15 +221,18 @@ def _typical_rows(*columns: np.ndarray) -> np.ndarray:
 
 
 def _monotone_copy(column: _SampleColumn, target: np.ndarray) -> Leak | None:
-    """A number in the same or the reverse order as the target, such as its logarithm."""
+    """A number in the same or the reverse order as the target, such as its logarithm or its rank."""
     known = ~np.isnan(column.values)
     x, y = column.values[known], target[known]
     if not column.numeric or known.sum() < 20 or min(len(np.unique(x)), len(np.unique(y))) < COPY_LEVELS:
         return None
     score = abs(float(np.corrcoef(rankdata(x), rankdata(y))[0, 1]))
-    if score < COPY_CORRELATION:
+    if score >= COPY_CORRELATION:
+        detail = f"has the order of the target, as its logarithm would: rank correlation {score:.6f}"
+    elif any((np.diff(y[np.lexsort((sign * y, x))]) * sign >= 0).all() for sign in (1, -1)):
+        score, detail = 1.0, "has the order of the target, as its rank would"
+    else:
         return None
-    detail = f"has the order of the target, as its logarithm would: rank correlation {score:.6f}"
     return Leak(columns=(column.name,), kind="copy", score=score, detail=detail)
 
 

@@ -29,6 +29,8 @@ _TIME_WORDS = {
 }  # fmt: skip
 _DATE_WORDS = {"date", "dates", "datetime", "datetimes", "datum", "fecha", "timestamp", "timestamps"}
 _YEAR_WORDS = {"year", "yr", "yyyy"}
+_MONTH_NAMES = ({"month"}, {"mon"}, {"mm"}, {"month", "of", "year"})
+_DAY_NAMES = ({"day"}, {"dd"}, {"mday"}, {"dom"}, {"day", "of", "month"}, {"date", "of", "month"})
 # words of a year by which rows may be ordered
 _EVENT_WORDS = {
     "acc", "accident", "admission", "arrival", "collected", "created", "event", "fiscal", "inspection", "interview",
@@ -120,15 +122,15 @@ def find_date_parts(frame: pd.DataFrame) -> list[str]:
     """The columns with the month and the day of a date whose year is another column; typed columns.
 
     Example:
-        >>> find_date_parts(pd.DataFrame({"year": [2024, 2024], "month": [2, 3], "day": [29, 1], "n": [4, 5]}))
-        ['month', 'day']
+        >>> find_date_parts(pd.DataFrame({"year": [2024, 2024], "month": [2, 3], "day_of_month": [29, 1], "n": [4, 5]}))
+        ['month', 'day_of_month']
     """
     parts = []
-    for names, most in (({"month", "mon", "mm"}, 12), ({"day", "dd", "mday"}, 31)):
+    for part_names, most in ((_MONTH_NAMES, 12), (_DAY_NAMES, 31)):
         for name in frame.columns:
             values = frame[name]
             numeric = values.dtype.kind in "iuf" and values.between(1, most).mean() >= _READ
-            if (words := _words(str(name))) and words <= names and numeric:
+            if numeric and _words(str(name)) in part_names:
                 parts.append(str(name))
                 break
     return parts
