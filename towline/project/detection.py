@@ -244,7 +244,7 @@ def _propose_booleans(proposal: Proposal, frame: pd.DataFrame) -> None:
 def _propose_na_values(proposal: Proposal, table: pa.Table, contract: Contract) -> None:
     """Null markers among the levels of text that are also in columns of other kinds, or cannot be levels.
 
-    NA is a level of a category if most of its other levels are codes of at most three capital letters.
+    NA is a level of a category if most of its other levels are codes of two or three capital letters.
     """
     markers = {
         column: _find_null_markers(text_columns.large_text(table[column.name]))
@@ -290,9 +290,9 @@ def _find_null_markers(column: pa.ChunkedArray) -> set[str]:
 
 
 def _has_short_codes(column: pa.ChunkedArray) -> bool:
-    """Whether most values of a column of text, but for NA, are codes of at most three capital letters."""
+    """Whether most values of a column of text, but for NA, are codes of two or three capital letters."""
     levels = {text.strip() for text in text_columns.large_text(column).unique().drop_null().to_pylist()} - {"", "NA"}
-    return 2 * sum(re.fullmatch("[A-Z]{1,3}", level) is not None for level in levels) > len(levels)
+    return 2 * sum(re.fullmatch("[A-Z]{2,3}", level) is not None for level in levels) > len(levels)
 
 
 def _propose_ignore_case(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> None:

@@ -297,7 +297,7 @@ def test_levels_that_differ_in_case_are_one_level(command: Command, folder: Path
 def test_null_markers_of_numbers_are_null_in_categories(command: Command, folder: Path) -> None:
     """NA is null in a category if it is in a column of numbers, too, or if it is not one of several short codes."""
     rng = np.random.default_rng(4)
-    table = pd.DataFrame({"weight": rng.normal(size=90).round(3), "sex": rng.choice(["F", "M", "NA"], 90)})
+    table = pd.DataFrame({"weight": rng.normal(size=90).round(3), "origin": rng.choice(["DE", "FR", "NA"], 90)})
     table["island"] = rng.choice(["Biscoe", "N/A", "Dream"], 90)
     table["kind"] = np.where(table["weight"] > 0, "Adelie", "Gentoo")
     table.to_csv("complete.csv", index=False)
@@ -308,15 +308,16 @@ def test_null_markers_of_numbers_are_null_in_categories(command: Command, folder
     for name, markers in {"complete": {"N/A"}, "missing": {"NA", "N/A"}, "units": {"NA", "N/A"}}.items():
         assert command("init", f"{name}.csv", "--target", "kind").code == 0
         assert set(read_config(folder / f"configs/{name}.yaml").data.na_values) == markers
-    words = pd.read_csv("complete.csv", keep_default_na=False).replace({"F": "Female", "M": "Male"})
+    words = pd.read_csv("complete.csv", keep_default_na=False).replace({"DE": "Germany", "FR": "France"})
     words.to_csv("words.csv", index=False)
+    words.replace({"Germany": "G", "France": "F"}).to_csv("letters.csv", index=False)
     words.assign(continent=rng.choice(["AS", "EU", "NA"], 90)).to_csv("codes.csv", index=False)
-    for name, markers in {"words": {"NA", "N/A"}, "codes": {"N/A"}}.items():
+    for name, markers in {"words": {"NA", "N/A"}, "letters": {"NA", "N/A"}, "codes": {"N/A"}}.items():
         assert command("init", f"{name}.csv", "--target", "kind").code == 0
         assert set(read_config(folder / f"configs/{name}.yaml").data.na_values) == markers
     columns = command("validate", "configs/missing.yaml", "--json").json["contract"]["columns"]
-    sex = next(column for column in columns if column["name"] == "sex")
-    assert (sex["categories"], sex["nullable"]) == (["F", "M"], True)
+    origin = next(column for column in columns if column["name"] == "origin")
+    assert (origin["categories"], origin["nullable"]) == (["DE", "FR"], True)
 
 
 @pytest.mark.parametrize(
