@@ -47,6 +47,7 @@ from towline.config.rollout import RolloutConfig
 from towline.config.settings import Settings
 from towline.config.training import (
     DEFAULT_METRIC,
+    FORMAT_SEPARATOR,
     GREATER_IS_BETTER,
     METRICS,
     CalibrationMethod,
@@ -74,8 +75,8 @@ from towline.config.training import (
 )
 
 __all__ = [
-    "DEFAULT_METRIC", "GREATER_IS_BETTER", "METRICS", "AlertConfig", "ApprovalConfig", "BehaviourConfig",
-    "CalibrationMethod",
+    "DEFAULT_METRIC", "FORMAT_SEPARATOR", "GREATER_IS_BETTER", "METRICS", "AlertConfig", "ApprovalConfig",
+    "BehaviourConfig", "CalibrationMethod",
     "CalibrationTest", "Candidate", "ColumnRule", "ConfigOrPath", "CrossValidationConfig", "CustomCheck",
     "CustomMetric", "DataConfig", "DirectionalTest", "DriftConfig", "Duration", "EvaluationConfig", "Expectation",
     "ExpectedPrediction", "FairnessTest", "Frozen", "GateConfig", "HistoryConfig", "InvarianceTest", "Kind",

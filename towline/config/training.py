@@ -78,6 +78,7 @@ NullMarkers = Annotated[
 ]
 
 
+FORMAT_SEPARATOR = " | "  # between two date formats of one column
 _NAMED_DATE_FORMATS = (
     "epoch_d",
     "epoch_s",
@@ -92,6 +93,8 @@ _NAMED_DATE_FORMATS = (
 
 
 def _is_date_format(text: str) -> bool:
+    if text in _NAMED_DATE_FORMATS:
+        return True
     try:
         dt.datetime.strptime(dt.datetime(2001, 2, 3, 4, 5, 6, tzinfo=dt.UTC).strftime(text), text)  # noqa: DTZ007
     except ValueError:
@@ -160,7 +163,7 @@ class DataConfig(Frozen):
         None,
         description="how times are written where they are not ISO 8601: a strptime format, epoch_s, epoch_ms, "
         "epoch_us, epoch_ns, epoch_d (days since 1970), excel (its serial dates), decimal_year or quarter (2026 Q1); "
-        "of all columns, or {column: format}",
+        "two formats of one column as '%d.%m.%Y | %d/%m/%Y'; of all columns, or {column: format}",
     )
     positive: str | int | bool | None = Field(
         None, description="the positive class; default: yes/true/1 (ja, oui, sí, …), else the rarer"
@@ -226,7 +229,7 @@ class DataConfig(Frozen):
             raise ValueError(f"decimal and thousands are both {self.decimal!r}")
         formats = self.date_format.values() if isinstance(self.date_format, dict) else [self.date_format]
         for date_format in formats:
-            if date_format not in (None, *_NAMED_DATE_FORMATS) and not _is_date_format(date_format):
+            if date_format is not None and not all(map(_is_date_format, date_format.split(FORMAT_SEPARATOR))):
                 raise ValueError(f"date_format {date_format!r} is not a strptime format of a date, e.g. %d.%m.%Y")
         return self
 

@@ -85,12 +85,16 @@ def test_the_limit_of_other_texts_is_configurable(tmp_path: Path) -> None:
     assert load(tmp_path, {"x": column}, max_unreadable=0.05)[2].columns[1].kind != "numeric"
 
 
-@pytest.mark.parametrize("written", ["%m/%d/%Y", "%d.%m.%Y", "%d-%b-%Y", "%m/%d/%Y %H:%M:%S", "%Y/%m/%d"])
-def test_dates_that_one_format_reads_are_dates(tmp_path: Path, written: str) -> None:
+@pytest.mark.parametrize(
+    "written",
+    ["%m/%d/%Y", "%d.%m.%Y", "%d-%b-%Y", "%m/%d/%Y %H:%M:%S", "%Y/%m/%d", "%d.%m.%Y | %d/%m/%Y", "%d-%b-%Y | %m/%d/%Y"],
+)
+def test_dates_that_a_format_or_two_read_are_dates(tmp_path: Path, written: str) -> None:
     """As a feature and as the time column, in training and in a request."""
     times = pd.date_range("2024-01-01 10:30", periods=ROWS, freq="17h")
     times = times if "%H" in written else times.normalize()
-    texts = times.strftime(written)
+    texts = times.strftime(written.split(" | ")[0]).to_numpy()
+    texts[::5] = times[::5].strftime(written.split(" | ")[-1])
     _, rows, contract = load(tmp_path, {"sold": texts})
     assert contract.columns[1].kind == "datetime"
     assert rows["sold"].tolist() == times.tolist()
@@ -101,7 +105,7 @@ def test_dates_that_one_format_reads_are_dates(tmp_path: Path, written: str) -> 
     assert dict(dataset.formats)["sold"].date_format == (None if written == "%Y/%m/%d" else written)  # read as ISO
 
 
-def test_dates_that_two_formats_read_are_named(tmp_path: Path) -> None:
+def test_dates_that_may_have_either_of_two_formats_are_named(tmp_path: Path) -> None:
     """As the time column they are an error; its remedy names both formats and works."""
     texts = [f"{1 + n % 12:02}/{1 + n % 11:02}/2024" for n in range(ROWS)]
     with pytest.raises(DataError) as caught:

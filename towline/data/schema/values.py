@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from towline.config import DataConfig, Frozen, Kind
+from towline.config import FORMAT_SEPARATOR, DataConfig, Frozen, Kind
 from towline.data.schema.measures import NUMBER_UNITS, SCALES, Measure, parse_measure
 
 LARGEST = 1e150  # squares of larger values are infinite, so they cannot be scaled or summed
@@ -433,7 +433,10 @@ _SPELLED: dict[str, Callable[[str], str]] = {
 
 
 def parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:
-    """The time that a text or number means in a format; None if it is not in this format."""
+    """The time that a text or number means in a format, or in the first of several that reads it; None if none does."""
+    if FORMAT_SEPARATOR in date_format:
+        moments = (parse_formatted_time(value, each) for each in date_format.split(FORMAT_SEPARATOR))
+        return next((moment for moment in moments if moment is not None), None)
     if date_format in (DECIMAL_YEAR, EXCEL):
         return (_parse_decimal_year if date_format == DECIMAL_YEAR else _parse_excel_date)(parse_number(value))
     if isinstance(value, str):
@@ -448,11 +451,7 @@ def parse_formatted_time(value: Any, date_format: str) -> dt.datetime | None:
     if date_format in (QUARTER, WEEK):
         return (_parse_quarter if date_format == QUARTER else _parse_week)(text)
     if date_format in EPOCHS:
-        if not re.fullmatch(r"-?\d+(\.\d+)?", text, re.ASCII):
-            return None
-        epoch, microseconds = dt.datetime(1970, 1, 1), float(text) * EPOCHS[date_format]  # noqa: DTZ001 - naive UTC
-        # float64 may be slightly less than a fraction: 1700000000.123
-        return epoch + dt.timedelta(microseconds=round(microseconds) if "." in text else int(microseconds))
+        return _parse_epoch(text, date_format)
     try:
         if "%b" in date_format or "%B" in date_format:
             months = _SHORT_MONTHS if "%b" in date_format else _MONTHS
@@ -469,6 +468,14 @@ def _plain_clock(text: str, date_format: str) -> str:
     if date_format.endswith("%z"):
         text = _ZONE.sub(lambda zone: f"{zone[1] or '+'}{int(zone[2] or 0):02}{zone[3] or '00'}", text)
     return text
+
+
+def _parse_epoch(text: str, unit: str) -> dt.datetime | None:
+    if not re.fullmatch(r"-?\d+(\.\d+)?", text, re.ASCII):
+        return None
+    epoch, microseconds = dt.datetime(1970, 1, 1), float(text) * EPOCHS[unit]  # noqa: DTZ001 - naive UTC
+    # float64 may be slightly less than a fraction: 1700000000.123
+    return epoch + dt.timedelta(microseconds=round(microseconds) if "." in text else int(microseconds))
 
 
 def _parse_quarter(text: str) -> dt.datetime | None:

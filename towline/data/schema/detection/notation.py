@@ -6,7 +6,7 @@ most of them. Numbers with a few other words among them are numbers; the words a
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from towline.config import FORMAT_SEPARATOR
 from towline.data.schema import text_columns
 from towline.data.schema.measures import (
     CURRENCY_SIGNS,
@@ -74,6 +75,7 @@ _CLOCKS = (
     " %H:%M:%S %z", " %I:%M:%S %p %z",
 )  # fmt: skip
 _MOMENTS = ("%a %b %d %H:%M:%S %Y", "%d%b%Y:%H:%M:%S", "%d/%b/%Y:%H:%M:%S %z")
+_FORMATS = (*(date + clock for date in _DATES for clock in _CLOCKS), *_MOMENTS, QUARTER, WEEK)
 # single letters are listed only if they are common units: 12A and 7B are codes
 _UNIT = (
     r"%|°c|°f|°|kg|g|mg|lbs?|oz|mm|cm|m|km|ft|in|mi|miles?|mph|kmh|km/h|ml|l|liters?|litres?|gal|mpg|kmpl|"
@@ -455,7 +457,7 @@ def _detect_dates(name: str, texts: list[str], weights: np.ndarray) -> Notation 
 
 
 def detect_date_formats(values: pd.Series) -> list[str]:
-    """The ``strptime`` formats that read every value of a column of text; two if day and month can be exchanged."""
+    """The date formats that read every value of a column of text; two if day and month can be exchanged."""
     texts = values.dropna().astype(str).str.strip().drop_duplicates().head(_MAX_DISTINCT).tolist()
     texts = [text for text in texts if not (is_blank(text) or is_null_marker(text))]
     if any(len(text) < _SHORTEST or not any(character.isdigit() for character in text) for text in texts[:5]):
@@ -473,17 +475,41 @@ def _is_season(text: str) -> bool:
 def _date_formats(texts: list[str], weights: np.ndarray) -> tuple[list[str], float]:
     """The formats that read the largest share of the texts, if it is large enough, and this share.
 
-    A column with a format may also have ISO 8601 times.
+    A column with a format may also have ISO 8601 times, or times of a second format.
     """
-    shares = []
+    readings = dict[str, np.ndarray]()
     is_iso = np.array([parse_time(text) is not None for text in texts])
     examples = (*texts[:2], *[text for text, known in zip(texts, is_iso, strict=True) if not known][:2])
     seasons = all(_is_season(text) for text in texts)
-    for date_format in (*(date + clock for date in _DATES for clock in _CLOCKS), *_MOMENTS, QUARTER, WEEK):
+    for date_format in _FORMATS:
         if seasons and date_format in ("%Y-%m", "%Y/%m"):
             continue
         if any(parse_formatted_time(text, date_format) for text in examples):
-            read = np.array([parse_formatted_time(text, date_format) is not None for text in texts])
-            shares.append((float(weights[read | is_iso].sum()), date_format))
-    best = max((share for share, _ in shares), default=0.0)
-    return ([date_format for share, date_format in shares if share == best][:2] if best >= MIN_SHARE else []), best
+            readings[date_format] = is_iso | [parse_formatted_time(text, date_format) is not None for text in texts]
+    shares = {date_format: float(weights[read].sum()) for date_format, read in readings.items()}
+    best = max(shares.values(), default=0.0)
+    formats = [date_format for date_format, share in shares.items() if share == best][:2]
+    if formats and not readings[formats[0]].all() and (pairs := _pair_formats(formats, readings, texts)):
+        return pairs, 1.0
+    return (formats if best >= MIN_SHARE else []), best
+
+
+def _pair_formats(formats: Sequence[str], readings: Mapping[str, np.ndarray], texts: Sequence[str]) -> list[str]:
+    """Each format with a second one that reads all other texts, and has day and month in the same order."""
+    pairs = []
+    for first in formats:
+        others = [text for text, read in zip(texts, readings[first], strict=True) if not read]
+        orders = {_is_day_first(first), None}
+        seconds = dict[bool | None, str]()
+        for second in _FORMATS:
+            order = _is_day_first(second)
+            if (order in orders or orders == {None}) and all(parse_formatted_time(text, second) for text in others):
+                seconds.setdefault(order, second)
+        pairs += [f"{first}{FORMAT_SEPARATOR}{second}" for second in seconds.values()]
+    return pairs[:2]
+
+
+def _is_day_first(date_format: str) -> bool | None:
+    """Whether the day is before the month; None if the month is not a number between two others."""
+    day, month = date_format.find("%d"), date_format.find("%m")
+    return None if -1 in (day, month) or date_format.startswith("%Y") else day < month
