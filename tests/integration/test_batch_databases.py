@@ -98,6 +98,28 @@ def test_a_table_is_replaced_only_with_overwrite(model: Model, database: str, tm
     assert "old" not in read(database, "scored")
 
 
+def test_views_of_a_replaced_table_stay(model: Model, database: str, tmp_path: Path) -> None:
+    """As long as the columns are the same; else the error says what to do, and the table is unchanged."""
+    score(model, tmp_path, f"{database}#new", f"{database}#scored")
+    engine = create_engine(database)
+    with engine.begin() as connection:
+        connection.exec_driver_sql('CREATE VIEW few AS SELECT "id", prediction FROM scored')
+        connection.exec_driver_sql("DELETE FROM new WHERE size < 40")
+        rows = connection.exec_driver_sql("SELECT COUNT(*) FROM new").scalar()
+    score(model, tmp_path, f"{database}#new", f"{database}#scored", overwrite=True)
+    assert 0 < len(read(database, "scored")) == len(read(database, "few")) == rows
+    if database.startswith("postgresql"):
+        with pytest.raises(TransientError, match="depend on it") as caught:
+            score(model, tmp_path, f"{database}#new", f"{database}#scored", keep=("id",), overwrite=True)
+        assert "drop the views" in caught.value.remedy
+        assert len(read(database, "few")) == rows
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP VIEW few")
+        score(model, tmp_path, f"{database}#new", f"{database}#scored", keep=("id",), overwrite=True)
+        assert "note" not in read(database, "scored")
+    engine.dispose()
+
+
 def test_a_query_becomes_a_file(model: Model, database: str, tmp_path: Path) -> None:
     """Bad rows are in the quarantine; the rows keep their order."""
     query = "SELECT id, zip, word, size, flag, CASE id % 100 WHEN 99 THEN 'soon' ELSE '2026-01-01' END AS day FROM new"

@@ -93,8 +93,8 @@ def test_dates_that_a_format_or_two_read_are_dates(tmp_path: Path, written: str)
     """As a feature and as the time column, in training and in a request."""
     times = pd.date_range("2024-01-01 10:30", periods=ROWS, freq="17h")
     times = times if "%H" in written else times.normalize()
-    texts = times.strftime(written.split(" | ")[0]).to_numpy()
-    texts[::5] = times[::5].strftime(written.split(" | ")[-1])
+    texts = times.strftime(written.split(" | ", maxsplit=1)[0]).to_numpy()
+    texts[::5] = times[::5].strftime(written.rsplit(" | ", maxsplit=1)[-1])
     _, rows, contract = load(tmp_path, {"sold": texts})
     assert contract.columns[1].kind == "datetime"
     assert rows["sold"].tolist() == times.tolist()

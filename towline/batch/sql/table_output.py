@@ -1,5 +1,6 @@
 """A table of a database as output: it is loaded from a Parquet file and replaced in one transaction."""
 
+import hashlib
 import io
 import re
 from collections.abc import Callable, Iterator
@@ -74,9 +75,9 @@ class TableOutput(Frozen):
     def __str__(self) -> str:
         return f"{mask_passwords(self.url)}#{f'{self.schema_name}.' if self.schema_name else ''}{self.table}"
 
-    def name(self, suffix: str = "") -> str:
+    def name(self) -> str:
         """The quoted name of the table."""
-        return ".".join(_quote(part) for part in (self.schema_name, self.table + suffix) if part)
+        return ".".join(_quote(part) for part in (self.schema_name, self.table) if part)
 
     def check(self, folder: Path, *, overwrite: bool) -> None:
         """Checks that the database answers, and that the table does not exist or may be replaced.
@@ -99,21 +100,30 @@ class TableOutput(Frozen):
     def load(self, source: Path, folder: Path) -> int:
         """Replaces the table by the rows of a Parquet file, in one transaction; returns the number of rows.
 
+        A table with the same columns gets the new rows, so that its grants, indexes and views stay.
+
         Raises:
             TransientError: the database cannot be reached or ended the connection; an earlier table is unchanged.
         """
         try:
             with pq.ParquetFile(source) as file, self._connect(folder) as connection:
                 schema = file.schema_arrow
-                staging = self.name("_towline_staging")
+                digest = hashlib.sha256(self.table.encode()).hexdigest()[:16]
+                staged = self.model_copy(update={"table": f"towline_staging_{digest}"})
+                staging = staged.name()
                 if not self.is_postgres:
                     _execute(connection, "BEGIN")  # Python's driver begins a transaction at the first INSERT only
                 _execute(connection, f"DROP TABLE IF EXISTS {staging}")
                 _execute(connection, f"CREATE TABLE {staging} ({self._columns(schema)})")
                 copy = self._copy_to_postgres if self.is_postgres else self._insert_into_sqlite
                 copy(connection, staging, map(readable_rows, file.iter_batches(_BATCH_ROWS)))
-                _execute(connection, f"DROP TABLE IF EXISTS {self.name()}")
-                _execute(connection, f"ALTER TABLE {staging} RENAME TO {_quote(self.table)}")
+                if self._read_columns(connection) == staged._read_columns(connection):
+                    _execute(connection, f"DELETE FROM {self.name()}")  # noqa: S608 - the names are quoted
+                    _execute(connection, f"INSERT INTO {self.name()} SELECT * FROM {staging}")  # noqa: S608
+                    _execute(connection, f"DROP TABLE {staging}")
+                else:
+                    _execute(connection, f"DROP TABLE IF EXISTS {self.name()}")
+                    _execute(connection, f"ALTER TABLE {staging} RENAME TO {_quote(self.table)}")
                 connection.commit()
                 return int(file.metadata.num_rows)
         except DataError as error:
@@ -124,8 +134,20 @@ class TableOutput(Frozen):
 
     def _not_written(self, reason: str) -> TransientError:
         what = f"the table was not written: {mask_passwords(reason)}"
-        remedy = "run the same command again: the rows are scored, only the table is written again"
+        again = "run the same command again: the rows are scored, only the table is written again"
+        is_needed = "depend on it" in reason
+        remedy = f"its columns changed: drop the views that use it, then {again}" if is_needed else again
         return TransientError(what, where=str(self), remedy=remedy)
+
+    def _read_columns(self, connection: "Connection") -> list[tuple[str, str]]:
+        """Names and types of the columns of the table; empty if it does not exist."""
+        from sqlalchemy import inspect
+
+        database = inspect(connection)
+        if not database.has_table(self.table, schema=self.schema_name or None):
+            return []
+        columns = database.get_columns(self.table, schema=self.schema_name or None)
+        return [(column["name"], str(column["type"])) for column in columns]
 
     def _columns(self, schema: pa.Schema) -> str:
         at = 1 if self.is_postgres else 2
@@ -190,4 +212,5 @@ def _text(value: Any) -> str | None:
 
 
 def _sqlite_value(value: Any) -> Any:
-    return value if value is None or isinstance(value, (int, float, str, bytes)) else _text(value)
+    is_stored = value is None or isinstance(value, (float, str, bytes))
+    return value if is_stored or (isinstance(value, int) and abs(value) < 2**63) else _text(value)
