@@ -252,8 +252,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def read_json_types(path: Path) -> list[dict[str, Any]]:
-    """The rows as a client sends them that reads the CSV with pandas: numbers, booleans, text and null."""
-    frame = pd.read_csv(path, low_memory=False, float_precision="round_trip")
+    """The rows as a client sends them that reads the CSV with pandas: numbers, booleans, text and null.
+
+    JSON has no infinity; towline reads it as null in every mode.
+    """
+    frame = pd.read_csv(path, low_memory=False, float_precision="round_trip").replace([np.inf, -np.inf], np.nan)
     columns = frame.astype(object).where(frame.notna(), None).to_dict("list")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 

@@ -11,7 +11,7 @@ from receivers import write
 from towline.api_keys import create_key
 from towline.serving import auth
 
-US, NOBODY = 10001, 65534
+TOWLINE_USER, NOBODY = 10001, 65534
 STORE = Path("/store")
 KEY = Path("/keys/metrics_key")
 ALERTING = Path("/alerting/alertmanager.yml")
@@ -26,10 +26,10 @@ if not (KEY.exists() and "admin" in (auth.ApiKeys(STORE).scopes(KEY.read_text(en
 write(ALERTING, os.environ.get("ALERT_WEBHOOK", ""))
 os.chown(ALERTING, NOBODY, NOBODY)
 SHARED = [STORE / name for name in ("releases", "serving", "predictions", "rollouts")]
-OURS = [STORE, *SHARED, *map(Path, ("/artifacts", "/prefect"))]
-THEIRS = [KEY.parent, ALERTING.parent, *map(Path, ("/prometheus", "/alertmanager"))]
-for owner, roots in ((US, [*OURS, Path("/backups")]), (NOBODY, THEIRS)):
+TOWLINE_FOLDERS = [STORE, *SHARED, *map(Path, ("/artifacts", "/prefect"))]
+PROMETHEUS_FOLDERS = [KEY.parent, ALERTING.parent, *map(Path, ("/prometheus", "/alertmanager"))]
+for owner, roots in ((TOWLINE_USER, [*TOWLINE_FOLDERS, Path("/backups")]), (NOBODY, PROMETHEUS_FOLDERS)):
     for root in roots:
         os.chown(root, owner, owner)
 for made in (STORE / "serving").iterdir():
-    os.chown(made, US, US)
+    os.chown(made, TOWLINE_USER, TOWLINE_USER)

@@ -91,7 +91,7 @@ def evaluate_rollout(
     counts, earlier = read_counts(folder), read_evaluations(folder)
     losses = read_labelled_losses(settings, config, rollout, now)
     totals, periods = counts.totals(), _weight_periods(rollout, counts)
-    answered = counts.asked_rows - max((each.attempts for each in earlier if each.step < rollout.step), default=0)
+    answered = counts.asked_rows - max((each.asked_rows for each in earlier if each.step < rollout.step), default=0)
     evidence = _evidence(counts, losses, periods, paired=rollout.config.strategy != "ab")
     verdict = analyse(evidence, criteria_of(rollout.config))
     action, reason = decide_action(rollout, answered, verdict, stop_reason(folder), now)
@@ -110,7 +110,7 @@ def evaluate_rollout(
         challenger_requests=totals["challenger_requests"],
         champion_rows=counts.champion_rows,
         challenger_rows=counts.challenger_rows,
-        attempts=counts.asked_rows,
+        asked_rows=counts.asked_rows,
         labels=losses.usable,
         labels_needed=verdict.labels_needed,
         days_needed=verdict.days_needed,

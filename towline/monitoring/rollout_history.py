@@ -23,7 +23,7 @@ class RolloutEvaluation(Frozen):
         checks: the measurement of each check: name, verdict, estimate, lower, upper, observations, text.
         champion_requests, challenger_requests: ids of requests that were assigned to each version since the start.
         champion_rows, challenger_rows: rows answered to clients since the start.
-        attempts: rows that the challenger was asked, also in shadow.
+        asked_rows: rows that the challenger was asked, also in shadow.
         labels: labelled rows that both versions answered.
         labels_needed: further labels until a verdict is expected; None if unknown.
         days_needed: days until then; None if unknown.
@@ -45,7 +45,7 @@ class RolloutEvaluation(Frozen):
     challenger_requests: int = 0
     champion_rows: int = 0
     challenger_rows: int = 0
-    attempts: int = 0
+    asked_rows: int = 0
     labels: int = 0
     labels_needed: int | None = None
     days_needed: float | None = None

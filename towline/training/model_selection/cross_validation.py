@@ -125,7 +125,7 @@ class _CrossValidation:
     labels: np.ndarray
     folds: list[Fold]
     max_rows: int  # that a fold is fitted on
-    untested: threading.Lock  # free until the first fitted model was stored and read back
+    storage_check: threading.Lock  # free until the first fitted model was stored and read back
     is_slow: bool = False  # pilot fits were made; boosting stops in the folds as it did in them
 
     @property
@@ -215,7 +215,7 @@ class _CrossValidation:
         """Stores the first fitted model and reads it back; those of linear, forest and boosting need no check."""
         estimator = self.candidate.estimator
         may_be_unstorable = "." in estimator or estimator in BOOSTING_LIBRARIES or self.config.prepare is not None
-        if may_be_unstorable and self.untested.acquire(blocking=False):
+        if may_be_unstorable and self.storage_check.acquire(blocking=False):
             path, rows = self.work.file(f"trial-{self.candidate.name}.skops"), self.features.head(_COMPARED_ROWS)
             trusted, where = model_io.trusted_packages(self.config), f"candidates.{self.candidate.name}"
             model_io.check_round_trip(model, path, where, trusted, lambda model: predict(model, rows, self.contract))
@@ -339,8 +339,8 @@ def cross_validate(
     folds = make_folds(rows, labels, config)
     own, available = (limits or BudgetLimits()).limits_of(candidate), max(len(train) for train, _ in folds)
     max_rows, is_slow = own.fold_rows or config.cross_validation.max_rows, own.seconds is not None
-    untested = threading.Lock()
-    run = _CrossValidation(work, config, candidate, contract, features, labels, folds, max_rows, untested, is_slow)
+    storage_check = threading.Lock()
+    run = _CrossValidation(work, config, candidate, contract, features, labels, folds, max_rows, storage_check, is_slow)
     build_model(candidate, contract, config.seed, trusted=config.package.trusted)  # raises before anything is fitted
 
     params, trials, scores, failed = candidate.params, 0, FoldScores([], None, []), ""
