@@ -117,6 +117,18 @@ def test_copies_of_a_number(clean: pd.DataFrame) -> None:
     assert {leak.columns[0]: leak.kind for leak in findings} == dict.fromkeys(copies, "copy")
 
 
+def test_a_text_that_only_one_class_has_is_a_leak() -> None:
+    """Its words are not examined, but whether there are any."""
+    rng = np.random.default_rng(5)
+    words = [f"{a} because of {b} and {c}" for a, b, c in rng.choice(list("abcdefghij"), (400, 3))]
+    kind = rng.choice(["plain", "other", "mixed"], 400, p=[0.6, 0.1, 0.3])
+    table = pd.DataFrame({"x": rng.normal(size=400), "remark": words, "reason": words, "kind": kind})
+    table.loc[table["kind"] != "other", "reason"] = None
+    table.loc[rng.random(400) < 0.3, "remark"] = None
+    (leak,) = leaks(table, "kind")
+    assert (leak.kind, leak.columns) == ("nulls", ("reason",))
+
+
 def listed_houses(rows: int = 1_500) -> pd.DataFrame:
     """Houses with a list price, with which the price for which they are sold has a correlation of 0.9."""
     rng = np.random.default_rng(3)

@@ -160,9 +160,11 @@ def find_leaks(table: Table, contract: Contract, seed: int) -> tuple[Leak, ...]:
 def _columns(rows: pd.DataFrame, contract: Contract) -> list[_SampleColumn]:
     features = contract.features(rows)
     columns = []
-    for column in (column for column in contract.feature_columns if column.kind != "text"):
+    for column in contract.feature_columns:
         values, can_leak = features[column.name], column.role != "time"
-        if column.kind == "datetime":
+        if column.kind == "text":  # only its nulls are examined
+            columns.append(_SampleColumn(column.name, np.where(values.isna(), np.nan, 0.0), False, can_leak))
+        elif column.kind == "datetime":
             parts = [getattr(values.dt, part).to_numpy(float) for part in column.calendar]
             columns += [_SampleColumn(column.name, part, False, can_leak) for part in parts]
         elif column.kind == "category":
@@ -229,11 +231,17 @@ def _monotone_copy(column: _SampleColumn, target: np.ndarray) -> Leak | None:
     score = abs(float(np.corrcoef(rankdata(x), rankdata(y))[0, 1]))
     if score >= COPY_CORRELATION:
         detail = f"has the order of the target, as its logarithm would: rank correlation {score:.6f}"
-    elif any((np.diff(y[np.lexsort((sign * y, x))]) * sign >= 0).all() for sign in (1, -1)):
+    elif _rises_with(x, y) or _rises_with(x, -y):
         score, detail = 1.0, "has the order of the target, as its rank would"
     else:
         return None
     return Leak(columns=(column.name,), kind="copy", score=score, detail=detail)
+
+
+def _rises_with(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether y never falls in the order of x; in that of y where x is equal."""
+    ordered = y[np.lexsort((y, x))]
+    return bool((ordered[1:] >= ordered[:-1]).all())
 
 
 def _class_of_nulls(column: _SampleColumn, codes: np.ndarray, classes: np.ndarray) -> Leak | None:
