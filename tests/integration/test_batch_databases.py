@@ -120,6 +120,20 @@ def test_views_of_a_replaced_table_stay(model: Model, database: str, tmp_path: P
     engine.dispose()
 
 
+def test_columns_that_differ_in_case_only(model: Model, database: str, tmp_path: Path) -> None:
+    """PostgreSQL distinguishes them; the error of SQLite names them, and its remedy works."""
+    new_rows().assign(ID="x").to_csv(tmp_path / "in.csv", index=False)
+    output = f"{database}#scored"
+    if database.startswith("sqlite"):
+        with pytest.raises(ConfigError, match="does not distinguish the columns 'id' and 'ID'"):
+            score(model, tmp_path, str(tmp_path / "in.csv"), output)
+        score(model, tmp_path, str(tmp_path / "in.csv"), output, keep=("id",))
+    else:
+        score(model, tmp_path, str(tmp_path / "in.csv"), output)
+        assert set(read(database, "scored")["ID"]) == {"x"}
+    assert len(read(database, "scored")) == ROWS
+
+
 def test_a_query_becomes_a_file(model: Model, database: str, tmp_path: Path) -> None:
     """Bad rows are in the quarantine; the rows keep their order."""
     query = "SELECT id, zip, word, size, flag, CASE id % 100 WHEN 99 THEN 'soon' ELSE '2026-01-01' END AS day FROM new"

@@ -126,6 +126,17 @@ def test_declared_column_rules(validate: TableValidator, table: pd.DataFrame) ->
     assert warned(saved)["n"].count == (table["n"] == 4).sum()
 
 
+def test_columns_whose_names_differ_in_case_have_their_own_rules(validate: TableValidator, table: pd.DataFrame) -> None:
+    """The rules of K are not those of k; a rule that names both is an error."""
+    table["K"] = np.where(np.arange(len(table)) == 7, "small", "large")
+    rules = {"k": {"categories": ["red", "green"]}, "K": {"categories": ["large"]}}
+    (rule,) = validate.rejected_rules(table, validation={"columns": rules})
+    assert (rule.column, rule.examples) == ("K", ("row 8: small",))
+    both = {"type": "expect_compound_columns_to_be_unique", "kwargs": {"column_list": ["k", "K"]}}
+    with pytest.raises(ConfigError, match="does not distinguish 'k' and 'K'"):
+        validate(table, validation={"expectations": [both]})
+
+
 def test_compound_key(validate: TableValidator, table: pd.DataFrame) -> None:
     """Columns that together identify a row, and a key of one column, are checked."""
     table.loc[9, "t"] = table.loc[3, "t"]

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,11 +103,13 @@ class TableOutput(Frozen):
         A table with the same columns gets the new rows, so that its grants, indexes and views stay.
 
         Raises:
+            ConfigError: SQLite does not distinguish two of the columns.
             TransientError: the database cannot be reached or ended the connection; an earlier table is unchanged.
         """
         try:
             with pq.ParquetFile(source) as file, self._connect(folder) as connection:
                 schema = file.schema_arrow
+                self._check_names(schema.names)
                 digest = hashlib.sha256(self.table.encode()).hexdigest()[:16]
                 staged = self.model_copy(update={"table": f"towline_staging_{digest}"})
                 staging = staged.name()
@@ -148,6 +150,14 @@ class TableOutput(Frozen):
             return []
         columns = database.get_columns(self.table, schema=self.schema_name or None)
         return [(column["name"], str(column["type"])) for column in columns]
+
+    def _check_names(self, names: Sequence[str]) -> None:
+        same = {name.lower(): name for name in names}
+        twice = [name for name in names if same[name.lower()] != name]
+        if twice and not self.is_postgres:
+            what = f"SQLite does not distinguish the columns {twice[0]!r} and {same[twice[0].lower()]!r}"
+            remedy = "leave one out with --keep, or write to PostgreSQL or a file"
+            raise ConfigError(what, where=str(self), remedy=remedy)
 
     def _columns(self, schema: pa.Schema) -> str:
         at = 1 if self.is_postgres else 2

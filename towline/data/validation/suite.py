@@ -377,6 +377,41 @@ def _run_great_expectations(
     Raises:
         ConfigError: an expectation cannot be evaluated.
     """
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for number, expectation in enumerate(expectations):
+        groups.setdefault(_list_confusable_columns(expectation, table.columns), []).append(number)
+    results: dict[int, RuleResult] = {}
+    for names, numbers in groups.items():
+        part = [expectations[number] for number in numbers]
+        results |= _run_suite(table.drop(columns=list(names)), [built[number] for number in numbers], part, examples)
+    return results
+
+
+def _list_confusable_columns(expectation: Mapping[str, Any], columns: Iterable[str]) -> tuple[str, ...]:
+    """The columns whose names differ in case only from one that an expectation names.
+
+    Great Expectations takes the first of such columns, whichever is named.
+
+    Raises:
+        ConfigError: the expectation names two of them.
+    """
+    named = named_columns(expectation["kwargs"])
+    folded = {name.casefold() for name in named}
+    if len(folded) < len(set(named)):
+        what = f"Great Expectations does not distinguish {' and '.join(map(repr, named))}"
+        where = expectation["meta"]["towline"]["where"]
+        raise ConfigError(what, where=where, remedy="rename one of the columns, or remove the rule")
+    return tuple(name for name in columns if name not in named and name.casefold() in folded)
+
+
+def _run_suite(
+    table: pd.DataFrame, built: Sequence[Any], expectations: Sequence[dict[str, Any]], examples: RowExamples
+) -> dict[int, RuleResult]:
+    """Runs Great Expectations on a table without columns that it would confuse.
+
+    Raises:
+        ConfigError: an expectation cannot be evaluated.
+    """
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
