@@ -35,6 +35,7 @@ from towline.project.sample import TableSample
 
 MIN_TIMES = 8  # distinct times that a split by time needs: a holdout and a part before each fold
 MIN_GROUPS = 10
+_MAX_NULL_TEXTS = 5  # different ones in the time column
 MAX_SPELLINGS = 20  # of yes and no; a target of texts has at least as many levels before most of them may be different
 _GROUP_WORDS = {
     "subject", "patient", "person", "user", "customer", "client", "household", "participant", "student", "case",
@@ -97,7 +98,7 @@ def propose(sample: TableSample, name: str, source: str | SqlSource, target: str
     _propose_metric(proposal, frame)
     _propose_drop(proposal, frame, contract)
     measured = [column.name for column in contract.columns if column.format.measure != "number"]
-    _propose_time(proposal, frame.drop(columns=measured), time)
+    _propose_time(proposal, sample.table, frame.drop(columns=measured), contract, time)
     if not proposal.time:
         _propose_group(proposal, frame, contract)
     frame, contract = read_table(proposal, sample)
@@ -191,7 +192,8 @@ def read_table(proposal: Proposal, sample: TableSample) -> tuple[pd.DataFrame, C
             raise DataError(what, where=where, remedy=error.remedy, details=error.details) from None
         frame = read_snapshot(dataset, store)
     proposal.coerced = {
-        values.column: f"{values.count} value{'s' * (values.count != 1)} read as null: not a number"
+        values.column: f"{values.count} value{'s' * (values.count != 1)} read as null: "
+        + ("not a time" if values.kind == "datetime" else "not a number")
         for values in dataset.coerced
     }
     left_out = dict(dataset.left_out)
@@ -361,7 +363,9 @@ def _propose_drop(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -
         proposal.drop |= reasons
 
 
-def _propose_time(proposal: Proposal, frame: pd.DataFrame, given: str | None) -> None:
+def _propose_time(
+    proposal: Proposal, table: pa.Table, frame: pd.DataFrame, contract: Contract, given: str | None
+) -> None:
     if given is not None:
         proposal.time, proposal.time_reason = given or None, "given"
         proposal.drop.pop(given, None)
@@ -371,6 +375,9 @@ def _propose_time(proposal: Proposal, frame: pd.DataFrame, given: str | None) ->
     if suggested is None:
         proposal.time_reason = "no column has the time of each row"
         return
+    if suggested.name in proposal.coerced and not _propose_null_times(proposal, table, contract, suggested.name):
+        _propose_time(proposal, table, frame.drop(columns=suggested.name), contract, given)
+        return
     proposal.time, proposal.time_reason = suggested.name, suggested.evidence
     if undated := float(frame[suggested.name].isna().mean()):
         proposal.time_reason += f"; {undated:.2%} of the rows have no time and are left out"
@@ -378,6 +385,20 @@ def _propose_time(proposal: Proposal, frame: pd.DataFrame, given: str | None) ->
         proposal.date_formats[suggested.name] = suggested.date_format
     proposal.drop.pop(suggested.name, None)
     proposal.pii.pop(suggested.name, None)
+
+
+def _propose_null_times(proposal: Proposal, table: pa.Table, contract: Contract, name: str) -> bool:
+    """Texts that mean null in the time column, if they are few; returns whether they are."""
+    fmt = next(column.format for column in contract.columns if column.name == name)
+    texts = text_columns.large_text(table[name])
+    unread = texts.filter(pa.array(text_columns.parse_times(texts, fmt)[1])).unique().to_pylist()
+    if len(unread) > _MAX_NULL_TEXTS:
+        return False
+    proposal.na_values |= {text.strip(): f"means null in every column: no time in {name}" for text in unread}
+    if fmt.date_format:
+        proposal.date_formats[name] = fmt.date_format
+    del proposal.coerced[name]
+    return True
 
 
 def _propose_group(proposal: Proposal, frame: pd.DataFrame, contract: Contract) -> None:

@@ -105,6 +105,27 @@ def test_dates_that_a_format_or_two_read_are_dates(tmp_path: Path, written: str)
     assert dict(dataset.formats)["sold"].date_format == (None if written == "%Y/%m/%d" else written)  # read as ISO
 
 
+@pytest.mark.parametrize("written", ["%Y-%m-%d", "%m/%d/%Y", "%d-%b-%Y | %m/%d/%Y"])
+def test_a_few_words_among_dates_are_null(tmp_path: Path, written: str) -> None:
+    """In training and in a request, with a warning; with many, or if the dates are few levels, they are levels."""
+    times = pd.date_range("2024-01-01", periods=ROWS, freq="D")
+    texts = times.strftime(written.partition(" | ")[0]).to_numpy(dtype=object)
+    texts[::5] = times[::5].strftime(written.rpartition(" | ")[2])
+    texts[[7, 8]] = "not yet"
+    dataset, rows, contract = load(tmp_path, {"sold": texts})
+    assert contract.columns[1].kind == "datetime"
+    assert rows["sold"].isna().sum() == 2
+    assert rows["sold"].drop([7, 8]).tolist() == times.delete([7, 8]).tolist()
+    (warning,) = (rule for rule in check_dataset(dataset, "y") if rule.rule == "values_datetime")
+    assert (warning.count, "a time; other values are read as null" in warning.detail) == (2, True)
+    row: list[Any] = RowReader(contract).read([{"sold": "not yet"}])[0]
+    assert row == [None]
+    texts[: ROWS // 5] = "not yet"
+    assert load(tmp_path, {"sold": texts})[2].columns[1].kind != "datetime"
+    few = np.array([*texts[-3:], "not yet"], dtype=object)[np.arange(ROWS) % 13 % 4]
+    assert load(tmp_path, {"sold": few})[2].columns[1].kind == "category"
+
+
 def test_dates_that_may_have_either_of_two_formats_are_named(tmp_path: Path) -> None:
     """As the time column they are an error; its remedy names both formats and works."""
     texts = [f"{1 + n % 12:02}/{1 + n % 11:02}/2024" for n in range(ROWS)]

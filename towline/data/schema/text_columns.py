@@ -216,9 +216,19 @@ def _to_times(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray | No
         return None
     moments, unread = parse_times(values, fmt)
     if not fmt.date_format:
-        is_date = pc.fill_null(pc.match_substring_regex(values, _DATE_OR_BASIC_TIME), False).to_numpy()
-        unread |= ~is_date & ~np.isnat(moments)
+        unread |= ~are_dates(values) & ~np.isnat(moments)
     return None if unread.any() else pa.chunked_array([pa.array(moments)])
+
+
+def are_dates(values: pa.ChunkedArray) -> np.ndarray:
+    """(n,) bool: texts that begin as an ISO 8601 date, and not as a number does."""
+    return np.asarray(pc.fill_null(pc.match_substring_regex(values, _DATE_OR_BASIC_TIME), False).to_numpy())
+
+
+def are_mostly_dates(values: pa.ChunkedArray) -> bool:
+    """Whether most of the first texts begin as an ISO 8601 date."""
+    head = _present_head(values, PLAIN)
+    return len(head) > 0 and bool(are_dates(head).mean() > 0.5)
 
 
 def parse_categories(values: pa.ChunkedArray, fmt: ValueFormat) -> pa.ChunkedArray:

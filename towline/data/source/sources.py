@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -52,9 +52,10 @@ _READ_AGAIN = "run the same command again: it reads the source again"
 
 
 class CoercedValues(Frozen):
-    """Values in a column of numbers that are not finite numbers and were read as null."""
+    """Values in a column of numbers or times that are none, or not finite, and were read as null."""
 
     column: str
+    kind: Literal["numeric", "datetime"] = "numeric"
     count: int
     share: float
     examples: str
@@ -374,7 +375,13 @@ def _convert_column(column: pa.ChunkedArray, name: str, config: DataConfig, wher
     coerced = None
     if nulls.any():
         examples = list_examples(column.to_pandas(), np.flatnonzero(nulls))
-        coerced = CoercedValues(column=name, count=int(nulls.sum()), share=float(nulls.mean()), examples=examples)
+        coerced = CoercedValues(
+            column=name,
+            kind="datetime" if pa.types.is_timestamp(converted.type) else "numeric",
+            count=int(nulls.sum()),
+            share=float(nulls.mean()),
+            examples=examples,
+        )
     shown = None if shown == declared and name != config.time else shown
     return _Conversion(_remove_null_markers(converted, fmt), coerced, shown)
 

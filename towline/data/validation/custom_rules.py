@@ -148,10 +148,11 @@ def check_dataset(dataset: Dataset, target: str) -> Iterator[Rule]:
         yield Rule(rule="encoding", severity="warn", detail=detail)
     for column in dataset.coerced:
         examples = (column.examples,) if column.examples else ()
-        detail, fields = "a finite number; other values are read as null", column.model_dump(exclude={"examples"})
+        expected = "a time" if column.kind == "datetime" else "a finite number"
+        detail, fields = f"{expected}; other values are read as null", column.model_dump(exclude={"examples", "kind"})
         if column.column != target:
             detail += f"; data.columns: {{{column.column}: category}} would use them"
-        yield Rule(rule="values_numeric", severity="warn", examples=examples, detail=detail, **fields)
+        yield Rule(rule=f"values_{column.kind}", severity="warn", examples=examples, detail=detail, **fields)
     for reason, rows in dataset.left_out:
         share = rows / (dataset.rows + sum(dict(dataset.left_out).values()))
         detail = f"rows {reason} are left out"

@@ -167,7 +167,7 @@ def _read_other_notation(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadab
             return TextColumn(values, other, np.zeros(len(column), dtype=bool))
         if mixed := _read_mixed(column, other, max_unreadable):
             return mixed
-    return _read_mixed(column, fmt, max_unreadable)
+    return _read_mixed(column, fmt, max_unreadable) or _read_mixed_times(column, fmt, max_unreadable)
 
 
 def read_declared_numbers(column: pa.ChunkedArray, fmt: ValueFormat) -> TextColumn:
@@ -304,6 +304,28 @@ def _read_mixed(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float
         return None
     fmt = fmt.model_copy(update={"coerce": bool(unread.any())})
     return TextColumn(values, fmt, unread | _unusual_markers(column))
+
+
+def _read_mixed_times(column: pa.ChunkedArray, fmt: ValueFormat, max_unreadable: float) -> TextColumn | None:
+    """Times of one notation with a few other texts among them; None if these are too many, or levels of a category."""
+    if not fmt.date_format and not text_columns.are_mostly_dates(column):
+        formats, _ = _date_formats(*_distinct_texts(column.to_pandas()))
+        if len(formats) != 1:
+            return None
+        fmt = fmt.model_copy(update={"date_format": formats[0]})
+    moments, unread = text_columns.parse_times(column, fmt)
+    if not fmt.date_format:
+        unread |= ~text_columns.are_dates(column) & ~np.isnat(moments)
+        moments[unread] = np.datetime64("NaT")
+    others, times = int(unread.sum()), moments[~np.isnat(moments)]
+    if not len(times) or others > max(1, max_unreadable * (others + len(times))):
+        return None
+    words = column.filter(pa.array(unread)).value_counts().field("counts")
+    frequent = pc.max(words).as_py() > max(2, _FREQUENT_WORD * (others + len(times))) if len(words) else False
+    if frequent and len(np.unique(times)) <= _FEW_NUMBERS:
+        return None
+    fmt = fmt.model_copy(update={"coerce": bool(unread.any())})
+    return TextColumn(pa.chunked_array([pa.array(moments)]), fmt, unread)
 
 
 def find_words_among_numbers(column: pa.ChunkedArray, fmt: ValueFormat = PLAIN) -> list[str]:
@@ -489,24 +511,31 @@ def _date_formats(texts: list[str], weights: np.ndarray) -> tuple[list[str], flo
     shares = {date_format: float(weights[read].sum()) for date_format, read in readings.items()}
     best = max(shares.values(), default=0.0)
     formats = [date_format for date_format, share in shares.items() if share == best][:2]
-    if formats and not readings[formats[0]].all() and (pairs := _pair_formats(formats, readings, texts)):
-        return pairs, 1.0
+    if formats and not readings[formats[0]].all():
+        pairs, share = _pair_formats(formats, readings, texts, weights)
+        formats, best = (pairs, share) if share > best else (formats, best)
     return (formats if best >= MIN_SHARE else []), best
 
 
-def _pair_formats(formats: Sequence[str], readings: Mapping[str, np.ndarray], texts: Sequence[str]) -> list[str]:
-    """Each format with a second one that reads all other texts, and has day and month in the same order."""
-    pairs = []
+def _pair_formats(
+    formats: Sequence[str], readings: Mapping[str, np.ndarray], texts: Sequence[str], weights: np.ndarray
+) -> tuple[list[str], float]:
+    """The pairs of formats that read most texts, and their share.
+
+    The second format reads texts that the first one does not, and has day and month in the same order.
+    """
+    shares = dict[str, float]()
     for first in formats:
-        others = [text for text, read in zip(texts, readings[first], strict=True) if not read]
-        orders = {_is_day_first(first), None}
-        seconds = dict[bool | None, str]()
+        order = _is_day_first(first)
+        others = np.flatnonzero(~readings[first])
         for second in _FORMATS:
-            order = _is_day_first(second)
-            if (order in orders or orders == {None}) and all(parse_formatted_time(text, second) for text in others):
-                seconds.setdefault(order, second)
-        pairs += [f"{first}{FORMAT_SEPARATOR}{second}" for second in seconds.values()]
-    return pairs[:2]
+            if None in (order, second_order := _is_day_first(second)) or second_order == order:
+                read = [place for place in others if parse_formatted_time(texts[int(place)], second) is not None]
+                if read:
+                    share = float(weights[readings[first]].sum() + weights[read].sum())
+                    shares[f"{first}{FORMAT_SEPARATOR}{second}"] = share
+    best = max(shares.values(), default=0.0)
+    return [pair for pair, share in shares.items() if share == best][:2], best
 
 
 def _is_day_first(date_format: str) -> bool | None:
