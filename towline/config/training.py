@@ -188,7 +188,7 @@ class DataConfig(Frozen):
         0.1,
         ge=0,
         le=0.5,
-        description="maximum share of words in a column of numbers or times, which are null; with more it is a category",
+        description="maximum share of words among numbers or times, which are null; with more the column is a category",
     )
     classes: ClassesConfig = ClassesConfig()
     train_rows: int | None = Field(

@@ -42,6 +42,7 @@ DRIFT_WINDOW = dt.timedelta(days=1)
 SCHEDULE_TOLERANCE = dt.timedelta(hours=1)  # a daily run does not start to the second
 MAX_WINDOWS = 30  # length of an open window, in drift or quality windows
 MAX_ALARMS = 20  # recorded in the ledger
+LABEL_WINDOWS = 30  # latest results that show whether labels arrive
 
 
 def resolve_time(as_of: dt.datetime | None) -> dt.datetime:
@@ -235,12 +236,17 @@ def gather_evidence(
         drift=tuple(_closed_windows(drift, champion)[-count:]),
         quality=tuple(_closed_windows(journal.quality(champion.version, until), champion)[-count:]),
         gain=select_windows(journal.gain(champion.version, until), since, last_training),
-        labels_arrive=bool(config.data.time) and any(window.labelled for window in journal.quality(before=until)),
+        labels_arrive=bool(config.data.time) and do_labels_arrive(journal.quality(before=until)),
         last_training=last_training,
         breach=breach,
         clock_problem="; ".join(clock_problems),
         on_breach=config.slo.on_breach,
     )
+
+
+def do_labels_arrive(results: Sequence[QualityResult]) -> bool:
+    """Whether one of the latest results has labels; those of long ago do not say that labels still arrive."""
+    return any(result.labelled for result in results[-LABEL_WINDOWS:])
 
 
 def record_decision(settings: Settings, config: PipelineConfig, champion: Entry, evidence: Evidence) -> Decision:

@@ -165,7 +165,8 @@ def _warn(evidence: Evidence, config: RetrainConfig) -> Decision | None:
         reasons.append(verdict.reason)
     if evidence.clock_problem and not any(evidence.clock_problem in reason for reason in reasons):
         reasons.append(evidence.clock_problem)
-    trigger: PolicyTrigger | None = "slo" if evidence.breach else None
+    # the SLO has an alert of its own, other reasons have not
+    trigger: PolicyTrigger | None = "slo" if reasons == [evidence.breach] else None
     return _decision(evidence, "warn", trigger, "; ".join(reasons), evidence.now) if reasons else None
 
 

@@ -5,7 +5,7 @@ the prediction log, the other in the rollout's shadow log.
 """
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from towline.config import PipelineConfig, RolloutConfig, Settings, format_duration
 from towline.data.schema.contract import Contract
+from towline.data.schema.values import parse_number
 from towline.errors import ConfigError, PromotionRejectedError
 from towline.monitoring.performance.logged_predictions import (
     LoggedPredictions,
@@ -43,7 +44,7 @@ from towline.registry.rollouts import (
 from towline.rollout.analysis import ArmCounts, Criteria, RolloutEvidence, RolloutVerdict, WeightPeriod, analyse
 from towline.rollout.service_counts import ServiceCounts, read_counts, stop_reason
 from towline.training.evaluation.definitions import Metric, primary_metric
-from towline.training.evaluation.row_losses import choose_loss, row_losses
+from towline.training.evaluation.row_losses import LARGEST_LOSS, Loss, choose_loss, row_losses
 
 
 class LabelledLosses(NamedTuple):
@@ -53,12 +54,14 @@ class LabelledLosses(NamedTuple):
         champion_loss, challenger_loss: (n,) losses of the same rows; in an A/B test, of the rows that each answered.
         slices: name of a slice → (n,) whether a row belongs to it.
         per_day: labels that arrived per day since the first one.
+        bound: the largest loss; None: it has no largest value.
     """
 
     champion_loss: np.ndarray
     challenger_loss: np.ndarray
     slices: Mapping[str, np.ndarray]
     per_day: float
+    bound: float | None = None
 
     @property
     def usable(self) -> int:
@@ -217,7 +220,7 @@ def read_labelled_losses(
     policy = read_privacy_filter(release, contract, HashKeys(predictions / HASH_KEYS))
     log = labels.LoggedModel(predictions, layout.labels(rollout.model), policy.fields)
     rows = labels.read(log, rollout.started, now, known=now)
-    rows = rows.filter(pc.is_valid(rows["label"]))
+    rows = _select_comparable(rows, contract, metric)
     if rollout.config.strategy == "ab":
         return _unpaired(rows, rollout, contract, metric, now)
     shadow = read_predictions(layout.rollout(rollout.model, rollout.id) / "shadow", rollout.started, now)
@@ -225,14 +228,14 @@ def read_labelled_losses(
     if not len(rows):
         return LabelledLosses(np.empty(0), np.empty(0), {}, 0.0)
     shadow = shadow.append_column("label", rows["label"])
-    answered, shadowed = (_losses(table, contract, metric) for table in (rows, shadow))
+    loss, (answered, shadowed) = _losses((rows, shadow), contract, metric)
     by_challenger = rows["version"].to_numpy() == rollout.challenger
     times = read_times(rows["labelled_at"])
     order = np.argsort(times, kind="stable")
     members = select_evaluated_slices(rows, release, _logged_by_both(settings, rollout, contract))
     slices = {name: inside[order] for name, inside in members.items()}
     champion, challenger = np.where(by_challenger, (shadowed, answered), (answered, shadowed))[:, order]
-    return LabelledLosses(champion, challenger, slices, _per_day(times[order], now))
+    return LabelledLosses(champion, challenger, slices, _per_day(times[order], now), LARGEST_LOSS.get(loss))
 
 
 def _logged_by_both(settings: Settings, rollout: Rollout, contract: Contract) -> Contract:
@@ -247,10 +250,11 @@ def _logged_by_both(settings: Settings, rollout: Rollout, contract: Contract) ->
 
 def _unpaired(rows: pa.Table, rollout: Rollout, contract: Contract, metric: Metric, now: dt.datetime) -> LabelledLosses:
     """The losses of the rows that each version answered: in an A/B test an answer may change the label."""
-    rows = rows.sort_by("labelled_at")
-    losses, versions = _losses(rows, contract, metric), rows["version"].to_numpy()
+    rows = _remove_repetitions(rows).sort_by("labelled_at")
+    loss, (losses,) = _losses((rows,), contract, metric)
+    versions, per_day = rows["version"].to_numpy(), _per_day(read_times(rows["labelled_at"]), now)
     champion, challenger = (losses[versions == version] for version in (rollout.champion, rollout.challenger))
-    return LabelledLosses(champion, challenger, {}, _per_day(read_times(rows["labelled_at"]), now))
+    return LabelledLosses(champion, challenger, {}, per_day, LARGEST_LOSS.get(loss))
 
 
 def _per_day(times: np.ndarray, now: dt.datetime) -> float:
@@ -272,13 +276,36 @@ def _join(rows: pa.Table, shadow: pa.Table, versions: set[int]) -> tuple[pa.Tabl
     return rows.take(pa.array(pairs["place"])), shadow.take(pa.array(pairs["place_shadow"]))
 
 
-def _losses(rows: pa.Table, contract: Contract, metric: Metric) -> np.ndarray:
-    """(n,) losses of logged rows with labels; NaN where a prediction or a label cannot be used."""
-    predictions, readable = read_logged_predictions(rows, contract)
-    labelled = select_labels(LoggedPredictions(rows, predictions, readable, ()), contract)
-    padded = pad_probabilities(predictions, labelled.contract)  # labels may have classes that no model has
-    losses = row_losses(labelled.truth, padded, labelled.contract, choose_loss(metric, contract, predictions))
-    return np.where(labelled.usable & readable, losses, np.nan)
+def _select_comparable(rows: pa.Table, contract: Contract, metric: Metric) -> pa.Table:
+    """The rows with a label; without labels of 0 if the loss is relative to them."""
+    rows = rows.filter(pc.is_valid(rows["label"]))
+    if contract.task != "regression" or metric != "mape":
+        return rows
+    return rows.filter(pa.array([parse_number(label) != 0 for label in rows["label"].to_pylist()], pa.bool_()))
+
+
+def _remove_repetitions(rows: pa.Table) -> pa.Table:
+    """The last prediction of each row of a request: clients repeat requests."""
+    keys = rows.select([REQUEST, "row"]).to_pandas()
+    repeated = keys.duplicated(keep="last") & keys[REQUEST].notna()
+    return rows.filter(pa.array(~repeated.to_numpy()))
+
+
+def _losses(tables: Sequence[pa.Table], contract: Contract, metric: Metric) -> tuple[Loss, list[np.ndarray]]:
+    """The loss, and (n,) losses of the logged rows of each table; NaN where a prediction or a label cannot be used.
+
+    The loss is the same for all tables: if some predictions have no probabilities, one that needs none.
+    """
+    read = [read_logged_predictions(rows, contract) for rows in tables]
+    without = next((predictions for predictions, _ in read if predictions.probabilities is None), read[0][0])
+    loss = choose_loss(metric, contract, without)
+    losses = []
+    for rows, (predictions, readable) in zip(tables, read, strict=True):
+        labelled = select_labels(LoggedPredictions(rows, predictions, readable, ()), contract)
+        padded = pad_probabilities(predictions, labelled.contract)  # labels may have classes that no model has
+        values = row_losses(labelled.truth, padded, labelled.contract, loss)
+        losses.append(np.where(labelled.usable & readable, values, np.nan))
+    return loss, losses
 
 
 def _evidence(
@@ -293,6 +320,7 @@ def _evidence(
         champion_loss=losses.champion_loss,
         challenger_loss=losses.challenger_loss,
         slices=losses.slices,
+        loss_bound=losses.bound,
         labels_per_day=losses.per_day,
         paired=paired,
     )

@@ -441,8 +441,10 @@ def _check_champion(comparison: _Comparison, champion: ChampionPredictions, marg
     rows = np.flatnonzero(unseen) if enough else None
     excess = comparison.excess(comparison.holdout.challenger, predictions, margin, rows)
     if excess is None:
+        broken = comparison.holdout.challenger.are_finite and not predictions.are_finite
         detail = f"{metric} cannot be compared with version {version}'s"
-        return GateCheck(name=name, outcome="inconclusive", detail=detail)
+        detail += ", whose predictions are not all finite" if broken else ""
+        return GateCheck(name=name, outcome="pass" if broken else "inconclusive", detail=detail)
     width = excess.limit(SIGNIFICANCE)
     loss = excess.value + margin * abs(excess.reference)
     outcome: VerdictOutcome = "inconclusive"

@@ -7,6 +7,7 @@ import numpy as np
 
 BOUND_QUANTILE = 0.995  # of the champion's losses: larger ones are clipped
 WARM_UP_ROWS = 100  # labelled rows that choose the bound, if none is given
+_MAX_ZEROS = 1_000  # rows without a loss of the champion after which its bound is 1
 
 
 class LossSeries(NamedTuple):
@@ -103,7 +104,12 @@ def _warm_up(champion: np.ndarray) -> tuple[float, int]:
     (positions,) = np.nonzero(np.isfinite(champion))
     if len(positions) < WARM_UP_ROWS:
         return 1.0, len(champion)
-    start = int(positions[WARM_UP_ROWS - 1]) + 1
+    # losses of 0 do not tell how large a loss is; a champion without others is compared all the same
+    positive = np.flatnonzero(champion[positions] > 0)
+    last = min(max(WARM_UP_ROWS - 1, int(positive[0]) if len(positive) else _MAX_ZEROS), _MAX_ZEROS)
+    if last >= len(positions):
+        return 1.0, len(champion)
+    start = int(positions[last]) + 1
     return choose_loss_bound(champion[:start]), start
 
 

@@ -275,7 +275,8 @@ def _fit_curves(
 ) -> tuple[EstimatorState, None]:
     """Fits calibration curves on all folds; if ``ages``, on as few of the newest folds as have enough rows."""
     count = 1 if ages else len(folds)
-    while count < len(folds) and not _are_rows_sufficient(folds[-count:]):
+    classes = np.unique(np.concatenate([fold.truth for fold in folds]))
+    while count < len(folds) and not _are_rows_sufficient(folds[-count:], classes):
         count += 1
     scored = _concatenate(folds[-count:])
     scored = scored.take(evenly_spaced(len(scored.truth), MAX_ROWS))
@@ -285,9 +286,10 @@ def _fit_curves(
     return EstimatorState(metric=metric, rows=len(scored.truth), curves=tuple(curves)), None
 
 
-def _are_rows_sufficient(folds: Sequence[_ScoredRows]) -> bool:
-    truth = pd.Series(np.concatenate([fold.truth for fold in folds]), dtype=object)
-    return len(truth) >= CALIBRATION_ROWS and int(truth.value_counts().min()) >= CALIBRATION_ROWS_PER_CLASS
+def _are_rows_sufficient(folds: Sequence[_ScoredRows], classes: np.ndarray) -> bool:
+    truth = np.concatenate([fold.truth for fold in folds])
+    smallest = min(int((truth == label).sum()) for label in classes)
+    return len(truth) >= CALIBRATION_ROWS and smallest >= CALIBRATION_ROWS_PER_CLASS
 
 
 def _fit_curve(predicted: np.ndarray, positive: np.ndarray) -> CalibrationCurve:

@@ -68,11 +68,12 @@ def _figures(work: Workspace, config: TrainingConfig, result: TrainingResult) ->
         ("slices", plot_slices(evaluation, primary)),
     ]
     if encoded.task == "regression":
-        drawn += [
-            ("predicted_vs_actual", plot_predicted_vs_actual(encoded, contract.target)),
-            ("residuals", plot_residuals(encoded, contract.target)),
-        ]
-        if config.by_time:
+        if predictions.are_finite:
+            drawn += [
+                ("predicted_vs_actual", plot_predicted_vs_actual(encoded, contract.target)),
+                ("residuals", plot_residuals(encoded, contract.target)),
+            ]
+        if predictions.are_finite and config.by_time:
             times = pd.to_datetime(work.subset("holdout").rows[config.data.time])
             drawn.append(("over_time", plot_over_time(encoded, times, contract.target)))
         if result.model.trend:

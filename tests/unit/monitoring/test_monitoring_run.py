@@ -12,8 +12,10 @@ from tests.support.releases import make_house_table
 from tests.support.sample_store import MODEL, SampleStore
 from towline.errors import PromotionRejectedError
 from towline.monitoring import monitoring_run
+from towline.monitoring.results import QualityResult
 from towline.prediction_log.label_store import REQUEST, LabelStore
 from towline.registry.ledger import Ledger
+from towline.training.evaluation.predictions import Interval
 
 
 @pytest.fixture
@@ -56,6 +58,18 @@ def test_a_version_worse_than_the_previous_one_is_rolled_back(store: MonitoredSt
     store.sample_store.rollback()
     evidence = monitoring_run.gather_evidence(store.settings, store.config, store.serving, store.since + DAY)
     assert (evidence.champion, evidence.drift, evidence.quality) == (1, (), ())
+
+
+def test_old_labels_do_not_say_that_labels_arrive() -> None:
+    """A label of years ago must not stop drift from starting a training for ever."""
+    result = QualityResult(
+        state="unknown", version=1, metric="mae", value=Interval(value=None), holdout=1.0, bound=1.2, rows=9, due=9,
+        labelled=0, start=None, end=None, reason="no labels",
+    )  # fmt: skip
+    old = result.model_copy(update={"labelled": 1})
+    assert monitoring_run.do_labels_arrive([result] * 20 + [old] + [result] * 20)
+    assert not monitoring_run.do_labels_arrive([old] + [result] * 200)
+    assert not monitoring_run.do_labels_arrive([])
 
 
 def test_training_needs_new_rows(store: MonitoredStore) -> None:

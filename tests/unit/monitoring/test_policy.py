@@ -149,6 +149,14 @@ def test_an_slo_breach_causes_the_configured_action(reaction: Any, action: str) 
     assert decide(evidence(breach="99.1 % answered", on_breach=reaction), PLAIN).action == action
 
 
+def test_degraded_quality_beside_a_breach_has_its_own_alert() -> None:
+    """The breach alone is left to the alert of its SLO."""
+    breach = {"breach": "99.1 % answered", "on_breach": "alert"}
+    assert decide(evidence(**breach), PLAIN).trigger == "slo"
+    both = decide(evidence(**breach, quality=quality_windows("degraded"), labels_arrive=True), PLAIN)
+    assert (both.action, both.trigger, "99.1 %" in both.reason) == ("warn", None, True)
+
+
 def test_the_cause_changes_only_after_an_action() -> None:
     """Two flows that detect the same problem have the same cause; after a training there is a new cause."""
     problem = evidence(drift=drift_windows("drift", "drift"))

@@ -167,6 +167,18 @@ def test_a_challenger_passes_if_the_champion_is_worse_than_the_baseline() -> Non
     assert _check(case.decide(case.model(4.5), stale), "baseline").outcome == "fail"
 
 
+def test_a_champion_whose_predictions_are_not_finite_does_not_block() -> None:
+    """It cannot be compared; a challenger with such a prediction is rejected as before."""
+    case = Case()
+    broken = case.model(2.0)
+    broken.labels[7] = np.inf
+    check = _check(case.decide(case.model(0.1), broken), "champion")
+    assert (check.outcome, "not all finite" in check.detail) == ("pass", True)
+    challenger = case.model(0.1)
+    challenger.labels[7] = np.inf
+    assert case.decide(challenger, case.model(2.0)).outcome == "fail"
+
+
 def test_comparison_with_the_champion() -> None:
     """Equal or better passes, clearly worse fails, and other results are inconclusive."""
     case = Case()

@@ -299,6 +299,33 @@ def test_a_label_of_an_unknown_class_costs_both_versions_the_same() -> None:
             "labelled_at": pa.array([None, None], pa.timestamp("us", "UTC")),
         }
     )
-    losses = rollout_evaluation._losses(rows, contract, Metric.built_in("log_loss"))
+    loss, (losses,) = rollout_evaluation._losses((rows,), contract, Metric.built_in("log_loss"))
+    assert loss == "log loss"
     assert losses[0] > 30
     assert losses[1] == pytest.approx(0.0)
+
+
+def test_versions_without_probabilities_are_compared_by_their_errors() -> None:
+    """Also if only one of them has none."""
+    contract = make_contract(("a", "b")).model_copy(update={"classes": ("a", "b")})
+    labels = {"label": ["a", "b"], "labelled_at": pa.array([None, None], pa.timestamp("us", "UTC"))}
+    kind = pa.list_(pa.float64())
+    with_probabilities = pa.table({"prediction": ["a", "b"], "probabilities": [[0.9, 0.1], [0.2, 0.8]], **labels})
+    without = pa.table({"prediction": ["b", "b"], "probabilities": pa.array([None, None], kind), **labels})
+    loss, losses = rollout_evaluation._losses((with_probabilities, without), contract, Metric.built_in("f1"))
+    assert (loss, [each.tolist() for each in losses]) == ("error rate", [[0.0, 0.0], [1.0, 0.0]])
+
+
+def test_labels_of_zero_have_no_relative_error() -> None:
+    """They are left out: a missing loss counts against a promotion."""
+    contract = make_contract(()).model_copy(update={"task": "regression", "classes": ()})
+    rows = pa.table({"label": ["0", "2", None, "0.0", "-1"]})
+    selected = rollout_evaluation._select_comparable(rows, contract, Metric.built_in("mape"))
+    assert selected["label"].to_pylist() == ["2", "-1"]
+    assert len(rollout_evaluation._select_comparable(rows, contract, Metric.built_in("mae"))) == 4
+
+
+def test_a_repeated_request_counts_once() -> None:
+    """Its last prediction; rows without the id of a request are all different."""
+    rows = pa.table({"request_id": ["a", "a", "b", None, None], "row": [0, 0, 0, 0, 0], "place": [0, 1, 2, 3, 4]})
+    assert rollout_evaluation._remove_repetitions(rows)["place"].to_pylist() == [1, 2, 3, 4]

@@ -31,6 +31,15 @@ def test_the_bound_comes_from_rows_before_the_first_compared_one() -> None:
     assert series.bound == changed.bound == np.nanmax(losses[: WARM_UP_ROWS + 1])
 
 
+def test_losses_of_zero_do_not_choose_the_bound() -> None:
+    """The comparison starts after a loss that tells how large one is, or after a thousand rows without any."""
+    champion = np.where(np.arange(3000) % 400 == 399, 1e6, 0.0)
+    series = align_losses(champion, np.full(3000, 2.0), paired=True, bound=None)
+    assert (series.bound, len(series.champion)) == (1e6, 2600)
+    exact = align_losses(np.zeros(3000), np.full(3000, 2.0), paired=True, bound=None)
+    assert (exact.bound, len(exact.champion)) == (1.0, 1999)
+
+
 def test_too_few_rows_for_a_bound_are_not_compared() -> None:
     """The comparison starts after the rows that determine the bound."""
     losses = np.ones(WARM_UP_ROWS - 1)

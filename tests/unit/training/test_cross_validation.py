@@ -13,11 +13,14 @@ from sklearn.linear_model import LogisticRegression
 
 from tests.support.training import prepare_workspace
 from towline.config import Candidate, PipelineConfig
+from towline.data.schema.contract import Contract
 from towline.data.workspace import Workspace
 from towline.errors import ConfigError, FitError
 from towline.inference.compiled.parity import certify
 from towline.training import model_io
 from towline.training.estimators import build_model, pipeline_of
+from towline.training.evaluation.definitions import Metric
+from towline.training.evaluation.predictions import Predictions
 from towline.training.final_fit import fit
 from towline.training.model_selection import cross_validation
 from towline.training.model_selection.cross_validation import (
@@ -26,7 +29,7 @@ from towline.training.model_selection.cross_validation import (
     choose_candidate,
     cross_validate,
 )
-from towline.training.model_selection.fold_scores import best_threshold
+from towline.training.model_selection.fold_scores import FoldScores, best_threshold, measure_folds
 
 DATA = Path(__file__).parents[3] / "data"
 
@@ -519,3 +522,14 @@ def test_a_time_trend_that_is_neither_true_nor_false_is_refused(tmp_path: Path) 
     with pytest.raises(ConfigError, match="'no' is not true, false or extrapolate") as caught:
         cross_validate(work, config, candidate)
     assert caught.value.where == "candidates.forest.params.time_trend"
+
+
+def test_a_prediction_that_is_not_finite_leaves_a_candidate_without_a_score() -> None:
+    """The mean of its other folds may be that of the easy ones."""
+    contract = Contract(target="y", task="regression", columns=())
+    truth = [np.full(50, 10.0), np.full(50, 20.0)]
+    good, bad = (Predictions(truth[0] - 1), Predictions(truth[1] - 1)), Predictions(np.full(50, np.nan))
+    mae = (Metric.built_in("mae"),)
+    scored = measure_folds(truth, FoldScores([*good], None, []), contract, mae)
+    assert scored.summary(np.mean) == {"mae": 1.0}
+    assert measure_folds(truth, FoldScores([good[0], bad], None, []), contract, mae).summary(np.mean) == {}

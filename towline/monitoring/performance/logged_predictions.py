@@ -202,7 +202,8 @@ def read_logged_predictions(rows: pa.Table, contract: Contract) -> tuple[Predict
     for row, logged in enumerate(rows["probabilities"].to_pylist()):
         if logged is not None and len(logged) == len(contract.classes):
             probabilities[row] = [np.nan if value is None else value for value in logged]
-    return Predictions(_class_labels(contract, codes), probabilities), codes >= 0
+    labels, has_probabilities = _class_labels(contract, codes), not np.isnan(probabilities).all()
+    return Predictions(labels, probabilities if has_probabilities else None), codes >= 0
 
 
 def _class_codes(texts: Sequence[str | None], contract: Contract) -> np.ndarray:

@@ -256,8 +256,7 @@ def _evaluate_metric(
     windows: Sequence[QualityResult], config: SloConfig, bound: float, metric: str | None, now: dt.datetime
 ) -> SloStatus:
     """A tenth of the windows may miss the bound with their whole interval; more are a breach if the last one does."""
-    ended = [(window.end, window) for window in windows if window.end and now - config.period < window.end <= now]
-    measured = [window for _, window in sorted(ended, key=lambda pair: pair[0]) if window.value.value is not None]
+    measured = _select_measured(windows, bound, now - config.period, now)
     name = metric or (windows[-1].metric if windows else "the metric")
     greater_is_better = windows[-1].greater_is_better if windows else GREATER_IS_BETTER.get(name, False)
     side = "at least" if greater_is_better else "at most"
@@ -284,6 +283,20 @@ def _evaluate_metric(
         severity="ticket" if state == "burning" else None,
         reason=f"metric: {counted}, last {current}; {_describe_budget(budget)}",
     )
+
+
+def _select_measured(
+    windows: Sequence[QualityResult], bound: float, start: dt.datetime, now: dt.datetime
+) -> list[QualityResult]:
+    """The measured windows that ended after ``start``, oldest first; of a window that is still open, the last result.
+
+    A window without a verdict, for example with few labels, is not counted as missing the bound.
+    """
+    ended = [(window.end, window) for window in windows if window.end and start < window.end <= now]
+    latest = {(each.version, each.start): each for _, each in sorted(ended, key=lambda pair: pair[0])}
+    measured = [window for window in latest.values() if window.value.value is not None]
+    decided = [window for window in measured if window.state != "unknown" or not _misses_bound(window, bound)]
+    return sorted(decided, key=lambda window: window.end or now)
 
 
 def _misses_bound(window: QualityResult, bound: float) -> bool:

@@ -236,9 +236,9 @@ def find_slices(
         names = tuple(c.name for c in columns if 2 <= rows[c.name].nunique() <= MAX_LEVELS.get(c.kind, 0))
     slices: list[SliceRows] = []
     for position, name in enumerate(names):
-        values = slice_values(rows[name])
-        parts = [SliceRows(name, str(value), np.flatnonzero(values == value)) for value in np.unique(values)]
-        large = [part for part in parts if len(part.rows) >= MIN_ROWS]
+        levels, codes, counts = np.unique(slice_values(rows[name]), return_inverse=True, return_counts=True)
+        enough = np.flatnonzero(counts >= MIN_ROWS)
+        large = [SliceRows(name, str(levels[code]), np.flatnonzero(codes == code)) for code in enough]
         largest = sorted(large, key=lambda part: -len(part.rows))[: MAX_LEVELS["category"]]
         if len(slices) + len(largest) > MAX_SLICES:
             note = f"slices: {', '.join(names[position:])} left out, more than {MAX_SLICES} slices"

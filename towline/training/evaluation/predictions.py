@@ -49,6 +49,12 @@ class Predictions:
     probabilities: np.ndarray | None = None
     positions: np.ndarray | None = None
 
+    @property
+    def are_finite(self) -> bool:
+        """Whether all predicted numbers, or all probabilities, are finite."""
+        values = self.labels if self.probabilities is None else self.probabilities
+        return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], classes: tuple[Label, ...]) -> "Predictions":
         """Restores predictions from ``to_arrays``."""

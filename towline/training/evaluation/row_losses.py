@@ -4,6 +4,7 @@ A metric that is not a mean over rows is replaced by a loss that is one: rmse an
 counts of a classification by the log loss, a custom metric by the loss of its task.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from towline.training.evaluation.predictions import Predictions, encode_labels
 
 Loss = Literal["absolute error", "squared error", "relative error", "error rate", "brier score", "log loss"]
 _REGRESSION: dict[str, Loss] = {"mape": "relative error", "rmse": "squared error", "r2": "squared error"}
+LARGEST_LOSS: Mapping[Loss, float] = {"error rate": 1.0, "brier score": 2.0}  # the others are not bounded
 _TINY = float(np.finfo(np.float64).eps)  # least probability of the label, so that its log loss is finite
 
 

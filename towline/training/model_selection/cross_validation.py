@@ -353,7 +353,8 @@ def cross_validate(
                 params, predictions, scores = _choose_variants(run, params)
                 run.save(predictions, scores)
                 if metric not in scores.summary(np.mean):
-                    failed = f"{metric} is undefined in every fold"
+                    are_finite = all(fold.are_finite for fold in scores.predictions)
+                    failed = f"{metric} is undefined in every fold" if are_finite else "predictions are not finite"
         except TowlineError:
             raise
         except Exception as error:  # noqa: BLE001 - an estimator may raise anything; the other candidates continue

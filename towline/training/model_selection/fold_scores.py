@@ -67,7 +67,12 @@ def score_folds(
 def measure_folds(
     truth: Sequence[np.ndarray], scores: FoldScores, contract: Contract, metrics: Sequence[Metric]
 ) -> FoldScores:
-    """The scores with the metrics of each fold, without those that are undefined."""
+    """The scores with the metrics of each fold, without those that are undefined.
+
+    A candidate with a prediction that is not finite has no metrics: those of the other folds say nothing about it.
+    """
+    if not all(fold.are_finite for fold in scores.predictions):
+        return scores._replace(metrics=[{} for _ in truth])
     folds = [compute_metrics(*fold, contract, metrics=metrics) for fold in zip(truth, scores.predictions, strict=True)]
     finite = [{name: value for name, value in fold.items() if np.isfinite(value)} for fold in folds]
     return scores._replace(metrics=finite)

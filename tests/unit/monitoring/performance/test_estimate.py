@@ -24,14 +24,24 @@ from tests.support.logged_predictions import (
 from tests.support.paths import REPOSITORY
 from tests.support.releases import TrainedRun, train_run
 from towline.config import Candidate, PipelineConfig, build_config
+from towline.data.schema.contract import Contract
 from towline.monitoring.performance.estimate import compare_past_estimates, estimate_performance
 from towline.monitoring.performance.quality import measure_quality
 from towline.monitoring.results import DriftResult, PerformanceEstimate, QualityResult
+from towline.training.evaluation.definitions import Metric
 from towline.training.evaluation.holdout import evaluate, load_evaluation_predictions
-from towline.training.evaluation.predictions import Interval
+from towline.training.evaluation.predictions import Interval, Predictions
 from towline.training.final_fit import fit
 from towline.training.model_selection.cross_validation import cross_validate
-from towline.training.performance_estimation import ESTIMATE, LOSS, EstimatorState, calibrate, fit_estimator
+from towline.training.performance_estimation import (
+    ESTIMATE,
+    LOSS,
+    EstimatorState,
+    _fit_curves,
+    _ScoredRows,
+    calibrate,
+    fit_estimator,
+)
 
 Case = tuple[TrainedRun, Path]
 LOSSES = ("mae", "rmse", "mape", "log_loss", "brier")
@@ -324,3 +334,21 @@ def test_bike_demand(tmp_path: Path) -> None:
         off += wrong
         assert not (wrong and guess.trusted), (month, guess, result.value)
     assert off > 6
+
+
+def test_a_class_that_the_newest_fold_lacks_is_possible() -> None:
+    """Older folds are added until each class that occurred has enough rows."""
+    rng, classes = np.random.default_rng(0), np.array(["a", "b", "c"], dtype=object)
+
+    def fold(rows: int, shares: list[float]) -> _ScoredRows:
+        codes = rng.choice(3, rows, p=shares)
+        probabilities = np.full((rows, 3), 0.05)
+        probabilities[np.arange(rows), codes] += 0.85
+        frame = pd.DataFrame(index=range(rows))
+        return _ScoredRows(frame, classes[codes], Predictions(classes[probabilities.argmax(axis=1)], probabilities))
+
+    contract = Contract(target="y", task="multiclass", columns=(), classes=tuple(classes))
+    folds = [fold(2000, [0.4, 0.4, 0.2]), fold(1500, [0.5, 0.5, 0.0])]
+    state, _ = _fit_curves(folds, contract, Metric.built_in("log_loss"), 0, ages=True)
+    assert state.rows == 3500
+    assert calibrate(state, np.array([[0.05, 0.05, 0.9]]))[0, 2] > 0.8

@@ -345,6 +345,16 @@ def test_a_window_misses_the_bound_with_its_whole_interval() -> None:
     assert metric([window(0.9, 0, 0.85, 0.95, "roc_auc")], 0.8).goal.startswith("roc_auc at least 0.8")
 
 
+def test_a_window_is_counted_once() -> None:
+    """Each run measures an open window again; without a verdict, it does not miss the bound."""
+    results = [
+        window(90, ago, 80, 99).model_copy(update={"start": NOW - 30 * DAY, "state": "degraded"}) for ago in (2, 1, 0)
+    ]
+    assert (metric(results).state, metric(results).bad, metric(results).total) == ("met", 1, 1)
+    early = [window(90, ago, 80, 99).model_copy(update={"state": "unknown"}) for ago in (2, 1, 0)]
+    assert metric(early).state == "unknown"
+
+
 def test_a_metric_without_labels_is_unknown() -> None:
     """Cases: no window, no window with a value, and only a window before the period."""
     for windows in ([], [window(None, 0)], [window(90, 40, 80, 99)]):
