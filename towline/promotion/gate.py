@@ -440,6 +440,8 @@ def _check_champion(comparison: _Comparison, champion: ChampionPredictions, marg
     enough = int(unseen.sum()) >= MIN_UNSEEN_ROWS
     rows = np.flatnonzero(unseen) if enough else None
     excess = comparison.excess(comparison.holdout.challenger, predictions, margin, rows)
+    if excess is None and enough:  # for example no positive row among those that are new to the champion
+        enough, excess = False, comparison.excess(comparison.holdout.challenger, predictions, margin)
     if excess is None:
         broken = comparison.holdout.challenger.are_finite and not predictions.are_finite
         detail = f"{metric} cannot be compared with version {version}'s"

@@ -207,6 +207,32 @@ def test_rows_that_the_champion_was_trained_on() -> None:
     assert "most of which it has seen" in few.detail
 
 
+def test_rows_on_which_the_metric_is_undefined() -> None:
+    """If the rows that the champion has not seen have one class, ROC AUC is that of the whole holdout."""
+    rng = np.random.default_rng(0)
+    positive = rng.random(2000) < 0.1
+    labels = np.array(["no", "yes"], dtype=object)
+    truth, classes = labels[positive.astype(int)], ("no", "yes")
+
+    def model(scores: np.ndarray) -> Predictions:
+        return Predictions(labels[(scores > 0.5).astype(int)], np.column_stack([1 - scores, scores]))
+
+    unseen = np.zeros(2000, dtype=bool)
+    unseen[np.flatnonzero(~positive)[-80:]] = True
+    contract = Contract(target="y", task="binary", columns=(), classes=classes, positive="yes")
+    good, poor = np.clip(0.6 * positive + 0.4 * rng.random(2000), 0, 1), rng.random(2000)
+    rows = pd.DataFrame({"y": truth})
+    baseline = model(np.full(2000, 0.1))
+    config = PipelineConfig.model_validate({"name": "t", "data": {"source": "x", "target": "y"}})
+    evaluation = Evaluation(
+        task="binary", primary="roc_auc", rows=2000, baseline={}, slices=(), importance=(), notes=(),
+        metrics={"roc_auc": Interval(value=0.9)},
+    )  # fmt: skip
+    holdout = Holdout(contract, rows, truth, model(good), baseline, ChampionPredictions(7, model(poor), unseen))
+    check = _check(apply_gate(config, evaluation, GOOD, holdout), "champion")
+    assert (check.outcome, "on the whole holdout" in check.detail) == ("pass", True)
+
+
 def test_a_slice_that_is_significantly_worse_fails() -> None:
     """A better model that is worse in one slice than baseline or champion is rejected with the slice's name."""
     case = Case()
