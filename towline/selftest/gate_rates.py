@@ -13,7 +13,7 @@ import pandas as pd
 from towline.config import PipelineConfig, finite_or_none
 from towline.promotion.gate import ChampionPredictions, Holdout, VerdictOutcome, decide, judge_predictions
 from towline.selftest.rates import MeasuredRate, measure_rate, smallest_detected
-from towline.training.evaluation.bootstrap import resample_metric, resampling_units
+from towline.training.evaluation.bootstrap import resample_metric, resampling_units, rows_by_unit
 from towline.training.evaluation.definitions import Metric, metrics_of, primary_metric
 from towline.training.evaluation.holdout import Evaluation
 from towline.training.evaluation.metrics import compute_metrics
@@ -90,11 +90,11 @@ def measure_gate(
 def _judge_repeatedly(
     config: PipelineConfig, evaluation: Evaluation, holdout: Holdout, challenger: Predictions, trials: int
 ) -> Iterator[VerdictOutcome]:
-    metrics, units = metrics_of(config, holdout.contract.task), resampling_units(holdout.rows, config)
+    metrics = metrics_of(config, holdout.contract.task)
     resamples = min(MAX_RESAMPLES, config.evaluation.resamples)
     config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"resamples": resamples})})
     rng = np.random.default_rng(config.seed)
-    members = [np.flatnonzero(units == unit) for unit in range(int(units.max()) + 1)]
+    members = rows_by_unit(resampling_units(holdout.rows, config))
     for _ in range(trials):
         drawn = [members[unit] for unit in rng.integers(0, len(members), len(members))]
         rows = np.concatenate(drawn)

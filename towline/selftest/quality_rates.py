@@ -20,7 +20,7 @@ from towline.prediction_log.label_store import REQUEST, TIME
 from towline.prediction_log.parquet_store import INPUT_PREFIX
 from towline.promotion.gate import Holdout
 from towline.selftest.rates import MeasuredRate, measure_rate, smallest_detected
-from towline.training.evaluation.bootstrap import resample_metric, resampling_units
+from towline.training.evaluation.bootstrap import resample_metric, resampling_units, rows_by_unit
 from towline.training.evaluation.definitions import primary_metric
 from towline.training.evaluation.holdout import Evaluation
 
@@ -48,8 +48,7 @@ def measure_quality_verdict(
     config, size = _without_slices(config), max(WINDOW_LABELS, config.quality.min_labels)
     _write_release(config, evaluation, holdout, folder)
     rng, metric = np.random.default_rng(config.seed), primary_metric(config, holdout.contract.task)
-    units = resampling_units(holdout.rows, config)
-    members = [np.flatnonzero(units == unit) for unit in range(int(units.max()) + 1)]
+    members = rows_by_unit(resampling_units(holdout.rows, config))
 
     def state(truth: np.ndarray) -> QualityState:
         rows, drawn_units = _draw_window(members, size, rng)

@@ -31,6 +31,16 @@ def resampling_units(rows: pd.DataFrame, config: TrainingConfig) -> np.ndarray:
     return np.arange(n)
 
 
+def rows_by_unit(units: np.ndarray) -> list[np.ndarray]:
+    """The positions of the rows of each unit, in their order.
+
+    Example:
+        >>> [rows.tolist() for rows in rows_by_unit(np.array([1, 0, 1]))]
+        [[1], [0, 2]]
+    """
+    return np.split(np.argsort(units, kind="stable"), np.cumsum(np.bincount(units))[:-1])
+
+
 def evenly_spaced(count: int, maximum: int) -> np.ndarray:
     """At most ``maximum`` of ``count`` positions, evenly spaced."""
     return np.arange(count) if count <= maximum else np.linspace(0, count - 1, maximum).astype(np.int64)
