@@ -174,6 +174,14 @@ def test_hidden_files_of_a_folder_are_no_tables(tmp_path: Path) -> None:
     assert formats.list_files("rows/.*.csv", tmp_path) == [tmp_path / "rows" / "._a.csv"]
 
 
+def test_half_a_character_of_utf16_is_an_error(tmp_path: Path) -> None:
+    """As in a file that was not copied to its end."""
+    path = tmp_path / "t.csv"
+    path.write_bytes("y,x\n1,2\n".encode("utf-16")[:-1])
+    with pytest.raises(DataError, match="not a text in UTF-16: truncated data"):
+        read_as_utf8(path)
+
+
 @pytest.mark.parametrize(
     ("raw", "text", "encoding"),
     [

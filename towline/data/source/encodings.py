@@ -43,7 +43,11 @@ def read_as_utf8(path: Path) -> tuple[bytes, str]:
     encoding = detector.close()
     if encoding == "utf-8":
         return raw, "UTF-8"
-    text = decoder_of(encoding).decode(raw, final=True)
+    try:
+        text = decoder_of(encoding).decode(raw, final=True)
+    except UnicodeDecodeError as error:
+        what, remedy = f"not a text in UTF-16: {error.reason}", "check the file, or copy it again"
+        raise DataError(what, where=str(path), remedy=remedy) from None
     return text.encode(), _NOTED.get(encoding, "UTF-8")
 
 
