@@ -93,7 +93,8 @@ def copy_as_utf8(path: Path, target: Path) -> str:
             copy.write(decoder.decode(b"", final=True).encode())
     except (*READ_ERRORS, UnicodeDecodeError, DataError):
         return ""
-    return "" if encoding == "cp1252" and not runs.is_western() else _NOTED.get(encoding, "UTF-8")
+    is_read = encoding != "cp1252" or runs.is_western() or runs.is_ascii()
+    return _NOTED.get(encoding, "UTF-8") if is_read else ""
 
 
 class _RunCounter:
@@ -117,10 +118,14 @@ class _RunCounter:
         self._end = text[size:]
 
     def is_western(self) -> bool:
-        """Whether few runs are long, or few letters are in them."""
+        """Whether few runs are long."""
         self._count(self._end)
         self._end = ""
-        return self._long <= 0.02 * self._runs or self._letters <= _MAX_NON_ASCII * self._size
+        return self._long <= 0.02 * self._runs
+
+    def is_ascii(self) -> bool:
+        """Whether so few letters are not ASCII that their meaning does not matter."""
+        return self._letters <= _MAX_NON_ASCII * self._size
 
     def _count(self, text: str) -> None:
         lengths = [] if text.isascii() else [len(run) for run in re.findall(r"[^\x00-\x7f]+", text)]
@@ -181,7 +186,8 @@ class EncodingDetector:
             self.encoding = MIXED_ENCODING if is_mixed else "cp1252"
             runs = _RunCounter()
             runs.add(decoder_of("cp1252").decode(_LETTER.sub(b" ", raw) if is_mixed else raw, final=True))
-            if not runs.is_western():
+            is_header = line == 1  # the names of columns matter, however few letters they have
+            if not runs.is_western() and (is_header or not runs.is_ascii()):
                 raise DataError(
                     f"neither UTF-8 nor Windows-1252: byte {raw[error.start]:#04x}",
                     where=f"{self._path}:{line}",
